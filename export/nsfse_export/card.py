@@ -1,0 +1,134 @@
+"""The card of a bundle: README.md, for whoever is handed the folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nsfse_export.graphs import Graph, Shape
+from nsfse_runtime.bundle import Manifest
+from nsfse_runtime.errors import IntegrityError
+
+_BOUNDARIES = {"c": "words (t_c)", "v": "probes (t_v)"}
+_STATISTICS = {"mu_p": "μ₊", "sd_p": "σ₊", "mu_n": "μ₋", "sd_n": "σ₋", "t": "t", "risk": "risk"}
+
+
+def training_scores(run: Path, which: str) -> dict[str, Any]:
+    """Return the validation entry of metrics.jsonl that belongs to the `last` or `best` weights; {} where none is.
+
+    Raises IntegrityError for a line that is not JSON.
+    """
+    path = run / "metrics.jsonl"
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.DecodeError:
+            raise IntegrityError(f"{path} line {number} is damaged; remove that line and export again") from None
+    epochs = [entry for entry in entries if "epoch" in entry]
+    if not epochs:
+        return {}
+    return max(epochs, key=lambda entry: float(entry.get("mean_R@1", 0))) if which == "best" else epochs[-1]
+
+
+def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
+    """Return the card as Markdown."""
+    parts = [
+        f"# {manifest.name}",
+        "A bundle of nsfse: composed image retrieval without torch. "
+        "A picture and a few words in, the pictures that were meant out, each with its evidence.",
+        f"```\nnsfse index my.gallery photos/ -b {manifest.name}\n"
+        'nsfse query photos/one.jpg "make it red" -g my.gallery\n```',
+        "## Trained on",
+        _trained_on(manifest.trained_on),
+        "## Scores",
+        _scores(manifest.scores),
+        "## Limits",
+        _limits(manifest),
+        "## Boundaries",
+        "Between matched (₊) and mismatched (₋) correspondences, as estimated in training; a word of a query counts as "
+        "matched when its best correspondence is at or over t.",
+        _boundaries(manifest.boundary),
+        "## Graphs",
+        "float32 unless said otherwise; `pixels` are uint8, `ids` int64, `mask` bool. Normalisation is inside.",
+        _graphs(graphs),
+        "## Agreement with torch",
+        _agreement(manifest.verified),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _trained_on(trained_on: str | Mapping[str, Any]) -> str:
+    if isinstance(trained_on, str):
+        return trained_on or "Not recorded."
+    return "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in trained_on.items()) or "Not recorded."
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    protocols = {name: found for name, found in scores.items() if isinstance(found, Mapping)}
+    if not protocols:
+        return "No validation was run while training."
+    columns = list(
+        dict.fromkeys(
+            key for found in protocols.values() for key, value in found.items() if isinstance(value, int | float)
+        )
+    )
+    rows = [[name, *(_number(found.get(key)) for key in columns)] for name, found in protocols.items()]
+    note = f"On validation queries while training, after epoch {scores['epoch']}; percent where it is a share."
+    return f"{note}\n\n{_table(['protocol', *columns], rows)}"
+
+
+def _limits(manifest: Manifest) -> str:
+    height, width = manifest.image_size
+    return "\n".join(
+        (
+            f"- Pictures are fitted into {width} × {height} pixels (width × height): finer detail is not seen.",
+            f"- Words after the first {manifest.max_words} of a text are not read; words it was not taught are one "
+            "unknown word.",
+            "- It knows the kind of pictures and the phrasings named above; scores elsewhere are to be measured "
+            "(`nsfse evaluate`), not assumed.",
+            "- The evidence per word is what the score was made of, not an explanation of the picture.",
+        )
+    )
+
+
+def _boundaries(boundary: Mapping[str, float]) -> str:
+    rows = [
+        [title, *(_number(boundary.get(f"{key}_{suffix}"), 4) for key in _STATISTICS)]
+        for suffix, title in _BOUNDARIES.items()
+    ]
+    return _table(["of", *_STATISTICS.values()], rows)
+
+
+def _graphs(graphs: Mapping[str, Graph]) -> str:
+    return _table(
+        ["graph", "inputs", "outputs"],
+        [[f"{name}.onnx", _shapes(graph.inputs), _shapes(graph.outputs)] for name, graph in graphs.items()],
+    )
+
+
+def _shapes(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
+
+
+def _agreement(verified: Mapping[str, Any]) -> str:
+    least, most, same = (verified[key] for key in ("least_cosine", "greatest_difference", "same_top_10"))
+    return (
+        f"Checked when exported, with {verified['queries']} queries in batches of "
+        f"{', '.join(map(str, verified['batches']))} over {verified['gallery']} pictures: the least cosine of any row "
+        f"is {min(least.values()):.7f}, scores differ by at most {most['onnx']:.1e} (ONNX Runtime) and "
+        f"{most['numpy']:.1e} (numpy), and the same ten pictures come first for {same['onnx']} queries."
+    )
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

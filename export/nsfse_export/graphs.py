@@ -1,0 +1,215 @@
+"""The four graphs of a bundle as export-only modules; everything a graph needs is inside it.
+
+They call the model's own modules. Two parts are replaced in a copy: recurrent units by the ONNX operator, which takes
+each row's length, and the adaptive boundaries by the numbers they arrived at.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nsfse.encoders import MaskedGru
+from nsfse.model import NSFSE
+from nsfse.similarity import QuerySide
+
+BATCH, WORDS, CANDIDATES = "batch", "words", "candidates"
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph: the module, example inputs by name, and the shapes that inputs and outputs must have.
+
+    A dimension is a number or the name of one that varies; `words+16` is sixteen more than `words`.
+    """
+
+    module: nn.Module
+    example: dict[str, Tensor]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+
+class ImageGraph(nn.Module):
+    """Pixels [B, H, W, 3] uint8 → vectors [B, d], regions [B, R, d]."""
+
+    def __init__(self, model: NSFSE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode pictures, normalisation included."""
+        return self.model.encode_images(pixels)
+
+
+class TextGraph(nn.Module):
+    """ids [B, L] int64, mask [B, L] bool → words [B, L, d], sentence [B, d]."""
+
+    def __init__(self, model: NSFSE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode texts."""
+        return self.model.encode_text(ids, mask)
+
+
+class QueryGraph(nn.Module):
+    """Both encoders' outputs → query [B, d], infused [B, L, d], probes [B, P+L, d] and the weights of both."""
+
+    def __init__(self, model: NSFSE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Compose queries."""
+        query, side = self.model.compose(vectors, regions, words, sentence, mask)
+        return query, side.words, side.probes, side.word_weights, side.probe_weights
+
+
+class PairGraph(nn.Module):
+    """One query × K candidates → score [K], word_scores [K, L]."""
+
+    def __init__(self, model: NSFSE) -> None:
+        super().__init__()
+        self.head = model.head
+
+    def forward(
+        self,
+        query: Tensor,
+        infused: Tensor,
+        probes: Tensor,
+        word_weights: Tensor,
+        probe_weights: Tensor,
+        vectors: Tensor,
+        regions: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Score pairs, with one product of all query rows and all regions (docs/method.md §7)."""
+        across = regions.transpose(1, 2)
+        near = torch.cat([infused, probes]) @ across
+        side = QuerySide(
+            infused[None],
+            probes[None],
+            word_weights[None],
+            probe_weights[None],
+            torch.ones_like(word_weights[None]) > 0,
+        )
+        length = infused.shape[0]
+        pair = self.head.correspond(side, near[None, :, :length], near[None, :, length:], (regions @ across)[None])
+        return self.head.total((vectors @ query)[None], pair)[0], pair.x[0]
+
+
+class OnnxGru(nn.Module):
+    """A `MaskedGru` as the ONNX operator GRU with `sequence_lens`. Only for export: it computes nothing in torch."""
+
+    w: Tensor
+    r: Tensor
+    b: Tensor
+
+    def __init__(self, gru: MaskedGru) -> None:
+        super().__init__()
+        self.hidden = gru.hidden_size
+        for name, part in (("w", "weight_ih"), ("r", "weight_hh")):
+            pair = [_onnx_order(getattr(gru, f"{part}_l0{direction}")) for direction in ("", "_reverse")]
+            self.register_buffer(name, torch.stack(pair))
+        biases = [
+            torch.cat([_onnx_order(getattr(gru, f"bias_{side}_l0{direction}")) for side in ("ih", "hh")])
+            for direction in ("", "_reverse")
+        ]
+        self.register_buffer("b", torch.stack(biases))
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """Return states [B, L, 2·hidden] of `embedded` [B, L, i]."""
+        batch, length = mask.shape
+        states = torch.onnx.ops.symbolic(
+            "GRU",
+            (embedded.transpose(0, 1), self.w, self.r, self.b, mask.sum(1).to(torch.int32)),
+            {"hidden_size": self.hidden, "direction": "bidirectional", "linear_before_reset": 1},
+            dtype=embedded.dtype,
+            shape=(length, 2, batch, self.hidden),
+            version=14,
+        )
+        return states.permute(2, 0, 1, 3).reshape(batch, length, 2 * self.hidden)
+
+
+class FixedBoundary(nn.Module):
+    """The number that an adaptive boundary arrived at."""
+
+    def __init__(self, t: float) -> None:
+        super().__init__()
+        self.t = t
+
+
+def _onnx_order(gates: Tensor) -> Tensor:
+    """Reorder torch's gates (reset, update, new) to ONNX's (update, reset, hidden)."""
+    reset, update, new = gates.detach().chunk(3)
+    return torch.cat([update, reset, new])
+
+
+def exportable(model: NSFSE) -> NSFSE:
+    """Return a copy of `model` in evaluation mode whose every part has an ONNX form."""
+    found = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent in list(found.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, MaskedGru):
+                setattr(parent, name, OnnxGru(child))
+    for name in ("cross_boundary", "visual_boundary"):
+        setattr(found.head, name, FixedBoundary(getattr(model.head, name).t))
+    return found
+
+
+def build_graphs(model: NSFSE) -> dict[str, Graph]:
+    """Return the bundle's graphs by name; names and shapes are what `nsfse_runtime.session.OnnxScorer` speaks."""
+    ready = exportable(model)
+    d, (height, width) = model.config.dim, model.config.image_size
+    regions, kept = _counts(model)
+    probes = f"{WORDS}+{kept}"
+    queries: dict[str, Shape] = {
+        "query": (BATCH, d),
+        "infused": (BATCH, WORDS, d),
+        "probes": (BATCH, probes, d),
+        "word_weights": (BATCH, WORDS),
+        "probe_weights": (BATCH, probes),
+    }
+    pictures: dict[str, Shape] = {"vectors": (BATCH, d), "regions": (BATCH, regions, d)}
+    texts: dict[str, Shape] = {"words": (BATCH, WORDS, d), "sentence": (BATCH, d)}
+    candidates: dict[str, Shape] = {name: (CANDIDATES, *shape[1:]) for name, shape in pictures.items()}
+    read: dict[str, Shape] = {"ids": (BATCH, WORDS), "mask": (BATCH, WORDS)}
+    scores: dict[str, Shape] = {"score": (CANDIDATES,), "word_scores": (CANDIDATES, WORDS)}
+    return {
+        "image": _graph(ImageGraph(ready), {"pixels": (BATCH, height, width, 3)}, pictures),
+        "text": _graph(TextGraph(ready), read, texts),
+        "query": _graph(QueryGraph(ready), pictures | texts | {"mask": (BATCH, WORDS)}, queries),
+        "pair": _graph(PairGraph(ready), {name: shape[1:] for name, shape in queries.items()} | candidates, scores),
+    }
+
+
+@torch.inference_mode()
+def _counts(model: NSFSE) -> tuple[int, int]:
+    """Return R, the regions of a picture, and P, the probes of a query that belong to no word."""
+    pixels = torch.zeros(1, *model.config.image_size, 3, dtype=torch.uint8)
+    ids = torch.ones(1, 1, dtype=torch.int64)
+    vectors, regions = model.encode_images(pixels)
+    _, side = model.compose(vectors, regions, *model.encode_text(ids, ids > 0), ids > 0)
+    return regions.shape[1], side.probes.shape[1] - 1
+
+
+def _graph(module: nn.Module, inputs: dict[str, Shape], outputs: dict[str, Shape]) -> Graph:
+    # An exporter takes a size of 1 in the example for a constant, and equal sizes for the same one.
+    sizes = {BATCH: 2, WORDS: 3, CANDIDATES: 5}
+
+    def size(dimension: int | str) -> int:
+        if isinstance(dimension, int):
+            return dimension
+        name, _, more = dimension.partition("+")
+        return sizes[name] + int(more or 0)
+
+    dtypes = {"pixels": torch.uint8, "ids": torch.int64, "mask": torch.bool}
+    example = {
+        name: torch.ones([size(dimension) for dimension in shape], dtype=dtypes.get(name, torch.float32))
+        for name, shape in inputs.items()
+    }
+    return Graph(module.eval(), example, inputs, outputs)

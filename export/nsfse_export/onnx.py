@@ -1,0 +1,171 @@
+"""Checkpoint → graphs → verified bundle. Nothing is at the wanted place until torch and the bundle agree."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import onnxslim
+import torch
+
+import nsfse
+from nsfse.checkpoint import Checkpoint, load_checkpoint, write_file
+from nsfse.model import NSFSE
+from nsfse.scorer import TorchScorer
+from nsfse_export.card import card, training_scores
+from nsfse_export.folder import new_bundle
+from nsfse_export.graphs import Graph, Shape, build_graphs
+from nsfse_export.verify import Sample, draw_sample, verify
+from nsfse_runtime.bundle import CARD, TOKENIZER, Bundle, Manifest, write_manifest
+from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.rerank import HeadConstants
+from nsfse_runtime.session import OnnxScorer
+
+OPSET = 18
+"""The exporter's own; what later opsets add (Attention, bfloat16 GRU) is not used."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: `files` with their sizes in bytes, `verified` how far ONNX Runtime and numpy are from torch."""
+
+    path: Path
+    fingerprint: str
+    files: dict[str, int]
+    scores: dict[str, Any]
+    verified: dict[str, Any]
+
+
+def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample | None = None) -> ExportReport:
+    """Export the `last` or `best` weights of `run` as the bundle `out`, after verifying it against torch.
+
+    `sample` are the pictures and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
+    at `out` is replaced whole; on any error `out` is as it was. Raises NotFoundError (no such run), OutputError (not
+    writable, or something else lies there) or IntegrityError (a damaged run, or the graphs do not agree with torch).
+    """
+    checkpoint = load_checkpoint(run, which)
+    scores = training_scores(run, which)
+    tokenizer = (run / TOKENIZER).read_bytes()
+    with new_bundle(out) as folder:
+        graphs = build_graphs(checkpoint.model)
+        for name, graph in graphs.items():
+            write_file(folder / f"{name}.onnx", to_onnx(name, graph))
+        write_file(folder / TOKENIZER, tokenizer)
+        draft = write_manifest(folder, _manifest(out.absolute().name, checkpoint, graphs, scores))
+        sample = sample or draw_sample(draft.image_size, tokenizer, draft.max_words)
+        verified = verify(
+            TorchScorer(checkpoint.model, checkpoint.tokenizer),
+            OnnxScorer(Bundle.open(folder)),
+            HeadConstants.of(draft),
+            sample,
+        )
+        manifest = write_manifest(folder, msgspec.structs.replace(draft, verified=verified))
+        write_file(folder / CARD, card(manifest, graphs).encode())
+        fingerprint = Bundle.open(folder).fingerprint
+    sizes = {name: entry.size for name, entry in manifest.files.items()}
+    return ExportReport(out, fingerprint, sizes, scores, verified)
+
+
+def to_onnx(name: str, graph: Graph) -> bytes:
+    """Return `graph` as one whole ONNX file, slimmed. Raises IntegrityError where a varying dimension became fixed."""
+    with _quiet():
+        program = torch.onnx.export(
+            graph.module,
+            kwargs=graph.example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=_dimensions(graph.inputs),
+            verbose=False,
+        )
+        if program is None:
+            raise IntegrityError(f"torch made no {name} graph; update torch and onnxscript and export again")
+        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    _strip(model)
+    _check_shapes(name, model, graph)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def head_constants(model: NSFSE) -> HeadConstants:
+    """Return what of the pair head is not in the features."""
+    head = model.head
+    mix = torch.nn.functional.softplus(head.mix.detach()).tolist()
+    return HeadConstants(head.cross_boundary.t, head.visual_boundary.t, head.gamma, head.scale, *mix)
+
+
+def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], scores: dict[str, Any]) -> Manifest:
+    model, head = checkpoint.model, checkpoint.model.head
+    boundary = {f"{key}_c": value for key, value in head.cross_boundary.summary().items()}
+    boundary |= {f"{key}_v": value for key, value in head.visual_boundary.summary().items()}
+    return Manifest(
+        name=name,
+        created_with=nsfse.__version__,
+        image_size=model.config.image_size,
+        dim=model.config.dim,
+        regions=int(graphs["image"].outputs["regions"][1]),
+        max_words=model.config.max_words,
+        boundary=boundary,
+        head=head_constants(model).to_dict(),
+        trained_on=checkpoint.info.get("trained_on", {}),
+        scores=scores,
+    )
+
+
+def _dimensions(inputs: dict[str, Shape]) -> dict[str, dict[int, Any]]:
+    named: dict[str, Any] = {}
+
+    def dimension(size: str) -> Any:
+        base, plus, more = size.partition("+")
+        found = named.setdefault(base, torch.export.Dim(base))
+        return found + int(more) if plus else found
+
+    return {
+        name: {at: dimension(size) for at, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in inputs.items()
+    }
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    # The exporter notes for every node the Python file and line it came from: paths of this machine.
+    model.doc_string = model.graph.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _check_shapes(name: str, model: onnx.ModelProto, graph: Graph) -> None:
+    for found, wanted in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
+        shapes = {
+            value.name: tuple(
+                d.dim_param.replace(" ", "") if d.HasField("dim_param") else d.dim_value
+                for d in value.type.tensor_type.shape.dim
+            )
+            for value in found
+        }
+        if shapes != wanted:
+            raise IntegrityError(f"the {name} graph has shapes {shapes}, not {wanted}; update torch and export again")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's advice to its own developers off stderr."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,117 @@
+"""Triplets → batches: each picture of a batch once, and which of them answer which query."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nsfse.data import Pixels, Source, Triplet
+from nsfse_runtime.text import Tokenizer
+
+UNKNOWN_ID = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries over U different pictures.
+
+    pixels [U, H, W, 3] uint8; reference, target [B] rows of it; ids, mask [B, L]; right [B, U] marks every picture that
+    answers the query, the target among them.
+    """
+
+    pixels: Tensor
+    reference: Tensor
+    target: Tensor
+    ids: Tensor
+    mask: Tensor
+    right: Tensor
+    names: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+
+
+class Pictures:
+    """Fitted pictures of a source by id, kept in memory up to `limit` bytes."""
+
+    def __init__(self, source: Source, size: tuple[int, int], limit: float, threads: int = 2) -> None:
+        self._source, self._size = source, size
+        self._kept: dict[str, Pixels] = {}
+        self._room = limit
+        self._pool = ThreadPoolExecutor(threads)
+
+    def __call__(self, names: Sequence[str]) -> Pixels:
+        """Return pictures [B, H, W, 3]. Raises ImageError or NotFoundError for the first that cannot be read."""
+        wanted = [name for name in dict.fromkeys(names) if name not in self._kept]
+        loaded = dict(
+            zip(wanted, self._pool.map(lambda name: self._source.load(name, self._size), wanted), strict=True)
+        )
+        found = np.stack([self._kept[name] if name in self._kept else loaded[name] for name in names])
+        for name, pixels in loaded.items():
+            if self._room >= pixels.nbytes:
+                self._kept[name] = pixels
+                self._room -= pixels.nbytes
+        return found
+
+
+def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer) -> Batch:
+    """Gather one batch; the first of a triplet's targets is the one to pull towards."""
+    names = tuple(dict.fromkeys(name for t in triplets for name in (t.targets[0], t.reference)))
+    row = {name: at for at, name in enumerate(names)}
+    right = torch.zeros(len(triplets), len(names), dtype=torch.bool)
+    for at, triplet in enumerate(triplets):
+        right[at, [row[name] for name in triplet.targets if name in row]] = True
+    ids, mask = tokenizer.encode([t.texts[0] for t in triplets])
+    return Batch(
+        torch.from_numpy(pictures(names)),
+        torch.tensor([row[t.reference] for t in triplets]),
+        torch.tensor([row[t.targets[0]] for t in triplets]),
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        right,
+        names,
+        tuple(t.targets for t in triplets),
+    )
+
+
+def batches(
+    triplets: Sequence[Triplet], size: int, pictures: Pictures, tokenizer: Tokenizer, start: int = 0
+) -> Iterator[Batch]:
+    """Yield whole batches in order from batch `start`, each made while the one before is used."""
+    slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]
+    with ThreadPoolExecutor(1) as ahead:
+        coming = [ahead.submit(make_batch, part, pictures, tokenizer) for part in slices[:1]]
+        for at in range(len(slices)):
+            batch = coming.pop().result()
+            if at + 1 < len(slices):
+                coming.append(ahead.submit(make_batch, slices[at + 1], pictures, tokenizer))
+            yield batch
+
+
+def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Shift, scale, mirror and brighten `pixels` [B, H, W, 3] uint8 at random; new pixels repeat the edge."""
+    count = len(pixels)
+    if strength <= 0:
+        return pixels
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    scale = 1.0 + strength * uniform(-0.12, 0.08)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    zero = torch.zeros(count)
+    shift = strength * 0.12
+    theta = torch.stack([scale * mirror, zero, uniform(-shift, shift), zero, scale, uniform(-shift, shift)], 1)
+    planes = pixels.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta.view(count, 2, 3), list(planes.shape), align_corners=False)
+    moved = F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+    bright = (1.0 + strength * uniform(-0.05, 0.05))[:, None, None, None]
+    return (moved * bright).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def drop_words(ids: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a `share` of the words of `ids` [B, L] by the unknown word."""
+    dropped = (torch.rand(ids.shape, generator=generator) < share) & mask
+    return ids.masked_fill(dropped, UNKNOWN_ID)

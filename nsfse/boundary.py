@@ -1,0 +1,104 @@
+"""The adaptive boundary between matched and mismatched correspondences (docs/method.md §5)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+EPSILON_RISK = 0.02  # a boundary must beat "call everything one class" by this much
+READY_WEIGHT = 200.0  # effective samples of each kind before the first t
+
+
+def _tail(z: float) -> float:
+    return 0.5 * math.erfc(z / math.sqrt(2.0))
+
+
+def risk(t: float, matched: tuple[float, float], mismatched: tuple[float, float], alpha: float) -> float:
+    """Return ℛ(t) = α·P₋(x > t) + P₊(x < t) for Gaussians given as (mean, standard deviation)."""
+    (mu_p, sd_p), (mu_n, sd_n) = matched, mismatched
+    return alpha * _tail((t - mu_n) / sd_n) + 1.0 - _tail((t - mu_p) / sd_p)
+
+
+def solve_boundary(
+    matched: tuple[float, float], mismatched: tuple[float, float], alpha: float
+) -> tuple[float, float] | None:
+    """Return (t, ℛ(t)) minimising the weighted risk, or None where the two kinds cannot be told apart.
+
+    `matched` and `mismatched` are (mean, standard deviation). The root is taken in its stable form and clipped to
+    [μ₋, μ₊ + σ₊] ∩ [0, 1] and then accepted only if its risk beats the better of the two constant answers.
+    """
+    (mu_p, sd_p), (mu_n, sd_n) = matched, mismatched
+    if min(sd_p, sd_n) <= 0.0 or mu_p <= mu_n:
+        return None
+    a = sd_p**2 - sd_n**2
+    b = 2.0 * (mu_p * sd_n**2 - mu_n * sd_p**2)
+    c = (mu_n * sd_p) ** 2 - (mu_p * sd_n) ** 2 + 2.0 * (sd_p * sd_n) ** 2 * math.log(sd_n / (alpha * sd_p))
+    discriminant = b * b - 4.0 * a * c
+    if discriminant < 0.0:
+        return None
+    root = math.sqrt(discriminant)
+    if b >= 0.0:
+        if b + root == 0.0:
+            return None
+        t = -2.0 * c / (b + root)
+    else:
+        t = (root - b) / (2.0 * a)
+    t = min(max(t, mu_n, 0.0), mu_p + sd_p, 1.0)
+    least = risk(t, matched, mismatched, alpha)
+    return (t, least) if least < min(1.0, alpha) - EPSILON_RISK else None
+
+
+class AdaptiveBoundary(nn.Module):
+    """Streams weighted statistics of both kinds and keeps t where the risk is least.
+
+    Everything lives in the buffer `state` (float64), so that a checkpoint holds it: for matched, then mismatched,
+    Σw, Σwx, Σwx²; then t, ℛ(t) and whether t was ever set.
+    """
+
+    state: Tensor
+
+    def __init__(self, alpha: float = 2.0, decay: float = 0.99, smoothing: float = 0.7) -> None:
+        super().__init__()
+        self.alpha, self.decay, self.smoothing = alpha, decay, smoothing
+        self.register_buffer("state", torch.tensor([0.0] * 6 + [0.0, 1.0, 0.0], dtype=torch.float64))
+
+    @property
+    def t(self) -> float:
+        """The boundary, 0 until enough was seen."""
+        return float(self.state[6])
+
+    @property
+    def ready(self) -> bool:
+        """Whether a boundary was ever accepted."""
+        return bool(self.state[8] > 0)
+
+    @torch.no_grad()
+    def update(self, matched: Tensor, matched_w: Tensor, mismatched: Tensor, mismatched_w: Tensor) -> None:
+        """Take in correspondences and their weights, any shapes, and move t."""
+        for at, x, w in ((0, matched, matched_w), (3, mismatched, mismatched_w)):
+            x64, w64 = x.double().flatten(), w.double().flatten()
+            w64 = w64 * (len(w64) / w64.sum().clamp_min(1e-12)) if len(w64) else w64
+            sums = torch.stack([w64.sum(), (w64 * x64).sum(), (w64 * x64 * x64).sum()])
+            self.state[at : at + 3] = self.decay * self.state[at : at + 3] + sums
+        if float(torch.minimum(self.state[0], self.state[3])) < READY_WEIGHT:
+            return
+        solved = solve_boundary(*self._gaussians(), self.alpha)
+        if solved is None:
+            return
+        t = solved[0] if not self.ready else self.smoothing * solved[0] + (1 - self.smoothing) * self.t
+        self.state[6] = t
+        self.state[7] = risk(t, *self._gaussians(), self.alpha)
+        self.state[8] = 1.0
+
+    def _gaussians(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        found = []
+        for at in (0, 3):
+            weight, first, second = (float(v) for v in self.state[at : at + 3])
+            mean = first / max(weight, 1e-12)
+            found.append((mean, math.sqrt(max(second / max(weight, 1e-12) - mean * mean, 1e-12))))
+        return found[0], found[1]
+
+    def summary(self) -> dict[str, float]:
+        """Return μ₊, σ₊, μ₋, σ₋, t and ℛ(t), for logs and the manifest."""
+        (mu_p, sd_p), (mu_n, sd_n) = self._gaussians()
+        return {"mu_p": mu_p, "sd_p": sd_p, "mu_n": mu_n, "sd_n": sd_n, "t": self.t, "risk": float(self.state[7])}

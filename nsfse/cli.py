@@ -1,0 +1,261 @@
+"""The command line: a command parses, calls one library function, prints. Heavy imports live inside the commands."""
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+import nsfse
+from nsfse.failures import report
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Draw a data set, or check one.")
+app.add_typer(data, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema_version instead of text.")]
+BundleOption = Annotated[Path | None, typer.Option("-b", "--bundle", help="The bundle; a gallery remembers its own.")]
+
+
+class Mode(StrEnum):
+    """What a query is made of (a list of choices has to be an enum)."""
+
+    COMPOSED = "composed"
+    IMAGE_ONLY = "image-only"
+    TEXT_ONLY = "text-only"
+
+
+@app.callback(invoke_without_command=True)
+def tour(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
+    """Composed image retrieval: find pictures by a picture and a few words."""
+    from nsfse.printing import TOUR
+
+    if version or context.invoked_subcommand is None:
+        typer.echo(nsfse.__version__ if version else TOUR, nl=version)
+        raise typer.Exit()
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run; the same command continues it.")],
+    preset: Annotated[str | None, typer.Option(help="A named recipe: drawn-easy, drawn, products ...")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file, on top of the preset.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: train.epochs=3. Repeatable.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of continuing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model, or continue its training."""
+    from nsfse.config import load_config
+
+    settings = load_config(preset, config, override or (), data)
+    from nsfse.printing import training_text
+    from nsfse.progress import training_bar
+    from nsfse.train import train
+
+    with training_bar() as follow:
+        result = train(settings, out, resume=not fresh, progress=follow)
+    done = {"run": result.path, "metrics": result.metrics, "interrupted": result.interrupted}
+    _print({"schema_version": 1, **done}, training_text, as_json)
+    raise typer.Exit(130 if result.interrupted else 0)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The run to export.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
+    as_json: Json = False,
+) -> None:
+    """Turn a run into a bundle, verified, that needs no torch."""
+    from nsfse.printing import outline
+    from nsfse_export import export_bundle
+
+    _print({"schema_version": 1, "bundle": out, "report": export_bundle(run, out)}, outline, as_json)
+
+
+@app.command()
+def index(
+    gallery: Annotated[Path, typer.Argument(help="The gallery file; made when absent.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    bundle: BundleOption = None,
+    metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a gallery in step with a folder of pictures.
+
+    New pictures are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
+    picture is skipped and listed with its reason.
+    """
+    from nsfse.opening import open_gallery
+    from nsfse.printing import index_text
+    from nsfse.progress import indexing_bar
+
+    model, opened = open_gallery(gallery, bundle, create=True)
+    with indexing_bar() as follow:
+        done = opened.sync(folder, model, metadata=metadata, progress=follow)
+    _print({"schema_version": 1, **asdict(done)}, index_text, as_json)
+
+
+@app.command()
+def query(
+    image: Annotated[str, typer.Argument(help="A picture, or the id of one in the gallery.")],
+    text: Annotated[str, typer.Argument(help="What should be different.")],
+    gallery: Annotated[Path, typer.Option("-g", "--gallery", help="The gallery file.")],
+    bundle: BundleOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only pictures with COLUMN=VALUE[,VALUE]. Repeatable.")
+    ] = None,
+    rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
+    png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find pictures: like IMAGE, but as TEXT says."""
+    from nsfse.opening import conditions, open_retriever
+    from nsfse.printing import query_text, write_sheets
+
+    retriever = open_retriever(gallery, bundle)
+    result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank)
+    write_sheets(retriever.gallery, image, text, result.hits, png, html)
+    _print(result, query_text, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run or a bundle.")],
+    folder: Annotated[Path, typer.Argument(help="A query set, or the folder of --dataset.")],
+    dataset: Annotated[str | None, typer.Option(help="A public data set: fashioniq, cirr, fashion200k, shoes.")] = None,
+    split: Annotated[str | None, typer.Option(help="The split: val by default with --dataset, else all.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where the pictures of --dataset lie, when elsewhere.")] = None,
+    mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
+    rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
+    submission: Annotated[Path | None, typer.Option(help="Folder for CIRR's test-server files.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on a query set or public data set."""
+    from nsfse.evaluate import evaluate_dataset, evaluate_query_set
+    from nsfse.printing import scores_text
+    from nsfse.progress import stages_bar
+    from nsfse.scorer import open_scorer
+
+    scorer = open_scorer(model)
+    with stages_bar() as follow:
+        rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
+        if dataset:
+            rest |= {"submission": submission} | ({"images": images} if images else {})
+            found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)
+        else:
+            found = evaluate_query_set(scorer, folder, split=split, **rest)
+    _print(found.to_json(), scores_text, as_json)
+
+
+@data.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(help="Where to write the query set.")],
+    items: Annotated[int, typer.Option(help="How many pictures.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Another seed, another set.")] = 0,
+    size: Annotated[int, typer.Option(min=16, max=2048, help="Width and height in pixels.")] = 128,
+    level: Annotated[Literal["standard", "easy"], typer.Option(help="standard is meant not to saturate.")] = "standard",
+    as_json: Json = False,
+) -> None:
+    """Draw the project's own benchmark as a query set."""
+    from nsfse.data.drawn import draw_query_set
+    from nsfse.printing import outline
+
+    _print(
+        {"folder": folder, **draw_query_set(folder, items=items, seed=seed, size=size, level=level)}, outline, as_json
+    )
+
+
+@data.command()
+def check(
+    name: Annotated[str, typer.Argument(help="The data set: fashioniq, cirr, fashion200k, shoes, queryset ...")],
+    folder: Annotated[Path, typer.Argument(help="Its folder.")],
+    images: Annotated[Path | None, typer.Option(help="Where its pictures lie, when elsewhere.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count a data set against the official numbers."""
+    from nsfse.data.check import check_dataset, report_json, report_lines
+    from nsfse.printing import printable_lines
+
+    found = check_dataset(name, folder, **({"images": images} if images else {}))
+    _print(report_json(found) if as_json else report_lines(found), printable_lines, as_json)
+    raise typer.Exit(0 if found.ok else 3)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A run, a bundle or a gallery.")],
+    as_json: Json = False,
+) -> None:
+    """Tell what a run, a bundle or a gallery is."""
+    from nsfse.describe import describe
+    from nsfse.printing import outline
+
+    _print(describe(path), outline, as_json)
+
+
+@app.command()
+def doctor(
+    bundle: BundleOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Tell paths, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check this installation; what a bug report needs."""
+    from nsfse.doctor import examine
+    from nsfse.printing import doctor_text
+
+    found = examine(bundle, full=full)
+    _print(found, doctor_text, as_json)
+    raise typer.Exit(3 if found["problems"] else 0)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything the demo makes.")] = Path("demo"),
+    as_json: Json = False,
+) -> None:
+    """Walk the whole road on drawn pictures."""
+    from nsfse.demo import run_demo
+    from nsfse.printing import demo_text
+
+    _print(run_demo(out), demo_text, as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code (docs/errors.md)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        code = app(args=arguments, prog_name="nsfse", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit:  # typer's own, when the reader of a pipe has left
+        code = 141
+    except Exception as error:
+        code = report(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print(value: Any, text: Callable[[Any], str], as_json: bool) -> None:
+    from nsfse.printing import to_json
+
+    typer.echo(to_json(value) if as_json else text(value))
+
+
+if __name__ == "__main__":
+    main()

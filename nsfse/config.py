@@ -1,0 +1,166 @@
+"""The whole configuration of a run: frozen structs with the recipe as defaults, TOML in, JSON out. No torch here."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nsfse_runtime.errors import DataError, NotFoundError, UsageError
+
+PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
+
+
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to learn from: a source's name, its folder if it has one, and the source's own options."""
+
+    source: str = "drawn"
+    folder: str = ""
+    options: dict[str, Any] = {}
+    validation: str = "val"
+    """The split whose protocols are scored during training."""
+    validation_queries: int = 500
+    """At most this many queries of each protocol during training; 0 for no validation."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model: backbone and head. `dim` is d, `image_size` is (height, width) in pixels."""
+
+    backbone: str = "tiny"
+    image_size: tuple[int, int] = (64, 64)
+    width: int = 32
+    """Channels of the tiny backbone's stem; each of the three stages after it doubles them."""
+    depth: int = 1
+    """Residual blocks in each stage of the tiny backbone."""
+    dim: int = 128
+    max_words: int = 24
+    infusion: bool = True
+    gamma: float = 1.0
+    """Weight of the negative branch (γ)."""
+    attention_scale: float = 20.0
+    """Sharpness of the head's attention (λ)."""
+    alpha: float = 2.0
+    """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The loop. An epoch is what the source calls one: `data.options.triplets` of them where it makes its own."""
+
+    seed: int = 0
+    epochs: int = 10
+    batch: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises."""
+    clip: float = 1.0
+    average: float = 0.998
+    """Decay of the running average of the weights, which is what is saved for use; 0 for none."""
+    amp: bool = True
+    """bfloat16 in the image encoder."""
+    augment: float = 1.0
+    """Strength of shifts, scaling, flips and brightness on pictures; 0 for none."""
+    word_dropout: float = 0.05
+    """Share of words replaced by the unknown word, so that an unseen word is bearable."""
+    candidates: int = 16
+    """Candidates per query in the pair head: the target, then half hardest, half random of the batch."""
+    head_share: float = 0.5
+    """Share of a batch's queries that train the pair head."""
+    head_weight: float = 1.0
+    distill_weight: float = 0.5
+    boundary_weight: float = 0.1
+    sentence_weight: float = 0.1
+    reverse_weight: float = 0.0
+    """Weight of the target → query direction of the stage-1 loss."""
+    memory: int = 0
+    """Targets of past batches kept as further stage-1 negatives."""
+    threads: int = 0
+    """Threads of torch; 0 leaves its own choice."""
+    cache_gb: float = 4.0
+    """Decoded pictures kept in memory, up to this size."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), data: Path | None = None
+) -> Config:
+    """Merge a preset, a TOML file and `section.key=value` overrides, in that order.
+
+    Raises UsageError for an unknown preset or override, DataError (naming file and key) for a wrong value.
+    """
+    merged: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UsageError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
+        _merge(merged, _read_toml(PRESET_FOLDER / f"{preset}.toml"))
+    if file is not None:
+        _merge(merged, _read_toml(file))
+    for override in overrides:
+        _merge(merged, _override(override))
+    if data is not None:
+        _merge(merged, {"data": {"folder": str(data)}})
+    return parse_config(merged, str(file or preset or "the options"))
+
+
+def parse_config(tree: dict[str, Any], origin: str) -> Config:
+    """Turn nested dicts into a Config; DataError names `origin`, the key and the nearest valid one."""
+    sections = {f.name: f.type for f in msgspec.structs.fields(Config)}
+    for name, values in tree.items():
+        if name not in sections:
+            raise DataError(f"{origin}: no section [{name}]{_nearest(name, tuple(sections))}")
+        if not isinstance(values, dict):
+            raise DataError(f"{origin}: [{name}] must be a table of settings")
+        known = tuple(f.name for f in msgspec.structs.fields(sections[name]))
+        for key in values:
+            if key not in known:
+                raise DataError(f"{origin}: no setting {name}.{key}{_nearest(key, known)}")
+    try:
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{origin}: {error}") from None
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"no configuration file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not TOML: {error}") from None
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or len(parts) < 2 or not all(parts):
+        raise UsageError(f"{text!r} is not of the form section.key=value, such as train.epochs=3")
+    try:
+        parsed: Any = tomllib.loads(f"v = {value.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(parts):
+        parsed = {part: parsed}
+    return parsed  # type: ignore[no-any-return]
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

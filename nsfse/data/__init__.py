@@ -1,0 +1,133 @@
+"""What every data set becomes: triplets to train on, and named protocols to score by.
+
+A reader is a class with the methods of `Source`; `sources.py` opens one by name. Each names its pictures by id.
+Readers of folders keep `images` (id → file) and load through `load_picture`; the drawn catalogue draws instead.
+"""
+
+import hashlib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.features import Pixels
+
+__all__ = ["CheckReport", "Pixels", "Protocol", "Source", "Triplet", "gallery_digest", "load_picture"]
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """One query: a reference picture, what to change, and every picture known to answer it.
+
+    `texts` holds one phrasing in training and one or several in a protocol: positions are the same for all its
+    queries, so that phrasing_spread compares like with like. `targets` are ALL known right answers, the preferred one
+    first (training pulls towards it and masks the others from the negatives). `targets` is empty where the answers
+    are kept on a test server.
+    """
+
+    reference: str
+    texts: tuple[str, ...]
+    targets: tuple[str, ...]
+    hard_negatives: tuple[str, ...] = ()
+    kind: str = ""
+    """The kind of edit (`colour`, `double`, `negation`, ...) where the source knows it."""
+    subset: tuple[str, ...] = ()
+    """CIRR: the members of the image set that R_subset ranks, without the reference."""
+    soft: tuple[tuple[str, float], ...] = ()
+    """CIRR: (id, weight in [-1, 1]) of soft targets."""
+    pairid: str = ""
+    truth: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(attribute, its words in the first text) where the source knows which words carry the change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A named, versioned way to score: the gallery, the queries, and the rules between them.
+
+    Ties break by gallery order. `texts` of several phrasings are ranked one by one, position by position.
+    """
+
+    name: str
+    version: str
+    gallery: tuple[str, ...]
+    queries: tuple[Triplet, ...]
+    remove_reference: bool = True
+    ks: tuple[int, ...] = (1, 10, 50)
+    note: str = ""
+    """Anything a reader of the score must know: the caption join rule, which phrasings training never saw."""
+    missing: int = 0
+    """How many gallery pictures of the official list are not there: the score is stamped with it."""
+    missing_ids: tuple[str, ...] = ()
+    """Which ones, where the source knows: a score from an incomplete gallery names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `nsfse data check` found: counts by name against the official ones, and files missing or broken."""
+
+    name: str
+    counts: Mapping[str, int]
+    expected: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+    """(file, one-line reason)."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def differing(self) -> dict[str, tuple[int, int]]:
+        """Counts that are not the official ones: name → (found, expected)."""
+        return {k: (self.counts.get(k, 0), v) for k, v in self.expected.items() if self.counts.get(k, 0) != v}
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is there, readable and of the official size."""
+        return not (self.missing or self.broken or self.differing)
+
+
+class Source(typing.Protocol):
+    """What training and evaluation need from a data set."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name, as `open_source` knows it."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Ids that the data set lists and whose pictures are not there."""
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] fitted to `size` (H, W); raise ImageError or NotFoundError, never skip."""
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split (`train`, `val`, `test`), those missing left out."""
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the training triplets of one epoch, in training order, each with one text.
+
+        Fresh for each (seed, epoch) where the source makes its texts, a seeded shuffle where they are given. Sources
+        that know both directions of a pair put a→b and b→a next to each other: a batch encodes each picture once.
+        """
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return the ways to score a split; empty where there is none."""
+
+    def check(self) -> CheckReport:
+        """Compare what is there with what should be."""
+
+
+def load_picture(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:
+    """Return picture `item` [H, W, 3] fitted to `size` (H, W).
+
+    Raises NotFoundError for an id without a file and ImageError for a file that cannot be read safely.
+    """
+    from nsfse_runtime.images import load_image
+
+    if item not in images:
+        raise NotFoundError(f"no picture for {item!r}; run `nsfse data check` on the data set to list what is missing")
+    return load_image(images[item], size)
+
+
+def gallery_digest(gallery: Sequence[str]) -> str:
+    """Return the SHA-256 (hex) of the gallery's ids in order: two scores compare only where this is equal."""
+    return hashlib.sha256("\n".join(gallery).encode()).hexdigest()

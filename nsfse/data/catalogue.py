@@ -1,0 +1,239 @@
+"""A shop's catalogue as a data set: a table of products with attributes, and pictures, become triplets.
+
+Two products that are equal but for one attribute (or two) make two edits, one in each direction. Where the table says
+which pictures show variants of one product (`group`), its variants make edits that keep the very product.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
+from nsfse.data.changes import Change, Changes, Place, Value
+from nsfse.data.items import MISSING_VALUES, RESERVED, ItemTable, read_items
+from nsfse.data.layout import broken_pictures, scan
+from nsfse.data.phrasing import Edit, fill, phrases_of, vary, with_article
+from nsfse.data.queryset import QuerySetSource
+from nsfse_runtime.errors import DataError, UsageError
+
+KIND_OF_COLUMN = {
+    "colour": "colour",
+    "color": "colour",
+    "gender": "gender",
+    "sex": "gender",
+    "audience": "gender",
+    "department": "gender",
+    "article": "category",
+    "category": "category",
+    "type": "category",
+    "product": "category",
+    "background": "background",
+}
+"""How a column's changes are said; any other column's value is said by its name alone."""
+_MOST_VALUES = 200
+_MOST_TARGETS = 1000
+"""Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
+_DETERMINED = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How triplets are mixed. `changes` weighs the attributes; by default each by the root of how often it can change.
+
+    `instance` is the share of edits within a group, `double` that of edits of two attributes. `balance` is the power
+    of a value's count in how often it is asked for.
+    """
+
+    instance: float = 0.5
+    double: float = 0.1
+    balance: float = 0.5
+    changes: Mapping[str, float] | None = None
+
+
+class CatalogueSource:
+    """Triplets from a folder with items.csv and images (as a query set has them; its queries.jsonl are the protocols).
+
+    `attributes` are the columns that an edit keeps when it does not name them; `group` names products, `variant` the
+    attribute that varies within one. Raises NotFoundError, DataError and UsageError (unknown column, wrong share).
+    """
+
+    name = "catalogue"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        table: str = "items.csv",
+        images: Path | None = None,
+        attributes: Sequence[str] | None = None,
+        group: str | None = "group",
+        variant: str | None = None,
+        split: str = "train",
+        seed: int = 0,
+        triplets: int = 60_000,
+        instance: float = 0.5,
+        double: float = 0.1,
+        balance: float = 0.5,
+        changes: Mapping[str, float] | None = None,
+    ) -> None:
+        if not (0 <= instance <= 1 and 0 <= double <= 1 and instance + double <= 1 and triplets > 0):
+            raise UsageError("instance and double are shares of at most 1 together, and triplets is positive")
+        self._folder, self._images_folder = folder, images
+        self._table = read_items(folder, table, images)
+        self.images: Mapping[str, Path] = self._table.images
+        self.missing = self._table.missing
+        self.attributes = _attributes(self._table, attributes, group)
+        self._seed, self._count = seed, triplets
+        training = (item for item in self._training_ids(split) if item in self.images)
+        self._rows = {item: self._table.rows[item] for item in training}
+        mix = Mix(instance, double, balance, changes)
+        self._changes = self._mixed(mix, group if group in self._table.columns else None, variant)
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
+        return load_picture(self.images, item, size)
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split whose pictures are there."""
+        return tuple(item for item in self._table.of_split(split) if item in self.images)
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the epoch's triplets: fresh pairs and texts, both directions of a pair adjacent."""
+        rng = np.random.default_rng([4, self._seed, epoch])
+        pairs = -(-self._count // 2)
+        shares = np.array([share for share, _, _ in self._changes])
+        counts = rng.multinomial(pairs, shares / shares.sum()).tolist()
+        drawn = [
+            (kind, change)
+            for (_, kind, changes), count in zip(self._changes, counts, strict=True)
+            for change in changes.draw(count, rng)
+        ]
+        made: list[Triplet] = []
+        for at, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 4)).tolist(), strict=True):
+            kind, change = drawn[at]
+            made.append(self._triplet(kind, change, 0, 1, chances[:2]))
+            made.append(self._triplet(kind, change, 1, 0, chances[2:]))
+        return made[: self._count]
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return the protocols of the folder's queries.jsonl; empty where there is none."""
+        if not (self._folder / "queries.jsonl").is_file():
+            return []
+        return QuerySetSource(self._folder, images=self._images_folder).protocols(split)
+
+    def check(self) -> CheckReport:
+        """Count items and decode every picture."""
+        splits = dict.fromkeys(self._table.splits.values())
+        counts = {f"{split or 'all'}.pictures": len(self.items(split)) for split in splits}
+        expected = {f"{split or 'all'}.pictures": len(self._table.of_split(split)) for split in splits}
+        layout = scan(self._images_folder or self._folder)
+        broken = broken_pictures(list(self.images.values()), layout)
+        note = f"attributes: {', '.join(self.attributes)}"
+        return CheckReport(self.name, counts, expected, self.missing, broken, (note,))
+
+    def _training_ids(self, split: str) -> tuple[str, ...]:
+        """Return the ids of the training split; all where the table names no splits."""
+        if not any(self._table.splits.values()):
+            return self._table.of_split("")
+        ids = self._table.of_split(split)
+        if not ids:
+            raise DataError(f"{self._table.file} has no items of split {split!r}; name one that it has")
+        return ids
+
+    def _triplet(self, kind: str, change: Change, start: int, end: int, chances: Sequence[float]) -> Triplet:
+        edits = [_edit(column, value) for column, value in zip(change.columns, change.values[end], strict=True)]
+        seen = phrases_of(edits).seen
+        text = vary(fill(seen[int(chances[0] * len(seen))], edits), chances[1])
+        truth = tuple((edit.attribute, edit.words) for edit in edits)
+        targets = change.answers(end, _MOST_TARGETS)
+        return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth)
+
+    def _mixed(self, mix: Mix, group: str | None, variant: str | None) -> list[tuple[float, str, Changes]]:
+        """Return (share, kind, changes) of everything that can be drawn; shares are relative."""
+        weights = mix.changes or dict.fromkeys(self.attributes, 0.0)
+        for column in (*weights, *([variant] if variant else [])):
+            if column not in self.attributes:
+                raise UsageError(f"no attribute {column!r}; there are: {', '.join(self.attributes)}")
+        singles = self._shared(1 - mix.instance - mix.double, "attribute", list(weights), 1, mix)
+        doubles = self._shared(mix.double, "double", list(weights), 2, mix)
+        instances = []
+        if group and mix.instance:
+            column = variant or self._variant(group)
+            changes = Changes((column,), self._places((column,), lambda row: row[group]), mix.balance)
+            instances = [(mix.instance, "instance", changes)] if changes.total else []
+        found = [entry for entry in (*instances, *singles, *doubles) if entry[0] > 0]
+        if not found:
+            raise DataError(f"{self._table.file} has no two items that differ in one attribute alone; see its columns")
+        return found
+
+    def _shared(
+        self, share: float, kind: str, columns: list[str], size: int, mix: Mix
+    ) -> list[tuple[float, str, Changes]]:
+        """Return the changes of every `size` columns, `share` divided among those that can happen."""
+        if share <= 0:
+            return []
+        found = []
+        for chosen in combinations(columns, size):
+            kept = [column for column in self.attributes if column not in chosen]
+            places = self._places(chosen, lambda row, kept=kept: tuple(row[column] for column in kept))  # type: ignore[misc]
+            changes = Changes(chosen, places, mix.balance)
+            weight = np.prod([mix.changes[column] for column in chosen]) if mix.changes else changes.total**0.5
+            if changes.total:
+                found.append((float(weight), changes))
+        whole = sum(weight for weight, _ in found)
+        return [(share * weight / whole, kind, changes) for weight, changes in found if weight > 0]
+
+    def _places(self, columns: tuple[str, ...], key: Callable[[Mapping[str, str]], Any]) -> list[Place]:
+        """Return the items of each key by their values of `columns`; those with a missing value left out."""
+        places: dict[Any, dict[Value, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for item, row in self._rows.items():
+            value = tuple(row[column] for column in columns)
+            where = key(row)
+            if where not in MISSING_VALUES and not MISSING_VALUES.intersection(value):
+                places[where][value].append(item)
+        return [{value: tuple(items) for value, items in place.items()} for place in places.values() if len(place) > 1]
+
+    def _variant(self, group: str) -> str:
+        """Return the attribute that varies within most groups."""
+        return max(self.attributes, key=lambda column: len(self._places((column,), lambda row: row[group])))
+
+
+def _attributes(table: ItemTable, named: Sequence[str] | None, group: str | None) -> tuple[str, ...]:
+    """Return the attribute columns: those named, or every one of few values that no other column determines."""
+    for column in (*(named or ()), *([group] if group and group != "group" else [])):
+        if column not in table.columns:
+            raise UsageError(f"{table.file} has no column {column!r}; it has: {', '.join(table.columns)}")
+    if named:
+        return tuple(dict.fromkeys(named))
+    rows = list(table.rows.values())
+    few = []
+    for column in table.columns:
+        values = {row[column] for row in rows}
+        if column not in (*RESERVED, group) and 1 < len(values) <= min(_MOST_VALUES, max(2, len(rows) // 3)):
+            few.append((len(values), column))
+    finest = [column for _, column in sorted(few, reverse=True)]
+    kept = [c for i, c in enumerate(finest) if not any(_determines(rows, other, c) for other in finest[:i])]
+    if not kept:
+        raise DataError(f"{table.file} has no column of few values to make edits from; name some (attributes)")
+    return tuple(column for column in table.columns if column in kept)
+
+
+def _determines(rows: Sequence[Mapping[str, str]], finer: str, coarser: str) -> bool:
+    """Whether a value of `finer` nearly always has one value of `coarser`, as an article has its department."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in rows:
+        counts[row[finer]][row[coarser]] += 1
+    most = max(sum(found.get(value, 0) for found in counts.values()) for value in {row[coarser] for row in rows})
+    agreeing = sum(max(found.values()) for found in counts.values())
+    return agreeing >= _DETERMINED * len(rows) and most < _DETERMINED * len(rows)
+
+
+def _edit(column: str, value: str) -> Edit:
+    said = value.lower().replace("_", " ")
+    words = tuple(said.split())
+    return Edit(column, KIND_OF_COLUMN.get(column.lower(), "value"), {"v": said, "a": with_article(said)}, words)

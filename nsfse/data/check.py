@@ -1,0 +1,63 @@
+"""`nsfse data check`: what a data set should hold, what it holds, and every file that is missing or broken."""
+
+from pathlib import Path
+from typing import Any
+
+from nsfse.data import CheckReport
+
+__all__ = ["check_dataset", "report_json", "report_lines"]
+
+
+def check_dataset(name: str, folder: Path, **options: Any) -> CheckReport:
+    """Open a data set by name, count it against the official numbers and decode every picture.
+
+    `options` are the reader's (`images`: where the pictures lie when not under `folder`). Works on annotations alone.
+    Raises UsageError for an unknown name, NotFoundError and DataError for what is not a data set of that name.
+    """
+    from nsfse.data.sources import open_source
+
+    return open_source(name, folder, **options).check()
+
+
+def report_json(report: CheckReport) -> dict[str, Any]:
+    """Return the report as JSON-able values, with the whole list of missing ids and of broken files."""
+    zero = [file for file, reason in report.broken if reason == "0 bytes"]
+    return {
+        "schema_version": 1,
+        "dataset": report.name,
+        "ok": report.ok,
+        "counts": {key: {"found": n, "expected": report.expected.get(key)} for key, n in _all_counts(report).items()},
+        "missing": list(report.missing),
+        "zero_byte": zero,
+        "broken": [{"file": file, "reason": reason} for file, reason in report.broken if reason != "0 bytes"],
+        "notes": list(report.notes),
+    }
+
+
+def report_lines(report: CheckReport, names: int = 5) -> list[str]:
+    """Return the report as lines to read: counts with a verdict each, then the first `names` of each list of faults."""
+    counts = _all_counts(report)
+    width = max((len(key) for key in counts), default=0)
+    lines = [_count_line(report, key, width, n) for key, n in counts.items()]
+    lines += _listed("missing pictures", list(report.missing), names)
+    lines += _listed("broken files", [f"{file}: {reason}" for file, reason in report.broken], names)
+    return [*lines, *report.notes, f"{report.name}: {'complete' if report.ok else 'not complete'}"]
+
+
+def _all_counts(report: CheckReport) -> dict[str, int]:
+    return {**report.counts, **{key: 0 for key in report.expected if key not in report.counts}}
+
+
+def _count_line(report: CheckReport, key: str, width: int, found: int) -> str:
+    expected = report.expected.get(key)
+    if expected is None:
+        return f"{key:<{width}}  {found:>7}"
+    verdict = "ok" if found == expected else "differs" if key in report.counts else "absent"
+    return f"{key:<{width}}  {found:>7} of {expected:>7}  {verdict}"
+
+
+def _listed(what: str, names: list[str], limit: int) -> list[str]:
+    if not names:
+        return []
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return [f"{len(names)} {what}: {', '.join(names[:limit])}{rest}"]

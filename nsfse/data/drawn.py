@@ -1,0 +1,222 @@
+"""The drawn catalogue, version 1: product-like pictures whose every right answer is known. The project's benchmark.
+
+An edit names what it changes and keeps everything else. Right answers are ALL gallery items that keep the reference's
+other attributes and have what the text asks for: "darker" any darker shade of the hue, "longer" any longer one, "not
+red" any other colour. After a change of category, length and detail are free: they belong to a category. Hard
+negatives are right but for exactly one attribute.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet
+from nsfse.data.drawing import paint
+from nsfse.data.edits import Option, options
+from nsfse.data.phrasing import fill, phrases_of, vary
+from nsfse.data.queryset import write_query_set
+from nsfse.data.stock import LEVELS, Cluster, Codes, Stock
+from nsfse_runtime.errors import NotFoundError, OutputError, UsageError
+
+VERSION = "1"
+SEEN_TEXTS = 2
+"""A query has four texts: two phrasings of those training sees, then the two it never sees."""
+_PAIRS_TOGETHER = 2
+_SPLITS = {"train": 0, "val": 1, "test": 2}
+_NOTE = "texts 1-2 are phrasings that training sees, texts 3-4 are held out of it"
+
+
+class DrawnSource:
+    """The drawn catalogue as a data set; pictures are drawn when asked for, the same for the same seed and id.
+
+    `items` and `seed` are those of the train split. Val and test are the benchmark's own and change only with
+    `test_seed` and `gallery`, so that two models compare whatever they trained on.
+    """
+
+    def __init__(
+        self,
+        level: str = "standard",
+        items: int | None = None,
+        seed: int = 0,
+        *,
+        test_seed: int = 0,
+        gallery: int | None = None,
+        triplets: int | None = None,
+    ) -> None:
+        """Take a level (`standard` or `easy`), train items, triplets per epoch (default two an item).
+
+        Raises UsageError for an unknown level or a count that is not positive.
+        """
+        if level not in LEVELS:
+            raise UsageError(f"unknown level {level!r} of the drawn catalogue; use one of: {', '.join(LEVELS)}")
+        self.level = LEVELS[level]
+        if min(16 if count is None else count for count in (items, gallery, triplets)) < 16:
+            raise UsageError("the drawn catalogue needs at least 16 items a split and 16 triplets")
+        self.name = "drawn" if level == "standard" else f"drawn-{level}"
+        self.images: Mapping[str, Path] = {}
+        self.missing: tuple[str, ...] = ()
+        self.seed, self.test_seed = seed, test_seed
+        self._sizes = dict(self.level.gallery) | {"train": items or self.level.train_items}
+        if gallery:
+            self._sizes["test"] = gallery
+        self.per_epoch = triplets or 2 * self._sizes["train"]
+        self._stocks: dict[str, Stock] = {}
+
+    def stock(self, split: str) -> Stock:
+        """Return the items of a split. Raises UsageError for an unknown split."""
+        if split not in _SPLITS:
+            raise UsageError(f"the drawn catalogue has no split {split!r}; use train, val or test")
+        if split not in self._stocks:
+            seed = (self.seed if split == "train" else self.test_seed, _SPLITS[split])
+            self._stocks[split] = Stock(self.level, self._sizes[split], seed, training=split == "train")
+        return self._stocks[split]
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split."""
+        return tuple(_name(split, item) for item in range(len(self.stock(split).codes)))
+
+    def attributes(self, item: str) -> dict[str, str]:
+        """Return what is in a picture."""
+        split, number = self._find(item)
+        return self.level.describe(self.stock(split).codes[number])
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] drawn at `size` (H, W). Raises NotFoundError for an unknown id."""
+        split, number = self._find(item)
+        stock = self.stock(split)
+        seed = int(stock.picture_seeds[number])
+        return paint(self.level.describe(stock.codes[number]), seed, size, self.level.nuisance)
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the epoch's training triplets: fresh pairs and texts, both directions of a pair adjacent."""
+        rng = np.random.default_rng([2, self.seed, epoch])
+        stock = self.stock("train")
+        made: list[Triplet] = []
+        while len(made) < self.per_epoch:
+            for cluster in rng.permutation(np.arange(len(stock.clusters))).tolist():
+                made += self._pairs_of(stock, stock.clusters[cluster], rng)
+                if len(made) >= self.per_epoch:
+                    break
+        return made[: self.per_epoch]
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return `drawn`, all queries, and for the test split its parts: `drawn-single`, ..., `drawn-heldout`.
+
+        A query is of the part `heldout` where training never saw its category, colour and pattern together.
+        """
+        if split == "train":
+            return []
+        stock, gallery = self.stock(split), self.items(split)
+        parts: dict[str, list[Triplet]] = {kind: [] for kind in (*self.level.kinds, "heldout")}
+        wanted = self.level.queries_per_kind if split == "test" else self.level.queries_per_kind // 2
+        for part, query in self._queries(stock, split):
+            if len(parts[part]) < wanted:
+                parts[part].append(query)
+            if all(len(queries) >= wanted for queries in parts.values()):
+                break
+        whole = [query for queries in parts.values() for query in queries]
+        mixed = np.random.default_rng([5, self.test_seed]).permutation(len(whole)).tolist()
+        version = f"{VERSION}-{self.level.name}-{split}-{self.test_seed}"
+        named = {"drawn": [whole[i] for i in mixed]}
+        if split == "test":
+            named |= {f"drawn-{part}": queries for part, queries in parts.items() if queries}
+        return [Protocol(name, version, gallery, tuple(queries), note=_NOTE) for name, queries in named.items()]
+
+    def check(self) -> CheckReport:
+        """Return the counts of the splits: nothing drawn can be missing."""
+        return CheckReport(self.name, {split: len(self.items(split)) for split in _SPLITS})
+
+    def _find(self, item: str) -> tuple[str, int]:
+        split, _, number = item.partition("-")
+        if split in _SPLITS and number.isdigit() and int(number) < self._sizes[split]:
+            return split, int(number)
+        raise NotFoundError(f"the drawn catalogue has no picture {item!r}; ids run from {_name('train', 0)}")
+
+    def _options(self, a: Codes, b: Codes) -> tuple[Option, ...]:
+        return _cached_options(self.level.name, a, b)
+
+    def _pairs_of(self, stock: Stock, cluster: Cluster, rng: np.random.Generator) -> list[Triplet]:
+        """Return both directions of a few pairs of one cluster, two in three of them one attribute apart."""
+        made: list[Triplet] = []
+        for _ in range(_PAIRS_TOGETHER):
+            pairs = cluster.pairs(2 if "double" in self.level.kinds and rng.random() < 0.35 else 1)
+            both = [(a, b) for a, b in pairs if self._options(a, b) and self._options(b, a)]
+            if not both:
+                continue
+            a, b = both[rng.integers(len(both))]
+            first, second = (int(rng.choice(cluster.corners[codes])) for codes in (a, b))
+            for one, other, start, end in ((a, b, first, second), (b, a, second, first)):
+                choices = self._options(one, other)
+                made.append(self._training(stock, choices[rng.integers(len(choices))], start, end, rng))
+        return made
+
+    def _training(self, stock: Stock, option: Option, start: int, end: int, rng: np.random.Generator) -> Triplet:
+        seen = phrases_of(option.edits).seen
+        text = vary(fill(seen[rng.integers(len(seen))], option.edits), rng.random())
+        targets = [end] + [item for item in stock.matching(option.allowed) if item != end]
+        names = tuple(_name("train", item) for item in targets)
+        return Triplet(_name("train", start), (text,), names, kind=option.kind, truth=option.truth)
+
+    def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, Triplet]]:
+        """Yield (part, query) in a random order: every option of every pair of corners, once."""
+        rng = np.random.default_rng([3, self.test_seed, _SPLITS[split]])
+        ways = [
+            (cluster, one, other, option)
+            for cluster in stock.clusters
+            for differing in (1, 2)
+            for a, b in cluster.pairs(differing)
+            for one, other in ((a, b), (b, a))
+            for option in self._options(one, other)
+        ]
+        for way in rng.permutation(len(ways)).tolist():
+            cluster, one, other, option = ways[way]
+            held = stock.is_held_out(one) or stock.is_held_out(other)
+            reference = int(rng.choice(cluster.corners[one]))
+            yield "heldout" if held else option.kind, self._query(stock, split, option, reference, rng)
+
+    def _query(self, stock: Stock, split: str, option: Option, reference: int, rng: np.random.Generator) -> Triplet:
+        phrases = phrases_of(option.edits)
+        seen = rng.choice(len(phrases.seen), size=SEEN_TEXTS, replace=False)
+        templates = [*(phrases.seen[i] for i in seen), *phrases.held_out]
+        return Triplet(
+            _name(split, reference),
+            tuple(fill(template, option.edits) for template in templates),
+            tuple(_name(split, item) for item in stock.matching(option.allowed)),
+            tuple(_name(split, item) for item in stock.one_off(option.allowed) if item != reference),
+            kind=option.kind,
+            truth=option.truth,
+        )
+
+
+def draw_query_set(
+    folder: Path, items: int = 4000, seed: int = 0, size: int = 128, level: str = "standard"
+) -> dict[str, int]:
+    """Write a test split of `items` pictures of `size` x `size` pixels as a query set; return its counts.
+
+    The same items, seed and level give the queries of `DrawnSource(level, gallery=items, test_seed=seed)`; the same
+    folder may be written again. Raises UsageError for fewer than 16 items, OutputError where it cannot be written.
+    """
+    source = DrawnSource(level, test_seed=seed, gallery=items)
+    ids = source.items("test")
+    queries = [(p.name, "test", query) for p in source.protocols("test") for query in p.queries]
+    rows = {item: {"file": f"images/{item}.png", "split": "test", **source.attributes(item)} for item in ids}
+    write_query_set(folder, rows, queries)
+    try:
+        (folder / "images").mkdir(exist_ok=True)
+        for item in ids:
+            Image.fromarray(source.load(item, (size, size))).save(folder / rows[item]["file"], compress_level=4)
+    except OSError as error:
+        raise OutputError(f"cannot write pictures to {folder}: {error.strerror}; choose another folder") from error
+    return {"items": len(ids), "queries": len(source.protocols("test")[0].queries), "seed": seed, "size": size}
+
+
+@functools.cache
+def _cached_options(level: str, a: Codes, b: Codes) -> tuple[Option, ...]:
+    return tuple(option for option in options(LEVELS[level], a, b) if option.kind in LEVELS[level].kinds)
+
+
+def _name(split: str, item: int) -> str:
+    return f"{split}-{item:06d}"

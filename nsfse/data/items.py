@@ -1,0 +1,114 @@
+"""The table of items that query sets and catalogues share: `items.csv` with ids, pictures, splits and attributes."""
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from nsfse.data.layout import SUFFIXES
+from nsfse_runtime.errors import DataError, NotFoundError
+
+RESERVED = ("id", "file", "split")
+MISSING_VALUES = frozenset({"", "?"})
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """The rows of one items.csv: `rows` maps each id to its attributes, `images` to its picture where it is there."""
+
+    file: Path
+    columns: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, str]]
+    splits: Mapping[str, str]
+    images: Mapping[str, Path]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Ids without a picture."""
+        return tuple(item for item in self.rows if item not in self.images)
+
+    def of_split(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split in file order, with or without picture; all ids for an empty name."""
+        return tuple(item for item in self.rows if not split or self.splits[item] == split)
+
+
+def read_items(folder: Path, table: str = "items.csv", images: Path | None = None) -> ItemTable:
+    """Read `folder/items.csv` and find the pictures: column `file`, else `images/ID.jpg|png|webp|...`.
+
+    `images` is where pictures lie when not in `folder/images`. Raises NotFoundError for a missing folder or table, and
+    DataError naming file and line for a row that cannot be used.
+    """
+    file = folder / table
+    if not folder.is_dir():
+        raise NotFoundError(f"no such folder: {folder}; give the folder that holds {table}")
+    if not file.is_file():
+        raise NotFoundError(f"no {table} in {folder}; it needs a column id and one row per picture")
+    places = _Places(folder, images or folder / "images")
+    rows: dict[str, dict[str, str]] = {}
+    splits: dict[str, str] = {}
+    found: dict[str, Path] = {}
+    columns, lines = _read_csv(file)
+    for number, row in lines:
+        item = row["id"]
+        if not item:
+            raise DataError(f"{file}:{number} has no id; give each row one")
+        if item in rows:
+            raise DataError(f"{file}:{number} repeats the id {item!r}; ids must be unique")
+        path = places.find(item, row.get("file", ""), f"{file}:{number}")
+        if path:
+            found[item] = path
+        splits[item] = row.get("split", "")
+        rows[item] = {column: row[column] for column in columns}
+    if not rows:
+        raise DataError(f"{file} has no rows; write one per picture")
+    return ItemTable(file, columns, rows, splits, found)
+
+
+def _read_csv(file: Path) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]]]:
+    """Return the attribute columns and (line number, row) of a table, every value stripped."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            header = list(reader.fieldnames or ())
+            if "id" not in header:
+                raise DataError(f"{file}:1 has no column id; its columns are: {', '.join(header) or 'none'}")
+            if len(set(header)) < len(header):
+                raise DataError(f"{file}:1 names a column twice; give each its own name")
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(f"{file}:{reader.line_num} does not have {len(header)} columns like the header")
+                rows.append((reader.line_num, {column: value.strip() for column, value in row.items()}))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{file}:{reader.line_num} is not a CSV row: {error}") from error
+    return tuple(column for column in header if column not in RESERVED), rows
+
+
+class _Places:
+    """Where pictures lie; lists the image folder once, because a stat per id and suffix is slow on a disk far away."""
+
+    def __init__(self, folder: Path, images: Path) -> None:
+        self.folder, self.images = folder, images
+        names = os.listdir(images) if images.is_dir() else []
+        self._by_stem: dict[str, list[str]] = {}
+        for name in names:
+            stem, dot, suffix = name.rpartition(".")
+            if dot and f".{suffix.lower()}" in SUFFIXES:
+                self._by_stem.setdefault(stem, []).append(name)
+
+    def find(self, item: str, file: str, where: str) -> Path | None:
+        """Return the picture of an item, None where there is none."""
+        if not file:
+            names = self._by_stem.get(item)
+            return self.images / min(names, key=_preference) if names else None
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise DataError(f"{where} names the file {file!r} outside the folder; use a path under {self.folder}")
+        tried = (self.folder / file, self.images / file)
+        return next((path for path in tried if path.is_file()), None)
+
+
+def _preference(name: str) -> int:
+    return SUFFIXES.index(f".{name.rpartition('.')[2].lower()}")

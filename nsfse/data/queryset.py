@@ -1,0 +1,190 @@
+"""Query sets: a folder that anyone can make, with pictures, a table of them, and queries with their right answers.
+
+    items.csv        id[, file][, split][, attributes ...]
+    images/          ID.jpg, .png, .webp where the table names no file
+    queries.jsonl    {"protocol": NAME, "reference": ID, "texts": [...], "targets": [ID, ...]}, one a line
+                     and where wanted "split", "hard_negatives": [ID, ...], "kind"
+
+The gallery of a query is the items of its split, all items where it names none.
+"""
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
+from nsfse.data.items import ItemTable, read_items
+from nsfse.data.layout import broken_pictures, scan
+from nsfse_runtime.errors import DataError, NotFoundError, OutputError
+
+ANY_SPLIT = "test"
+"""Where the queries that name no split are found."""
+
+
+class QuerySetSource:
+    """A query set read from a folder.
+
+    Raises NotFoundError and DataError naming file and line for what is not a query set.
+    """
+
+    name = "queryset"
+
+    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
+        self._folder, self._images_folder = folder, images
+        self._table = read_items(folder, images=images)
+        self.images: Mapping[str, Path] = self._table.images
+        self.missing = self._table.missing
+        self._file = folder / "queries.jsonl"
+        self._seed = seed
+        self._queries: dict[tuple[str, str], list[Triplet]] = {}
+        galleries: dict[str, frozenset[str]] = {}
+        for where, row in _read_lines(self._file):
+            split = _text(row, "split", where, default="")
+            if split not in galleries:
+                galleries[split] = frozenset(self._table.of_split(split))
+            query = _query(row, where, self._table, galleries[split], split)
+            self._queries.setdefault((split, _text(row, "protocol", where)), []).append(query)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have queries."""
+        return tuple(dict.fromkeys(split or ANY_SPLIT for split, _ in self._queries))
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
+        return load_picture(self.images, item, size)
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split whose pictures are there; all for an empty name."""
+        return tuple(item for item in self._table.of_split(split) if item in self.images)
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the queries of the train split in a seeded shuffle, one text each, incomplete ones left out."""
+        rng = random.Random(f"{self._seed}/{epoch}")
+        given = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
+        made: list[Triplet] = []
+        for query in rng.sample(given, len(given)):
+            targets = tuple(item for item in query.targets if item in self.images)
+            if targets and query.reference in self.images:
+                made.append(Triplet(query.reference, (rng.choice(query.texts),), targets, kind=query.kind))
+        return made
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return the protocols of a split; queries that name no split belong to `test`."""
+        version = f"sha256:{hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]}"
+        found = []
+        for (named, name), queries in self._queries.items():
+            if (named or ANY_SPLIT) == split:
+                missing = tuple(item for item in self._table.of_split(named) if item not in self.images)
+                note = f"gallery: the items of split {named}" if named else "gallery: all items"
+                found.append(
+                    Protocol(
+                        name,
+                        version,
+                        self.items(named),
+                        tuple(queries),
+                        note=note,
+                        missing=len(missing),
+                        missing_ids=missing,
+                    )
+                )
+        return found
+
+    def check(self) -> CheckReport:
+        """Count items and queries, and decode every picture."""
+        counts: dict[str, int] = {}
+        expected: dict[str, int] = {}
+        for split in dict.fromkeys(self._table.splits.values()):
+            key = f"{split or 'all'}.pictures"
+            counts[key] = len(self.items(split))
+            expected[key] = len(self._table.of_split(split))
+        for (split, protocol), queries in self._queries.items():
+            key = f"{split or 'all'}.queries.{protocol}"
+            counts[key] = counts.get(key, 0) + len(queries)
+        layout = scan(self._images_folder or self._folder)
+        return CheckReport(
+            self.name, counts, expected, self.missing, broken_pictures(list(self.images.values()), layout)
+        )
+
+
+def write_query_set(
+    folder: Path, items: Mapping[str, Mapping[str, str]], queries: Iterable[tuple[str, str, Triplet]]
+) -> None:
+    """Write items.csv (id → its columns) and queries.jsonl ((protocol, split, query)) into `folder`.
+
+    Raises OutputError where it cannot be written.
+    """
+    columns = list(dict.fromkeys(column for row in items.values() for column in row))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["id", *columns], restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"id": item, **row} for item, row in items.items())
+        with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
+            for protocol, split, query in queries:
+                file.write(json.dumps(_row(protocol, split, query), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write the query set to {folder}: {error.strerror}; choose another folder") from error
+
+
+def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
+    row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
+    row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
+    row |= {"kind": query.kind, "truth": dict(query.truth)}
+    return {name: value for name, value in row.items() if value}
+
+
+def _read_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not file.is_file():
+        raise NotFoundError(f"no {file.name} in {file.parent}; it needs one JSON object a line")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"{file}:{number} is not JSON ({error}); write one object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{file}:{number} is not a JSON object; write one object a line")
+        yield f"{file}:{number}", row
+
+
+def _query(row: Mapping[str, Any], where: str, table: ItemTable, gallery: frozenset[str], split: str) -> Triplet:
+    """Return the query of one line; raise DataError where it names what is not there."""
+    reference = _text(row, "reference", where)
+    texts, targets = _texts(row, "texts", where), _texts(row, "targets", where)
+    hard = _texts(row, "hard_negatives", where) if row.get("hard_negatives") else ()
+    for item in (reference, *targets, *hard):
+        if item not in table.rows:
+            raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
+    for item in targets:
+        if item not in gallery:
+            raise DataError(
+                f"{where} has the target {item!r}, which is not of its split {split!r}; give both one split"
+            )
+    if set(targets) == {reference}:
+        raise DataError(f"{where} has its reference as the only target; the reference is removed from the gallery")
+    return Triplet(reference, texts, targets, hard, kind=_text(row, "kind", where, default=""))
+
+
+def _text(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+    value = row.get(name, default)
+    if not isinstance(value, str) or (default is None and not value.strip()):
+        raise DataError(f"{where} has no {name}; give it as text")
+    return value
+
+
+def _texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    values: Sequence[Any] = row.get(name) or ()
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
+        raise DataError(f"{where} has no {name}; give a list of one text or more")
+    return tuple(values)

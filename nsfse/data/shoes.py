@@ -1,0 +1,110 @@
+"""Shoes: relative captions over the Attribute Discovery pictures (Guo et al., NeurIPS 2018).
+
+Facts: docs/benchmarks.md. In the official file `ImageName` is the target.
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
+from nsfse.data.layout import absent, broken_pictures, read_json, read_lines, scan
+from nsfse_runtime.errors import DataError, NotFoundError
+
+__all__ = ["OFFICIAL", "Shoes"]
+
+LISTS = {"train": "train_im_names.txt", "test": "eval_im_names.txt"}
+
+OFFICIAL: Mapping[str, int] = {
+    "train.images": 10000,
+    "test.images": 4658,
+    "train.queries": 8990,
+    "test.queries": 1761,
+}
+"""The counts that published work scores on (VAL, ARTEMIS); the captions themselves are 10 751."""
+
+
+class Shoes:
+    """Shoes; an id is the picture's name without its suffix. `val` is accepted for `test`, the only held-out split.
+
+    `folder` holds `relative_captions_shoes.json` and the two name lists in any depth; pictures lie anywhere under it
+    or under `images`, flat or as `womens_*/0/img_*.jpg`.
+    Raises NotFoundError without the folder or the files, DataError for a file that is not in its form.
+    """
+
+    name = "shoes"
+
+    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
+        self._layout = scan(folder, *([images] if images else []))
+        self._seed = seed
+        self._lists = {s: self._names(name) for s, name in LISTS.items() if name in self._layout.files}
+        if not self._lists:
+            raise NotFoundError(f"no train_im_names.txt or eval_im_names.txt under {folder}; fetch the official lists")
+        self._pairs = {split: self._split_pairs(split) for split in self._lists}
+        listed = [item for ids in self._lists.values() for item in ids]
+        self.images = self._layout.locate(listed)
+        self.missing = absent(listed, self.images)
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
+        return load_picture(self.images, item, size)
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split, those missing left out."""
+        return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the training pairs in a seeded shuffle, those with a missing picture left out."""
+        pairs = self._pairs.get("train", ())
+        pairs = [p for p in pairs if p.reference in self.images and p.targets[0] in self.images]
+        random.Random(f"{self._seed}/{epoch}").shuffle(pairs)
+        return pairs
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return the protocol of the test split: R@1, 10, 50 among all its images, the reference removed."""
+        if _official(split) != "test" or "test" not in self._lists:
+            return []
+        missing = absent(self._lists["test"], self.images)
+        queries = tuple(self._pairs["test"])
+        note = "gallery: all images of eval_im_names.txt"
+        return [
+            Protocol("shoes-test", "1", self.items("test"), queries, True, (1, 10, 50), note, len(missing), missing)
+        ]
+
+    def check(self) -> CheckReport:
+        """Count pairs, listed images and pictures per split; decode every picture."""
+        counts: dict[str, int] = {}
+        expected = dict(OFFICIAL)
+        for split, listed in self._lists.items():
+            counts[f"{split}.images"] = len(listed)
+            counts[f"{split}.queries"] = len(self._pairs[split])
+            counts[f"{split}.pictures"] = len(listed) - len(absent(listed, self.images))
+            expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
+        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+        notes = tuple(f"absent: {name}" for split, name in LISTS.items() if split not in self._lists)
+        return CheckReport(self.name, counts, expected, self.missing, broken, notes)
+
+    def _names(self, name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_item(line) for line in read_lines(self._layout.file(name))))
+
+    def _split_pairs(self, split: str) -> list[Triplet]:
+        path = self._layout.file("relative_captions_shoes.json")
+        try:
+            pairs = [
+                Triplet(
+                    _item(pair["ReferenceImageName"]), (pair["RelativeCaption"].strip(),), (_item(pair["ImageName"]),)
+                )
+                for pair in read_json(path)
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} lacks ImageName, ReferenceImageName or RelativeCaption; fetch it again") from error
+        here = set(self._lists[split])
+        return [pair for pair in pairs if pair.reference in here and pair.targets[0] in here]
+
+
+def _item(name: str) -> str:
+    return PurePosixPath(name.strip()).stem
+
+
+def _official(split: str) -> str:
+    return "test" if split == "val" else split

@@ -1,0 +1,125 @@
+"""The whole road in one go, on drawn pictures: draw, train, export, index, evaluate, look."""
+
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from nsfse.progress import indexing_bar, say, stages_bar, training_bar
+
+PRESET = "drawn-easy"
+PROTOCOL = "drawn"
+MODES: tuple[Literal["composed", "image-only", "text-only"], ...] = ("composed", "image-only", "text-only")
+PICTURE, SEED = 128, 0
+SHEET_QUERIES, SHEET_HITS = 8, 6
+_STAGES = ("draw", "train", "export", "index", "evaluate", "look")
+
+
+def run_demo(
+    out: Path, *, preset: str | None = PRESET, items: int | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Walk the road in folder `out`; return scores, files and seconds. The same call continues one that was broken off.
+
+    `items` pictures are drawn to search in, by default those of the benchmark's test split; `overrides` change the
+    training's configuration. Raises the errors of each stage, KeyboardInterrupt when training is stopped.
+    """
+    seconds: dict[str, float] = {}
+    stage = _stages(seconds)
+    catalogue, run, bundle, gallery = (out / name for name in ("catalogue", "run", "bundle", "easy.gallery"))
+    out.mkdir(parents=True, exist_ok=True)
+    with stage("draw", "pictures to search in, and queries whose right answers are known"):
+        from nsfse.data.drawn import draw_query_set
+        from nsfse.data.stock import LEVELS
+
+        items = items or dict(LEVELS["easy"].gallery)["test"]
+        if not (catalogue / "queries.jsonl").exists():
+            draw_query_set(catalogue, items=items, seed=SEED, size=PICTURE, level="easy")
+    with stage("train", preset or "as told"), training_bar() as follow:
+        from nsfse.config import load_config
+        from nsfse.train import train
+
+        trained = train(load_config(preset, None, overrides, None), run, progress=follow)
+    if trained.interrupted:
+        raise KeyboardInterrupt
+    with stage("export", "to ONNX, verified against torch"):
+        from nsfse_export import export_bundle
+
+        export_bundle(run, bundle)
+    with stage("index", "with the bundle, without torch"):
+        _index(gallery, bundle, catalogue / "images")
+    with stage("evaluate", "with torch, then with ONNX Runtime"):
+        torch, runtime = _scores(run, catalogue), _scores(bundle, catalogue)
+    with stage("look", f"{SHEET_QUERIES} queries chosen by a fixed seed"):
+        _look(gallery, bundle, catalogue, out)
+    return _summary(out, torch, runtime, seconds)
+
+
+def _stages(seconds: dict[str, float]) -> Any:
+    @contextmanager
+    def stage(name: str, what: str) -> Iterator[None]:
+        say(f"[{_STAGES.index(name) + 1}/{len(_STAGES)}] {name}: {what}")
+        started = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - started, 1)
+        say(f"      {seconds[name]:.1f} s")
+
+    return stage
+
+
+def _index(gallery: Path, bundle: Path, pictures: Path) -> None:
+    from nsfse_runtime.bundle import Bundle
+    from nsfse_runtime.gallery import Gallery
+
+    model = Bundle.open(bundle)
+    gallery.unlink(missing_ok=True)  # the demo's own file; a new training makes features of another model
+    with Gallery.open(gallery, model, create=True) as opened, indexing_bar() as follow:
+        opened.sync(pictures, progress=follow)
+
+
+def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
+    """Return mode → scores of the protocol over all queries."""
+    from nsfse.evaluate import evaluate_query_set
+    from nsfse.scorer import open_scorer
+
+    with stages_bar() as follow:
+        found = evaluate_query_set(open_scorer(model), catalogue, modes=MODES, progress=follow)
+    return {result.mode: dict(result.scores) for result in found.results if result.protocol.name == PROTOCOL}
+
+
+def _look(gallery: Path, bundle: Path, catalogue: Path, out: Path) -> None:
+    from nsfse.opening import open_retriever, picture_file
+    from nsfse_runtime.page import html_page
+    from nsfse_runtime.report import contact_sheet
+    from nsfse_runtime.sheet import sheet_row
+
+    retriever = open_retriever(gallery, bundle)
+    names = {Path(name).stem: name for name in retriever.gallery.ids}
+    rows = []
+    for query in _chosen(catalogue):
+        reference, text = names[query["reference"]], query["texts"][0]
+        hits = retriever.query(reference, text, k=SHEET_HITS).hits
+        right = {names[target] for target in query["targets"] if target in names}
+        rows.append(sheet_row(picture_file(retriever.gallery, reference), text, hits, right=right, note=reference))
+    contact_sheet(rows, out / "sheet.png", title="What the demo's queries found")
+    html_page(rows, out / "sheet.html", title="What the demo's queries found", note=f"{len(rows)} queries, seed {SEED}")
+
+
+def _chosen(catalogue: Path) -> list[dict[str, Any]]:
+    lines = (catalogue / "queries.jsonl").read_text("utf-8").splitlines()
+    queries = [query for query in map(json.loads, lines) if query["protocol"] == PROTOCOL]
+    return random.Random(SEED).sample(queries, min(SHEET_QUERIES, len(queries)))
+
+
+def _summary(out: Path, torch: Any, runtime: Any, seconds: dict[str, float]) -> dict[str, Any]:
+    pairs = [(torch[mode][name], runtime[mode][name]) for mode in MODES for name in ("R@1", "R@10", "R@50")]
+    return {
+        "schema_version": 1,
+        "torch": torch,
+        "runtime": runtime,
+        "largest_difference": max(abs(a - b) for a, b in pairs),
+        "files": {name: str(out / name) for name in ("sheet.png", "sheet.html", "bundle", "easy.gallery")},
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+    }

@@ -1,0 +1,103 @@
+"""Backbones behind two small interfaces: pictures → (vectors, regions), words → (words, sentence).
+
+A backbone is an entry of `BACKBONES`: a function of the model's configuration and vocabulary size that returns the two
+encoders. Everything after them only sees unit rows of the common dimension d.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse.config import ModelConfig
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut, [B, i, H, W] → [B, o, H / stride, W / stride]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class TinyImageEncoder(nn.Module):
+    """A small residual CNN: a stem, then stages of doubling width; regions are the last stage's cells (1/16 size)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [config.width * 2**i for i in range(4)]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+        )
+        stages = []
+        for inputs, outputs in zip(widths, widths[1:], strict=False):
+            rest = [ResidualBlock(outputs, outputs, 1) for _ in range(config.depth - 1)]
+            stages.append(nn.Sequential(ResidualBlock(inputs, outputs, 2), *rest))
+        self.stages = nn.ModuleList(stages)
+        self.region = nn.Conv2d(widths[-1], config.dim, 1)
+        # Colour lives in the early stages, kind in the last one: the vector sees the mean of each and the last's peak.
+        self.vector = nn.Linear(sum(widths) + widths[-1], config.dim)
+        self.register_buffer("mean", torch.tensor([0.5, 0.5, 0.5]).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `pixels` [B, 3, H, W] in 0..1 into unit vectors [B, d] and unit regions [B, R, d]."""
+        x = self.stem((pixels - self.mean) * 4.0)
+        pooled = [x.mean((2, 3))]
+        for stage in self.stages:
+            x = stage(x)
+            pooled.append(x.mean((2, 3)))
+        pooled.append(x.amax((2, 3)))
+        regions = self.region(x).flatten(2).transpose(1, 2)
+        return F.normalize(self.vector(torch.cat(pooled, -1)).float(), dim=-1), F.normalize(regions.float(), dim=-1)
+
+
+class MaskedGru(nn.GRU):
+    """A bidirectional GRU that reads each row to its own length: a padded word changes nothing and its state is 0."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Read `embedded` [B, L, i] where `mask` [B, L]; return states [B, L, o]."""
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = super().forward(packed)
+        return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])[0]
+
+
+class GruTextEncoder(nn.Module):
+    """Word embeddings and a bidirectional GRU; a padded word changes nothing."""
+
+    def __init__(self, vocabulary: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, config.dim, padding_idx=0)
+        self.gru = MaskedGru(config.dim, config.dim)
+        self.word = nn.Linear(2 * config.dim, config.dim)
+        self.sentence = nn.Linear(2 * config.dim, config.dim)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `ids` [B, L] with `mask` [B, L] into unit words [B, L, d] and unit sentences [B, d]."""
+        embedded = self.embedding(ids)
+        both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
+        peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
+        words = F.normalize(self.word(both), dim=-1) * mask[..., None]
+        return words, F.normalize(self.sentence(peak), dim=-1)
+
+
+def _tiny(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
+    return TinyImageEncoder(config), GruTextEncoder(vocabulary, config)
+
+
+BACKBONES: dict[str, Callable[[ModelConfig, int], tuple[nn.Module, nn.Module]]] = {"tiny": _tiny}

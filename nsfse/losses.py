@@ -1,0 +1,78 @@
+"""The losses of docs/method.md §6. Right answers other than the target are masked out of every denominator."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nsfse.boundary import AdaptiveBoundary
+from nsfse.similarity import FAR
+
+SOFTNESS = 0.05  # δ of the boundary loss
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Correspondences of one kind and their weights, [B, K] for matched and [B, M, K] for mismatched."""
+
+    matched: Tensor
+    matched_w: Tensor
+    mismatched: Tensor
+    mismatched_w: Tensor
+
+
+def classification(logits: Tensor, blocked: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of `logits` [B, U] at `target` [B], without the `blocked` [B, U] candidates."""
+    return F.cross_entropy(logits.masked_fill(blocked, FAR), target)
+
+
+def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL from the pair head's distribution over candidates [B, M] (detached) to stage 1's."""
+    return F.kl_div(
+        torch.log_softmax(student, -1), torch.log_softmax(teacher.detach(), -1), reduction="batchmean", log_target=True
+    )
+
+
+def boundary_terms(best: Tensor, weights: Tensor, mismatched: Tensor) -> Terms:
+    """Split `best` [B, M, K] into matched (the target, first) and mismatched (where `mismatched` [B, M])."""
+    w = weights.detach()
+    rest = w[:, None] * mismatched[..., None]
+    return Terms(best[:, 0], w, best, rest)
+
+
+def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
+    """Push matched correspondences above t and mismatched ones below; 0 until there is a t."""
+    if not boundary.ready:
+        return terms.matched.sum() * 0.0
+    below = F.softplus((boundary.t - terms.matched) / SOFTNESS)
+    above = F.softplus((terms.mismatched - boundary.t) / SOFTNESS)
+    matched = (below * terms.matched_w).sum() / terms.matched_w.sum().clamp_min(1e-6)
+    mismatched = (above * terms.mismatched_w).sum() / terms.mismatched_w.sum().clamp_min(1e-6)
+    return matched + boundary.alpha * mismatched
+
+
+def choose_candidates(
+    logits: Tensor, blocked: Tensor, target: Tensor, reference: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """Return [B, count] candidates of a batch: target, reference, then half the hardest and half random others.
+
+    The reference is what the text says is not meant: the surest mismatch there is. `blocked` [B, U] are never chosen
+    but for want of others.
+    """
+    free = logits.detach().masked_fill(blocked, FAR)
+    free.scatter_(1, torch.stack([target, reference], 1), FAR)
+    count = min(count, logits.shape[1])
+    hard = (count - 1) // 2
+    hardest = free.topk(hard, 1).indices
+    rest = torch.rand(free.shape, generator=generator).masked_fill(free <= FAR, -1.0).scatter(1, hardest, -1.0)
+    others = torch.cat([hardest, rest.topk(count - 2 - hard, 1).indices], 1)
+    return torch.cat([target[:, None], reference[:, None], others], 1)
+
+
+def sure_mismatches(chosen: Tensor) -> Tensor:
+    """Return [B, M]: the reference and the random half of `choose_candidates`, whose words are mostly mismatched."""
+    found = torch.zeros(chosen.shape, dtype=torch.bool)
+    found[:, 1] = True
+    found[:, 2 + (chosen.shape[1] - 1) // 2 :] = True
+    return found

@@ -1,0 +1,42 @@
+"""NSFSE: the wiring of encoders, composer and similarity head; nothing else."""
+
+import torch
+from torch import Tensor, nn
+
+from nsfse.composer import Composer
+from nsfse.config import ModelConfig
+from nsfse.encoders import BACKBONES
+from nsfse.similarity import QuerySide, SimilarityHead
+from nsfse_runtime.errors import DataError
+
+
+class NSFSE(nn.Module):
+    """Negative-sensitive framework with semantic enhancement (docs/method.md)."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+        super().__init__()
+        if config.backbone not in BACKBONES:
+            raise DataError(f"model.backbone: no backbone {config.backbone!r}; there are: {', '.join(BACKBONES)}")
+        self.config = config
+        self.image_encoder, self.text_encoder = BACKBONES[config.backbone](config, vocabulary)
+        self.composer = Composer(config.dim, 4 * config.dim)
+        self.head = SimilarityHead(config)
+        self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
+        self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and unit regions [B, R, d]."""
+        planes = pixels.permute(0, 3, 1, 2).float() / 255.0
+        vectors, regions = self.image_encoder(planes)
+        return vectors, regions
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `ids` [B, L] with `mask` [B, L] into unit words [B, L, d] and unit sentences [B, d]."""
+        words, sentence = self.text_encoder(ids, mask)
+        return words, sentence
+
+    def compose(
+        self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor
+    ) -> tuple[Tensor, QuerySide]:
+        """Return the stage-1 query [B, d] and the query's half of the head."""
+        return self.composer(vectors, sentence), self.head.query_side(words, sentence, mask, regions)

@@ -1,0 +1,47 @@
+"""What the command line names, opened: a gallery with its bundle, a reference picture, conditions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nsfse_runtime.bundle import Bundle
+from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.retriever import Retriever
+
+
+def open_gallery(path: Path, bundle: Path | None, *, create: bool = False) -> tuple[Bundle, Gallery]:
+    """Open a gallery with `bundle`, or with the one that it remembers; `create` makes a new one, which needs `bundle`.
+
+    Raises NotFoundError, UsageError, VersionError (a gallery of another bundle) and IntegrityError.
+    """
+    if bundle is None and path.exists():
+        with Gallery.open(path) as gallery:
+            bundle = gallery.bundle_path
+        if bundle is None:
+            raise UsageError(f"{path} does not remember a bundle; name it with -b BUNDLE")
+        if not bundle.exists():
+            raise NotFoundError(f"{path} remembers its bundle at {bundle}, which is gone; name it with -b BUNDLE")
+    if bundle is None:
+        if create:
+            raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
+        raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
+    opened = Bundle.open(bundle)
+    return opened, Gallery.open(path, opened, create=create)
+
+
+def open_retriever(path: Path, bundle: Path | None) -> Retriever:
+    """Open a gallery for queries (see open_gallery)."""
+    return Retriever(*open_gallery(path, bundle))
+
+
+def picture_file(gallery: Gallery, reference: str) -> Path:
+    """Return the file of a query's reference: `reference` itself, or where the gallery's picture of that id lies."""
+    return Path(reference) if Path(reference).is_file() else gallery.path_of(gallery.row(reference))
+
+
+def conditions(pairs: Sequence[str]) -> dict[str, str]:
+    """Parse the COLUMN=VALUE pairs of --where. Raises UsageError."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"--where takes COLUMN=VALUE, not {pair!r}; for example --where category=dress")
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -1,0 +1,206 @@
+"""How results look on a terminal. Names from outside go through `printable`; JSON is ASCII for the same reason."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nsfse_runtime.printable import printable
+
+if TYPE_CHECKING:
+    from nsfse_runtime.gallery import Gallery
+    from nsfse_runtime.retriever import Hit
+
+TOUR = """\
+nsfse finds pictures by a picture and a few words: "this dress, but red".
+  nsfse demo -o demo                                    draw, train, export, index, query and score in one go
+  nsfse index my.gallery photos/ -b BUNDLE              take a folder of pictures into a gallery
+  nsfse query dress.jpg "make it red" -g my.gallery     ask it
+  nsfse --help                                          all commands
+"""
+
+
+SCORES = (
+    "queries",
+    "R@1",
+    "R@5",
+    "R@10",
+    "R@50",
+    "R_subset@1",
+    "R_subset@2",
+    "R_subset@3",
+    "hard_negative_rate",
+    "phrasing_spread",
+)
+"""The columns of a table of scores, of which those are shown that a protocol has; JSON has all there are."""
+
+
+def to_json(value: Any) -> str:
+    """Return `value` (structs, dataclasses, paths, dicts) as JSON; what is not a number becomes null."""
+    return json.dumps(_plain(value), indent=2)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _plain(msgspec.structs.asdict(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table of text, numbers to the right, everything else to the left."""
+    cells = [list(header), *([_cell(item) for item in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(_is_number(row[at]) for row in cells[1:]) for at in range(len(header))]
+    lines = []
+    for row in cells:
+        parts = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(item: Any) -> str:
+    if item is None:
+        return "-"
+    return f"{item:.2f}" if isinstance(item, float) else printable(str(item))
+
+
+def _is_number(cell: str) -> bool:
+    return cell in ("-", "nan") or cell.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def outline(value: Mapping[str, Any], indent: str = "") -> str:
+    """Return nested facts as indented `name: value` lines."""
+    lines = []
+    for name, item in value.items():
+        if isinstance(item, Mapping) and item:
+            lines += [f"{indent}{printable(name)}:", outline(item, indent + "  ")]
+        elif isinstance(item, list | tuple) and item:
+            inner = ", ".join(printable(str(part)) for part in item)
+            lines.append(f"{indent}{printable(name)}: {inner}")
+        elif item not in (None, "", {}, [], ()):
+            lines.append(f"{indent}{printable(name)}: {printable(str(item))}")
+    return "\n".join(lines)
+
+
+def printable_lines(lines: Iterable[str]) -> str:
+    """Return `lines`, each made safe to print."""
+    return "\n".join(map(printable, lines))
+
+
+def training_text(result: Mapping[str, Any]) -> str:
+    """Return where the run lies, its last metrics, and what to do next."""
+    run = printable(str(result["run"]))
+    if result["interrupted"]:
+        return f"stopped; the same command continues {run}"
+    scores = {name: item for name, item in result["metrics"].items() if isinstance(item, int | float)}
+    return f"{outline(scores)}\nnext: nsfse export {run} -o BUNDLE"
+
+
+def index_text(report: Mapping[str, Any]) -> str:
+    """Return the counts of a sync, and every file that was left out with its reason."""
+    names = ("added", "updated", "renamed", "removed", "unchanged", "encoded")
+    lines = [", ".join(f"{report[name]} {name}" for name in names)]
+    if report["failed"]:
+        lines.append(f"{len(report['failed'])} files are not in the gallery:")
+        lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in report["failed"]]
+    if report["unmatched"]:
+        lines.append(f"{len(report['unmatched'])} rows of the table name no picture, or several:")
+        lines += [f"  {printable(name)}" for name in report["unmatched"]]
+    return "\n".join(lines)
+
+
+def query_text(result: Any) -> str:
+    """Return the hits as a table: each word stands with + where matched and - where not."""
+    rows = (
+        (
+            rank,
+            hit.score,
+            "yes" if hit.match else "no",
+            hit.id,
+            " ".join(f"{e.word}{'+' if e.matched else '-'}" for e in hit.evidence),
+        )
+        for rank, hit in enumerate(result.hits, 1)
+    )
+    if not result.hits:
+        return "no picture in the gallery fits these conditions"
+    total = result.timings_ms.get("total")
+    return columns(("rank", "score", "match", "id", "words"), rows) + (f"\n{total:.0f} ms" if total is not None else "")
+
+
+def scores_text(found: Mapping[str, Any]) -> str:
+    """Return scores as one table of protocols and modes, and a line for each gallery that is not complete."""
+    entries = [(name, entry) for part in (found["protocols"], *found["modes"].values()) for name, entry in part.items()]
+    shown = [key for key in SCORES if any(entry.get(key) is not None for _, entry in entries)]
+    rows = [(name, entry["mode"], *(entry.get(key) for key in shown)) for name, entry in entries]
+    lines = [columns(("protocol", "mode", *shown), rows)]
+    lines += [f"{printable(group)}: mean {_pairs(means)}" for group, means in found["summary"].items()]
+    lines += [f"{printable(name)}: {_gap(entry['incomplete'])}" for name, entry in entries if entry.get("incomplete")]
+    return "\n".join([*lines, *(f"written: {printable(file)}" for file in found["files"])])
+
+
+def _pairs(means: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in means.items() if isinstance(value, float))
+
+
+def _gap(incomplete: Mapping[str, Any]) -> str:
+    gallery = f"incomplete gallery, {incomplete['gallery_found']} of {incomplete['gallery_expected']} pictures"
+    return f"{gallery}, {incomplete['queries_dropped']} queries left out"
+
+
+def write_sheets(
+    gallery: "Gallery", image: str, text: str, hits: Sequence["Hit"], png: Path | None, html: Path | None
+) -> None:
+    """Write a query's hits as a contact sheet and as a page, where they are wanted. Raises OutputError."""
+    if not (png or html):
+        return
+    from nsfse.opening import picture_file
+    from nsfse_runtime.page import html_page
+    from nsfse_runtime.report import contact_sheet
+    from nsfse_runtime.sheet import sheet_row
+
+    row = sheet_row(picture_file(gallery, image), text, hits, note=Path(image).name)
+    if png:
+        contact_sheet([row], png)
+    if html:
+        html_page([row], html, title=f"nsfse: {text}")
+
+
+def doctor_text(found: Mapping[str, Any]) -> str:
+    """Return the doctor's findings, the problems last, one a line."""
+    facts = {name: item for name, item in found.items() if name not in ("schema_version", "problems")}
+    problems = [f"problem: {printable(problem)}" for problem in found["problems"]]
+    return "\n".join([outline(facts), *(problems or ["no problem found"])])
+
+
+def demo_text(found: Mapping[str, Any]) -> str:
+    """Return the demo's table, where its files lie, and what to try next."""
+    names = ("queries", "R@1", "R@10", "R@50", "hard_negative_rate")
+    rows = [
+        (mode, engine, *(scores.get(name) for name in names))
+        for engine, modes in (("torch", found["torch"]), ("onnx", found["runtime"]))
+        for mode, scores in modes.items()
+    ]
+    files = {name: printable(path) for name, path in found["files"].items()}
+    return "\n".join(
+        [
+            columns(("query", "engine", *names), rows),
+            f"largest difference between the engines: {found['largest_difference']:.2f} points",
+            f"the pictures: {files['sheet.png']} and {files['sheet.html']}",
+            "next:",
+            f"  nsfse query PICTURE TEXT -g {files['easy.gallery']}",
+            f"  nsfse info {files['bundle']}",
+            f"  nsfse index my.gallery FOLDER -b {files['bundle']}     (it knows drawings only)",
+        ]
+    )

@@ -1,0 +1,89 @@
+"""From (reference, text) to an order of a protocol's gallery, by the search that serving uses."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse import data
+from nsfse.encoded import EncodedPictures
+from nsfse_runtime.errors import TextError
+from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.search import exact_search, rank
+
+__all__ = ["MODES", "Mode", "Search", "TextScorer"]
+
+Mode = Literal["composed", "image-only", "text-only"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+T = TypeVar("T")
+
+
+class TextScorer(Scorer, Protocol):
+    """A scorer that can also look for a text alone."""
+
+    def sentence(self, texts: Sequence[str]) -> Floats:
+        """Return sentence vectors [B, d] of B texts, comparable with pictures' vectors."""
+
+
+class Search:
+    """Ranks one protocol's gallery for references and texts, in any mode."""
+
+    def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedPictures, rerank: int) -> None:
+        self._scorer, self._encoded, self._rerank = scorer, encoded, rerank
+        self._rows = encoded.rows_of(protocol.gallery)
+        self._vectors = encoded.vectors[self._rows]
+        self._row_of = {item: row for row, item in enumerate(protocol.gallery)}
+        self._remove_reference = protocol.remove_reference
+        whole = any(query.subset for query in protocol.queries)  # R_subset needs the whole ranking
+        self._depth = len(protocol.gallery) if whole else min(len(protocol.gallery), max(*protocol.ks, 10))
+
+    def ranked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[tuple[NDArray[np.intp], bool]]:
+        """Yield, for each (query, phrasing), gallery rows, the best first, and whether the text could be read."""
+        references = self._encoded.targets(self._encoded.rows_of([query.reference for query, _ in chunk]))
+        texts = [query.texts[position] for query, position in chunk]
+        found: Sequence[QueryFeatures | Floats | None]
+        if mode == "composed":
+            found = _each_readable(lambda at: self._compose(references, texts, at), len(texts))
+        elif mode == "text-only":
+            found = _each_readable(lambda at: list(self._scorer.sentence([texts[i] for i in at])), len(texts))
+        else:
+            found = list(references.vectors)
+        instead = np.zeros_like(references.vectors) if mode == "text-only" else references.vectors
+        for (query, _), vector, one in zip(chunk, instead, found, strict=True):
+            yield self._order(vector if one is None else one, self._mask(query.reference)), one is not None
+
+    def _compose(self, references: TargetFeatures, texts: Sequence[str], at: Sequence[int]) -> list[QueryFeatures]:
+        return self._scorer.compose(references.take(at), [texts[i] for i in at])
+
+    def _mask(self, reference: str) -> NDArray[np.bool_] | None:
+        row = self._row_of.get(reference)
+        if not self._remove_reference or row is None:
+            return None
+        mask = np.ones(len(self._rows), np.bool_)
+        mask[row] = False
+        return mask
+
+    def _order(self, query: QueryFeatures | Floats, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+        depth = self._depth if mask is None else min(self._depth, len(self._rows) - 1)
+        if isinstance(query, QueryFeatures):
+            return rank(self._scorer, query, self._vectors, self._fetch, depth, self._rerank, mask).rows
+        return exact_search(self._vectors, query, depth, mask)[0]
+
+    def _fetch(self, rows: NDArray[np.intp]) -> TargetFeatures:
+        return self._encoded.targets(self._rows[rows])
+
+
+def _each_readable(read: Callable[[Sequence[int]], Sequence[T]], count: int) -> list[T | None]:
+    """Return `read` of 0 ... count-1 in one go, or one by one where a text cannot be read: None in its place."""
+    try:
+        return list(read(range(count)))
+    except TextError:
+        return [_one_readable(read, at) for at in range(count)]
+
+
+def _one_readable(read: Callable[[Sequence[int]], Sequence[T]], at: int) -> T | None:
+    try:
+        return read([at])[0]
+    except TextError:
+        return None

@@ -1,0 +1,124 @@
+"""Any model behind the one interface of `nsfse_runtime.features.Scorer`: a checkpoint in torch, a bundle in ONNX."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, TargetFeatures
+
+if TYPE_CHECKING:
+    from nsfse.model import NSFSE
+    from nsfse_runtime.text import Tokenizer
+
+
+class TorchScorer:
+    """A model in torch, in evaluation mode."""
+
+    def __init__(self, model: "NSFSE", tokenizer: "Tokenizer") -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return the (height, width) that `encode_images` takes."""
+        return self.model.config.image_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode_images(self, pixels: Pixels) -> TargetFeatures:
+        """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""
+        import torch
+
+        with torch.inference_mode():
+            vectors, regions = self.model.encode_images(torch.from_numpy(np.ascontiguousarray(pixels)))
+        return TargetFeatures(vectors.numpy(), regions.numpy())
+
+    def _text(self, texts: Sequence[str]) -> tuple[Any, Any, Any]:
+        import torch
+
+        ids, mask = (torch.from_numpy(array) for array in self.tokenizer.encode(texts))
+        with torch.inference_mode():
+            words, sentence = self.model.encode_text(ids, mask)
+        return words, sentence, mask
+
+    def sentence(self, texts: Sequence[str]) -> Floats:
+        """Return sentence vectors [B, d], the query of the text-only mode."""
+        found: Floats = self._text(texts)[1].numpy()
+        return found
+
+    def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
+        """Compose B references with B texts. Raises TextError for a text without a known word."""
+        import torch
+
+        words, sentence, mask = self._text(texts)
+        with torch.inference_mode():
+            query, side = self.model.compose(
+                torch.from_numpy(references.vectors), torch.from_numpy(references.regions), words, sentence, mask
+            )
+        kept = side.probes.shape[1] - side.words.shape[1]
+        found = []
+        for at, text in enumerate(texts):
+            length = int(mask[at].sum())
+            found.append(
+                QueryFeatures(
+                    query[at].numpy(),
+                    side.words[at, :length].numpy(),
+                    side.probes[at, : kept + length].numpy(),
+                    side.word_weights[at, :length].numpy(),
+                    side.probe_weights[at, : kept + length].numpy(),
+                    self.tokenizer.tokens(text),
+                )
+            )
+        return found
+
+    def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
+        """Score one query against K targets."""
+        import torch
+
+        from nsfse.similarity import QuerySide
+
+        def row(array: Floats) -> Any:
+            return torch.from_numpy(array)[None]
+
+        head = self.model.head
+        with torch.inference_mode():
+            side = QuerySide(
+                row(query.words),
+                row(query.probes),
+                row(query.word_weights),
+                row(query.probe_weights),
+                torch.ones(1, len(query.words), dtype=torch.bool),
+            )
+            pair = head.pair_side(side, row(targets.regions))
+            score = head.total(row(targets.vectors @ query.vector), pair)
+        return PairScores(score[0].numpy(), pair.x[0].numpy(), head.cross_boundary.t)
+
+
+def open_scorer(model: Path) -> Any:
+    """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime.
+
+    Raises NotFoundError where `model` is neither.
+    """
+    if (model / "manifest.json").exists():
+        from nsfse_runtime.bundle import Bundle
+        from nsfse_runtime.session import OnnxScorer
+
+        return OnnxScorer(Bundle.open(model))
+    if (model / "config.json").exists():
+        from nsfse_runtime.extras import need
+
+        need("torch", "train")
+        from nsfse.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(model)
+        return TorchScorer(checkpoint.model, checkpoint.tokenizer)
+    raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

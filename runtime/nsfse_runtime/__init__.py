@@ -1,0 +1,41 @@
+"""Serve composed image retrieval without PyTorch: open a bundle, sync a gallery, ask.
+
+    from nsfse_runtime import Bundle, Gallery, Retriever
+
+    bundle = Bundle.open("bundle")
+    gallery = Gallery.open("my.gallery", bundle, create=True)
+    gallery.sync("photos")
+    hits = Retriever(bundle, gallery).query("dress.jpg", "make it red").hits
+
+Names are imported when they are first used, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nsfse_runtime.bundle import Bundle
+    from nsfse_runtime.errors import NsfseError
+    from nsfse_runtime.gallery import Gallery
+    from nsfse_runtime.retriever import Hit, Result, Retriever
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Gallery": "gallery",
+    "Hit": "retriever",
+    "NsfseError": "errors",
+    "Result": "retriever",
+    "Retriever": "retriever",
+}
+
+__all__ = ["Bundle", "Gallery", "Hit", "NsfseError", "Result", "Retriever"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"nsfse_runtime.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,74 @@
+"""What travels between the rooms: features of targets and queries, and the protocol of whatever makes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFeatures:
+    """Features of N pictures: `vectors` [N, d] and `regions` [N, R, d], float32, rows of unit length."""
+
+    vectors: Floats
+    regions: Floats
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.vectors)
+
+    def take(self, rows: NDArray[np.intp] | Sequence[int]) -> "TargetFeatures":
+        """Return the features of `rows` [K], in that order."""
+        return TargetFeatures(self.vectors[rows], self.regions[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFeatures:
+    """One composed query of L words (no padding).
+
+    `vector` [d] is the stage-1 query; `words` [L, d] the infused words; `probes` [P+L, d] the visual probes, the P kept
+    regions first, then one a word; `word_weights` [L] (κ) and `probe_weights` [P+L] (ν) sum to 1 each; `tokens` the L
+    words as written.
+    """
+
+    vector: Floats
+    words: Floats
+    probes: Floats
+    word_weights: Floats
+    probe_weights: Floats
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """One query against K candidates: `score` [K] (the whole S), `word_scores` [K, L] (x_k), `boundary` (t_c)."""
+
+    score: Floats
+    word_scores: Floats
+    boundary: float
+
+
+class Scorer(Protocol):
+    """Encodes pictures, composes queries, scores pairs: a checkpoint in torch or a bundle in ONNX Runtime."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the weights: features of different fingerprints must not be mixed."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return the (height, width) that `encode_images` takes."""
+
+    def encode_images(self, pixels: Pixels) -> TargetFeatures:
+        """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""
+
+    def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
+        """Compose B references with B texts. Raises TextError for a text without a known word."""
+
+    def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
+        """Score one query against K targets."""

@@ -1,0 +1,100 @@
+"""Retrieval metrics on rankings, in percent, in plain numpy.
+
+A ranking ("order") is a row of gallery row numbers, the best first; -1 pads a row that is shorter than the others.
+The definitions follow docs/benchmarks.md: CIRR's hard, soft and subset recall, CIRCO's mAP@K, a hard-negative rate.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.integer]
+Ranks = NDArray[np.int64]
+Weights = NDArray[np.float64]
+"""One weight a ranking; a query told in P phrasings gives each of its P rankings the weight 1/P."""
+
+MISS = int(np.iinfo(np.int64).max)
+"""The rank of a right answer that the ranking does not hold: larger than any K."""
+
+
+def ranks_of_targets(orders: Sequence[Rows] | Rows, targets: Sequence[Collection[int]]) -> Ranks:
+    """Return [Q]: the 0-based rank of the first right answer of each ranking `orders` [Q, K], MISS where there is none.
+
+    Raises ValueError when the two do not have the same length.
+    """
+    pairs = zip(orders, targets, strict=True)
+    return np.fromiter((_first(order, right) for order, right in pairs), np.int64, len(targets))
+
+
+def recall_at_k(ranks: Ranks, k: int, weights: Weights | None = None) -> float:
+    """Return R@k: the percentage of `ranks` [Q] (0-based) below k; nan of no queries."""
+    return _percent(ranks < k, weights)
+
+
+def ranks_in_subset(
+    orders: Sequence[Rows] | Rows, subsets: Sequence[Collection[int]], targets: Sequence[Collection[int]]
+) -> Ranks:
+    """Return [Q]: the rank of the first right answer among the members of its subset, in the order of the ranking."""
+    kept = [order[np.isin(order, list(subset))] for order, subset in zip(orders, subsets, strict=True)]
+    return ranks_of_targets(kept, targets)
+
+
+def recall_subset_at_k(
+    orders: Sequence[Rows] | Rows,
+    subsets: Sequence[Collection[int]],
+    targets: Sequence[Collection[int]],
+    k: int,
+    weights: Weights | None = None,
+) -> float:
+    """Return CIRR's R_subset@k from whole rankings [Q, N]: only the members of each query's image set are ranked."""
+    return recall_at_k(ranks_in_subset(orders, subsets, targets), k, weights)
+
+
+def soft_recall(
+    orders: Sequence[Rows] | Rows, softs: Sequence[Mapping[int, float]], k: int, weights: Weights | None = None
+) -> float:
+    """Return CIRR's soft recall: the best soft weight among the first k of each ranking, never below 0, averaged."""
+    best = (
+        max((soft[row] for row in order[:k].tolist() if row in soft), default=0.0)
+        for order, soft in zip(orders, softs, strict=True)
+    )
+    return _percent(np.fromiter((max(0.0, value) for value in best), np.float64, len(softs)), weights)
+
+
+def mean_average_precision_at_k(
+    orders: Sequence[Rows] | Rows, targets: Sequence[Collection[int]], k: int, weights: Weights | None = None
+) -> float:
+    """Return CIRCO's mAP@k: precision at each right answer in the first k, summed and divided by min(k, answers)."""
+    values = (_average_precision(order[:k], right, k) for order, right in zip(orders, targets, strict=True))
+    return _percent(np.fromiter(values, np.float64, len(targets)), weights)
+
+
+def hard_negative_rate(
+    orders: Sequence[Rows] | Rows, hard_negatives: Sequence[Collection[int]], weights: Weights | None = None
+) -> float:
+    """Return the percentage of all queries whose first answer is one of their hard negatives."""
+    hits = (len(order) > 0 and int(order[0]) in hard for order, hard in zip(orders, hard_negatives, strict=True))
+    return _percent(np.fromiter(hits, np.bool_, len(hard_negatives)), weights)
+
+
+def phrasing_spread(recalls: Sequence[float]) -> float:
+    """Return max - min of R@1 over phrasing positions, in points; 0 for a single position."""
+    return max(recalls) - min(recalls)
+
+
+def _first(order: Rows, right: Collection[int]) -> int:
+    places = np.flatnonzero(np.isin(order, list(right)))
+    return int(places[0]) if len(places) else MISS
+
+
+def _average_precision(order: Rows, right: Collection[int], k: int) -> float:
+    if not right:
+        return 0.0
+    places = np.flatnonzero(np.isin(order, list(right)))
+    precisions = np.arange(1, len(places) + 1) / (places + 1)
+    return float(precisions.sum()) / min(k, len(set(right)))
+
+
+def _percent(values: NDArray[np.bool_] | NDArray[np.float64], weights: Weights | None) -> float:
+    return float(np.average(values, weights=weights) * 100) if len(values) else float("nan")

@@ -1,0 +1,108 @@
+"""The similarity head in numpy (docs/method.md §4, §5, §7): the readable form, and what the pair graph is held against.
+
+Everything is said with inner products. A picture's regions v_j enter through X_kj = ⟨w_k, v_j⟩, Y_kj = ⟨b_k, v_j⟩ and
+G = VVᵀ, because the cosine of a unit row u with a weighted sum of regions is Σ_j a_j⟨u, v_j⟩ / √(aᵀGa).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.bundle import Manifest
+from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.features import Floats, PairScores, QueryFeatures, TargetFeatures
+
+Reals = NDArray[np.floating[Any]]
+_LEAST_NORM = 1e-8  # of aᵀGa, as in training
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConstants:
+    """All of the pair head that is not in the features.
+
+    `t_c`, `t_v` the boundaries of words and probes; `gamma` (γ) the weight of the negative branch; `attention_scale`
+    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities.
+    """
+
+    t_c: float
+    t_v: float
+    gamma: float
+    attention_scale: float
+    w_global: float
+    w_cross: float
+    w_visual: float
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "HeadConstants":
+        """Read them from a bundle's manifest. Raises IntegrityError where one is missing."""
+        names = cls.__slots__
+        if missing := [name for name in names if name not in manifest.head]:
+            raise IntegrityError(f"the manifest of {manifest.name} has no head constant {missing[0]}; export it again")
+        return cls(**{name: manifest.head[name] for name in names})
+
+    def to_dict(self) -> dict[str, float]:
+        """Return them as the manifest's `head`."""
+        return asdict(self)
+
+
+def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> PairScores:
+    """Score one query against K targets: S [K] and the words' best correspondences [K, L], in the features' precision.
+
+    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k), a probe's attention guided by its word.
+    """
+    words, probes, gram = products(query, targets)
+    kept = len(query.probes) - len(query.words)
+    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * probes[:, kept:]], axis=1)
+    cross = branches(words, words, gram, head.t_c, head) @ query.word_weights
+    visual = branches(probes, guide, gram, head.t_v, head) @ query.probe_weights
+    score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
+    return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
+
+
+def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Reals, Reals]:
+    """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]."""
+    across = targets.regions.swapaxes(1, 2)
+    return query.words @ across, query.probes @ across, targets.regions @ across
+
+
+def branches(near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants) -> Reals:
+    """Return p + γn [K, M] of M rows with products `near` [K, M, R]: the positive branch and the negative one.
+
+    Positive: the cosine with the regions over `t`, attended by `guide` (0 where there is none), and the mean product
+    weighted by relevance. Negative: how far the best product stays under `t`.
+    """
+    attention = _softmax(head.attention_scale * guide, near > t)
+    norm = np.sqrt(np.maximum(((attention @ gram) * attention).sum(-1), _LEAST_NORM))
+    gathered = (attention * near).sum(-1) / norm
+    relevance = _softmax(head.attention_scale * _unit(np.where(near > 0, near, 0.1 * near), axis=1))
+    positive: Reals = gathered + (relevance * near).sum(-1)
+    negative: Reals = np.minimum(0, near.max(-1) - t)
+    return positive + head.gamma * negative
+
+
+def boundary_margin(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> Reals:
+    """Return, for each target [K], how near any product comes to its boundary.
+
+    S has a step there: a region enters or leaves the attended set. Two computations that differ by rounding agree
+    only on pairs whose margin is larger than it.
+    """
+    words, probes, _ = products(query, targets)
+    near: Reals = np.minimum(np.abs(words - head.t_c).min((1, 2)), np.abs(probes - head.t_v).min((1, 2)))
+    return near
+
+
+def _softmax(logits: Reals, keep: NDArray[np.bool_] | None = None) -> Reals:
+    """Softmax over the last axis, of those to `keep` where given; all 0 where none is kept."""
+    if keep is not None:
+        logits = np.where(keep, logits, -np.inf)
+    peak = logits.max(-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(peak), peak, 0))
+    found: Reals = weights / np.maximum(weights.sum(-1, keepdims=True), np.finfo(weights.dtype).tiny)
+    return found
+
+
+def _unit(rows: Reals, axis: int) -> Reals:
+    found: Reals = rows / np.maximum(np.linalg.norm(rows, axis=axis, keepdims=True), 1e-12)
+    return found

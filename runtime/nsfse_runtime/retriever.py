@@ -1,0 +1,177 @@
+"""Retriever: a reference picture and a text in, hits with the evidence of each word out."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.printable import printable
+from nsfse_runtime.search import Ranking, Rows, exact_search, rerank_rows, score_rows
+from nsfse_runtime.session import as_scorer
+from nsfse_runtime.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from nsfse_runtime.bundle import Bundle
+
+Reference = bytes | str | os.PathLike[str]
+
+
+class WordEvidence(msgspec.Struct, frozen=True):
+    """A word of the text against a picture: `score` is its best correspondence, `matched` when over the boundary."""
+
+    word: str
+    score: float
+    matched: bool
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A picture found. `match` says whether the words as a whole, by their weights, are over the boundary."""
+
+    id: str
+    path: str
+    score: float
+    match: bool
+    evidence: tuple[WordEvidence, ...]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total."""
+
+    schema_version: int = 1
+    hits: tuple[Hit, ...]
+    timings_ms: dict[str, float]
+
+
+class Retriever:
+    """Answers queries over a gallery with the model whose features it holds."""
+
+    def __init__(self, model: "Bundle | Scorer", gallery: Gallery) -> None:
+        """Raises VersionError when the gallery holds features of another model."""
+        self._scorer, self.gallery = as_scorer(model), gallery
+        gallery.check_model(self._scorer)
+
+    def query(
+        self,
+        reference: Reference,
+        text: str,
+        k: int = 10,
+        where: Mapping[str, str | Sequence[str]] | None = None,
+        rerank: int = 100,
+    ) -> Result:
+        """Find the `k` pictures that are like `reference` but for what `text` says.
+
+        `reference` is a file, a picture's bytes, or the id of a gallery picture, which needs no encoding and is not
+        among the hits. `where` keeps only pictures with these metadata (see Snapshot.mask); k are found if there are k.
+        The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
+        Raises UsageError, NotFoundError, ImageError, TextError, IntegrityError.
+        """
+        if k < 1 or rerank < 0:
+            raise UsageError(f"k is {k} and rerank is {rerank}; give a k of 1 or more and a rerank of 0 or more")
+        clock = _Clock()
+        with self.gallery.reading() as snapshot:
+            mask = snapshot.mask(where)
+            row, features = self._reference(snapshot, reference, clock)
+            if row is not None:
+                mask[row] = False
+            clock.start()
+            query = self._scorer.compose(features, [text])[0]
+            clock.lap("text")
+
+            def fetch(rows: Rows) -> TargetFeatures:
+                return self.gallery.targets(rows, snapshot)
+
+            wanted = max(rerank, k) if rerank else 0
+            found = exact_search(snapshot.vectors, query.vector, max(k, rerank), mask)
+            clock.lap("stage1")
+            ranking = rerank_rows(self._scorer, query, *found, fetch, k, wanted)
+            hits = self._hits(snapshot, query, ranking, fetch)
+            clock.lap("stage2")
+        return Result(hits=hits, timings_ms=clock.end())
+
+    def _reference(
+        self, snapshot: Snapshot, reference: Reference, clock: "_Clock"
+    ) -> tuple[int | None, TargetFeatures]:
+        """Return the reference's row, if it is a gallery picture, and its features [1, d], [1, R, d]."""
+        row = _row_of(snapshot, reference)
+        if row is not None and (isinstance(reference, str) or self.gallery.is_current(row, snapshot)):
+            return row, self.gallery.targets([row], snapshot)
+        from nsfse_runtime.images import load_image
+
+        clock.start()
+        pixels = load_image(reference, self._scorer.image_size)
+        clock.lap("decode")
+        features = self._scorer.encode_images(pixels[None])
+        clock.lap("image")
+        return row, features
+
+    def _hits(
+        self, snapshot: Snapshot, query: QueryFeatures, ranking: Ranking, fetch: Callable[[Rows], TargetFeatures]
+    ) -> tuple[Hit, ...]:
+        if not len(ranking.rows):
+            return ()
+        # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
+        pair = ranking.pair or score_rows(self._scorer, query, ranking.rows, fetch)
+        matches = pair.word_scores @ query.word_weights >= pair.boundary
+        return tuple(
+            Hit(
+                id=snapshot.ids[row],
+                path=str(Path(snapshot.folder, snapshot.ids[row])),
+                score=float(ranking.scores[at]),
+                match=bool(matches[at]),
+                evidence=_evidence(query.tokens, pair, at),
+            )
+            for at, row in enumerate(ranking.rows)
+        )
+
+
+def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
+    """Return the row of a reference that is a gallery picture: by its id, by its file, or by its name alone."""
+    if isinstance(reference, bytes):
+        return None
+    name = os.fspath(reference)
+    if isinstance(reference, str) and snapshot.has(name):
+        return snapshot.row(name)
+    if os.path.exists(name) or not isinstance(reference, str):
+        real, folder = os.path.realpath(name), Path(snapshot.folder)
+        inside = Path(real).is_relative_to(folder) and snapshot.has(Path(real).relative_to(folder).as_posix())
+        return snapshot.row(Path(real).relative_to(folder).as_posix()) if inside else None
+    try:
+        return snapshot.row(name)
+    except NotFoundError:
+        raise NotFoundError(
+            f"{printable(name)} is neither a file nor a picture of the gallery; check the path or the id"
+        ) from None
+
+
+def _evidence(tokens: Sequence[str], pair: PairScores, at: int) -> tuple[WordEvidence, ...]:
+    scores = pair.word_scores[at]
+    return tuple(
+        WordEvidence(word, float(score), bool(score >= pair.boundary))
+        for word, score in zip(tokens, scores, strict=True)
+    )
+
+
+class _Clock:
+    """Times the parts of one query, in ms."""
+
+    def __init__(self) -> None:
+        self._start = self._last = perf_counter()
+        self._laps = dict.fromkeys(("decode", "image", "text", "stage1", "stage2"), 0.0)
+
+    def start(self) -> None:
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self._laps[name] += (now - self._last) * 1000
+        self._last = now
+
+    def end(self) -> dict[str, float]:
+        laps = {**self._laps, "total": (perf_counter() - self._start) * 1000}
+        return {name: round(value, 3) for name, value in laps.items()}

@@ -1,0 +1,99 @@
+"""Two stages: exact search over all vectors, then the whole score over the best; ties go to the lower row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
+
+Rows = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+# Regions are fetched and scored so many pictures at a time: an exhaustive ranking needs no more memory than this one.
+_PAIR_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`rows` [k] best first with their `scores` [k]; `pair` is the whole score of the first M rows, those re-ranked.
+
+    Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do not compare.
+    `pair` is None when nothing was re-ranked.
+    """
+
+    rows: Rows
+    scores: Floats
+    pair: PairScores | None
+
+
+def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
+    """Find the `k` rows of `vectors` [N, d] with the largest inner product with `query` [d] → rows [k], scores [k].
+
+    `mask` [N] says which rows may be found; all k are found if so many may. Equal scores come in the order of rows.
+    """
+    if not len(vectors):
+        return np.empty(0, np.intp), np.empty(0, np.float32)
+    scores = vectors @ query
+    allowed = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
+    k = min(k, len(allowed))
+    if k < 1:
+        return np.empty(0, np.intp), np.empty(0, np.float32)
+    found = scores[allowed]
+    # Everything that ties with the k-th is kept until the order of rows decides.
+    least = np.partition(found, len(found) - k)[len(found) - k]
+    kept = allowed[found >= least]
+    rows = kept[np.argsort(-scores[kept], kind="stable")][:k]
+    return rows, scores[rows]
+
+
+def rank(
+    scorer: Scorer,
+    query: QueryFeatures,
+    vectors: Floats,
+    fetch: Callable[[Rows], TargetFeatures],
+    k: int,
+    rerank: int,
+    mask: Mask | None = None,
+) -> Ranking:
+    """Rank the gallery `vectors` [N, d]: stage 1, then the first `rerank` of it again by the whole score S.
+
+    `fetch` gives the features of rows. The rows after the re-ranked ones follow in stage 1's order; `rerank` = 0 is
+    stage 1 alone, and `rerank` = N equals scoring every pair.
+    """
+    rows, scores = exact_search(vectors, query.vector, max(k, rerank), mask)
+    return rerank_rows(scorer, query, rows, scores, fetch, k, rerank)
+
+
+def rerank_rows(
+    scorer: Scorer,
+    query: QueryFeatures,
+    rows: Rows,
+    scores: Floats,
+    fetch: Callable[[Rows], TargetFeatures],
+    k: int,
+    rerank: int,
+) -> Ranking:
+    """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S, and keep `k`."""
+    first = rows[:rerank]
+    if not len(first):
+        return Ranking(rows[:k], scores[:k], None)
+    first = np.sort(first)  # so that a stable sort by S leaves ties in the order of rows
+    pair = score_rows(scorer, query, first, fetch)
+    order = np.argsort(-pair.score, kind="stable")
+    best = PairScores(pair.score[order][:k], pair.word_scores[order][:k], pair.boundary)
+    rest = slice(len(first), max(k, len(first)))
+    ranked = np.concatenate([first[order], rows[rest]])[:k]
+    return Ranking(ranked, np.concatenate([best.score, scores[rest]])[:k].astype(np.float32), best)
+
+
+def score_rows(scorer: Scorer, query: QueryFeatures, rows: Rows, fetch: Callable[[Rows], TargetFeatures]) -> PairScores:
+    """Score `query` against the pictures of `rows` [K], a bounded number at a time."""
+    parts = [
+        scorer.score_pairs(query, fetch(rows[at : at + _PAIR_CHUNK])) for at in range(0, len(rows), _PAIR_CHUNK)
+    ] or [scorer.score_pairs(query, fetch(rows))]
+    return PairScores(
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.word_scores for part in parts]),
+        parts[0].boundary,
+    )

@@ -1,0 +1,130 @@
+"""What a contact sheet or page shows: queries, their hits as thumbnails, and what is known of each."""
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from nsfse_runtime.errors import ImageError, NotFoundError, OutputError
+from nsfse_runtime.features import Pixels
+from nsfse_runtime.printable import printable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THUMBNAIL = (176, 176)
+"""(height, width) of the pictures in a sheet or page, pixels."""
+
+
+class Word(Protocol):
+    """One word's evidence, as a hit carries it."""
+
+    @property
+    def word(self) -> str:
+        """Return the word as written."""
+
+    @property
+    def matched(self) -> bool:
+        """Return whether its best correspondence reaches the boundary."""
+
+
+@dataclass(frozen=True, slots=True)
+class SheetHit:
+    """One found picture [H, W, 3] with what is written under it.
+
+    `picture` is None when its file is gone since it was indexed; `right` is None where the answer is not known.
+    """
+
+    picture: Pixels | None
+    id: str
+    score: float
+    match: bool
+    words: tuple[Word, ...] = ()
+    right: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SheetRow:
+    """One query: the reference picture [H, W, 3], its text, and its hits, best first."""
+
+    picture: Pixels
+    text: str
+    hits: tuple[SheetHit, ...]
+    note: str = ""
+    """A short line under the text: the reference's id, the kind of edit."""
+
+
+class Found(Protocol):
+    """What a row needs of a hit (`nsfse_runtime.retriever.Hit` is one)."""
+
+    @property
+    def id(self) -> str:
+        """Return the gallery's id."""
+
+    @property
+    def path(self) -> str:
+        """Return the picture's file."""
+
+    @property
+    def score(self) -> float:
+        """Return the score."""
+
+    @property
+    def match(self) -> bool:
+        """Return whether the whole is a match."""
+
+    @property
+    def evidence(self) -> Sequence[Word]:
+        """Return the evidence per word."""
+
+
+def sheet_row(
+    reference: str | os.PathLike[str],
+    text: str,
+    hits: Sequence[Found],
+    *,
+    right: Collection[str] | None = None,
+    note: str = "",
+) -> SheetRow:
+    """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
+
+    A hit whose file is gone since it was indexed keeps its place without a picture. Raises NotFoundError and ImageError
+    for the reference.
+    """
+    from nsfse_runtime.images import load_image
+
+    def picture(path: str) -> Pixels | None:
+        try:
+            return load_image(path, THUMBNAIL)
+        except (NotFoundError, ImageError):
+            return None
+
+    found = (
+        SheetHit(picture(h.path), h.id, h.score, h.match, tuple(h.evidence), None if right is None else h.id in right)
+        for h in hits
+    )
+    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note)
+
+
+def thumbnail(picture: Pixels) -> "Image":
+    """Return `picture` [H, W, 3] as a Pillow image that fits THUMBNAIL; small pictures are enlarged."""
+    from PIL import Image, ImageOps
+
+    image = Image.fromarray(picture)
+    return ImageOps.contain(image, THUMBNAIL[::-1], Image.Resampling.LANCZOS)
+
+
+def write_output(path: str | os.PathLike[str], save: Callable[[Path], object]) -> None:
+    """Let `save` write a file beside `path` and move it there whole. Raises OutputError naming `path`."""
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        save(part)
+        os.replace(part, target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"cannot write {printable(str(target))}: {reason}; choose another place") from error

@@ -1,0 +1,152 @@
+"""One committed generation of a gallery, in memory: the rows that a search speaks of."""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.errors import InputError, NotFoundError, UsageError
+from nsfse_runtime.features import Floats, TargetFeatures
+from nsfse_runtime.gallery_file import damaged
+from nsfse_runtime.printable import printable
+
+
+def item_crc(name: str, content: int, metadata: str) -> int:
+    """Return the CRC-32 of a row of `items`."""
+    return zlib.crc32(f"{name}\0{content}\0{metadata}".encode())
+
+
+def content_crc(sha256: bytes, vector: bytes) -> int:
+    """Return the CRC-32 of a row of `contents`."""
+    return zlib.crc32(vector, zlib.crc32(sha256))
+
+
+def regions_crc(key: int, data: bytes) -> int:
+    """Return the CRC-32 of a row of `regions`."""
+    return zlib.crc32(data, key & 0xFFFFFFFF)
+
+
+class Snapshot:
+    """N pictures, row by row in the order of their ids; `contents` [N] names each one's features in the file."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        """Load the generation that `connection` sees. Raises sqlite3.Error or IntegrityError."""
+        self._path = path
+        meta = dict(connection.execute("SELECT key, value FROM meta"))
+        self.generation, self.folder = int(meta["generation"]), str(meta["folder"])
+        items = sorted(connection.execute("SELECT id, content, metadata, crc FROM items NOT INDEXED").fetchall())
+        if len(items) != meta["items"]:
+            raise damaged(path, f"{len(items)} pictures of {meta['items']}")
+        if any(item_crc(*item[:3]) != item[3] for item in items):
+            raise damaged(path, "a picture's entry has changed by itself")
+        self.ids: tuple[str, ...] = tuple(item[0] for item in items)
+        self.contents = np.array([item[1] for item in items], np.int64)
+        self._metadata = [item[2] for item in items]
+        self.vectors = self._load_vectors(connection)
+
+    def _load_vectors(self, connection: sqlite3.Connection) -> Floats:
+        """Return the vectors [N, d], float32."""
+        keys, blobs = [], []
+        for key, sha256, vector, check in connection.execute(
+            "SELECT key, sha256, vector, crc FROM contents NOT INDEXED"
+        ):
+            if content_crc(sha256, vector) != check:
+                raise damaged(self._path, "a picture's vector has changed by itself")
+            keys.append(key)
+            blobs.append(vector)
+        if not keys:
+            if len(self.ids):
+                raise damaged(self._path, "the vectors are missing")
+            return np.empty((0, 0), np.float32)
+        order = np.argsort(np.array(keys, np.int64))
+        place = order[np.minimum(np.searchsorted(np.array(keys)[order], self.contents), len(order) - 1)]
+        if not np.array_equal(np.array(keys)[place], self.contents):
+            raise damaged(self._path, "a vector is missing")
+        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)[place].astype(np.float32, copy=False)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.ids)
+
+    def targets(self, connection: sqlite3.Connection, rows: Sequence[int] | NDArray[np.intp]) -> TargetFeatures:
+        """Return the features of `rows` [K]: vectors [K, d], regions [K, R, d]. Raises InputError, IntegrityError."""
+        wanted = np.asarray(rows, np.intp)
+        vectors = self.vectors[wanted]
+        regions = [self._regions(connection, int(key)) for key in self.contents[wanted]]
+        if not regions:
+            return TargetFeatures(vectors, np.empty((0, 0, self.vectors.shape[1]), np.float32))
+        stacked = np.frombuffer(b"".join(regions), "<f2").reshape(len(regions), -1, vectors.shape[1])
+        return TargetFeatures(vectors, stacked.astype(np.float32))
+
+    def _regions(self, connection: sqlite3.Connection, key: int) -> bytes:
+        found = connection.execute("SELECT data, crc FROM regions WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
+            if generation == self.generation:
+                raise damaged(self._path, "a picture's regions are missing")
+            raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
+        data: bytes = found[0]
+        if regions_crc(key, data) != found[1]:
+            raise damaged(self._path, "a picture's regions have changed by themselves")
+        return data
+
+    def has(self, name: str) -> bool:
+        """Tell whether `name` is an id."""
+        return name in self._rows
+
+    def row(self, name: str) -> int:
+        """Return the row of the picture with id `name`, or of the only one called so but for folder and suffix.
+
+        Raises NotFoundError, or UsageError when several are called so.
+        """
+        if name in self._rows:
+            return self._rows[name]
+        rows = self._stems.get(name, [])
+        if len(rows) > 1:
+            some = ", ".join(self.ids[row] for row in rows[:3])
+            raise UsageError(printable(f"{len(rows)} pictures are called {name} ({some}); give the whole id"))
+        if not rows:
+            raise NotFoundError(printable(f"{self._path} has no picture {name}; give an id as results show it"))
+        return rows[0]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+    @cached_property
+    def _stems(self) -> dict[str, list[int]]:
+        stems: dict[str, list[int]] = {}
+        for row, name in enumerate(self.ids):
+            path = PurePosixPath(name)
+            for stem in {path.stem, path.name, str(path.with_suffix(""))}:
+                stems.setdefault(stem, []).append(row)
+        return stems
+
+    @cached_property
+    def metadata(self) -> tuple[dict[str, str], ...]:
+        """Return each row's columns and values."""
+        return tuple(json.loads(text) for text in self._metadata)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns, sorted."""
+        return tuple(sorted({column for values in self.metadata for column in values}))
+
+    def mask(self, where: Mapping[str, str | Sequence[str]] | None) -> NDArray[np.bool_]:
+        """Return which rows [N] meet every condition: the value is the given one, or any of several.
+
+        In a string a comma parts several values. Raises UsageError for a column that no picture has.
+        """
+        mask = np.ones(len(self), np.bool_)
+        for column, value in (where or {}).items():
+            if column not in self.columns:
+                there = ", ".join(self.columns) or "none: index with --metadata"
+                raise UsageError(printable(f"{self._path} has no column {column}; columns: {there}"))
+            allowed = {part.strip() for part in value.split(",")} if isinstance(value, str) else set(value)
+            mask &= np.fromiter((values.get(column) in allowed for values in self.metadata), np.bool_, len(self))
+        return mask

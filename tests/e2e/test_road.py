@@ -1,0 +1,74 @@
+"""The whole road at toy size through the command line: draw, train, export, index, query, evaluate."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from nsfse import cli
+
+TOY = (
+    *(
+        "data.options.level=easy",
+        "data.options.items=96",
+        "data.options.triplets=96",
+        "data.validation_queries=8",
+        "train.epochs=1",
+    ),
+    *("train.batch=32", "train.candidates=4", "model.width=8", "model.dim=32", "model.image_size=[48, 32]"),
+)
+
+
+def nsfse(capsys, *arguments):
+    """Run a command; return its JSON."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*map(str, arguments), "--json"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.slow
+def test_the_whole_road(tmp_path, capsys):
+    catalogue, run, bundle, gallery = (tmp_path / name for name in ("set", "run", "bundle", "toy.gallery"))
+    nsfse(capsys, "data", "draw", catalogue, "--items", 96, "--seed", 5, "--size", 48, "--level", "easy")
+    assert nsfse(capsys, "data", "check", "queryset", catalogue)["ok"]
+
+    overrides = [part for setting in TOY for part in ("--set", setting)]
+    trained = nsfse(capsys, "train", "-o", run, *overrides)
+    assert trained["interrupted"] is False
+    assert nsfse(capsys, "info", run)["kind"] == "checkpoint"
+
+    nsfse(capsys, "export", run, "-o", bundle)
+    assert nsfse(capsys, "info", bundle)["kind"] == "bundle"
+
+    done = nsfse(capsys, "index", gallery, catalogue / "images", "-b", bundle)
+    assert (done["added"], done["failed"]) == (96, [])
+
+    queries = [json.loads(line) for line in (catalogue / "queries.jsonl").read_text("utf-8").splitlines()]
+    found = nsfse(capsys, "query", queries[0]["reference"], queries[0]["texts"][0], "-g", gallery, "-k", 5)
+    assert len(found["hits"]) == 5
+
+    modes = ("--mode", "composed", "--mode", "image-only", "--mode", "text-only")
+    torch, onnx = (nsfse(capsys, "evaluate", model, catalogue, *modes) for model in (run, bundle))
+    assert torch["schema_version"] == 1
+    for name, scores in torch["protocols"].items():
+        other = onnx["protocols"][name]
+        assert scores["protocol"] == other["protocol"]
+        for k in ("R@1", "R@10", "R@50"):
+            assert abs(scores[k] - other[k]) <= 100 * 2 / scores["queries"]
+    assert set(torch["modes"]) == {"image-only", "text-only"}
+
+
+@pytest.mark.slow
+def test_the_demo_at_toy_size(tmp_path):
+    from nsfse.demo import MODES, run_demo
+
+    found = run_demo(tmp_path / "demo", preset=None, items=96, overrides=TOY)
+    assert set(found["torch"]) == set(found["runtime"]) == set(MODES)
+    assert found["largest_difference"] < 5
+    assert set(found["seconds"]) == {"draw", "train", "export", "index", "evaluate", "look", "total"}
+    for path in ("sheet.png", "sheet.html", "bundle/manifest.json", "easy.gallery"):
+        assert (tmp_path / "demo" / path).stat().st_size > 0

@@ -1,0 +1,41 @@
+"""Sync a folder and say what is committed, until killed: python gallery_child.py GALLERY FOLDER honest|early."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from nsfse_runtime import sync
+from nsfse_runtime.features import Pixels, TargetFeatures
+from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.intake import Read
+from tests.galleries import ColourScorer
+
+
+class SlowScorer(ColourScorer):
+    def encode_images(self, pixels: Pixels) -> TargetFeatures:
+        time.sleep(0.004)
+        return super().encode_images(pixels)
+
+
+class EarlySync(sync._Sync):
+    """The null control: a store that reports before it commits."""
+
+    def commit(self, reads: list[Read]) -> None:
+        say(sync.SyncProgress(0, 0, tuple(read.name for read in reads)))
+        super().commit(reads)
+
+
+def say(progress: sync.SyncProgress) -> None:
+    if progress.ids:
+        os.write(1, ("\t".join(progress.ids) + "\n").encode())
+
+
+if __name__ == "__main__":
+    _, path, folder, store = sys.argv
+    scorer = SlowScorer()
+    gallery = Gallery.open(path, scorer, create=True)
+    if store == "early":
+        sync._Sync = EarlySync
+    os.write(1, b"ready\n")
+    sync.sync(Path(path), Path(folder), scorer, batch=4, progress=say if store == "honest" else None)

@@ -1,0 +1,197 @@
+import shutil
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
+    pytest.importorskip(name)
+
+import onnx  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+import nsfse_export.onnx as exporting  # noqa: E402
+from nsfse.checkpoint import load_checkpoint  # noqa: E402
+from nsfse.scorer import TorchScorer  # noqa: E402
+from nsfse_export import export_bundle  # noqa: E402
+from nsfse_export.card import training_scores  # noqa: E402
+from nsfse_export.verify import Sample, draw_sample, verify  # noqa: E402
+from nsfse_runtime.bundle import GRAPHS, Bundle, write_manifest  # noqa: E402
+from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError  # noqa: E402
+from nsfse_runtime.rerank import HeadConstants  # noqa: E402
+from nsfse_runtime.session import OnnxScorer  # noqa: E402
+
+
+@pytest.fixture
+def ready_graphs(exported, monkeypatch):
+    """Exports take the graphs that were made once, as far as writing and verifying are concerned."""
+    ready = {name: (exported.bundle / name).read_bytes() for name in GRAPHS}
+    monkeypatch.setattr(exporting, "to_onnx", lambda name, graph: ready[f"{name}.onnx"])
+    return ready
+
+
+def damage(data: bytes) -> bytes:
+    """Return a graph with every 50th number of its largest weight changed: for the pair graph, of a constant."""
+    model = onnx.load_from_string(data)
+    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    largest = max(floats, key=lambda tensor: int(np.prod(tensor.dims)))
+    weight = numpy_helper.to_array(largest).copy()
+    weight.flat[::50] += 0.5
+    largest.CopyFrom(numpy_helper.from_array(weight, largest.name))
+    return model.SerializeToString()
+
+
+def everything(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_bundle_says_what_it_is(exported):
+    manifest = Bundle.open(exported.bundle).manifest
+    assert (manifest.image_size, manifest.dim, manifest.regions, manifest.max_words) == ((32, 48), 16, 6, 12)
+    assert manifest.boundary["t_c"] == pytest.approx(0.1) and manifest.boundary["t_v"] == pytest.approx(0.2)
+    assert manifest.scores["made-up"]["R@1"] == 25.0 and manifest.trained_on["epochs"] == 2
+    assert min(manifest.verified["least_cosine"].values()) >= 0.99999
+    assert manifest.verified["longest_text"] == 12 and manifest.verified["batches"] == [1, 2, 7, 16]
+    assert exported.report.fingerprint == Bundle.open(exported.bundle).fingerprint
+
+
+def test_the_card_tells_data_scores_limits_and_boundaries(exported):
+    card = (exported.bundle / "README.md").read_text("utf-8")
+    for fact in (
+        "nothing (random weights)",
+        "| made-up | 4 | 25.00 |",
+        "48 × 32",
+        "0.1000",
+        "pixels [batch, 32, 48, 3]",
+    ):
+        assert fact in card
+
+
+def test_graphs_are_single_files_that_tell_nothing_of_the_machine(exported):
+    for name in GRAPHS:
+        data = (exported.bundle / name).read_bytes()
+        model = onnx.load_from_string(data)
+        assert not any(tensor.external_data for tensor in model.graph.initializer)
+        assert b"site-packages" not in data and b".py" not in data
+        assert model.opset_import[0].version >= 17
+
+
+def test_what_varies_is_named_and_what_does_not_is_a_number(exported):
+    def shapes(values):
+        return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+    query = onnx.load(exported.bundle / "query.onnx").graph
+    assert shapes(query.input)["words"] == ["batch", "words", 16]
+    assert shapes(query.output)["word_weights"] == ["batch", "words"]
+    pair = onnx.load(exported.bundle / "pair.onnx").graph
+    assert shapes(pair.output) == {"score": ["candidates"], "word_scores": ["candidates", "words"]}
+
+
+def test_the_same_weights_make_the_same_bytes(exported):
+    graphs = exporting.build_graphs(load_checkpoint(exported.run).model)
+    for name in ("text", "pair"):
+        assert exporting.to_onnx(name, graphs[name]) == (exported.bundle / f"{name}.onnx").read_bytes()
+
+
+def test_a_bundle_is_replaced_whole_and_folders_on_the_way_are_made(exported, ready_graphs, tmp_path):
+    out = tmp_path / "made" / "on the way" / "bundle"
+    export_bundle(exported.run, out)
+    (out / "README.md").write_text("a note that goes")
+    report = export_bundle(exported.run, out)
+    assert report.fingerprint == exported.report.fingerprint == Bundle.open(out).fingerprint
+    assert (out / "README.md").read_text("utf-8").startswith("# bundle")
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+
+
+def test_best_takes_the_best_weights_and_their_scores(exported, ready_graphs, tmp_path):
+    assert training_scores(exported.run, "best")["made-up"]["R@1"] == 50.0
+    with pytest.raises(IntegrityError):  # the graphs at hand are those of the last weights
+        export_bundle(exported.run, tmp_path / "bundle", which="best")
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_with_other_weights_is_refused_and_nothing_is_left(exported, ready_graphs, tmp_path, graph):
+    ready_graphs[graph] = damage(ready_graphs[graph])
+    with pytest.raises(IntegrityError, match="does not agree with torch") as refusal:
+        export_bundle(exported.run, tmp_path / "made" / "bundle")
+    assert "\n" not in str(refusal.value) and refusal.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_export_leaves_the_old_bundle_alone(exported, ready_graphs, tmp_path):
+    out = tmp_path / "bundle"
+    export_bundle(exported.run, out)
+    before = everything(tmp_path)
+    ready_graphs["text.onnx"] = damage(ready_graphs["text.onnx"])
+    with pytest.raises(IntegrityError):
+        export_bundle(exported.run, out)
+    assert everything(tmp_path) == before
+
+
+def test_a_numpy_head_of_other_constants_is_refused(exported):
+    checkpoint, bundle = load_checkpoint(exported.run), Bundle.open(exported.bundle)
+    sample = draw_sample(bundle.manifest.image_size, bundle.read("tokenizer.json"), 12)
+    torch_scorer, head = TorchScorer(checkpoint.model, checkpoint.tokenizer), HeadConstants.of(bundle.manifest)
+    with pytest.raises(IntegrityError, match="numpy apart by"):
+        verify(torch_scorer, OnnxScorer(bundle), replace(head, gamma=head.gamma + 0.1), sample)
+
+
+def test_the_samples_own_pictures_and_texts_can_be_given(exported, ready_graphs, tmp_path):
+    pictures = np.random.default_rng(1).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
+    report = export_bundle(exported.run, tmp_path / "b", sample=Sample(pictures, ("make it red",) * 26))
+    assert report.verified["gallery"] == 30 and report.verified["longest_text"] == 3
+
+
+@pytest.mark.parametrize("there", ["a file", "a folder of photos", "a web app", "a bundle with a stranger's file"])
+def test_something_else_is_never_overwritten(exported, ready_graphs, tmp_path, there):
+    out = tmp_path / "out"
+    if there == "a file":
+        out.write_text("mine")
+    elif there == "a bundle with a stranger's file":
+        shutil.copytree(exported.bundle, out)
+        (out / "notes.txt").write_text("mine")
+    else:
+        out.mkdir()
+        (out / ("manifest.json" if there == "a web app" else "one.jpg")).write_text('{"name": "mine"}')
+    before = everything(tmp_path)
+    with pytest.raises(OutputError, match="-o"):
+        export_bundle(exported.run, out)
+    assert everything(tmp_path) == before
+
+
+def test_an_empty_folder_is_taken(exported, ready_graphs, tmp_path):
+    (tmp_path / "out").mkdir()
+    export_bundle(exported.run, tmp_path / "out")
+    assert Bundle.open(tmp_path / "out").manifest.name == "out"
+
+
+def test_a_place_that_cannot_be_written_is_named(exported, ready_graphs, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="cannot write"):
+        export_bundle(exported.run, tmp_path / "file" / "bundle")
+
+
+def test_no_run_no_bundle(tmp_path):
+    with pytest.raises(NotFoundError, match="nsfse train"):
+        export_bundle(tmp_path / "none", tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_log_line_is_named(exported, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(exported.run, run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "st')
+    with pytest.raises(IntegrityError, match="line 4"):
+        export_bundle(run, tmp_path / "bundle")
+
+
+def test_a_bundle_edited_after_export_still_opens_only_with_its_manifest(exported, tmp_path):
+    shutil.copytree(exported.bundle, tmp_path / "bundle")
+    data = damage((tmp_path / "bundle" / "text.onnx").read_bytes())
+    (tmp_path / "bundle" / "text.onnx").write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"text\.onnx"):
+        Bundle.open(tmp_path / "bundle")
+    write_manifest(tmp_path / "bundle", msgspec.structs.replace(Bundle.open(exported.bundle).manifest, files={}))
+    assert Bundle.open(tmp_path / "bundle").fingerprint != exported.report.fingerprint

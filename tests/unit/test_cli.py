@@ -1,0 +1,164 @@
+"""The command line's own behaviour: what it imports, how it fails, how it prints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsfse import cli, failures
+from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
+
+HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers", "rich")
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys, nsfse.cli; sys.exit(' '.join(m for m in {HEAVY} if m in sys.modules) or 0)"
+    path = f"import sys; sys.path[:0] = {[entry for entry in sys.path if entry]}; "
+    found = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_bare_nsfse_is_a_tour_of_five_lines(capsys):
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 5
+    assert "nsfse demo" in out
+
+
+def test_every_command_explains_itself(capsys):
+    for command in ("train", "export", "index", "query", "evaluate", "data", "info", "doctor", "demo"):
+        code, out, err = run(capsys, command, "--help")
+        assert (code, err) == (0, "")
+        assert f"nsfse {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["qurey"], 2, "No such command 'qurey'"),
+        (["query", "a.jpg"], 2, "Missing argument"),
+        (["query", "a.jpg", "red", "-g", "g", "-k", "0"], 2, "-k"),
+        (["query", "a.jpg", "red", "-g", "nowhere.gallery"], 3, "no gallery at nowhere.gallery"),
+        (["index", "new.gallery", "."], 2, "needs a bundle"),
+        (["index", "new.gallery", ".", "-b", "nowhere"], 3, "nowhere"),
+        (["info", "nowhere"], 3, "nowhere is no run, bundle or gallery"),
+        (["evaluate", "nowhere", "."], 3, "nowhere is neither a checkpoint nor a bundle"),
+        (["evaluate", "m", "d", "--mode", "guess"], 2, "composed"),
+        (["train", "-o", "run", "--preset", "drawn-esay"], 2, "no preset 'drawn-esay'"),
+        (["train", "-o", "run", "--set", "train.epohcs=3"], 3, "epochs"),
+        (["train", "-o", "run", "--set", "nonsense"], 2, "section.key=value"),
+        (["train", "-o", "run", "--config", "nowhere.toml"], 3, "nowhere.toml"),
+        (["data", "check", "fashionjq", "."], 2, "fashionjq"),
+        (["data", "check", "cirr", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_its_exit_code(capsys, monkeypatch, tmp_path, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert words in err
+    assert err.startswith("nsfse: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (NotFoundError("no x; give y"), 3, "no x; give y"),
+        (VersionError("newer"), 4, "newer"),
+        (IntegrityError("damaged"), 5, "damaged"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, 'pip install "nsfse[train]"'),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx.helper"), 2, 'pip install "nsfse[export]"'),
+        (ModuleNotFoundError("No module named 'x'", name="nsfse.x"), 1, "this is a bug"),
+        (PermissionError(13, "Permission denied", "/a/b"), 3, "Permission denied: /a/b"),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero - this is a bug"),
+    ],
+)
+def test_each_error_has_its_line_and_code(error, code, words):
+    message, found = failures.explain(error)
+    assert found == code
+    assert words in message
+
+
+def test_an_unexpected_error_is_one_line_unless_debugging(capsys, monkeypatch):
+    def fail(path):
+        raise ZeroDivisionError("odd\nand even")
+
+    monkeypatch.setattr("nsfse.describe.describe", fail)
+    monkeypatch.delenv("NSFSE_DEBUG", raising=False)
+    code, _, err = run(capsys, "info", "x")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "Traceback" not in err
+    monkeypatch.setenv("NSFSE_DEBUG", "1")
+    assert "Traceback" in run(capsys, "info", "x")[2]
+
+
+def test_ctrl_c_exits_with_130(capsys, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nsfse.describe.describe", stop)
+    code, out, err = run(capsys, "info", "x")
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_names_cannot_steer_the_terminal(capsys, monkeypatch):
+    name = "a\x1b[31m\n\u202egpj.exe\udcff"
+    monkeypatch.setattr("nsfse.describe.describe", lambda path: {"kind": "gallery", "path": name})
+    code, out, _ = run(capsys, "info", "x")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "\\x1b[31m\\n\\u202egpj.exe\\udcff" in out
+    code, out, _ = run(capsys, "info", "x", "--json")
+    assert json.loads(out)["path"] == name
+    assert out.isascii()
+    assert "\x1b" not in out
+
+
+def test_a_reader_that_leaves_is_no_error():
+    path = f"import sys; sys.path[:0] = {[entry for entry in sys.path if entry]}; "
+    code = path + "from nsfse.cli import main; main(['--help'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode in (0, 141)
+
+
+def test_doctor_tells_no_home_path_unless_asked(capsys):
+    code, out, _ = run(capsys, "doctor", "--json")
+    report = json.loads(out)
+    assert report["schema_version"] == 1
+    assert (code == 0) == (report["problems"] == [])
+    assert str(Path(sys.executable).parent) not in out
+    assert report["checks"]["decode a picture"].startswith("ok")
+    assert str(Path(sys.executable)) in run(capsys, "doctor", "--json", "--full")[1]
+
+
+def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
+    from nsfse import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name.startswith("onnxruntime") else None)
+    assert any("overwrite each other" in problem for problem in doctor.examine()["problems"])
+
+
+def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    for words in ([], *([name] for name in NAMES), ["data", "draw"], ["data", "check"]):
+        text = run(capsys, *words, "--help")[1].strip()
+        assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
+
+
+NAMES = ("train", "export", "index", "query", "evaluate", "info", "doctor", "demo")

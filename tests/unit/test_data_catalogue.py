@@ -1,0 +1,163 @@
+import csv
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nsfse.data.catalogue import CatalogueSource
+from nsfse.data.changes import Changes
+from nsfse_runtime.errors import DataError, UsageError
+
+COLOURS = ["red"] * 12 + ["blue"] * 6 + ["green"] * 3 + ["?"]
+
+
+def write(folder: Path, rows: list[dict[str, str]], pictures: bool = True) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with (folder / "items.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    if pictures:
+        picture = Image.new("RGB", (6, 4))
+        for row in rows:
+            picture.save(folder / "images" / f"{row['id']}.png")
+    return folder
+
+
+def shop(count: int = 132) -> list[dict[str, str]]:
+    articles = ("Shirts", "Caps", "Belts")
+    return [
+        {
+            "id": f"p{i}",
+            "split": "val" if i % 11 == 0 else "train",
+            "title": f"product {i}",
+            "gender": ("Men", "Women")[i % 2],
+            "article": articles[i % 3],
+            "department": ("Clothes", "Heads", "Clothes")[i % 3],
+            "colour": COLOURS[(i * 5) % len(COLOURS)],
+            "group": f"g{i // 48} {i % 6}" if i % 7 else "",
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("shop"), shop())
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return CatalogueSource(folder, triplets=801, double=0.2, instance=0.4)
+
+
+def rows_of(folder):
+    with (folder / "items.csv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_columns_of_few_values_are_attributes_unless_another_determines_them(source):
+    assert source.attributes == ("gender", "article", "colour")
+
+
+def test_targets_are_all_items_that_are_right(source, folder):
+    rows = {item: row for item, row in rows_of(folder).items() if row["split"] == "train"}
+    kinds = Counter()
+    for triplet in source.triplets(0):
+        before, after = rows[triplet.reference], rows[triplet.targets[0]]
+        named = [attribute for attribute, _ in triplet.truth]
+        kinds[triplet.kind] += 1
+        if triplet.kind == "instance":
+            assert named == ["colour"] and before["group"] == after["group"] != ""
+            kept = ["group", "colour"]
+        else:
+            kept = list(source.attributes)
+            assert [name for name in kept if before[name] != after[name]] == named
+        assert len(named) == 2 if triplet.kind == "double" else len(named) == 1
+        expected = {item for item, row in rows.items() if all(row[name] == after[name] for name in kept)}
+        assert set(triplet.targets) == expected and len(triplet.targets) == len(expected)
+        assert triplet.reference not in expected
+        assert all(before[name] != after[name] and "?" not in (before[name], after[name]) for name in named)
+    assert set(kinds) == {"instance", "attribute", "double"}
+    assert 0.3 < kinds["instance"] / kinds.total() < 0.5 and 0.12 < kinds["double"] / kinds.total() < 0.28
+
+
+def test_exactly_as_many_as_asked_fresh_each_epoch_with_both_directions_together(source):
+    first = source.triplets(0)
+    assert len(first) == 801 and first == source.triplets(0) and first != source.triplets(1)
+    for there, back in zip(first[:-1:2], first[1::2], strict=True):
+        assert (there.reference, there.targets[0]) == (back.targets[0], back.reference)
+
+
+def test_the_text_names_the_new_value(source, folder):
+    rows = rows_of(folder)
+    for triplet in source.triplets(2):
+        after = rows[triplet.targets[0]]
+        assert all(after[attribute].lower() in triplet.texts[0].lower() for attribute, _ in triplet.truth)
+        assert "?" not in triplet.texts[0]
+
+
+def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
+    def share(balance):
+        source = CatalogueSource(folder, triplets=4000, instance=0, double=0, balance=balance, changes={"colour": 1})
+        said = Counter(words for triplet in source.triplets(0) for _, words in triplet.truth)
+        return said[("green",)] / said.total()
+
+    assert share(0.0) > share(1.0) + 0.03
+
+
+def test_changes_weigh_the_attributes(folder):
+    source = CatalogueSource(folder, triplets=2000, instance=0, double=0, changes={"colour": 3, "gender": 1})
+    said = Counter(attribute for triplet in source.triplets(0) for attribute, _ in triplet.truth)
+    assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
+
+
+def test_without_groups_and_splits_everything_is_for_training(tmp_path):
+    rows = [{k: v for k, v in row.items() if k not in ("group", "split")} for row in shop(30)]
+    source = CatalogueSource(write(tmp_path, rows), triplets=50)
+    assert {triplet.kind for triplet in source.triplets(0)} == {"attribute", "double"}
+    assert len(source.triplets(0)) == 50 and source.protocols("val") == []
+
+
+def test_pictures_that_are_not_there_are_left_out_and_listed(tmp_path):
+    folder = write(tmp_path, shop(60))
+    (folder / "images" / "p1.png").unlink()
+    source = CatalogueSource(folder, triplets=400)
+    used = {item for triplet in source.triplets(0) for item in (triplet.reference, *triplet.targets)}
+    assert source.missing == ("p1",) and "p1" not in used and "p1" not in source.items("train")
+    assert source.check().missing == ("p1",) and not source.check().ok
+
+
+def test_wrong_options_are_refused_by_name(folder, tmp_path):
+    with pytest.raises(UsageError, match="no column 'size'"):
+        CatalogueSource(folder, attributes=["size"])
+    with pytest.raises(UsageError, match="no attribute 'title'"):
+        CatalogueSource(folder, changes={"title": 1})
+    with pytest.raises(UsageError, match="shares"):
+        CatalogueSource(folder, instance=0.8, double=0.3)
+    with pytest.raises(DataError, match="no items of split 'dev'"):
+        CatalogueSource(folder, split="dev")
+    same = [{"id": str(i), "colour": "red", "title": str(i)} for i in range(9)]
+    with pytest.raises(DataError, match="no column of few values"):
+        CatalogueSource(write(tmp_path, same))
+
+
+def test_two_columns_change_together_or_not_at_all():
+    place = {("red", "men"): ("a",), ("blue", "men"): ("b",), ("blue", "women"): ("c",)}
+    changes = Changes(("colour", "gender"), [place], 0.5)
+    drawn = changes.draw(40, np.random.default_rng(0))
+    assert {(change.item(0), change.item(1)) for change in drawn} == {("a", "c"), ("c", "a")}
+
+
+def test_a_large_catalogue_takes_two_seconds_at_most(tmp_path):
+    rows = [row | {"file": "images/p0.png"} for row in shop(27_000)]
+    write(tmp_path, rows, pictures=False)
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "p0.png")
+    source = CatalogueSource(tmp_path, triplets=60_000)
+    started = time.process_time()
+    made = source.triplets(0)
+    assert time.process_time() - started < 2
+    assert len(made) == 60_000 and max(len(triplet.targets) for triplet in made) == 1000

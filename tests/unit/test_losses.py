@@ -1,0 +1,102 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from nsfse import losses  # noqa: E402
+from nsfse.boundary import AdaptiveBoundary  # noqa: E402
+
+
+def test_right_answers_are_masked_out_of_the_denominator():
+    logits, target = torch.tensor([[2.0, 5.0, 1.0]]), torch.tensor([0])
+    blocked = torch.tensor([[False, True, False]])
+    wanted = torch.nn.functional.cross_entropy(logits[:, [0, 2]], target)
+    torch.testing.assert_close(losses.classification(logits, blocked, target), wanted)
+    assert losses.classification(logits, torch.zeros_like(blocked), target) > wanted
+
+
+def test_a_blocked_candidate_gets_no_gradient():
+    logits = torch.tensor([[2.0, 5.0, 1.0]], requires_grad=True)
+    losses.classification(logits, torch.tensor([[False, True, False]]), torch.tensor([0])).backward()
+    assert logits.grad[0, 1] == 0 and logits.grad[0, 0] < 0 < logits.grad[0, 2]
+
+
+def test_distillation_is_nothing_between_equals_and_teaches_only_the_student():
+    student, teacher = torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([[2.0, 1.0]], requires_grad=True)
+    assert losses.distillation(student, student).item() == pytest.approx(0, abs=1e-7)
+    losses.distillation(student, teacher).backward()
+    assert teacher.grad is None and student.grad[0, 0] < 0 < student.grad[0, 1]
+
+
+def choose(queries=8, pictures=40, count=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(queries, pictures, generator=generator)
+    target, reference = torch.arange(queries), torch.arange(queries) + queries
+    blocked = torch.rand(queries, pictures, generator=generator) < 0.4
+    blocked.scatter_(1, torch.stack([target, reference], 1), False)
+    chosen = losses.choose_candidates(logits, blocked, target, reference, count, generator)
+    return logits, blocked, target, reference, chosen
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_candidates_are_target_and_reference_first_never_blocked_and_all_different(seed):
+    _, blocked, target, reference, chosen = choose(seed=seed)
+    assert chosen.shape == (8, 12)
+    assert torch.equal(chosen[:, 0], target) and torch.equal(chosen[:, 1], reference)
+    assert not blocked.gather(1, chosen).any()
+    assert all(len(set(row)) == 12 for row in chosen.tolist())
+
+
+def test_the_hardest_free_candidates_are_among_them_and_the_rest_is_random():
+    logits, blocked, target, reference, chosen = choose()
+    free = logits.masked_fill(blocked, -9).scatter(1, torch.stack([target, reference], 1), -9)
+    hardest = free.topk(5, 1).indices
+    assert all(set(hard) <= set(row) for hard, row in zip(hardest.tolist(), chosen.tolist(), strict=True))
+    generator = torch.Generator().manual_seed(99)
+    other = losses.choose_candidates(logits, blocked, target, reference, 12, generator)
+    assert torch.equal(other[:, :7], chosen[:, :7]) and not torch.equal(other[:, 7:], chosen[:, 7:])
+
+
+def test_a_batch_smaller_than_the_candidates_gives_what_it_has():
+    logits, none = torch.randn(2, 4), torch.zeros(2, 4, dtype=torch.bool)
+    target, reference = torch.tensor([0, 1]), torch.tensor([2, 3])
+    chosen = losses.choose_candidates(logits, none, target, reference, 16, torch.Generator())
+    assert sorted(chosen[0].tolist()) == [0, 1, 2, 3]
+
+
+def test_sure_mismatches_are_the_reference_and_the_random_half():
+    *_, chosen = choose()
+    assert losses.sure_mismatches(chosen)[0].tolist() == [False, True] + [False] * 5 + [True] * 5
+
+
+def test_boundary_terms_keep_the_words_weights_on_what_is_mismatched():
+    best = torch.rand(2, 3, 4)
+    weights = torch.rand(2, 4, requires_grad=True)
+    terms = losses.boundary_terms(best, weights, torch.tensor([[False, True, False], [False, False, True]]))
+    assert torch.equal(terms.matched, best[:, 0]) and not terms.mismatched_w.requires_grad
+    assert torch.equal(terms.mismatched_w[0, 1], weights[0].detach()) and not terms.mismatched_w[0, [0, 2]].any()
+
+
+def ready_boundary(t):
+    boundary = AdaptiveBoundary()
+    boundary.state[6], boundary.state[8] = t, 1.0
+    return boundary
+
+
+def test_the_boundary_loss_pushes_matched_up_and_mismatched_down_and_leaves_t_alone():
+    matched = torch.full((2, 3), 0.45, requires_grad=True)
+    mismatched = torch.full((2, 5, 3), 0.55, requires_grad=True)
+    terms = losses.Terms(matched, torch.ones(2, 3), mismatched, torch.ones(2, 5, 3))
+    boundary = ready_boundary(0.5)
+    losses.boundary_loss(boundary, terms).backward()
+    assert (matched.grad < 0).all() and (mismatched.grad > 0).all()
+    assert mismatched.grad.sum() == pytest.approx(-boundary.alpha * matched.grad.sum().item())
+    assert boundary.t == 0.5
+
+
+def test_well_separated_correspondences_cost_next_to_nothing():
+    def cost(matched, mismatched):
+        ones = torch.ones(2, 3)
+        terms = losses.Terms(torch.full((2, 3), matched), ones, torch.full((2, 3), mismatched), ones)
+        return float(losses.boundary_loss(ready_boundary(0.5), terms))
+
+    assert cost(0.9, 0.1) < 0.01 < cost(0.55, 0.45) < cost(0.45, 0.55)

@@ -1,0 +1,65 @@
+"""A folder of malformed files among good pictures: each is indexed or listed, none takes long, memory stays bounded."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.galleries import save_pictures
+
+ARCHIVE = Path(os.environ.get("NSFSE_BAD_IMAGES", Path(__file__).parents[2] / "../shared/data/bad-images.tar.gz"))
+pytestmark = pytest.mark.skipif(
+    not ARCHIVE.exists(), reason=f"no malformed pictures at {ARCHIVE} (set NSFSE_BAD_IMAGES)"
+)
+
+CHILD = """
+import json, resource, sys, time
+from pathlib import Path
+from nsfse_runtime import Gallery, images
+from tests.galleries import ColourScorer
+
+slowest, load = [0.0], images.load_image
+def timed(stream, size):
+    began = time.perf_counter()
+    try:
+        return load(stream, size)
+    finally:
+        slowest[0] = max(slowest[0], time.perf_counter() - began)
+images.load_image = timed
+gallery = Gallery.open(sys.argv[1], ColourScorer(), create=True)
+first = gallery.sync(sys.argv[2])
+second = gallery.sync(sys.argv[2])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+print(json.dumps({"ids": gallery.ids, "failed": first.failed, "again": second.failed, "encoded": second.encoded,
+                  "slowest": slowest[0], "peak": peak}))
+"""
+
+
+def test_each_malformed_file_is_indexed_or_listed_with_a_reason(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    good = save_pictures(photos, 200)
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(photos / "bad", filter="data")
+    files = {
+        str(path.relative_to(photos)) for path in photos.rglob("*") if path.is_file() and not path.name.startswith(".")
+    }
+    assert len(files) > len(good) + 100
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{CHILD}", tmp_path / "g", photos],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stderr == "", "a library warned on the user's terminal"
+    found = json.loads(run.stdout)
+    failed = dict(found["failed"])
+    assert set(found["ids"]) | set(failed) == files and not set(found["ids"]) & set(failed)
+    assert set(good) <= set(found["ids"])
+    assert all(reason and "\n" not in reason for reason in failed.values())
+    assert sorted(found["again"]) == sorted(found["failed"]) and found["encoded"] == 0
+    assert found["slowest"] < 5 and found["peak"] < 700

@@ -1,0 +1,137 @@
+"""The numpy head, and its Gram form against aggregated region vectors. Needs numpy alone."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.features import QueryFeatures, TargetFeatures
+from nsfse_runtime.rerank import HeadConstants, boundary_margin, score_pairs
+from nsfse_runtime.search import rank
+
+HEAD = HeadConstants(t_c=0.15, t_v=0.2, gamma=1.5, attention_scale=20.0, w_global=0.8, w_cross=1.2, w_visual=0.6)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def features(seed=0, words=5, kept=3, count=7, regions=6, dim=8, dtype=np.float64):
+    random = np.random.default_rng(seed)
+
+    def rows(*shape):
+        return unit(random.normal(size=(*shape, dim))).astype(dtype)
+
+    weights = [random.dirichlet(np.ones(size)).astype(dtype) for size in (words, kept + words)]
+    query = QueryFeatures(rows(1)[0], rows(words), rows(kept + words), *weights, tuple("abcdefghijkl"[:words]))
+    return query, TargetFeatures(rows(count), rows(count, regions))
+
+
+def softmax(values):
+    weights = np.exp(values - values.max())
+    return weights / weights.sum()
+
+
+def direct_similarity(rows, weights, regions, guides, t, head):
+    """One similarity of one pair by the letter of docs/method.md §5: attended regions are summed as vectors."""
+    near = rows @ regions.T
+    relevance = np.where(near > 0, near, 0.1 * near)
+    relevance = relevance / np.linalg.norm(relevance, axis=0)
+    total = 0.0
+    for row, weight, products, guide, share in zip(rows, weights, near, guides, relevance, strict=True):
+        over = products > t
+        cosine = 0.0
+        if over.any():
+            gathered = softmax(head.attention_scale * guide[over]) @ regions[over]
+            cosine = row @ gathered / np.linalg.norm(gathered)
+        mean = softmax(head.attention_scale * share) @ products
+        total += weight * (cosine + mean + head.gamma * min(0.0, products.max() - t))
+    return total
+
+
+def direct_score(query, vector, regions, head):
+    words, probes = query.words @ regions.T, query.probes @ regions.T
+    kept = len(query.probes) - len(query.words)
+    guides = np.concatenate([probes[:kept], (words + probes[kept:]) / 2])
+    cross = direct_similarity(query.words, query.word_weights, regions, words, head.t_c, head)
+    visual = direct_similarity(query.probes, query.probe_weights, regions, guides, head.t_v, head)
+    return head.w_global * query.vector @ vector + head.w_cross * cross + head.w_visual * visual
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
+@pytest.mark.parametrize("t", [-1.0, 0.0, 0.2, 0.5, 1.0])
+def test_the_gram_form_is_the_direct_form(dtype, tolerance, t):
+    query, targets = features(dtype=dtype)
+    head = replace(HEAD, t_c=t, t_v=t)
+    wanted = [direct_score(query, *pair, head) for pair in zip(targets.vectors, targets.regions, strict=True)]
+    found = score_pairs(query, targets, head)
+    assert found.score.dtype == dtype
+    np.testing.assert_allclose(found.score, wanted, atol=tolerance, rtol=tolerance)
+
+
+def test_words_are_scored_by_their_best_region_and_the_boundary_is_that_of_words():
+    query, targets = features()
+    found = score_pairs(query, targets, HEAD)
+    assert found.boundary == HEAD.t_c
+    np.testing.assert_allclose(found.word_scores, np.einsum("ld,krd->klr", query.words, targets.regions).max(2))
+
+
+def test_a_mismatched_word_costs_and_gamma_is_its_price():
+    query, targets = features()
+    high = replace(HEAD, t_c=0.9, t_v=0.9)
+    free = replace(high, gamma=0.0)
+    shortfall = np.minimum(0, score_pairs(query, targets, high).word_scores - 0.9) @ query.word_weights
+    cost = score_pairs(query, targets, high).score - score_pairs(query, targets, free).score
+    assert (cost < HEAD.w_cross * high.gamma * shortfall).all()  # the probes' shortfall comes on top
+
+
+def test_nothing_over_the_boundary_gathers_nothing():
+    query, targets = features()
+    alone = replace(HEAD, t_c=2.0, t_v=2.0, gamma=0.0, w_global=0.0)
+    assert np.isfinite(score_pairs(query, targets, alone).score).all()
+
+
+def test_no_candidates_have_no_scores():
+    query, targets = features()
+    found = score_pairs(query, targets.take([]), HEAD)
+    assert found.score.shape == (0,) and found.word_scores.shape == (0, 5)
+
+
+def test_one_word_and_one_candidate_score_as_among_others():
+    query, targets = features(words=1, kept=1)
+    whole, one = score_pairs(query, targets, HEAD), score_pairs(query, targets.take([4]), HEAD)
+    np.testing.assert_allclose(one.score[0], whole.score[4], rtol=1e-12)
+
+
+def test_the_margin_is_the_distance_of_the_nearest_product_to_its_boundary():
+    query, targets = features()
+    margin = boundary_margin(query, targets, HEAD)
+    nudged = replace(HEAD, t_c=float((query.words @ targets.regions[2].T)[1, 3]))
+    assert (margin > 0).all()
+    assert boundary_margin(query, targets, nudged)[2] == pytest.approx(0, abs=1e-12)
+
+
+class NumpyScorer:
+    def score_pairs(self, query, targets):
+        return score_pairs(query, targets, HEAD)
+
+
+@pytest.mark.parametrize("k", [1, 10, 40])
+def test_two_stages_over_everything_are_the_exhaustive_ranking(k):
+    query, targets = features(count=40, dtype=np.float32)
+    exhaustive = np.argsort(-score_pairs(query, targets, HEAD).score, kind="stable")
+    found = rank(NumpyScorer(), query, targets.vectors, targets.take, k, 40)
+    np.testing.assert_array_equal(found.rows, exhaustive[:k])
+    assert not np.array_equal(exhaustive, np.argsort(-(targets.vectors @ query.vector), kind="stable"))
+
+
+def test_a_manifest_without_a_constant_is_refused():
+    class Manifest:
+        name = "shop"
+        head = asdict(HEAD)
+
+    assert HeadConstants.of(Manifest()) == HEAD
+    del Manifest.head["t_v"]
+    with pytest.raises(IntegrityError, match="t_v"):
+        HeadConstants.of(Manifest())

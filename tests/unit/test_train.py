@@ -1,0 +1,86 @@
+"""The loop: it learns, the same seed gives the same weights, a stopped run continues as if it had not stopped."""
+
+import hashlib
+
+import pytest
+
+pytest.importorskip("torch")
+
+from nsfse.checkpoint import load_checkpoint, load_tensors
+from nsfse.config import load_config
+from nsfse.train import train
+from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
+
+SMALL = [
+    'data.source="drawn"',
+    'data.options.level="easy"',
+    "data.options.items=64",
+    "data.options.per_epoch=48",
+    "data.validation_queries=4",
+    "model.image_size=[32,24]",
+    "model.width=8",
+    "model.dim=16",
+    "train.batch=16",
+    "train.candidates=6",
+    "train.epochs=2",
+    "train.memory=64",
+]
+
+
+def weights(run):
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole")
+    result = train(load_config(overrides=SMALL), run)
+    assert not result.interrupted
+    return run
+
+
+def test_run_leaves_what_others_need(whole):
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert (whole / name).exists(), name
+    checkpoint = load_checkpoint(whole)
+    assert checkpoint.model.config.image_size == (32, 24)
+    assert '"t_c"' in (whole / "metrics.jsonl").read_text()
+
+
+def test_same_seed_same_weights(whole, tmp_path):
+    train(load_config(overrides=SMALL), tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(whole)
+    train(load_config(overrides=[*SMALL, "train.seed=1"]), tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(whole)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_stopped_run_resumes_to_the_same_weights(whole, tmp_path, stop, monkeypatch):
+    import os
+    import signal
+
+    def interrupt(entry):
+        if entry.get("step") == stop and "loss" in entry:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first = train(load_config(overrides=SMALL), tmp_path / "run", progress=interrupt)
+    assert first.interrupted
+    assert int(load_tensors(tmp_path / "run" / "state.safetensors")["step"]) == stop
+    second = train(load_config(overrides=SMALL), tmp_path / "run")
+    assert not second.interrupted
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_another_configuration_is_refused(whole):
+    with pytest.raises(UsageError, match="another configuration"):
+        train(load_config(overrides=[*SMALL, "train.lr=0.5"]), whole)
+
+
+def test_damaged_weights_are_refused(whole, tmp_path):
+    with pytest.raises(NotFoundError):
+        load_checkpoint(tmp_path)
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(IntegrityError, match="damaged"):
+        load_checkpoint(tmp_path)
