@@ -4,6 +4,7 @@ A backbone is an entry of `BACKBONES`: a function of the model's configuration a
 encoders. Everything after them only sees unit rows of the common dimension d.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,7 @@ class TinyImageEncoder(nn.Module):
             nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
         stages = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             rest = [ResidualBlock(outputs, outputs, 1) for _ in range(config.depth - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, 2), *rest))
         self.stages = nn.ModuleList(stages)

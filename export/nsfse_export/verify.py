@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.rerank import HeadConstants, boundary_margin, score_pairs
 
@@ -33,10 +33,16 @@ class TextScorer(Scorer, Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """What to verify with: `pictures` [N, H, W, 3] uint8 (N ≥ 26, the gallery) and at least 26 `texts`."""
+    """What to verify with: `pictures` [N, H, W, 3] uint8, the gallery, and `texts`; UsageError for fewer than 26."""
 
     pictures: Pixels
     texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if (found := min(len(self.pictures), len(self.texts))) < sum(BATCHES):
+            raise UsageError(
+                f"a sample of {found} cannot verify an export; give {sum(BATCHES)} pictures and texts or more"
+            )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from nsfse.data.drawn import DrawnSource
 from nsfse.scorer import open_scorer
 from nsfse.train import train
 from nsfse_export import export_bundle
+from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.images import load_image
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ MOST_BYTES = 200_000
 OPTIONS = {"level": "easy", "items": 400, "triplets": 3200}
 CONFIG = Config(
     data=DataConfig(source="drawn", options=OPTIONS, validation_queries=100),
-    model=ModelConfig(image_size=(32, 48), width=3, dim=16, max_words=16),
+    model=ModelConfig(image_size=(32, 48), width=3, dim=16, max_words=16, alpha=1.0),
     train=TrainConfig(epochs=10, batch=64, lr=3e-3, average=0.98, amp=False, augment=0.0, threads=1),
 )
 TEXTS = ("change it to yellow", "turn it into trousers", "in green")
@@ -44,6 +45,8 @@ def main() -> None:
     (HERE / "torch_scores.json").write_text(json.dumps(found, indent=1) + "\n")
     size = sum(path.stat().st_size for name in ("bundle", "pictures") for path in (HERE / name).iterdir())
     print(f"{size} bytes; {report.scores}; {report.verified}")
+    if not min(Bundle.open(HERE / "bundle").manifest.head[name] for name in ("t_c", "t_v")) > 0:
+        raise SystemExit("a boundary is still 0, so that nothing would be mismatched; train longer")
     if size > MOST_BYTES:
         raise SystemExit(f"{size} bytes are more than {MOST_BYTES}; make the model smaller")
 

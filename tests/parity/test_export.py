@@ -18,7 +18,7 @@ from nsfse_export import export_bundle  # noqa: E402
 from nsfse_export.card import training_scores  # noqa: E402
 from nsfse_export.verify import Sample, draw_sample, verify  # noqa: E402
 from nsfse_runtime.bundle import GRAPHS, Bundle, write_manifest  # noqa: E402
-from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError  # noqa: E402
+from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, UsageError  # noqa: E402
 from nsfse_runtime.rerank import HeadConstants  # noqa: E402
 from nsfse_runtime.session import OnnxScorer  # noqa: E402
 
@@ -141,6 +141,11 @@ def test_the_samples_own_pictures_and_texts_can_be_given(exported, ready_graphs,
     pictures = np.random.default_rng(1).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
     report = export_bundle(exported.run, tmp_path / "b", sample=Sample(pictures, ("make it red",) * 26))
     assert report.verified["gallery"] == 30 and report.verified["longest_text"] == 3
+
+
+def test_a_sample_too_small_to_tell_is_refused():
+    with pytest.raises(UsageError, match="26"):
+        Sample(np.zeros((30, 32, 48, 3), np.uint8), ("make it red",) * 25)
 
 
 @pytest.mark.parametrize("there", ["a file", "a folder of photos", "a web app", "a bundle with a stranger's file"])
