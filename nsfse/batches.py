@@ -29,8 +29,6 @@ class Batch:
     ids: Tensor
     mask: Tensor
     right: Tensor
-    names: tuple[str, ...]
-    answers: tuple[tuple[str, ...], ...]
 
 
 class Pictures:
@@ -71,8 +69,6 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         right,
-        names,
-        tuple(t.targets for t in triplets),
     )
 
 

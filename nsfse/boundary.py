@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-EPSILON_RISK = 0.02  # a boundary must beat "call everything one class" by this much
+EPSILON_RISK = 0.25
+"""How much a boundary must beat "call everything one class" by: less, and α = 2 puts t where nothing is matched."""
+
 READY_WEIGHT = 200.0  # effective samples of each kind before the first t
 
 
@@ -77,7 +79,7 @@ class AdaptiveBoundary(nn.Module):
         """Take in correspondences and their weights, any shapes, and move t."""
         for at, x, w in ((0, matched, matched_w), (3, mismatched, mismatched_w)):
             x64, w64 = x.double().flatten(), w.double().flatten()
-            w64 = w64 * (len(w64) / w64.sum().clamp_min(1e-12)) if len(w64) else w64
+            w64 = w64 * (w64.sum() / w64.square().sum().clamp_min(1e-12))  # sums to the effective sample count
             sums = torch.stack([w64.sum(), (w64 * x64).sum(), (w64 * x64 * x64).sum()])
             self.state[at : at + 3] = self.decay * self.state[at : at + 3] + sums
         if float(torch.minimum(self.state[0], self.state[3])) < READY_WEIGHT:

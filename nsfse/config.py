@@ -65,18 +65,14 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Strength of shifts, scaling, flips and brightness on pictures; 0 for none."""
     word_dropout: float = 0.05
     """Share of words replaced by the unknown word, so that an unseen word is bearable."""
-    candidates: int = 16
-    """Candidates per query in the pair head: the target, then half hardest, half random of the batch."""
-    head_share: float = 0.5
+    candidates: int = 128
+    """Candidates per query in the pair head: target and reference, then half hardest, half random of the batch."""
+    head_share: float = 0.25
     """Share of a batch's queries that train the pair head."""
     head_weight: float = 1.0
-    distill_weight: float = 0.5
+    distill_weight: float = 0.1
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
-    reverse_weight: float = 0.0
-    """Weight of the target → query direction of the stage-1 loss."""
-    memory: int = 0
-    """Targets of past batches kept as further stage-1 negatives."""
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
     cache_gb: float = 4.0

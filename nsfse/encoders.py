@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
+from nsfse_runtime.errors import DataError
 
 
 class ResidualBlock(nn.Module):
@@ -37,6 +38,8 @@ class ResidualBlock(nn.Module):
 class TinyImageEncoder(nn.Module):
     """A small residual CNN: a stem, then stages of doubling width; regions are the last stage's cells (1/16 size)."""
 
+    mean: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths = [config.width * 2**i for i in range(4)]
@@ -48,20 +51,19 @@ class TinyImageEncoder(nn.Module):
             rest = [ResidualBlock(outputs, outputs, 1) for _ in range(config.depth - 1)]
             stages.append(nn.Sequential(ResidualBlock(inputs, outputs, 2), *rest))
         self.stages = nn.ModuleList(stages)
-        self.region = nn.Conv2d(widths[-1], config.dim, 1)
-        # Colour lives in the early stages, kind in the last one: the vector sees the mean of each and the last's peak.
+        # Colour lives in the early stages, kind in the last: regions and vector see all of them.
+        self.region = nn.Conv2d(sum(widths), config.dim, 1)
         self.vector = nn.Linear(sum(widths) + widths[-1], config.dim)
         self.register_buffer("mean", torch.tensor([0.5, 0.5, 0.5]).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `pixels` [B, 3, H, W] in 0..1 into unit vectors [B, d] and unit regions [B, R, d]."""
-        x = self.stem((pixels - self.mean) * 4.0)
-        pooled = [x.mean((2, 3))]
+        maps = [self.stem((pixels - self.mean) * 4.0)]
         for stage in self.stages:
-            x = stage(x)
-            pooled.append(x.mean((2, 3)))
-        pooled.append(x.amax((2, 3)))
-        regions = self.region(x).flatten(2).transpose(1, 2)
+            maps.append(stage(maps[-1]))
+        cells = torch.cat([F.avg_pool2d(x, x.shape[-1] // maps[-1].shape[-1]) for x in maps], 1)
+        regions = self.region(cells).flatten(2).transpose(1, 2)
+        pooled = [cells.mean((2, 3)), maps[-1].amax((2, 3))]
         return F.normalize(self.vector(torch.cat(pooled, -1)).float(), dim=-1), F.normalize(regions.float(), dim=-1)
 
 
@@ -98,6 +100,8 @@ class GruTextEncoder(nn.Module):
 
 
 def _tiny(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
+    if any(side <= 0 or side % 16 for side in config.image_size):
+        raise DataError(f"model.image_size: {list(config.image_size)} must be multiples of 16 for the tiny backbone")
     return TinyImageEncoder(config), GruTextEncoder(vocabulary, config)
 
 

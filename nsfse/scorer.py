@@ -11,7 +11,10 @@ from nsfse_runtime.errors import NotFoundError
 from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, TargetFeatures
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nsfse.model import NSFSE
+    from nsfse.similarity import QuerySide
     from nsfse_runtime.text import Tokenizer
 
 
@@ -84,23 +87,29 @@ class TorchScorer:
         """Score one query against K targets."""
         import torch
 
-        from nsfse.similarity import QuerySide
-
-        def row(array: Floats) -> Any:
-            return torch.from_numpy(array)[None]
-
         head = self.model.head
         with torch.inference_mode():
-            side = QuerySide(
-                row(query.words),
-                row(query.probes),
-                row(query.word_weights),
-                row(query.probe_weights),
-                torch.ones(1, len(query.words), dtype=torch.bool),
-            )
-            pair = head.pair_side(side, row(targets.regions))
-            score = head.total(row(targets.vectors @ query.vector), pair)
+            pair = head.pair_side(side_of(query), torch.from_numpy(targets.regions)[None])
+            score = head.total(torch.from_numpy(targets.vectors @ query.vector)[None], pair)
         return PairScores(score[0].numpy(), pair.x[0].numpy(), head.cross_boundary.t)
+
+
+def side_of(query: QueryFeatures) -> "QuerySide":
+    """Return one query's half of the head as a batch of one."""
+    import torch
+
+    from nsfse.similarity import QuerySide
+
+    def row(array: Floats) -> "Tensor":
+        return torch.from_numpy(array)[None]
+
+    return QuerySide(
+        row(query.words),
+        row(query.probes),
+        row(query.word_weights),
+        row(query.probe_weights),
+        torch.ones(1, len(query.words), dtype=torch.bool),
+    )
 
 
 def open_scorer(model: Path) -> Any:

@@ -42,7 +42,7 @@ def test_unknown_preset_names_the_nearest():
 
 
 def test_override_needs_a_section():
-    with pytest.raises(UsageError, match="section.key=value"):
+    with pytest.raises(UsageError, match=r"section\.key=value"):
         load_config(overrides=["epochs=3"])
 
 

@@ -1,0 +1,118 @@
+"""What a run leaves behind: metrics.jsonl, TensorBoard where installed, checkpoints, scores on validation."""
+
+import dataclasses
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from nsfse.batches import Pictures
+from nsfse.checkpoint import save_tensors
+from nsfse.config import Config
+from nsfse.data import Source, Triplet
+from nsfse.evaluate import evaluate
+from nsfse.mixing import fit_mix
+from nsfse.model import NSFSE
+from nsfse.scorer import TorchScorer
+from nsfse.trainer import Trainer
+from nsfse_runtime.text import Tokenizer
+
+FITTED = 3000  # triplets of the epoch whose pictures make the gallery on which the mix is fitted
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Log:
+    """Writes metrics.jsonl, TensorBoard where installed, checkpoints; scores the validation protocols."""
+
+    def __init__(
+        self,
+        run: Path,
+        source: Source,
+        pictures: Pictures,
+        tokenizer: Tokenizer,
+        config: Config,
+        progress: Progress | None,
+    ) -> None:
+        self.run, self.source, self.pictures, self.tokenizer = run, source, pictures, tokenizer
+        self.data, self.model_config = config.data, config.model
+        self.progress = progress
+        self.started = time.monotonic()
+        self.last: dict[str, Any] = {}
+        self.best = _best_so_far(run / "metrics.jsonl")
+        self.board = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"))
+
+    def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
+        """Record one step's losses, every tenth in the file, with both boundaries' statistics."""
+        entry: dict[str, Any] = {
+            "step": trainer.step,
+            "of": trainer.total_steps,
+            "lr": trainer.learning_rate(),
+            **parts,
+        }
+        entry["seconds"] = round(time.monotonic() - self.started, 2)
+        if trainer.step % 10 == 0 or trainer.step == trainer.total_steps:
+            entry["t_c"] = trainer.model.head.cross_boundary.summary()
+            entry["t_v"] = trainer.model.head.visual_boundary.summary()
+            self._write(entry, trainer.step)
+        if self.progress:
+            self.progress(entry)
+
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
+        """Fit the mix of the averaged weights, score them on validation, keep the best, save for resuming."""
+        model = NSFSE(self.model_config, len(self.tokenizer))
+        model.load_state_dict(trainer.average)
+        served = trainer.average | {"head.mix": fit_mix(model.eval(), self.tokenizer, triplets[:FITTED], self.pictures)}
+        model.load_state_dict(served)
+        scores = self._validate(TorchScorer(model, self.tokenizer))
+        entry = {
+            "epoch": epoch + 1,
+            "step": trainer.step,
+            "seconds": round(time.monotonic() - self.started, 2),
+        } | scores
+        self.last = entry
+        self._write(entry, trainer.step)
+        mean = scores.get("mean_R@1", float(epoch))
+        if mean > self.best:
+            self.best = mean
+            save_tensors(self.run / "best.safetensors", served)
+        self.save(trainer, served)
+        if self.progress:
+            self.progress(entry)
+
+    def save(self, trainer: Trainer, served: dict[str, Tensor]) -> None:
+        """Write the weights for use and the whole state for resuming."""
+        save_tensors(self.run / "model.safetensors", served)
+        save_tensors(self.run / "state.safetensors", trainer.state())
+
+    def _validate(self, scorer: TorchScorer) -> dict[str, Any]:
+        limit = self.data.validation_queries
+        found: dict[str, Any] = {}
+        for protocol in self.source.protocols(self.data.validation) if limit else []:
+            short = dataclasses.replace(protocol, queries=protocol.queries[:limit])
+            found[protocol.name] = evaluate(scorer, short, self.pictures).scores
+        if found:
+            found["mean_R@1"] = sum(scores["R@1"] for scores in found.values()) / len(found)
+        return found
+
+    def _write(self, entry: dict[str, Any], step: int) -> None:
+        with (self.run / "metrics.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(entry) + b"\n")
+        if self.board:
+            for name, value in entry.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, step)
+
+
+def _best_so_far(file: Path) -> float:
+    """Return the best validation score of a run that is continued, −1 for a new one."""
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    return max((msgspec.json.decode(line).get("mean_R@1", -1.0) for line in lines if b"mean_R@1" in line), default=-1.0)

@@ -1,0 +1,69 @@
+"""How much stage 1, words and regions count in S: fitted on lists as serving makes them (docs/method.md §5, ω).
+
+Learned along with the rest, ω is fitted to training batches, whose candidates are much easier than the best hundred of
+a gallery; on those the head then spoiled what stage 1 had right.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nsfse.data import Pixels, Triplet
+from nsfse.model import NSFSE
+from nsfse.scorer import TorchScorer, side_of
+from nsfse.similarity import FAR
+from nsfse_runtime.features import TargetFeatures
+from nsfse_runtime.text import Tokenizer
+
+QUERIES, CANDIDATES, BATCH = 600, 50, 128
+LEAST = 1e-3  # no part is switched off altogether
+
+
+def fit_mix(
+    model: NSFSE, tokenizer: Tokenizer, triplets: Sequence[Triplet], pictures: Callable[[Sequence[str]], Pixels]
+) -> Tensor:
+    """Return `head.mix` [3] (before its softplus) that ranks the targets of training triplets best by cross entropy."""
+    scorer = TorchScorer(model, tokenizer)
+    names = list(dict.fromkeys(name for t in triplets for name in (t.targets[0], t.reference)))
+    row = {name: at for at, name in enumerate(names)}
+    parts = [scorer.encode_images(pictures(names[at : at + BATCH])) for at in range(0, len(names), BATCH)]
+    gallery = TargetFeatures(
+        np.concatenate([part.vectors for part in parts]), np.concatenate([part.regions for part in parts])
+    )
+    lists = []
+    for triplet in triplets[:: max(1, len(triplets) // QUERIES)]:
+        reference = row[triplet.reference]
+        query = scorer.compose(gallery.take([reference]), triplet.texts[:1])[0]
+        cosines = torch.from_numpy(gallery.vectors @ query.vector)
+        target = row[triplet.targets[0]]
+        cosines[[reference, *(row[name] for name in triplet.targets[1:] if name in row)]] = FAR
+        wrong = cosines.clone()
+        wrong[target] = FAR
+        rows = torch.cat([torch.tensor([target]), wrong.topk(min(CANDIDATES, len(names) - 1)).indices])
+        with torch.inference_mode():
+            pair = model.head.pair_side(side_of(query), torch.from_numpy(gallery.regions[rows.numpy()])[None])
+        lists.append(torch.stack([cosines[rows], pair.cross[0], pair.visual[0]], 1))
+    return _fit(torch.stack(lists).clone())
+
+
+def _fit(parts: Tensor) -> Tensor:
+    """Fit three weights to `parts` [Q, C, 3], the target first, a convex problem; that of stage 1 is then 2."""
+    weights = torch.tensor([20.0, 5.0, 5.0]).requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    blocked = parts[..., 0] <= FAR
+    known = parts.masked_fill(blocked[..., None], 0.0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = (known * weights).sum(-1).masked_fill(blocked, FAR)
+        loss = F.cross_entropy(logits, torch.zeros(len(parts), dtype=torch.long))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    found = weights.detach()
+    found = (2.0 * found / found[0].clamp_min(1.0)).clamp(LEAST, 100.0)
+    return torch.log(torch.expm1(found))

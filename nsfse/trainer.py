@@ -1,0 +1,159 @@
+"""One run's model, optimizer and position; one step. Every random choice depends on (seed, step) alone."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nsfse import losses
+from nsfse.batches import Batch, augment, drop_words
+from nsfse.config import Config
+from nsfse.model import NSFSE
+from nsfse.similarity import PairSide, QuerySide
+
+SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the common rate they hardly move
+
+
+class Trainer:
+    """Model, optimizer and position of one run."""
+
+    def __init__(self, config: Config, model: NSFSE, total_steps: int) -> None:
+        self.config, self.model, self.total_steps = config.train, model, total_steps
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        scalars = [p for n, p in model.named_parameters() if p.ndim == 0 or n == "head.mix"]
+        rest = [p for n, p in model.named_parameters() if p.ndim == 1 and n != "head.mix"]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "pace": 1.0},
+            {"params": rest, "weight_decay": 0.0, "pace": 1.0},
+            {"params": scalars, "weight_decay": 0.0, "pace": SCALAR_PACE},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, weight_decay=config.train.weight_decay)
+        self.average = {name: value.clone() for name, value in model.state_dict().items()}
+        self.step = 0
+
+    def learning_rate(self) -> float:
+        """Rise over the warm-up, then fall by a cosine to 1 % of the peak."""
+        warm = max(1, int(self.config.warmup * self.total_steps))
+        if self.step < warm:
+            return self.config.lr * (self.step + 1) / warm
+        done = (self.step - warm) / max(1, self.total_steps - warm)
+        return self.config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Take one optimizer step; return the losses."""
+        self.model.train()
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate() * group["pace"]
+        parts = self.batch_losses(batch, generator)
+        loss = parts["loss"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._move_average()
+        return {name: float(value.detach()) for name, value in parts.items()} | {"grad_norm": float(norm)}
+
+    def batch_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses of one batch by name, `loss` their weighted sum (docs/method.md §6)."""
+        settings, model = self.config, self.model
+        pixels = augment(batch.pixels, settings.augment, generator)
+        ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.amp):
+            vectors, regions = model.encode_images(pixels.contiguous())
+        words, sentence = model.encode_text(ids, batch.mask)
+        query = model.composer(vectors[batch.reference], sentence)
+        blocked = batch.right.scatter(1, batch.target[:, None], False)
+        parts = self._stage1(batch, vectors, query, sentence, blocked)
+        cosines = query @ vectors.T
+        rows = torch.arange(max(1, int(settings.head_share * len(query))))
+        chosen = losses.choose_candidates(
+            cosines[rows], blocked[rows], batch.target[rows], batch.reference[rows], settings.candidates, generator
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.amp):
+            side = model.head.query_side(words[rows], sentence[rows], batch.mask[rows], regions[batch.reference[rows]])
+            pair = model.head.pair_side_of_batch(side, regions, chosen)
+        parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
+        weights = {
+            "stage1": 1.0,
+            "text": settings.sentence_weight,
+            "head": settings.head_weight,
+            "distill": settings.distill_weight,
+            "boundary": settings.boundary_weight,
+        }
+        parts["loss"] = sum((weights[name] * value for name, value in parts.items()), torch.zeros(()))
+        return parts
+
+    def _stage1(
+        self, batch: Batch, vectors: Tensor, query: Tensor, sentence: Tensor, blocked: Tensor
+    ) -> dict[str, Tensor]:
+        scale = self.model.stage1_scale.exp().clamp_max(100.0)
+        parts = {"stage1": losses.classification(scale * query @ vectors.T, blocked, batch.target)}
+        if self.config.sentence_weight:
+            parts["text"] = losses.classification(scale * sentence @ vectors.T, blocked, batch.target)
+        return parts
+
+    def _head(self, side: QuerySide, pair: PairSide, chosen: Tensor, cosines: Tensor) -> dict[str, Tensor]:
+        head = self.model.head
+        scale = self.model.head_scale.exp().clamp_max(100.0)
+        first = torch.zeros(len(cosines), dtype=torch.long)
+        total = head.total(cosines.detach(), pair)
+        cross = losses.boundary_terms(pair.x, side.word_weights, losses.sure_mismatches(chosen))
+        visual = losses.boundary_terms(pair.y, side.probe_weights, losses.sure_mismatches(chosen))
+        self._update_boundaries(cosines, cross, visual)
+        return {
+            "head": sum(
+                (F.cross_entropy(scale * score, first) for score in (pair.cross, pair.visual, total)), torch.zeros(())
+            )
+            / 3,
+            "distill": losses.distillation(self.model.stage1_scale.exp().clamp_max(100.0) * cosines, scale * total),
+            "boundary": losses.boundary_loss(head.cross_boundary, cross)
+            + losses.boundary_loss(head.visual_boundary, visual),
+        }
+
+    def _update_boundaries(self, cosines: Tensor, cross: losses.Terms, visual: losses.Terms) -> None:
+        """Take statistics from queries whose target is among the five best candidates, all of them at first."""
+        head = self.model.head
+        good = (cosines[:, 1:] > cosines[:, :1]).sum(1) < 5
+        if not head.cross_boundary.ready or int(good.sum()) == 0:
+            good = torch.ones_like(good)
+        for boundary, terms in ((head.cross_boundary, cross), (head.visual_boundary, visual)):
+            boundary.update(
+                terms.matched[good], terms.matched_w[good], terms.mismatched[good], terms.mismatched_w[good]
+            )
+
+    def _move_average(self) -> None:
+        """Follow the weights; boundaries and counters are copied as they are."""
+        decay = min(self.config.average, self.step / (self.step + 10.0)) if self.config.average else 0.0
+        with torch.no_grad():
+            now = self.model.state_dict()
+            moving = [name for name, value in now.items() if value.dtype == torch.float32]
+            torch._foreach_lerp_([self.average[n] for n in moving], [now[n] for n in moving], 1.0 - decay)
+            for name in now.keys() - set(moving):
+                self.average[name].copy_(now[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that a resumed run needs, as named tensors."""
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        found |= {f"average.{k}": v for k, v in self.average.items()}
+        for at, slots in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{at}.{k}": v for k, v in slots.items()}
+        return found | {"step": torch.tensor(self.step)}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from `state`."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.average = part("average.")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimizer.").items():
+            at, name = key.split(".", 1)
+            slots.setdefault(int(at), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+        self.step = int(tensors["step"])
