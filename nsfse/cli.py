@@ -81,7 +81,7 @@ def export(
     from nsfse.printing import outline
     from nsfse_export import export_bundle
 
-    _print({"schema_version": 1, "bundle": out, "report": export_bundle(run, out)}, outline, as_json)
+    _print({"schema_version": 1, **asdict(export_bundle(run, out))}, outline, as_json)
 
 
 @app.command()

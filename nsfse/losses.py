@@ -35,10 +35,9 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def boundary_terms(best: Tensor, weights: Tensor, mismatched: Tensor) -> Terms:
-    """Split `best` [B, M, K] into matched (the target, first) and mismatched (where `mismatched` [B, M])."""
+    """Split `best` [B, M, K] with `weights` [B, K] into matched (the target, first) and `mismatched` [B, M]."""
     w = weights.detach()
-    rest = w[:, None] * mismatched[..., None]
-    return Terms(best[:, 0], w, best, rest)
+    return Terms(best[:, 0], w, best, w[:, None] * mismatched[..., None])
 
 
 def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
@@ -70,9 +69,15 @@ def choose_candidates(
     return torch.cat([target[:, None], reference[:, None], others], 1)
 
 
-def sure_mismatches(chosen: Tensor) -> Tensor:
-    """Return [B, M]: the reference and the random half of `choose_candidates`, whose words are mostly mismatched."""
-    found = torch.zeros(chosen.shape, dtype=torch.bool)
-    found[:, 1] = True
-    found[:, 2 + (chosen.shape[1] - 1) // 2 :] = True
-    return found
+def mismatch_weights(chosen: Tensor, reference: bool) -> Tensor:
+    """Return [B, M]: how much each of `choose_candidates` counts as a mismatch; the random half does, hard ones do not.
+
+    With `reference`, half of all the weight is the reference's: the text says what it is not. The boundary itself is
+    fitted without: references hardly differ from matches before the loss has pushed them below, and t stayed asleep.
+    """
+    first = 2 + (chosen.shape[1] - 1) // 2
+    weights = torch.zeros(chosen.shape)
+    weights[:, first:] = 1.0
+    if reference:
+        weights[:, 1] = max(1, chosen.shape[1] - first)
+    return weights

@@ -24,6 +24,8 @@ nsfse finds pictures by a picture and a few words: "this dress, but red".
 """
 
 
+MARKS = {"matched": "+", "mismatched": "-", "silent": ""}
+
 SCORES = (
     "queries",
     "R@1",
@@ -122,14 +124,16 @@ def index_text(report: Mapping[str, Any]) -> str:
 
 
 def query_text(result: Any) -> str:
-    """Return the hits as a table: each word stands with + where matched and - where not."""
+    """Return the hits as a table: each word stands with + where matched, - where not, bare where it says little."""
+    from nsfse_runtime.sheet import verdict
+
     rows = (
         (
             rank,
             hit.score,
             "yes" if hit.match else "no",
             hit.id,
-            " ".join(f"{e.word}{'+' if e.matched else '-'}" for e in hit.evidence),
+            " ".join(e.word + MARKS[verdict(e, len(hit.evidence))] for e in hit.evidence),
         )
         for rank, hit in enumerate(result.hits, 1)
     )

@@ -101,8 +101,10 @@ class Trainer:
         scale = self.model.head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long)
         total = head.total(cosines.detach(), pair)
-        cross = losses.boundary_terms(pair.x, side.word_weights, losses.sure_mismatches(chosen))
-        visual = losses.boundary_terms(pair.y, side.probe_weights, losses.sure_mismatches(chosen))
+        random = losses.mismatch_weights(chosen, reference=False)
+        cross = losses.boundary_terms(pair.x, side.word_weights, random)
+        visual = losses.boundary_terms(pair.y, side.probe_weights, random)
+        pushed = losses.boundary_terms(pair.x, side.word_weights, losses.mismatch_weights(chosen, reference=True))
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum(
@@ -110,7 +112,7 @@ class Trainer:
             )
             / 3,
             "distill": losses.distillation(self.model.stage1_scale.exp().clamp_max(100.0) * cosines, scale * total),
-            "boundary": losses.boundary_loss(head.cross_boundary, cross)
+            "boundary": losses.boundary_loss(head.cross_boundary, pushed)
             + losses.boundary_loss(head.visual_boundary, visual),
         }
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from nsfse_runtime.features import Pixels
 from nsfse_runtime.printable import printable
-from nsfse_runtime.sheet import SheetHit, SheetRow, Word, thumbnail, write_output
+from nsfse_runtime.sheet import SheetHit, SheetRow, Word, thumbnail, verdict, write_output
 
 _STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 
-_LEGEND = "Words are green when matched in the picture, red and struck through when not. ✓ says the whole is a match."
+_LEGEND = (
+    "Words are green when matched in the picture, red and struck through when not, grey when they say little. "
+    "✓ says the whole is a match."
+)
 
 
 def html_page(rows: Sequence[SheetRow], path: str | os.PathLike[str], *, title: str = "nsfse", note: str = "") -> None:
@@ -60,12 +63,13 @@ def _figure(rank: int, hit: SheetHit) -> str:
         f'<li{kind}><figure><div class="frame">{_picture(hit.picture, hit.id)}</div><figcaption>'
         f'<p class="score"><span>{rank}. <b>{hit.score:.2f}</b></span>{mark}</p>'
         f'<p class="id"><bdi>{_safe(hit.id)}</bdi></p>'
-        f'{answer}<p class="words">{"".join(map(_word, hit.words))}</p></figcaption></figure></li>'
+        f'{answer}<p class="words">{"".join(_word(word, len(hit.words)) for word in hit.words)}</p>'
+        "</figcaption></figure></li>"
     )
 
 
-def _word(word: Word) -> str:
-    kind = "matched" if word.matched else "mismatched"
+def _word(word: Word, count: int) -> str:
+    kind = verdict(word, count)
     return f'<span class="{kind}" title="{kind}">{_safe(word.word)}</span>'
 
 

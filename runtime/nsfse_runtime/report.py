@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nsfse_runtime.features import Pixels
 from nsfse_runtime.printable import printable
-from nsfse_runtime.sheet import THUMBNAIL, SheetHit, SheetRow, Word, thumbnail, write_output
+from nsfse_runtime.sheet import THUMBNAIL, SheetHit, SheetRow, Word, thumbnail, verdict, write_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, PAPER, LINE = "#1b1f24", "#6b7280", "#ffffff", "#d9dde3"
 GOOD, BAD, GOOD_TINT, BAD_TINT = "#15803d", "#b42318", "#dcf5e4", "#fbe3e0"
+_TONES = {"matched": (GOOD, GOOD_TINT), "mismatched": (BAD, BAD_TINT), "silent": (FAINT, PAPER)}
 _GAP, _MARGIN, _UNDER, _WORD_LINES = 14, 24, 104, 2
 _LONGEST = 200
 """Characters of a text that a sheet ever measures: a longer one does not fit in any case."""
@@ -87,8 +88,9 @@ def _draw_words(pen: "ImageDraw", words: Sequence[Word], corner: tuple[int, int]
             x, y, line = corner[0], y + 22, line + 1
         if line >= _WORD_LINES:
             return
-        pen.rounded_rectangle((x, y, x + wide, y + 19), 4, GOOD_TINT if word.matched else BAD_TINT)
-        pen.text((x + 4, y + 2), text, GOOD if word.matched else BAD, font)
+        ink, tint = _TONES[verdict(word, len(words))]
+        pen.rounded_rectangle((x, y, x + wide, y + 19), 4, tint)
+        pen.text((x + 4, y + 2), text, ink, font)
         x += wide + 4
 
 
@@ -97,7 +99,12 @@ def _draw_legend(pen: "ImageDraw", corner: tuple[int, int], answers_known: bool)
     font = _font(12)
     _tick(pen, (x, y), True)
     x += 18
-    entries = [("a match as a whole", FAINT), ("matched word", GOOD), ("mismatched word", BAD)]
+    entries = [
+        ("a match as a whole", FAINT),
+        ("matched word", GOOD),
+        ("mismatched word", BAD),
+        ("a word that says little", FAINT),
+    ]
     for text, ink in entries + [("green frame: a right answer", FAINT)] * answers_known:
         pen.text((x, y), text, ink, font)
         x += int(pen.textlength(text, font)) + 20

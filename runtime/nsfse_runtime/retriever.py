@@ -23,11 +23,15 @@ Reference = bytes | str | os.PathLike[str]
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
-    """A word of the text against a picture: `score` is its best correspondence, `matched` when over the boundary."""
+    """A word of the text against a picture: `score` is its best correspondence, `matched` when over the boundary.
+
+    `weight` is the word's share (κ) of what the text says, all words' sum to 1: where small, the verdict says little.
+    """
 
     word: str
     score: float
     matched: bool
+    weight: float
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -124,7 +128,7 @@ class Retriever:
                 path=str(Path(snapshot.folder, snapshot.ids[row])),
                 score=float(ranking.scores[at]),
                 match=bool(matches[at]),
-                evidence=_evidence(query.tokens, pair, at),
+                evidence=_evidence(query, pair, at),
             )
             for at, row in enumerate(ranking.rows)
         )
@@ -149,12 +153,9 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
         ) from None
 
 
-def _evidence(tokens: Sequence[str], pair: PairScores, at: int) -> tuple[WordEvidence, ...]:
-    scores = pair.word_scores[at]
-    return tuple(
-        WordEvidence(word, float(score), bool(score >= pair.boundary))
-        for word, score in zip(tokens, scores, strict=True)
-    )
+def _evidence(query: QueryFeatures, pair: PairScores, at: int) -> tuple[WordEvidence, ...]:
+    words = zip(query.tokens, pair.word_scores[at], query.word_weights, strict=True)
+    return tuple(WordEvidence(w, float(score), bool(score >= pair.boundary), float(kappa)) for w, score, kappa in words)
 
 
 class _Clock:

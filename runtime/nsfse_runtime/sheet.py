@@ -29,6 +29,17 @@ class Word(Protocol):
     def matched(self) -> bool:
         """Return whether its best correspondence reaches the boundary."""
 
+    @property
+    def weight(self) -> float:
+        """Return its share of what the text says, 0 to 1."""
+
+
+def verdict(word: Word, count: int) -> str:
+    """Return `matched`, `mismatched`, or `silent` for a word of `count` that has less than half an even share."""
+    if word.weight * count < 0.5:
+        return "silent"
+    return "matched" if word.matched else "mismatched"
+
 
 @dataclass(frozen=True, slots=True)
 class SheetHit:

@@ -63,9 +63,10 @@ def test_a_batch_smaller_than_the_candidates_gives_what_it_has():
     assert sorted(chosen[0].tolist()) == [0, 1, 2, 3]
 
 
-def test_sure_mismatches_are_the_reference_and_the_random_half():
+def test_mismatches_are_the_random_half_and_the_reference_as_much_as_all_of_them():
     *_, chosen = choose()
-    assert losses.sure_mismatches(chosen)[0].tolist() == [False, True] + [False] * 5 + [True] * 5
+    assert losses.mismatch_weights(chosen, reference=False)[0].tolist() == [0, 0] + [0] * 5 + [1] * 5
+    assert losses.mismatch_weights(chosen, reference=True)[0].tolist() == [0, 5] + [0] * 5 + [1] * 5
 
 
 def test_boundary_terms_keep_the_words_weights_on_what_is_mismatched():

@@ -13,7 +13,7 @@ from nsfse_runtime.errors import OutputError
 from nsfse_runtime.page import html_page
 from nsfse_runtime.printable import printable
 from nsfse_runtime.report import GOOD, contact_sheet
-from nsfse_runtime.sheet import SheetHit, SheetRow, sheet_row
+from nsfse_runtime.sheet import SheetHit, SheetRow, sheet_row, verdict
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m\u202egpj.\udcff\n"
 
@@ -22,6 +22,7 @@ HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m\u202egpj.\udcff\n"
 class Word:
     word: str
     matched: bool
+    weight: float = 0.5
 
 
 @dataclass
@@ -41,6 +42,11 @@ def row(text="make it red", right=None, hits=3, name="a.jpg"):
     words = (Word("make", True), Word("red", False))
     found = tuple(SheetHit(picture(), f"{n}-{name}", 0.9 - n / 10, n == 0, words, right) for n in range(hits))
     return SheetRow(picture((20, 20, 200), (60, 40)), text, found, "note")
+
+
+def test_a_word_that_says_little_is_neither_matched_nor_mismatched():
+    assert [verdict(Word("it", matched, 0.1), 4) for matched in (True, False)] == ["silent", "silent"]
+    assert [verdict(Word("red", matched, 0.3), 4) for matched in (True, False)] == ["matched", "mismatched"]
 
 
 def green_pixels(path):
