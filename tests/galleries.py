@@ -1,6 +1,7 @@
 """What the gallery tests share: a scorer small enough to read, and pictures to give it. Numpy and Pillow alone."""
 
 import os
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,3 +68,12 @@ def save_pictures(folder: Path, count: int, first: int = 0) -> list[str]:
     for name, seed in zip(names, range(first, first + count), strict=True):
         os.utime(save_picture(folder / name, seed), (time.time() - 3600,) * 2)
     return sorted(names)
+
+
+def peak_mb() -> float:
+    """Return this process's peak memory in MB: on Linux VmHWM, since ru_maxrss begins with that of whoever forked us."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from nsfse_runtime import Gallery, images
-from tests.galleries import ColourScorer
+from tests.galleries import ColourScorer, peak_mb
 
 slowest, load = [0.0], images.load_image
 def timed(stream, size):
@@ -33,9 +33,8 @@ images.load_image = timed
 gallery = Gallery.open(sys.argv[1], ColourScorer(), create=True)
 first = gallery.sync(sys.argv[2])
 second = gallery.sync(sys.argv[2])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 print(json.dumps({"ids": gallery.ids, "failed": first.failed, "again": second.failed, "encoded": second.encoded,
-                  "slowest": slowest[0], "peak": peak}))
+                  "slowest": slowest[0], "peak": peak_mb()}))
 """
 
 

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 CHILD = """
-import resource, sys
+import sys
 from nsfse_runtime import Gallery
-from tests.galleries import ColourScorer
+from tests.galleries import ColourScorer, peak_mb
 
 gallery = Gallery.open(sys.argv[1], ColourScorer(), create=True)
 assert gallery.sync(sys.argv[2]).added == 8
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+print(peak_mb())
 """
 
 

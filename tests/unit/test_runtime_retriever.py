@@ -99,7 +99,7 @@ def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
     document = json.loads(msgspec.json.encode(Retriever(scorer, gallery).query(gallery.ids[0], "red", k=1)))
     assert list(document) == ["schema_version", "hits", "timings_ms"] and document["schema_version"] == 1
     assert list(document["hits"][0]) == ["id", "path", "score", "match", "evidence"]
-    assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched"]
+    assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched", "weight"]
 
 
 def test_a_long_lived_retriever_sees_what_a_writer_commits(
