@@ -75,13 +75,14 @@ def train(
 def export(
     run: Annotated[Path, typer.Argument(help="The run to export.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
+    best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle, verified, that needs no torch."""
     from nsfse.printing import outline
     from nsfse_export import export_bundle
 
-    _print({"schema_version": 1, **asdict(export_bundle(run, out))}, outline, as_json)
+    _print({"schema_version": 1, **asdict(export_bundle(run, out, which="best" if best else "last"))}, outline, as_json)
 
 
 @app.command()

@@ -1,20 +1,19 @@
 """The whole road in one go, on drawn pictures: draw, train, export, index, evaluate, look."""
 
-import json
-import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from nsfse.look import look
 from nsfse.progress import indexing_bar, say, stages_bar, training_bar
 
 PRESET = "drawn-easy"
 PROTOCOL = "drawn"
 MODES: tuple[Literal["composed", "image-only", "text-only"], ...] = ("composed", "image-only", "text-only")
 PICTURE, SEED = 128, 0
-SHEET_QUERIES, SHEET_HITS = 8, 6
+SHEET_QUERIES = 8
 _STAGES = ("draw", "train", "export", "index", "evaluate", "look")
 
 
@@ -53,7 +52,7 @@ def run_demo(
     with stage("evaluate", "with torch, then with ONNX Runtime"):
         torch, runtime = _scores(run, catalogue), _scores(bundle, catalogue)
     with stage("look", f"{SHEET_QUERIES} queries chosen by a fixed seed"):
-        _look(gallery, bundle, catalogue, out)
+        look(gallery, bundle, catalogue, out / "sheet", protocol=PROTOCOL, queries=SHEET_QUERIES, seed=SEED)
     return _summary(out, torch, runtime, seconds)
 
 
@@ -87,30 +86,6 @@ def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
     with stages_bar() as follow:
         found = evaluate_query_set(open_scorer(model), catalogue, modes=MODES, progress=follow)
     return {result.mode: dict(result.scores) for result in found.results if result.protocol.name == PROTOCOL}
-
-
-def _look(gallery: Path, bundle: Path, catalogue: Path, out: Path) -> None:
-    from nsfse.opening import open_retriever, picture_file
-    from nsfse_runtime.page import html_page
-    from nsfse_runtime.report import contact_sheet
-    from nsfse_runtime.sheet import sheet_row
-
-    retriever = open_retriever(gallery, bundle)
-    names = {Path(name).stem: name for name in retriever.gallery.ids}
-    rows = []
-    for query in _chosen(catalogue):
-        reference, text = names[query["reference"]], query["texts"][0]
-        hits = retriever.query(reference, text, k=SHEET_HITS).hits
-        right = {names[target] for target in query["targets"] if target in names}
-        rows.append(sheet_row(picture_file(retriever.gallery, reference), text, hits, right=right, note=reference))
-    contact_sheet(rows, out / "sheet.png", title="What the demo's queries found")
-    html_page(rows, out / "sheet.html", title="What the demo's queries found", note=f"{len(rows)} queries, seed {SEED}")
-
-
-def _chosen(catalogue: Path) -> list[dict[str, Any]]:
-    lines = (catalogue / "queries.jsonl").read_text("utf-8").splitlines()
-    queries = [query for query in map(json.loads, lines) if query["protocol"] == PROTOCOL]
-    return random.Random(SEED).sample(queries, min(SHEET_QUERIES, len(queries)))
 
 
 def _summary(out: Path, torch: Any, runtime: Any, seconds: dict[str, float]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def save_pictures(folder: Path, count: int, first: int = 0) -> list[str]:
 
 
 def peak_mb() -> float:
-    """Return this process's peak memory in MB: on Linux VmHWM, since ru_maxrss begins with that of whoever forked us."""
+    """Return this process's peak memory in MB: on Linux VmHWM, since ru_maxrss begins with the parent's."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
