@@ -118,8 +118,9 @@ def index_text(report: Mapping[str, Any]) -> str:
         lines.append(f"{len(report['failed'])} files are not in the gallery:")
         lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in report["failed"]]
     if report["unmatched"]:
-        lines.append(f"{len(report['unmatched'])} rows of the table name no picture, or several:")
-        lines += [f"  {printable(name)}" for name in report["unmatched"]]
+        shown, rest = report["unmatched"][:5], len(report["unmatched"]) - 5
+        names_shown = ", ".join(map(printable, shown)) + (f" and {rest} more" if rest > 0 else "")
+        lines.append(f"{len(report['unmatched'])} rows of the table name no picture, or several: {names_shown}")
     return "\n".join(lines)
 
 

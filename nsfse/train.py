@@ -54,7 +54,7 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
     if found_state:
         trainer.load_state(load_tensors(out / "state.safetensors"))
     log = Log(out, source, pictures, tokenizer, config, progress)
-    with _stop_on_signal() as stopped, _sound_convolutions(config.model.width):
+    with _stop_on_signal() as stopped, _sound_convolutions(config.model.width), _same_each_time():
         for epoch in range(trainer.step // per_epoch, config.train.epochs):
             triplets = source.triplets(epoch)
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, trainer.step % per_epoch):
@@ -93,6 +93,17 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> tuple[T
 def _sound_convolutions(width: int) -> AbstractContextManager[None]:
     """Do without oneDNN where it corrupts memory: convolutions of channels that are no multiple of 16, torch 2.13."""
     return nullcontext() if width % 16 == 0 else torch.backends.mkldnn.flags(enabled=False)
+
+
+@contextmanager
+def _same_each_time() -> Iterator[None]:
+    """Ask torch for deterministic algorithms: its parallel scatter on a CPU adds in whatever order threads come."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager

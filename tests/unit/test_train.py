@@ -53,6 +53,18 @@ def test_same_seed_same_weights(whole, tmp_path):
     assert weights(tmp_path / "other") != weights(whole)
 
 
+def test_torch_is_asked_for_deterministic_algorithms_while_it_trains(tmp_path):
+    import torch
+
+    seen = []
+    train(
+        load_config(overrides=[*SMALL, "train.epochs=1"]),
+        tmp_path / "run",
+        progress=lambda entry: seen.append(torch.are_deterministic_algorithms_enabled()),
+    )
+    assert all(seen) and not torch.are_deterministic_algorithms_enabled()
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_stopped_run_resumes_to_the_same_weights(whole, tmp_path, stop, monkeypatch):
     import os
