@@ -13,11 +13,12 @@ from nsfse.data import Pixels, Source, Triplet
 from nsfse_runtime.text import Tokenizer
 
 UNKNOWN_ID = 1
+LIFTED, CURVE = 0.6, 0.7  # share of recoloured pictures whose black is lifted; range of the logarithm of gamma
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B queries over U different pictures.
+    """B queries over U different pictures (a recoloured one is another picture).
 
     pixels [U, H, W, 3] uint8; reference, target [B] rows of it; ids, mask [B, L]; right [B, U] marks every picture that
     answers the query, the target among them.
@@ -56,16 +57,20 @@ class Pictures:
 
 def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer) -> Batch:
     """Gather one batch; the first of a triplet's targets is the one to pull towards."""
-    names = tuple(dict.fromkeys(name for t in triplets for name in (t.targets[0], t.reference)))
-    row = {name: at for at, name in enumerate(names)}
-    right = torch.zeros(len(triplets), len(names), dtype=torch.bool)
+    keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour))))
+    row = {key: at for at, key in enumerate(keys)}
+    right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
     for at, triplet in enumerate(triplets):
-        right[at, [row[name] for name in triplet.targets if name in row]] = True
+        right[at, [row[name, 0] for name in triplet.targets if (name, 0) in row]] = True
     ids, mask = tokenizer.encode([t.texts[0] for t in triplets])
+    pixels = pictures([name for name, _ in keys])
+    for at, (_, seed) in enumerate(keys):
+        if seed:
+            pixels[at] = recolour(pixels[at], seed)
     return Batch(
-        torch.from_numpy(pictures(names)),
-        torch.tensor([row[t.reference] for t in triplets]),
-        torch.tensor([row[t.targets[0]] for t in triplets]),
+        torch.from_numpy(pixels),
+        torch.tensor([row[t.reference, t.recolour] for t in triplets]),
+        torch.tensor([row[t.targets[0], 0] for t in triplets]),
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         right,
@@ -84,6 +89,19 @@ def batches(
             if at + 1 < len(slices):
                 coming.append(ahead.submit(make_batch, slices[at + 1], pictures, tokenizer))
             yield batch
+
+
+def recolour(pixels: Pixels, seed: int) -> Pixels:
+    """Give `pixels` [H, W, 3] other colours: channels swapped, each curved and most lifted; white stays white.
+
+    A text that names a picture's own colour is then a query whose answer is that picture: the same product, without
+    a shop having to own it in two colours.
+    """
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0.0, 1.0, 256)[:, None]
+    depth = 1.0 - rng.random(3) * (rng.random() < LIFTED)
+    tables = 255.0 * (1.0 - (1.0 - ramp ** np.exp(rng.uniform(-CURVE, CURVE, 3))) * depth)
+    return tables.round().astype(np.uint8)[pixels[..., rng.permutation(3)], np.arange(3)]
 
 
 def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:

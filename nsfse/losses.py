@@ -41,14 +41,22 @@ def boundary_terms(best: Tensor, weights: Tensor, mismatched: Tensor) -> Terms:
 
 
 def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
-    """Push matched correspondences above t and mismatched ones below; 0 until there is a t."""
+    """Push matched correspondences above t and mismatched ones below; 0 until there is a t.
+
+    t moves with the middle of both means, so that the loss can part the two kinds and not lower them together: with
+    α > 1 the mismatched push is the stronger one, t followed the statistics down, and all ended at 0.
+    """
     if not boundary.ready:
         return terms.matched.sum() * 0.0
-    below = F.softplus((boundary.t - terms.matched) / SOFTNESS)
-    above = F.softplus((terms.mismatched - boundary.t) / SOFTNESS)
-    matched = (below * terms.matched_w).sum() / terms.matched_w.sum().clamp_min(1e-6)
-    mismatched = (above * terms.mismatched_w).sum() / terms.mismatched_w.sum().clamp_min(1e-6)
-    return matched + boundary.alpha * mismatched
+    middle = 0.5 * (_mean(terms.matched, terms.matched_w) + _mean(terms.mismatched, terms.mismatched_w))
+    t = boundary.t + middle - middle.detach()
+    below = F.softplus((t - terms.matched) / SOFTNESS)
+    above = F.softplus((terms.mismatched - t) / SOFTNESS)
+    return _mean(below, terms.matched_w) + boundary.alpha * _mean(above, terms.mismatched_w)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
 def choose_candidates(

@@ -66,7 +66,7 @@ class Trainer:
             vectors, regions = model.encode_images(pixels.contiguous())
         words, sentence = model.encode_text(ids, batch.mask)
         query = model.composer(vectors[batch.reference], sentence)
-        blocked = batch.right.scatter(1, batch.target[:, None], False)
+        blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         parts = self._stage1(batch, vectors, query, sentence, blocked)
         cosines = query @ vectors.T
         rows = torch.arange(max(1, int(settings.head_share * len(query))))
@@ -101,6 +101,7 @@ class Trainer:
         scale = self.model.head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long)
         total = head.total(cosines.detach(), pair)
+        others = torch.arange(cosines.shape[1]) != 1  # all candidates but the reference, which no gallery shows
         random = losses.mismatch_weights(chosen, reference=False)
         cross = losses.boundary_terms(pair.x, side.word_weights, random)
         visual = losses.boundary_terms(pair.y, side.probe_weights, random)
@@ -108,10 +109,13 @@ class Trainer:
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum(
-                (F.cross_entropy(scale * score, first) for score in (pair.cross, pair.visual, total)), torch.zeros(())
+                (F.cross_entropy(scale * score[:, others], first) for score in (pair.cross, pair.visual, total)),
+                torch.zeros(()),
             )
             / 3,
-            "distill": losses.distillation(self.model.stage1_scale.exp().clamp_max(100.0) * cosines, scale * total),
+            "distill": losses.distillation(
+                self.model.stage1_scale.exp().clamp_max(100.0) * cosines[:, others], scale * total[:, others]
+            ),
             "boundary": losses.boundary_loss(head.cross_boundary, pushed)
             + losses.boundary_loss(head.visual_boundary, visual),
         }

@@ -37,6 +37,8 @@ class Triplet:
     soft: tuple[tuple[str, float], ...] = ()
     """CIRR: (id, weight in [-1, 1]) of soft targets."""
     pairid: str = ""
+    recolour: int = 0
+    """In training: the seed by which the reference's colours are changed, so that it may be the target; 0 for none."""
     truth: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(attribute, its words in the first text) where the source knows which words carry the change."""
 

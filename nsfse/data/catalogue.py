@@ -43,7 +43,9 @@ _DETERMINED = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How triplets are mixed. `changes` weighs the attributes; by default each by the root of how often it can change.
+    """How triplets of two items are mixed.
+
+    `changes` weighs the attributes; by default each by the root of how often it can change.
 
     `instance` is the share of edits within a group, `double` that of edits of two attributes. `balance` is the power
     of a value's count in how often it is asked for.
@@ -59,7 +61,8 @@ class CatalogueSource:
     """Triplets from a folder with items.csv and images (as a query set has them; its queries.jsonl are the protocols).
 
     `attributes` are the columns that an edit keeps when it does not name them; `group` names products, `variant` the
-    attribute that varies within one. Raises NotFoundError, DataError and UsageError (unknown column, wrong share).
+    attribute that varies within one, `recoloured` the share of triplets whose reference is the answer in other colours
+    (docs/data.md). Raises NotFoundError, DataError and UsageError (unknown column, wrong share).
     """
 
     name = "catalogue"
@@ -79,10 +82,13 @@ class CatalogueSource:
         instance: float = 0.5,
         double: float = 0.1,
         balance: float = 0.5,
+        recoloured: float = 0.0,
         changes: Mapping[str, float] | None = None,
     ) -> None:
         if not (0 <= instance <= 1 and 0 <= double <= 1 and instance + double <= 1 and triplets > 0):
             raise UsageError("instance and double are shares of at most 1 together, and triplets is positive")
+        if not 0 <= recoloured < 1:
+            raise UsageError("recoloured is a share of all triplets: from 0 to less than 1")
         self._folder, self._images_folder = folder, images
         self._table = read_items(folder, table, images)
         self.images: Mapping[str, Path] = self._table.images
@@ -93,6 +99,8 @@ class CatalogueSource:
         self._rows = {item: self._table.rows[item] for item in training}
         mix = Mix(instance, double, balance, changes)
         self._changes = self._mixed(mix, group if group in self._table.columns else None, variant)
+        self._recoloured = recoloured
+        self._coloured = self._items_of_colour() if recoloured else []
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -106,15 +114,19 @@ class CatalogueSource:
         """Return the epoch's triplets: fresh pairs and texts, both directions of a pair adjacent."""
         rng = np.random.default_rng([4, self._seed, epoch])
         pairs = -(-self._count // 2)
+        own = round(self._recoloured * pairs)
         shares = np.array([share for share, _, _ in self._changes])
-        counts = rng.multinomial(pairs, shares / shares.sum()).tolist()
+        counts = rng.multinomial(pairs - own, shares / shares.sum()).tolist()
         drawn = [
             (kind, change)
             for (_, kind, changes), count in zip(self._changes, counts, strict=True)
             for change in changes.draw(count, rng)
         ]
         made: list[Triplet] = []
-        for at, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 4)).tolist(), strict=True):
+        for at, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 6)).tolist(), strict=True):
+            if at >= len(drawn):
+                made += [self._own_colour(chances[:3]), self._own_colour(chances[3:])]
+                continue
             kind, change = drawn[at]
             made.append(self._triplet(kind, change, 0, 1, chances[:2]))
             made.append(self._triplet(kind, change, 1, 0, chances[2:]))
@@ -144,6 +156,22 @@ class CatalogueSource:
         if not ids:
             raise DataError(f"{self._table.file} has no items of split {split!r}; name one that it has")
         return ids
+
+    def _items_of_colour(self) -> list[tuple[str, str, str]]:
+        """Return (item, colour column, colour) of every training item whose colour is known."""
+        column = next((c for c in self.attributes if KIND_OF_COLUMN.get(c.lower()) == "colour"), None)
+        if column is None:
+            raise UsageError(f"recoloured needs a colour among the attributes; there are: {', '.join(self.attributes)}")
+        return [(item, column, row[column]) for item, row in self._rows.items() if row[column] not in MISSING_VALUES]
+
+    def _own_colour(self, chances: Sequence[float]) -> Triplet:
+        """Ask for an item by its colour, the reference being the item itself in other colours."""
+        item, column, colour = self._coloured[int(chances[0] * len(self._coloured))]
+        edit = _edit(column, colour)
+        seen = phrases_of([edit]).seen
+        text = fill(seen[int(chances[1] * len(seen))], [edit])
+        seed = 1 + int(chances[2] * 2**31)
+        return Triplet(item, (text,), (item,), kind="recoloured", recolour=seed, truth=((edit.attribute, edit.words),))
 
     def _triplet(self, kind: str, change: Change, start: int, end: int, chances: Sequence[float]) -> Triplet:
         edits = [_edit(column, value) for column, value in zip(change.columns, change.values[end], strict=True)]

@@ -140,9 +140,25 @@ def test_wrong_options_are_refused_by_name(folder, tmp_path):
         CatalogueSource(folder, instance=0.8, double=0.3)
     with pytest.raises(DataError, match="no items of split 'dev'"):
         CatalogueSource(folder, split="dev")
+    with pytest.raises(UsageError, match="from 0 to less than 1"):
+        CatalogueSource(folder, recoloured=1.0)
+    with pytest.raises(UsageError, match="needs a colour"):
+        CatalogueSource(folder, attributes=["gender", "article"], recoloured=0.2)
     same = [{"id": str(i), "colour": "red", "title": str(i)} for i in range(9)]
     with pytest.raises(DataError, match="no column of few values"):
         CatalogueSource(write(tmp_path, same))
+
+
+def test_recoloured_references_are_asked_for_by_their_own_colour(folder):
+    source = CatalogueSource(folder, triplets=400, recoloured=0.25)
+    rows = rows_of(folder)
+    found = source.triplets(0)
+    own = [triplet for triplet in found if triplet.recolour]
+    assert len(found) == 400 and len(own) == 100
+    assert all(t.targets == (t.reference,) and rows[t.reference]["colour"] in t.texts[0] for t in own)
+    assert all(rows[t.reference]["split"] == "train" and rows[t.reference]["colour"] != "?" for t in own)
+    assert len({t.recolour for t in own}) > 90
+    assert found == CatalogueSource(folder, triplets=400, recoloured=0.25).triplets(0)
 
 
 def test_two_columns_change_together_or_not_at_all():

@@ -1,0 +1,42 @@
+import numpy as np
+import torch
+
+from nsfse.batches import make_batch, recolour
+from nsfse.data import Triplet
+from nsfse.vocabulary import build_vocabulary
+from nsfse_runtime.text import Tokenizer
+
+TOKENIZER = Tokenizer(build_vocabulary(["make it red", "in blue"]), 8)
+PICTURES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 40), ("b", 90), ("c", 160))}
+
+
+def pictures(names):
+    return np.stack([PICTURES[name] for name in names])
+
+
+def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
+    batch = make_batch(
+        [Triplet("a", ("make it red",), ("b", "c")), Triplet("c", ("in blue",), ("a",))], pictures, TOKENIZER
+    )
+    shades = batch.pixels[:, 0, 0, 0]
+    assert sorted(shades.tolist()) == [40, 90, 160]
+    assert shades[batch.reference].tolist() == [40, 160] and shades[batch.target].tolist() == [90, 40]
+    assert [sorted(shades[row].tolist()) for row in batch.right] == [[90, 160], [40]]
+
+
+def test_a_recoloured_reference_is_another_picture_than_its_target():
+    batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], pictures, TOKENIZER)
+    assert len(batch.pixels) == 2 and batch.reference.tolist() != batch.target.tolist()
+    assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(PICTURES["a"]))
+    assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(PICTURES["a"], 7)))
+    assert batch.right.tolist() == [[name == batch.target[0] for name in range(2)]]
+
+
+def test_recolouring_keeps_white_and_shape_and_changes_the_rest():
+    pixels = np.full((6, 6, 3), 255, np.uint8)
+    pixels[2:4, 1:5] = (30, 60, 90)
+    many = [recolour(pixels, seed) for seed in range(1, 60)]
+    assert all((made[0] == 255).all() for made in many)
+    assert all(len(np.unique(made[2:4, 1:5].reshape(-1, 3), axis=0)) == 1 for made in many)
+    assert len({tuple(made[2, 2]) for made in many}) > 55
+    assert np.array_equal(recolour(pixels, 5), recolour(pixels, 5))

@@ -1,0 +1,55 @@
+import torch
+
+from nsfse import losses
+from nsfse.batches import Batch
+from nsfse.config import load_config
+from nsfse.model import NSFSE
+from nsfse.trainer import Trainer
+
+OVERRIDES = ["model.image_size=[32,32]", "model.width=16", "model.dim=16", "train.batch=6", "train.amp=false"]
+
+
+def batch_of(count: int) -> Batch:
+    """Queries in a ring: picture i is the reference of query i, picture i + 1 its target."""
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.arange(count)
+    target = (pictures + 1) % count
+    return Batch(
+        torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8),
+        pictures,
+        target,
+        torch.randint(2, 9, (count, 3), generator=generator),
+        torch.ones(count, 3, dtype=torch.bool),
+        torch.nn.functional.one_hot(target, count).bool(),
+    )
+
+
+def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch):
+    config = load_config(overrides=OVERRIDES)
+    torch.manual_seed(0)
+    trainer = Trainer(config, NSFSE(config.model, 9), 10)
+    batch = batch_of(6)
+    batch.right[0, 3] = True
+    seen = []
+    plain = losses.classification
+    monkeypatch.setattr(
+        losses, "classification", lambda logits, blocked, target: seen.append(blocked) or plain(logits, blocked, target)
+    )
+    listed = []
+    entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        lambda scores, *rest: listed.append(scores.shape[1]) or entropy(scores, *rest),
+    )
+    trainer.batch_losses(batch, torch.Generator().manual_seed(0))
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[0, 3] = True
+    assert len(seen) == 2 and all(torch.equal(blocked, expected) for blocked in seen)
+    assert listed == [
+        6,
+        6,
+        5,
+        5,
+        5,
+    ]  # stage 1 and sentence over the masked batch, the head's three without the reference
