@@ -132,8 +132,7 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         mean = sums[:-1] / count
         centred = wide - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        if self.track_running_stats:
-            self._follow(mean.detach(), variance.detach() * count / (count - 1.0))
+        self._follow(mean.detach(), variance.detach() * count / (count - 1.0))
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
@@ -155,14 +154,15 @@ def join_normalisation(model: nn.Module) -> None:
 @contextmanager
 def _still(module: nn.Module) -> Iterator[None]:
     """Keep running statistics of batch normalisation as they are."""
-    found = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    for m in found:
-        m.track_running_stats = False
+    before = [(m, m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m, _, counted in before:
+        m.momentum = 0.0
+        m.num_batches_tracked = counted.clone() if counted is not None else None
     try:
         yield
     finally:
-        for m in found:
-            m.track_running_stats = True
+        for m, m.momentum, m.num_batches_tracked in before:
+            pass
 
 
 def pick_device(wanted: str) -> torch.device:
