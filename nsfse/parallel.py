@@ -47,7 +47,7 @@ class Share:
         if len(rows) == 1:
             found = [encoder(*inputs)]
         else:
-            slices = zip(*(x.split([len(part) for part in rows]) for x in inputs), strict=True)
+            slices = zip(*(torch.split(x, [len(part) for part in rows]) for x in inputs), strict=True)
             found = [
                 checkpoint(encoder, *part, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(module)))
                 for part in slices
@@ -55,7 +55,7 @@ class Share:
         whole = tuple(torch.cat(same) for same in zip(*found, strict=True))
         if self.world == 1:
             return whole
-        return tuple(_Gather.apply(x, torch.cat(rows).to(x.device), count) for x in whole)
+        return tuple(_gather(x, torch.cat(rows).to(x.device), count) for x in whole)
 
     def agree(self, model: nn.Module) -> None:
         """Sum all gradients over the processes; take the first process's boundaries, where a GPU's may differ."""
@@ -64,7 +64,7 @@ class Share:
         found = [p.grad for p in model.parameters() if p.grad is not None]
         flat = torch.cat([grad.flatten() for grad in found])
         dist.all_reduce(flat)
-        for grad, total in zip(found, flat.split([grad.numel() for grad in found]), strict=True):
+        for grad, total in zip(found, torch.split(flat, [grad.numel() for grad in found]), strict=True):
             grad.copy_(total.view_as(grad))
         for name, buffer in model.named_buffers():
             if "boundary" in name:
@@ -96,7 +96,7 @@ class _Gather(torch.autograd.Function):
         return whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient[ctx.saved_tensors[0]], None, None
@@ -112,10 +112,14 @@ class _Sum(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient
+
+
+_gather: Callable[[Tensor, Tensor, int], Tensor] = _Gather.apply
+_sum: Callable[[Tensor], Tensor] = _Sum.apply
 
 
 class JointBatchNorm2d(nn.BatchNorm2d):
@@ -127,11 +131,11 @@ class JointBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float()
         size = wide.new_tensor([x.numel() / x.shape[1]])
-        sums = _Sum.apply(torch.cat([wide.sum((0, 2, 3)), size]))
+        sums = _sum(torch.cat([wide.sum((0, 2, 3)), size]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = wide - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1.0))
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
@@ -161,15 +165,17 @@ def _still(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for m, m.momentum, m.num_batches_tracked in before:
-            pass
+        for m, momentum, counted in before:
+            m.momentum, m.num_batches_tracked = momentum, counted
 
 
 def pick_device(wanted: str) -> torch.device:
     """Return the device of `train.device`, under torchrun this process's own GPU. Raises UsageError without one."""
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
-        raise UsageError("train.device is cuda, but torch sees no GPU; use auto or cpu, or install a CUDA build of torch")
+        raise UsageError(
+            "train.device is cuda, but torch sees no GPU; use auto or cpu, or install a CUDA build of torch"
+        )
     if wanted == "cpu" or not there:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

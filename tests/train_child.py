@@ -1,8 +1,8 @@
 """Trainings in processes of their own, each step's losses on stdout as JSON.
 
-    python -m tests.train_child double RUN section.key=value ...     one, in float64 and with a boundary from the start
-    python -m tests.train_child serve section.key=value ...          one for each folder that stdin names, each in a fork
-                                                                     that can be killed; its pid comes first
+python -m tests.train_child double RUN section.key=value ...     one, in float64 and with a boundary from the start
+python -m tests.train_child serve section.key=value ...          one for each folder that stdin names, each in a fork
+                                                                 that can be killed; its pid comes first
 """
 
 import importlib.util
