@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nsfse.batches import augment
+from nsfse.batches import Batch, augment
+from nsfse.boundary import AdaptiveBoundary
+from nsfse.config import load_config
+from nsfse.encoders import MaskedGru
+from nsfse.model import NSFSE
 from nsfse.parallel import JointBatchNorm2d, Share, pick_device
+from nsfse.trainer import Trainer
 from nsfse_runtime.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +138,25 @@ def test_a_picture_is_augmented_alike_whoever_does_it():
     whole = augmented(torch.arange(7))
     assert not torch.equal(whole, pixels)
     assert torch.equal(torch.cat([augmented(torch.arange(3)), augmented(torch.arange(3, 7))]), whole)
+
+
+def test_a_step_makes_nothing_on_another_device(monkeypatch):
+    """The meta device stands in for a GPU: operations refuse to mix it with the CPU."""
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda self: 0.5)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(MaskedGru, "forward", lambda self, x, mask: nn.GRU.forward(self, x)[0])
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.zeros(()))
+    for name, value in {"t": property(lambda _: 0.1), "ready": property(lambda _: True)}.items():
+        monkeypatch.setattr(AdaptiveBoundary, name, value)
+    monkeypatch.setattr(Trainer, "_update_boundaries", lambda *_: None)
+    config = load_config(overrides=TOY)
+    trainer = Trainer(config, NSFSE(config.model, 20).to("meta"), 10)
+    mask = torch.ones(8, 4, dtype=torch.bool)
+    blank = torch.zeros(12, 32, 48, 3, dtype=torch.uint8)
+    at = torch.arange(12)
+    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, torch.zeros(8, 12, dtype=torch.bool))
+    assert "boundary" in trainer.train_step(batch)
+    assert trainer.optimizer.state[trainer.model.stage1_scale]["exp_avg"].device.type == "meta"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
