@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nsfse.data import Pixels, Source, Triplet
+from nsfse.parallel import Share
 from nsfse_runtime.text import Tokenizer
 
 UNKNOWN_ID = 1
@@ -20,20 +21,25 @@ LIFTED, CURVE = 0.6, 0.7  # share of recoloured pictures whose black is lifted; 
 class Batch:
     """B queries over U different pictures (a recoloured one is another picture).
 
-    pixels [U, H, W, 3] uint8; reference, target [B] rows of it; ids, mask [B, L]; right [B, U] marks every picture that
-    answers the query, the target among them.
+    pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
+    right [B, U] marks every picture that answers the query, the target among them.
     """
 
     pixels: Tensor
+    rows: Tensor
     reference: Tensor
     target: Tensor
     ids: Tensor
     mask: Tensor
     right: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
 
 class Pictures:
-    """Fitted pictures of a source by id, kept in memory up to `limit` bytes."""
+    """Fitted pictures of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes."""
 
     def __init__(self, source: Source, size: tuple[int, int], limit: float, threads: int = 2) -> None:
         self._source, self._size = source, size
@@ -55,20 +61,23 @@ class Pictures:
         return found
 
 
-def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer) -> Batch:
-    """Gather one batch; the first of a triplet's targets is the one to pull towards."""
+def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer, share: Share) -> Batch:
+    """Gather one batch, the pixels of `share` alone; the first of a triplet's targets is the one to pull towards."""
     keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour))))
     row = {key: at for at, key in enumerate(keys)}
     right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
     for at, triplet in enumerate(triplets):
         right[at, [row[name, 0] for name in triplet.targets if (name, 0) in row]] = True
     ids, mask = tokenizer.encode([t.texts[0] for t in triplets])
-    pixels = pictures([name for name, _ in keys])
-    for at, (_, seed) in enumerate(keys):
+    rows = torch.cat(share.rows(len(keys)))
+    shown = [keys[at] for at in rows]
+    pixels = pictures([name for name, _ in shown])
+    for at, (_, seed) in enumerate(shown):
         if seed:
             pixels[at] = recolour(pixels[at], seed)
     return Batch(
         torch.from_numpy(pixels),
+        rows,
         torch.tensor([row[t.reference, t.recolour] for t in triplets]),
         torch.tensor([row[t.targets[0], 0] for t in triplets]),
         torch.from_numpy(ids),
@@ -78,16 +87,16 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
 
 
 def batches(
-    triplets: Sequence[Triplet], size: int, pictures: Pictures, tokenizer: Tokenizer, start: int = 0
+    triplets: Sequence[Triplet], size: int, pictures: Pictures, tokenizer: Tokenizer, share: Share, start: int = 0
 ) -> Iterator[Batch]:
     """Yield whole batches in order from batch `start`, each made while the one before is used."""
     slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]
     with ThreadPoolExecutor(1) as ahead:
-        coming = [ahead.submit(make_batch, part, pictures, tokenizer) for part in slices[:1]]
+        coming = [ahead.submit(make_batch, part, pictures, tokenizer, share) for part in slices[:1]]
         for at in range(len(slices)):
             batch = coming.pop().result()
             if at + 1 < len(slices):
-                coming.append(ahead.submit(make_batch, slices[at + 1], pictures, tokenizer))
+                coming.append(ahead.submit(make_batch, slices[at + 1], pictures, tokenizer, share))
             yield batch
 
 
@@ -104,22 +113,24 @@ def recolour(pixels: Pixels, seed: int) -> Pixels:
     return tables.round().astype(np.uint8)[pixels[..., rng.permutation(3)], np.arange(3)]
 
 
-def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Shift, scale, mirror and brighten `pixels` [B, H, W, 3] uint8 at random; new pixels repeat the edge."""
-    count = len(pixels)
+def augment(pixels: Tensor, rows: Tensor, count: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Shift, scale, mirror and brighten `pixels` [V, H, W, 3] uint8 at random; new pixels repeat the edge.
+
+    They are the `rows` [V] of a batch of `count` pictures: whoever augments a row draws the same numbers for it.
+    """
     if strength <= 0:
         return pixels
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, generator=generator) * (high - low) + low
+        return torch.rand(count, generator=generator).to(pixels.device)[rows] * (high - low) + low
 
     scale = 1.0 + strength * uniform(-0.12, 0.08)
     mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    zero = torch.zeros(count)
+    zero = torch.zeros_like(scale)
     shift = strength * 0.12
     theta = torch.stack([scale * mirror, zero, uniform(-shift, shift), zero, scale, uniform(-shift, shift)], 1)
     planes = pixels.permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(theta.view(count, 2, 3), list(planes.shape), align_corners=False)
+    grid = F.affine_grid(theta.view(-1, 2, 3), list(planes.shape), align_corners=False)
     moved = F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
     bright = (1.0 + strength * uniform(-0.05, 0.05))[:, None, None, None]
     return (moved * bright).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -127,5 +138,5 @@ def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tens
 
 def drop_words(ids: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Replace a `share` of the words of `ids` [B, L] by the unknown word."""
-    dropped = (torch.rand(ids.shape, generator=generator) < share) & mask
+    dropped = (torch.rand(ids.shape, generator=generator).to(ids.device) < share) & mask
     return ids.masked_fill(dropped, UNKNOWN_ID)

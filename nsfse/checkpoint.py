@@ -1,14 +1,17 @@
 """A run's folder: config.json, tokenizer.json, model.safetensors (last), best.safetensors, state.safetensors.
 
-Every file is replaced whole (written beside, synced, renamed), so that a kill leaves the old one or the new one.
+Every file is replaced whole (written beside, synced, renamed), so that a kill leaves the old one or the new one. Of the
+state for resuming the one before is kept, too, for the day on which the newest is damaged.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -19,6 +22,8 @@ from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, Ver
 from nsfse_runtime.text import Tokenizer
 
 FORMAT = 1
+STATES = ("state.safetensors", "state.previous.safetensors")  # the newest first
+DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,49 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise NotFoundError(f"no weights at {path}; train with `nsfse train`") from None
     except SafetensorError as error:
         raise IntegrityError(f"{path} is damaged: {error}; train again or restore it") from None
+
+
+def save_state(run: Path, tensors: dict[str, Tensor]) -> None:
+    """Write all that resuming needs, with its own digest; what was the newest state is then the previous one."""
+    newest, previous = (run / name for name in STATES)
+    beside = run / "state.next"
+    save_tensors(beside, tensors | {DIGEST: _digest(tensors)})
+    try:
+        if newest.exists():
+            newest.replace(previous)
+        beside.replace(newest)
+    except OSError as error:
+        raise OutputError(f"cannot write {newest}: {error.strerror}; choose another place with -o") from None
+
+
+def load_state(run: Path) -> tuple[dict[str, Tensor] | None, str]:
+    """Return the newest whole state, None in a new run, and a line on what was damaged, if any.
+
+    Raises IntegrityError where there are states and none is whole.
+    """
+    damaged = ""
+    for path in (run / name for name in STATES):
+        try:
+            tensors = load_tensors(path)
+        except NotFoundError:
+            continue
+        except IntegrityError:
+            tensors = {}
+        digest = tensors.pop(DIGEST, None)
+        if digest is not None and digest.equal(_digest(tensors)):
+            return tensors, damaged and f"{damaged} is damaged; continuing from {path.name} before it"
+        damaged = str(path)
+    if damaged:
+        raise IntegrityError(f"{damaged} is damaged and no other state is whole; start again with --fresh")
+    return None, ""
+
+
+def _digest(tensors: dict[str, Tensor]) -> Tensor:
+    """Return the SHA-256 of named tensors as 32 bytes: a safetensors file does not notice a flipped bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
 def load_checkpoint(run: Path, which: str = "last") -> Checkpoint:

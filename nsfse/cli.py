@@ -56,18 +56,22 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of continuing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model, or continue its training."""
+    """Train a model, or continue its training.
+
+    Several processes train one model together: torchrun --standalone --nproc-per-node=2 -m nsfse train ...
+    """
     from nsfse.config import load_config
 
     settings = load_config(preset, config, override or (), data)
     from nsfse.printing import training_text
-    from nsfse.progress import training_bar
+    from nsfse.progress import first_process, training_bar
     from nsfse.train import train
 
     with training_bar() as follow:
         result = train(settings, out, resume=not fresh, progress=follow)
     done = {"run": result.path, "metrics": result.metrics, "interrupted": result.interrupted}
-    _print({"schema_version": 1, **done}, training_text, as_json)
+    if first_process():
+        _print({"schema_version": 1, **done}, training_text, as_json)
     raise typer.Exit(130 if result.interrupted else 0)
 
 

@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -73,8 +73,16 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     distill_weight: float = 0.1
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
+    accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Parts in which a batch is encoded: less memory, one more pass, the same loss and gradient (docs/training.md)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where torch computes; auto is the GPU where there is one."""
+    save_every: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    """Minutes between two saved states within an epoch, so that a kill costs no more than that."""
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
+    workers: Annotated[int, msgspec.Meta(ge=1)] = 2
+    """Threads that read pictures; the weights do not depend on it."""
     cache_gb: float = 4.0
     """Decoded pictures kept in memory, up to this size."""
 

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from torch import Tensor
 
 from nsfse.batches import Pictures
-from nsfse.checkpoint import save_tensors
+from nsfse.checkpoint import save_state, save_tensors, write_file
 from nsfse.config import Config
 from nsfse.data import Source, Triplet
 from nsfse.evaluate import evaluate
@@ -37,18 +37,20 @@ class Log:
         tokenizer: Tokenizer,
         config: Config,
         progress: Progress | None,
+        step: int = 0,
     ) -> None:
         self.run, self.source, self.pictures, self.tokenizer = run, source, pictures, tokenizer
         self.data, self.model_config = config.data, config.model
         self.progress = progress
-        self.started = time.monotonic()
+        self.started = self.saved = time.monotonic()
+        self.save_every = 60.0 * config.train.save_every
         self.last: dict[str, Any] = {}
-        self.best = _best_so_far(run / "metrics.jsonl")
+        self.best = _keep_until(run / "metrics.jsonl", step)
         self.board = None
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(run / "tensorboard"))
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
         """Record one step's losses, every tenth in the file, with both boundaries' statistics."""
@@ -68,7 +70,7 @@ class Log:
 
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
         """Fit the mix of the averaged weights, score them on validation, keep the best, save for resuming."""
-        model = NSFSE(self.model_config, len(self.tokenizer))
+        model = NSFSE(self.model_config, len(self.tokenizer)).to(trainer.device)
         model.load_state_dict(trainer.average)
         served = trainer.average | {"head.mix": fit_mix(model.eval(), self.tokenizer, triplets[:FITTED], self.pictures)}
         model.load_state_dict(served)
@@ -91,7 +93,13 @@ class Log:
     def save(self, trainer: Trainer, served: dict[str, Tensor]) -> None:
         """Write the weights for use and the whole state for resuming."""
         save_tensors(self.run / "model.safetensors", served)
-        save_tensors(self.run / "state.safetensors", trainer.state())
+        self.save_state(trainer)
+
+    def save_state(self, trainer: Trainer, due: bool = True) -> None:
+        """Write the state for resuming; unless `due`, only when `train.save_every` minutes have passed."""
+        if due or time.monotonic() - self.saved >= self.save_every:
+            save_state(self.run, trainer.state())
+            self.saved = time.monotonic()
 
     def _validate(self, scorer: TorchScorer) -> dict[str, Any]:
         limit = self.data.validation_queries
@@ -112,7 +120,36 @@ class Log:
                     self.board.add_scalar(name, value, step)
 
 
-def _best_so_far(file: Path) -> float:
-    """Return the best validation score of a run that is continued, −1 for a new one."""
+class Silence:
+    """The log of a process that is not the first: it says and writes nothing."""
+
+    last: Mapping[str, Any] = {}
+
+    def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
+        """Score nothing."""
+
+    def save(self, trainer: Trainer, served: dict[str, Tensor]) -> None:
+        """Write nothing."""
+
+    def save_state(self, trainer: Trainer, due: bool = True) -> None:
+        """Write nothing."""
+
+
+def _keep_until(file: Path, step: int) -> float:
+    """Forget what was logged after `step`, where a run continues; return the best validation score left, or −1."""
     lines = file.read_bytes().splitlines() if file.exists() else []
-    return max((msgspec.json.decode(line).get("mean_R@1", -1.0) for line in lines if b"mean_R@1" in line), default=-1.0)
+    entries = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= step]
+    if lines:
+        write_file(file, b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
+    return max((entry.get("mean_R@1", -1.0) for entry in entries), default=-1.0)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Read one line of metrics.jsonl; None for one that a kill cut short."""
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None

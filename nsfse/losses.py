@@ -72,7 +72,8 @@ def choose_candidates(
     count = min(count, logits.shape[1])
     hard = (count - 1) // 2
     hardest = free.topk(hard, 1).indices
-    rest = torch.rand(free.shape, generator=generator).masked_fill(free <= FAR, -1.0).scatter(1, hardest, -1.0)
+    chance = torch.rand(free.shape, generator=generator).to(free.device)
+    rest = chance.masked_fill(free <= FAR, -1.0).scatter(1, hardest, -1.0)
     others = torch.cat([hardest, rest.topk(count - 2 - hard, 1).indices], 1)
     return torch.cat([target[:, None], reference[:, None], others], 1)
 
@@ -84,7 +85,7 @@ def mismatch_weights(chosen: Tensor, reference: bool) -> Tensor:
     fitted without: references hardly differ from matches before the loss has pushed them below, and t stayed asleep.
     """
     first = 2 + (chosen.shape[1] - 1) // 2
-    weights = torch.zeros(chosen.shape)
+    weights = torch.zeros(chosen.shape, device=chosen.device)
     weights[:, first:] = 1.0
     if reference:
         weights[:, 1] = max(1, chosen.shape[1] - first)

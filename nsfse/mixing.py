@@ -44,8 +44,9 @@ def fit_mix(
         wrong[target] = FAR
         rows = torch.cat([torch.tensor([target]), wrong.topk(min(CANDIDATES, len(names) - 1)).indices])
         with torch.inference_mode():
-            pair = model.head.pair_side(side_of(query), torch.from_numpy(gallery.regions[rows.numpy()])[None])
-        lists.append(torch.stack([cosines[rows], pair.cross[0], pair.visual[0]], 1))
+            regions = torch.from_numpy(gallery.regions[rows.numpy()])[None].to(scorer.device)
+            pair = model.head.pair_side(side_of(query).to(scorer.device), regions)
+        lists.append(torch.stack([cosines[rows], pair.cross[0].cpu(), pair.visual[0].cpu()], 1))
     return _fit(torch.stack(lists).clone())
 
 

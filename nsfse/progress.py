@@ -1,5 +1,6 @@
 """Progress on stderr: one bar on a terminal, a line now and then elsewhere, so that stdout stays the result."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,11 @@ Advance = Callable[[int, int, str], None]
 _SECONDS_BETWEEN_LINES = 15.0
 
 
+def first_process() -> bool:
+    """Return whether this is the only process or torchrun's first: the others say nothing."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """Write one line to stderr."""
     sys.stderr.write(line + "\n")
@@ -24,7 +30,7 @@ def say(line: str) -> None:
 @contextmanager
 def bar(title: str) -> Iterator[Advance]:
     """Show how far a piece of work is while the block runs."""
-    with _rich_bar(title) if sys.stderr.isatty() else _plain_lines(title) as advance:
+    with _rich_bar(title) if sys.stderr.isatty() and first_process() else _plain_lines(title) as advance:
         yield advance
 
 
@@ -64,7 +70,9 @@ def training_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
     with bar("training") as advance:
 
         def follow(entry: dict[str, Any]) -> None:
-            if "epoch" in entry:
+            if "note" in entry:
+                say(entry["note"])
+            elif "epoch" in entry:
                 score = f", mean R@1 {entry['mean_R@1']:.1f}" if "mean_R@1" in entry else ""
                 say(f"epoch {entry['epoch']}: {entry['seconds']:.0f} s{score}")
             else:

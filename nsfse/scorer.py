@@ -23,6 +23,7 @@ class TorchScorer:
 
     def __init__(self, model: "NSFSE", tokenizer: "Tokenizer") -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.device = next(model.parameters()).device
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -42,20 +43,25 @@ class TorchScorer:
         import torch
 
         with torch.inference_mode():
-            vectors, regions = self.model.encode_images(torch.from_numpy(np.ascontiguousarray(pixels)))
-        return TargetFeatures(vectors.numpy(), regions.numpy())
+            vectors, regions = self.model.encode_images(self._tensor(np.ascontiguousarray(pixels)))
+        return TargetFeatures(vectors.cpu().numpy(), regions.cpu().numpy())
+
+    def _tensor(self, array: Any) -> "Tensor":
+        import torch
+
+        return torch.from_numpy(array).to(self.device)
 
     def _text(self, texts: Sequence[str]) -> tuple[Any, Any, Any]:
         import torch
 
-        ids, mask = (torch.from_numpy(array) for array in self.tokenizer.encode(texts))
+        ids, mask = (self._tensor(array) for array in self.tokenizer.encode(texts))
         with torch.inference_mode():
             words, sentence = self.model.encode_text(ids, mask)
         return words, sentence, mask
 
     def sentence(self, texts: Sequence[str]) -> Floats:
         """Return sentence vectors [B, d], the query of the text-only mode."""
-        found: Floats = self._text(texts)[1].numpy()
+        found: Floats = self._text(texts)[1].cpu().numpy()
         return found
 
     def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
@@ -65,9 +71,10 @@ class TorchScorer:
         words, sentence, mask = self._text(texts)
         with torch.inference_mode():
             query, side = self.model.compose(
-                torch.from_numpy(references.vectors), torch.from_numpy(references.regions), words, sentence, mask
+                self._tensor(references.vectors), self._tensor(references.regions), words, sentence, mask
             )
         kept = side.probes.shape[1] - side.words.shape[1]
+        query, side = query.cpu(), side.to("cpu")
         found = []
         for at, text in enumerate(texts):
             length = int(mask[at].sum())
@@ -89,9 +96,9 @@ class TorchScorer:
 
         head = self.model.head
         with torch.inference_mode():
-            pair = head.pair_side(side_of(query), torch.from_numpy(targets.regions)[None])
-            score = head.total(torch.from_numpy(targets.vectors @ query.vector)[None], pair)
-        return PairScores(score[0].numpy(), pair.x[0].numpy(), head.cross_boundary.t)
+            pair = head.pair_side(side_of(query).to(self.device), self._tensor(targets.regions)[None])
+            score = head.total(self._tensor(targets.vectors @ query.vector)[None], pair)
+        return PairScores(score[0].cpu().numpy(), pair.x[0].cpu().numpy(), head.cross_boundary.t)
 
 
 def side_of(query: QueryFeatures) -> "QuerySide":
@@ -127,7 +134,8 @@ def open_scorer(model: Path) -> Any:
 
         need("torch", "train")
         from nsfse.checkpoint import load_checkpoint
+        from nsfse.parallel import pick_device
 
         checkpoint = load_checkpoint(model)
-        return TorchScorer(checkpoint.model, checkpoint.tokenizer)
+        return TorchScorer(checkpoint.model.to(pick_device("auto")), checkpoint.tokenizer)
     raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

@@ -31,6 +31,10 @@ class QuerySide:
         """Return the queries `rows`."""
         return QuerySide(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    def to(self, device: torch.device | str) -> "QuerySide":
+        """Return the queries on `device`."""
+        return QuerySide(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class PairSide:

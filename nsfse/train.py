@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from nsfse.batches import Pictures, batches
-from nsfse.checkpoint import load_tensors, read_header, write_file, write_header
+from nsfse.checkpoint import STATES, load_state, read_header, write_file, write_header
 from nsfse.config import Config
 from nsfse.data import Source
 from nsfse.data.sources import open_source
-from nsfse.log import Log, Progress
+from nsfse.log import Log, Progress, Silence
 from nsfse.model import NSFSE
+from nsfse.parallel import Share, joined, pick_device
 from nsfse.trainer import Trainer
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.errors import DataError, OutputError, UsageError
@@ -35,50 +36,67 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
     """Train, or continue, the run in folder `out`.
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
-    what was logged. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
+    what was logged. Under torchrun all processes train one model together; the first one alone writes and calls
+    `progress`. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
     """
+    with joined(config.train) as share:
+        return _train(config, out, resume, progress, share)
+
+
+def _train(config: Config, out: Path, resume: bool, progress: Progress | None, share: Share) -> TrainResult:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     source = open_source(
         config.data.source, Path(config.data.folder) if config.data.folder else None, **config.data.options
     )
-    tokenizer, found_state = _prepare(out, config, source, resume)
-    model = NSFSE(config.model, len(tokenizer))
+    if share.rank:
+        share.wait()  # until the first process has made the folder
+    tokenizer = _prepare(out, config, source, resume or share.rank > 0)
+    if not share.rank:
+        share.wait()
+    device = pick_device(config.train.device)
+    model = NSFSE(config.model, len(tokenizer)).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30)
+    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers)
     per_epoch = len(source.triplets(0)) // config.train.batch
     if per_epoch == 0:
         raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")
-    trainer = Trainer(config, model, per_epoch * config.train.epochs)
-    if found_state:
-        trainer.load_state(load_tensors(out / "state.safetensors"))
-    log = Log(out, source, pictures, tokenizer, config, progress)
-    with _stop_on_signal() as stopped, _sound_convolutions(config.model.width), _same_each_time():
+    trainer = Trainer(config, model, per_epoch * config.train.epochs, share)
+    state, note = load_state(out)
+    if state:
+        trainer.load_state(state)
+    log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
+    if note and progress and share.rank == 0:
+        progress({"note": note})
+    with _stop_on_signal(share.world > 1) as stopped, _sound_convolutions(config.model.width), _same_each_time(device):
         for epoch in range(trainer.step // per_epoch, config.train.epochs):
-            triplets = source.triplets(epoch)
-            for batch in batches(triplets, config.train.batch, pictures, tokenizer, trainer.step % per_epoch):
+            triplets, start = source.triplets(epoch), trainer.step % per_epoch
+            for batch in batches(triplets, config.train.batch, pictures, tokenizer, share, start):
                 log.step(trainer, trainer.train_step(batch))
-                if stopped() and trainer.step % per_epoch:
+                if trainer.step % per_epoch == 0:
+                    continue  # the epoch's end saves, after its scores
+                if share.any(stopped(), device):
                     log.save(trainer, trainer.average)
-                    return TrainResult(out, log.last, True)
+                    return TrainResult(out, dict(log.last), True)
+                log.save_state(trainer, due=False)
             log.epoch(trainer, epoch, triplets)
-            if stopped():
+            if share.any(stopped(), device):
                 break
-    return TrainResult(out, log.last, trainer.step < trainer.total_steps)
+    return TrainResult(out, dict(log.last), trainer.step < trainer.total_steps)
 
 
-def _prepare(run: Path, config: Config, source: Source, resume: bool) -> tuple[Tokenizer, bool]:
-    """Make or reopen the run's folder; return its tokenizer and whether there is a state to continue from."""
+def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokenizer:
+    """Make or reopen the run's folder; return its tokenizer."""
     if (run / "config.json").exists() and resume:
         if read_header(run)["config"] != config:
             raise UsageError(f"{run} holds a run of another configuration; name another folder or pass --fresh")
-        return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words), (run / "state.safetensors").exists()
+        return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
-    for old in ("state.safetensors", "metrics.jsonl", "best.safetensors", "model.safetensors"):
+    for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors"):
         (run / old).unlink(missing_ok=True)
     texts = [text for epoch in range(2) for triplet in source.triplets(epoch) for text in triplet.texts]
     if not texts:
@@ -87,7 +105,7 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> tuple[T
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
-    return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words), False
+    return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
 
 
 def _sound_convolutions(width: int) -> AbstractContextManager[None]:
@@ -96,10 +114,13 @@ def _sound_convolutions(width: int) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _same_each_time() -> Iterator[None]:
-    """Ask torch for deterministic algorithms: its parallel scatter on a CPU adds in whatever order threads come."""
+def _same_each_time(device: torch.device) -> Iterator[None]:
+    """Ask torch for deterministic algorithms: its parallel scatter on a CPU adds in whatever order threads come.
+
+    Not on a GPU, where some steps have no such form without a setting of cuBLAS made before torch starts.
+    """
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(device.type == "cpu")
     try:
         yield
     finally:
@@ -107,14 +128,18 @@ def _same_each_time() -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question; a second one acts as usual."""
+def _stop_on_signal(always: bool) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question; a second one acts as usual.
+
+    With `always` it does not: torchrun passes on a Ctrl-C that its processes have already had.
+    """
     seen: list[int] = []
     before: dict[int, Any] = {}
 
     def note(number: int, _frame: object) -> None:
         seen.append(number)
-        signal.signal(number, before[number])
+        if not always:
+            signal.signal(number, before[number])
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

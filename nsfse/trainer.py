@@ -1,4 +1,7 @@
-"""One run's model, optimizer and position; one step. Every random choice depends on (seed, step) alone."""
+"""One run's model, optimizer and position; one step.
+
+Every random choice depends on (seed, step) alone: not on what came before, nor on how many processes share a batch.
+"""
 
 import math
 from typing import Any
@@ -11,6 +14,7 @@ from nsfse import losses
 from nsfse.batches import Batch, augment, drop_words
 from nsfse.config import Config
 from nsfse.model import NSFSE
+from nsfse.parallel import Share, join_normalisation
 from nsfse.similarity import PairSide, QuerySide
 
 SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the common rate they hardly move
@@ -19,8 +23,11 @@ SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the com
 class Trainer:
     """Model, optimizer and position of one run."""
 
-    def __init__(self, config: Config, model: NSFSE, total_steps: int) -> None:
+    def __init__(self, config: Config, model: NSFSE, total_steps: int, share: Share | None = None) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
+        self.share, self.device = share or Share(parts=config.train.accumulate), next(model.parameters()).device
+        if self.share.world > 1:
+            join_normalisation(model)
         decayed = [p for p in model.parameters() if p.ndim > 1]
         scalars = [p for n, p in model.named_parameters() if p.ndim == 0 or n == "head.mix"]
         rest = [p for n, p in model.named_parameters() if p.ndim == 1 and n != "head.mix"]
@@ -44,13 +51,16 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, float]:
         """Take one optimizer step; return the losses."""
         self.model.train()
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        seed = self.config.seed * 1_000_003 + self.step
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # for a backbone with dropout
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["pace"]
-        parts = self.batch_losses(batch, generator)
+        parts = self.batch_losses(batch.to(self.device), generator)
         loss = parts["loss"]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss / self.share.world).backward()  # type: ignore[no-untyped-call]
+        self.share.agree(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.step += 1
@@ -59,12 +69,14 @@ class Trainer:
 
     def batch_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of one batch by name, `loss` their weighted sum (docs/method.md §6)."""
-        settings, model = self.config, self.model
-        pixels = augment(batch.pixels, settings.augment, generator)
+        settings, model, share = self.config, self.model, self.share
+        queries, pictures = batch.right.shape
+        pixels = augment(batch.pixels, batch.rows, pictures, settings.augment, generator).contiguous()
         ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.amp):
-            vectors, regions = model.encode_images(pixels.contiguous())
-        words, sentence = model.encode_text(ids, batch.mask)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
+            vectors, regions = share.encode(model, model.encode_images, (pixels,), pictures)
+        mine = torch.cat(share.rows(queries))
+        words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
         query = model.composer(vectors[batch.reference], sentence)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         parts = self._stage1(batch, vectors, query, sentence, blocked)
@@ -73,7 +85,7 @@ class Trainer:
         chosen = losses.choose_candidates(
             cosines[rows], blocked[rows], batch.target[rows], batch.reference[rows], settings.candidates, generator
         )
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
             side = model.head.query_side(words[rows], sentence[rows], batch.mask[rows], regions[batch.reference[rows]])
             pair = model.head.pair_side_of_batch(side, regions, chosen)
         parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
@@ -99,9 +111,9 @@ class Trainer:
     def _head(self, side: QuerySide, pair: PairSide, chosen: Tensor, cosines: Tensor) -> dict[str, Tensor]:
         head = self.model.head
         scale = self.model.head_scale.exp().clamp_max(100.0)
-        first = torch.zeros(len(cosines), dtype=torch.long)
+        first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
         total = head.total(cosines.detach(), pair)
-        others = torch.arange(cosines.shape[1]) != 1  # all candidates but the reference, which no gallery shows
+        others = torch.arange(cosines.shape[1], device=cosines.device) != 1  # all candidates but the reference, which no gallery shows
         random = losses.mismatch_weights(chosen, reference=False)
         cross = losses.boundary_terms(pair.x, side.word_weights, random)
         visual = losses.boundary_terms(pair.y, side.probe_weights, random)
@@ -156,7 +168,7 @@ class Trainer:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.model.load_state_dict(part("model."))
-        self.average = part("average.")
+        self.average = {name: value.to(self.device) for name, value in part("average.").items()}
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer.").items():
             at, name = key.split(".", 1)

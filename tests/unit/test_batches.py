@@ -3,6 +3,7 @@ import torch
 
 from nsfse.batches import make_batch, recolour
 from nsfse.data import Triplet
+from nsfse.parallel import Share
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.text import Tokenizer
 
@@ -16,7 +17,7 @@ def pictures(names):
 
 def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
     batch = make_batch(
-        [Triplet("a", ("make it red",), ("b", "c")), Triplet("c", ("in blue",), ("a",))], pictures, TOKENIZER
+        [Triplet("a", ("make it red",), ("b", "c")), Triplet("c", ("in blue",), ("a",))], pictures, TOKENIZER, Share()
     )
     shades = batch.pixels[:, 0, 0, 0]
     assert sorted(shades.tolist()) == [40, 90, 160]
@@ -25,7 +26,7 @@ def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
 
 
 def test_a_recoloured_reference_is_another_picture_than_its_target():
-    batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], pictures, TOKENIZER)
+    batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], pictures, TOKENIZER, Share())
     assert len(batch.pixels) == 2 and batch.reference.tolist() != batch.target.tolist()
     assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(PICTURES["a"]))
     assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(PICTURES["a"], 7)))

@@ -1,6 +1,7 @@
 """The loop: it learns, the same seed gives the same weights, a stopped run continues as if it had not stopped."""
 
 import hashlib
+import time
 
 import pytest
 
@@ -8,6 +9,7 @@ pytest.importorskip("torch")
 
 from nsfse.checkpoint import load_checkpoint, load_tensors
 from nsfse.config import load_config
+from nsfse.data.drawn import DrawnSource
 from nsfse.train import train
 from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 
@@ -51,6 +53,19 @@ def test_same_seed_same_weights(whole, tmp_path):
     assert weights(tmp_path / "again") == weights(whole)
     train(load_config(overrides=[*SMALL, "train.seed=1"]), tmp_path / "other")
     assert weights(tmp_path / "other") != weights(whole)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_weights_do_not_depend_on_how_many_read_pictures(whole, tmp_path, monkeypatch, workers):
+    load, late = DrawnSource.load, [0.002, 0.0, 0.001]
+
+    def slow(self, item, size):
+        time.sleep(late[sum(item.encode()) % 3])  # some come later than others, so that their order would show
+        return load(self, item, size)
+
+    monkeypatch.setattr(DrawnSource, "load", slow)
+    train(load_config(overrides=[*SMALL, f"train.workers={workers}"]), tmp_path / "run")
+    assert weights(tmp_path / "run") == weights(whole)
 
 
 def test_torch_is_asked_for_deterministic_algorithms_while_it_trains(tmp_path):

@@ -17,6 +17,7 @@ def batch_of(count: int) -> Batch:
     return Batch(
         torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8),
         pictures,
+        pictures,
         target,
         torch.randint(2, 9, (count, 3), generator=generator),
         torch.ones(count, 3, dtype=torch.bool),

@@ -1,0 +1,213 @@
+"""Time training of CLIP-size models: NSFSE's own step, whole and in parts, against a plain combiner on the same towers.
+
+python benchmarks/gpu.py [--toy] [--batch 256]    needs transformers; weights and pictures are random
+
+The towers are those of ViT-B/32. The plain loop is in the manner of CLIP4Cir: one vector for each picture and text, a
+combiner, cross entropy over the batch. Both train all of the towers, encode each picture of the batch once and use
+bfloat16.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse.batches import Batch
+from nsfse.config import Config, ModelConfig, TrainConfig
+from nsfse.encoders import BACKBONES
+from nsfse.model import NSFSE
+from nsfse.trainer import Trainer
+
+try:
+    import transformers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+except ImportError:
+    sys.exit("transformers is not installed; run: pip install transformers")
+
+BASE = {
+    "picture": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "text": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8},
+    "side": 224, "patch": 32, "dim": 512, "words": 20, "vocabulary": 49408, "steps": 20,
+}  # fmt: skip
+TOY = {
+    "picture": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "side": 32, "patch": 16, "dim": 32, "words": 6, "vocabulary": 64, "steps": 2,
+}  # fmt: skip
+WARM, SECONDS = 3, 60.0  # steps before the clock starts; a variant is timed no longer than this
+AGREE = 2e-3  # relative difference of losses in float32, CPU against GPU
+
+
+class PictureTower(nn.Module):
+    """A CLIP picture tower of random weights: [B, 3, H, W] in 0..1 → unit vectors [B, d], unit regions [B, R, d]."""
+
+    def __init__(self, size: dict[str, Any]) -> None:
+        super().__init__()
+        self.tower = CLIPVisionModel(
+            CLIPVisionConfig(**size["picture"], image_size=size["side"], patch_size=size["patch"])
+        )
+        self.vector = nn.Linear(size["picture"]["hidden_size"], size["dim"])
+        self.region = nn.Linear(size["picture"]["hidden_size"], size["dim"])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode pictures."""
+        found = self.tower(pixel_values=(pixels - 0.45) * 4.0)
+        regions = self.region(found.last_hidden_state[:, 1:])
+        return F.normalize(self.vector(found.pooler_output).float(), dim=-1), F.normalize(regions.float(), dim=-1)
+
+
+class TextTower(nn.Module):
+    """A CLIP text tower of random weights: [B, L] → unit words [B, L, d], unit sentences [B, d]."""
+
+    def __init__(self, size: dict[str, Any], amp: bool) -> None:
+        super().__init__()
+        self.amp = amp
+        self.tower = CLIPTextModel(
+            CLIPTextConfig(**size["text"], vocab_size=size["vocabulary"], bos_token_id=1, eos_token_id=2)
+        )
+        self.word = nn.Linear(size["text"]["hidden_size"], size["dim"])
+        self.sentence = nn.Linear(size["text"]["hidden_size"], size["dim"])
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode texts; the sentence is the last word's state."""
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.amp):
+            states = self.tower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            last = states[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+            words, sentence = self.word(states).float(), self.sentence(last).float()
+        return F.normalize(words, dim=-1) * mask[..., None], F.normalize(sentence, dim=-1)
+
+
+class Combiner(nn.Module):
+    """After Baldrati et al. (CVPR Workshops 2022): a gated sum of picture and text plus a mixture of both."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.picture, self.text = nn.Linear(dim, 4 * dim), nn.Linear(dim, 4 * dim)
+        self.mixture = nn.Sequential(nn.Linear(8 * dim, 8 * dim), nn.ReLU(), nn.Linear(8 * dim, dim))
+        self.gate = nn.Sequential(nn.Linear(8 * dim, 8 * dim), nn.ReLU(), nn.Linear(8 * dim, 1), nn.Sigmoid())
+
+    def forward(self, picture: Tensor, text: Tensor) -> Tensor:
+        """Combine [B, d] and [B, d] into unit rows."""
+        both = torch.cat([F.relu(self.picture(picture)), F.relu(self.text(text))], -1)
+        share = self.gate(both)
+        return F.normalize((self.mixture(both) + share * text + (1 - share) * picture).float(), dim=-1)
+
+
+def synthetic(size: dict[str, Any], queries: int) -> Batch:
+    """Return a batch of random pictures in pairs, each pair asked for in both directions."""
+    seeded = torch.Generator().manual_seed(0)
+    every = torch.arange(queries)
+    other = every + 1 - 2 * (every % 2)
+    pixels = torch.randint(0, 256, (queries, size["side"], size["side"], 3), generator=seeded, dtype=torch.uint8)
+    ids = torch.randint(3, size["vocabulary"], (queries, size["words"]), generator=seeded)
+    mask = torch.arange(size["words"])[None] < torch.randint(3, size["words"] + 1, (queries, 1), generator=seeded)
+    right = torch.zeros(queries, queries, dtype=torch.bool)
+    right[every, other] = True
+    return Batch(pixels, every, every, other, ids, mask, right)
+
+
+def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
+    """Return NSFSE's training step on the towers."""
+    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size, settings.amp))
+    torch.manual_seed(0)
+    model = NSFSE(
+        ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"]), size["vocabulary"]
+    )
+    trainer = Trainer(Config(train=settings), model.to(device), 10_000)
+    return lambda batch: trainer.train_step(batch)["loss"]
+
+
+def plain_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
+    """Return the plain loop's training step on the same towers."""
+    torch.manual_seed(0)
+    pictures, texts, combiner = PictureTower(size), TextTower(size, settings.amp), Combiner(size["dim"])
+    model = nn.ModuleList([pictures, texts, combiner]).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
+
+    def step(batch: Batch) -> float:
+        here = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
+            vectors, _ = pictures(here.pixels.permute(0, 3, 1, 2).float() / 255.0)
+            query = combiner(vectors[here.reference], texts(here.ids, here.mask)[1])
+        loss = F.cross_entropy(100.0 * query @ vectors.T, here.target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def timed(make: Callable[..., Callable[[Batch], float]], *setting: Any, batch: Batch, steps: int) -> dict[str, Any]:
+    """Return pictures per second and peak memory of one variant."""
+    device = setting[-1]
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step, seconds, began = make(*setting), [], time.perf_counter()
+    for at in range(WARM + steps):
+        started = time.perf_counter()
+        loss = step(batch)  # reads the loss, so the device is done
+        seconds += [time.perf_counter() - started] if at >= WARM else []
+        if seconds and time.perf_counter() - began > SECONDS:
+            break
+    peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None
+    rate = round(len(batch.pixels) / statistics.median(seconds), 1)
+    return {"pictures_per_second": rate, "peak_gib": peak, "steps": len(seconds), "last_loss": round(loss, 4)}
+
+
+def agreement(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> dict[str, Any] | None:
+    """Return the first step's loss in float32 on both devices, and whether they agree; None without a GPU."""
+    if device.type == "cpu":
+        return None
+    batch = synthetic(size, 16)
+    found = {
+        kind: nsfse_step(size, changed_settings(settings, amp=False), torch.device(kind))(batch)
+        for kind in ("cpu", "cuda")
+    }
+    return found | {"agree": abs(found["cpu"] - found["cuda"]) <= AGREE * abs(found["cpu"])}
+
+
+def changed_settings(settings: TrainConfig, **changed: Any) -> TrainConfig:
+    """Return `settings` with some changed."""
+    return TrainConfig(**{name: getattr(settings, name) for name in settings.__struct_fields__} | changed)
+
+
+def main() -> None:
+    """Measure and print one JSON object; exit with 1 where CPU and GPU disagree."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toy", action="store_true", help="tiny towers: seconds on a CPU")
+    parser.add_argument("--batch", type=int, help="queries and pictures in a batch: 256, toy 8")
+    given = parser.parse_args()
+    size = TOY if given.toy else BASE
+    device = torch.device("cuda" if torch.cuda.is_available() and not given.toy else "cpu")
+    batch = synthetic(size, given.batch or (8 if given.toy else 256))
+    settings = TrainConfig(lr=1e-5, batch=len(batch.pixels), amp=True)
+    common: dict[str, Any] = {"batch": batch, "steps": size["steps"]}
+    parts = changed_settings(settings, accumulate=4)
+    checked = agreement(size, settings, device)
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    print(json.dumps({
+        "machine": machine,
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
+        "torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__,
+        "device": device.type, "toy": given.toy, "batch": len(batch.pixels), "picture": size["side"],
+        "plain": timed(plain_step, size, settings, device, **common),
+        "nsfse": timed(nsfse_step, size, settings, device, **common),
+        "nsfse_in_4_parts": timed(nsfse_step, size, parts, device, **common),
+        "cpu_and_gpu": checked,
+    }, indent=2))  # fmt: skip
+    sys.exit(1 if checked and not checked["agree"] else 0)
+
+
+if __name__ == "__main__":
+    main()

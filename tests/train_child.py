@@ -1,0 +1,47 @@
+"""Trainings in processes of their own, each step's losses on stdout as JSON.
+
+python -m tests.train_child double RUN section.key=value ...     one, in float64 and with a boundary from the start
+python -m tests.train_child serve section.key=value ...          one for each folder that stdin names, each in a fork
+                                                                 that can be killed; its pid comes first
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from nsfse import boundary
+from nsfse.config import load_config
+from nsfse.train import train
+from nsfse.trainer import Trainer
+
+
+def say(entry):
+    os.write(1, (json.dumps(entry) + "\n").encode())
+
+
+def double(run, *settings):
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    Trainer._move_average = lambda self: None  # it looks for float32
+    boundary.READY_WEIGHT, boundary.EPSILON_RISK = 20.0, -1.0
+    train(load_config(overrides=settings), Path(run), progress=say)
+
+
+def serve(*settings):
+    importlib.import_module("torch._dynamo")  # what an optimizer imports for seconds, here once for all forks
+    if importlib.util.find_spec("tensorboard"):
+        importlib.import_module("torch.utils.tensorboard")
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            say({"pid": os.getpid()})
+            train(load_config(overrides=settings), Path(line.strip()), progress=say)
+            os._exit(0)
+        say({"ended": os.waitpid(child, 0)[1]})
+
+
+if __name__ == "__main__":
+    {"double": double, "serve": serve}[sys.argv[1]](*sys.argv[2:])

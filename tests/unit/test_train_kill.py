@@ -1,0 +1,147 @@
+"""A run killed with SIGKILL at twenty random moments ends with the weights and losses of one that was left alone."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from nsfse.checkpoint import STATES, load_state
+from nsfse.config import load_config
+from nsfse.train import train
+from nsfse_runtime.errors import IntegrityError
+
+ROOT = Path(__file__).parents[2]
+KILLS, STEPS, HALF = 20, 60, 55
+SIXTY = [
+    'data.source="drawn"',
+    'data.options.level="easy"',
+    "data.options.items=64",
+    "data.options.triplets=96",
+    "data.validation_queries=4",
+    "model.image_size=[32,48]",
+    "model.width=16",
+    "model.dim=16",
+    "train.batch=8",
+    "train.candidates=6",
+    "train.epochs=5",
+    "train.threads=1",
+    "train.save_every=0.001",
+]
+
+
+class Trainings:
+    """Trainings one after another, each of which can be killed."""
+
+    def __init__(self):
+        paths = os.pathsep.join(str(ROOT / room) for room in (".", "export", "runtime"))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.train_child", "serve", *SIXTY],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def train(self, run, kill_after=STEPS + 1, delay=0.0):
+        """Train in folder `run`, killed `delay` seconds after a step; return what it said and whether it was killed."""
+        self.process.stdin.write(f"{run}\n")
+        self.process.stdin.flush()
+        pid = json.loads(self.process.stdout.readline())["pid"]
+        said = []
+        while "ended" not in (entry := json.loads(self.process.stdout.readline())):
+            said.append(entry)
+            if entry.get("step") == kill_after and "loss" in entry:
+                time.sleep(delay)
+                os.kill(pid, signal.SIGKILL)
+        return [entry for entry in said if "loss" in entry], os.WIFSIGNALED(entry["ended"])
+
+
+@pytest.fixture(scope="module")
+def trainings():
+    found = Trainings()
+    yield found
+    found.process.stdin.close()
+    found.process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(trainings, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    said, killed = trainings.train(run)
+    assert not killed and len(said) == STEPS
+    return run, {entry["step"]: entry["loss"] for entry in said}
+
+
+def digest(run, name="model.safetensors"):
+    return hashlib.sha256((run / name).read_bytes()).hexdigest()
+
+
+def logged(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_a_run_ends_as_if_left_alone(trainings, whole, tmp_path):
+    run, losses = whole
+    chance = random.Random(0)
+    killed = 0
+    for step in sorted(chance.sample(range(1, STEPS), KILLS)):
+        said, dead = trainings.train(tmp_path / "run", step, chance.uniform(0.0, 0.06))
+        assert {entry["step"]: entry["loss"] for entry in said}.items() <= losses.items()
+        killed += dead
+    assert killed >= KILLS - 1  # the last may have ended before it was struck
+    said, dead = trainings.train(tmp_path / "run")
+    assert not dead and {entry["step"]: entry["loss"] for entry in said}.items() <= losses.items()
+    assert logged(tmp_path / "run") == logged(run)
+    for name in ("model.safetensors", "best.safetensors", STATES[0]):
+        assert digest(tmp_path / "run", name) == digest(run, name), name
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5000] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def half(trainings, tmp_path_factory):
+    run = tmp_path_factory.mktemp("half") / "run"
+    trainings.train(run, HALF)
+    assert all((run / name).exists() for name in STATES)
+    return run
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+def test_the_state_before_stands_in_for_a_damaged_one(trainings, whole, half, tmp_path, harm):
+    run = tmp_path / "run"
+    shutil.copytree(half, run)
+    harm(run / STATES[0])
+    state, note = load_state(run)
+    assert 0 < int(state["step"]) < HALF
+    assert (note == "") == (harm is Path.unlink) and ("continuing from state.previous" in note) == bool(note)
+    trainings.train(run)
+    assert digest(run) == digest(whole[0])
+
+
+def test_two_damaged_states_are_refused(half, tmp_path):
+    shutil.copytree(half, tmp_path / "run")
+    flip(tmp_path / "run" / STATES[0])
+    cut(tmp_path / "run" / STATES[1])
+    with pytest.raises(IntegrityError, match="--fresh"):
+        train(load_config(overrides=SIXTY), tmp_path / "run")
