@@ -16,6 +16,7 @@ from nsfse.data import Source
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress
 from nsfse.model import NSFSE
+from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.trainer import Trainer
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.errors import DataError, OutputError, UsageError
@@ -37,6 +38,7 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
     what was logged. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
     """
+    config = settle(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
@@ -45,8 +47,12 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
     )
     tokenizer, found_state = _prepare(out, config, source, resume)
     model = NSFSE(config.model, len(tokenizer))
+    if not found_state:
+        load_pretrained(model, out / "tokenizer.json")
+    freeze(model, config)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30)
+    instead = kept_instead(model, config)
+    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30, instead=instead)
     per_epoch = len(source.triplets(0)) // config.train.batch
     if per_epoch == 0:
         raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")
@@ -83,9 +89,10 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> tuple[T
     texts = [text for epoch in range(2) for triplet in source.triplets(epoch) for text in triplet.texts]
     if not texts:
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")
-    vocabulary = build_vocabulary(texts)
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
+    trained_on |= origin(config.model)
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
     return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words), False
 
