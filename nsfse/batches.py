@@ -1,11 +1,13 @@
 """Triplets → batches: each picture of a batch once, and which of them answer which query."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,20 +41,32 @@ class Batch:
 
 
 class Pictures:
-    """Fitted pictures of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes."""
+    """Fitted pictures of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes.
 
-    def __init__(self, source: Source, size: tuple[int, int], limit: float, threads: int = 2) -> None:
-        self._source, self._size = source, size
-        self._kept: dict[str, Pixels] = {}
+
+    With `instead`, what it makes of them [B, ...] is kept and returned in their place: features of a frozen trunk.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        limit: float,
+        threads: int = 2,
+        instead: Callable[[Pixels], NDArray[Any]] | None = None,
+    ) -> None:
+        self._source, self._size, self._instead = source, size, instead
+        self._kept: dict[str, NDArray[Any]] = {}
         self._room = limit
         self._pool = ThreadPoolExecutor(threads)
 
-    def __call__(self, names: Sequence[str]) -> Pixels:
+    def __call__(self, names: Sequence[str]) -> NDArray[Any]:
         """Return pictures [B, H, W, 3]. Raises ImageError or NotFoundError for the first that cannot be read."""
         wanted = [name for name in dict.fromkeys(names) if name not in self._kept]
-        loaded = dict(
-            zip(wanted, self._pool.map(lambda name: self._source.load(name, self._size), wanted), strict=True)
-        )
+        read: Iterable[NDArray[Any]] = self._pool.map(lambda name: self._source.load(name, self._size), wanted)
+        if self._instead and wanted:
+            read = self._instead(np.stack(list(read)))
+        loaded = dict(zip(wanted, read, strict=True))
         found = np.stack([self._kept[name] if name in self._kept else loaded[name] for name in names])
         for name, pixels in loaded.items():
             if self._room >= pixels.nbytes:

@@ -30,6 +30,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model: backbone and head. `dim` is d, `image_size` is (height, width) in pixels."""
 
     backbone: str = "tiny"
+    """tiny, efficientnet-lite0, resnet50 or clip (docs/backbones.md)."""
+    weights: str = ""
+    """Where the backbone's weights come from: a file, a folder, `hub:OWNER/NAME`, `random`, or its own default."""
+    frozen_stages: int = 0
+    """Stages of the pre-trained image trunk that do not learn, from the picture on; -1 for all."""
+    glove: str = ""
+    """A GloVe text file for the first word embeddings."""
     image_size: tuple[int, int] = (64, 64)
     width: int = 32
     """Channels of the tiny backbone's stem; each of the three stages after it doubles them."""
@@ -44,6 +51,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sharpness of the head's attention (λ)."""
     alpha: float = 2.0
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
+    clip: dict[str, Any] = {}
+    """Shapes of a CLIP, filled in from its weights."""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +62,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int = 10
     batch: int = 256
     lr: float = 1e-3
+    backbone_lr: float = 0.1
+    """The rate of pre-trained parameters as a share of `lr`; 0 freezes them."""
     weight_decay: float = 0.05
     warmup: float = 0.05
     """Share of all steps in which the learning rate rises."""

@@ -16,7 +16,7 @@ from nsfse_runtime.errors import NsfseError
 
 PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu"),
-    *("torch", "safetensors", "onnx", "onnxscript", "onnxslim", "tensorboard"),
+    *("torch", "safetensors", "transformers", "onnx", "onnxscript", "onnxslim", "tensorboard"),
 )
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NSFSE_DEBUG")

@@ -105,4 +105,27 @@ def _tiny(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
     return TinyImageEncoder(config), GruTextEncoder(vocabulary, config)
 
 
-BACKBONES: dict[str, Callable[[ModelConfig, int], tuple[nn.Module, nn.Module]]] = {"tiny": _tiny}
+def _efficientnet(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
+    from nsfse.efficientnet import build
+
+    return build(config, vocabulary)
+
+
+def _resnet(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
+    from nsfse.resnet import build
+
+    return build(config, vocabulary)
+
+
+def _clip(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
+    from nsfse.clip import build
+
+    return build(config, vocabulary)
+
+
+BACKBONES: dict[str, Callable[[ModelConfig, int], tuple[nn.Module, nn.Module]]] = {
+    "tiny": _tiny,
+    "efficientnet-lite0": _efficientnet,
+    "resnet50": _resnet,
+    "clip": _clip,
+}

@@ -25,7 +25,13 @@ class NSFSE(nn.Module):
         self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and unit regions [B, R, d]."""
+        """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and unit regions [B, R, d].
+
+        While a frozen trunk trains, its kept features [B, R, C] come in place of pixels (nsfse.pretrained).
+        """
+        if pixels.ndim == 3:
+            vectors, regions = self.image_encoder.get_submodule("tail")(pixels.float())
+            return vectors, regions
         planes = pixels.permute(0, 3, 1, 2).float() / 255.0
         vectors, regions = self.image_encoder(planes)
         return vectors, regions

@@ -17,6 +17,7 @@ from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
 from nsfse.model import NSFSE
 from nsfse.parallel import Share, joined, pick_device
+from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.trainer import Trainer
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.errors import DataError, OutputError, UsageError
@@ -39,6 +40,7 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
     what was logged. Under torchrun all processes train one model together; the first one alone writes and calls
     `progress`. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
     """
+    config = settle(config)
     with joined(config.train) as share:
         return _train(config, out, resume, progress, share)
 
@@ -55,15 +57,22 @@ def _train(config: Config, out: Path, resume: bool, progress: Progress | None, s
     tokenizer = _prepare(out, config, source, resume or share.rank > 0)
     if not share.rank:
         share.wait()
+    state, note = load_state(out)
     device = pick_device(config.train.device)
-    model = NSFSE(config.model, len(tokenizer)).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers)
-    per_epoch = len(source.triplets(0)) // config.train.batch
+    model = NSFSE(config.model, len(tokenizer))
+    if not state:
+        load_pretrained(model, out / "tokenizer.json")
+    freeze(model, config)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size, room, instead = config.model.image_size, config.train.cache_gb * 2**30, kept_instead(model, config)
+    pictures = Pictures(source, size, room, config.train.workers, instead)
+    triplets = source.triplets(0)
+    if instead and any(triplet.recolour for triplet in triplets):
+        raise DataError("a frozen trunk sees no recoloured pictures; set data.options.recoloured=0, or let it learn")
+    per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")
     trainer = Trainer(config, model, per_epoch * config.train.epochs, share)
-    state, note = load_state(out)
     if state:
         trainer.load_state(state)
     log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
@@ -101,9 +110,10 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokeniz
     texts = [text for epoch in range(2) for triplet in source.triplets(epoch) for text in triplet.texts]
     if not texts:
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")
-    vocabulary = build_vocabulary(texts)
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
+    trained_on |= origin(config.model)
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
     return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
 

@@ -15,6 +15,7 @@ from nsfse.batches import Batch, augment, drop_words
 from nsfse.config import Config
 from nsfse.model import NSFSE
 from nsfse.parallel import Share, join_normalisation
+from nsfse.pretrained import paced
 from nsfse.similarity import PairSide, QuerySide
 
 SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the common rate they hardly move
@@ -36,6 +37,7 @@ class Trainer:
             {"params": rest, "weight_decay": 0.0, "pace": 1.0},
             {"params": scalars, "weight_decay": 0.0, "pace": SCALAR_PACE},
         ]
+        groups = paced(groups, model, config.train.backbone_lr)
         self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
         self.step = 0

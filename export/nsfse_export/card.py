@@ -82,11 +82,13 @@ def _scores(scores: Mapping[str, Any]) -> str:
 
 def _limits(manifest: Manifest) -> str:
     height, width = manifest.image_size
+    told = manifest.trained_on if isinstance(manifest.trained_on, Mapping) else {}
+    unseen = "read in pieces" if str(told.get("backbone", "")).startswith("clip,") else "one unknown word"
     return "\n".join(
         (
             f"- Pictures are fitted into {width} × {height} pixels (width × height): finer detail is not seen.",
-            f"- Words after the first {manifest.max_words} of a text are not read; words it was not taught are one "
-            "unknown word.",
+            f"- Words after the first {manifest.max_words} of a text are not read; words it was not taught are "
+            f"{unseen}.",
             "- It knows the kind of pictures and the phrasings named above; scores elsewhere are to be measured "
             "(`nsfse evaluate`), not assumed.",
             "- The evidence per word is what the score was made of, not an explanation of the picture.",

