@@ -80,10 +80,11 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> tuple[T
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
     for old in ("state.safetensors", "metrics.jsonl", "best.safetensors", "model.safetensors"):
         (run / old).unlink(missing_ok=True)
-    texts = [text for epoch in range(2) for triplet in source.triplets(epoch) for text in triplet.texts]
+    seen = [triplet for epoch in range(2) for triplet in source.triplets(epoch)]
+    texts = [text for triplet in seen for text in triplet.texts]
     if not texts:
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")
-    vocabulary = build_vocabulary(texts)
+    vocabulary = build_vocabulary(texts, slips=[slip for triplet in seen for slip in triplet.slips])
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)

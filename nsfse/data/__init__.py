@@ -39,6 +39,8 @@ class Triplet:
     pairid: str = ""
     truth: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(attribute, its words in the first text) where the source knows which words carry the change."""
+    slips: tuple[str, ...] = ()
+    """In training: words of the text that were mistyped on purpose; the vocabulary does without them."""
 
 
 @dataclass(frozen=True, slots=True)
