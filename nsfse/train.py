@@ -31,11 +31,14 @@ class TrainResult:
     interrupted: bool
 
 
-def train(config: Config, out: Path, *, resume: bool = True, progress: Progress | None = None) -> TrainResult:
+def train(
+    config: Config, out: Path, *, resume: bool = True, progress: Progress | None = None, steps: int = 0
+) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
-    what was logged. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
+    what was logged; `steps` ends training after so many in all, on the schedule of the whole. Raises UsageError where
+    `out` holds a run of another configuration, and the data set's errors.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -59,13 +62,14 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
             triplets = source.triplets(epoch)
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, trainer.step % per_epoch):
                 log.step(trainer, trainer.train_step(batch))
-                if stopped() and trainer.step % per_epoch:
+                ended = 0 < steps <= trainer.step
+                if (stopped() or ended) and trainer.step % per_epoch:
                     log.save(trainer, trainer.average)
-                    return TrainResult(out, log.last, True)
+                    return TrainResult(out, log.last, not ended)
             log.epoch(trainer, epoch, triplets)
-            if stopped():
+            if stopped() or ended:
                 break
-    return TrainResult(out, log.last, trainer.step < trainer.total_steps)
+    return TrainResult(out, log.last, trainer.step < trainer.total_steps and not 0 < steps <= trainer.step)
 
 
 def _prepare(run: Path, config: Config, source: Source, resume: bool) -> tuple[Tokenizer, bool]:
