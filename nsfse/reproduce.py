@@ -65,7 +65,7 @@ def load_recipe(name: str) -> Recipe:
 def describe_recipe(name: str, data: Path | None = None, images: Path | None = None) -> dict[str, Any]:
     """Return what a recipe needs, does and expects; with `data`, also what of that is there."""
     recipe = load_recipe(name)
-    found = {
+    found: dict[str, Any] = {
         "schema_version": 1,
         "recipe": name,
         "title": recipe.title,

@@ -1,5 +1,6 @@
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +157,11 @@ def test_german_texts_hold_the_value():
         phrases = german.kinds[kind]
         for text in (*phrases.seen, *phrases.more, *phrases.held_out, *phrases.fragments):
             assert value in german.fill(text, [Edit("x", kind, {"v": value, "a": value})])
+
+
+def test_the_documents_example_is_a_file(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    (example,) = (block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[kinds." in block)
+    file = tmp_path / "mine.toml"
+    file.write_text(example, "utf-8")
+    assert load_phrasings(str(file)).columns["shade"] == "colour"
