@@ -43,6 +43,15 @@ FIELDS: dict[str, tuple[str, ...]] = {
 """Kind of edit → the sets of fields of which a phrasing holds one; () for kinds that are said without any."""
 
 
+def _names_a_value(kind: str) -> bool:
+    fields = {field for group in FIELDS[kind] for field in group.split()}
+    return bool(fields) and fields <= {"v", "a"} and not kind.startswith("not ")
+
+
+OF_COLUMNS = tuple(kind for kind in FIELDS if _names_a_value(kind))
+"""Kinds that a column of a table can be said as: all they need is the value."""
+
+
 def load_phrasings(named: str, needed: Sequence[str] = ()) -> Phrasings:
     """Read a shipped language (`en`) or a TOML file; every kind of `needed` must be in it.
 
@@ -97,6 +106,8 @@ def _read(tree: dict[str, Any], name: str, needed: Sequence[str]) -> Phrasings:
     for column, kind in found.columns.items():
         if kind not in found.kinds:
             raise ValueError(f"columns.{column} is {kind!r}, of which the file has no phrasings")
+        if kind not in OF_COLUMNS:
+            raise ValueError(f"columns.{column} is {kind!r}; a column is said as one of: {', '.join(OF_COLUMNS)}")
     for carrier in found.carriers:
         if _fields_of(carrier, "carriers") != {"f"}:
             raise ValueError(f"carriers: {carrier!r} must hold the field {{f}} and no other")

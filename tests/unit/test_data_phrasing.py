@@ -118,6 +118,11 @@ def test_vary_never_loses_what_carries_the_edit():
         ('fragments = ["für {v}", "aber für {v}"]', "fragments = []", "kinds.gender.fragments is empty"),
         ('held_out = ["gibt es das auch {v}", ', "held_out = [", "kinds.value.held_out has 1 phrasings"),
         ('farbe = "colour"', 'farbe = "pattern"', "columns.farbe is 'pattern'"),
+        (
+            'farbe = "colour"',
+            'farbe = "not colour"',
+            "columns.farbe is 'not colour'; a column is said as one of: colour,",
+        ),
         ('"zeig mir das {f}"', '"zeig mir das"', "carriers: 'zeig mir das' must hold the field {f}"),
         ("before = ", "bevor = ", "bevor"),
         ("before = [", "before = [[", "not TOML"),
