@@ -166,6 +166,32 @@ def evaluate(
     _print(found.to_json(), scores_text, as_json)
 
 
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The recipe: fashioniq-resnet50, cirr-clip ...")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where its pictures lie, when elsewhere.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; runs/NAME by default.")] = None,
+    weights: Annotated[str, typer.Option(help="The weights that the backbone starts from.")] = "",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: train.batch=64. Repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, help="End training after so many steps; 0 for all.")] = 0,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only tell what is needed, done and expected.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train and score a published benchmark: expected against got."""
+    from nsfse.printing import recipe_text, reproduced_text
+    from nsfse.reproduce import describe_recipe, reproduce
+
+    if dry:
+        _print(describe_recipe(name, data, images), recipe_text, as_json)
+        raise typer.Exit()
+    run = out or Path("runs") / name
+    found = reproduce(name, data, run, images=images, weights=weights, overrides=override or (), steps=steps)
+    _print(found, reproduced_text, as_json)
+
+
 @data.command()
 def draw(
     folder: Annotated[Path, typer.Argument(help="Where to write the query set.")],

@@ -1,5 +1,6 @@
 """The whole configuration of a run: frozen structs with the recipe as defaults, TOML in, JSON out. No torch here."""
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Sequence
@@ -107,13 +108,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_config(
-    preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), data: Path | None = None
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    data: Path | None = None,
+    bases: Sequence[dict[str, Any]] = (),
 ) -> Config:
-    """Merge a preset, a TOML file and `section.key=value` overrides, in that order.
+    """Merge settings as dicts (`bases`), a preset, a TOML file and `section.key=value` overrides, in that order.
 
     Raises UsageError for an unknown preset or override, DataError (naming file and key) for a wrong value.
     """
     merged: dict[str, Any] = {}
+    for base in bases:
+        _merge(merged, copy.deepcopy(base))
     if preset is not None:
         if preset not in PRESETS:
             raise UsageError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")

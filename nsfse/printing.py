@@ -159,6 +159,58 @@ def _pairs(means: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in means.items() if isinstance(value, float))
 
 
+def recipe_text(found: Mapping[str, Any]) -> str:
+    """Return what a recipe needs, does and expects."""
+    data, expected = found["data"], found["expected"]
+    rows = [(p, metric, figure) for p, figures in expected["scores"].items() for metric, figure in figures.items()]
+    return "\n".join(
+        [
+            found["title"],
+            *("", "data:", f"  annotations  {data['annotations']}", f"  pictures     {data['pictures']}"),
+            *("  layout, in any depth:", *(f"    {line}" for line in data["layout"])),
+            *("  official counts:", *(f"    {name} {count}" for name, count in data["counts"].items())),
+            *(f"  there: {name} {count}" for name, count in found.get("there", {}).items()),
+            *("", f"weights: {found['weights']}", ""),
+            *_protocol_lines(found["protocol"]),
+            *("", "expected:", columns(("protocol", "metric", "expected"), rows)),
+            *_origin_lines(expected["source"], expected["note"]),
+        ]
+    )
+
+
+def reproduced_text(found: Mapping[str, Any]) -> str:
+    """Return the protocol, then what was expected against what came."""
+    rows = [(row["protocol"], row["metric"], row["expected"], row["got"], _difference(row)) for row in found["rows"]]
+    cut = [f"training was ended after {found['steps']} steps: no reproduction"] if found["steps"] else []
+    return "\n".join(
+        [
+            *(found["title"], *_protocol_lines(found["protocol"]), ""),
+            *(f"{printable(name)}: {_gap(entry)}" for name, entry in found["incomplete"].items()),
+            *(
+                f"{printable(name)}: no query can be answered with the pictures that are there"
+                for name in found["skipped"]
+            ),
+            *(f"written for the test server: {printable(file)}" for file in found["files"]),
+            *cut,
+            columns(("protocol", "metric", "expected", "got", "difference"), rows),
+            *_origin_lines(found["source"], found["note"]),
+        ]
+    )
+
+
+def _protocol_lines(protocol: Iterable[str]) -> list[str]:
+    return ["protocol:", *(f"  {line}" for line in protocol)]
+
+
+def _origin_lines(source: str, note: str) -> list[str]:
+    return [f"source: {source}", *([f"note: {note}"] if note else [])]
+
+
+def _difference(row: Mapping[str, Any]) -> float | None:
+    known = isinstance(row["expected"], float) and isinstance(row["got"], float)
+    return row["got"] - row["expected"] if known else None
+
+
 def _gap(incomplete: Mapping[str, Any]) -> str:
     gallery = f"incomplete gallery, {incomplete['gallery_found']} of {incomplete['gallery_expected']} pictures"
     return f"{gallery}, {incomplete['queries_dropped']} queries left out"

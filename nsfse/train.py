@@ -33,19 +33,24 @@ class TrainResult:
     interrupted: bool
 
 
-def train(config: Config, out: Path, *, resume: bool = True, progress: Progress | None = None) -> TrainResult:
+def train(
+    config: Config, out: Path, *, resume: bool = True, progress: Progress | None = None, steps: int = 0
+) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
-    what was logged. Under torchrun all processes train one model together; the first one alone writes and calls
-    `progress`. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
+    what was logged; `steps` ends training after so many in all, on the schedule of the whole. Under torchrun all
+    processes train one model together; the first one alone writes and calls `progress`. Raises UsageError where `out`
+    holds a run of another configuration, and the data set's errors.
     """
     config = settle(config)
     with joined(config.train) as share:
-        return _train(config, out, resume, progress, share)
+        return _train(config, out, resume, progress, steps, share)
 
 
-def _train(config: Config, out: Path, resume: bool, progress: Progress | None, share: Share) -> TrainResult:
+def _train(
+    config: Config, out: Path, resume: bool, progress: Progress | None, steps: int, share: Share
+) -> TrainResult:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
@@ -83,16 +88,17 @@ def _train(config: Config, out: Path, resume: bool, progress: Progress | None, s
             triplets, start = source.triplets(epoch), trainer.step % per_epoch
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, share, start):
                 log.step(trainer, trainer.train_step(batch))
+                ended = 0 < steps <= trainer.step
                 if trainer.step % per_epoch == 0:
                     continue  # the epoch's end saves, after its scores
-                if share.any(stopped(), device):
+                if share.any(stopped(), device) or ended:
                     log.save(trainer, trainer.average)
-                    return TrainResult(out, dict(log.last), True)
+                    return TrainResult(out, dict(log.last), not ended)
                 log.save_state(trainer, due=False)
             log.epoch(trainer, epoch, triplets)
-            if share.any(stopped(), device):
+            if share.any(stopped(), device) or ended:
                 break
-    return TrainResult(out, dict(log.last), trainer.step < trainer.total_steps)
+    return TrainResult(out, dict(log.last), trainer.step < trainer.total_steps and not 0 < steps <= trainer.step)
 
 
 def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokenizer:
@@ -107,10 +113,12 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokeniz
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
     for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors"):
         (run / old).unlink(missing_ok=True)
-    texts = [text for epoch in range(2) for triplet in source.triplets(epoch) for text in triplet.texts]
+    seen = [triplet for epoch in range(2) for triplet in source.triplets(epoch)]
+    texts = [text for triplet in seen for text in triplet.texts]
     if not texts:
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")
-    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts)
+    slips = [slip for triplet in seen for slip in triplet.slips]
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts, slips=slips)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     trained_on |= origin(config.model)

@@ -41,6 +41,8 @@ class Triplet:
     """In training: the seed by which the reference's colours are changed, so that it may be the target; 0 for none."""
     truth: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(attribute, its words in the first text) where the source knows which words carry the change."""
+    slips: tuple[str, ...] = ()
+    """In training: words of the text that were mistyped on purpose; the vocabulary does without them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,24 +17,14 @@ from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
 from nsfse.data.changes import Change, Changes, Place, Value
 from nsfse.data.items import MISSING_VALUES, RESERVED, ItemTable, read_items
 from nsfse.data.layout import broken_pictures, scan
-from nsfse.data.phrasing import Edit, fill, phrases_of, vary, with_article
+from nsfse.data.phrasing import DOUBLE, Edit
+from nsfse.data.phrasing_file import load_phrasings
 from nsfse.data.queryset import QuerySetSource
+from nsfse.data.retelling import VARIETY, Retelling
 from nsfse_runtime.errors import DataError, UsageError
 
-KIND_OF_COLUMN = {
-    "colour": "colour",
-    "color": "colour",
-    "gender": "gender",
-    "sex": "gender",
-    "audience": "gender",
-    "department": "gender",
-    "article": "category",
-    "category": "category",
-    "type": "category",
-    "product": "category",
-    "background": "background",
-}
-"""How a column's changes are said; any other column's value is said by its name alone."""
+NEGATED = {"colour": "not colour", "value": "not value"}
+"""Kinds of edit that can also be told by what is not wanted any more."""
 _MOST_VALUES = 200
 _MOST_TARGETS = 1000
 """Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
@@ -62,7 +52,9 @@ class CatalogueSource:
 
     `attributes` are the columns that an edit keeps when it does not name them; `group` names products, `variant` the
     attribute that varies within one, `recoloured` the share of triplets whose reference is the answer in other colours
-    (docs/data.md). Raises NotFoundError, DataError and UsageError (unknown column, wrong share).
+    (docs/data.md). `phrasings` is a shipped language or a TOML file, `variety` the share of texts told anew, `negation`
+    that of edits which name what is not wanted ("not red"). Raises NotFoundError, DataError and UsageError (unknown
+    column, wrong share).
     """
 
     name = "catalogue"
@@ -84,11 +76,18 @@ class CatalogueSource:
         balance: float = 0.5,
         recoloured: float = 0.0,
         changes: Mapping[str, float] | None = None,
+        phrasings: str = "en",
+        variety: float = VARIETY,
+        negation: float = 0.0,
     ) -> None:
         if not (0 <= instance <= 1 and 0 <= double <= 1 and instance + double <= 1 and triplets > 0):
             raise UsageError("instance and double are shares of at most 1 together, and triplets is positive")
         if not 0 <= recoloured < 1:
             raise UsageError("recoloured is a share of all triplets: from 0 to less than 1")
+        if not (0 <= variety <= 1 and 0 <= negation <= 1):
+            raise UsageError("variety and negation are shares, from 0 to 1")
+        self._phrasings = load_phrasings(phrasings, ("value", DOUBLE, *(NEGATED.values() if negation else ())))
+        self._variety, self._negation = variety, negation
         self._folder, self._images_folder = folder, images
         self._table = read_items(folder, table, images)
         self.images: Mapping[str, Path] = self._table.images
@@ -122,14 +121,15 @@ class CatalogueSource:
             for (_, kind, changes), count in zip(self._changes, counts, strict=True)
             for change in changes.draw(count, rng)
         ]
+        retelling = Retelling(self._phrasings, self._variety, self._seed, epoch)
         made: list[Triplet] = []
         for at, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 6)).tolist(), strict=True):
             if at >= len(drawn):
-                made += [self._own_colour(chances[:3]), self._own_colour(chances[3:])]
+                made += [self._own_colour(part, retelling) for part in (chances[:3], chances[3:])]
                 continue
             kind, change = drawn[at]
-            made.append(self._triplet(kind, change, 0, 1, chances[:2]))
-            made.append(self._triplet(kind, change, 1, 0, chances[2:]))
+            made.append(self._triplet(kind, change, 0, 1, chances[:2], retelling))
+            made.append(self._triplet(kind, change, 1, 0, chances[2:], retelling))
         return made[: self._count]
 
     def protocols(self, split: str) -> list[Protocol]:
@@ -159,27 +159,42 @@ class CatalogueSource:
 
     def _items_of_colour(self) -> list[tuple[str, str, str]]:
         """Return (item, colour column, colour) of every training item whose colour is known."""
-        column = next((c for c in self.attributes if KIND_OF_COLUMN.get(c.lower()) == "colour"), None)
+        kinds = self._phrasings.columns
+        column = next((c for c in self.attributes if kinds.get(c.lower()) == "colour"), None)
         if column is None:
             raise UsageError(f"recoloured needs a colour among the attributes; there are: {', '.join(self.attributes)}")
         return [(item, column, row[column]) for item, row in self._rows.items() if row[column] not in MISSING_VALUES]
 
-    def _own_colour(self, chances: Sequence[float]) -> Triplet:
+    def _own_colour(self, chances: Sequence[float], retelling: Retelling) -> Triplet:
         """Ask for an item by its colour, the reference being the item itself in other colours."""
         item, column, colour = self._coloured[int(chances[0] * len(self._coloured))]
-        edit = _edit(column, colour)
-        seen = phrases_of([edit]).seen
-        text = fill(seen[int(chances[1] * len(seen))], [edit])
-        seed = 1 + int(chances[2] * 2**31)
-        return Triplet(item, (text,), (item,), kind="recoloured", recolour=seed, truth=((edit.attribute, edit.words),))
+        edit = self._edit(column, colour)
+        seen = int(chances[1] * len(self._phrasings.phrases_of([edit]).seen))
+        text, slips = retelling.tell([edit], seen, chances[2])
+        recolour = 1 + int(retelling.random.random() * 2**31)
+        truth = ((edit.attribute, edit.words),)
+        return Triplet(item, (text,), (item,), kind="recoloured", truth=truth, recolour=recolour, slips=slips)
 
-    def _triplet(self, kind: str, change: Change, start: int, end: int, chances: Sequence[float]) -> Triplet:
-        edits = [_edit(column, value) for column, value in zip(change.columns, change.values[end], strict=True)]
-        seen = phrases_of(edits).seen
-        text = vary(fill(seen[int(chances[0] * len(seen))], edits), chances[1])
-        truth = tuple((edit.attribute, edit.words) for edit in edits)
+    def _triplet(
+        self, kind: str, change: Change, start: int, end: int, chances: Sequence[float], retelling: Retelling
+    ) -> Triplet:
+        edits = [self._edit(column, value) for column, value in zip(change.columns, change.values[end], strict=True)]
         targets = change.answers(end, _MOST_TARGETS)
-        return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth)
+        if self._negation and self._negates(edits) and retelling.random.random() < self._negation:
+            kind, edits = "negation", [self._edit(change.columns[0], change.values[start][0], negated=True)]
+            targets = change.all_but(start, _MOST_TARGETS)
+        seen = int(chances[0] * len(self._phrasings.phrases_of(edits).seen))
+        text, slips = retelling.tell(edits, seen, chances[1])
+        truth = tuple((edit.attribute, edit.words) for edit in edits)
+        return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth, slips=slips)
+
+    def _edit(self, column: str, value: str, negated: bool = False) -> Edit:
+        said = value.lower().replace("_", " ")
+        kind = self._phrasings.columns.get(column.lower(), "value")
+        return Edit(column, NEGATED[kind] if negated else kind, {"v": said, "a": said}, tuple(said.split()))
+
+    def _negates(self, edits: Sequence[Edit]) -> bool:
+        return len(edits) == 1 and edits[0].phrases in NEGATED
 
     def _mixed(self, mix: Mix, group: str | None, variant: str | None) -> list[tuple[float, str, Changes]]:
         """Return (share, kind, changes) of everything that can be drawn; shares are relative."""
@@ -259,9 +274,3 @@ def _determines(rows: Sequence[Mapping[str, str]], finer: str, coarser: str) -> 
     most = max(sum(found.get(value, 0) for found in counts.values()) for value in {row[coarser] for row in rows})
     agreeing = sum(max(found.values()) for found in counts.values())
     return agreeing >= _DETERMINED * len(rows) and most < _DETERMINED * len(rows)
-
-
-def _edit(column: str, value: str) -> Edit:
-    said = value.lower().replace("_", " ")
-    words = tuple(said.split())
-    return Edit(column, KIND_OF_COLUMN.get(column.lower(), "value"), {"v": said, "a": with_article(said)}, words)

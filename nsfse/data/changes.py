@@ -23,6 +23,7 @@ class Change:
     values: tuple[Value, Value]
     equals: tuple[tuple[str, ...], tuple[str, ...]]
     drawn: tuple[int, int]
+    place: Place
 
     def item(self, side: int) -> str:
         """Return the item drawn for a side."""
@@ -32,6 +33,14 @@ class Change:
         """Return the items as right as the one drawn for a side, that one first; at most so many."""
         items, first = self.equals[side], self.drawn[side]
         return (items[first:] + items[:first])[:most]
+
+    def all_but(self, other: int, most: int) -> tuple[str, ...]:
+        """Return the items as right as any that lacks the values of side `other`, the other side's first."""
+        found = list(self.answers(1 - other, most))
+        for value, items in self.place.items():
+            if value != self.values[1 - other] and _differ(value, self.values[other]):
+                found += items
+        return tuple(found[:most])
 
 
 class Changes:
@@ -72,7 +81,7 @@ class Changes:
         old = _other(values, new, chances[1])
         equals = (place[old], place[new])
         drawn = (int(chances[2] * len(equals[0])), int(chances[3] * len(equals[1])))
-        return Change(self.columns, (old, new), equals, drawn)
+        return Change(self.columns, (old, new), equals, drawn, place)
 
 
 def _other(values: tuple[Value, ...], new: Value, chance: float) -> Value:

@@ -16,14 +16,17 @@ from PIL import Image
 from nsfse.data import CheckReport, Pixels, Protocol, Triplet
 from nsfse.data.drawing import paint
 from nsfse.data.edits import Option, options
-from nsfse.data.phrasing import fill, phrases_of, vary
+from nsfse.data.phrasing_file import FIELDS, load_phrasings
 from nsfse.data.queryset import write_query_set
+from nsfse.data.retelling import VARIETY, Retelling
 from nsfse.data.stock import LEVELS, Cluster, Codes, Stock
-from nsfse_runtime.errors import NotFoundError, OutputError, UsageError
+from nsfse_runtime.errors import DataError, NotFoundError, OutputError, UsageError
 
 VERSION = "1"
 SEEN_TEXTS = 2
 """A query has four texts: two phrasings of those training sees, then the two it never sees."""
+_SAID = tuple(kind for kind in FIELDS if kind not in ("gender", "value", "not value"))
+"""Kinds of edit that are drawn."""
 _PAIRS_TOGETHER = 2
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _NOTE = "texts 1-2 are phrasings that training sees, texts 3-4 are held out of it"
@@ -45,16 +48,27 @@ class DrawnSource:
         test_seed: int = 0,
         gallery: int | None = None,
         triplets: int | None = None,
+        phrasings: str = "en",
+        variety: float = VARIETY,
     ) -> None:
         """Take a level (`standard` or `easy`), train items, triplets per epoch (default two an item).
 
-        Raises UsageError for an unknown level or a count that is not positive.
+        `phrasings` is a shipped language or a TOML file, `variety` the share of training texts told anew. Raises
+        UsageError for an unknown level, a count that is not positive or a share that is none, and the file's errors.
         """
         if level not in LEVELS:
             raise UsageError(f"unknown level {level!r} of the drawn catalogue; use one of: {', '.join(LEVELS)}")
         self.level = LEVELS[level]
         if min(16 if count is None else count for count in (items, gallery, triplets)) < 16:
             raise UsageError("the drawn catalogue needs at least 16 items a split and 16 triplets")
+        if not 0 <= variety <= 1:
+            raise UsageError("variety is a share of the training texts, from 0 to 1")
+        self._phrasings, self._variety = load_phrasings(phrasings, _SAID), variety
+        for kind in _SAID:
+            if not self._phrasings.kinds[kind].held_out:
+                raise DataError(
+                    f"{phrasings}: kinds.{kind} has no held_out, in which the drawn benchmark asks; write two"
+                )
         self.name = "drawn" if level == "standard" else f"drawn-{level}"
         self.images: Mapping[str, Path] = {}
         self.missing: tuple[str, ...] = ()
@@ -93,11 +107,12 @@ class DrawnSource:
     def triplets(self, epoch: int) -> list[Triplet]:
         """Return the epoch's training triplets: fresh pairs and texts, both directions of a pair adjacent."""
         rng = np.random.default_rng([2, self.seed, epoch])
+        retelling = Retelling(self._phrasings, self._variety, self.seed, epoch)
         stock = self.stock("train")
         made: list[Triplet] = []
         while len(made) < self.per_epoch:
             for cluster in rng.permutation(np.arange(len(stock.clusters))).tolist():
-                made += self._pairs_of(stock, stock.clusters[cluster], rng)
+                made += self._pairs_of(stock, stock.clusters[cluster], rng, retelling)
                 if len(made) >= self.per_epoch:
                     break
         return made[: self.per_epoch]
@@ -120,6 +135,8 @@ class DrawnSource:
         whole = [query for queries in parts.values() for query in queries]
         mixed = np.random.default_rng([5, self.test_seed]).permutation(len(whole)).tolist()
         version = f"{VERSION}-{self.level.name}-{split}-{self.test_seed}"
+        if self._phrasings.name != "en":
+            version += f"-{self._phrasings.name}"
         named = {"drawn": [whole[i] for i in mixed]}
         if split == "test":
             named |= {f"drawn-{part}": queries for part, queries in parts.items() if queries}
@@ -138,7 +155,9 @@ class DrawnSource:
     def _options(self, a: Codes, b: Codes) -> tuple[Option, ...]:
         return _cached_options(self.level.name, a, b)
 
-    def _pairs_of(self, stock: Stock, cluster: Cluster, rng: np.random.Generator) -> list[Triplet]:
+    def _pairs_of(
+        self, stock: Stock, cluster: Cluster, rng: np.random.Generator, retelling: Retelling
+    ) -> list[Triplet]:
         """Return both directions of a few pairs of one cluster, two in three of them one attribute apart."""
         made: list[Triplet] = []
         for _ in range(_PAIRS_TOGETHER):
@@ -150,15 +169,17 @@ class DrawnSource:
             first, second = (int(rng.choice(cluster.corners[codes])) for codes in (a, b))
             for one, other, start, end in ((a, b, first, second), (b, a, second, first)):
                 choices = self._options(one, other)
-                made.append(self._training(stock, choices[rng.integers(len(choices))], start, end, rng))
+                made.append(self._training(stock, choices[rng.integers(len(choices))], start, end, rng, retelling))
         return made
 
-    def _training(self, stock: Stock, option: Option, start: int, end: int, rng: np.random.Generator) -> Triplet:
-        seen = phrases_of(option.edits).seen
-        text = vary(fill(seen[rng.integers(len(seen))], option.edits), rng.random())
+    def _training(
+        self, stock: Stock, option: Option, start: int, end: int, rng: np.random.Generator, retelling: Retelling
+    ) -> Triplet:
+        seen = int(rng.integers(len(self._phrasings.phrases_of(option.edits).seen)))
+        text, slips = retelling.tell(option.edits, seen, rng.random())
         targets = [end] + [item for item in stock.matching(option.allowed) if item != end]
         names = tuple(_name("train", item) for item in targets)
-        return Triplet(_name("train", start), (text,), names, kind=option.kind, truth=option.truth)
+        return Triplet(_name("train", start), (text,), names, kind=option.kind, truth=option.truth, slips=slips)
 
     def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, Triplet]]:
         """Yield (part, query) in a random order: every option of every pair of corners, once."""
@@ -178,12 +199,12 @@ class DrawnSource:
             yield "heldout" if held else option.kind, self._query(stock, split, option, reference, rng)
 
     def _query(self, stock: Stock, split: str, option: Option, reference: int, rng: np.random.Generator) -> Triplet:
-        phrases = phrases_of(option.edits)
+        phrases = self._phrasings.phrases_of(option.edits)
         seen = rng.choice(len(phrases.seen), size=SEEN_TEXTS, replace=False)
         templates = [*(phrases.seen[i] for i in seen), *phrases.held_out]
         return Triplet(
             _name(split, reference),
-            tuple(fill(template, option.edits) for template in templates),
+            tuple(self._phrasings.fill(template, option.edits) for template in templates),
             tuple(_name(split, item) for item in stock.matching(option.allowed)),
             tuple(_name(split, item) for item in stock.one_off(option.allowed) if item != reference),
             kind=option.kind,

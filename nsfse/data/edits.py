@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nsfse.data.phrasing import Edit, with_article
+from nsfse.data.phrasing import Edit
 from nsfse.data.stock import ATTRIBUTES, FREE_WITH_CATEGORY, LADDERS, Allowed, Codes, Level
 
 PATTERN_ADJECTIVES = {
@@ -104,17 +104,17 @@ def _plain_edit(level: Level, name: str, a: Codes, b: Codes) -> Edit:
     new = level.describe(b)[name]
     category = level.describe(b)["category"]
     if name == "category":
-        return Edit(name, "category", {"v": new, "a": new if new == "trousers" else with_article(new)}, (new,))
+        return Edit(name, "category", {"v": new, "a": new}, (new,))
     if name == "pattern":
         return Edit(name, "plain", {}, ("plain",)) if new == "plain" else _pattern_edit("pattern", new)
     if name == "length":
         part, words, _ = LENGTH_WORDS[category]
         word = words[_LENGTH_ORDER.index(new)]
-        fields = {"v": word, "part": part, "a": with_article(f"{word} {part}")}
+        fields = {"v": word, "part": part, "a": f"{word} {part}"}
         return Edit(name, "part" if part else "whole", fields, (word,))
     if name == "detail":
         noun = DETAILS[category]
-        return Edit(name, "add" if new == "with" else "remove", {"v": noun, "a": with_article(noun)}, (noun,))
+        return Edit(name, "add" if new == "with" else "remove", {"v": noun, "a": noun}, (noun,))
     if name == "size":
         more = "larger" if new == "large" else "smaller"
         return Edit(name, "whole more", {"v": new, "more": more}, (more,))
@@ -127,7 +127,7 @@ def _more_edit(level: Level, name: str, a: Codes, up: bool) -> Edit:
         word = "lighter" if up else "darker"
         return Edit(name, word, {}, (word,))
     part, _, words = LENGTH_WORDS[level.describe(a)["category"]]
-    fields = {"more": words[up], "part": part, "amore": with_article(f"{words[up]} {part}")}
+    fields = {"more": words[up], "part": part, "amore": f"{words[up]} {part}"}
     return Edit(name, "part more" if part else "whole more", fields, (words[up],))
 
 

@@ -43,6 +43,8 @@ def open_source(name: str, folder: Path | None = None, **options: Any) -> Source
     if name != "drawn" and folder is None:
         raise UsageError(f"the data set {name!r} needs the folder that holds it")
     _refuse_unknown(name, options)
+    if isinstance(options.get("images"), str):  # from TOML
+        options["images"] = Path(options["images"])
     return SOURCES[name](**options) if folder is None else SOURCES[name](folder, **options)
 
 

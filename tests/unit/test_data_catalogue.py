@@ -115,6 +115,42 @@ def test_changes_weigh_the_attributes(folder):
     assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
 
 
+def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(folder):
+    rows = {item: row for item, row in rows_of(folder).items() if row["split"] == "train"}
+    source = CatalogueSource(folder, triplets=600, double=0.2, negation=0.5, changes={"colour": 3, "gender": 1})
+    kinds = Counter()
+    for triplet in source.triplets(0):
+        kinds[triplet.kind] += 1
+        before = rows[triplet.reference]
+        if triplet.kind != "negation":
+            continue
+        assert [attribute for attribute, _ in triplet.truth] == ["colour"]
+        assert before["colour"] in triplet.texts[0].lower()
+        first, where = rows[triplet.targets[0]], {item for item, row in rows.items() if row["group"] == before["group"]}
+        alike = {item for item, row in rows.items() if all(row[c] == before[c] for c in ("gender", "article"))}
+        if before["group"] and first["group"] == before["group"] and set(triplet.targets) <= where:
+            alike = where
+        right = {item for item in alike if rows[item]["colour"] not in (before["colour"], "?")}
+        assert set(triplet.targets) == right and len(triplet.targets) == len(right)
+    assert kinds["negation"] > 60 and kinds["attribute"] and kinds["double"]
+    assert "negation" not in {t.kind for t in CatalogueSource(folder, triplets=200).triplets(0)}
+
+
+def test_a_shop_in_german(tmp_path):
+    columns = {"colour": "Farbe", "gender": "Geschlecht", "article": "Artikel"}
+    said = {"red": "rot", "blue": "blau", "green": "grün", "Men": "Herren", "Women": "Damen", "Shirts": "Hemden"}
+    rows = [
+        {columns.get(name, name): said.get(value, value) for name, value in row.items() if name != "department"}
+        for row in shop()
+    ]
+    source = CatalogueSource(write(tmp_path, rows), triplets=900, double=0.2, negation=0.2, phrasings="de")
+    texts = [triplet.texts[0] for triplet in source.triplets(0)]
+    assert source.attributes == ("Geschlecht", "Artikel", "Farbe")
+    for words in ("lieber in rot", "nicht in blau", "für damen", "als hemden", "zeig mir das"):
+        assert any(words in text.lower() for text in texts), words
+    assert not {"make", "the", "please"} & {word for text in texts for word in text.lower().split()}
+
+
 def test_without_groups_and_splits_everything_is_for_training(tmp_path):
     rows = [{k: v for k, v in row.items() if k not in ("group", "split")} for row in shop(30)]
     source = CatalogueSource(write(tmp_path, rows), triplets=50)
@@ -136,7 +172,9 @@ def test_wrong_options_are_refused_by_name(folder, tmp_path):
         CatalogueSource(folder, attributes=["size"])
     with pytest.raises(UsageError, match="no attribute 'title'"):
         CatalogueSource(folder, changes={"title": 1})
-    with pytest.raises(UsageError, match="shares"):
+    with pytest.raises(UsageError, match="variety and negation are shares"):
+        CatalogueSource(folder, negation=2)
+    with pytest.raises(UsageError, match="shares of at most 1"):
         CatalogueSource(folder, instance=0.8, double=0.3)
     with pytest.raises(DataError, match="no items of split 'dev'"):
         CatalogueSource(folder, split="dev")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections import Counter
 
@@ -7,10 +8,10 @@ import pytest
 from nsfse.data.drawing import COLOURS
 from nsfse.data.drawn import SEEN_TEXTS, DrawnSource, draw_query_set
 from nsfse.data.edits import options
-from nsfse.data.phrasing import DOUBLES, PHRASES
+from nsfse.data.phrasing_file import FOLDER, HeldOut, load_phrasings
 from nsfse.data.queryset import QuerySetSource
 from nsfse.data.stock import ATTRIBUTES, EASY, LADDERS, LEVELS, STANDARD, held_out
-from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 
 @pytest.fixture(scope="module", params=["easy", "standard"])
@@ -82,10 +83,12 @@ def test_training_sees_neither_held_out_combinations_nor_held_out_phrasings(sour
         held_out(c, x, p) for c in STANDARD.values[0] for x in STANDARD.values[1] for p in STANDARD.values[2]
     ]
     assert 0.07 < np.mean(combinations) < 0.13
-    openings = [text.split("{")[0] for phrases in (*PHRASES.values(), DOUBLES) for text in phrases.held_out]
+    never = HeldOut(load_phrasings("en"), also_small=("this", "that"))
+    openings = [text.split("{")[0] for phrases in load_phrasings("en").kinds.values() for text in phrases.held_out]
     openings = [text for text in openings if len(text) > 12]
     texts = [triplet.texts[0].lower() for triplet in source.triplets(0)]
-    assert openings and not any(text.startswith(tuple(openings)) for text in texts)
+    assert openings and not any(opening in text for text in texts for opening in openings)
+    assert not any(never.within(text) for text in texts)
 
 
 def test_heldout_queries_and_only_they_meet_held_out_combinations(source):
@@ -119,6 +122,51 @@ def test_triplets_are_fresh_each_epoch_and_both_directions_lie_together(source):
     assert {triplet.kind for triplet in first} == set(source.level.kinds)
 
 
+QUERIES = {
+    "easy": "0d5d53b30a2f54bddecf40899cfe4a2ea27f46fef426837c8e6fec41d9402225",
+    "standard": "f06f80cf61d34c443c76015af43c2a2f522d1b7d3fd44e4da196671e1182f7d9",
+}
+PLAIN = {
+    "easy": "4666e572c669b5aac3e2822529aea38bec104cadfeeb5aff6d35d4e841b93753",
+    "standard": "f08a1cc5b3e055c47900f00ddd61feb097066343a33939c6cf29c9340f86e6ac",
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_benchmark_and_plain_training_are_byte_for_byte_those_of_version_1(tmp_path, level):
+    """Digests of the code before phrasings were files: whatever training says besides, what is asked stays."""
+    draw_query_set(tmp_path, items=400, seed=3, size=16, level=level)
+    assert hashlib.sha256((tmp_path / "queries.jsonl").read_bytes()).hexdigest() == QUERIES[level]
+    told = DrawnSource(level, items=1600, triplets=3000, variety=0).triplets(1)
+    rows = [[t.reference, t.texts, t.targets, t.kind, t.truth] for t in told]
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == PLAIN[level]
+
+
+def test_variety_changes_texts_alone(source):
+    plain = DrawnSource(source.level.name, items=1600, triplets=1500, variety=0).triplets(0)
+    told = source.triplets(0)
+    assert [(t.reference, t.targets, t.truth) for t in told] == [(t.reference, t.targets, t.truth) for t in plain]
+    same = np.mean([a.texts == b.texts for a, b in zip(told, plain, strict=True)])
+    assert 0.2 < same < 0.5
+    assert len({t.texts for t in told}) > 1.2 * len({t.texts for t in plain})
+    assert not any(t.slips for t in plain)
+
+
+def test_another_file_makes_another_benchmark(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text((FOLDER / "en.toml").read_text("utf-8").replace('"make it {v}"', '"let us have it {v}"'), "utf-8")
+    mine = DrawnSource("easy", items=160, gallery=160, phrasings=str(file)).protocols("test")[0]
+    ours = DrawnSource("easy", items=160, gallery=160).protocols("test")[0]
+    assert ours.version == "1-easy-test-0" and mine.version.startswith("1-easy-test-0-mine-")
+    assert any("let us have it" in text for query in mine.queries for text in query.texts)
+    with pytest.raises(DataError, match=r"de.toml: lacks the table \[kinds.darker\]"):
+        DrawnSource("easy", phrasings="de")
+    held_out = 'held_out = ["the darker version of this", "could it be a little darker"]'
+    file.write_text(file.read_text("utf-8").replace(held_out, ""), "utf-8")
+    with pytest.raises(DataError, match=r"kinds\.darker has no held_out"):
+        DrawnSource("easy", phrasings=str(file))
+
+
 def test_pictures_are_drawn_by_id(source):
     picture = source.load("train-000003", (48, 32))
     assert picture.shape == (48, 32, 3)
@@ -132,7 +180,7 @@ def test_pictures_are_drawn_by_id(source):
 
 
 def test_wrong_options_are_refused():
-    for options_ in ({"level": "hard"}, {"items": 3}, {"items": 0}, {"triplets": 0}):
+    for options_ in ({"level": "hard"}, {"items": 3}, {"items": 0}, {"triplets": 0}, {"variety": 1.5}):
         with pytest.raises(UsageError):
             DrawnSource(**options_)
     with pytest.raises(UsageError, match="no split"):
