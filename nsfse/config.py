@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -44,6 +44,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sharpness of the head's attention (λ)."""
     alpha: float = 2.0
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
+    method: str = "nsfse"
+    """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, tirg, combiner, artemis."""
+    boundary: Literal["dynamic"] | float = "dynamic"
+    """A number fixes both boundaries (t_c, t_v) there: an ablation."""
+    words: Literal["each", "sentence"] = "each"
+    """`sentence` gives the head the sentence in place of its words (L = 1): an ablation."""
+    branches: Literal["both", "cross", "visual"] = "both"
+    """Which of S_c and S_v are in S: an ablation."""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -132,7 +132,7 @@ def query_text(result: Any) -> str:
         (
             rank,
             hit.score,
-            "yes" if hit.match else "no",
+            {True: "yes", False: "no", None: "-"}[hit.match],
             hit.id,
             " ".join(e.word + MARKS[verdict(e, len(hit.evidence))] for e in hit.evidence),
         )

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
 from nsfse.checkpoint import load_tensors, read_header, write_file, write_header
 from nsfse.config import Config
 from nsfse.data import Source
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress
-from nsfse.model import NSFSE
 from nsfse.trainer import Trainer
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.errors import DataError, OutputError, UsageError
@@ -31,11 +31,19 @@ class TrainResult:
     interrupted: bool
 
 
-def train(config: Config, out: Path, *, resume: bool = True, progress: Progress | None = None) -> TrainResult:
+def train(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = True,
+    progress: Progress | None = None,
+    enough: Callable[[], bool] = lambda: False,
+) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
-    what was logged. Raises UsageError where `out` holds a run of another configuration, and the data set's errors.
+    what was logged; where `enough()` is true after a step, the run is saved and left to be continued. Raises
+    UsageError where `out` holds a run of another configuration, and the data set's errors.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -44,7 +52,7 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
         config.data.source, Path(config.data.folder) if config.data.folder else None, **config.data.options
     )
     tokenizer, found_state = _prepare(out, config, source, resume)
-    model = NSFSE(config.model, len(tokenizer))
+    model = build_model(config.model, len(tokenizer))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30)
     per_epoch = len(source.triplets(0)) // config.train.batch
@@ -54,7 +62,7 @@ def train(config: Config, out: Path, *, resume: bool = True, progress: Progress 
     if found_state:
         trainer.load_state(load_tensors(out / "state.safetensors"))
     log = Log(out, source, pictures, tokenizer, config, progress)
-    with _stop_on_signal() as stopped, _sound_convolutions(config.model.width), _same_each_time():
+    with _stop_on_signal(enough) as stopped, _sound_convolutions(config.model.width), _same_each_time():
         for epoch in range(trainer.step // per_epoch, config.train.epochs):
             triplets = source.triplets(epoch)
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, trainer.step % per_epoch):
@@ -107,7 +115,7 @@ def _same_each_time() -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+def _stop_on_signal(enough: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a question; a second one acts as usual."""
     seen: list[int] = []
     before: dict[int, Any] = {}
@@ -122,7 +130,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     except ValueError:  # not in the main thread: whoever runs us handles signals
         before.clear()
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(seen) or enough()
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)

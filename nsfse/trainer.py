@@ -1,13 +1,14 @@
 """One run's model, optimizer and position; one step. Every random choice depends on (seed, step) alone."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nsfse import losses
+from nsfse.baselines import Baseline
 from nsfse.batches import Batch, augment, drop_words
 from nsfse.config import Config
 from nsfse.model import NSFSE
@@ -19,7 +20,7 @@ SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the com
 class Trainer:
     """Model, optimizer and position of one run."""
 
-    def __init__(self, config: Config, model: NSFSE, total_steps: int) -> None:
+    def __init__(self, config: Config, model: NSFSE | Baseline, total_steps: int) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
         decayed = [p for p in model.parameters() if p.ndim > 1]
         scalars = [p for n, p in model.named_parameters() if p.ndim == 0 or n == "head.mix"]
@@ -65,8 +66,10 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.amp):
             vectors, regions = model.encode_images(pixels.contiguous())
         words, sentence = model.encode_text(ids, batch.mask)
-        query = model.composer(vectors[batch.reference], sentence)
         blocked = batch.right.scatter(1, batch.target[:, None], False)
+        if isinstance(model, Baseline):
+            return model.losses(batch, vectors, sentence, blocked, generator)
+        query = model.composer(vectors[batch.reference], sentence)
         parts = self._stage1(batch, vectors, query, sentence, blocked)
         cosines = query @ vectors.T
         rows = torch.arange(max(1, int(settings.head_share * len(query))))
@@ -97,8 +100,8 @@ class Trainer:
         return parts
 
     def _head(self, side: QuerySide, pair: PairSide, chosen: Tensor, cosines: Tensor) -> dict[str, Tensor]:
-        head = self.model.head
-        scale = self.model.head_scale.exp().clamp_max(100.0)
+        head = cast(NSFSE, self.model).head
+        scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long)
         total = head.total(cosines.detach(), pair)
         random = losses.mismatch_weights(chosen, reference=False)
@@ -112,13 +115,13 @@ class Trainer:
             )
             / 3,
             "distill": losses.distillation(self.model.stage1_scale.exp().clamp_max(100.0) * cosines, scale * total),
-            "boundary": losses.boundary_loss(head.cross_boundary, pushed)
-            + losses.boundary_loss(head.visual_boundary, visual),
+            "boundary": losses.boundary_loss(head.cross_boundary, pushed) * (head.branches != "visual")
+            + losses.boundary_loss(head.visual_boundary, visual) * (head.branches != "cross"),
         }
 
     def _update_boundaries(self, cosines: Tensor, cross: losses.Terms, visual: losses.Terms) -> None:
         """Take statistics from queries whose target is among the five best candidates, all of them at first."""
-        head = self.model.head
+        head = cast(NSFSE, self.model).head
         good = (cosines[:, 1:] > cosines[:, :1]).sum(1) < 5
         if not head.cross_boundary.ready or int(good.sum()) == 0:
             good = torch.ones_like(good)
