@@ -18,7 +18,7 @@ Exit codes: [errors.md](errors.md). Written by `docs/write_cli.py`; a test compa
 """
 COMMANDS = (
     *("", "train", "export", "index", "query", "evaluate"),
-    *("data draw", "data check", "info", "doctor", "demo"),
+    *("data draw", "data check", "bench accuracy", "info", "doctor", "demo"),
 )
 
 

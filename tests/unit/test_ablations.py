@@ -4,14 +4,33 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from nsfse.batches import Pictures, make_batch  # noqa: E402
 from nsfse.boundary import AdaptiveBoundary  # noqa: E402
+from nsfse.checkpoint import load_checkpoint  # noqa: E402
+from nsfse.comparison import method_settings  # noqa: E402
 from nsfse.config import ModelConfig, load_config  # noqa: E402
+from nsfse.data.sources import open_source  # noqa: E402
 from nsfse.scorer import TorchScorer  # noqa: E402
+from nsfse.train import train  # noqa: E402
+from nsfse.trainer import Trainer  # noqa: E402
+from nsfse.vocabulary import build_vocabulary  # noqa: E402
 from nsfse_runtime.errors import DataError  # noqa: E402
 from nsfse_runtime.text import Tokenizer  # noqa: E402
 from tests.random_run import TEXTS, random_model  # noqa: E402
 
 SMALL = {"width": 4, "dim": 16, "image_size": (32, 48)}
+
+
+TOY = [
+    "data.options={level='easy', items=64, triplets=32}",
+    "data.validation_queries=4",
+    "model.image_size=[32,48]",
+    "model.width=16",
+    "model.dim=16",
+    "train.batch=16",
+    "train.candidates=6",
+    "train.epochs=1",
+]
 
 
 def scores(**model):
@@ -58,8 +77,6 @@ def test_the_sentence_stands_for_its_words():
 
 
 def test_a_sentence_is_its_own_evidence():
-    from nsfse.vocabulary import build_vocabulary
-
     vocabulary = build_vocabulary(TEXTS)
     model = random_model(ModelConfig(**SMALL, words="sentence"), vocabulary.get_vocab_size())
     scorer = TorchScorer(model, Tokenizer.from_bytes(vocabulary.to_str().encode()))
@@ -67,6 +84,34 @@ def test_a_sentence_is_its_own_evidence():
     queries = scorer.compose(targets, ["make it red", "red"])
     assert [query.tokens for query in queries] == [("make it red",), ("red",)]
     assert scorer.score_pairs(queries[0], targets).word_scores.shape == (2, 1)
+
+
+def test_a_branch_that_is_off_has_no_boundary_loss():
+    found = {}
+    for branches in ("both", "cross", "visual"):
+        config = load_config(overrides=[*TOY, f"model.branches={branches}", "model.boundary=0.2"])
+        source = open_source("drawn", None, **config.data.options)
+        triplets = source.triplets(0)
+        words = build_vocabulary(triplet.texts[0] for triplet in triplets)
+        tokenizer = Tokenizer.from_bytes(words.to_str().encode())
+        model = random_model(config.model, len(tokenizer))
+        batch = make_batch(triplets, Pictures(source, config.model.image_size, 0), tokenizer)
+        trainer = Trainer(config, model, 1)
+        found[branches] = trainer.batch_losses(batch, torch.Generator().manual_seed(0))["boundary"].item()
+    assert found["cross"] > 0 and found["visual"] > 0
+    assert found["both"] == pytest.approx(found["cross"] + found["visual"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["fixed-t=0.2", "sentence", "cross-only", "visual-only", "gamma=0+no-infusion"])
+def test_every_ablation_trains_and_is_scored(name, tmp_path):
+    config = load_config(overrides=[*TOY, *method_settings(f"nsfse:{name}")])
+    assert not train(config, tmp_path / "run").interrupted
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert checkpoint.config == config
+    if name.startswith("fixed"):
+        assert checkpoint.model.head.cross_boundary.t == checkpoint.model.head.visual_boundary.t == 0.2
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert '"drawn":{"queries":' in log
 
 
 @pytest.mark.parametrize("setting", ["model.boundary=sometimes", "model.words=some", "model.branches=none"])
