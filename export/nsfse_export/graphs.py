@@ -15,7 +15,6 @@ from nsfse.baselines import Baseline
 from nsfse.encoders import MaskedGru
 from nsfse.model import NSFSE, Encoders
 from nsfse.similarity import QuerySide
-from nsfse_runtime.errors import UsageError
 
 BATCH, WORDS, CANDIDATES = "batch", "words", "candidates"
 Shape = tuple[int | str, ...]
@@ -168,14 +167,7 @@ Model = TypeVar("Model", bound=Encoders)
 
 
 def exportable(model: Model) -> Model:
-    """Return a copy of `model` in evaluation mode whose every part has an ONNX form.
-
-    Raises UsageError for a model that no bundle can hold.
-    """
-    if model.config.words != "each":
-        raise UsageError("a model of model.words = 'sentence' has no graph for its words; use `nsfse evaluate RUN`")
-    if isinstance(model, Baseline) and model.stages != "one":
-        raise UsageError(f"{model.config.method} has no vector for a query, so no bundle; use `nsfse evaluate RUN`")
+    """Return a copy of `model` in evaluation mode whose every part has an ONNX form."""
     found = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in list(found.modules()):
         for name, child in list(parent.named_children()):
@@ -188,10 +180,7 @@ def exportable(model: Model) -> Model:
 
 
 def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
-    """Return the bundle's graphs by name; names and shapes are what `nsfse_runtime.session.OnnxScorer` speaks.
-
-    Raises UsageError for a model that no bundle can hold.
-    """
+    """Return the bundle's graphs by name; names and shapes are what `nsfse_runtime.session.OnnxScorer` speaks."""
     ready = exportable(model)
     d, (height, width) = model.config.dim, model.config.image_size
     regions, kept = _counts(model)

@@ -23,7 +23,7 @@ from nsfse_export.folder import new_bundle
 from nsfse_export.graphs import Graph, Shape, build_graphs
 from nsfse_export.verify import Sample, draw_sample, verify
 from nsfse_runtime.bundle import CARD, TOKENIZER, Bundle, Manifest, write_manifest
-from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.rerank import HeadConstants
 from nsfse_runtime.session import OnnxScorer
 
@@ -51,6 +51,7 @@ def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample |
     or the graphs do not agree with torch).
     """
     checkpoint = load_checkpoint(run, which)
+    _refuse_unservable(run, checkpoint.model)
     scores = training_scores(run, which)
     tokenizer = (run / TOKENIZER).read_bytes()
     with new_bundle(out) as folder:
@@ -71,6 +72,16 @@ def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample |
         fingerprint = Bundle.open(folder).fingerprint
     sizes = {name: entry.size for name, entry in manifest.files.items()}
     return ExportReport(out, fingerprint, sizes, scores, verified)
+
+
+def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:
+    what = ""
+    if isinstance(model, Baseline) and model.stages != "one":
+        what = f"of the method {model.config.method}, which has no vector for a query"
+    elif model.config.words != "each":
+        what = "of model.words = 'sentence', which has no evidence for each word"
+    if what:
+        raise UsageError(f"{run} is {what}: no bundle holds it; score the run itself with `nsfse evaluate {run}`")
 
 
 def to_onnx(name: str, graph: Graph) -> bytes:
