@@ -193,7 +193,7 @@ class _Results:
         try:
             entry: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise IntegrityError(f"{file} is damaged: {error}; remove it, and its run is scored again") from None
+            raise IntegrityError(f"{file} is damaged: {error}; remove it, and its run is made again") from None
         if entry["config"] != msgspec.json.decode(msgspec.json.encode(config)):
             raise UsageError(f"{file} is of another configuration; choose another folder with -o, or remove it")
         return entry
@@ -230,6 +230,8 @@ def _train(run: Run, results: _Results, late: Callable[[], bool]) -> bool:
     note()
     if not done.interrupted:
         results.write(run, trained=True, steps=checkpoint_info(folder)["last_metrics"]["step"])
+        for name in ("state.safetensors", "best.safetensors"):  # five times the weights that are scored
+            (folder / name).unlink(missing_ok=True)
     return not done.interrupted
 
 

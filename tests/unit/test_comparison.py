@@ -112,6 +112,7 @@ def test_two_methods_and_two_seeds_make_a_table(whole):
     saved = json.loads((out / "table.json").read_text())
     assert saved["rows"][0]["r1"] == found.rows[0].r1 and saved["missing"] == []
     assert "| sum | 2 |" in (out / "table.md").read_text()
+    assert not list(out.glob("runs/*/state.safetensors")) and len(list(out.glob("runs/*/model.safetensors"))) == 4
     for name in ("sum-s0", "sum-s1", "nsfse_gamma=0-s0", "nsfse_gamma=0-s1"):
         result = json.loads((out / "results" / f"drawn-easy-{name}.json").read_text())
         assert result["trained"] and result["train_seconds"] > 0
