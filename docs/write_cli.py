@@ -18,7 +18,7 @@ Exit codes: [errors.md](errors.md). Written by `docs/write_cli.py`; a test compa
 """
 COMMANDS = (
     *("", "train", "export", "index", "query", "evaluate"),
-    *("reproduce", "data draw", "data check", "info", "doctor", "demo"),
+    *("reproduce", "data draw", "data check", "bench accuracy", "info", "doctor", "demo"),
 )
 
 

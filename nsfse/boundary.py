@@ -54,15 +54,18 @@ class AdaptiveBoundary(nn.Module):
     """Streams weighted statistics of both kinds and keeps t where the risk is least.
 
     Everything lives in the buffer `state` (float64), so that a checkpoint holds it: for matched, then mismatched,
-    Σw, Σwx, Σwx²; then t, ℛ(t) and whether t was ever set.
+    Σw, Σwx, Σwx²; then t, ℛ(t) and whether t was ever set. With `fixed` t is that number from the start and stays.
     """
 
     state: Tensor
 
-    def __init__(self, alpha: float = 2.0, decay: float = 0.99, smoothing: float = 0.7) -> None:
+    def __init__(
+        self, alpha: float = 2.0, decay: float = 0.99, smoothing: float = 0.7, fixed: float | None = None
+    ) -> None:
         super().__init__()
-        self.alpha, self.decay, self.smoothing = alpha, decay, smoothing
-        self.register_buffer("state", torch.tensor([0.0] * 6 + [0.0, 1.0, 0.0], dtype=torch.float64))
+        self.alpha, self.decay, self.smoothing, self.fixed = alpha, decay, smoothing, fixed
+        start = [0.0, 1.0, 0.0] if fixed is None else [fixed, 1.0, 1.0]
+        self.register_buffer("state", torch.tensor([0.0] * 6 + start, dtype=torch.float64))
 
     @property
     def t(self) -> float:
@@ -82,6 +85,8 @@ class AdaptiveBoundary(nn.Module):
             w64 = w64 * (w64.sum() / w64.square().sum().clamp_min(1e-12))  # sums to the effective sample count
             sums = torch.stack([w64.sum(), (w64 * x64).sum(), (w64 * x64 * x64).sum()])
             self.state[at : at + 3] = self.decay * self.state[at : at + 3] + sums
+        if self.fixed is not None:
+            return
         if float(torch.minimum(self.state[0], self.state[3])) < READY_WEIGHT:
             return
         solved = solve_boundary(*self._gaussians(), self.alpha)

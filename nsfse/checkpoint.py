@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from nsfse.baselines import Baseline, build_model
 from nsfse.config import Config, parse_config
 from nsfse.model import NSFSE
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
@@ -31,7 +32,7 @@ class Checkpoint:
     """A trained model with what it needs to be used."""
 
     path: Path
-    model: NSFSE
+    model: NSFSE | Baseline
     config: Config
     tokenizer: Tokenizer
     info: dict[str, Any]
@@ -131,7 +132,7 @@ def load_checkpoint(run: Path, which: str = "last") -> Checkpoint:
     """Open a run's model in evaluation mode; `which` is `last` or `best` (best on validation)."""
     header = read_header(run)
     config: Config = header["config"]
-    model = NSFSE(config.model, int(header["vocabulary"]))
+    model = build_model(config.model, int(header["vocabulary"]))
     name = "best" if which == "best" else "model"
     tensors = load_tensors(run / f"{name}.safetensors")
     try:

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Draw a data set, or check one.")
 app.add_typer(data, name="data")
+bench = typer.Typer(help="Measure, and write tables.")
+app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema_version instead of text.")]
 BundleOption = Annotated[Path | None, typer.Option("-b", "--bundle", help="The bundle; a gallery remembers its own.")]
@@ -224,6 +226,32 @@ def check(
     found = check_dataset(name, folder, **({"images": images} if images else {}))
     _print(report_json(found) if as_json else report_lines(found), printable_lines, as_json)
     raise typer.Exit(0 if found.ok else 3)
+
+
+@bench.command()
+def accuracy(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the table; the same command continues it.")],
+    protocols: Annotated[str, typer.Option(help="Protocols, by commas; each starts with its preset's name.")] = "drawn",
+    methods: Annotated[
+        str, typer.Option(help="Methods, by commas; nsfse:gamma=0 is an ablation (docs/benchmarks.md).")
+    ] = "nsfse,image-only,text-only,sum,tirg,combiner,artemis",
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each method.")] = 3,
+    data: Annotated[list[str] | None, typer.Option(help="A preset's folder: products=DIR. Repeatable.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting for every training: train.epochs=3. Repeatable.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop after so long; 0 for no limit.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train methods alike and compare their scores."""
+    from nsfse.comparison import compare
+    from nsfse.opening import folders
+    from nsfse.printing import comparison_text
+
+    settings: dict[str, Any] = {"seeds": seeds, "data": folders(data or ()), "overrides": override or ()}
+    found = compare(protocols.split(","), methods.split(","), out, minutes=minutes, **settings)
+    _print({"schema_version": 1, **asdict(found)}, comparison_text, as_json)
+    raise typer.Exit(130 if found.interrupted else 0)
 
 
 @app.command()

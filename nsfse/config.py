@@ -54,6 +54,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
     clip: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
+    method: str = "nsfse"
+    """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, tirg, combiner, artemis."""
+    boundary: Literal["dynamic"] | float = "dynamic"
+    """A number fixes both boundaries (t_c, t_v) there: an ablation."""
+    words: Literal["each", "sentence"] = "each"
+    """`sentence` gives the head the sentence in place of its words (L = 1): an ablation."""
+    branches: Literal["both", "cross", "visual"] = "both"
+    """Which of S_c and S_v are in S: an ablation."""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ from nsfse.ranking import MODES, Mode, Search, TextScorer
 from nsfse.scoring import ProtocolResult, Ranked, category_means, score_rankings
 from nsfse.submission import write_submission
 from nsfse_runtime.errors import DataError, UsageError
+from nsfse_runtime.search import pairs_scored
 
 __all__ = [
     "MODES",
@@ -91,6 +92,7 @@ def evaluate(
         encoded = encode_pictures(scorer, _pictures(protocol, queries), images, batch=BATCH, progress=progress)
     elif encoded.fingerprint != scorer.fingerprint:
         raise UsageError("the pictures were encoded by another model; encode them again")
+    rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
     told = [(query, position) for query in queries for position in range(len(query.texts))]
     search = Search(scorer, protocol, encoded, rerank)
     rankings: list[Ranked] = []

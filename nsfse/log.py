@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
+from nsfse.baselines import build_model
 from nsfse.batches import Pictures
 from nsfse.checkpoint import save_state, save_tensors, write_file
 from nsfse.config import Config
@@ -62,18 +63,21 @@ class Log:
         }
         entry["seconds"] = round(time.monotonic() - self.started, 2)
         if trainer.step % 10 == 0 or trainer.step == trainer.total_steps:
-            entry["t_c"] = trainer.model.head.cross_boundary.summary()
-            entry["t_v"] = trainer.model.head.visual_boundary.summary()
+            if isinstance(trainer.model, NSFSE):
+                entry["t_c"] = trainer.model.head.cross_boundary.summary()
+                entry["t_v"] = trainer.model.head.visual_boundary.summary()
             self._write(entry, trainer.step)
         if self.progress:
             self.progress(entry)
 
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
         """Fit the mix of the averaged weights, score them on validation, keep the best, save for resuming."""
-        model = NSFSE(self.model_config, len(self.tokenizer)).to(trainer.device)
+        model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
         model.load_state_dict(trainer.average)
-        served = trainer.average | {"head.mix": fit_mix(model.eval(), self.tokenizer, triplets[:FITTED], self.pictures)}
-        model.load_state_dict(served)
+        served = trainer.average
+        if isinstance(model, NSFSE):
+            served = served | {"head.mix": fit_mix(model, self.tokenizer, triplets[:FITTED], self.pictures)}
+            model.load_state_dict(served)
         scores = self._validate(TorchScorer(model, self.tokenizer))
         entry = {
             "epoch": epoch + 1,

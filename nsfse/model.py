@@ -10,8 +10,8 @@ from nsfse.similarity import QuerySide, SimilarityHead
 from nsfse_runtime.errors import DataError
 
 
-class NSFSE(nn.Module):
-    """Negative-sensitive framework with semantic enhancement (docs/method.md)."""
+class Encoders(nn.Module):
+    """Pictures and texts → unit rows of d: what NSFSE and the baselines share."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__()
@@ -19,10 +19,6 @@ class NSFSE(nn.Module):
             raise DataError(f"model.backbone: no backbone {config.backbone!r}; there are: {', '.join(BACKBONES)}")
         self.config = config
         self.image_encoder, self.text_encoder = BACKBONES[config.backbone](config, vocabulary)
-        self.composer = Composer(config.dim, 4 * config.dim)
-        self.head = SimilarityHead(config)
-        self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
-        self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and unit regions [B, R, d].
@@ -40,6 +36,17 @@ class NSFSE(nn.Module):
         """Encode `ids` [B, L] with `mask` [B, L] into unit words [B, L, d] and unit sentences [B, d]."""
         words, sentence = self.text_encoder(ids, mask)
         return words, sentence
+
+
+class NSFSE(Encoders):
+    """Negative-sensitive framework with semantic enhancement (docs/method.md)."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+        super().__init__(config, vocabulary)
+        self.composer = Composer(config.dim, 4 * config.dim)
+        self.head = SimilarityHead(config)
+        self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
+        self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
 
     def compose(
         self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor

@@ -39,6 +39,14 @@ def picture_file(gallery: Gallery, reference: str) -> Path:
     return Path(reference) if Path(reference).is_file() else gallery.path_of(gallery.row(reference))
 
 
+def folders(pairs: Sequence[str]) -> dict[str, Path]:
+    """Parse the NAME=DIR pairs of --data. Raises UsageError."""
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise UsageError(f"--data takes NAME=DIR, not {pair!r}; for example --data products=photos")
+    return {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
+
+
 def conditions(pairs: Sequence[str]) -> dict[str, str]:
     """Parse the COLUMN=VALUE pairs of --where. Raises UsageError."""
     for pair in pairs:

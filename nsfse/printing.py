@@ -132,7 +132,7 @@ def query_text(result: Any) -> str:
         (
             rank,
             hit.score,
-            "yes" if hit.match else "no",
+            {True: "yes", False: "no", None: "-"}[hit.match],
             hit.id,
             " ".join(e.word + MARKS[verdict(e, len(hit.evidence))] for e in hit.evidence),
         )
@@ -239,6 +239,25 @@ def doctor_text(found: Mapping[str, Any]) -> str:
     facts = {name: item for name, item in found.items() if name not in ("schema_version", "problems")}
     problems = [f"problem: {printable(problem)}" for problem in found["problems"]]
     return "\n".join([outline(facts), *(problems or ["no problem found"])])
+
+
+def comparison_text(found: Mapping[str, Any]) -> str:
+    """Return the table of a comparison, where it lies, what is missing and how long it took."""
+    from nsfse.comparison_table import spread
+
+    names = ("protocol", "method", "seeds", "R@1", "R@10", "hard negative first", "phrasing spread", "minutes")
+    rows = [
+        (
+            *(row.protocol, row.method, row.seeds, spread(row.r1, row.r1_sd), spread(row.r10, row.r10_sd)),
+            *(row.hard_negative_rate, row.phrasing_spread, row.minutes),
+        )
+        for row in found["rows"]
+    ]
+    lines = [columns(names, rows)] if rows else ["nothing is scored yet"]
+    if found["missing"]:
+        lines += ["missing; the same command continues:", *(f"  {printable(name)}" for name in found["missing"])]
+    lines.append(f"{found['hours']:.2f} hours now, {found['total_hours']:.2f} in all trainings and evaluations")
+    return "\n".join([*lines, *(f"written: {printable(str(file))}" for file in found["files"])])
 
 
 def demo_text(found: Mapping[str, Any]) -> str:

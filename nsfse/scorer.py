@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nsfse_runtime.errors import NotFoundError
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, TargetFeatures
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, TargetFeatures, no_evidence
+from nsfse_runtime.search import Stages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nsfse.baselines import Baseline
     from nsfse.model import NSFSE
     from nsfse.similarity import QuerySide
     from nsfse_runtime.text import Tokenizer
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class TorchScorer:
     """A model in torch, in evaluation mode."""
 
-    def __init__(self, model: "NSFSE", tokenizer: "Tokenizer") -> None:
+    def __init__(self, model: "NSFSE | Baseline", tokenizer: "Tokenizer") -> None:
         self.model, self.tokenizer = model, tokenizer
         self.device = next(model.parameters()).device
 
@@ -29,6 +31,11 @@ class TorchScorer:
     def image_size(self) -> tuple[int, int]:
         """Return the (height, width) that `encode_images` takes."""
         return self.model.config.image_size
+
+    @property
+    def stages(self) -> Stages:
+        """Return how this model ranks (see nsfse_runtime.search)."""
+        return getattr(self.model, "stages", "two")
 
     @property
     def fingerprint(self) -> str:
@@ -85,15 +92,26 @@ class TorchScorer:
                     side.probes[at, : kept + length].numpy(),
                     side.word_weights[at, :length].numpy(),
                     side.probe_weights[at, : kept + length].numpy(),
-                    self.tokenizer.tokens(text),
+                    self._tokens(text, side.words.shape[1]),
                 )
             )
         return found
+
+    def _tokens(self, text: str, rows: int) -> tuple[str, ...]:
+        """Return what the words' rows stand for: words; the whole text where there is one row for it; or nothing."""
+        each = self.model.config.words == "each"
+        return self.tokenizer.tokens(text) if each and rows else (text,)[:rows]
 
     def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
         """Score one query against K targets."""
         import torch
 
+        from nsfse.baselines import Baseline
+
+        if isinstance(self.model, Baseline):
+            rows = (torch.from_numpy(array) for array in (query.vector[None], query.probes[None], targets.vectors))
+            with torch.inference_mode():
+                return no_evidence(self.model.scores(*rows)[0].numpy())
         head = self.model.head
         with torch.inference_mode():
             pair = head.pair_side(side_of(query).to(self.device), self._tensor(targets.regions)[None])

@@ -69,6 +69,7 @@ class SimilarityHead(nn.Module):
         super().__init__()
         d = config.dim
         self.infusion, self.gamma, self.scale = config.infusion, config.gamma, config.attention_scale
+        self.sentence_only, self.branches = config.words == "sentence", config.branches
         self.infuse_scale = nn.Parameter(torch.tensor(9.0))
         self.probe_scale = nn.Parameter(torch.tensor(9.0))
         self.infuse_gate = nn.Linear(2 * d, d)
@@ -79,12 +80,15 @@ class SimilarityHead(nn.Module):
         self.word_weight = _small_mlp(d, 1)
         self.probe_weight = _small_mlp(d, 1)
         self.claim_weight = nn.Parameter(torch.tensor(1.0))
-        self.cross_boundary = AdaptiveBoundary(config.alpha)
-        self.visual_boundary = AdaptiveBoundary(config.alpha)
+        fixed = None if config.boundary == "dynamic" else config.boundary
+        self.cross_boundary = AdaptiveBoundary(config.alpha, fixed=fixed)
+        self.visual_boundary = AdaptiveBoundary(config.alpha, fixed=fixed)
         self.mix = nn.Parameter(torch.tensor([1.8546, 0.5413, 0.5413]))  # softplus of it is 2, 1, 1: ω_g, ω_c, ω_v
 
     def query_side(self, words: Tensor, sentence: Tensor, mask: Tensor, regions: Tensor) -> QuerySide:
         """Prepare words [B, L, d], sentence [B, d], mask [B, L] and the reference's regions [B, R, d]."""
+        if self.sentence_only:
+            words, mask = sentence[:, None], mask[:, :1]
         infused = (self._infuse(words, regions) if self.infusion else words) * mask[..., None]
         affinity = infused @ regions.transpose(1, 2)
         attended = torch.softmax(self.probe_scale * affinity, -1) @ regions
@@ -138,8 +142,10 @@ class SimilarityHead(nn.Module):
         guided = torch.cat([visual[:, :, :kept], 0.5 * across + 0.5 * visual[:, :, kept:]], 2)
         cross = self._branch(across, across, across > t_c, gram) + self.gamma * (x - t_c).clamp_max(0)
         seen = self._branch(visual, guided, visual > t_v, gram) + self.gamma * (y - t_v).clamp_max(0)
+        s_c, s_v = (query.word_weights[:, None] * cross).sum(-1), (query.probe_weights[:, None] * seen).sum(-1)
+        # A branch that is switched off is 0 and not left out: a graph of the head keeps all its inputs.
         return PairSide(
-            (query.word_weights[:, None] * cross).sum(-1), (query.probe_weights[:, None] * seen).sum(-1), x, y
+            0.0 * s_c if self.branches == "visual" else s_c, 0.0 * s_v if self.branches == "cross" else s_v, x, y
         )
 
     def _branch(self, products: Tensor, guide: Tensor, keep: Tensor, gram: Tensor) -> Tensor:

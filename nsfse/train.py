@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
 from nsfse.checkpoint import STATES, load_state, read_header, write_file, write_header
 from nsfse.config import Config
 from nsfse.data import Source
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
-from nsfse.model import NSFSE
 from nsfse.parallel import Share, joined, pick_device
 from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.trainer import Trainer
@@ -34,22 +34,35 @@ class TrainResult:
 
 
 def train(
-    config: Config, out: Path, *, resume: bool = True, progress: Progress | None = None, steps: int = 0
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = True,
+    progress: Progress | None = None,
+    steps: int = 0,
+    enough: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
-    what was logged; `steps` ends training after so many in all, on the schedule of the whole. Under torchrun all
-    processes train one model together; the first one alone writes and calls `progress`. Raises UsageError where `out`
-    holds a run of another configuration, and the data set's errors.
+    what was logged; `steps` ends training after so many in all, on the schedule of the whole; where `enough()` is true
+    after a step, the run is saved and left to be continued. Under torchrun all processes train one model together; the
+    first one alone writes and calls `progress`. Raises UsageError where `out` holds a run of another configuration, and
+    the data set's errors.
     """
     config = settle(config)
     with joined(config.train) as share:
-        return _train(config, out, resume, progress, steps, share)
+        return _train(config, out, resume, progress, steps, enough, share)
 
 
 def _train(
-    config: Config, out: Path, resume: bool, progress: Progress | None, steps: int, share: Share
+    config: Config,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+    steps: int,
+    enough: Callable[[], bool],
+    share: Share,
 ) -> TrainResult:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -64,7 +77,7 @@ def _train(
         share.wait()
     state, note = load_state(out)
     device = pick_device(config.train.device)
-    model = NSFSE(config.model, len(tokenizer))
+    model = build_model(config.model, len(tokenizer))
     if not state:
         load_pretrained(model, out / "tokenizer.json")
     freeze(model, config)
@@ -83,7 +96,11 @@ def _train(
     log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
     if note and progress and share.rank == 0:
         progress({"note": note})
-    with _stop_on_signal(share.world > 1) as stopped, _sound_convolutions(config.model.width), _same_each_time(device):
+    with (
+        _stop_on_signal(enough, share.world > 1) as stopped,
+        _sound_convolutions(config.model.width),
+        _same_each_time(device),
+    ):
         for epoch in range(trainer.step // per_epoch, config.train.epochs):
             triplets, start = source.triplets(epoch), trainer.step % per_epoch
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, share, start):
@@ -146,8 +163,8 @@ def _same_each_time(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signal(always: bool) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question; a second one acts as usual.
+def _stop_on_signal(enough: Callable[[], bool], always: bool) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question, true also where `enough` is; a second one acts as usual.
 
     With `always` it does not: torchrun passes on a Ctrl-C that its processes have already had.
     """
@@ -165,7 +182,7 @@ def _stop_on_signal(always: bool) -> Iterator[Callable[[], bool]]:
     except ValueError:  # not in the main thread: whoever runs us handles signals
         before.clear()
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(seen) or enough()
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)

@@ -4,13 +4,14 @@ Every random choice depends on (seed, step) alone: not on what came before, nor 
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nsfse import losses
+from nsfse.baselines import Baseline
 from nsfse.batches import Batch, augment, drop_words
 from nsfse.config import Config
 from nsfse.model import NSFSE
@@ -24,7 +25,7 @@ SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the com
 class Trainer:
     """Model, optimizer and position of one run."""
 
-    def __init__(self, config: Config, model: NSFSE, total_steps: int, share: Share | None = None) -> None:
+    def __init__(self, config: Config, model: NSFSE | Baseline, total_steps: int, share: Share | None = None) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
         self.share, self.device = share or Share(parts=config.train.accumulate), next(model.parameters()).device
         if self.share.world > 1:
@@ -79,8 +80,10 @@ class Trainer:
             vectors, regions = share.encode(model, model.encode_images, (pixels,), pictures)
         mine = torch.cat(share.rows(queries))
         words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
-        query = model.composer(vectors[batch.reference], sentence)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
+        if isinstance(model, Baseline):
+            return model.losses(batch, vectors, sentence, blocked, generator)
+        query = model.composer(vectors[batch.reference], sentence)
         parts = self._stage1(batch, vectors, query, sentence, blocked)
         cosines = query @ vectors.T
         rows = torch.arange(max(1, int(settings.head_share * len(query))))
@@ -111,11 +114,11 @@ class Trainer:
         return parts
 
     def _head(self, side: QuerySide, pair: PairSide, chosen: Tensor, cosines: Tensor) -> dict[str, Tensor]:
-        head = self.model.head
-        scale = self.model.head_scale.exp().clamp_max(100.0)
+        head = cast(NSFSE, self.model).head
+        scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
         total = head.total(cosines.detach(), pair)
-        others = torch.arange(cosines.shape[1], device=cosines.device) != 1  # all candidates but the reference, which no gallery shows
+        others = torch.arange(cosines.shape[1], device=cosines.device) != 1  # the reference: no gallery shows it
         random = losses.mismatch_weights(chosen, reference=False)
         cross = losses.boundary_terms(pair.x, side.word_weights, random)
         visual = losses.boundary_terms(pair.y, side.probe_weights, random)
@@ -130,13 +133,13 @@ class Trainer:
             "distill": losses.distillation(
                 self.model.stage1_scale.exp().clamp_max(100.0) * cosines[:, others], scale * total[:, others]
             ),
-            "boundary": losses.boundary_loss(head.cross_boundary, pushed)
-            + losses.boundary_loss(head.visual_boundary, visual),
+            "boundary": losses.boundary_loss(head.cross_boundary, pushed) * (head.branches != "visual")
+            + losses.boundary_loss(head.visual_boundary, visual) * (head.branches != "cross"),
         }
 
     def _update_boundaries(self, cosines: Tensor, cross: losses.Terms, visual: losses.Terms) -> None:
         """Take statistics from queries whose target is among the five best candidates, all of them at first."""
-        head = self.model.head
+        head = cast(NSFSE, self.model).head
         good = (cosines[:, 1:] > cosines[:, :1]).sum(1) < 5
         if not head.cross_boundary.ready or int(good.sum()) == 0:
             good = torch.ones_like(good)

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from nsfse.baselines import Baseline, build_model
 from nsfse.checkpoint import save_tensors, write_file, write_header
 from nsfse.config import Config, ModelConfig
 from nsfse.model import NSFSE
@@ -18,15 +19,19 @@ TEXTS = (
 )
 
 
-def random_model(config: ModelConfig, vocabulary: int, seed: int = 0, t_c: float = 0.1, t_v: float = 0.2) -> NSFSE:
+def random_model(
+    config: ModelConfig, vocabulary: int, seed: int = 0, t_c: float = 0.1, t_v: float = 0.2
+) -> NSFSE | Baseline:
     """Return a model in evaluation mode with boundaries in the midst of its correspondences, and running statistics."""
     torch.manual_seed(seed)
-    model = NSFSE(config, vocabulary)
+    model = build_model(config, vocabulary)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
+        if isinstance(model, Baseline):
+            return model.eval()
         model.head.mix.copy_(torch.tensor([0.3, 0.9, 0.6]))
         for boundary, t in ((model.head.cross_boundary, t_c), (model.head.visual_boundary, t_v)):
             boundary.state.copy_(torch.tensor([300.0, 120.0, 60.0, 300.0, 30.0, 12.0, t, 0.4, 1.0]))

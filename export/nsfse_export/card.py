@@ -38,7 +38,8 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
     parts = [
         f"# {manifest.name}",
         "A bundle of nsfse: composed image retrieval without torch. "
-        "A picture and a few words in, the pictures that were meant out, each with its evidence.",
+        "A picture and a few words in, the pictures that were meant out"
+        + (", each with its evidence." if manifest.stages == 2 else "."),
         f"```\nnsfse index my.gallery photos/ -b {manifest.name}\n"
         'nsfse query photos/one.jpg "make it red" -g my.gallery\n```',
         "## Trained on",
@@ -47,10 +48,7 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
         _scores(manifest.scores),
         "## Limits",
         _limits(manifest),
-        "## Boundaries",
-        "Between matched (₊) and mismatched (₋) correspondences, as estimated in training; a word of a query counts as "
-        "matched when its best correspondence is at or over t.",
-        _boundaries(manifest.boundary),
+        *(_boundaries(manifest.boundary) if manifest.stages == 2 else ()),
         "## Graphs",
         "float32 unless said otherwise; `pixels` are uint8, `ids` int64, `mask` bool. Normalisation is inside.",
         _graphs(graphs),
@@ -91,17 +89,24 @@ def _limits(manifest: Manifest) -> str:
             f"{unseen}.",
             "- It knows the kind of pictures and the phrasings named above; scores elsewhere are to be measured "
             "(`nsfse evaluate`), not assumed.",
-            "- The evidence per word is what the score was made of, not an explanation of the picture.",
+            "- The evidence per word is what the score was made of, not an explanation of the picture."
+            if manifest.stages == 2
+            else f"- A model of the method {manifest.method}: one vector for a query, so hits come without evidence.",
         )
     )
 
 
-def _boundaries(boundary: Mapping[str, float]) -> str:
+def _boundaries(boundary: Mapping[str, float]) -> tuple[str, ...]:
     rows = [
         [title, *(_number(boundary.get(f"{key}_{suffix}"), 4) for key in _STATISTICS)]
         for suffix, title in _BOUNDARIES.items()
     ]
-    return _table(["of", *_STATISTICS.values()], rows)
+    return (
+        "## Boundaries",
+        "Between matched (₊) and mismatched (₋) correspondences, as estimated in training; a word of a query counts as "
+        "matched when its best correspondence is at or over t.",
+        _table(["of", *_STATISTICS.values()], rows),
+    )
 
 
 def _graphs(graphs: Mapping[str, Graph]) -> str:
@@ -117,11 +122,12 @@ def _shapes(shapes: Mapping[str, Shape]) -> str:
 
 def _agreement(verified: Mapping[str, Any]) -> str:
     least, most, same = (verified[key] for key in ("least_cosine", "greatest_difference", "same_top_10"))
+    by_numpy = f" and {most['numpy']:.1e} (numpy)" if "numpy" in most else ""
     return (
         f"Checked when exported, with {verified['queries']} queries in batches of "
         f"{', '.join(map(str, verified['batches']))} over {verified['gallery']} pictures: the least cosine of any row "
-        f"is {min(least.values()):.7f}, scores differ by at most {most['onnx']:.1e} (ONNX Runtime) and "
-        f"{most['numpy']:.1e} (numpy), and the same ten pictures come first for {same['onnx']} queries."
+        f"is {min(least.values()):.7f}, scores differ by at most {most['onnx']:.1e} (ONNX Runtime){by_numpy}, "
+        f"and the same ten pictures come first for {same['onnx']} queries."
     )
 
 

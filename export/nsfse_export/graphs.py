@@ -6,12 +6,14 @@ each row's length, and the adaptive boundaries by the numbers they arrived at.
 
 import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from nsfse.baselines import Baseline
 from nsfse.encoders import MaskedGru
-from nsfse.model import NSFSE
+from nsfse.model import NSFSE, Encoders
 from nsfse.similarity import QuerySide
 
 BATCH, WORDS, CANDIDATES = "batch", "words", "candidates"
@@ -34,7 +36,7 @@ class Graph:
 class ImageGraph(nn.Module):
     """Pixels [B, H, W, 3] uint8 → vectors [B, d], regions [B, R, d]."""
 
-    def __init__(self, model: NSFSE) -> None:
+    def __init__(self, model: Encoders) -> None:
         super().__init__()
         self.model = model
 
@@ -46,7 +48,7 @@ class ImageGraph(nn.Module):
 class TextGraph(nn.Module):
     """ids [B, L] int64, mask [B, L] bool → words [B, L, d], sentence [B, d]."""
 
-    def __init__(self, model: NSFSE) -> None:
+    def __init__(self, model: Encoders) -> None:
         super().__init__()
         self.model = model
 
@@ -68,6 +70,18 @@ class QueryGraph(nn.Module):
         """Compose queries."""
         query, side = self.model.compose(vectors, regions, words, sentence, mask)
         return query, side.words, side.probes, side.word_weights, side.probe_weights
+
+
+class VectorGraph(nn.Module):
+    """vectors [B, d], sentence [B, d] → query [B, d]: the query graph of a model of one stage."""
+
+    def __init__(self, model: Baseline) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, vectors: Tensor, sentence: Tensor) -> Tensor:
+        """Compose queries; a method may leave one of the two unread, and a graph keeps both inputs."""
+        return self.model.method(vectors, sentence) + 0.0 * (vectors + sentence)
 
 
 class PairGraph(nn.Module):
@@ -149,19 +163,23 @@ def _onnx_order(gates: Tensor) -> Tensor:
     return torch.cat([update, reset, new])
 
 
-def exportable(model: NSFSE) -> NSFSE:
+Model = TypeVar("Model", bound=Encoders)
+
+
+def exportable(model: Model) -> Model:
     """Return a copy of `model` in evaluation mode whose every part has an ONNX form."""
     found = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in list(found.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MaskedGru):
                 setattr(parent, name, OnnxGru(child))
-    for name in ("cross_boundary", "visual_boundary"):
-        setattr(found.head, name, FixedBoundary(getattr(model.head, name).t))
+    if isinstance(model, NSFSE) and isinstance(found, NSFSE):
+        for name in ("cross_boundary", "visual_boundary"):
+            setattr(found.head, name, FixedBoundary(getattr(model.head, name).t))
     return found
 
 
-def build_graphs(model: NSFSE) -> dict[str, Graph]:
+def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
     """Return the bundle's graphs by name; names and shapes are what `nsfse_runtime.session.OnnxScorer` speaks."""
     ready = exportable(model)
     d, (height, width) = model.config.dim, model.config.image_size
@@ -179,16 +197,21 @@ def build_graphs(model: NSFSE) -> dict[str, Graph]:
     candidates: dict[str, Shape] = {name: (CANDIDATES, *shape[1:]) for name, shape in pictures.items()}
     read: dict[str, Shape] = {"ids": (BATCH, WORDS), "mask": (BATCH, WORDS)}
     scores: dict[str, Shape] = {"score": (CANDIDATES,), "word_scores": (CANDIDATES, WORDS)}
-    return {
+    encoders = {
         "image": _graph(ImageGraph(ready), {"pixels": (BATCH, height, width, 3)}, pictures),
         "text": _graph(TextGraph(ready), read, texts),
+    }
+    if isinstance(ready, Baseline):
+        whole: dict[str, Shape] = {name: (BATCH, d) for name in ("vectors", "sentence")}
+        return encoders | {"query": _graph(VectorGraph(ready), whole, {"query": (BATCH, d)})}
+    return encoders | {
         "query": _graph(QueryGraph(ready), pictures | texts | {"mask": (BATCH, WORDS)}, queries),
         "pair": _graph(PairGraph(ready), {name: shape[1:] for name, shape in queries.items()} | candidates, scores),
     }
 
 
 @torch.inference_mode()
-def _counts(model: NSFSE) -> tuple[int, int]:
+def _counts(model: NSFSE | Baseline) -> tuple[int, int]:
     """Return R, the regions of a picture, and P, the probes of a query that belong to no word."""
     pixels = torch.zeros(1, *model.config.image_size, 3, dtype=torch.uint8)
     ids = torch.ones(1, 1, dtype=torch.int64)

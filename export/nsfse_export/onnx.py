@@ -14,6 +14,7 @@ import onnxslim
 import torch
 
 import nsfse
+from nsfse.baselines import Baseline
 from nsfse.checkpoint import Checkpoint, load_checkpoint, write_file
 from nsfse.model import NSFSE
 from nsfse.scorer import TorchScorer
@@ -22,7 +23,7 @@ from nsfse_export.folder import new_bundle
 from nsfse_export.graphs import Graph, Shape, build_graphs
 from nsfse_export.verify import Sample, draw_sample, verify
 from nsfse_runtime.bundle import CARD, TOKENIZER, Bundle, Manifest, write_manifest
-from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.rerank import HeadConstants
 from nsfse_runtime.session import OnnxScorer
 
@@ -45,10 +46,12 @@ def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample |
     """Export the `last` or `best` weights of `run` as the bundle `out`, after verifying it against torch.
 
     `sample` are the pictures and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
-    at `out` is replaced whole; on any error `out` is as it was. Raises NotFoundError (no such run), OutputError (not
-    writable, or something else lies there) or IntegrityError (a damaged run, or the graphs do not agree with torch).
+    at `out` is replaced whole; on any error `out` is as it was. Raises NotFoundError (no such run), UsageError (a model
+    that no bundle can hold), OutputError (not writable, or something else lies there) or IntegrityError (a damaged run,
+    or the graphs do not agree with torch).
     """
     checkpoint = load_checkpoint(run, which)
+    _refuse_unservable(run, checkpoint.model)
     scores = training_scores(run, which)
     tokenizer = (run / TOKENIZER).read_bytes()
     with new_bundle(out) as folder:
@@ -61,7 +64,7 @@ def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample |
         verified = verify(
             TorchScorer(checkpoint.model, checkpoint.tokenizer),
             OnnxScorer(Bundle.open(folder)),
-            HeadConstants.of(draft),
+            HeadConstants.of(draft) if draft.stages == 2 else None,
             sample,
         )
         manifest = write_manifest(folder, msgspec.structs.replace(draft, verified=verified))
@@ -69,6 +72,16 @@ def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample |
         fingerprint = Bundle.open(folder).fingerprint
     sizes = {name: entry.size for name, entry in manifest.files.items()}
     return ExportReport(out, fingerprint, sizes, scores, verified)
+
+
+def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:
+    what = ""
+    if isinstance(model, Baseline) and model.stages != "one":
+        what = f"of the method {model.config.method}, which has no vector for a query"
+    elif model.config.words != "each":
+        what = "of model.words = 'sentence', which has no evidence for each word"
+    if what:
+        raise UsageError(f"{run} is {what}: no bundle holds it; score the run itself with `nsfse evaluate {run}`")
 
 
 def to_onnx(name: str, graph: Graph) -> bytes:
@@ -97,23 +110,27 @@ def to_onnx(name: str, graph: Graph) -> bytes:
 def head_constants(model: NSFSE) -> HeadConstants:
     """Return what of the pair head is not in the features."""
     head = model.head
-    mix = torch.nn.functional.softplus(head.mix.detach()).tolist()
-    return HeadConstants(head.cross_boundary.t, head.visual_boundary.t, head.gamma, head.scale, *mix)
+    mix = torch.nn.functional.softplus(head.mix.detach())
+    kept = mix * torch.tensor([True, head.branches != "visual", head.branches != "cross"])
+    return HeadConstants(head.cross_boundary.t, head.visual_boundary.t, head.gamma, head.scale, *kept.tolist())
 
 
 def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], scores: dict[str, Any]) -> Manifest:
-    model, head = checkpoint.model, checkpoint.model.head
-    boundary = {f"{key}_c": value for key, value in head.cross_boundary.summary().items()}
-    boundary |= {f"{key}_v": value for key, value in head.visual_boundary.summary().items()}
+    model, boundary = checkpoint.model, {}
+    if isinstance(model, NSFSE):
+        boundary = {f"{key}_c": value for key, value in model.head.cross_boundary.summary().items()}
+        boundary |= {f"{key}_v": value for key, value in model.head.visual_boundary.summary().items()}
     return Manifest(
         name=name,
+        method=model.config.method,
+        stages=1 if isinstance(model, Baseline) else 2,
         created_with=nsfse.__version__,
         image_size=model.config.image_size,
         dim=model.config.dim,
         regions=int(graphs["image"].outputs["regions"][1]),
         max_words=model.config.max_words,
         boundary=boundary,
-        head=head_constants(model).to_dict(),
+        head=head_constants(model).to_dict() if isinstance(model, NSFSE) else {},
         trained_on=checkpoint.info.get("trained_on", {}),
         scores=scores,
     )

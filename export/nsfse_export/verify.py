@@ -75,8 +75,8 @@ def _boxes(size: tuple[int, int], random: np.random.Generator) -> Pixels:
     return picture
 
 
-def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants, sample: Sample) -> dict[str, Any]:
-    """Hold `candidate` (a bundle) and the numpy head against `reference` (torch); return the figures.
+def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants | None, sample: Sample) -> dict[str, Any]:
+    """Hold `candidate` (a bundle) and the numpy head, where there is one, against `reference` (torch); return figures.
 
     Raises IntegrityError with the figures beyond tolerance: a cosine under 0.9999, scores or weights apart by more than
     0.001, or another top 10.
@@ -84,26 +84,23 @@ def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants, sa
     ours, theirs = _answers(reference, sample), _answers(candidate, sample)
     cosines = {name: min(map(_least_cosine, a, b)) for name, a, b in _rows(ours, theirs)}
     weights = max(_difference(a, b) for a, b in _weights(ours, theirs))
-    numpy_scores = [score_pairs(query, ours.gallery, head) for query in ours.queries]
-    clear = [boundary_margin(query, ours.gallery, head) > STEP for query in ours.queries]
-    differences = {
-        "onnx": _score_difference(ours.scores, theirs.scores, clear),
-        "numpy": _score_difference(ours.scores, numpy_scores, clear),
+    others, clear = {"onnx": theirs.scores}, [np.ones(len(ours.gallery), bool) for _ in ours.queries]
+    if head is not None:
+        others["numpy"] = [score_pairs(query, ours.gallery, head) for query in ours.queries]
+        clear = [boundary_margin(query, ours.gallery, head) > STEP for query in ours.queries]
+    differences = {name: _score_difference(ours.scores, scores, clear) for name, scores in others.items()} | {
         "words": max(
             _difference(a.word_scores, b.word_scores) for a, b in zip(ours.scores, theirs.scores, strict=True)
         ),
         "weights": weights,
     }
-    same = {
-        "onnx": sum(map(_same_top, ours.scores, theirs.scores, clear)),
-        "numpy": sum(map(_same_top, ours.scores, numpy_scores, clear)),
-    }
+    same = {name: sum(map(_same_top, ours.scores, scores, clear)) for name, scores in others.items()}
     _refuse(cosines, differences, same, len(ours.queries))
     return {
         "batches": list(BATCHES),
         "queries": len(ours.queries),
         "gallery": len(ours.gallery),
-        "longest_text": max(len(query.tokens) for query in ours.queries),
+        "longest_text": max(len(text.split()) for text in sample.texts),
         "least_cosine": cosines,
         "greatest_difference": differences,
         "same_top_10": same,
@@ -164,7 +161,7 @@ def _least_cosine(a: Floats, b: Floats) -> float:
     if a.shape != b.shape:
         return -1.0
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).min())
+    return float(((a * b).sum(-1) / np.maximum(norms, 1e-12)).min(initial=1.0))
 
 
 def _difference(a: Floats, b: Floats) -> float:

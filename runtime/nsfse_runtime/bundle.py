@@ -5,7 +5,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MANIFEST, TOKENIZER, CARD = "manifest.json", "tokenizer.json", "README.md"
-GRAPHS = ("image.onnx", "text.onnx", "query.onnx", "pair.onnx")
+PAIR = "pair.onnx"
+GRAPHS = ("image.onnx", "text.onnx", "query.onnx", PAIR)
 # The card is for people, who may add to it: it is neither hashed nor required.
 FILES = (*GRAPHS, TOKENIZER)
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
@@ -34,11 +35,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     `image_size` is (height, width); `dim` d; `regions` R; `boundary` holds "t_c" and "t_v" with the statistics they
     came from; `head` the constants of the pair graph (see `rerank.HeadConstants`); `trained_on`, `scores` and
-    `verified` (how far ONNX Runtime is from torch) are for the card and for people.
+    `verified` (how far ONNX Runtime is from torch) are for the card and for people. A model of one stage (`method` is
+    not nsfse) has no pair graph, no boundary and no head.
     """
 
     format_version: int = FORMAT_VERSION
     name: str
+    method: str = "nsfse"
+    stages: Literal[1, 2] = 2
     created_with: str
     image_size: tuple[int, int]
     dim: int
@@ -50,6 +54,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     trained_on: str | dict[str, Any] = ""
     scores: dict[str, Any] = {}
     verified: dict[str, Any] = {}
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Return the names of the files that such a bundle has: all of FILES, or all but the pair graph."""
+        return FILES if self.stages == 2 else tuple(name for name in FILES if name != PAIR)
 
 
 class Bundle:
@@ -67,10 +76,10 @@ class Bundle:
         folder = Path(path)
         manifest = read_manifest(folder)
         bundle = cls(folder, manifest)
-        for name in FILES:
+        for name in manifest.needed:
             if name not in manifest.files:
                 raise _damaged(folder / MANIFEST, f"it does not list {name}")
-        if "t_c" not in manifest.boundary:
+        if manifest.stages == 2 and "t_c" not in manifest.boundary:
             raise _damaged(folder / MANIFEST, "it has no boundary t_c")
         for name in manifest.files:
             if not _PLAIN_NAME.fullmatch(name):
@@ -101,7 +110,7 @@ class Bundle:
     @cached_property
     def fingerprint(self) -> str:
         """Identify the features this bundle makes: sha256 over its picture size and the hashes of its files."""
-        lines = [f"{name}:{self.manifest.files[name].sha256}" for name in sorted(FILES)]
+        lines = [f"{name}:{self.manifest.files[name].sha256}" for name in sorted(self.manifest.needed)]
         return hashlib.sha256("\n".join([*lines, f"image_size:{self.manifest.image_size}"]).encode()).hexdigest()
 
     @cached_property
@@ -145,10 +154,10 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manife
     Raises IntegrityError when a file is missing, OutputError when the folder cannot be written.
     """
     folder = Path(folder)
-    for name in FILES:
+    for name in manifest.needed:
         if not (folder / name).is_file():
             raise _damaged(folder / name, "it is missing")
-    manifest = msgspec.structs.replace(manifest, files={name: _entry(folder / name) for name in FILES})
+    manifest = msgspec.structs.replace(manifest, files={name: _entry(folder / name) for name in manifest.needed})
     raw = msgspec.to_builtins(manifest)
     data = msgspec.json.format(msgspec.json.encode({**raw, "sha256": _checksum(raw)}), indent=2)
     draft = folder / f".{MANIFEST}.{os.getpid()}"

@@ -33,7 +33,7 @@ class QueryFeatures:
 
     `vector` [d] is the stage-1 query; `words` [L, d] the infused words; `probes` [P+L, d] the visual probes, the P kept
     regions first, then one a word; `word_weights` [L] (κ) and `probe_weights` [P+L] (ν) sum to 1 each; `tokens` the L
-    words as written.
+    words as written. A model without a pair head has no words and no probes.
     """
 
     vector: Floats
@@ -51,6 +51,17 @@ class PairScores:
     score: Floats
     word_scores: Floats
     boundary: float
+
+
+def one_vector(vector: Floats) -> QueryFeatures:
+    """Return the query of a model without a pair head: `vector` [d] and nothing else."""
+    rows = np.empty((0, len(vector)), np.float32)
+    return QueryFeatures(vector, rows, rows, rows[:, 0], rows[:, 0], ())
+
+
+def no_evidence(score: Floats) -> PairScores:
+    """Return `score` [K] as that of a model that does not look at words."""
+    return PairScores(score, np.empty((len(score), 0), np.float32), 0.0)
 
 
 class Scorer(Protocol):

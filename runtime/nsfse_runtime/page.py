@@ -46,6 +46,13 @@ def _page(rows: Sequence[SheetRow], title: str, note: str) -> str:
     )
 
 
+_MARKS = {
+    True: '<span class="yes" title="a match">✓</span>',
+    False: '<span class="no" title="not a match">✗</span>',
+    None: "",
+}
+
+
 def _section(row: SheetRow) -> str:
     hits = "".join(_figure(rank, hit) for rank, hit in enumerate(row.hits, 1))
     return (
@@ -55,9 +62,7 @@ def _section(row: SheetRow) -> str:
 
 
 def _figure(rank: int, hit: SheetHit) -> str:
-    mark = (
-        '<span class="yes" title="a match">✓</span>' if hit.match else '<span class="no" title="not a match">✗</span>'
-    )
+    mark = _MARKS[hit.match]
     kind, answer = (' class="right"', '<p class="answer">a right answer</p>') if hit.right else ("", "")
     return (
         f'<li{kind}><figure><div class="frame">{_picture(hit.picture, hit.id)}</div><figcaption>'

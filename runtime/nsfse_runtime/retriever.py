@@ -12,7 +12,7 @@ from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
-from nsfse_runtime.search import Ranking, Rows, exact_search, rerank_rows, score_rows
+from nsfse_runtime.search import Ranking, Rows, exact_search, pairs_scored, rerank_rows, score_rows
 from nsfse_runtime.session import as_scorer
 from nsfse_runtime.snapshot import Snapshot
 
@@ -35,12 +35,15 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A picture found. `match` says whether the words as a whole, by their weights, are over the boundary."""
+    """A picture found. `match` says whether the words as a whole, by their weights, are over the boundary.
+
+    A model without a pair head looks at no words: `match` is then None and `evidence` empty.
+    """
 
     id: str
     path: str
     score: float
-    match: bool
+    match: bool | None
     evidence: tuple[WordEvidence, ...]
 
 
@@ -90,8 +93,8 @@ class Retriever:
             def fetch(rows: Rows) -> TargetFeatures:
                 return self.gallery.targets(rows, snapshot)
 
-            wanted = max(rerank, k) if rerank else 0
-            found = exact_search(snapshot.vectors, query.vector, max(k, rerank), mask)
+            wanted = pairs_scored(self._scorer, max(rerank, k) if rerank else 0, len(snapshot))
+            found = exact_search(snapshot.vectors, query.vector, max(k, wanted), mask)
             clock.lap("stage1")
             ranking = rerank_rows(self._scorer, query, *found, fetch, k, wanted)
             hits = self._hits(snapshot, query, ranking, fetch)
@@ -127,7 +130,7 @@ class Retriever:
                 id=snapshot.ids[row],
                 path=str(Path(snapshot.folder, snapshot.ids[row])),
                 score=float(ranking.scores[at]),
-                match=bool(matches[at]),
+                match=bool(matches[at]) if query.tokens else None,
                 evidence=_evidence(query, pair, at),
             )
             for at, row in enumerate(ranking.rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, Ta
 
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
+Stages = Literal["one", "two", "all"]
+"""How a model ranks: by one vector; by it and then by pairs over the best; by pairs over everything."""
+
 # Regions are fetched and scored so many pictures at a time: an exhaustive ranking needs no more memory than this one.
 _PAIR_CHUNK = 512
 
@@ -25,6 +29,15 @@ class Ranking:
     rows: Rows
     scores: Floats
     pair: PairScores | None
+
+
+def pairs_scored(scorer: Scorer, asked: int, pictures: int) -> int:
+    """Return how many candidates stage 2 looks at where `asked` are wanted: 0 or all for a scorer with such `stages`.
+
+    `stages` is an attribute that a scorer of two stages need not have.
+    """
+    stages: Stages = getattr(scorer, "stages", "two")
+    return {"one": 0, "two": asked, "all": pictures}[stages]
 
 
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from nsfse_runtime.bundle import TOKENIZER, Bundle
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.extras import need
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.features import (
+    Floats,
+    PairScores,
+    Pixels,
+    QueryFeatures,
+    Scorer,
+    TargetFeatures,
+    no_evidence,
+    one_vector,
+)
+from nsfse_runtime.search import Stages
 
 if TYPE_CHECKING:
     from nsfse_runtime.text import Tokenizer
@@ -88,6 +98,11 @@ class OnnxScorer:
         return self.bundle.manifest.image_size
 
     @property
+    def stages(self) -> Stages:
+        """Return how this model ranks (see nsfse_runtime.search)."""
+        return "one" if self.bundle.manifest.stages == 1 else "two"
+
+    @property
     def tokenizer(self) -> "Tokenizer":
         """Return the bundle's tokenizer. Raises IntegrityError when it cannot be read."""
         from nsfse_runtime.text import Tokenizer
@@ -125,6 +140,8 @@ class OnnxScorer:
         """Compose B references with B texts; each query is cut to its own words. Raises TextError."""
         ids, mask = self.tokenizer.encode(texts)
         words, sentence = self._graph("text")(ids=ids, mask=mask)
+        if self.stages == "one":
+            return [one_vector(row) for row in self._graph("query")(vectors=references.vectors, sentence=sentence)[0]]
         batch = self._graph("query")(
             vectors=references.vectors, regions=references.regions, words=words, sentence=sentence, mask=mask
         )
@@ -136,6 +153,8 @@ class OnnxScorer:
 
     def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
         """Score one query against K targets."""
+        if self.stages == "one":
+            return no_evidence(targets.vectors @ query.vector)
         boundary = self.bundle.manifest.boundary["t_c"]
         if not len(targets):
             return PairScores(np.empty(0, np.float32), np.empty((0, len(query.words)), np.float32), boundary)

@@ -45,13 +45,14 @@ def verdict(word: Word, count: int) -> str:
 class SheetHit:
     """One found picture [H, W, 3] with what is written under it.
 
-    `picture` is None when its file is gone since it was indexed; `right` is None where the answer is not known.
+    `picture` is None when its file is gone since it was indexed; `match` where the model does not say; `right` where
+    the answer is not known.
     """
 
     picture: Pixels | None
     id: str
     score: float
-    match: bool
+    match: bool | None
     words: tuple[Word, ...] = ()
     right: bool | None = None
 
@@ -83,8 +84,8 @@ class Found(Protocol):
         """Return the score."""
 
     @property
-    def match(self) -> bool:
-        """Return whether the whole is a match."""
+    def match(self) -> bool | None:
+        """Return whether the whole is a match, None where the model does not say."""
 
     @property
     def evidence(self) -> Sequence[Word]:

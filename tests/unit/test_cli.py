@@ -35,7 +35,8 @@ def test_bare_nsfse_is_a_tour_of_five_lines(capsys):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("train", "export", "index", "query", "evaluate", "reproduce", "data", "info", "doctor", "demo"):
+    commands = ("train", "export", "index", "query", "evaluate", "reproduce", "data", "bench", "info", "doctor", "demo")
+    for command in commands:
         code, out, err = run(capsys, command, "--help")
         assert (code, err) == (0, "")
         assert f"nsfse {command}" in out
@@ -58,6 +59,11 @@ def test_every_command_explains_itself(capsys):
         (["train", "-o", "run", "--set", "nonsense"], 2, "section.key=value"),
         (["train", "-o", "run", "--config", "nowhere.toml"], 3, "nowhere.toml"),
         (["data", "check", "fashionjq", "."], 2, "fashionjq"),
+        (["bench", "accuracy", "-o", "t", "--methods", "nsfse:gama=0"], 2, "gamma=NUMBER"),
+        (["bench", "accuracy", "-o", "t", "--methods", "tirg:gamma=0"], 2, "no method 'tirg:gamma=0'"),
+        (["bench", "accuracy", "-o", "t", "--protocols", "photos"], 2, "drawn-easy"),
+        (["bench", "accuracy", "-o", "t", "--protocols", "products-instance"], 2, "--data products=DIR"),
+        (["bench", "accuracy", "-o", "t", "--data", "products"], 2, "NAME=DIR"),
         (["data", "check", "cirr", "nowhere"], 3, "nowhere"),
     ],
 )
@@ -156,7 +162,7 @@ def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
 def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
-    for words in ([], *([name] for name in NAMES), ["data", "draw"], ["data", "check"]):
+    for words in ([], *([name] for name in NAMES), ["data", "draw"], ["data", "check"], ["bench", "accuracy"]):
         text = run(capsys, *words, "--help")[1].strip()
         assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
 

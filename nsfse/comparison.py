@@ -1,0 +1,261 @@
+"""Methods and ablations under one loop, on the same batches and for the same steps; a table of what each scores.
+
+Every training with its evaluation is one JSON file in OUT/results: a file that is finished is not made again, so the
+same call continues a comparison that was stopped, and adds methods, seeds or protocols to one that is done.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nsfse.checkpoint import checkpoint_info, write_file
+from nsfse.comparison_table import Row, markdown, plot, table
+from nsfse.config import PRESETS, Config, load_config
+from nsfse.data import Protocol, Source
+from nsfse.data.sources import open_source
+from nsfse.evaluate import evaluate_source
+from nsfse.progress import say, stages_bar, training_bar
+from nsfse.scorer import open_scorer
+from nsfse.train import train
+from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
+
+SPLITS = ("test", "val")
+"""Where a protocol is looked for: validation only where the data set has no test queries of it."""
+ABLATIONS = {
+    "fixed-t": "model.boundary",
+    "gamma": "model.gamma",
+    "alpha": "model.alpha",
+    "no-infusion": "model.infusion=false",
+    "sentence": 'model.words="sentence"',
+    "cross-only": 'model.branches="cross"',
+    "visual-only": 'model.branches="visual"',
+}
+"""What may stand after `nsfse:`, as a setting; those without a value here take one: nsfse:gamma=0."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A preset to train by, the folder of its data, and the protocols that its models are scored on, by asked name."""
+
+    preset: str
+    config: Config
+    source: Source
+    protocols: dict[str, Protocol]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, trained from one seed for one task."""
+
+    task: Task
+    method: str
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Return its name as of a file: `products-nsfse_gamma=0-s1`."""
+        return f"{self.task.preset}-{self.method.replace(':', '_')}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table, what is not in it yet, and the hours it took: of this call, and of all trainings and evaluations."""
+
+    rows: tuple[Row, ...]
+    missing: tuple[str, ...]
+    hours: float
+    total_hours: float
+    files: tuple[Path, ...]
+    interrupted: bool
+
+
+def compare(
+    protocols: Sequence[str],
+    methods: Sequence[str],
+    out: Path,
+    *,
+    seeds: int = 3,
+    data: Mapping[str, Path] | None = None,
+    overrides: Sequence[str] = (),
+    minutes: float = 0.0,
+) -> Comparison:
+    """Train every method from seeds 0 ... `seeds` - 1, score each on `protocols`; write table.md, .json, .svg in `out`.
+
+    A protocol belongs to the preset that its name starts with; `data` gives a preset's folder, `overrides` change every
+    configuration alike. No training goes on after `minutes` (0: no limit). All methods of a seed come before the next
+    seed. Raises UsageError for an unknown method or protocol and where `out` holds results of another configuration.
+    """
+    started = time.monotonic()
+    protocols, methods = list(dict.fromkeys(protocols)), list(dict.fromkeys(methods))
+    for method in methods:
+        method_settings(method)  # a wrong name is refused before any data is opened
+    tasks = _tasks(protocols, data or {}, overrides)
+    runs = [_run(task, method, seed, overrides) for seed in range(seeds) for task in tasks for method in methods]
+    results = _Results(out)
+    for run in runs:
+        results.read(run)
+
+    def late() -> bool:
+        return minutes > 0 and time.monotonic() - started > 60 * minutes
+
+    interrupted = False
+    for number, run in enumerate(runs, 1):
+        if results.lacks(run) and not late():
+            say(f"[{number}/{len(runs)}] {run.task.preset}, {run.method}, seed {run.seed}")
+            if not _train(run, results, late):
+                interrupted = not late()
+                break
+            _evaluate(run, results)
+    found = [results.read(run) for run in runs]
+    rows = table([entry for entry in found if entry["scores"]], protocols, methods)
+    lacking = [(run, names) for run in runs if (names := results.lacks(run))]
+    missing = tuple(f"{run.method}, seed {run.seed}: {', '.join(names)}" for run, names in lacking)
+    files = _write(out, rows, missing)
+    total = sum(entry["train_seconds"] + entry["evaluate_seconds"] for entry in found) / 3600
+    return Comparison(rows, missing, (time.monotonic() - started) / 3600, total, files, interrupted)
+
+
+def method_settings(method: str) -> list[str]:
+    """Return the settings of a method, or of an ablation such as `nsfse:gamma=0+no-infusion`. Raises UsageError."""
+    from nsfse.baselines import METHODS
+
+    name, _, switches = method.partition(":")
+    if name not in ("nsfse", *METHODS) or (switches and name != "nsfse"):
+        raise UsageError(f"no method {method!r}; there are: nsfse, {', '.join(METHODS)}, and nsfse:ABLATION")
+    settings = [f"model.method={name}"]
+    for switch in filter(None, switches.split("+")):
+        key, _, value = switch.partition("=")
+        if key not in ABLATIONS or bool(value) == ("=" in ABLATIONS[key]):
+            known = ", ".join(name if "=" in setting else f"{name}=NUMBER" for name, setting in ABLATIONS.items())
+            raise UsageError(f"no ablation {switch!r} of nsfse; there are: {known}")
+        settings.append(f"{ABLATIONS[key]}={value}" if value else ABLATIONS[key])
+    return settings
+
+
+def _tasks(protocols: Sequence[str], data: Mapping[str, Path], overrides: Sequence[str]) -> list[Task]:
+    """Group protocols by the preset of the longest name that theirs start with; open each one's data."""
+    groups: dict[str, list[str]] = {}
+    for name in protocols:
+        fitting = [preset for preset in PRESETS if name == preset or name.startswith(f"{preset}-")]
+        if not fitting:
+            raise UsageError(f"no preset to train for {name!r}; a protocol starts with one of: {', '.join(PRESETS)}")
+        groups.setdefault(max(fitting, key=len), []).append(name)
+    if strange := sorted(set(data) - set(groups)):
+        raise UsageError(f"--data {strange[0]}=... is of no protocol that is asked for; there are: {', '.join(groups)}")
+    return [_task(preset, names, data.get(preset), overrides) for preset, names in groups.items()]
+
+
+def _task(preset: str, names: Sequence[str], folder: Path | None, overrides: Sequence[str]) -> Task:
+    config = load_config(preset, None, overrides, folder)
+    if config.data.source != "drawn" and folder is None:
+        raise UsageError(f"{names[0]} needs the folder of its data; name it with --data {preset}=DIR")
+    source = open_source(config.data.source, folder, **config.data.options)
+    there = {protocol.name: protocol for split in reversed(SPLITS) for protocol in source.protocols(split)}
+    found = {}
+    for name in names:
+        # The drawn catalogue calls its protocols the same on every level: drawn-easy-single is its drawn-single.
+        plain = config.data.source + name.removeprefix(preset)
+        if name not in there and plain not in there:
+            raise UsageError(f"{preset} has no protocol {name!r}; there are: {', '.join(there)}")
+        found[name] = there.get(name) or there[plain]
+    return Task(preset, config, source, found)
+
+
+def _run(task: Task, method: str, seed: int, overrides: Sequence[str]) -> Run:
+    own = [*overrides, *method_settings(method), f"train.seed={seed}", "data.validation_queries=0"]
+    folder = Path(task.config.data.folder) if task.config.data.folder else None
+    return Run(task, method, seed, load_config(task.preset, None, own, folder))
+
+
+class _Results:
+    """The JSON files of a comparison."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        try:
+            (out / "results").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another with -o") from None
+
+    def read(self, run: Run) -> dict[str, Any]:
+        """Return what is known of a run. Raises UsageError where it is known of another configuration."""
+        file = self.out / "results" / f"{run.name}.json"
+        config = msgspec.to_builtins(run.config)
+        if not file.exists():
+            known = {"schema_version": 1, "method": run.method, "seed": run.seed, "preset": run.task.preset}
+            times = {"trained": False, "steps": 0, "train_seconds": 0.0, "evaluate_seconds": 0.0}
+            return {**known, **times, "scores": {}, "config": config}
+        try:
+            entry: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise IntegrityError(f"{file} is damaged: {error}; remove it, and its run is made again") from None
+        if entry["config"] != msgspec.json.decode(msgspec.json.encode(config)):
+            raise UsageError(f"{file} is of another configuration; choose another folder with -o, or remove it")
+        return entry
+
+    def write(self, run: Run, **changes: Any) -> None:
+        """Write what is known of a run, changed."""
+        tree = self.read(run) | changes
+        write_file(self.out / "results" / f"{run.name}.json", msgspec.json.format(msgspec.json.encode(tree), indent=2))
+
+    def lacks(self, run: Run) -> tuple[str, ...]:
+        """Return the protocols on which a run has no score yet."""
+        scores = self.read(run)["scores"]
+        return tuple(name for name in run.task.protocols if name not in scores)
+
+
+def _train(run: Run, results: _Results, late: Callable[[], bool]) -> bool:
+    """Train, or continue; return whether it is done. What a stopped training took counts for its time, too."""
+    before = results.read(run)
+    if before["trained"]:
+        return True
+    folder, started = results.out / "runs" / run.name, time.monotonic()
+
+    def note() -> None:
+        results.write(run, train_seconds=before["train_seconds"] + time.monotonic() - started)
+
+    with training_bar() as follow:
+
+        def progress(entry: dict[str, Any]) -> None:
+            follow(entry)
+            if "epoch" in entry:
+                note()
+
+        done = train(run.config, folder, progress=progress, enough=late)
+    note()
+    if not done.interrupted:
+        results.write(run, trained=True, steps=checkpoint_info(folder)["last_metrics"]["step"])
+        for name in ("state.safetensors", "best.safetensors"):  # five times the weights that are scored
+            (folder / name).unlink(missing_ok=True)
+    return not done.interrupted
+
+
+def _evaluate(run: Run, results: _Results) -> None:
+    """Score a trained run on the protocols that it lacks."""
+    entry, started = results.read(run), time.monotonic()
+    lacking = results.lacks(run)
+    with stages_bar() as follow:
+        scorer = open_scorer(results.out / "runs" / run.name)
+        protocols = [run.task.protocols[name] for name in lacking]
+        scored = evaluate_source(scorer, run.task.source, protocols, progress=follow)
+    by_name = {result.protocol.name: result.to_json() for result in scored.results}
+    scores = {name: by_name[run.task.protocols[name].name] for name in lacking}
+    seconds = entry["evaluate_seconds"] + time.monotonic() - started
+    results.write(run, scores=entry["scores"] | scores, evaluate_seconds=seconds)
+
+
+def _write(out: Path, rows: Sequence[Row], missing: Sequence[str]) -> tuple[Path, ...]:
+    tree = {"schema_version": 1, "rows": rows, "missing": missing}
+    texts = {
+        "table.md": markdown(rows, missing).encode(),
+        "table.json": msgspec.json.format(msgspec.json.encode(tree), indent=2),
+        "table.svg": plot(rows).encode(),
+    }
+    for name, data in texts.items():
+        write_file(out / name, data)
+    return tuple(out / name for name in texts)

@@ -1,0 +1,136 @@
+"""Bundles of other methods and ablations: what can be exported says what torch says, the rest is refused in a line."""
+
+import numpy as np
+import pytest
+
+for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
+    pytest.importorskip(name)
+
+from PIL import Image  # noqa: E402
+
+from nsfse.checkpoint import load_checkpoint  # noqa: E402
+from nsfse.config import ModelConfig  # noqa: E402
+from nsfse.scorer import TorchScorer  # noqa: E402
+from nsfse_export import export_bundle  # noqa: E402
+from nsfse_export.onnx import head_constants  # noqa: E402
+from nsfse_export.verify import STEP  # noqa: E402
+from nsfse_runtime import Bundle, Gallery, Retriever  # noqa: E402
+from nsfse_runtime.errors import IntegrityError, UsageError  # noqa: E402
+from nsfse_runtime.page import html_page  # noqa: E402
+from nsfse_runtime.report import contact_sheet  # noqa: E402
+from nsfse_runtime.rerank import boundary_margin, score_pairs  # noqa: E402
+from nsfse_runtime.sheet import sheet_row  # noqa: E402
+from tests.random_run import write_random_run  # noqa: E402
+
+SMALL = {"width": 4, "dim": 16, "image_size": (32, 48), "max_words": 12}
+
+
+def export(folder, **model):
+    run = write_random_run(folder / "run", ModelConfig(**SMALL, **model))
+    return run, folder / "bundle", export_bundle(run, folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def tirg(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("tirg"), method="tirg")
+
+
+def pictures(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 48, 3), dtype=np.uint8)
+
+
+def test_a_bundle_of_one_stage_has_no_pair_graph_and_says_so(tirg):
+    _, folder, report = tirg
+    manifest = Bundle.open(folder).manifest
+    assert (manifest.method, manifest.stages, manifest.regions) == ("tirg", 1, 0)
+    assert manifest.boundary == {} and manifest.head == {}
+    assert sorted(report.files) == ["image.onnx", "query.onnx", "text.onnx", "tokenizer.json"]
+    assert not (folder / "pair.onnx").exists()
+    assert "numpy" not in report.verified["greatest_difference"]
+    card = (folder / "README.md").read_text("utf-8")
+    assert "without evidence" in card and "Boundaries" not in card
+
+
+def test_a_bundle_of_two_stages_must_have_its_pair_graph(exported, tirg, tmp_path):
+    import shutil
+
+    import msgspec
+
+    from nsfse_runtime.bundle import write_manifest
+
+    shutil.copytree(tirg[1], tmp_path / "bundle")
+    with pytest.raises(IntegrityError, match=r"pair\.onnx"):
+        write_manifest(tmp_path / "bundle", msgspec.structs.replace(Bundle.open(exported.bundle).manifest, files={}))
+
+
+def test_the_bundle_says_what_torch_says(tirg):
+    run, folder, _ = tirg
+    checkpoint = load_checkpoint(run)
+    ours, theirs = TorchScorer(checkpoint.model, checkpoint.tokenizer), Bundle.open(folder).scorer
+    targets, texts = [scorer.encode_images(pictures(7)) for scorer in (ours, theirs)], ["make it red", "is blue"]
+    np.testing.assert_allclose(targets[1].vectors, targets[0].vectors, atol=2e-6)
+    assert targets[0].regions.shape == targets[1].regions.shape == (7, 0, 16)
+    for mine, yours in zip(
+        ours.compose(targets[0].take([0, 1]), texts), theirs.compose(targets[1].take([0, 1]), texts), strict=True
+    ):
+        np.testing.assert_allclose(yours.vector, mine.vector, atol=2e-6)
+        assert mine.tokens == yours.tokens == () and yours.words.shape == mine.words.shape == (0, 16)
+        scores = [
+            scorer.score_pairs(query, target).score
+            for scorer, query, target in ((ours, mine, targets[0]), (theirs, yours, targets[1]))
+        ]
+        np.testing.assert_allclose(*scores, atol=2e-6)
+
+
+def test_a_gallery_of_one_stage_answers_without_evidence(tirg, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, pixels in enumerate(pictures(5)):
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    bundle = Bundle.open(tirg[1])
+    with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as gallery:
+        gallery.sync(photos)
+        retriever = Retriever(bundle, gallery)
+        result = retriever.query("3.png", "make it red", k=3)
+        targets = gallery.targets([gallery.row(f"{number}.png") for number in range(5)])
+        (query,) = bundle.scorer.compose(targets.take([3]), ["make it red"])
+        order = [n for n in np.argsort(-(targets.vectors @ query.vector), kind="stable") if n != 3][:3]
+        assert [hit.id for hit in result.hits] == [f"{n}.png" for n in order]
+        assert all(hit.match is None and hit.evidence == () for hit in result.hits)
+        assert retriever.query("3.png", "make it red", k=3, rerank=0).hits == result.hits
+        row = sheet_row(photos / "3.png", "make it red", result.hits)
+    contact_sheet([row], tmp_path / "sheet.png")
+    html_page([row], tmp_path / "sheet.html")
+    assert "✗" not in (tmp_path / "sheet.html").read_text("utf-8").split("</main>")[0]
+
+
+@pytest.mark.parametrize("method", ["image-only", "combiner"])
+def test_other_methods_of_one_vector_are_exported(tmp_path, method):
+    _, folder, _ = export(tmp_path, method=method)
+    assert Bundle.open(folder).manifest.method == method
+
+
+def test_a_head_of_one_branch_is_exported_and_numpy_agrees(tmp_path):
+    _, folder, report = export(tmp_path, branches="cross", infusion=False, gamma=0.0, boundary=0.2)
+    assert Bundle.open(folder).manifest.head["w_visual"] == 0.0
+    assert report.verified["same_top_10"] == {"onnx": 26, "numpy": 26}
+
+
+@pytest.mark.parametrize("model", [{"branches": "visual"}, {"gamma": 0.0}, {"boundary": 0.4}, {"infusion": False}])
+def test_the_numpy_head_of_an_ablation_is_that_of_torch(tmp_path, model):
+    checkpoint = load_checkpoint(write_random_run(tmp_path / "run", ModelConfig(**SMALL, **model)))
+    scorer, head = TorchScorer(checkpoint.model, checkpoint.tokenizer), head_constants(checkpoint.model)
+    targets = scorer.encode_images(pictures(9))
+    (query,) = scorer.compose(targets.take([0]), ["make it red and longer"])
+    clear = boundary_margin(query, targets, head) > STEP
+    assert clear.any()
+    found, wanted = score_pairs(query, targets, head).score[clear], scorer.score_pairs(query, targets).score[clear]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "words"), [({"method": "artemis"}, "artemis"), ({"words": "sentence"}, "sentence")])
+def test_what_no_bundle_can_hold_is_refused_in_one_line(tmp_path, model, words):
+    with pytest.raises(UsageError, match=words) as refusal:
+        export(tmp_path, **model)
+    assert "\n" not in str(refusal.value) and "nsfse evaluate" in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
