@@ -164,13 +164,8 @@ class Baseline(Encoders):
     def losses(
         self, batch: Batch, vectors: Tensor, sentence: Tensor, blocked: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return the cross entropy over every picture of the batch but for other right answers, `blocked` [B, U].
-
-        A method that reads no text cannot tell the reference from the answer: there the reference is left out, too.
-        """
+        """Return the cross entropy over every picture of the batch but the `blocked` [B, U]."""
         torch.manual_seed(generator.initial_seed())  # dropout: a choice of (seed, step) like every other
-        if self.method is image_only:
-            blocked = blocked.scatter(1, batch.reference[:, None], True)
         found = self.method(vectors[batch.reference], sentence)
         logits = self.scores(found, found, vectors)
         loss = classification(self.stage1_scale.exp().clamp_max(100.0) * logits, blocked, batch.target)

@@ -78,6 +78,11 @@ def choose_candidates(
     return torch.cat([target[:, None], reference[:, None], others], 1)
 
 
+def without_reference(scores: Tensor) -> Tensor:
+    """Return `scores` [B, M] of `choose_candidates` without the reference's: no gallery shows it again, [B, M − 1]."""
+    return torch.cat([scores[:, :1], scores[:, 2:]], 1)
+
+
 def mismatch_weights(chosen: Tensor, reference: bool) -> Tensor:
     """Return [B, M]: how much each of `choose_candidates` counts as a mismatch; the random half does, hard ones do not.
 

@@ -27,6 +27,7 @@ def fit_mix(
 ) -> Tensor:
     """Return `head.mix` [3] (before its softplus) that ranks the targets of training triplets best by cross entropy."""
     scorer = TorchScorer(model, tokenizer)
+    triplets = [triplet for triplet in triplets if not triplet.recolour]  # serving knows no recoloured references
     names = list(dict.fromkeys(name for t in triplets for name in (t.targets[0], t.reference)))
     row = {name: at for at, name in enumerate(names)}
     parts = [scorer.encode_images(pictures(names[at : at + BATCH])) for at in range(0, len(names), BATCH)]

@@ -118,21 +118,16 @@ class Trainer:
         scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
         total = head.total(cosines.detach(), pair)
-        others = torch.arange(cosines.shape[1], device=cosines.device) != 1  # the reference: no gallery shows it
+        scores = [losses.without_reference(score) for score in (pair.cross, pair.visual, total)]
+        tau = self.model.stage1_scale.exp().clamp_max(100.0)
         random = losses.mismatch_weights(chosen, reference=False)
         cross = losses.boundary_terms(pair.x, side.word_weights, random)
         visual = losses.boundary_terms(pair.y, side.probe_weights, random)
         pushed = losses.boundary_terms(pair.x, side.word_weights, losses.mismatch_weights(chosen, reference=True))
         self._update_boundaries(cosines, cross, visual)
         return {
-            "head": sum(
-                (F.cross_entropy(scale * score[:, others], first) for score in (pair.cross, pair.visual, total)),
-                torch.zeros(()),
-            )
-            / 3,
-            "distill": losses.distillation(
-                self.model.stage1_scale.exp().clamp_max(100.0) * cosines[:, others], scale * total[:, others]
-            ),
+            "head": sum((F.cross_entropy(scale * score, first) for score in scores), torch.zeros(())) / 3,
+            "distill": losses.distillation(tau * losses.without_reference(cosines), scale * scores[-1]),
             "boundary": losses.boundary_loss(head.cross_boundary, pushed) * (head.branches != "visual")
             + losses.boundary_loss(head.visual_boundary, visual) * (head.branches != "cross"),
         }

@@ -10,6 +10,7 @@ from nsfse.checkpoint import load_checkpoint  # noqa: E402
 from nsfse.comparison import method_settings  # noqa: E402
 from nsfse.config import ModelConfig, load_config  # noqa: E402
 from nsfse.data.sources import open_source  # noqa: E402
+from nsfse.parallel import Share  # noqa: E402
 from nsfse.scorer import TorchScorer  # noqa: E402
 from nsfse.train import train  # noqa: E402
 from nsfse.trainer import Trainer  # noqa: E402
@@ -95,7 +96,7 @@ def test_a_branch_that_is_off_has_no_boundary_loss():
         words = build_vocabulary(triplet.texts[0] for triplet in triplets)
         tokenizer = Tokenizer.from_bytes(words.to_str().encode())
         model = random_model(config.model, len(tokenizer))
-        batch = make_batch(triplets, Pictures(source, config.model.image_size, 0), tokenizer)
+        batch = make_batch(triplets, Pictures(source, config.model.image_size, 0), tokenizer, Share())
         trainer = Trainer(config, model, 1)
         found[branches] = trainer.batch_losses(batch, torch.Generator().manual_seed(0))["boundary"].item()
     assert found["cross"] > 0 and found["visual"] > 0
