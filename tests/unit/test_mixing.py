@@ -1,0 +1,34 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+
+from nsfse.config import ModelConfig  # noqa: E402
+from nsfse.data import Triplet  # noqa: E402
+from nsfse.mixing import _fit, fit_mix  # noqa: E402
+from nsfse.vocabulary import build_vocabulary  # noqa: E402
+from nsfse_runtime.text import Tokenizer  # noqa: E402
+from tests.random_run import random_model  # noqa: E402
+
+WORDS = Tokenizer.from_bytes(build_vocabulary(["make it red", "in blue"]).to_str().encode())
+
+
+def pictures(names):
+    return np.stack([np.random.default_rng(int(name)).integers(0, 256, (32, 32, 3), np.uint8) for name in names])
+
+
+def test_recoloured_references_do_not_enter_the_fit():
+    config = ModelConfig(width=16, dim=16, image_size=(32, 32))
+    model = random_model(config, len(WORDS))
+    plain = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
+    own = [Triplet(str(at), ("in blue",), (str(at),), recolour=3) for at in range(12)]
+    assert torch.equal(fit_mix(model, WORDS, plain + own, pictures), fit_mix(model, WORDS, plain, pictures))
+
+
+def test_the_fit_trusts_the_part_that_knows_the_target():
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(200, 6, 3, generator=generator)
+    parts[:, 0, 2] += 2.0  # the visual part alone puts the target, first, above the others
+    weights = torch.nn.functional.softplus(_fit(parts))
+    assert weights[2] > 3 * weights[:2].max()
