@@ -7,6 +7,7 @@ a candidate's vector is the score.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from nsfse_runtime.errors import DataError
 from nsfse_runtime.search import Stages
 
 LEAST_NORM = 1e-6
+MOST_COSINE = 1 - 1e-6  # nearer than this, an arc has no direction
 
 
 def image_only(image: Tensor, _sentence: Tensor) -> Tensor:
@@ -33,9 +35,15 @@ def text_only(_image: Tensor, sentence: Tensor) -> Tensor:
     return sentence
 
 
-def vector_sum(image: Tensor, sentence: Tensor) -> Tensor:
-    """q = unit(g + m)."""
-    return F.normalize(image + sentence, dim=-1)
+def vector_sum(image: Tensor, sentence: Tensor, share: float = 0.5) -> Tensor:
+    """q = unit((1 - a) g + a m), a the text's `share`."""
+    return F.normalize((1 - share) * image + share * sentence, dim=-1)
+
+
+def slerp(image: Tensor, sentence: Tensor, share: float = 0.5) -> Tensor:
+    """q = unit(sin((1 - a) θ) g + sin(a θ) m), θ the angle between them: the point at `share` a of the arc."""
+    angle = torch.acos((image * sentence).sum(-1, keepdim=True).clamp(-MOST_COSINE, MOST_COSINE))
+    return F.normalize(torch.sin((1 - share) * angle) * image + torch.sin(share * angle) * sentence, dim=-1)
 
 
 class Tirg(nn.Module):
@@ -123,13 +131,14 @@ class Artemis(nn.Module):
         return F.normalize(found, dim=-1)
 
 
-METHODS: dict[str, Callable[[int], Callable[[Tensor, Tensor], Tensor]]] = {
-    "image-only": lambda dim: image_only,
-    "text-only": lambda dim: text_only,
-    "sum": lambda dim: vector_sum,
-    "tirg": Tirg,
-    "combiner": Combiner,
-    "artemis": Artemis,
+METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] = {
+    "image-only": lambda config: image_only,
+    "text-only": lambda config: text_only,
+    "sum": lambda config: partial(vector_sum, share=config.text_share),
+    "slerp": lambda config: partial(slerp, share=config.text_share),
+    "tirg": lambda config: Tirg(config.dim),
+    "combiner": lambda config: Combiner(config.dim),
+    "artemis": lambda config: Artemis(config.dim),
 }
 
 
@@ -138,7 +147,7 @@ class Baseline(Encoders):
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__(config, vocabulary)
-        self.method = METHODS[config.method](config.dim)
+        self.method = METHODS[config.method](config)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of the temperature
         self.stages: Stages = "all" if isinstance(self.method, Artemis) else "one"
 

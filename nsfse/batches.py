@@ -1,6 +1,7 @@
 """Triplets → batches: each picture of a batch once, and which of them answer which query."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import Pixels, Source, Triplet
+from nsfse.data import Described, Pixels, Source, Triplet
 from nsfse.parallel import Share
 from nsfse_runtime.text import Tokenizer
 
@@ -24,7 +25,8 @@ class Batch:
     """B queries over U different pictures (a recoloured one is another picture).
 
     pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
-    right [B, U] marks every picture that answers the query, the target among them.
+    right [B, U] marks every picture that answers the query, the target among them; asked [B, U] is 1 where a picture
+    has all that the text asks for, -1 where it has none of it, 0 in between and where nothing is known.
     """
 
     pixels: Tensor
@@ -34,6 +36,7 @@ class Batch:
     ids: Tensor
     mask: Tensor
     right: Tensor
+    asked: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -59,6 +62,10 @@ class Pictures:
         self._kept: dict[str, NDArray[Any]] = {}
         self._room = limit
         self._pool = ThreadPoolExecutor(threads)
+
+    def facts(self, name: str) -> Mapping[str, str]:
+        """Return what the source knows to be in a picture."""
+        return self._source.facts(name) if isinstance(self._source, Described) else {}
 
     def __call__(self, names: Sequence[str]) -> NDArray[Any]:
         """Return pictures [B, H, W, 3]. Raises ImageError or NotFoundError for the first that cannot be read."""
@@ -89,15 +96,34 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     for at, (_, seed) in enumerate(shown):
         if seed:
             pixels[at] = recolour(pixels[at], seed)
+    reference = torch.tensor([row[t.reference, t.recolour] for t in triplets])
+    asked = _asked(triplets, [{} if seed else pictures.facts(name) for name, seed in keys])
+    asked = asked.scatter(1, reference[:, None], -1).masked_fill(right, 1)
     return Batch(
         torch.from_numpy(pixels),
         rows,
-        torch.tensor([row[t.reference, t.recolour] for t in triplets]),
+        reference,
         torch.tensor([row[t.targets[0], 0] for t in triplets]),
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         right,
+        asked,
     )
+
+
+def _asked(triplets: Sequence[Triplet], facts: Sequence[Mapping[str, str]]) -> Tensor:
+    """Return `Batch.asked` as far as the `facts` of its pictures tell."""
+
+    @functools.cache
+    def has(fact: str, values: tuple[str, ...]) -> Tensor:
+        return torch.tensor([0 if fact not in known else 1 if known[fact] in values else -1 for known in facts])
+
+    found = torch.zeros(len(triplets), len(facts), dtype=torch.long)
+    for at, triplet in enumerate(triplets):
+        if triplet.truth:
+            each = torch.stack([has(claim.fact, claim.values) for claim in triplet.truth])
+            found[at] = (each == 1).all(0).long() - (each == -1).all(0).long()
+    return found
 
 
 def batches(

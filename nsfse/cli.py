@@ -78,6 +78,24 @@ def train(
 
 
 @app.command()
+def init(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
+    weights: Annotated[str, typer.Option(help="A CLIP: a folder saved by transformers, or hub:OWNER/NAME to fetch.")],
+    backbone: Annotated[str, typer.Option(help="What knows pictures and words.")] = "clip",
+    method: Annotated[str, typer.Option(help="How they are composed: slerp, sum, image-only or text-only.")] = "slerp",
+    text_share: Annotated[float, typer.Option(min=0, max=1, help="How much the text counts.")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle without training, from a CLIP."""
+    from nsfse.printing import outline
+    from nsfse.untrained import untrained_run
+    from nsfse_export import export_bundle
+
+    with untrained_run(weights, backbone=backbone, method=method, text_share=text_share) as run:
+        _print({"schema_version": 1, **asdict(export_bundle(run, out))}, outline, as_json)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The run to export.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],

@@ -55,7 +55,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"
-    """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, tirg, combiner, artemis."""
+    """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, slerp, tirg, combiner, artemis."""
+    text_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    """How much the text counts in `sum` and `slerp`: 0 is image-only, 1 text-only."""
     boundary: Literal["dynamic"] | float = "dynamic"
     """A number fixes both boundaries (t_c, t_v) there: an ablation."""
     words: Literal["each", "sentence"] = "each"

@@ -14,7 +14,7 @@ SOFTNESS = 0.05  # δ of the boundary loss
 
 @dataclass(frozen=True)
 class Terms:
-    """Correspondences of one kind and their weights, [B, K] for matched and [B, M, K] for mismatched."""
+    """Correspondences of either kind and their weights, each [B, M, K]."""
 
     matched: Tensor
     matched_w: Tensor
@@ -34,10 +34,10 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     )
 
 
-def boundary_terms(best: Tensor, weights: Tensor, mismatched: Tensor) -> Terms:
-    """Split `best` [B, M, K] with `weights` [B, K] into matched (the target, first) and `mismatched` [B, M]."""
-    w = weights.detach()
-    return Terms(best[:, 0], w, best, w[:, None] * mismatched[..., None])
+def boundary_terms(best: Tensor, weights: Tensor, matched: Tensor, mismatched: Tensor) -> Terms:
+    """Weigh `best` [B, M, K] by `weights` [B, K] of its rows and by how much a candidate counts as either [B, M]."""
+    w = weights.detach()[:, None]
+    return Terms(best, w * matched[..., None], best, w * mismatched[..., None])
 
 
 def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
@@ -83,15 +83,26 @@ def without_reference(scores: Tensor) -> Tensor:
     return torch.cat([scores[:, :1], scores[:, 2:]], 1)
 
 
-def mismatch_weights(chosen: Tensor, reference: bool) -> Tensor:
-    """Return [B, M]: how much each of `choose_candidates` counts as a mismatch; the random half does, hard ones do not.
+def match_weights(asked: Tensor) -> Tensor:
+    """Return [B, M]: how much each of `choose_candidates` counts as a match, 1 a query: those known to have what is
+    asked for, and the target.
+    """
+    weights = (asked == 1).float()
+    weights[:, 0] = 1.0
+    return weights / weights.sum(1, keepdim=True)
 
-    With `reference`, half of all the weight is the reference's: the text says what it is not. The boundary itself is
+
+def mismatch_weights(asked: Tensor, reference: bool) -> Tensor:
+    """Return [B, M]: how much each of `choose_candidates` counts as a mismatch.
+
+    Those known to lack what is asked for do, and of the others the random half: hard ones share most words. With
+    `reference`, half of all the weight is the reference's: the text says what it is not. The boundary itself is
     fitted without: references hardly differ from matches before the loss has pushed them below, and t stayed asleep.
     """
-    first = 2 + (chosen.shape[1] - 1) // 2
-    weights = torch.zeros(chosen.shape, device=chosen.device)
-    weights[:, first:] = 1.0
+    first = 2 + (asked.shape[1] - 1) // 2
+    weights = (asked == -1).float()
+    weights[:, first:] += asked[:, first:] == 0
+    weights[:, :2] = 0.0
     if reference:
-        weights[:, 1] = max(1, chosen.shape[1] - first)
+        weights[:, 1] = weights.sum(1).clamp_min(1.0)
     return weights

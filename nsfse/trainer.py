@@ -93,7 +93,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
             side = model.head.query_side(words[rows], sentence[rows], batch.mask[rows], regions[batch.reference[rows]])
             pair = model.head.pair_side_of_batch(side, regions, chosen)
-        parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
+        parts |= self._head(side, pair, batch.asked[rows].gather(1, chosen), cosines[rows].gather(1, chosen))
         weights = {
             "stage1": 1.0,
             "text": settings.sentence_weight,
@@ -113,17 +113,19 @@ class Trainer:
             parts["text"] = losses.classification(scale * sentence @ vectors.T, blocked, batch.target)
         return parts
 
-    def _head(self, side: QuerySide, pair: PairSide, chosen: Tensor, cosines: Tensor) -> dict[str, Tensor]:
+    def _head(self, side: QuerySide, pair: PairSide, asked: Tensor, cosines: Tensor) -> dict[str, Tensor]:
         head = cast(NSFSE, self.model).head
         scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
         total = head.total(cosines.detach(), pair)
         scores = [losses.without_reference(score) for score in (pair.cross, pair.visual, total)]
         tau = self.model.stage1_scale.exp().clamp_max(100.0)
-        random = losses.mismatch_weights(chosen, reference=False)
-        cross = losses.boundary_terms(pair.x, side.word_weights, random)
-        visual = losses.boundary_terms(pair.y, side.probe_weights, random)
-        pushed = losses.boundary_terms(pair.x, side.word_weights, losses.mismatch_weights(chosen, reference=True))
+        unknown = torch.zeros_like(asked)  # what a text asks for says nothing of what a probe keeps
+        target, random = losses.match_weights(unknown), losses.mismatch_weights(unknown, reference=False)
+        cross = losses.boundary_terms(pair.x, side.word_weights, target, random)
+        visual = losses.boundary_terms(pair.y, side.probe_weights, target, random)
+        has, lacks = losses.match_weights(asked), losses.mismatch_weights(asked, reference=True)
+        pushed = losses.boundary_terms(pair.x, side.word_weights, has, lacks)
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum((F.cross_entropy(scale * score, first) for score in scores), torch.zeros(())) / 3,

@@ -13,7 +13,20 @@ from pathlib import Path
 from nsfse_runtime.errors import NotFoundError
 from nsfse_runtime.features import Pixels
 
-__all__ = ["CheckReport", "Pixels", "Protocol", "Source", "Triplet", "gallery_digest", "load_picture"]
+__all__ = ["CheckReport", "Claim", "Pixels", "Protocol", "Source", "Triplet", "gallery_digest", "load_picture"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a text asks of one attribute: the `words` that say so, and which `values` of `fact` a picture may have.
+
+    `fact` is a name of `Described.facts`: for sleeves of a shirt it is not the attribute (length), which a mug has too.
+    """
+
+    attribute: str
+    words: tuple[str, ...]
+    fact: str
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +52,8 @@ class Triplet:
     pairid: str = ""
     recolour: int = 0
     """In training: the seed by which the reference's colours are changed, so that it may be the target; 0 for none."""
-    truth: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """(attribute, its words in the first text) where the source knows which words carry the change."""
+    truth: tuple[Claim, ...] = ()
+    """What the first text asks for, where the source knows."""
     slips: tuple[str, ...] = ()
     """In training: words of the text that were mistyped on purpose; the vocabulary does without them."""
 
@@ -118,6 +131,14 @@ class Source(typing.Protocol):
 
     def check(self) -> CheckReport:
         """Compare what is there with what should be."""
+
+
+@typing.runtime_checkable
+class Described(typing.Protocol):
+    """A source that knows what is in its pictures."""
+
+    def facts(self, item: str) -> Mapping[str, str]:
+        """Return the known values of a picture by fact; a fact that is not there is not known."""
 
 
 def load_picture(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:

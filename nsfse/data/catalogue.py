@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
+from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet, load_picture
 from nsfse.data.changes import Change, Changes, Place, Value
 from nsfse.data.items import MISSING_VALUES, RESERVED, ItemTable, read_items
 from nsfse.data.layout import broken_pictures, scan
@@ -96,6 +96,7 @@ class CatalogueSource:
         self._seed, self._count = seed, triplets
         training = (item for item in self._training_ids(split) if item in self.images)
         self._rows = {item: self._table.rows[item] for item in training}
+        self._values = {column: {row[column] for row in self._rows.values()} for column in self.attributes}
         mix = Mix(instance, double, balance, changes)
         self._changes = self._mixed(mix, group if group in self._table.columns else None, variant)
         self._recoloured = recoloured
@@ -104,6 +105,11 @@ class CatalogueSource:
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
         return load_picture(self.images, item, size)
+
+    def facts(self, item: str) -> dict[str, str]:
+        """Return the attributes of a training item that are known."""
+        row = self._rows[item]
+        return {column: row[column] for column in self.attributes if row[column] not in MISSING_VALUES}
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split whose pictures are there."""
@@ -172,7 +178,7 @@ class CatalogueSource:
         seen = int(chances[1] * len(self._phrasings.phrases_of([edit]).seen))
         text, slips = retelling.tell([edit], seen, chances[2])
         recolour = 1 + int(retelling.random.random() * 2**31)
-        truth = ((edit.attribute, edit.words),)
+        truth = (Claim(column, edit.words, column, (colour,)),)
         return Triplet(item, (text,), (item,), kind="recoloured", truth=truth, recolour=recolour, slips=slips)
 
     def _triplet(
@@ -180,12 +186,16 @@ class CatalogueSource:
     ) -> Triplet:
         edits = [self._edit(column, value) for column, value in zip(change.columns, change.values[end], strict=True)]
         targets = change.answers(end, _MOST_TARGETS)
+        values: list[tuple[str, ...]] = [(value,) for value in change.values[end]]
         if self._negation and self._negates(edits) and retelling.random.random() < self._negation:
             kind, edits = "negation", [self._edit(change.columns[0], change.values[start][0], negated=True)]
             targets = change.all_but(start, _MOST_TARGETS)
+            values = [tuple(self._values[change.columns[0]] - {change.values[start][0]})]
         seen = int(chances[0] * len(self._phrasings.phrases_of(edits).seen))
         text, slips = retelling.tell(edits, seen, chances[1])
-        truth = tuple((edit.attribute, edit.words) for edit in edits)
+        truth = tuple(
+            Claim(edit.attribute, edit.words, edit.attribute, asked) for edit, asked in zip(edits, values, strict=True)
+        )
         return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth, slips=slips)
 
     def _edit(self, column: str, value: str, negated: bool = False) -> Edit:

@@ -1,9 +1,10 @@
 """Pairs of products that differ in what a text can say, drawn so that rare values are seen too."""
 
 import math
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import accumulate
 
 import numpy as np
 
@@ -12,7 +13,6 @@ Value = tuple[str, ...]
 Place = Mapping[Value, tuple[str, ...]]
 """Items that are equal in all that must be kept, by their value of what changes."""
 _TRIES = 16
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Changes:
     """Every pair that differs in all of `columns` and lies in one of `places`.
 
     A pair is drawn by its new value first, values in proportion to a power of their count (1 as they come, 0 all
-    alike), so that a rare colour is asked for more often than it is sold.
+    alike), so that a rare colour is asked for more often than it is sold. Then comes an item of that value, all alike:
+    a kind of which a shop has thousands is asked for more often than one of which it has three.
     """
 
     def __init__(self, columns: tuple[str, ...], places: Iterable[Place], balance: float) -> None:
@@ -62,6 +63,10 @@ class Changes:
                     counts[value] = counts.get(value, 0) + len(place[value])
         self.total = sum(counts.values())
         """How many items can be the answer."""
+        self._ends = {
+            value: list(accumulate(len(place[value]) for place, _ in options))
+            for value, options in self._by_value.items()
+        }
         self._values = tuple(counts)
         weights = np.array([math.pow(count, balance) for count in counts.values()])
         self._weights = weights / weights.sum() if len(weights) else weights
@@ -77,7 +82,8 @@ class Changes:
         ]
 
     def _one(self, new: Value, chances: Sequence[float]) -> Change:
-        place, values = _pick(self._by_value[new], chances[0])
+        ends = self._ends[new]
+        place, values = self._by_value[new][bisect(ends, int(chances[0] * ends[-1]))]
         old = _other(values, new, chances[1])
         equals = (place[old], place[new])
         drawn = (int(chances[2] * len(equals[0])), int(chances[3] * len(equals[1])))
@@ -96,7 +102,3 @@ def _other(values: tuple[Value, ...], new: Value, chance: float) -> Value:
 
 def _differ(old: Value, new: Value) -> bool:
     return all(a != b for a, b in zip(old, new, strict=True))
-
-
-def _pick(options: Sequence[T], chance: float) -> T:
-    return options[int(chance * len(options))]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet
+from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet
 from nsfse.data.drawing import paint
-from nsfse.data.edits import Option, options
+from nsfse.data.edits import Option, fact, options
 from nsfse.data.phrasing_file import FIELDS, load_phrasings
 from nsfse.data.queryset import write_query_set
 from nsfse.data.retelling import VARIETY, Retelling
@@ -96,6 +96,11 @@ class DrawnSource:
         """Return what is in a picture."""
         split, number = self._find(item)
         return self.level.describe(self.stock(split).codes[number])
+
+    def facts(self, item: str) -> dict[str, str]:
+        """Return what is in a picture, length and detail under the name of what has them (`shirt length`)."""
+        known = self.attributes(item)
+        return {fact(name, known["category"]): value for name, value in known.items()}
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] drawn at `size` (H, W). Raises NotFoundError for an unknown id."""
@@ -179,7 +184,11 @@ class DrawnSource:
         text, slips = retelling.tell(option.edits, seen, rng.random())
         targets = [end] + [item for item in stock.matching(option.allowed) if item != end]
         names = tuple(_name("train", item) for item in targets)
-        return Triplet(_name("train", start), (text,), names, kind=option.kind, truth=option.truth, slips=slips)
+        truth = self._claims(stock, option, end)
+        return Triplet(_name("train", start), (text,), names, kind=option.kind, truth=truth, slips=slips)
+
+    def _claims(self, stock: Stock, option: Option, answer: int) -> tuple[Claim, ...]:
+        return option.claims(self.level, self.level.describe(stock.codes[answer])["category"])
 
     def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, Triplet]]:
         """Yield (part, query) in a random order: every option of every pair of corners, once."""
@@ -202,13 +211,14 @@ class DrawnSource:
         phrases = self._phrasings.phrases_of(option.edits)
         seen = rng.choice(len(phrases.seen), size=SEEN_TEXTS, replace=False)
         templates = [*(phrases.seen[i] for i in seen), *phrases.held_out]
+        answers = stock.matching(option.allowed)
         return Triplet(
             _name(split, reference),
             tuple(self._phrasings.fill(template, option.edits) for template in templates),
-            tuple(_name(split, item) for item in stock.matching(option.allowed)),
+            tuple(_name(split, item) for item in answers),
             tuple(_name(split, item) for item in stock.one_off(option.allowed) if item != reference),
             kind=option.kind,
-            truth=option.truth,
+            truth=self._claims(stock, option, answers[0]),
         )
 
 

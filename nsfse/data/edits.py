@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nsfse.data import Claim
 from nsfse.data.phrasing import Edit
 from nsfse.data.stock import ATTRIBUTES, FREE_WITH_CATEGORY, LADDERS, Allowed, Codes, Level
 
@@ -53,10 +54,19 @@ class Option:
     edits: tuple[Edit, ...]
     allowed: Allowed
 
-    @property
-    def truth(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Return (attribute, words that carry it) for each edit."""
-        return tuple((edit.attribute, edit.words) for edit in self.edits)
+    def claims(self, level: Level, category: str) -> tuple[Claim, ...]:
+        """Return what each edit asks for of a picture of `category`."""
+        found = []
+        for edit in self.edits:
+            at = ATTRIBUTES.index(edit.attribute)
+            values = tuple(level.values[at][code] for code in self.allowed[at])
+            found.append(Claim(edit.attribute, edit.words, fact(edit.attribute, category), values))
+        return tuple(found)
+
+
+def fact(attribute: str, category: str) -> str:
+    """Return the name under which an attribute of a `category` is known: sleeves are no handle."""
+    return f"{category} {attribute}" if attribute in FREE_WITH_CATEGORY else attribute
 
 
 def options(level: Level, a: Codes, b: Codes) -> list[Option]:

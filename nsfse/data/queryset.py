@@ -135,7 +135,7 @@ def write_query_set(
 def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
     row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
     row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
-    row |= {"kind": query.kind, "truth": dict(query.truth)}
+    row |= {"kind": query.kind, "truth": {claim.attribute: claim.words for claim in query.truth}}
     return {name: value for name, value in row.items() if value}
 
 

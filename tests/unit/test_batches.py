@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from nsfse.batches import make_batch, recolour
-from nsfse.data import Triplet
+from nsfse.data import Claim, Triplet
 from nsfse.parallel import Share
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.text import Tokenizer
@@ -11,8 +11,17 @@ TOKENIZER = Tokenizer(build_vocabulary(["make it red", "in blue"]), 8)
 PICTURES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 40), ("b", 90), ("c", 160))}
 
 
-def pictures(names):
-    return np.stack([PICTURES[name] for name in names])
+class Shades:
+    """Pictures of one shade each; of c nothing is known."""
+
+    def __call__(self, names):
+        return np.stack([PICTURES[name] for name in names])
+
+    def facts(self, name):
+        return {"a": {"colour": "blue", "size": "large"}, "b": {"colour": "red", "size": "small"}}.get(name, {})
+
+
+pictures = Shades()
 
 
 def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
@@ -23,6 +32,17 @@ def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
     assert sorted(shades.tolist()) == [40, 90, 160]
     assert shades[batch.reference].tolist() == [40, 160] and shades[batch.target].tolist() == [90, 40]
     assert [sorted(shades[row].tolist()) for row in batch.right] == [[90, 160], [40]]
+
+
+def test_a_batch_knows_which_pictures_have_what_is_asked_for():
+    red, large = Claim("colour", ("red",), "colour", ("red", "pink")), Claim("size", ("large",), "size", ("large",))
+    asks = [(("a", "b"), (red,)), (("a", "c"), (red,)), (("b", "c"), (large,)), (("c", "b"), (red, large))]
+    triplets = [Triplet(one, ("make it red",), (other,), truth=truth) for (one, other), truth in asks]
+    batch = make_batch([*triplets, Triplet("a", ("in blue",), ("c",))], pictures, TOKENIZER, Share())
+    row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
+    assert batch.asked[:, row].tolist() == [[-1, 1, 0], [-1, 1, 1], [1, -1, 1], [0, 1, -1], [-1, 0, 1]]
+    own = Triplet("a", ("in blue",), ("a",), truth=(Claim("colour", ("blue",), "colour", ("blue",)),), recolour=7)
+    assert sorted(make_batch([own], pictures, TOKENIZER, Share()).asked[0].tolist()) == [-1, 1]
 
 
 def test_a_recoloured_reference_is_another_picture_than_its_target():

@@ -35,8 +35,7 @@ def test_bare_nsfse_is_a_tour_of_five_lines(capsys):
 
 
 def test_every_command_explains_itself(capsys):
-    commands = ("train", "export", "index", "query", "evaluate", "reproduce", "data", "bench", "info", "doctor", "demo")
-    for command in commands:
+    for command in (*NAMES, "data", "bench"):
         code, out, err = run(capsys, command, "--help")
         assert (code, err) == (0, "")
         assert f"nsfse {command}" in out
@@ -167,4 +166,4 @@ def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
         assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
 
 
-NAMES = ("train", "export", "index", "query", "evaluate", "reproduce", "info", "doctor", "demo")
+NAMES = ("train", "init", "export", "index", "query", "evaluate", "reproduce", "info", "doctor", "demo")

@@ -68,7 +68,7 @@ def test_targets_are_all_items_that_are_right(source, folder):
     kinds = Counter()
     for triplet in source.triplets(0):
         before, after = rows[triplet.reference], rows[triplet.targets[0]]
-        named = [attribute for attribute, _ in triplet.truth]
+        named = [claim.attribute for claim in triplet.truth]
         kinds[triplet.kind] += 1
         if triplet.kind == "instance":
             assert named == ["colour"] and before["group"] == after["group"] != ""
@@ -96,22 +96,31 @@ def test_the_text_names_the_new_value(source, folder):
     rows = rows_of(folder)
     for triplet in source.triplets(2):
         after = rows[triplet.targets[0]]
-        assert all(after[attribute].lower() in triplet.texts[0].lower() for attribute, _ in triplet.truth)
+        assert all(after[claim.attribute].lower() in triplet.texts[0].lower() for claim in triplet.truth)
         assert "?" not in triplet.texts[0]
 
 
 def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
     def share(balance):
         source = CatalogueSource(folder, triplets=4000, instance=0, double=0, balance=balance, changes={"colour": 1})
-        said = Counter(words for triplet in source.triplets(0) for _, words in triplet.truth)
+        said = Counter(claim.words for triplet in source.triplets(0) for claim in triplet.truth)
         return said[("green",)] / said.total()
 
     assert share(0.0) > share(1.0) + 0.03
 
 
+def test_every_item_of_a_value_is_asked_for_as_often():
+    many = {("red",): tuple(f"r{i}" for i in range(45)), ("blue",): ("b",)}
+    few = {("red",): tuple(f"s{i}" for i in range(5)), ("blue",): tuple(f"c{i}" for i in range(30))}
+    drawn = Changes(("colour",), [many, few], 1.0).draw(4000, np.random.default_rng(0))
+    asked = Counter(change.item(1) for change in drawn if change.values[1] == ("red",))
+    assert len(asked) == 50 and max(asked.values()) < 2.2 * min(asked.values())
+    assert 0.58 < asked.total() / 4000 < 0.66
+
+
 def test_changes_weigh_the_attributes(folder):
     source = CatalogueSource(folder, triplets=2000, instance=0, double=0, changes={"colour": 3, "gender": 1})
-    said = Counter(attribute for triplet in source.triplets(0) for attribute, _ in triplet.truth)
+    said = Counter(claim.attribute for triplet in source.triplets(0) for claim in triplet.truth)
     assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
 
 
@@ -124,7 +133,7 @@ def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(fold
         before = rows[triplet.reference]
         if triplet.kind != "negation":
             continue
-        assert [attribute for attribute, _ in triplet.truth] == ["colour"]
+        assert [claim.attribute for claim in triplet.truth] == ["colour"]
         assert before["colour"] in triplet.texts[0].lower()
         first, where = rows[triplet.targets[0]], {item for item, row in rows.items() if row["group"] == before["group"]}
         alike = {item for item, row in rows.items() if all(row[c] == before[c] for c in ("gender", "article"))}

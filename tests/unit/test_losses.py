@@ -64,17 +64,27 @@ def test_a_batch_smaller_than_the_candidates_gives_what_it_has():
 
 
 def test_mismatches_are_the_random_half_and_the_reference_as_much_as_all_of_them():
-    *_, chosen = choose()
-    assert losses.mismatch_weights(chosen, reference=False)[0].tolist() == [0, 0] + [0] * 5 + [1] * 5
-    assert losses.mismatch_weights(chosen, reference=True)[0].tolist() == [0, 5] + [0] * 5 + [1] * 5
+    unknown = torch.zeros(1, 12)
+    assert losses.match_weights(unknown)[0].tolist() == [1] + [0] * 11
+    assert losses.mismatch_weights(unknown, reference=False)[0].tolist() == [0, 0] + [0] * 5 + [1] * 5
+    assert losses.mismatch_weights(unknown, reference=True)[0].tolist() == [0, 5] + [0] * 5 + [1] * 5
 
 
-def test_boundary_terms_keep_the_words_weights_on_what_is_mismatched():
+def test_what_is_known_of_a_candidate_decides_whether_it_matches():
+    asked = torch.tensor([[1, -1, 1, -1, 0, 0, 0, 1, -1, 0, 0, 0]])
+    assert losses.match_weights(asked)[0].tolist() == pytest.approx([1 / 3, 0, 1 / 3] + [0] * 4 + [1 / 3] + [0] * 4)
+    assert losses.mismatch_weights(asked, reference=False)[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert losses.mismatch_weights(asked, reference=True)[0].tolist() == [0, 5, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_boundary_terms_keep_the_words_weights():
     best = torch.rand(2, 3, 4)
     weights = torch.rand(2, 4, requires_grad=True)
-    terms = losses.boundary_terms(best, weights, torch.tensor([[False, True, False], [False, False, True]]))
-    assert torch.equal(terms.matched, best[:, 0]) and not terms.mismatched_w.requires_grad
+    matched, mismatched = torch.tensor([[1, 0, 0], [0.5, 0.5, 0]]), torch.tensor([[0, 1, 0], [0, 0, 1]])
+    terms = losses.boundary_terms(best, weights, matched, mismatched)
+    assert torch.equal(terms.matched, best) and not terms.mismatched_w.requires_grad
     assert torch.equal(terms.mismatched_w[0, 1], weights[0].detach()) and not terms.mismatched_w[0, [0, 2]].any()
+    assert torch.equal(terms.matched_w[1, 1], weights[1].detach() / 2) and not terms.matched_w[:, 2].any()
 
 
 def ready_boundary(t):

@@ -154,7 +154,8 @@ def test_a_step_makes_nothing_on_another_device(monkeypatch):
     mask = torch.ones(8, 4, dtype=torch.bool)
     blank = torch.zeros(12, 32, 48, 3, dtype=torch.uint8)
     at = torch.arange(12)
-    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, torch.zeros(8, 12, dtype=torch.bool))
+    none = torch.zeros(8, 12, dtype=torch.bool)
+    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, none, none.long())
     assert "boundary" in trainer.train_step(batch)
     assert trainer.optimizer.state[trainer.model.stage1_scale]["exp_avg"].device.type == "meta"
 

@@ -22,6 +22,7 @@ def batch_of(count: int) -> Batch:
         torch.randint(2, 9, (count, 3), generator=generator),
         torch.ones(count, 3, dtype=torch.bool),
         torch.nn.functional.one_hot(target, count).bool(),
+        torch.nn.functional.one_hot(target, count),
     )
 
 

@@ -1,0 +1,106 @@
+"""Is the word called mismatched the attribute that is violated? The drawn catalogue knows.
+
+    python benchmarks/evidence.py MODEL [standard|easy] [--json FILE]
+
+MODEL is a run or a bundle. Over all test queries of one edit, in all phrasings, the first ten hits that are wrong in
+exactly one attribute: those that lack what the text asks for ought to have a lower correspondence with the words that
+ask than those that have it and lost something else. AUC is the share of pairs of such hits that are in that order.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse.data import Triplet
+from nsfse.data.drawn import DrawnSource
+from nsfse.encoded import EncodedPictures, encode_pictures, source_images
+from nsfse.scorer import open_scorer
+from nsfse_runtime.features import Scorer
+from nsfse_runtime.search import exact_search
+
+RERANK, TOP = 100, 10
+
+
+def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
+    """Return the share of pairs in which `high` is over `low`, equal ones counted half; nan where one is empty."""
+    if not len(low) or not len(high):
+        return float("nan")
+    order = np.sort(low)
+    below, upto = np.searchsorted(order, high, "left"), np.searchsorted(order, high, "right")
+    return float((below + upto).mean() / 2 / len(low))
+
+
+def hits_of(
+    scorer: Scorer, pictures: EncodedPictures, ids: Sequence[str], query: Triplet, text: str
+) -> list[tuple[str, float, float]]:
+    """Return (id, least score of the words that ask, weighted score of all words) of the first ten hits."""
+    row = pictures.rows[query.reference]
+    composed = scorer.compose(pictures.targets(np.array([row])), [text])[0]
+    mask = np.ones(len(ids), bool)
+    mask[row] = False
+    rows, _ = exact_search(pictures.vectors, composed.vector, RERANK, mask)
+    pair = scorer.score_pairs(composed, pictures.targets(rows))
+    best = np.argsort(-pair.score, kind="stable")[:TOP]
+    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
+    whole = pair.word_scores @ composed.word_weights
+    named = pair.word_scores[:, asking].min(1) if asking else np.full(len(rows), np.nan)
+    return [(ids[rows[at]], float(named[at]), float(whole[at])) for at in best]
+
+
+def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
+    """Return AUC and the boundary's errors, over all and by kind of edit, among `gallery` pictures."""
+    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    ids = source.items("test")
+    pictures = encode_pictures(scorer, ids, source_images(source, scorer.image_size))
+    blank = pictures.targets(np.array([0]))
+    boundary = scorer.score_pairs(scorer.compose(blank, ["make it red"])[0], blank).boundary
+    found: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
+    for query in (query for query in source.protocols("test")[0].queries if len(query.truth) == 1):
+        claim, near = query.truth[0], set(query.hard_negatives)
+        for text in query.texts:
+            for item, named, whole in hits_of(scorer, pictures, ids, query, text):
+                if item in near:
+                    violated = source.facts(item).get(claim.fact) not in claim.values
+                    found[f"{claim.attribute}, {query.kind}"].append((violated, named, whole))
+    rows = {kind: _row(np.array(pairs), boundary) for kind, pairs in sorted(found.items())}
+    every = np.array([pair for pairs in found.values() for pair in pairs])
+    return {"level": level, "boundary": boundary, "all": _row(every, boundary), "kinds": rows}
+
+
+def _row(pairs: NDArray[Any], boundary: float) -> dict[str, float]:
+    violated = pairs[:, 0] == 1
+    row = {"hits": len(pairs), "violating": int(violated.sum())}
+    for name, score in (("named", pairs[:, 1]), ("whole", pairs[:, 2])):
+        low, high = (score[side & ~np.isnan(score)] for side in (violated, ~violated))
+        row[f"auc_{name}"] = auc(low, high)
+    row["violated_called_matched"] = 100 * float((pairs[violated, 2] >= boundary).mean()) if violated.any() else 0.0
+    row["kept_called_mismatched"] = 100 * float((pairs[~violated, 2] < boundary).mean()) if (~violated).any() else 0.0
+    return row
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = measure(given.model, given.level)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    print("| edit | hits | violating | AUC, words that ask | AUC, all words | violated, matched | kept, mismatched |")
+    print("|---|---|---|---|---|---|---|")
+    for kind, row in ({"all": found["all"]} | found["kinds"]).items():
+        cells = (f"{row[name]:.3f}" for name in ("auc_named", "auc_whole"))
+        shares = (f"{row[name]:.1f}" for name in ("violated_called_matched", "kept_called_mismatched"))
+        print(f"| {kind} | {row['hits']} | {row['violating']} | {' | '.join(cells)} | {' | '.join(shares)} |")
+
+
+if __name__ == "__main__":
+    main()

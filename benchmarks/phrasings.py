@@ -1,0 +1,63 @@
+"""A query set of a product table, each query told in six ways: how much does the wording matter?
+
+    python benchmarks/phrasings.py SET OUT [SEED]
+    nsfse evaluate MODEL OUT
+
+SET is a query set whose items.csv says what its queries change. OUT gets the same items and queries; the texts of a
+query are four phrasings that training sees, then the two that it never sees. Two models compare on equal seeds.
+"""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsfse.data.phrasing import Edit, Phrasings
+from nsfse.data.phrasing_file import load_phrasings
+
+SEEN = 4
+
+
+def six_ways(edit: Edit, phrasings: Phrasings, random: np.random.Generator) -> list[str]:
+    """Return the texts of one edit."""
+    phrases = phrasings.phrases_of([edit])
+    seen = [phrases.seen[at] for at in random.choice(len(phrases.seen), SEEN, replace=False)]
+    return [phrasings.fill(template, [edit]) for template in (*seen, *phrases.held_out)]
+
+
+def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: Phrasings) -> Edit | None:
+    """Return the one edit that leads from a query's reference to its first target; None where it is not one."""
+    before, after = items[query["reference"]], items[query["targets"][0]]
+    columns = [name for name in phrasings.columns if name in before and before[name] != after[name]]
+    if query.get("changed") in columns:
+        columns = [query["changed"]]
+    if len(columns) != 1:
+        return None
+    said = after[columns[0]].lower()
+    return Edit(columns[0], phrasings.columns[columns[0]], {"v": said, "a": said}, tuple(said.split()))
+
+
+def main() -> None:
+    """Write the query set."""
+    folder, out = map(Path, sys.argv[1:3])
+    random = np.random.default_rng(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    phrasings = load_phrasings("en")
+    with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
+        items = {row["id"]: row for row in csv.DictReader(file)}
+    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
+    told = [(query, edit_of(query, items, phrasings)) for query in queries]
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "items.csv", out / "items.csv")
+    (out / "images").unlink(missing_ok=True)
+    (out / "images").symlink_to((folder / "images").resolve())
+    kept = [query | {"texts": six_ways(edit, phrasings, random)} for query, edit in told if edit]
+    (out / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in kept), "utf-8")
+    print(f"{len(kept)} of {len(queries)} queries, {SEEN + 2} texts each")
+
+
+if __name__ == "__main__":
+    main()
