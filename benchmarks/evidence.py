@@ -22,7 +22,7 @@ from nsfse.data.drawn import DrawnSource
 from nsfse.encoded import EncodedPictures, encode_pictures, source_images
 from nsfse.scorer import open_scorer
 from nsfse_runtime.features import Scorer
-from nsfse_runtime.search import exact_search
+from nsfse_runtime.search import rank
 
 RERANK, TOP = 100, 10
 
@@ -44,13 +44,12 @@ def hits_of(
     composed = scorer.compose(pictures.targets(np.array([row])), [text])[0]
     mask = np.ones(len(ids), bool)
     mask[row] = False
-    rows, _ = exact_search(pictures.vectors, composed.vector, RERANK, mask)
-    pair = scorer.score_pairs(composed, pictures.targets(rows))
-    best = np.argsort(-pair.score, kind="stable")[:TOP]
+    ranking = rank(scorer, composed, pictures.vectors, pictures.targets, TOP, RERANK, mask)
+    pair = ranking.pair or scorer.score_pairs(composed, pictures.targets(ranking.rows))
     asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
     whole = pair.word_scores @ composed.word_weights
-    named = pair.word_scores[:, asking].min(1) if asking else np.full(len(rows), np.nan)
-    return [(ids[rows[at]], float(named[at]), float(whole[at])) for at in best]
+    named = pair.word_scores[:, asking].min(1) if asking else np.full(len(whole), np.nan)
+    return [(ids[row], float(named[at]), float(whole[at])) for at, row in enumerate(ranking.rows)]
 
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:

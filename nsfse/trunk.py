@@ -4,6 +4,8 @@ They meet in one tensor, the trunk's features [B, R, C]. Where the whole trunk i
 instead of pictures, and only the tail is left to compute.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from nsfse_runtime.errors import DataError
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """Pictures [B, 3, H, W] in 0..1 → features [B, R, C], normalisation of the pictures included."""
 
     mean: Tensor
@@ -22,9 +24,9 @@ class Trunk(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
+    @abstractmethod
     def stages(self) -> list[nn.Module]:
         """Return the parts that `model.frozen_stages` counts, the one nearest to the picture first."""
-        raise NotImplementedError
 
 
 class TrunkEncoder(nn.Module):
