@@ -35,10 +35,7 @@ def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: 
     columns = [name for name in phrasings.columns if name in before and before[name] != after[name]]
     if query.get("changed") in columns:
         columns = [query["changed"]]
-    if len(columns) != 1:
-        return None
-    said = after[columns[0]].lower()
-    return Edit(columns[0], phrasings.columns[columns[0]], {"v": said, "a": said}, tuple(said.split()))
+    return phrasings.edit_to(columns[0], after[columns[0]]) if len(columns) == 1 else None
 
 
 def main() -> None:

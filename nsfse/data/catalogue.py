@@ -6,7 +6,7 @@ which pictures show variants of one product (`group`), its variants make edits t
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -199,9 +199,8 @@ class CatalogueSource:
         return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth, slips=slips)
 
     def _edit(self, column: str, value: str, negated: bool = False) -> Edit:
-        said = value.lower().replace("_", " ")
-        kind = self._phrasings.columns.get(column.lower(), "value")
-        return Edit(column, NEGATED[kind] if negated else kind, {"v": said, "a": said}, tuple(said.split()))
+        edit = self._phrasings.edit_to(column, value)
+        return replace(edit, phrases=NEGATED[edit.phrases]) if negated else edit
 
     def _negates(self, edits: Sequence[Edit]) -> bool:
         return len(edits) == 1 and edits[0].phrases in NEGATED

@@ -59,6 +59,11 @@ class Phrasings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     """`en`, or the file's name and the start of its digest: benchmarks in other words are other benchmarks."""
 
+    def edit_to(self, column: str, value: str) -> Edit:
+        """Return the edit that asks for `value` in a table's `column`, said as its kind of column is."""
+        said = value.lower().replace("_", " ")
+        return Edit(column, self.columns.get(column.lower(), "value"), {"v": said, "a": said}, tuple(said.split()))
+
     def kind_of(self, edits: Sequence[Edit]) -> str:
         """Return the kind that says one or two edits."""
         return edits[0].phrases if len(edits) == 1 else DOUBLE
