@@ -171,13 +171,20 @@ class Baseline(Encoders):
         return self.method.scores(probes, vectors) if isinstance(self.method, Artemis) else query @ vectors.T
 
     def losses(
-        self, batch: Batch, vectors: Tensor, sentence: Tensor, blocked: Tensor, generator: torch.Generator
+        self,
+        batch: Batch,
+        vectors: Tensor,
+        sentence: Tensor,
+        blocked: Tensor,
+        generator: torch.Generator,
+        smoothing: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Return the cross entropy over every picture of the batch but the `blocked` [B, U]."""
+        """Return the cross entropy over every picture of the batch but the `blocked` [B, U], labels smoothed."""
         torch.manual_seed(generator.initial_seed())  # dropout: a choice of (seed, step) like every other
         found = self.method(vectors[batch.reference], sentence)
         logits = self.scores(found, found, vectors)
-        loss = classification(self.stage1_scale.exp().clamp_max(100.0) * logits, blocked, batch.target)
+        scale = self.stage1_scale.exp().clamp_max(100.0)
+        loss = classification(scale * logits, blocked, batch.target, smoothing)
         return {"stage1": loss, "loss": loss}
 
 

@@ -95,6 +95,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     distill_weight: float = 0.1
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
+    label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
     accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Parts in which a batch is encoded: less memory, one more pass, the same loss and gradient (docs/training.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

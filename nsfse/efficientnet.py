@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
 from nsfse.encoders import GruTextEncoder
-from nsfse.trunk import CellTail, Trunk, TrunkEncoder, check_multiple, join_cells
+from nsfse.trunk import CellTail, Trunk, TrunkEncoder, check_cells, join_cells
 from nsfse_runtime.errors import DataError
 
 # Blocks, kernel, stride, expansion, channels of each stage after the stem.
@@ -125,5 +125,5 @@ def _fold(conv: SameConv, tensors: dict[str, Tensor], name: str, norm: str, orig
 
 def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
     """Return both encoders. Raises DataError for an image size that is no multiple of 32."""
-    check_multiple(config.image_size, 32, "efficientnet-lite0")
-    return TrunkEncoder(Lite0(), CellTail(tuple(SEEN.values()), config.dim)), GruTextEncoder(vocabulary, config)
+    check_cells(config.image_size, "efficientnet-lite0")
+    return TrunkEncoder(Lite0(), CellTail(tuple(SEEN.values()), config)), GruTextEncoder(vocabulary, config)

@@ -22,9 +22,14 @@ class Terms:
     mismatched_w: Tensor
 
 
-def classification(logits: Tensor, blocked: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy of `logits` [B, U] at `target` [B], without the `blocked` [B, U] candidates."""
-    return F.cross_entropy(logits.masked_fill(blocked, FAR), target)
+def classification(logits: Tensor, blocked: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of `logits` [B, U] at `target` [B], without the `blocked` [B, U] candidates.
+
+    `smoothing` is the share of the label that all candidates not blocked have alike.
+    """
+    free = logits.masked_fill(blocked, FAR)
+    even = torch.log_softmax(free, -1).masked_fill(blocked, 0.0).sum(1) / (~blocked).sum(1)
+    return (1.0 - smoothing) * F.cross_entropy(free, target) - smoothing * even.mean()
 
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:

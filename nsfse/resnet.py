@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
 from nsfse.encoders import GruTextEncoder
-from nsfse.trunk import CellTail, Trunk, TrunkEncoder, check_multiple, join_cells
+from nsfse.trunk import CellTail, Trunk, TrunkEncoder, check_cells, join_cells
 
 BLOCKS = (3, 4, 6, 3)
 WIDEN = 4
@@ -75,6 +75,6 @@ class ResNet50(Trunk):
 
 def build(config: ModelConfig, vocabulary: int, width: int = 64) -> tuple[nn.Module, nn.Module]:
     """Return both encoders; `width` is that of the stem. Raises DataError for sides that are no multiple of 32."""
-    check_multiple(config.image_size, 32, "resnet50")
+    check_cells(config.image_size, "resnet50")
     trunk = ResNet50(width)
-    return TrunkEncoder(trunk, CellTail(trunk.widths, config.dim)), GruTextEncoder(vocabulary, config)
+    return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)

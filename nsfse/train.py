@@ -12,7 +12,7 @@ import torch
 from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
 from nsfse.checkpoint import STATES, load_state, read_header, write_file, write_header
-from nsfse.config import Config
+from nsfse.config import Config, ModelConfig
 from nsfse.data import Source
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
@@ -98,7 +98,7 @@ def _train(
         progress({"note": note})
     with (
         _stop_on_signal(enough, share.world > 1) as stopped,
-        _sound_convolutions(config.model.width),
+        _sound_convolutions(config.model),
         _same_each_time(device),
     ):
         for epoch in range(trainer.step // per_epoch, config.train.epochs):
@@ -143,9 +143,10 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokeniz
     return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
 
 
-def _sound_convolutions(width: int) -> AbstractContextManager[None]:
+def _sound_convolutions(model: ModelConfig) -> AbstractContextManager[None]:
     """Do without oneDNN where it corrupts memory: convolutions of channels that are no multiple of 16, torch 2.13."""
-    return nullcontext() if width % 16 == 0 else torch.backends.mkldnn.flags(enabled=False)
+    channels = model.width if model.backbone == "tiny" else 2 * model.dim  # those of a trunk's tail
+    return nullcontext() if channels % 16 == 0 else torch.backends.mkldnn.flags(enabled=False)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Trainer:
         words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         if isinstance(model, Baseline):
-            return model.losses(batch, vectors, sentence, blocked, generator)
+            return model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
         query = model.composer(vectors[batch.reference], sentence)
         parts = self._stage1(batch, vectors, query, sentence, blocked)
         cosines = query @ vectors.T
@@ -107,10 +107,10 @@ class Trainer:
     def _stage1(
         self, batch: Batch, vectors: Tensor, query: Tensor, sentence: Tensor, blocked: Tensor
     ) -> dict[str, Tensor]:
-        scale = self.model.stage1_scale.exp().clamp_max(100.0)
-        parts = {"stage1": losses.classification(scale * query @ vectors.T, blocked, batch.target)}
+        scale, smoothing = self.model.stage1_scale.exp().clamp_max(100.0), self.config.label_smoothing
+        parts = {"stage1": losses.classification(scale * query @ vectors.T, blocked, batch.target, smoothing)}
         if self.config.sentence_weight:
-            parts["text"] = losses.classification(scale * sentence @ vectors.T, blocked, batch.target)
+            parts["text"] = losses.classification(scale * sentence @ vectors.T, blocked, batch.target, smoothing)
         return parts
 
     def _head(self, side: QuerySide, pair: PairSide, asked: Tensor, cosines: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nsfse.config import ModelConfig
 from nsfse_runtime.errors import DataError
+
+CELL = 32  # pixels of a region's side: the last stage is at 1/32
+DROPOUT = 0.2
 
 
 class Trunk(nn.Module, ABC):
@@ -73,20 +77,42 @@ class TrunkEncoder(nn.Module):
 
 
 class CellTail(nn.Module):
-    """Cells of several stages → regions; their mean and the last stage's peak → vector."""
+    """Cells of several stages, and what two convolutions make of them, → regions; their mean and peak → vector."""
 
-    def __init__(self, widths: tuple[int, ...], dim: int) -> None:
+    def __init__(self, widths: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()
-        self.last = widths[-1]
-        self.norm = nn.BatchNorm2d(sum(widths))  # of one column: what joins processes knows this form alone
-        self.region = nn.Linear(sum(widths), dim)
-        self.vector = nn.Linear(sum(widths) + self.last, dim)
+        cells, inner, self.last = sum(widths), 2 * config.dim, widths[-1]
+        self.grid = tuple(side // CELL for side in config.image_size)
+        self.norm = nn.BatchNorm2d(cells)
+        self.around = nn.Sequential(
+            nn.Conv2d(cells, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+        )
+        self.region = nn.Conv2d(cells + inner, config.dim, 1)
+        pooled = cells + 2 * inner + self.last
+        self.vector = nn.Linear(pooled, config.dim)
+        self.deeper = nn.Sequential(
+            nn.Linear(pooled, 4 * config.dim),
+            nn.LayerNorm(4 * config.dim),
+            nn.ReLU(inplace=True),
+            nn.Dropout(DROPOUT),
+            nn.Linear(4 * config.dim, config.dim),
+        )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, R, C] into unit vectors [B, d] and unit regions [B, R, d]."""
-        cells = self.norm(features.transpose(1, 2)[..., None]).squeeze(-1).transpose(1, 2)
-        pooled = torch.cat([cells.mean(1), cells[..., -self.last :].amax(1)], -1)
-        return F.normalize(self.vector(pooled).float(), dim=-1), F.normalize(self.region(cells).float(), dim=-1)
+        maps = self.norm(features.transpose(1, 2).unflatten(2, self.grid))
+        around = self.around(maps)
+        cells = torch.cat([maps, around], 1)
+        peaks = [around.amax((2, 3)), maps[:, -self.last :].amax((2, 3))]
+        pooled = torch.cat([cells.mean((2, 3)), *peaks], -1)
+        vectors = (self.vector(pooled) + self.deeper(pooled)).float()
+        regions = self.region(cells).flatten(2).transpose(1, 2).float()
+        return F.normalize(vectors, dim=-1), F.normalize(regions, dim=-1)
 
 
 def join_cells(maps: list[Tensor]) -> Tensor:
@@ -99,7 +125,7 @@ def join_cells(maps: list[Tensor]) -> Tensor:
     return torch.cat(pooled, 1).flatten(2).transpose(1, 2)
 
 
-def check_multiple(size: tuple[int, int], step: int, backbone: str) -> None:
-    """Raise DataError where a side of `size` is no multiple of `step`."""
-    if any(side <= 0 or side % step for side in size):
-        raise DataError(f"model.image_size: {list(size)} must be multiples of {step} for {backbone}")
+def check_cells(size: tuple[int, int], backbone: str) -> None:
+    """Raise DataError where a side of `size` is no whole number of cells."""
+    if any(side <= 0 or side % CELL for side in size):
+        raise DataError(f"model.image_size: {list(size)} must be multiples of {CELL} for {backbone}")

@@ -14,6 +14,13 @@ def test_right_answers_are_masked_out_of_the_denominator():
     assert losses.classification(logits, torch.zeros_like(blocked), target) > wanted
 
 
+def test_a_smoothed_label_is_shared_by_what_is_not_blocked():
+    logits, target = torch.tensor([[2.0, 5.0, 1.0, -1.0]]), torch.tensor([0])
+    blocked = torch.tensor([[False, True, False, False]])
+    wanted = torch.nn.functional.cross_entropy(logits[:, [0, 2, 3]], target, label_smoothing=0.1)
+    torch.testing.assert_close(losses.classification(logits, blocked, target, 0.1), wanted)
+
+
 def test_a_blocked_candidate_gets_no_gradient():
     logits = torch.tensor([[2.0, 5.0, 1.0]], requires_grad=True)
     losses.classification(logits, torch.tensor([[False, True, False]]), torch.tensor([0])).backward()
