@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nsfse.composer import Composer
 from nsfse.config import ModelConfig
@@ -45,8 +46,18 @@ class NSFSE(Encoders):
         super().__init__(config, vocabulary)
         self.composer = Composer(config.dim, 4 * config.dim)
         self.head = SimilarityHead(config)
+        self.whole = nn.Linear(config.dim, config.dim)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
         self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode as `Encoders` does; the last of R + 1 regions is the whole picture.
+
+        "Without a collar" is true of no single place: some other region never has one.
+        """
+        vectors, regions = super().encode_images(pixels)
+        whole = F.normalize(self.whole(vectors).float(), dim=-1)
+        return vectors, torch.cat([regions, whole[:, None]], 1)
 
     def compose(
         self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor
