@@ -105,7 +105,7 @@ class CellTail(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, R, C] into unit vectors [B, d] and unit regions [B, R, d]."""
-        maps = self.norm(features.transpose(1, 2).unflatten(2, self.grid))
+        maps = self.norm(features.transpose(1, 2).reshape(-1, features.shape[2], *self.grid))
         around = self.around(maps)
         cells = torch.cat([maps, around], 1)
         peaks = [around.amax((2, 3)), maps[:, -self.last :].amax((2, 3))]
