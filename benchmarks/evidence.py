@@ -39,7 +39,7 @@ def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
 def hits_of(
     scorer: Scorer, pictures: EncodedPictures, ids: Sequence[str], query: Triplet, text: str
 ) -> list[tuple[str, float, float]]:
-    """Return (id, least score of the words that ask, weighted score of all words) of the first ten hits."""
+    """Return (id, how far the least of the words that ask is fulfilled, the same of all words) of ten hits."""
     row = pictures.rows[query.reference]
     composed = scorer.compose(pictures.targets(np.array([row])), [text])[0]
     mask = np.ones(len(ids), bool)
@@ -47,8 +47,9 @@ def hits_of(
     ranking = rank(scorer, composed, pictures.vectors, pictures.targets, TOP, RERANK, mask)
     pair = ranking.pair or scorer.score_pairs(composed, pictures.targets(ranking.rows))
     asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
-    whole = pair.word_scores @ composed.word_weights
-    named = pair.word_scores[:, asking].min(1) if asking else np.full(len(whole), np.nan)
+    whole = (pair.word_scores - pair.boundary) @ composed.word_weights
+    fulfilled = (pair.word_scores - pair.boundary) * np.where(composed.word_weights < 0, -1, 1)
+    named = fulfilled[:, asking].min(1) if asking else np.full(len(whole), np.nan)
     return [(ids[row], float(named[at]), float(whole[at])) for at, row in enumerate(ranking.rows)]
 
 
@@ -67,19 +68,19 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
                 if item in near:
                     violated = source.facts(item).get(claim.fact) not in claim.values
                     found[f"{claim.attribute}, {query.kind}"].append((violated, named, whole))
-    rows = {kind: _row(np.array(pairs), boundary) for kind, pairs in sorted(found.items())}
+    rows = {kind: _row(np.array(pairs)) for kind, pairs in sorted(found.items())}
     every = np.array([pair for pairs in found.values() for pair in pairs])
-    return {"level": level, "boundary": boundary, "all": _row(every, boundary), "kinds": rows}
+    return {"level": level, "boundary": boundary, "all": _row(every), "kinds": rows}
 
 
-def _row(pairs: NDArray[Any], boundary: float) -> dict[str, float]:
+def _row(pairs: NDArray[Any]) -> dict[str, float]:
     violated = pairs[:, 0] == 1
     row = {"hits": len(pairs), "violating": int(violated.sum())}
     for name, score in (("named", pairs[:, 1]), ("whole", pairs[:, 2])):
         low, high = (score[side & ~np.isnan(score)] for side in (violated, ~violated))
         row[f"auc_{name}"] = auc(low, high)
-    row["violated_called_matched"] = 100 * float((pairs[violated, 2] >= boundary).mean()) if violated.any() else 0.0
-    row["kept_called_mismatched"] = 100 * float((pairs[~violated, 2] < boundary).mean()) if (~violated).any() else 0.0
+    row["violated_called_matched"] = 100 * float((pairs[violated, 2] >= 0).mean()) if violated.any() else 0.0
+    row["kept_called_mismatched"] = 100 * float((pairs[~violated, 2] < 0).mean()) if (~violated).any() else 0.0
     return row
 
 

@@ -46,8 +46,8 @@ class Batch:
 class Pictures:
     """Fitted pictures of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes.
 
-
     With `instead`, what it makes of them [B, ...] is kept and returned in their place: features of a frozen trunk.
+    `kept` is where they are kept: trainings on the same pictures may share it.
     """
 
     def __init__(
@@ -57,10 +57,11 @@ class Pictures:
         limit: float,
         threads: int = 2,
         instead: Callable[[Pixels], NDArray[Any]] | None = None,
+        kept: dict[str, NDArray[Any]] | None = None,
     ) -> None:
         self._source, self._size, self._instead = source, size, instead
-        self._kept: dict[str, NDArray[Any]] = {}
-        self._room = limit
+        self._kept = {} if kept is None else kept
+        self._room = limit - sum(found.nbytes for found in self._kept.values())
         self._pool = ThreadPoolExecutor(threads)
 
     def facts(self, name: str) -> Mapping[str, str]:

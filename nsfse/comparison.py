@@ -6,20 +6,23 @@ same call continues a comparison that was stopped, and adds methods, seeds or pr
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
+from nsfse.batches import Pictures
 from nsfse.checkpoint import checkpoint_info, write_file
 from nsfse.comparison_table import Row, markdown, plot, table
 from nsfse.config import PRESETS, Config, load_config
 from nsfse.data import Protocol, Source
 from nsfse.data.sources import open_source
 from nsfse.evaluate import evaluate_source
+from nsfse.pretrained import kept_instead, settle
 from nsfse.progress import say, stages_bar, training_bar
-from nsfse.scorer import open_scorer
+from nsfse.scorer import TorchScorer, open_scorer
 from nsfse.train import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 
@@ -45,6 +48,8 @@ class Task:
     config: Config
     source: Source
     protocols: dict[str, Protocol]
+    kept: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Pictures, or features of a frozen trunk, that its trainings share: all have the same."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ def _train(run: Run, results: _Results, late: Callable[[], bool]) -> bool:
             if "epoch" in entry:
                 note()
 
-        done = train(run.config, folder, progress=progress, enough=late)
+        done = train(run.config, folder, progress=progress, enough=late, kept=run.task.kept)
     note()
     if not done.interrupted:
         results.write(run, trained=True, steps=checkpoint_info(folder)["last_metrics"]["step"])
@@ -242,11 +247,18 @@ def _evaluate(run: Run, results: _Results) -> None:
     with stages_bar() as follow:
         scorer = open_scorer(results.out / "runs" / run.name)
         protocols = [run.task.protocols[name] for name in lacking]
-        scored = evaluate_source(scorer, run.task.source, protocols, progress=follow)
+        scored = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_pictures(run, scorer))
     by_name = {result.protocol.name: result.to_json() for result in scored.results}
     scores = {name: by_name[run.task.protocols[name].name] for name in lacking}
     seconds = entry["evaluate_seconds"] + time.monotonic() - started
     results.write(run, scores=entry["scores"] | scores, evaluate_seconds=seconds)
+
+
+def _pictures(run: Run, scorer: TorchScorer) -> Pictures:
+    """Return what reads pictures for a trained run, out of what trainings kept."""
+    config = settle(run.config)
+    size, room, task = config.model.image_size, config.train.cache_gb * 2**30, run.task
+    return Pictures(task.source, size, room, config.train.workers, kept_instead(scorer.model, config), task.kept)
 
 
 def _write(out: Path, rows: Sequence[Row], missing: Sequence[str]) -> tuple[Path, ...]:

@@ -82,7 +82,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average: float = 0.998
     """Decay of the running average of the weights, which is what is saved for use; 0 for none."""
     amp: bool = True
-    """bfloat16 in the image encoder."""
+    """bfloat16 in the image encoder and the head, where the processor has it."""
     augment: float = 1.0
     """Strength of shifts, scaling, flips and brightness on pictures; 0 for none."""
     word_dropout: float = 0.05

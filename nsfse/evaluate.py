@@ -118,15 +118,17 @@ def evaluate_source(
     modes: Sequence[Mode] = ("composed",),
     rerank: int = 100,
     progress: Progress | None = None,
+    images: Images | None = None,
 ) -> Evaluation:
     """Score several protocols of one source in several modes; pictures that the protocols share are encoded once.
 
+    `images` reads pictures for the scorer where they are already at hand.
     A protocol of which no query can be answered is named in `skipped`; DataError where that is true of all.
     """
     scored = [protocol for protocol in protocols if protocol.gallery and _answerable(protocol, source.missing)]
     if not scored:
         raise DataError(f"{source.name}: too few pictures for any query; run `nsfse data check {source.name}`")
-    images = source_images(source, scorer.image_size)
+    images = images or source_images(source, scorer.image_size)
     encoded: EncodedPictures | None = None
     results: list[ProtocolResult] = []
     for protocol in scored:

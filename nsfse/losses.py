@@ -39,10 +39,23 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     )
 
 
-def boundary_terms(best: Tensor, weights: Tensor, matched: Tensor, mismatched: Tensor) -> Terms:
-    """Weigh `best` [B, M, K] by `weights` [B, K] of its rows and by how much a candidate counts as either [B, M]."""
+def boundary_terms(
+    best: Tensor, weights: Tensor, matched: Tensor, mismatched: Tensor, named: Tensor | None = None
+) -> Terms:
+    """Weigh `best` [B, M, K] by `weights` [B, K] of its rows and by how much a candidate counts as either [B, M].
+
+    Rows of a weight under 0 name what must not be there: a candidate that matches lacks it, and those that have it are
+    `named` [B, M]; without `named` these rows do not count.
+    """
     w = weights.detach()[:, None]
-    return Terms(best, w * matched[..., None], best, w * mismatched[..., None])
+    wanted, unwanted = w.clamp_min(0), (-w).clamp_min(0) * (named is not None)
+    has = matched if named is None else named
+    return Terms(
+        best,
+        wanted * matched[..., None] + unwanted * has[..., None],
+        best,
+        wanted * mismatched[..., None] + unwanted * matched[..., None],
+    )
 
 
 def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:

@@ -1,6 +1,7 @@
 """The similarity head: query-side words and probes, then both similarities with a candidate (docs/method.md §2-5)."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from nsfse.composer import Composer
 from nsfse.config import ModelConfig
 
 FAR = -1e4  # a logit that softmax turns into 0
+SIGN_START = 0.5  # words start as asking for what they name
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class QuerySide:
     """The query's half of the head, computed once.
 
     words [B, L, d] (infused, ŵ), probes [B, R+L, d] (the kept regions first, then one probe a word),
-    word_weights [B, L] (κ), probe_weights [B, R+L] (ν), mask [B, L].
+    word_weights [B, L] (κ, under 0 for what must not be there), probe_weights [B, R+L] (ν), mask [B, L].
     """
 
     words: Tensor
@@ -78,6 +80,8 @@ class SimilarityHead(nn.Module):
         self.probe_gate = _small_mlp(d, d)
         self.keep = Composer(d, 2 * d)
         self.word_weight = _small_mlp(d, 1)
+        self.word_sign = _small_mlp(d, 1)
+        nn.init.constant_(cast(nn.Linear, self.word_sign[-1]).bias, SIGN_START)
         self.probe_weight = _small_mlp(d, 1)
         self.claim_weight = nn.Parameter(torch.tensor(1.0))
         fixed = None if config.boundary == "dynamic" else config.boundary
@@ -101,10 +105,14 @@ class SimilarityHead(nn.Module):
         return QuerySide(
             infused,
             probes,
-            masked_softmax(self.word_weight(infused).squeeze(-1).float(), mask),
+            self._signed_weights(infused, mask),
             masked_softmax(self.probe_weight(probes).squeeze(-1).float() + prior, every),
             mask,
         )
+
+    def _signed_weights(self, infused: Tensor, mask: Tensor) -> Tensor:
+        share = masked_softmax(self.word_weight(infused).squeeze(-1).float(), mask)
+        return share * torch.tanh(self.word_sign(infused).squeeze(-1).float())
 
     def _infuse(self, words: Tensor, regions: Tensor) -> Tensor:
         affinity = F.normalize(F.leaky_relu(words @ regions.transpose(1, 2), 0.1), dim=1)
@@ -140,7 +148,9 @@ class SimilarityHead(nn.Module):
         x, y = across.amax(-1), visual.amax(-1)
         kept = visual.shape[2] - across.shape[2]
         guided = torch.cat([visual[:, :, :kept], 0.5 * across + 0.5 * visual[:, :, kept:]], 2)
-        cross = self._branch(across, across, across > t_c, gram) + self.gamma * (x - t_c).clamp_max(0)
+        over = x - t_c
+        wrong = torch.where(query.word_weights[:, None] < 0, over.clamp_min(0), over.clamp_max(0))
+        cross = self._branch(across, across, across > t_c, gram) + self.gamma * wrong
         seen = self._branch(visual, guided, visual > t_v, gram) + self.gamma * (y - t_v).clamp_max(0)
         s_c, s_v = (query.word_weights[:, None] * cross).sum(-1), (query.probe_weights[:, None] * seen).sum(-1)
         # A branch that is switched off is 0 and not left out: a graph of the head keeps all its inputs.

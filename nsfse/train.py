@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
 from nsfse.checkpoint import STATES, load_state, read_header, write_file, write_header
 from nsfse.config import Config, ModelConfig
-from nsfse.data import Source
+from nsfse.data import Source, Triplet
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
 from nsfse.parallel import Share, joined, pick_device
@@ -41,18 +42,20 @@ def train(
     progress: Progress | None = None,
     steps: int = 0,
     enough: Callable[[], bool] = lambda: False,
+    kept: dict[str, NDArray[Any]] | None = None,
 ) -> TrainResult:
     """Train, or continue, the run in folder `out`.
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
     what was logged; `steps` ends training after so many in all, on the schedule of the whole; where `enough()` is true
-    after a step, the run is saved and left to be continued. Under torchrun all processes train one model together; the
-    first one alone writes and calls `progress`. Raises UsageError where `out` holds a run of another configuration, and
-    the data set's errors.
+    after a step, the run is saved and left to be continued. `kept` are pictures, or their features, that earlier
+    trainings on the same data, size and trunk have in memory. Under torchrun all processes train one model together;
+    the first one alone writes and calls `progress`. Raises UsageError where `out` holds a run of another configuration,
+    and the data set's errors.
     """
     config = settle(config)
     with joined(config.train) as share:
-        return _train(config, out, resume, progress, steps, enough, share)
+        return _train(config, out, resume, progress, steps, enough, kept, share)
 
 
 def _train(
@@ -62,6 +65,7 @@ def _train(
     progress: Progress | None,
     steps: int,
     enough: Callable[[], bool],
+    kept: dict[str, NDArray[Any]] | None,
     share: Share,
 ) -> TrainResult:
     if config.train.threads:
@@ -72,7 +76,8 @@ def _train(
     )
     if share.rank:
         share.wait()  # until the first process has made the folder
-    tokenizer = _prepare(out, config, source, resume or share.rank > 0)
+    triplets = source.triplets(0)
+    tokenizer = _prepare(out, config, source, triplets, resume or share.rank > 0)
     if not share.rank:
         share.wait()
     state, note = load_state(out)
@@ -83,8 +88,7 @@ def _train(
     freeze(model, config)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size, room, instead = config.model.image_size, config.train.cache_gb * 2**30, kept_instead(model, config)
-    pictures = Pictures(source, size, room, config.train.workers, instead)
-    triplets = source.triplets(0)
+    pictures = Pictures(source, size, room, config.train.workers, instead, kept)
     if instead and any(triplet.recolour for triplet in triplets):
         raise DataError("a frozen trunk sees no recoloured pictures; set data.options.recoloured=0, or let it learn")
     per_epoch = len(triplets) // config.train.batch
@@ -102,7 +106,7 @@ def _train(
         _same_each_time(device),
     ):
         for epoch in range(trainer.step // per_epoch, config.train.epochs):
-            triplets, start = source.triplets(epoch), trainer.step % per_epoch
+            triplets, start = source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, share, start):
                 log.step(trainer, trainer.train_step(batch))
                 ended = 0 < steps <= trainer.step
@@ -118,7 +122,7 @@ def _train(
     return TrainResult(out, dict(log.last), trainer.step < trainer.total_steps and not 0 < steps <= trainer.step)
 
 
-def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokenizer:
+def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], resume: bool) -> Tokenizer:
     """Make or reopen the run's folder; return its tokenizer."""
     if (run / "config.json").exists() and resume:
         if read_header(run)["config"] != config:
@@ -130,7 +134,7 @@ def _prepare(run: Path, config: Config, source: Source, resume: bool) -> Tokeniz
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
     for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors"):
         (run / old).unlink(missing_ok=True)
-    seen = [triplet for epoch in range(2) for triplet in source.triplets(epoch)]
+    seen = [*first, *source.triplets(1)]
     texts = [text for triplet in seen for text in triplet.texts]
     if not texts:
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")

@@ -15,7 +15,7 @@ from nsfse.baselines import Baseline
 from nsfse.batches import Batch, augment, drop_words
 from nsfse.config import Config
 from nsfse.model import NSFSE
-from nsfse.parallel import Share, join_normalisation
+from nsfse.parallel import Share, bfloat16_helps, join_normalisation
 from nsfse.pretrained import paced
 from nsfse.similarity import PairSide, QuerySide
 
@@ -28,6 +28,7 @@ class Trainer:
     def __init__(self, config: Config, model: NSFSE | Baseline, total_steps: int, share: Share | None = None) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
         self.share, self.device = share or Share(parts=config.train.accumulate), next(model.parameters()).device
+        self.amp = config.train.amp and bfloat16_helps(self.device)
         if self.share.world > 1:
             join_normalisation(model)
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -76,7 +77,7 @@ class Trainer:
         queries, pictures = batch.right.shape
         pixels = augment(batch.pixels, batch.rows, pictures, settings.augment, generator).contiguous()
         ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             vectors, regions = share.encode(model, model.encode_images, (pixels,), pictures)
         mine = torch.cat(share.rows(queries))
         words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
@@ -90,7 +91,7 @@ class Trainer:
         chosen = losses.choose_candidates(
             cosines[rows], blocked[rows], batch.target[rows], batch.reference[rows], settings.candidates, generator
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             side = model.head.query_side(words[rows], sentence[rows], batch.mask[rows], regions[batch.reference[rows]])
             pair = model.head.pair_side_of_batch(side, regions, chosen)
         parts |= self._head(side, pair, batch.asked[rows].gather(1, chosen), cosines[rows].gather(1, chosen))
@@ -125,7 +126,7 @@ class Trainer:
         cross = losses.boundary_terms(pair.x, side.word_weights, target, random)
         visual = losses.boundary_terms(pair.y, side.probe_weights, target, random)
         has, lacks = losses.match_weights(asked), losses.mismatch_weights(asked, reference=True)
-        pushed = losses.boundary_terms(pair.x, side.word_weights, has, lacks)
+        pushed = losses.boundary_terms(pair.x, side.word_weights, has, lacks, (asked == -1).float())
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum((F.cross_entropy(scale * score, first) for score in scores), torch.zeros(())) / 3,

@@ -19,7 +19,7 @@ from nsfse.data.edits import Option, fact, options
 from nsfse.data.phrasing_file import FIELDS, load_phrasings
 from nsfse.data.queryset import write_query_set
 from nsfse.data.retelling import VARIETY, Retelling
-from nsfse.data.stock import LEVELS, Cluster, Codes, Stock
+from nsfse.data.stock import LEVELS, Codes, Stock
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError, UsageError
 
 VERSION = "1"
@@ -78,6 +78,7 @@ class DrawnSource:
             self._sizes["test"] = gallery
         self.per_epoch = triplets or 2 * self._sizes["train"]
         self._stocks: dict[str, Stock] = {}
+        self._ways: dict[tuple[int, int], list[tuple[Codes, Codes]]] = {}
 
     def stock(self, split: str) -> Stock:
         """Return the items of a split. Raises UsageError for an unknown split."""
@@ -117,7 +118,7 @@ class DrawnSource:
         made: list[Triplet] = []
         while len(made) < self.per_epoch:
             for cluster in rng.permutation(np.arange(len(stock.clusters))).tolist():
-                made += self._pairs_of(stock, stock.clusters[cluster], rng, retelling)
+                made += self._pairs_of(stock, cluster, rng, retelling)
                 if len(made) >= self.per_epoch:
                     break
         return made[: self.per_epoch]
@@ -160,18 +161,24 @@ class DrawnSource:
     def _options(self, a: Codes, b: Codes) -> tuple[Option, ...]:
         return _cached_options(self.level.name, a, b)
 
-    def _pairs_of(
-        self, stock: Stock, cluster: Cluster, rng: np.random.Generator, retelling: Retelling
-    ) -> list[Triplet]:
+    def _both_ways(self, stock: Stock, cluster: int, differing: int) -> list[tuple[Codes, Codes]]:
+        """Return the pairs of a training cluster's corners that a text can lead across in both directions."""
+        if (cluster, differing) not in self._ways:
+            pairs = stock.clusters[cluster].pairs(differing)
+            both = [(a, b) for a, b in pairs if self._options(a, b) and self._options(b, a)]
+            self._ways[cluster, differing] = both
+        return self._ways[cluster, differing]
+
+    def _pairs_of(self, stock: Stock, cluster: int, rng: np.random.Generator, retelling: Retelling) -> list[Triplet]:
         """Return both directions of a few pairs of one cluster, two in three of them one attribute apart."""
         made: list[Triplet] = []
         for _ in range(_PAIRS_TOGETHER):
-            pairs = cluster.pairs(2 if "double" in self.level.kinds and rng.random() < 0.35 else 1)
-            both = [(a, b) for a, b in pairs if self._options(a, b) and self._options(b, a)]
+            differing = 2 if "double" in self.level.kinds and rng.random() < 0.35 else 1
+            both = self._both_ways(stock, cluster, differing)
             if not both:
                 continue
             a, b = both[rng.integers(len(both))]
-            first, second = (int(rng.choice(cluster.corners[codes])) for codes in (a, b))
+            first, second = (int(rng.choice(stock.clusters[cluster].corners[codes])) for codes in (a, b))
             for one, other, start, end in ((a, b, first, second), (b, a, second, first)):
                 choices = self._options(one, other)
                 made.append(self._training(stock, choices[rng.integers(len(choices))], start, end, rng, retelling))

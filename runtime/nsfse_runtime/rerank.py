@@ -50,13 +50,15 @@ class HeadConstants:
 def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> PairScores:
     """Score one query against K targets: S [K] and the words' best correspondences [K, L], in the features' precision.
 
-    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k), a probe's attention guided by its word.
+    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k), a probe's attention guided by its word. Where
+    κ_k < 0 the word names what must not be there, and n_k is how far it is over the boundary.
     """
     words, probes, gram = products(query, targets)
     kept = len(query.probes) - len(query.words)
     guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * probes[:, kept:]], axis=1)
-    cross = branches(words, words, gram, head.t_c, head) @ query.word_weights
-    visual = branches(probes, guide, gram, head.t_v, head) @ query.probe_weights
+    cross = branches(words, words, gram, head.t_c, head, query.word_weights < 0) @ query.word_weights
+    wanted = np.zeros(len(query.probes), np.bool_)
+    visual = branches(probes, guide, gram, head.t_v, head, wanted) @ query.probe_weights
     score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
     return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
 
@@ -67,18 +69,21 @@ def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Real
     return query.words @ across, query.probes @ across, targets.regions @ across
 
 
-def branches(near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants) -> Reals:
+def branches(
+    near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants, unwanted: NDArray[np.bool_]
+) -> Reals:
     """Return p + γn [K, M] of M rows with products `near` [K, M, R]: the positive branch and the negative one.
 
     Positive: the cosine with the regions over `t`, attended by `guide` (0 where there is none), and the mean product
-    weighted by relevance. Negative: how far the best product stays under `t`.
+    weighted by relevance. Negative: how far the best product stays under `t`, or over it in `unwanted` [M] rows.
     """
     attention = _softmax(head.attention_scale * guide, near > t)
     norm = np.sqrt(np.maximum(((attention @ gram) * attention).sum(-1), _LEAST_NORM))
     gathered = (attention * near).sum(-1) / norm
     relevance = _softmax(head.attention_scale * _unit(np.where(near > 0, near, 0.1 * near), axis=1))
     positive: Reals = gathered + (relevance * near).sum(-1)
-    negative: Reals = np.minimum(0, near.max(-1) - t)
+    over: Reals = near.max(-1) - t
+    negative: Reals = np.where(unwanted, np.maximum(0, over), np.minimum(0, over))
     return positive + head.gamma * negative
 
 

@@ -23,9 +23,10 @@ Reference = bytes | str | os.PathLike[str]
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
-    """A word of the text against a picture: `score` is its best correspondence, `matched` when over the boundary.
+    """A word of the text against a picture: `score` is its best correspondence, `matched` when that is as it should be.
 
-    `weight` is the word's share (κ) of what the text says, all words' sum to 1: where small, the verdict says little.
+    `weight` is the word's share (κ) of what the text says: where small, the verdict says little. Under 0 the word names
+    what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
     """
 
     word: str
@@ -124,7 +125,7 @@ class Retriever:
             return ()
         # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
         pair = ranking.pair or score_rows(self._scorer, query, ranking.rows, fetch)
-        matches = pair.word_scores @ query.word_weights >= pair.boundary
+        matches = (pair.word_scores - pair.boundary) @ query.word_weights >= 0
         return tuple(
             Hit(
                 id=snapshot.ids[row],
@@ -158,7 +159,10 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
 
 def _evidence(query: QueryFeatures, pair: PairScores, at: int) -> tuple[WordEvidence, ...]:
     words = zip(query.tokens, pair.word_scores[at], query.word_weights, strict=True)
-    return tuple(WordEvidence(w, float(score), bool(score >= pair.boundary), float(kappa)) for w, score, kappa in words)
+    return tuple(
+        WordEvidence(word, float(score), bool((score >= pair.boundary) == (kappa >= 0)), float(kappa))
+        for word, score, kappa in words
+    )
 
 
 class _Clock:

@@ -27,16 +27,16 @@ class Word(Protocol):
 
     @property
     def matched(self) -> bool:
-        """Return whether its best correspondence reaches the boundary."""
+        """Return whether it is in the picture, or not in it where the text says so."""
 
     @property
     def weight(self) -> float:
-        """Return its share of what the text says, 0 to 1."""
+        """Return its share of what the text says, −1 to 1: under 0 it names what must not be there."""
 
 
 def verdict(word: Word, count: int) -> str:
     """Return `matched`, `mismatched`, or `silent` for a word of `count` that has less than half an even share."""
-    if word.weight * count < 0.5:
+    if abs(word.weight) * count < 0.5:
         return "silent"
     return "matched" if word.matched else "mismatched"
 
