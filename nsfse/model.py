@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from nsfse.composer import Composer
 from nsfse.config import ModelConfig
 from nsfse.encoders import BACKBONES
-from nsfse.similarity import QuerySide, SimilarityHead
+from nsfse.similarity import QuerySide, Reading, SimilarityHead
 from nsfse_runtime.errors import DataError
 
 
@@ -45,6 +45,8 @@ class NSFSE(Encoders):
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__(config, vocabulary)
         self.composer = Composer(config.dim, 4 * config.dim)
+        self.enhance = nn.Linear(2 * config.dim, config.dim)
+        nn.init.zeros_(self.enhance.weight)
         self.head = SimilarityHead(config)
         self.whole = nn.Linear(config.dim, config.dim)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
@@ -63,4 +65,9 @@ class NSFSE(Encoders):
         self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor
     ) -> tuple[Tensor, QuerySide]:
         """Return the stage-1 query [B, d] and the query's half of the head."""
-        return self.composer(vectors, sentence), self.head.query_side(words, sentence, mask, regions)
+        reading = self.head.read(words, sentence, mask, regions)
+        return self.stage1(vectors, sentence, reading), self.head.query_side(reading, sentence, regions)
+
+    def stage1(self, vectors: Tensor, sentence: Tensor, reading: Reading) -> Tensor:
+        """Compose the stage-1 query [B, d]; the sentence is enhanced by what its words found in the reference."""
+        return self.composer(vectors, F.normalize(sentence + self.enhance(reading.gist()), dim=-1))

@@ -12,6 +12,7 @@ from nsfse.composer import Composer
 from nsfse.config import ModelConfig
 
 FAR = -1e4  # a logit that softmax turns into 0
+LEAST_SHARE = 1e-6
 SIGN_START = 0.5  # words start as asking for what they name
 
 
@@ -20,7 +21,7 @@ class QuerySide:
     """The query's half of the head, computed once.
 
     words [B, L, d] (infused, ŵ), probes [B, R+L, d] (the kept regions first, then one probe a word),
-    word_weights [B, L] (κ, under 0 for what must not be there), probe_weights [B, R+L] (ν), mask [B, L].
+    word_weights [B, L] (κ: sizes sum to 1, under 0 for what must not be there), probe_weights [B, R+L] (ν), mask [B, L].
     """
 
     words: Tensor
@@ -36,6 +37,28 @@ class QuerySide:
     def to(self, device: torch.device | str) -> "QuerySide":
         """Return the queries on `device`."""
         return QuerySide(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text read beside its reference: words [B, L, d] (ŵ), asked [B, L, d] (their probes b), weights [B, L] (κ),
+    claimed [B, R] (how much any word claims a region), mask [B, L].
+    """
+
+    words: Tensor
+    asked: Tensor
+    weights: Tensor
+    claimed: Tensor
+    mask: Tensor
+
+    def take(self, rows: Tensor) -> "Reading":
+        """Return the queries `rows`."""
+        return Reading(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def gist(self) -> Tensor:
+        """Return what the words and their probes say together, [B, 2d]."""
+        share = self.weights.abs()[:, None].to(self.words.dtype)
+        return torch.cat([share @ self.words, share @ self.asked], -1).squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -89,30 +112,30 @@ class SimilarityHead(nn.Module):
         self.visual_boundary = AdaptiveBoundary(config.alpha, fixed=fixed)
         self.mix = nn.Parameter(torch.tensor([1.8546, 0.5413, 0.5413]))  # softplus of it is 2, 1, 1: ω_g, ω_c, ω_v
 
-    def query_side(self, words: Tensor, sentence: Tensor, mask: Tensor, regions: Tensor) -> QuerySide:
-        """Prepare words [B, L, d], sentence [B, d], mask [B, L] and the reference's regions [B, R, d]."""
+    def read(self, words: Tensor, sentence: Tensor, mask: Tensor, regions: Tensor) -> Reading:
+        """Read words [B, L, d], sentence [B, d], mask [B, L] beside the reference's regions [B, R, d]."""
         if self.sentence_only:
             words, mask = sentence[:, None], mask[:, :1]
         infused = (self._infuse(words, regions) if self.infusion else words) * mask[..., None]
         affinity = infused @ regions.transpose(1, 2)
         attended = torch.softmax(self.probe_scale * affinity, -1) @ regions
         asked = F.normalize(torch.sigmoid(self.probe_gate(infused)) * attended, dim=-1) * mask[..., None]
-        kept = self.keep(regions, sentence[:, None].expand_as(regions))
-        probes = torch.cat([kept, asked], 1)
         claimed = affinity.masked_fill(~mask[..., None], FAR).amax(1)
-        prior = F.pad(-self.claim_weight * claimed, (0, mask.shape[1]))
-        every = torch.cat([torch.ones_like(claimed, dtype=torch.bool), mask], 1)
-        return QuerySide(
-            infused,
-            probes,
-            self._signed_weights(infused, mask),
-            masked_softmax(self.probe_weight(probes).squeeze(-1).float() + prior, every),
-            mask,
-        )
+        return Reading(infused, asked, self._signed_weights(infused, mask), claimed, mask)
+
+    def query_side(self, reading: Reading, sentence: Tensor, regions: Tensor) -> QuerySide:
+        """Add to what was read the reference's regions [B, R, d] as sentence [B, d] leaves them."""
+        kept = self.keep(regions, sentence[:, None].expand_as(regions))
+        probes = torch.cat([kept, reading.asked], 1)
+        prior = F.pad(-self.claim_weight * reading.claimed, (0, reading.mask.shape[1]))
+        every = torch.cat([torch.ones_like(reading.claimed, dtype=torch.bool), reading.mask], 1)
+        weights = masked_softmax(self.probe_weight(probes).squeeze(-1).float() + prior, every)
+        return QuerySide(reading.words, probes, reading.weights, weights, reading.mask)
 
     def _signed_weights(self, infused: Tensor, mask: Tensor) -> Tensor:
         share = masked_softmax(self.word_weight(infused).squeeze(-1).float(), mask)
-        return share * torch.tanh(self.word_sign(infused).squeeze(-1).float())
+        signed = share * torch.tanh(self.word_sign(infused).squeeze(-1).float())
+        return signed / signed.abs().sum(1, keepdim=True).clamp_min(LEAST_SHARE)
 
     def _infuse(self, words: Tensor, regions: Tensor) -> Tensor:
         affinity = F.normalize(F.leaky_relu(words @ regions.transpose(1, 2), 0.1), dim=1)

@@ -84,7 +84,9 @@ class Trainer:
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         if isinstance(model, Baseline):
             return model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
-        query = model.composer(vectors[batch.reference], sentence)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
+        query = model.stage1(vectors[batch.reference], sentence, reading).float()
         parts = self._stage1(batch, vectors, query, sentence, blocked)
         cosines = query @ vectors.T
         rows = torch.arange(max(1, int(settings.head_share * len(query))))
@@ -92,7 +94,7 @@ class Trainer:
             cosines[rows], blocked[rows], batch.target[rows], batch.reference[rows], settings.candidates, generator
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            side = model.head.query_side(words[rows], sentence[rows], batch.mask[rows], regions[batch.reference[rows]])
+            side = model.head.query_side(reading.take(rows), sentence[rows], regions[batch.reference[rows]])
             pair = model.head.pair_side_of_batch(side, regions, chosen)
         parts |= self._head(side, pair, batch.asked[rows].gather(1, chosen), cosines[rows].gather(1, chosen))
         weights = {

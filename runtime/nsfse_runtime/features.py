@@ -32,7 +32,7 @@ class QueryFeatures:
     """One composed query of L words (no padding).
 
     `vector` [d] is the stage-1 query; `words` [L, d] the infused words; `probes` [P+L, d] the visual probes, the P kept
-    regions first, then one a word; `word_weights` [L] (κ), whose sizes sum to 1 at most and which are under 0 for words
+    regions first, then one a word; `word_weights` [L] (κ), whose sizes sum to 1, under 0 for words
     that name what must not be there; `probe_weights` [P+L] (ν), which sum to 1; `tokens` the L words as written. A
     model without a pair head has no words and no probes.
     """

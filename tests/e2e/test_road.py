@@ -17,7 +17,7 @@ TOY = (
         "data.validation_queries=8",
         "train.epochs=1",
     ),
-    *("train.batch=32", "train.candidates=4", "model.width=8", "model.dim=32", "model.image_size=[48, 32]"),
+    *("train.batch=32", "train.candidates=4", "model.width=16", "model.dim=32", "model.image_size=[48, 32]"),
 )
 
 

@@ -19,7 +19,7 @@ from nsfse_runtime.errors import DataError  # noqa: E402
 from nsfse_runtime.text import Tokenizer  # noqa: E402
 from tests.random_run import TEXTS, random_model  # noqa: E402
 
-SMALL = {"width": 4, "dim": 16, "image_size": (32, 48)}
+SMALL = {"width": 16, "dim": 16, "image_size": (32, 48)}
 
 
 TOY = [

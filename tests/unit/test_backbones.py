@@ -39,7 +39,7 @@ def pictures(count=2, size=(32, 64), seed=0):
 @pytest.fixture
 def narrow(monkeypatch):
     """ResNet-50 with an eighth of its channels."""
-    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=16))
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_artemis_in_rows_is_artemis_by_the_letter():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_composes_unit_vectors_and_reads_what_it_should(name):
     torch.manual_seed(0)
-    model = build_model(ModelConfig(width=4, dim=16, image_size=(32, 48), method=name), 20).eval()
+    model = build_model(ModelConfig(width=16, dim=16, image_size=(32, 48), method=name), 20).eval()
     pixels = torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8)
     vectors, regions = model.encode_images(pixels)
     assert vectors.shape == (2, 16) and regions.shape == (2, 0, 16)

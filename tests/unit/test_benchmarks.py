@@ -34,7 +34,7 @@ def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypa
 
     queries = DrawnSource("easy", gallery=64).protocols("test")[0].queries
     monkeypatch.setattr(random_run, "TEXTS", [text for query in queries for text in query.texts])
-    run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=4, dim=16, image_size=(32, 32)))
+    run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=16, dim=16, image_size=(32, 32)))
     found = load("evidence").measure(run, "easy", gallery=64)
     kinds = found["kinds"].values()
     assert found["all"]["hits"] == sum(kind["hits"] for kind in kinds) > 100

@@ -7,7 +7,7 @@ from nsfse.model import NSFSE  # noqa: E402
 from nsfse_runtime.errors import DataError  # noqa: E402
 from tests.random_run import random_model  # noqa: E402
 
-CONFIG = ModelConfig(width=4, dim=16, image_size=(32, 48))
+CONFIG = ModelConfig(width=16, dim=16, image_size=(32, 48))
 
 
 @pytest.fixture(scope="module")
