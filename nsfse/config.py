@@ -95,6 +95,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     distill_weight: float = 0.1
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
+    reference_negative: bool = False
+    """Whether a query's own reference counts among its negatives: right where galleries hold near copies of it."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
     accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1

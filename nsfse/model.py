@@ -70,4 +70,6 @@ class NSFSE(Encoders):
 
     def stage1(self, vectors: Tensor, sentence: Tensor, reading: Reading) -> Tensor:
         """Compose the stage-1 query [B, d]; the sentence is enhanced by what its words found in the reference."""
-        return self.composer(vectors, F.normalize(sentence + self.enhance(reading.gist()), dim=-1))
+        enhanced = F.normalize(sentence + self.enhance(reading.gist()), dim=-1)
+        query: Tensor = self.composer(vectors, enhanced)
+        return query

@@ -20,8 +20,8 @@ SIGN_START = 0.5  # words start as asking for what they name
 class QuerySide:
     """The query's half of the head, computed once.
 
-    words [B, L, d] (infused, ŵ), probes [B, R+L, d] (the kept regions first, then one probe a word),
-    word_weights [B, L] (κ: sizes sum to 1, under 0 for what must not be there), probe_weights [B, R+L] (ν), mask [B, L].
+    words [B, L, d] (infused, ŵ), probes [B, R+L, d] (the kept regions first, then one probe a word), word_weights
+    [B, L] (κ: sizes sum to 1, under 0 for what must not be there), probe_weights [B, R+L] (ν), mask [B, L].
     """
 
     words: Tensor

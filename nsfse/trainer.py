@@ -81,7 +81,8 @@ class Trainer:
             vectors, regions = share.encode(model, model.encode_images, (pixels,), pictures)
         mine = torch.cat(share.rows(queries))
         words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
-        blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
+        blocked = batch.right.scatter(1, batch.reference[:, None], not settings.reference_negative)
+        blocked = blocked.scatter(1, batch.target[:, None], False)
         if isinstance(model, Baseline):
             return model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
@@ -121,7 +122,8 @@ class Trainer:
         scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
         total = head.total(cosines.detach(), pair)
-        scores = [losses.without_reference(score) for score in (pair.cross, pair.visual, total)]
+        shown = (lambda score: score) if self.config.reference_negative else losses.without_reference
+        scores = [shown(score) for score in (pair.cross, pair.visual, total)]
         tau = self.model.stage1_scale.exp().clamp_max(100.0)
         unknown = torch.zeros_like(asked)  # what a text asks for says nothing of what a probe keeps
         target, random = losses.match_weights(unknown), losses.mismatch_weights(unknown, reference=False)
@@ -132,7 +134,7 @@ class Trainer:
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum((F.cross_entropy(scale * score, first) for score in scores), torch.zeros(())) / 3,
-            "distill": losses.distillation(tau * losses.without_reference(cosines), scale * scores[-1]),
+            "distill": losses.distillation(tau * shown(cosines), scale * scores[-1]),
             "boundary": losses.boundary_loss(head.cross_boundary, pushed) * (head.branches != "visual")
             + losses.boundary_loss(head.visual_boundary, visual) * (head.branches != "cross"),
         }
