@@ -26,7 +26,8 @@ class Batch:
 
     pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
     right [B, U] marks every picture that answers the query, the target among them; asked [B, U] is 1 where a picture
-    has all that the text asks for, -1 where it has none of it, 0 in between and where nothing is known.
+    has all that the text asks for, -1 where it has none of it, 0 in between and where nothing is known; named [B, L] is
+    1 where a word is known to ask for what it names, -1 where for its absence.
     """
 
     pixels: Tensor
@@ -37,6 +38,7 @@ class Batch:
     mask: Tensor
     right: Tensor
     asked: Tensor
+    named: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -109,7 +111,19 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
         torch.from_numpy(mask),
         right,
         asked,
+        _named(triplets, tokenizer, ids.shape[1]),
     )
+
+
+def _named(triplets: Sequence[Triplet], tokenizer: Tokenizer, length: int) -> Tensor:
+    """Return `Batch.named` for texts of `length` words."""
+    found = torch.zeros(len(triplets), length, dtype=torch.long)
+    for at, triplet in enumerate(triplets):
+        says = {word: -1 if claim.absent else 1 for claim in triplet.truth for word in claim.words}
+        if says:
+            for place, word in enumerate(tokenizer.tokens(triplet.texts[0])):
+                found[at, place] = says.get(word.lower(), 0)
+    return found
 
 
 def _asked(triplets: Sequence[Triplet], facts: Sequence[Mapping[str, str]]) -> Tensor:

@@ -44,6 +44,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: int = 1
     """Residual blocks in each stage of the tiny backbone."""
     dim: int = 128
+    views: int = 4
+    """Vectors of the whole picture beside its regions; each is compared with the same one of a candidate."""
     max_words: int = 24
     infusion: bool = True
     gamma: float = 1.0
@@ -95,8 +97,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     distill_weight: float = 0.1
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
-    reference_negative: bool = False
-    """Whether a query's own reference counts among its negatives: right where galleries hold near copies of it."""
+    naming_weight: float = 0.3
+    """How much is learned of which words ask, and for absence, where the source knows."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
     accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1

@@ -10,6 +10,7 @@ from nsfse.boundary import AdaptiveBoundary
 from nsfse.similarity import FAR
 
 SOFTNESS = 0.05  # δ of the boundary loss
+LEAST_WEIGHT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,19 @@ def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1e-6)
+
+
+def naming(weights: Tensor, signs: Tensor, named: Tensor) -> Tensor:
+    """Ask the words that are `named` [B, L] (1, or −1 for what must not be there) to weigh and to have their sign.
+
+    `weights` [B, L] and `signs` [B, L] are a Reading's; 0 where no word is named.
+    """
+    known = named != 0
+    rows = known.any(1)
+    if not bool(rows.any()):
+        return weights.sum() * 0.0
+    share = (weights.abs() * known).sum(1)[rows].clamp_min(LEAST_WEIGHT)
+    return F.softplus(-signs[known] * named[known]).mean() - share.log().mean()
 
 
 def choose_candidates(

@@ -48,18 +48,19 @@ class NSFSE(Encoders):
         self.enhance = nn.Linear(2 * config.dim, config.dim)
         nn.init.zeros_(self.enhance.weight)
         self.head = SimilarityHead(config)
-        self.whole = nn.Linear(config.dim, config.dim)
+        self.views = nn.Linear(3 * config.dim, config.views * config.dim)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
         self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode as `Encoders` does; the last of R + 1 regions is the whole picture.
+        """Encode as `Encoders` does; the last V of R + V regions are views of the whole picture.
 
         "Without a collar" is true of no single place: some other region never has one.
         """
         vectors, regions = super().encode_images(pixels)
-        whole = F.normalize(self.whole(vectors).float(), dim=-1)
-        return vectors, torch.cat([regions, whole[:, None]], 1)
+        pooled = torch.cat([vectors, regions.mean(1), regions.amax(1)], -1)
+        views = self.views(pooled).float().unflatten(-1, (self.config.views, self.config.dim))
+        return vectors, torch.cat([regions, F.normalize(views, dim=-1)], 1)
 
     def compose(
         self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor

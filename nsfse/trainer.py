@@ -81,14 +81,18 @@ class Trainer:
             vectors, regions = share.encode(model, model.encode_images, (pixels,), pictures)
         mine = torch.cat(share.rows(queries))
         words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
-        blocked = batch.right.scatter(1, batch.reference[:, None], not settings.reference_negative)
-        blocked = blocked.scatter(1, batch.target[:, None], False)
+        blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         if isinstance(model, Baseline):
             return model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
         query = model.stage1(vectors[batch.reference], sentence, reading).float()
         parts = self._stage1(batch, vectors, query, sentence, blocked)
+        parts["naming"] = losses.naming(reading.weights, reading.signs, batch.named)
+        views = model.head.view_probes(sentence, regions[batch.reference])
+        parts["views"] = losses.classification(
+            model.head_scale.exp().clamp_max(100.0) * model.head.view_scores(views, regions), blocked, batch.target
+        )
         cosines = query @ vectors.T
         rows = torch.arange(max(1, int(settings.head_share * len(query))))
         chosen = losses.choose_candidates(
@@ -96,11 +100,13 @@ class Trainer:
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             side = model.head.query_side(reading.take(rows), sentence[rows], regions[batch.reference[rows]])
-            pair = model.head.pair_side_of_batch(side, regions, chosen)
+            pair = model.head.pair_side(side, regions[chosen])
         parts |= self._head(side, pair, batch.asked[rows].gather(1, chosen), cosines[rows].gather(1, chosen))
         weights = {
             "stage1": 1.0,
             "text": settings.sentence_weight,
+            "naming": settings.naming_weight,
+            "views": settings.head_weight,
             "head": settings.head_weight,
             "distill": settings.distill_weight,
             "boundary": settings.boundary_weight,
@@ -122,8 +128,8 @@ class Trainer:
         scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
         total = head.total(cosines.detach(), pair)
-        shown = (lambda score: score) if self.config.reference_negative else losses.without_reference
-        scores = [shown(score) for score in (pair.cross, pair.visual, total)]
+        # Words say what the reference is not; no gallery shows it again, so that nothing else learns to flee from it.
+        scores = [pair.cross, *(losses.without_reference(score) for score in (pair.visual, total))]
         tau = self.model.stage1_scale.exp().clamp_max(100.0)
         unknown = torch.zeros_like(asked)  # what a text asks for says nothing of what a probe keeps
         target, random = losses.match_weights(unknown), losses.mismatch_weights(unknown, reference=False)
@@ -134,7 +140,7 @@ class Trainer:
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum((F.cross_entropy(scale * score, first) for score in scores), torch.zeros(())) / 3,
-            "distill": losses.distillation(tau * shown(cosines), scale * scores[-1]),
+            "distill": losses.distillation(tau * losses.without_reference(cosines), scale * scores[-1]),
             "boundary": losses.boundary_loss(head.cross_boundary, pushed) * (head.branches != "visual")
             + losses.boundary_loss(head.visual_boundary, visual) * (head.branches != "cross"),
         }

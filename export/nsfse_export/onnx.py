@@ -112,7 +112,17 @@ def head_constants(model: NSFSE) -> HeadConstants:
     head = model.head
     mix = torch.nn.functional.softplus(head.mix.detach())
     kept = mix * torch.tensor([True, head.branches != "visual", head.branches != "cross"])
-    return HeadConstants(head.cross_boundary.t, head.visual_boundary.t, head.gamma, head.scale, *kept.tolist())
+    w_global, w_cross, w_visual = kept.tolist()
+    return HeadConstants(
+        t_c=head.cross_boundary.t,
+        t_v=head.visual_boundary.t,
+        gamma=head.gamma,
+        attention_scale=head.scale,
+        w_global=w_global,
+        w_cross=w_cross,
+        w_visual=w_visual,
+        views=head.views,
+    )
 
 
 def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], scores: dict[str, Any]) -> Manifest:

@@ -21,12 +21,14 @@ class Claim:
     """What a text asks of one attribute: the `words` that say so, and which `values` of `fact` a picture may have.
 
     `fact` is a name of `Described.facts`: for sleeves of a shirt it is not the attribute (length), which a mug has too.
+    Where `absent` the words name what must not be there ("no stripes").
     """
 
     attribute: str
     words: tuple[str, ...]
     fact: str
     values: tuple[str, ...]
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,8 @@ class CatalogueSource:
         seen = int(chances[0] * len(self._phrasings.phrases_of(edits).seen))
         text, slips = retelling.tell(edits, seen, chances[1])
         truth = tuple(
-            Claim(edit.attribute, edit.words, edit.attribute, asked) for edit, asked in zip(edits, values, strict=True)
+            Claim(edit.attribute, edit.words, edit.attribute, asked, edit.absent)
+            for edit, asked in zip(edits, values, strict=True)
         )
         return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth, slips=slips)
 

@@ -60,7 +60,7 @@ class Option:
         for edit in self.edits:
             at = ATTRIBUTES.index(edit.attribute)
             values = tuple(level.values[at][code] for code in self.allowed[at])
-            found.append(Claim(edit.attribute, edit.words, fact(edit.attribute, category), values))
+            found.append(Claim(edit.attribute, edit.words, fact(edit.attribute, category), values, edit.absent))
         return tuple(found)
 
 

@@ -15,6 +15,10 @@ WITH_ARTICLE = ("a", "amore")
 """Fields that hold a noun and are said with its article, where the language's file tells articles."""
 
 
+ABSENT = ("not colour", "not value", "no pattern", "remove")
+"""Kinds of phrasings that name what must not be there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
     """One change of one attribute: which phrasings say it, the fields they take, the words that carry it."""
@@ -23,6 +27,11 @@ class Edit:
     phrases: str
     fields: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+
+    @property
+    def absent(self) -> bool:
+        """Return whether the words name what must not be there."""
+        return self.phrases in ABSENT
 
 
 class Phrases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,8 @@ class HeadConstants:
     """All of the pair head that is not in the features.
 
     `t_c`, `t_v` the boundaries of words and probes; `gamma` (γ) the weight of the negative branch; `attention_scale`
-    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities.
+    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities; `views` (V) how many of a
+    picture's last regions are views of the whole, each compared with the same one alone.
     """
 
     t_c: float
@@ -33,14 +34,16 @@ class HeadConstants:
     w_global: float
     w_cross: float
     w_visual: float
+    views: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> "HeadConstants":
         """Read them from a bundle's manifest. Raises IntegrityError where one is missing."""
-        names = cls.__slots__
-        if missing := [name for name in names if name not in manifest.head]:
+        needed = [name for name in cls.__slots__ if name != "views"]  # older bundles have none
+        if missing := [name for name in needed if name not in manifest.head]:
             raise IntegrityError(f"the manifest of {manifest.name} has no head constant {missing[0]}; export it again")
-        return cls(**{name: manifest.head[name] for name in names})
+        found: dict[str, Any] = {name: manifest.head[name] for name in needed}
+        return cls(**found, views=int(manifest.head.get("views", 0)))
 
     def to_dict(self) -> dict[str, float]:
         """Return them as the manifest's `head`."""
@@ -51,14 +54,18 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     """Score one query against K targets: S [K] and the words' best correspondences [K, L], in the features' precision.
 
     S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k), a probe's attention guided by its word. Where
-    κ_k < 0 the word names what must not be there, and n_k is how far it is over the boundary.
+    κ_k < 0 the word names what must not be there, and n_k is how far it is over the boundary. Of a view's products the
+    one with the same view counts alone.
     """
     words, probes, gram = products(query, targets)
-    kept = len(query.probes) - len(query.words)
-    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * probes[:, kept:]], axis=1)
+    kept, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
     cross = branches(words, words, gram, head.t_c, head, query.word_weights < 0) @ query.word_weights
-    wanted = np.zeros(len(query.probes), np.bool_)
-    visual = branches(probes, guide, gram, head.t_v, head, wanted) @ query.probe_weights
+    view = probes[:, kept : kept + head.views, places:].diagonal(axis1=1, axis2=2)
+    near, asked = np.delete(probes, slice(kept, kept + head.views), axis=1), probes[:, kept + head.views :]
+    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * asked], axis=1)
+    found = branches(near, guide, gram, head.t_v, head)
+    found = np.concatenate([found[:, :kept], view_branches(view, head), found[:, kept:]], axis=1)
+    visual = found @ query.probe_weights
     score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
     return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
 
@@ -69,8 +76,14 @@ def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Real
     return query.words @ across, query.probes @ across, targets.regions @ across
 
 
+def view_branches(view: Reals, head: HeadConstants) -> Reals:
+    """Return p + γn of views, each with one product `view` [K, V]: the two positive terms are then equal."""
+    found: Reals = view + view * (view > head.t_v) + head.gamma * np.minimum(0, view - head.t_v)
+    return found
+
+
 def branches(
-    near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants, unwanted: NDArray[np.bool_]
+    near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants, unwanted: NDArray[np.bool_] | bool = False
 ) -> Reals:
     """Return p + γn [K, M] of M rows with products `near` [K, M, R]: the positive branch and the negative one.
 

@@ -2,6 +2,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from dataclasses import replace  # noqa: E402
+
 import numpy as np  # noqa: E402
 
 from nsfse.config import ModelConfig  # noqa: E402
@@ -92,6 +94,34 @@ def test_a_padded_query_scores_as_it_does_alone(model):
     found = model.head.pair_side(alone, regions[2:])
     torch.testing.assert_close(found.cross[0], padded.cross[2])
     torch.testing.assert_close(found.visual[0], padded.visual[2])
+
+
+@torch.inference_mode()
+def test_a_view_is_compared_with_the_same_view_alone(model):
+    side, regions = side_of(model), unit(3, 5, 6, 16, seed=7).float()
+    views = model.head.views
+    places = 6 - views
+    products = torch.einsum("bvd,bmvd->bmv", side.probes[:, places : places + views], regions[:, :, places:])
+    found = model.head.pair_side(side, regions)
+    torch.testing.assert_close(found.y[:, :, places : places + views], products)
+    alone = model.head.view_scores(side.probes[:, places : places + views], regions[:, 0])
+    t = model.head.visual_boundary.t
+    own = products[:, 0].clone()
+    wanted = (own + own * (own > t) + (own - t).clamp_max(0)).mean(-1)
+    torch.testing.assert_close(alone.diagonal(), wanted)
+
+
+@torch.inference_mode()
+def test_a_word_of_a_weight_under_zero_counts_against_what_has_it(model):
+    side, regions = side_of(model), unit(3, 5, 6, 16, seed=7).float()
+    turned = replace(side, word_weights=-side.word_weights)
+    with_it, against = model.head.pair_side(side, regions), model.head.pair_side(turned, regions)
+    over = with_it.x - model.head.cross_boundary.t
+    words = side.word_weights[:, None]
+    wrong = torch.where(words < 0, over.clamp_min(0), over.clamp_max(0))
+    other = torch.where(words < 0, over.clamp_max(0), over.clamp_min(0))
+    positive = with_it.cross - (words * wrong).sum(-1)
+    torch.testing.assert_close(against.cross, -positive - (words * other).sum(-1))
 
 
 @torch.inference_mode()

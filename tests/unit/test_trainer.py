@@ -23,6 +23,7 @@ def batch_of(count: int) -> Batch:
         torch.ones(count, 3, dtype=torch.bool),
         torch.nn.functional.one_hot(target, count).bool(),
         torch.nn.functional.one_hot(target, count),
+        torch.zeros(count, 3, dtype=torch.long),
     )
 
 
@@ -47,11 +48,6 @@ def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch)
     trainer.batch_losses(batch, torch.Generator().manual_seed(0))
     expected = torch.eye(6, dtype=torch.bool)
     expected[0, 3] = True
-    assert len(seen) == 2 and all(torch.equal(blocked, expected) for blocked in seen)
-    assert listed == [
-        6,
-        6,
-        5,
-        5,
-        5,
-    ]  # stage 1 and sentence over the masked batch, the head's three without the reference
+    assert len(seen) == 3 and all(torch.equal(blocked, expected) for blocked in seen)
+    # Stage 1, sentence and views over the masked batch; words with the reference, regions and all without.
+    assert listed == [6, 6, 6, 6, 5, 5]
