@@ -22,18 +22,10 @@ from nsfse.data.drawn import DrawnSource
 from nsfse.encoded import EncodedPictures, encode_pictures, source_images
 from nsfse.scorer import open_scorer
 from nsfse_runtime.features import Scorer
+from nsfse_runtime.metrics import auc
 from nsfse_runtime.search import rank
 
 RERANK, TOP = 100, 10
-
-
-def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
-    """Return the share of pairs in which `high` is over `low`, equal ones counted half; nan where one is empty."""
-    if not len(low) or not len(high):
-        return float("nan")
-    order = np.sort(low)
-    below, upto = np.searchsorted(order, high, "left"), np.searchsorted(order, high, "right")
-    return float((below + upto).mean() / 2 / len(low))
 
 
 def hits_of(

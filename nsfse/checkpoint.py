@@ -1,5 +1,6 @@
 """A run's folder: config.json, tokenizer.json, model.safetensors (last), best.safetensors, state.safetensors.
 
+decision.json, what tells a match (nsfse_runtime.decision), belongs to model.safetensors and is written at the end.
 Every file is replaced whole (written beside, synced, renamed), so that a kill leaves the old one or the new one. Of the
 state for resuming the one before is kept, too, for the day on which the newest is damaged.
 """
@@ -19,11 +20,13 @@ from torch import Tensor
 from nsfse.baselines import Baseline, build_model
 from nsfse.config import Config, parse_config
 from nsfse.model import NSFSE
+from nsfse_runtime.decision import Decision
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
 from nsfse_runtime.text import Tokenizer
 
 FORMAT = 1
 STATES = ("state.safetensors", "state.previous.safetensors")  # the newest first
+DECISION = "decision.json"
 DIGEST = "sha256"
 
 
@@ -36,6 +39,7 @@ class Checkpoint:
     config: Config
     tokenizer: Tokenizer
     info: dict[str, Any]
+    decision: Decision | None = None
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -128,8 +132,23 @@ def _digest(tensors: dict[str, Tensor]) -> Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
+def write_decision(run: Path, decision: Decision) -> None:
+    """Write what tells a match, for the last weights of `run`."""
+    write_file(run / DECISION, msgspec.json.format(msgspec.json.encode(decision), indent=2))
+
+
+def read_decision(run: Path) -> Decision | None:
+    """Return what tells a match; None where it was not fitted. Raises IntegrityError."""
+    try:
+        return msgspec.json.decode((run / DECISION).read_bytes(), type=Decision)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"{run / DECISION} is damaged: {error}; restore it, or remove it to do without") from None
+
+
 def load_checkpoint(run: Path, which: str = "last") -> Checkpoint:
-    """Open a run's model in evaluation mode; `which` is `last` or `best` (best on validation)."""
+    """Open a run's model in evaluation mode; `which` is `last` or `best` (best on validation, without a decision)."""
     header = read_header(run)
     config: Config = header["config"]
     model = build_model(config.model, int(header["vocabulary"]))
@@ -143,7 +162,8 @@ def load_checkpoint(run: Path, which: str = "last") -> Checkpoint:
         ) from None
     tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
     info = {k: v for k, v in header.items() if k != "config"}
-    return Checkpoint(run, model.eval(), config, tokenizer, info)
+    decision = None if which == "best" else read_decision(run)
+    return Checkpoint(run, model.eval(), config, tokenizer, info, decision)
 
 
 def checkpoint_info(run: Path) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def query(
         list[str] | None, typer.Option(help="Only pictures with COLUMN=VALUE[,VALUE]. Repeatable.")
     ] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
     as_json: Json = False,
@@ -152,8 +153,8 @@ def query(
     from nsfse.printing import query_text, write_sheets
 
     retriever = open_retriever(gallery, bundle)
-    result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank)
-    write_sheets(retriever.gallery, image, text, result.hits, png, html)
+    result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank, min_score=min_score)
+    write_sheets(retriever.gallery, image, text, result, png, html)
     _print(result, query_text, as_json)
 
 

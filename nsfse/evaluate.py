@@ -25,10 +25,12 @@ __all__ = [
     "Evaluation",
     "Mode",
     "TextScorer",
+    "answerable",
     "evaluate",
     "evaluate_dataset",
     "evaluate_query_set",
     "evaluate_source",
+    "pictures_of",
 ]
 
 BATCH = 64
@@ -83,13 +85,13 @@ def evaluate(
     """
     if mode not in MODES:
         raise UsageError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
-    queries = _answerable(protocol, missing)
+    queries = answerable(protocol, missing)
     if protocol.gallery and not queries:
         raise DataError(
             f"{protocol.name}: no query can be answered with the pictures that are there; check the data set"
         )
     if encoded is None:
-        encoded = encode_pictures(scorer, _pictures(protocol, queries), images, batch=BATCH, progress=progress)
+        encoded = encode_pictures(scorer, pictures_of(protocol, queries), images, batch=BATCH, progress=progress)
     elif encoded.fingerprint != scorer.fingerprint:
         raise UsageError("the pictures were encoded by another model; encode them again")
     rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
@@ -125,14 +127,14 @@ def evaluate_source(
     `images` reads pictures for the scorer where they are already at hand.
     A protocol of which no query can be answered is named in `skipped`; DataError where that is true of all.
     """
-    scored = [protocol for protocol in protocols if protocol.gallery and _answerable(protocol, source.missing)]
+    scored = [protocol for protocol in protocols if protocol.gallery and answerable(protocol, source.missing)]
     if not scored:
         raise DataError(f"{source.name}: too few pictures for any query; run `nsfse data check {source.name}`")
     images = images or source_images(source, scorer.image_size)
     encoded: EncodedPictures | None = None
     results: list[ProtocolResult] = []
     for protocol in scored:
-        wanted = _pictures(protocol, _answerable(protocol, source.missing))
+        wanted = pictures_of(protocol, answerable(protocol, source.missing))
         if encoded is None or not encoded.covers(wanted):
             encoded = encode_pictures(scorer, wanted, images, batch=BATCH, progress=progress)
         for mode in modes:
@@ -213,13 +215,13 @@ def evaluate_query_set(
     return evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress)
 
 
-def _answerable(protocol: data.Protocol, missing: Collection[str]) -> list[data.Triplet]:
+def answerable(protocol: data.Protocol, missing: Collection[str]) -> list[data.Triplet]:
     """Return the queries whose reference is there and of whose right answers, where they are known, one is."""
     gallery, gone = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
     there = [query for query in protocol.queries if query.reference not in gone]
     return [query for query in there if not query.targets or not gallery.isdisjoint(query.targets)]
 
 
-def _pictures(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:
+def pictures_of(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:
     """Return the gallery, then the references that lie outside it."""
     return list(dict.fromkeys([*protocol.gallery, *(query.reference for query in queries)]))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from nsfse.baselines import build_model
 from nsfse.batches import Pictures
-from nsfse.checkpoint import save_state, save_tensors, write_file
+from nsfse.checkpoint import save_state, save_tensors, write_decision, write_file
 from nsfse.config import Config
 from nsfse.data import Source, Triplet
+from nsfse.deciding import fit_decision
 from nsfse.evaluate import evaluate
 from nsfse.mixing import fit_mix
 from nsfse.model import NSFSE
@@ -22,7 +23,7 @@ from nsfse.scorer import TorchScorer
 from nsfse.trainer import Trainer
 from nsfse_runtime.text import Tokenizer
 
-FITTED = 3000  # triplets of the epoch whose pictures make the gallery on which the mix is fitted
+FITTED = 3000  # triplets of the epoch whose pictures make a gallery to fit on
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -41,7 +42,7 @@ class Log:
         step: int = 0,
     ) -> None:
         self.run, self.source, self.pictures, self.tokenizer = run, source, pictures, tokenizer
-        self.data, self.model_config = config.data, config.model
+        self.data, self.model_config, self.epochs = config.data, config.model, config.train.epochs
         self.progress = progress
         self.started = self.saved = time.monotonic()
         self.save_every = 60.0 * config.train.save_every
@@ -71,14 +72,20 @@ class Log:
             self.progress(entry)
 
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
-        """Fit the mix of the averaged weights, score them on validation, keep the best, save for resuming."""
+        """Fit the mix of the averaged weights, score them on validation, keep the best, save for resuming.
+
+        After the last epoch what tells a match is fitted, too, and written before the state that says training is done.
+        """
         model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
         model.load_state_dict(trainer.average)
         served = trainer.average
         if isinstance(model, NSFSE):
             served = served | {"head.mix": fit_mix(model, self.tokenizer, triplets[:FITTED], self.pictures)}
             model.load_state_dict(served)
-        scores = self._validate(TorchScorer(model, self.tokenizer))
+        scorer = TorchScorer(model, self.tokenizer)
+        scores = self._validate(scorer)
+        if isinstance(model, NSFSE) and epoch + 1 == self.epochs:
+            self._decide(scorer, triplets)
         entry = {
             "epoch": epoch + 1,
             "step": trainer.step,
@@ -93,6 +100,11 @@ class Log:
         self.save(trainer, served)
         if self.progress:
             self.progress(entry)
+
+    def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:
+        decision = fit_decision(scorer, self.source, self.data.validation, triplets[:FITTED], self.pictures)
+        if decision:
+            write_decision(self.run, decision)
 
     def save(self, trainer: Trainer, served: dict[str, Tensor]) -> None:
         """Write the weights for use and the whole state for resuming."""

@@ -13,7 +13,7 @@ from nsfse_runtime.printable import printable
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery import Gallery
-    from nsfse_runtime.retriever import Hit
+    from nsfse_runtime.retriever import Hit, Result
 
 TOUR = """\
 nsfse finds pictures by a picture and a few words: "this dress, but red".
@@ -25,6 +25,13 @@ nsfse finds pictures by a picture and a few words: "this dress, but red".
 
 
 MARKS = {"matched": "+", "mismatched": "-", "silent": ""}
+NO_MATCH = "nothing here matches"
+EMPTY = {
+    None: "no picture in the gallery fits these conditions",
+    True: "no picture is of this confidence; lower --min-score",
+    False: NO_MATCH,
+}
+"""What is said of no hits, by `Result.matches`."""
 
 SCORES = (
     "queries",
@@ -128,20 +135,30 @@ def query_text(result: Any) -> str:
     """Return the hits as a table: each word stands with + where matched, - where not, bare where it says little."""
     from nsfse_runtime.sheet import verdict
 
+    if not result.hits:
+        return EMPTY[result.matches]
     rows = (
         (
             rank,
             hit.score,
-            {True: "yes", False: "no", None: "-"}[hit.match],
+            _match(hit),
             hit.id,
             " ".join(e.word + MARKS[verdict(e, len(hit.evidence))] for e in hit.evidence),
         )
         for rank, hit in enumerate(result.hits, 1)
     )
-    if not result.hits:
-        return "no picture in the gallery fits these conditions"
-    total = result.timings_ms.get("total")
-    return columns(("rank", "score", "match", "id", "words"), rows) + (f"\n{total:.0f} ms" if total is not None else "")
+    lines = [columns(("rank", "score", "match", "id", "words"), rows)]
+    if result.matches is False:
+        lines.append(NO_MATCH)
+    if (total := result.timings_ms.get("total")) is not None:
+        lines.append(f"{total:.0f} ms")
+    return "\n".join(lines)
+
+
+def _match(hit: "Hit") -> str:
+    """Return whether a hit is a match, and how confident that is where the model tells it."""
+    said = {True: "yes", False: "no", None: "-"}[hit.match]
+    return said if hit.confidence is None else f"{said:<3} {hit.confidence:.2f}"
 
 
 def scores_text(found: Mapping[str, Any]) -> str:
@@ -217,7 +234,7 @@ def _gap(incomplete: Mapping[str, Any]) -> str:
 
 
 def write_sheets(
-    gallery: "Gallery", image: str, text: str, hits: Sequence["Hit"], png: Path | None, html: Path | None
+    gallery: "Gallery", image: str, text: str, result: "Result", png: Path | None, html: Path | None
 ) -> None:
     """Write a query's hits as a contact sheet and as a page, where they are wanted. Raises OutputError."""
     if not (png or html):
@@ -227,7 +244,8 @@ def write_sheets(
     from nsfse_runtime.report import contact_sheet
     from nsfse_runtime.sheet import sheet_row
 
-    row = sheet_row(picture_file(gallery, image), text, hits, note=Path(image).name)
+    note = f"{NO_MATCH}; {Path(image).name}" if result.matches is False else Path(image).name
+    row = sheet_row(picture_file(gallery, image), text, result.hits, note=note)
     if png:
         contact_sheet([row], png)
     if html:

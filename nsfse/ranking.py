@@ -1,6 +1,6 @@
 """From (reference, text) to an order of a protocol's gallery, by the search that serving uses."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ from nsfse import data
 from nsfse.encoded import EncodedPictures
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures
-from nsfse_runtime.search import exact_search, rank
+from nsfse_runtime.search import Ranking, exact_search, rank
 
 __all__ = ["MODES", "Mode", "Search", "TextScorer"]
 
@@ -40,11 +40,11 @@ class Search:
 
     def ranked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[tuple[NDArray[np.intp], bool]]:
         """Yield, for each (query, phrasing), gallery rows, the best first, and whether the text could be read."""
-        references = self._encoded.targets(self._encoded.rows_of([query.reference for query, _ in chunk]))
+        references = self._references(chunk)
         texts = [query.texts[position] for query, position in chunk]
         found: Sequence[QueryFeatures | Floats | None]
         if mode == "composed":
-            found = _each_readable(lambda at: self._compose(references, texts, at), len(texts))
+            found = self.composed(chunk)
         elif mode == "text-only":
             found = _each_readable(lambda at: list(self._scorer.sentence([texts[i] for i in at])), len(texts))
         else:
@@ -53,15 +53,26 @@ class Search:
         for (query, _), vector, one in zip(chunk, instead, found, strict=True):
             yield self._order(vector if one is None else one, self._mask(query.reference)), one is not None
 
-    def _compose(self, references: TargetFeatures, texts: Sequence[str], at: Sequence[int]) -> list[QueryFeatures]:
-        return self._scorer.compose(references.take(at), [texts[i] for i in at])
+    def composed(self, chunk: Sequence[tuple[data.Triplet, int]]) -> list[QueryFeatures | None]:
+        """Return the query of each (query, phrasing), None for a text that cannot be read."""
+        references = self._references(chunk)
+        texts = [query.texts[position] for query, position in chunk]
+        return _each_readable(lambda at: self._scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
 
-    def _mask(self, reference: str) -> NDArray[np.bool_] | None:
-        row = self._row_of.get(reference)
-        if not self._remove_reference or row is None:
+    def ranking(self, query: QueryFeatures, reference: str, k: int, without: Iterable[str] = ()) -> Ranking:
+        """Return the first `k` of the gallery as serving ranks it, the pictures of `without` taken out."""
+        return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self._mask(reference, without))
+
+    def _references(self, chunk: Sequence[tuple[data.Triplet, int]]) -> TargetFeatures:
+        return self._encoded.targets(self._encoded.rows_of([query.reference for query, _ in chunk]))
+
+    def _mask(self, reference: str, without: Iterable[str] = ()) -> NDArray[np.bool_] | None:
+        gone = [*without, reference] if self._remove_reference else [*without]
+        rows = [self._row_of[item] for item in gone if item in self._row_of]
+        if not rows:
             return None
         mask = np.ones(len(self._rows), np.bool_)
-        mask[row] = False
+        mask[rows] = False
         return mask
 
     def _order(self, query: QueryFeatures | Floats, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:

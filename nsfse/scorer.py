@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from nsfse.baselines import Baseline
     from nsfse.model import NSFSE
     from nsfse.similarity import QuerySide
+    from nsfse_runtime.decision import Decision
     from nsfse_runtime.text import Tokenizer
 
 
 class TorchScorer:
-    """A model in torch, in evaluation mode."""
+    """A model in torch, in evaluation mode; `decision` tells a match, where there is one."""
 
-    def __init__(self, model: "NSFSE | Baseline", tokenizer: "Tokenizer") -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: "NSFSE | Baseline", tokenizer: "Tokenizer", decision: "Decision | None" = None) -> None:
+        self.model, self.tokenizer, self.decision = model, tokenizer, decision
         self.device = next(model.parameters()).device
 
     @property
@@ -155,5 +156,5 @@ def open_scorer(model: Path) -> Any:
         from nsfse.parallel import pick_device
 
         checkpoint = load_checkpoint(model)
-        return TorchScorer(checkpoint.model.to(pick_device("auto")), checkpoint.tokenizer)
+        return TorchScorer(checkpoint.model.to(pick_device("auto")), checkpoint.tokenizer, checkpoint.decision)
     raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

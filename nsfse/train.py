@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
-from nsfse.checkpoint import STATES, load_state, read_header, write_file, write_header
+from nsfse.checkpoint import DECISION, STATES, load_state, read_header, write_file, write_header
 from nsfse.config import Config, ModelConfig
 from nsfse.data import Source, Triplet
 from nsfse.data.sources import open_source
@@ -132,7 +132,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
-    for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors"):
+    for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors", DECISION):
         (run / old).unlink(missing_ok=True)
     seen = [*first, *source.triplets(1)]
     texts = [text for triplet in seen for text in triplet.texts]

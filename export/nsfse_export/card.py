@@ -8,6 +8,7 @@ import msgspec
 
 from nsfse_export.graphs import Graph, Shape
 from nsfse_runtime.bundle import Manifest
+from nsfse_runtime.decision import FEATURES, Decision
 from nsfse_runtime.errors import IntegrityError
 
 _BOUNDARIES = {"c": "words (t_c)", "v": "probes (t_v)"}
@@ -49,6 +50,7 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
         "## Limits",
         _limits(manifest),
         *(_boundaries(manifest.boundary) if manifest.stages == 2 else ()),
+        *_decision(Decision.of(manifest)),
         "## Graphs",
         "float32 unless said otherwise; `pixels` are uint8, `ids` int64, `mask` bool. Normalisation is inside.",
         _graphs(graphs),
@@ -106,6 +108,20 @@ def _boundaries(boundary: Mapping[str, float]) -> tuple[str, ...]:
         "Between matched (₊) and mismatched (₋) correspondences, as estimated in training; a word of a query counts as "
         "matched when its best correspondence is at or over t.",
         _table(["of", *_STATISTICS.values()], rows),
+    )
+
+
+def _decision(decision: Decision | None) -> tuple[str, ...]:
+    if decision is None:
+        return ()
+    weights = [_number(weight, 4) for weight in (*decision.weights, decision.bias)]
+    return (
+        "## Match or no match",
+        "The confidence of a hit is a logistic regression on what the search knows of it, fitted at the end of "
+        f"training to galleries with and without right answers. From {decision.threshold:.4f} on a hit counts as a "
+        "match; nine in ten galleries with a right answer had such a hit. Other kinds of pictures may need another "
+        "threshold.",
+        _table([*FEATURES, "bias"], [weights]),
     )
 
 

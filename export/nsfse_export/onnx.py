@@ -46,9 +46,10 @@ def export_bundle(run: Path, out: Path, *, which: str = "last", sample: Sample |
     """Export the `last` or `best` weights of `run` as the bundle `out`, after verifying it against torch.
 
     `sample` are the pictures and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
-    at `out` is replaced whole; on any error `out` is as it was. Raises NotFoundError (no such run), UsageError (a model
-    that no bundle can hold), OutputError (not writable, or something else lies there) or IntegrityError (a damaged run,
-    or the graphs do not agree with torch).
+    at `out` is replaced whole; on any error `out` is as it was. What tells a match was fitted to the last weights, so
+    that the best ones are exported without it. Raises NotFoundError (no such run), UsageError (a model that no bundle
+    can hold), OutputError (not writable, or something else lies there) or IntegrityError (a damaged run, or the graphs
+    do not agree with torch).
     """
     checkpoint = load_checkpoint(run, which)
     _refuse_unservable(run, checkpoint.model)
@@ -141,6 +142,7 @@ def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], score
         max_words=model.config.max_words,
         boundary=boundary,
         head=head_constants(model).to_dict() if isinstance(model, NSFSE) else {},
+        decision=msgspec.to_builtins(checkpoint.decision) if checkpoint.decision else {},
         trained_on=checkpoint.info.get("trained_on", {}),
         scores=scores,
     )

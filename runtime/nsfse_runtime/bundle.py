@@ -34,9 +34,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle is; manifest.json holds it, and `sha256` over all the rest of itself.
 
     `image_size` is (height, width); `dim` d; `regions` R; `boundary` holds "t_c" and "t_v" with the statistics they
-    came from; `head` the constants of the pair graph (see `rerank.HeadConstants`); `trained_on`, `scores` and
-    `verified` (how far ONNX Runtime is from torch) are for the card and for people. A model of one stage (`method` is
-    not nsfse) has no pair graph, no boundary and no head.
+    came from; `head` the constants of the pair graph (see `rerank.HeadConstants`); `decision` what tells a match (see
+    `decision.Decision`), {} where none was fitted; `trained_on`, `scores` and `verified` (how far ONNX Runtime is from
+    torch) are for the card and for people. A model of one stage (`method` is not nsfse) has no pair graph, no boundary,
+    no head and no decision.
     """
 
     format_version: int = FORMAT_VERSION
@@ -50,6 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     max_words: int
     boundary: dict[str, float]
     head: dict[str, float] = {}
+    decision: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
     trained_on: str | dict[str, Any] = ""
     scores: dict[str, Any] = {}

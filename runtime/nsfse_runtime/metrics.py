@@ -5,6 +5,7 @@ The definitions follow docs/benchmarks.md: CIRR's hard, soft and subset recall, 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,15 @@ def hard_negative_rate(
 def phrasing_spread(recalls: Sequence[float]) -> float:
     """Return max - min of R@1 over phrasing positions, in points; 0 for a single position."""
     return max(recalls) - min(recalls)
+
+
+def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
+    """Return the share, 0...1, of pairs in which `high` is over `low`, equal ones counted half; nan without a pair."""
+    if not len(low) or not len(high):
+        return float("nan")
+    order = np.sort(low)
+    below, upto = np.searchsorted(order, high, "left"), np.searchsorted(order, high, "right")
+    return float((below + upto).mean() / 2 / len(low))
 
 
 def _first(order: Rows, right: Collection[int]) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nsfse_runtime.decision import decision_of
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.gallery import Gallery
@@ -36,9 +37,11 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A picture found. `match` says whether the words as a whole, by their weights, are over the boundary.
+    """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
 
-    A model without a pair head looks at no words: `match` is then None and `evidence` empty.
+    Where the model has no decision, or nothing was re-ranked, `confidence` is None and `match` says whether the words
+    as a whole, by their weights, are over the boundary. A model without a pair head looks at no words: `match` is then
+    None and `evidence` empty.
     """
 
     id: str
@@ -46,13 +49,19 @@ class Hit(msgspec.Struct, frozen=True):
     score: float
     match: bool | None
     evidence: tuple[WordEvidence, ...]
+    confidence: float | None = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total."""
+    """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
+
+    `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
+    among them: where it is False, nothing here matches. None where no picture has a confidence.
+    """
 
     schema_version: int = 1
     hits: tuple[Hit, ...]
+    matches: bool | None = None
     timings_ms: dict[str, float]
 
 
@@ -60,8 +69,9 @@ class Retriever:
     """Answers queries over a gallery with the model whose features it holds."""
 
     def __init__(self, model: "Bundle | Scorer", gallery: Gallery) -> None:
-        """Raises VersionError when the gallery holds features of another model."""
+        """Raises VersionError when the gallery holds features of another model, IntegrityError (a damaged bundle)."""
         self._scorer, self.gallery = as_scorer(model), gallery
+        self._decision = decision_of(self._scorer)
         gallery.check_model(self._scorer)
 
     def query(
@@ -71,16 +81,19 @@ class Retriever:
         k: int = 10,
         where: Mapping[str, str | Sequence[str]] | None = None,
         rerank: int = 100,
+        min_score: float = 0.0,
     ) -> Result:
         """Find the `k` pictures that are like `reference` but for what `text` says.
 
         `reference` is a file, a picture's bytes, or the id of a gallery picture, which needs no encoding and is not
         among the hits. `where` keeps only pictures with these metadata (see Snapshot.mask); k are found if there are k.
         The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
+        Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out.
         Raises UsageError, NotFoundError, ImageError, TextError, IntegrityError.
         """
         if k < 1 or rerank < 0:
             raise UsageError(f"k is {k} and rerank is {rerank}; give a k of 1 or more and a rerank of 0 or more")
+        self._check_least(min_score, rerank)
         clock = _Clock()
         with self.gallery.reading() as snapshot:
             mask = snapshot.mask(where)
@@ -100,7 +113,20 @@ class Retriever:
             ranking = rerank_rows(self._scorer, query, *found, fetch, k, wanted)
             hits = self._hits(snapshot, query, ranking, fetch)
             clock.lap("stage2")
-        return Result(hits=hits, timings_ms=clock.end())
+        decided = [hit.match for hit in hits if hit.confidence is not None]
+        kept = tuple(hit for hit in hits if hit.confidence is None or hit.confidence >= min_score)
+        return Result(hits=kept, matches=any(decided) if decided else None, timings_ms=clock.end())
+
+    def _check_least(self, min_score: float, rerank: int) -> None:
+        if not 0 <= min_score <= 1:
+            raise UsageError(f"min_score is {min_score}; give a confidence from 0 to 1")
+        if min_score > 0 and self._decision is None:
+            raise UsageError(
+                "this model tells no confidence, which min_score needs: train it to its end and export it again, "
+                "or leave min_score at 0"
+            )
+        if min_score > 0 and not rerank:
+            raise UsageError("without stage 2 there is no confidence, which min_score needs; give a rerank of 100")
 
     def _reference(
         self, snapshot: Snapshot, reference: Reference, clock: "_Clock"
@@ -126,6 +152,9 @@ class Retriever:
         # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
         pair = ranking.pair or score_rows(self._scorer, query, ranking.rows, fetch)
         matches = (pair.word_scores - pair.boundary) @ query.word_weights >= 0
+        confidences = self._decision.confidences(query, ranking) if self._decision else None
+        if self._decision and confidences is not None:
+            matches = confidences >= self._decision.threshold
         return tuple(
             Hit(
                 id=snapshot.ids[row],
@@ -133,6 +162,7 @@ class Retriever:
                 score=float(ranking.scores[at]),
                 match=bool(matches[at]) if query.tokens else None,
                 evidence=_evidence(query, pair, at),
+                confidence=None if confidences is None else float(confidences[at]),
             )
             for at, row in enumerate(ranking.rows)
         )

@@ -23,12 +23,15 @@ class Ranking:
     """`rows` [k] best first with their `scores` [k]; `pair` is the whole score of the first M rows, those re-ranked.
 
     Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do not compare.
-    `pair` is None when nothing was re-ranked.
+    `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over all that were re-ranked, kept or
+    not. `pair` is None when nothing was re-ranked, and `mean` is then 0.
     """
 
     rows: Rows
     scores: Floats
     pair: PairScores | None
+    cosines: Floats
+    mean: float
 
 
 def pairs_scored(scorer: Scorer, asked: int, pictures: int) -> int:
@@ -90,14 +93,17 @@ def rerank_rows(
     """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S, and keep `k`."""
     first = rows[:rerank]
     if not len(first):
-        return Ranking(rows[:k], scores[:k], None)
-    first = np.sort(first)  # so that a stable sort by S leaves ties in the order of rows
+        return Ranking(rows[:k], scores[:k], None, scores[:k], 0.0)
+    by_row = np.argsort(first)  # so that a stable sort by S leaves ties in the order of rows
+    first = first[by_row]
     pair = score_rows(scorer, query, first, fetch)
     order = np.argsort(-pair.score, kind="stable")
     best = PairScores(pair.score[order][:k], pair.word_scores[order][:k], pair.boundary)
     rest = slice(len(first), max(k, len(first)))
     ranked = np.concatenate([first[order], rows[rest]])[:k]
-    return Ranking(ranked, np.concatenate([best.score, scores[rest]])[:k].astype(np.float32), best)
+    whole = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
+    cosines = np.concatenate([scores[by_row[order]], scores[rest]])[:k]
+    return Ranking(ranked, whole, best, cosines, float(pair.score.mean()))
 
 
 def score_rows(scorer: Scorer, query: QueryFeatures, rows: Rows, fetch: Callable[[Rows], TargetFeatures]) -> PairScores:

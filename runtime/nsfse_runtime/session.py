@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.bundle import TOKENIZER, Bundle
+from nsfse_runtime.decision import Decision
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.extras import need
 from nsfse_runtime.features import (
@@ -101,6 +103,11 @@ class OnnxScorer:
     def stages(self) -> Stages:
         """Return how this model ranks (see nsfse_runtime.search)."""
         return "one" if self.bundle.manifest.stages == 1 else "two"
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """Return what tells a match, where the bundle has it (see nsfse_runtime.decision). Raises IntegrityError."""
+        return Decision.of(self.bundle.manifest)
 
     @property
     def tokenizer(self) -> "Tokenizer":

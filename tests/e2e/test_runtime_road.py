@@ -72,7 +72,7 @@ def test_a_query_by_file_answers_with_evidence(gallery, pictures, word):
     scores = [hit["score"] for hit in result["hits"]]
     assert scores == sorted(scores, reverse=True)
     for hit in result["hits"]:
-        assert set(hit) == {"id", "path", "score", "match", "evidence"}
+        assert set(hit) == {"id", "path", "score", "match", "evidence", "confidence"}
         assert [set(evidence) for evidence in hit["evidence"]] == [{"word", "score", "matched", "weight"}] * 2
     assert {"total", "stage1", "stage2"} <= set(result["timings_ms"])
 
@@ -151,6 +151,8 @@ def newer(tmp_path):
         ({"gallery": "nowhere.gallery"}, 3, "no gallery at nowhere.gallery"),
         ({"gallery": "{pictures}/red.png"}, 5, "red.png"),
         ({"more": ["--where", "warm"]}, 2, "COLUMN=VALUE"),
+        ({"more": ["--min-score", "2"]}, 2, "--min-score"),
+        ({"more": ["--min-score", "0.5"]}, 2, "export it again"),
         ({"more": ["--where", "colour=red"]}, 2, "kind"),
         ({"more": ["--png", "nowhere/sheet.png"]}, 3, "nowhere"),
         ({"more": ["--html", "nowhere/page.html"]}, 3, "nowhere"),

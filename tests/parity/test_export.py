@@ -12,15 +12,19 @@ import onnx  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
 import nsfse_export.onnx as exporting  # noqa: E402
-from nsfse.checkpoint import load_checkpoint  # noqa: E402
-from nsfse.scorer import TorchScorer  # noqa: E402
+from nsfse.checkpoint import load_checkpoint, write_decision  # noqa: E402
+from nsfse.scorer import TorchScorer, open_scorer  # noqa: E402
 from nsfse_export import export_bundle  # noqa: E402
 from nsfse_export.card import training_scores  # noqa: E402
 from nsfse_export.verify import Sample, draw_sample, verify  # noqa: E402
 from nsfse_runtime.bundle import GRAPHS, Bundle, write_manifest  # noqa: E402
+from nsfse_runtime.decision import Decision  # noqa: E402
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, UsageError  # noqa: E402
+from nsfse_runtime.gallery import Gallery  # noqa: E402
 from nsfse_runtime.rerank import HeadConstants  # noqa: E402
+from nsfse_runtime.retriever import Retriever  # noqa: E402
 from nsfse_runtime.session import OnnxScorer  # noqa: E402
+from tests.galleries import save_pictures  # noqa: E402
 
 
 @pytest.fixture
@@ -102,6 +106,33 @@ def test_a_bundle_is_replaced_whole_and_folders_on_the_way_are_made(exported, re
     assert report.fingerprint == exported.report.fingerprint == Bundle.open(out).fingerprint
     assert (out / "README.md").read_text("utf-8").startswith("# bundle")
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+
+
+def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, tmp_path):
+    assert Bundle.open(exported.bundle).manifest.decision == {}
+    assert "Match or no match" not in (exported.bundle / "README.md").read_text("utf-8")
+    run = tmp_path / "run"
+    shutil.copytree(exported.run, run)
+    decision = Decision((0.5, 4.0, 1.5, 2.0, -0.25), -3.0, 0.4321)
+    write_decision(run, decision)
+    report = export_bundle(run, tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert OnnxScorer(bundle).decision == decision and report.fingerprint == exported.report.fingerprint
+    card = (tmp_path / "bundle" / "README.md").read_text("utf-8")
+    assert "0.4321" in card and "| 0.5000 | 4.0000 | 1.5000 | 2.0000 | -0.2500 | -3.0000 |" in card
+
+    names = save_pictures(tmp_path / "photos", 12)
+    with Gallery.open(tmp_path / "g", bundle, create=True) as gallery:
+        gallery.sync(tmp_path / "photos")
+        result = Retriever(bundle, gallery).query(names[0], "make it red", k=5)
+    with Gallery.open(tmp_path / "t", open_scorer(run), create=True) as gallery:
+        gallery.sync(tmp_path / "photos")
+        torch = Retriever(open_scorer(run), gallery).query(names[0], "make it red", k=5)
+    assert [hit.id for hit in result.hits] == [hit.id for hit in torch.hits]
+    for one, other in zip(result.hits, torch.hits, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-3) and 0 < one.confidence < 1
+        assert one.match == (one.confidence >= 0.4321)
+    assert result.matches is any(hit.match for hit in result.hits)
 
 
 def test_best_takes_the_best_weights_and_their_scores(exported, ready_graphs, tmp_path):

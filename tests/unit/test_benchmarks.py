@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,14 +20,6 @@ def load(name):
     return found
 
 
-def test_auc_is_the_share_of_pairs_in_order():
-    auc = load("evidence").auc
-    low, high = np.array([0.1, 0.4, 0.5]), np.array([0.3, 0.5, 0.9])
-    pairs = [(b > a) + (b == a) / 2 for a in low for b in high]
-    assert auc(low, high) == pytest.approx(sum(pairs) / 9)
-    assert np.isnan(auc(low[:0], high))
-
-
 def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypatch):
     from nsfse.config import ModelConfig
     from nsfse.data.drawn import DrawnSource
@@ -40,6 +33,43 @@ def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypa
     assert found["all"]["hits"] == sum(kind["hits"] for kind in kinds) > 100
     assert 0 < found["all"]["violating"] < found["all"]["hits"]
     assert 0.2 < found["all"]["auc_whole"] < 0.8  # nothing was learned
+
+
+def test_a_model_that_knows_nothing_does_not_know_that_nothing_matches(tmp_path, monkeypatch):
+    from nsfse.checkpoint import write_decision
+    from nsfse.config import ModelConfig
+    from nsfse.data.drawn import DrawnSource
+    from nsfse_runtime.decision import Decision
+    from nsfse_runtime.errors import NotFoundError
+    from tests import random_run
+
+    queries = DrawnSource("easy", gallery=64).protocols("test")[0].queries
+    monkeypatch.setattr(random_run, "TEXTS", [text for query in queries for text in query.texts])
+    run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=16, dim=16, image_size=(32, 32)))
+    measure = load("decision").measure
+    with pytest.raises(NotFoundError, match="has no decision"):
+        measure(run, "easy", gallery=64)
+    write_decision(run, Decision((0.0, 0.0, 1.0, 0.0, 0.0), -2.0, 0.3))
+    found = measure(run, "easy", gallery=64)
+    assert found["rankings"] > 100 and 0.4 < found["auc"] < 0.7
+    assert found["at_ten_percent"]["false_alarms"] == pytest.approx(10, abs=0.5)
+    assert 0 < found["as_fitted"]["false_alarms"] <= found["as_fitted"]["without_answers"] + 5
+    assert sum(row["count"] * row["right"] for row in found["reliability"]) > 0
+
+
+def test_reliability_by_hand():
+    bench = load("decision")
+    confidence = np.array([0.0, 0.05, 0.12, 0.18, 0.95, 1.0])
+    right = np.array([False, False, True, False, True, True])
+    rows = bench.reliability(confidence, right)
+    assert [(round(row["confidence"], 3), row["right"], row["count"]) for row in rows] == [
+        (0.025, 0.0, 2),
+        (0.15, 0.5, 2),
+        (0.975, 1.0, 2),
+    ]
+    svg = bench.plot(rows)
+    assert svg.startswith("<svg") and svg.count("<circle") == 3
+    ElementTree.fromstring(svg)
 
 
 def test_each_query_is_told_in_six_ways(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from nsfse import cli, failures
+from nsfse.printing import query_text
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
+from nsfse_runtime.retriever import Hit, Result, WordEvidence
 
 HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers", "rich")
 
@@ -106,6 +108,26 @@ def test_an_unexpected_error_is_one_line_unless_debugging(capsys, monkeypatch):
     assert "Traceback" not in err
     monkeypatch.setenv("NSFSE_DEBUG", "1")
     assert "Traceback" in run(capsys, "info", "x")[2]
+
+
+def found(*confidences, matches=None):
+    evidence = (WordEvidence("red", 0.5, True, 1.0),)
+    hits = (Hit(f"{at}.png", "", 1.0, (c or 0) >= 0.5, evidence, c) for at, c in enumerate(confidences))
+    return Result(hits=tuple(hits), matches=matches, timings_ms={"total": 7.2})
+
+
+def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
+    assert query_text(found(0.914, 0.2, matches=True)).splitlines() == [
+        "rank  score  match     id     words",
+        "   1   1.00  yes 0.91  0.png  red+",
+        "   2   1.00  no  0.20  1.png  red+",
+        "7 ms",
+    ]
+    assert query_text(found(0.1, matches=False)).splitlines()[2:] == ["nothing here matches", "7 ms"]
+    assert query_text(found(None)).splitlines()[1:] == ["   1   1.00  no     0.png  red+", "7 ms"]
+    said = [query_text(found(matches=matches)) for matches in (None, False, True)]
+    assert said[:2] == ["no picture in the gallery fits these conditions", "nothing here matches"]
+    assert "lower --min-score" in said[2]
 
 
 def test_ctrl_c_exits_with_130(capsys, monkeypatch):

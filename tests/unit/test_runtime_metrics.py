@@ -5,6 +5,7 @@ import pytest
 
 from nsfse_runtime.metrics import (
     MISS,
+    auc,
     hard_negative_rate,
     mean_average_precision_at_k,
     phrasing_spread,
@@ -64,3 +65,10 @@ def test_no_queries_give_nan_and_not_a_perfect_score():
 
 def test_one_position_has_no_spread():
     assert phrasing_spread([31.0]) == 0.0
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    low, high = np.array([0.1, 0.4, 0.5]), np.array([0.3, 0.5, 0.9])
+    pairs = [(b > a) + (b == a) / 2 for a in low for b in high]
+    assert auc(low, high) == pytest.approx(sum(pairs) / 9)
+    assert math.isnan(auc(low[:0], high))

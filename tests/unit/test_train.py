@@ -1,15 +1,17 @@
 """The loop: it learns, the same seed gives the same weights, a stopped run continues as if it had not stopped."""
 
 import hashlib
+import shutil
 import time
 
 import pytest
 
 pytest.importorskip("torch")
 
-from nsfse.checkpoint import load_checkpoint, load_tensors
+from nsfse.checkpoint import DECISION, load_checkpoint, load_tensors
 from nsfse.config import load_config
 from nsfse.data.drawn import DrawnSource
+from nsfse.scorer import open_scorer
 from nsfse.train import train
 from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 
@@ -48,9 +50,33 @@ def test_run_leaves_what_others_need(whole):
     assert '"t_c"' in (whole / "metrics.jsonl").read_text()
 
 
+def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):
+    from nsfse.deciding import fit_decision
+    from nsfse.encoded import source_images
+
+    scorer, source = open_scorer(whole), DrawnSource("easy", items=64, triplets=48)
+    again = fit_decision(scorer, source, "val", [], source_images(source, scorer.image_size))
+    assert load_checkpoint(whole).decision == scorer.decision == again != None  # noqa: E711
+    assert load_checkpoint(whole, "best").decision is None
+    for name in ("config.json", "tokenizer.json", "model.safetensors", DECISION):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    (tmp_path / DECISION).write_text('{"weights": [1, 2]}')
+    with pytest.raises(IntegrityError, match=r"decision\.json is damaged"):
+        load_checkpoint(tmp_path)
+    (tmp_path / DECISION).unlink()
+    assert load_checkpoint(tmp_path).decision is None
+
+
+def test_starting_afresh_and_stopping_early_leave_no_old_decision(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    train(load_config(overrides=SMALL), tmp_path / "run", resume=False, steps=4)
+    assert (tmp_path / "run" / "model.safetensors").exists() and not (tmp_path / "run" / DECISION).exists()
+
+
 def test_same_seed_same_weights(whole, tmp_path):
     train(load_config(overrides=SMALL), tmp_path / "again")
     assert weights(tmp_path / "again") == weights(whole)
+    assert (tmp_path / "again" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
     train(load_config(overrides=[*SMALL, "train.seed=1"]), tmp_path / "other")
     assert weights(tmp_path / "other") != weights(whole)
 
@@ -95,6 +121,7 @@ def test_stopped_run_resumes_to_the_same_weights(whole, tmp_path, stop, monkeypa
     second = train(load_config(overrides=SMALL), tmp_path / "run")
     assert not second.interrupted
     assert weights(tmp_path / "run") == weights(whole)
+    assert (tmp_path / "run" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
 
 
 def test_another_configuration_is_refused(whole):

@@ -1,0 +1,131 @@
+"""Does the model know when nothing matches? The drawn catalogue can take the right answers away.
+
+    python benchmarks/decision.py MODEL [standard|easy] [--json FILE] [--svg FILE]
+
+MODEL is a run or a bundle with a decision. Every test query, in all phrasings, is asked of the whole gallery and of the
+gallery without its right answers. "Nothing matches" is said where none of the first ten hits reaches the threshold. AUC
+is the share of pairs of a whole gallery and one without in which the best confidence of the former is the higher. The
+table sorts the first five hits of all lists by their confidence: it ought to be the share of them that is right.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse.data.drawn import DrawnSource
+from nsfse.deciding import FALSE_ALARMS, ask, quantile, samples
+from nsfse.encoded import encode_pictures, source_images
+from nsfse.scorer import open_scorer
+from nsfse_runtime.decision import decision_of
+from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.metrics import auc
+
+BINS = 10
+SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in pixels
+
+
+def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
+    """Return how often "nothing matches" is said, rightly and falsely, and how far confidence is to be believed."""
+    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    decision = decision_of(scorer)
+    if decision is None:
+        raise NotFoundError(f"{model} has no decision; train it to its end, or export it again")
+    protocol = source.protocols("test")[0]
+    pictures = encode_pictures(scorer, protocol.gallery, source_images(source, scorer.image_size))
+    asks = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
+    asked = list(ask(scorer, protocol, asks, pictures))
+    complete = np.array([decision.confidence(one.complete).max() for one in asked])
+    without = np.array([decision.confidence(one.without).max(initial=0.0) for one in asked])
+    features, right = samples(asked)
+    return {
+        "level": level,
+        "rankings": len(asked),
+        "auc": auc(without, complete),
+        "as_fitted": _said(decision.threshold, complete, without),
+        "at_ten_percent": _said(quantile(complete, FALSE_ALARMS), complete, without),
+        "reliability": reliability(decision.confidence(features), right),
+    }
+
+
+def _said(threshold: float, complete: NDArray[Any], without: NDArray[Any]) -> dict[str, float]:
+    """Return in percent how often "nothing matches" is said of galleries `without` an answer, and of complete ones."""
+    shares = {"without_answers": without, "false_alarms": complete}
+    return {"threshold": threshold} | {name: 100 * float((best < threshold).mean()) for name, best in shares.items()}
+
+
+def reliability(confidence: NDArray[Any], right: NDArray[Any]) -> list[dict[str, float]]:
+    """Return, for each bin of `confidence` [N] that is not empty, its mean, the share that is right and the count."""
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    inside = [place == at for at in range(BINS)]
+    return [
+        {"confidence": float(confidence[of].mean()), "right": float(right[of].mean()), "count": int(of.sum())}
+        for of in inside
+        if of.any()
+    ]
+
+
+def plot(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return an SVG: a dot for each bin, the larger the more hits it has; on the diagonal confidence is right."""
+    width, height = LEFT + SIZE + 20, TOP + SIZE + 50
+
+    def x(value: float) -> float:
+        return round(LEFT + SIZE * value, 1)
+
+    def y(value: float) -> float:
+        return round(TOP + SIZE * (1 - value), 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="13">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{y(0)}" y2="{y(1)}" stroke="#d9dde3"/>')
+        parts.append(f'<line x1="{x(0)}" x2="{x(1)}" y1="{y(tick)}" y2="{y(tick)}" stroke="#d9dde3"/>')
+        parts.append(f'<text x="{x(tick)}" y="{y(0) + 16}" fill="#6b7280" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<text x="{x(0) - 8}" y="{y(tick) + 4}" fill="#6b7280" text-anchor="end">{tick:g}</text>')
+    parts.append(f'<line x1="{x(0)}" x2="{x(1)}" y1="{y(0)}" y2="{y(1)}" stroke="#6b7280" stroke-dasharray="4 4"/>')
+    most = max((row["count"] for row in rows), default=1)
+    for row in rows:
+        label = f"confidence {row['confidence']:.2f}, right {row['right']:.2f}, {row['count']} hits"
+        radius = round(3 + 9 * (row["count"] / most) ** 0.5, 1)
+        parts.append(
+            f'<circle cx="{x(row["confidence"])}" cy="{y(row["right"])}" r="{radius}" fill="#1f5fa8" '
+            f'fill-opacity="0.8"><title>{label}</title></circle>'
+        )
+    parts.append(f'<text x="{x(0.5)}" y="{y(0) + 38}" text-anchor="middle">confidence</text>')
+    middle = f"{LEFT - 42} {y(0.5)}"
+    parts.append(f'<text transform="translate({middle}) rotate(-90)" text-anchor="middle">share that is right</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--svg", type=Path)
+    given = parser.parse_args()
+    found = measure(given.model, given.level)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    if given.svg:
+        given.svg.write_text(plot(found["reliability"]), "utf-8")
+    print(f"{found['rankings']} queries and phrasings, AUC {found['auc']:.3f}\n")
+    print("| threshold | said where nothing matches | said falsely |\n|---|---|---|")
+    for name in ("as_fitted", "at_ten_percent"):
+        row = found[name]
+        print(f"| {row['threshold']:.4f} | {row['without_answers']:.1f} | {row['false_alarms']:.1f} |")
+    print("\n| confidence | right | hits |\n|---|---|---|")
+    for row in found["reliability"]:
+        print(f"| {row['confidence']:.3f} | {row['right']:.3f} | {row['count']} |")
+
+
+if __name__ == "__main__":
+    main()
