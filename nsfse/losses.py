@@ -81,14 +81,14 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 def naming(weights: Tensor, signs: Tensor, named: Tensor) -> Tensor:
     """Ask the words that are `named` [B, L] (1, or −1 for what must not be there) to weigh and to have their sign.
 
-    `weights` [B, L] and `signs` [B, L] are a Reading's; 0 where no word is named.
+    `weights` [B, L] and `signs` [B, L] are a Reading's; both kinds of words count alike, the one that is rare, too.
     """
-    known = named != 0
-    rows = known.any(1)
+    rows = (named != 0).any(1)
     if not bool(rows.any()):
         return weights.sum() * 0.0
-    share = (weights.abs() * known).sum(1)[rows].clamp_min(LEAST_WEIGHT)
-    return F.softplus(-signs[known] * named[known]).mean() - share.log().mean()
+    share = (weights.abs() * (named != 0)).sum(1)[rows].clamp_min(LEAST_WEIGHT)
+    kinds = [F.softplus(-kind * signs[named == kind]).mean() for kind in (1, -1) if bool((named == kind).any())]
+    return torch.stack(kinds).mean() - share.log().mean()
 
 
 def choose_candidates(

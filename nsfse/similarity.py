@@ -1,7 +1,7 @@
 """The similarity head: query-side words and probes, then both similarities with a candidate (docs/method.md §2-5)."""
 
+import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from nsfse.config import ModelConfig
 FAR = -1e4  # a logit that softmax turns into 0
 LEAST_SHARE = 1e-6
 SIGN_START = 0.5  # words start as asking for what they name
+SIGN_REACH = 4  # words on either side: "any other colour than red"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,25 @@ def _small_mlp(dim: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, outputs))
 
 
+class WordSign(nn.Module):
+    """Words [B, L, d] → signs [B, L]: under 0 where the words around say that it must not be there ("no stripes").
+
+    It has weights of its own: in the text encoder, which learns everything else, this came hundreds of steps later.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.around = nn.Conv1d(dim, dim, 2 * SIGN_REACH + 1, padding=SIGN_REACH)
+        self.sign = nn.Linear(dim, 1)
+        nn.init.constant_(self.sign.bias, SIGN_START)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Return the signs [B, L] of unit rows `words` [B, L, d], zero where masked."""
+        scaled = words.transpose(1, 2) * math.sqrt(words.shape[2])
+        found: Tensor = self.sign(F.relu(self.around(scaled)).transpose(1, 2))
+        return found.squeeze(-1)
+
+
 class SimilarityHead(nn.Module):
     """Infusion, probes, both boundaries, both branches."""
 
@@ -106,8 +126,7 @@ class SimilarityHead(nn.Module):
         self.views = config.views
         self.keep_views = Composer(d, 4 * d)
         self.word_weight = _small_mlp(d, 1)
-        self.word_sign = _small_mlp(d, 1)
-        nn.init.constant_(cast(nn.Linear, self.word_sign[-1]).bias, SIGN_START)
+        self.word_sign = WordSign(d)
         self.probe_weight = _small_mlp(d, 1)
         self.claim_weight = nn.Parameter(torch.tensor(1.0))
         fixed = None if config.boundary == "dynamic" else config.boundary
@@ -124,7 +143,7 @@ class SimilarityHead(nn.Module):
         attended = torch.softmax(self.probe_scale * affinity, -1) @ regions
         asked = F.normalize(torch.sigmoid(self.probe_gate(infused)) * attended, dim=-1) * mask[..., None]
         claimed = affinity.masked_fill(~mask[..., None], FAR).amax(1)
-        signs = self.word_sign(infused).squeeze(-1).float()
+        signs = self.word_sign(words * mask[..., None]).float()
         share = masked_softmax(self.word_weight(infused).squeeze(-1).float(), mask) * torch.tanh(signs)
         weights = share / share.abs().sum(1, keepdim=True).clamp_min(LEAST_SHARE)
         return Reading(infused, asked, weights, signs, claimed, mask)

@@ -20,5 +20,5 @@ def exported(tmp_path_factory) -> Exported:
     from tests.random_run import write_random_run
 
     folder = tmp_path_factory.mktemp("export")
-    run = write_random_run(folder / "run", ModelConfig(width=16, dim=16, image_size=(32, 48), max_words=12))
+    run = write_random_run(folder / "run", ModelConfig(width=4, dim=16, image_size=(32, 48), max_words=12))
     return Exported(run, folder / "bundle", export_bundle(run, folder / "bundle"))

@@ -52,7 +52,7 @@ def everything(folder):
 
 def test_a_bundle_says_what_it_is(exported):
     manifest = Bundle.open(exported.bundle).manifest
-    assert (manifest.image_size, manifest.dim, manifest.regions, manifest.max_words) == ((32, 48), 16, 7, 12)
+    assert (manifest.image_size, manifest.dim, manifest.regions, manifest.max_words) == ((32, 48), 16, 6 + 4, 12)
     assert manifest.boundary["t_c"] == pytest.approx(0.1) and manifest.boundary["t_v"] == pytest.approx(0.2)
     assert manifest.scores["made-up"]["R@1"] == 25.0 and manifest.trained_on["epochs"] == 2
     assert min(manifest.verified["least_cosine"].values()) >= 0.99999

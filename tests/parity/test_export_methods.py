@@ -22,7 +22,7 @@ from nsfse_runtime.rerank import boundary_margin, score_pairs  # noqa: E402
 from nsfse_runtime.sheet import sheet_row  # noqa: E402
 from tests.random_run import write_random_run  # noqa: E402
 
-SMALL = {"width": 16, "dim": 16, "image_size": (32, 48), "max_words": 12}
+SMALL = {"width": 4, "dim": 16, "image_size": (32, 48), "max_words": 12}
 
 
 def export(folder, **model):
