@@ -45,6 +45,13 @@ def test_a_batch_knows_which_pictures_have_what_is_asked_for():
     assert sorted(make_batch([own], pictures, TOKENIZER, Share()).asked[0].tolist()) == [-1, 1]
 
 
+def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
+    red, stripes = Claim("colour", ("red",), "colour", ("red",)), Claim("pattern", ("it",), "pattern", ("plain",), True)
+    told = [Triplet("a", ("make it Red",), ("b",), truth=truth) for truth in ((red, stripes), (red,), ())]
+    batch = make_batch(told, pictures, TOKENIZER, Share())
+    assert batch.named.tolist() == [[0, -1, 1], [0, 0, 1], [0, 0, 0]]
+
+
 def test_a_recoloured_reference_is_another_picture_than_its_target():
     batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], pictures, TOKENIZER, Share())
     assert len(batch.pixels) == 2 and batch.reference.tolist() != batch.target.tolist()

@@ -94,6 +94,31 @@ def test_boundary_terms_keep_the_words_weights():
     assert torch.equal(terms.matched_w[1, 1], weights[1].detach() / 2) and not terms.matched_w[:, 2].any()
 
 
+def test_what_must_not_be_there_matches_where_it_is_and_mismatches_where_it_was_asked_away():
+    best, weights = torch.rand(1, 4, 2), torch.tensor([[0.6, -0.4]])
+    has, lacks, named = (torch.tensor([row]) for row in ([1.0, 0, 0, 0], [0, 1.0, 0, 1.0], [0, 1.0, 0, 0]))
+    terms = losses.boundary_terms(best, weights, has, lacks, named)
+    assert terms.matched_w[0].tolist() == [[pytest.approx(0.6), 0], [0, pytest.approx(0.4)], [0, 0], [0, 0]]
+    assert terms.mismatched_w[0, :, 0].tolist() == [0, pytest.approx(0.6), 0, pytest.approx(0.6)]
+    assert terms.mismatched_w[0, :, 1].tolist() == [pytest.approx(0.4), 0, 0, 0]
+    unknown = losses.boundary_terms(best, weights, has, lacks)
+    assert not unknown.matched_w[..., 1].any() and unknown.matched_w[0, 0, 0] == pytest.approx(0.6)
+
+
+def test_named_words_are_asked_for_weight_and_sign_and_others_for_nothing():
+    weights = torch.tensor([[0.5, -0.2, 0.3], [0.9, 0.1, 0.0]], requires_grad=True)
+    signs = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.0, 0.0]], requires_grad=True)
+    named = torch.tensor([[0, -1, 1], [0, 0, 0]])
+    loss = losses.naming(weights, signs, named)
+    softplus = torch.nn.functional.softplus
+    wanted = 0.5 * (softplus(torch.tensor(-2.0)) + softplus(torch.tensor(-0.5))) - torch.tensor(0.5).log()
+    torch.testing.assert_close(loss, wanted)
+    loss.backward()
+    assert signs.grad[0, 1] > 0 > signs.grad[0, 2] and not signs.grad[1].any() and not signs.grad[0, 0]
+    assert weights.grad[0, 1] > 0 > weights.grad[0, 2] and not weights.grad[1].any() and not weights.grad[0, 0]
+    assert losses.naming(weights, signs, torch.zeros_like(named)).item() == 0.0
+
+
 def ready_boundary(t):
     boundary = AdaptiveBoundary()
     boundary.state[6], boundary.state[8] = t, 1.0

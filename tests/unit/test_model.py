@@ -77,7 +77,7 @@ def test_every_weight_learns_from_the_scores():
     words, sentence = model.encode_text(ids, ids > 0)
     composed, side = model.compose(vectors[:2], regions[:2], words, sentence, ids > 0)
     stage1 = composed @ vectors.T
-    pair = model.head.pair_side_of_batch(side, regions, torch.arange(4).expand(2, 4))
+    pair = model.head.pair_side(side, regions[torch.arange(4).expand(2, 4)])
     scores = model.stage1_scale * stage1 + model.head_scale * model.head.total(stage1, pair)
     (scores * torch.randn(2, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]

@@ -46,16 +46,32 @@ def direct_similarity(rows, weights, regions, guides, t, head):
             gathered = softmax(head.attention_scale * guide[over]) @ regions[over]
             cosine = row @ gathered / np.linalg.norm(gathered)
         mean = softmax(head.attention_scale * share) @ products
-        total += weight * (cosine + mean + head.gamma * min(0.0, products.max() - t))
+        over = products.max() - t
+        total += weight * (cosine + mean + head.gamma * (max(0.0, over) if weight < 0 else min(0.0, over)))
+    return total
+
+
+def direct_views(rows, weights, views, head):
+    """The views' similarity: each row has one product, with the same view of the picture."""
+    total = 0.0
+    for row, weight, view in zip(rows, weights, views, strict=True):
+        near = row @ view
+        total += weight * (near + (near if near > head.t_v else 0.0) + head.gamma * min(0.0, near - head.t_v))
     return total
 
 
 def direct_score(query, vector, regions, head):
     words, probes = query.words @ regions.T, query.probes @ regions.T
-    kept = len(query.probes) - len(query.words)
-    guides = np.concatenate([probes[:kept], (words + probes[kept:]) / 2])
+    asked = len(query.probes) - len(query.words)
+    kept = asked - head.views
+    guides = np.concatenate([probes[:kept], (words + probes[asked:]) / 2])
+    others = np.r_[:kept, asked : len(query.probes)]
     cross = direct_similarity(query.words, query.word_weights, regions, words, head.t_c, head)
-    visual = direct_similarity(query.probes, query.probe_weights, regions, guides, head.t_v, head)
+    visual = direct_similarity(
+        query.probes[others], query.probe_weights[others], regions, guides, head.t_v, head
+    ) + direct_views(
+        query.probes[kept:asked], query.probe_weights[kept:asked], regions[len(regions) - head.views :], head
+    )
     return head.w_global * query.vector @ vector + head.w_cross * cross + head.w_visual * visual
 
 
@@ -68,6 +84,26 @@ def test_the_gram_form_is_the_direct_form(dtype, tolerance, t):
     found = score_pairs(query, targets, head)
     assert found.score.dtype == dtype
     np.testing.assert_allclose(found.score, wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("views", [0, 2, 3])
+@pytest.mark.parametrize("t", [-1.0, 0.0, 0.3])
+def test_words_of_a_weight_under_zero_and_views_are_as_the_direct_form_has_them(views, t):
+    query, targets = features()
+    query = replace(query, word_weights=query.word_weights * [1, -1, 1, -1, 1])
+    head = replace(HEAD, t_c=t, t_v=t, views=views)
+    wanted = [direct_score(query, *pair, head) for pair in zip(targets.vectors, targets.regions, strict=True)]
+    np.testing.assert_allclose(score_pairs(query, targets, head).score, wanted, atol=1e-12)
+
+
+def test_what_must_not_be_there_costs_where_it_is_found():
+    query, targets = features()
+    unwanted = replace(query, word_weights=-query.word_weights)
+    low = replace(HEAD, t_c=-1.0, w_visual=0.0)
+    free = replace(low, gamma=0.0)
+    found = score_pairs(unwanted, targets, low).score - score_pairs(unwanted, targets, free).score
+    surplus = (score_pairs(query, targets, low).word_scores + 1.0) @ query.word_weights
+    np.testing.assert_allclose(found, -HEAD.w_cross * low.gamma * surplus)
 
 
 def test_words_are_scored_by_their_best_region_and_the_boundary_is_that_of_words():
@@ -131,6 +167,8 @@ def test_a_manifest_without_a_constant_is_refused():
         name = "shop"
         head = asdict(HEAD)
 
+    assert HeadConstants.of(Manifest()) == HEAD
+    del Manifest.head["views"]  # a bundle of before there were views
     assert HeadConstants.of(Manifest()) == HEAD
     del Manifest.head["t_v"]
     with pytest.raises(IntegrityError, match="t_v"):

@@ -69,15 +69,6 @@ def test_weights_sum_to_one_over_what_is_there_and_masked_rows_are_nothing(model
 
 
 @torch.inference_mode()
-def test_chosen_pairs_of_a_batch_score_as_pairs_one_by_one(model):
-    side, regions = side_of(model), unit(9, 6, 16, seed=7).float()
-    chosen = torch.tensor([[0, 3, 8], [1, 1, 2], [5, 4, 0]])
-    batch, alone = model.head.pair_side_of_batch(side, regions, chosen), model.head.pair_side(side, regions[chosen])
-    for name in ("cross", "visual", "x", "y"):
-        torch.testing.assert_close(getattr(batch, name), getattr(alone, name), atol=1e-5, rtol=1e-5)
-
-
-@torch.inference_mode()
 def test_a_padded_query_scores_as_it_does_alone(model):
     side, regions = side_of(model), unit(3, 5, 6, 16, seed=7).float()
     padded = model.head.pair_side(side, regions)
