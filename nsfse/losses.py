@@ -83,12 +83,15 @@ def naming(weights: Tensor, signs: Tensor, named: Tensor) -> Tensor:
 
     `weights` [B, L] and `signs` [B, L] are a Reading's; both kinds of words count alike, the one that is rare, too.
     """
-    rows = (named != 0).any(1)
-    if not bool(rows.any()):
-        return weights.sum() * 0.0
-    share = (weights.abs() * (named != 0)).sum(1)[rows].clamp_min(LEAST_WEIGHT)
-    kinds = [F.softplus(-kind * signs[named == kind]).mean() for kind in (1, -1) if bool((named == kind).any())]
-    return torch.stack(kinds).mean() - share.log().mean()
+    known = named != 0
+    rows = known.any(1).float()
+    share = (weights.abs() * known).sum(1).clamp_min(LEAST_WEIGHT)
+    each, there = torch.zeros((), device=signs.device), torch.zeros((), device=signs.device)
+    for kind in (1, -1):
+        found = (named == kind).float()
+        each = each + (F.softplus(-kind * signs) * found).sum() / found.sum().clamp_min(1.0)
+        there = there + found.amax()
+    return each / there.clamp_min(1.0) - (share.log() * rows).sum() / rows.sum().clamp_min(1.0)
 
 
 def choose_candidates(

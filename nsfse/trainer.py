@@ -88,7 +88,8 @@ class Trainer:
             reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
         query = model.stage1(vectors[batch.reference], sentence, reading).float()
         parts = self._stage1(batch, vectors, query, sentence, blocked)
-        parts["naming"] = losses.naming(reading.weights, reading.signs, batch.named)
+        named = batch.named if model.config.words == "each" else torch.zeros_like(reading.weights)
+        parts["naming"] = losses.naming(reading.weights, reading.signs, named)
         views = model.head.view_probes(sentence, regions[batch.reference])
         parts["views"] = losses.classification(
             model.head_scale.exp().clamp_max(100.0) * model.head.view_scores(views, regions), blocked, batch.target

@@ -48,7 +48,7 @@ def settings_of(backbone, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["efficientnet-lite0", "resnet50", "clip"])
 def test_a_backbone_trains_exports_and_serves(backbone, tmp_path, monkeypatch):
-    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=16))
+    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
     monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
     own = settings_of(backbone, tmp_path)
     config = load_config(overrides=[*SMALL, f'model.backbone="{backbone}"', *own])

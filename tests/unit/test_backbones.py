@@ -39,7 +39,7 @@ def pictures(count=2, size=(32, 64), seed=0):
 @pytest.fixture
 def narrow(monkeypatch):
     """ResNet-50 with an eighth of its channels."""
-    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=16))
+    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
 
 
 @pytest.fixture
@@ -172,8 +172,8 @@ def test_pictures_become_unit_vectors_and_a_region_per_cell(narrow):
     for backbone in ("resnet50", "efficientnet-lite0"):
         model = NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,96]").model, 20).eval()
         vectors, regions = model.encode_images(pictures(3, (64, 96)))
-        assert vectors.shape == (3, 16) and regions.shape == (3, 6 + 1, 16)
-        torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 7))
+        assert vectors.shape == (3, 16) and regions.shape == (3, 6 + model.config.views, 16)
+        torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + model.config.views))
         torch.testing.assert_close(model.encode_images(pictures(3, (64, 96))[1:2])[1], regions[1:2])
         with pytest.raises(DataError, match="multiples of 32"):
             NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,80]").model, 20)
@@ -371,7 +371,7 @@ def test_clip_starts_as_the_clip_of_transformers(clip_model, clip_folder):
     images = clip.get_image_features(((pixels.permute(0, 3, 1, 2) / 255.0) - mean) / std).pooler_output
     vectors, regions = model.encode_images(pixels)
     torch.testing.assert_close(vectors, F.normalize(images, dim=-1))
-    assert regions.shape == (3, 4 + 1, 24)
+    assert regions.shape == (3, 4 + model.config.views, 24)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(clip_folder / "tokenizer.json"), pad_token="<|endoftext|>")
     texts = clip.get_text_features(**theirs(TEXTS, padding=True, return_tensors="pt")).pooler_output
     ids, mask = (torch.from_numpy(array) for array in tokenizer.encode(TEXTS))
