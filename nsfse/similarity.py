@@ -31,10 +31,6 @@ class QuerySide:
     probe_weights: Tensor
     mask: Tensor
 
-    def take(self, rows: Tensor) -> "QuerySide":
-        """Return the queries `rows`."""
-        return QuerySide(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
     def to(self, device: torch.device | str) -> "QuerySide":
         """Return the queries on `device`."""
         return QuerySide(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))

@@ -154,7 +154,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
 def _keep_freed_memory() -> None:
     """Ask glibc, where it is there, to keep the memory that large tensors leave: every step makes them anew.
 
-    Given back each time, their page faults took a third of a step on a CPU.
+    Given back each time, a step of the pair head took a quarter longer on a CPU of two cores.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

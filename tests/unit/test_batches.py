@@ -1,7 +1,9 @@
+from typing import ClassVar
+
 import numpy as np
 import torch
 
-from nsfse.batches import make_batch, recolour
+from nsfse.batches import Pictures, make_batch, recolour
 from nsfse.data import Claim, Triplet
 from nsfse.parallel import Share
 from nsfse.vocabulary import build_vocabulary
@@ -68,3 +70,19 @@ def test_recolouring_keeps_white_and_shape_and_changes_the_rest():
     assert all(len(np.unique(made[2:4, 1:5].reshape(-1, 3), axis=0)) == 1 for made in many)
     assert len({tuple(made[2, 2]) for made in many}) > 55
     assert np.array_equal(recolour(pixels, 5), recolour(pixels, 5))
+
+
+def test_trainings_share_the_pictures_they_keep():
+    class Once:
+        name = "once"
+        read: ClassVar[list[str]] = []
+
+        def load(self, item, size):
+            assert item not in self.read, "this was read before"
+            self.read.append(item)
+            return np.zeros((*size, 3), np.uint8)
+
+    kept = {}
+    for names in (["a", "b"], ["b", "c"]):
+        assert Pictures(Once(), (4, 6), 1e6, kept=kept)(names).shape == (2, 4, 6, 3)
+    assert sorted(kept) == ["a", "b", "c"]

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from nsfse import losses
@@ -25,6 +26,16 @@ def batch_of(count: int) -> Batch:
         torch.nn.functional.one_hot(target, count),
         torch.zeros(count, 3, dtype=torch.long),
     )
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bfloat16_is_used_where_the_processor_has_it_and_nowhere_else(monkeypatch, there):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    wanted = [text for text in OVERRIDES if "amp" not in text]
+    config = load_config(overrides=wanted)
+    assert Trainer(config, NSFSE(config.model, 9), 10).amp is there
+    assert not Trainer(load_config(overrides=OVERRIDES), NSFSE(config.model, 9), 10).amp
 
 
 def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch):
