@@ -25,9 +25,9 @@ class Batch:
     """B queries over U different pictures (a recoloured one is another picture).
 
     pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
-    right [B, U] marks every picture that answers the query, the target among them; asked [B, U] is 1 where a picture
-    has all that the text asks for, -1 where it has none of it, 0 in between and where nothing is known; named [B, L] is
-    1 where a word is known to ask for what it names, -1 where for its absence.
+    right [B, U] marks every picture that answers the query, the target among them; named [B, L] is 1 where a word is
+    known to ask for what it names, -1 where for its absence; fulfils [N, U] tells of each of these N words, row by row,
+    which pictures are as it asks: 1, -1 where not, 0 where nothing is known.
     """
 
     pixels: Tensor
@@ -37,8 +37,8 @@ class Batch:
     ids: Tensor
     mask: Tensor
     right: Tensor
-    asked: Tensor
     named: Tensor
+    fulfils: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -100,8 +100,10 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
         if seed:
             pixels[at] = recolour(pixels[at], seed)
     reference = torch.tensor([row[t.reference, t.recolour] for t in triplets])
-    asked = _asked(triplets, [{} if seed else pictures.facts(name) for name, seed in keys])
-    asked = asked.scatter(1, reference[:, None], -1).masked_fill(right, 1)
+    facts = [{} if seed else pictures.facts(name) for name, seed in keys]
+    named, fulfils = _named(triplets, tokenizer, ids.shape[1], facts)
+    of = named.nonzero()[:, 0]
+    fulfils = fulfils.scatter(1, reference[of][:, None], -1).masked_fill(right[of], 1)
     return Batch(
         torch.from_numpy(pixels),
         rows,
@@ -110,35 +112,29 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         right,
-        asked,
-        _named(triplets, tokenizer, ids.shape[1]),
+        named,
+        fulfils,
     )
 
 
-def _named(triplets: Sequence[Triplet], tokenizer: Tokenizer, length: int) -> Tensor:
-    """Return `Batch.named` for texts of `length` words."""
-    found = torch.zeros(len(triplets), length, dtype=torch.long)
-    for at, triplet in enumerate(triplets):
-        says = {word: -1 if claim.absent else 1 for claim in triplet.truth for word in claim.words}
-        if says:
-            for place, word in enumerate(tokenizer.tokens(triplet.texts[0])):
-                found[at, place] = says.get(word.lower(), 0)
-    return found
-
-
-def _asked(triplets: Sequence[Triplet], facts: Sequence[Mapping[str, str]]) -> Tensor:
-    """Return `Batch.asked` as far as the `facts` of its pictures tell."""
+def _named(
+    triplets: Sequence[Triplet], tokenizer: Tokenizer, length: int, facts: Sequence[Mapping[str, str]]
+) -> tuple[Tensor, Tensor]:
+    """Return `Batch.named` for texts of `length` words, and `Batch.fulfils` as far as the `facts` of pictures tell."""
 
     @functools.cache
-    def has(fact: str, values: tuple[str, ...]) -> Tensor:
-        return torch.tensor([0 if fact not in known else 1 if known[fact] in values else -1 for known in facts])
+    def fulfil(fact: str, values: tuple[str, ...]) -> list[int]:
+        return [0 if fact not in known else 1 if known[fact] in values else -1 for known in facts]
 
-    found = torch.zeros(len(triplets), len(facts), dtype=torch.long)
+    named = torch.zeros(len(triplets), length, dtype=torch.long)
+    fulfils: list[list[int]] = []
     for at, triplet in enumerate(triplets):
-        if triplet.truth:
-            each = torch.stack([has(claim.fact, claim.values) for claim in triplet.truth])
-            found[at] = (each == 1).all(0).long() - (each == -1).all(0).long()
-    return found
+        says = {word: claim for claim in triplet.truth for word in claim.words}
+        for place, word in enumerate(tokenizer.tokens(triplet.texts[0]) if says else ()):
+            if claim := says.get(word.lower()):
+                named[at, place] = -1 if claim.absent else 1
+                fulfils.append(fulfil(claim.fact, claim.values))
+    return named, torch.tensor(fulfils, dtype=torch.long).view(-1, len(facts))
 
 
 def batches(

@@ -33,11 +33,12 @@ ABLATIONS = {
     "gamma": "model.gamma",
     "alpha": "model.alpha",
     "no-infusion": "model.infusion=false",
+    "unnamed": "train.naming_weight=0 train.evidence_weight=0",
     "sentence": 'model.words="sentence"',
     "cross-only": 'model.branches="cross"',
     "visual-only": 'model.branches="visual"',
 }
-"""What may stand after `nsfse:`, as a setting; those without a value here take one: nsfse:gamma=0."""
+"""What may stand after `nsfse:`, as settings; those without a value here take one: nsfse:gamma=0."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def method_settings(method: str) -> list[str]:
         if key not in ABLATIONS or bool(value) == ("=" in ABLATIONS[key]):
             known = ", ".join(name if "=" in setting else f"{name}=NUMBER" for name, setting in ABLATIONS.items())
             raise UsageError(f"no ablation {switch!r} of nsfse; there are: {known}")
-        settings.append(f"{ABLATIONS[key]}={value}" if value else ABLATIONS[key])
+        settings += [f"{ABLATIONS[key]}={value}"] if value else ABLATIONS[key].split()
     return settings
 
 

@@ -99,6 +99,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sentence_weight: float = 0.1
     naming_weight: float = 0.3
     """How much is learned of which words ask, and for absence, where the source knows."""
+    evidence_weight: float = 3.0
+    """How much is learned of what those words look like, in every picture of a batch that the source knows."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
     accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1

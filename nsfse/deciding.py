@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import Protocol, Source, Triplet
+from nsfse.data import Protocol, Source, Triplet, held_out
 from nsfse.encoded import EncodedPictures, Images, encode_pictures
 from nsfse.evaluate import BATCH, answerable, pictures_of
 from nsfse.ranking import Search, TextScorer
@@ -18,7 +18,7 @@ from nsfse_runtime.decision import FEATURES, Decision, Reals, hit_features, logi
 from nsfse_runtime.features import QueryFeatures
 from nsfse_runtime.search import Ranking
 
-__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "quantile", "samples"]
+__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "quantile", "samples"]
 
 RERANK, HITS = 100, 10  # what Retriever.query does unless told otherwise
 RANKINGS, SAMPLES = 600, 5  # queries asked twice, and the first hits of either list that are fitted to
@@ -46,12 +46,14 @@ class Asked:
 def fit_decision(
     scorer: TextScorer, source: Source, split: str, triplets: Sequence[Triplet], images: Images
 ) -> Decision | None:
-    """Fit what tells a match on the protocols of `split`; where there are none, on training `triplets`.
+    """Fit what tells a match on what `source` holds out, or on the protocols of `split`, or on training `triplets`.
 
     About RANKINGS queries are asked. `images` reads the source's pictures for the scorer. None where there is no query
     to ask.
     """
-    protocols = [found for found in source.protocols(split) if found.remove_reference] or [_of_training(triplets)]
+    held = held_out(source)
+    given = [held] if held else [found for found in source.protocols(split) if found.remove_reference]
+    protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
     encoded: EncodedPictures | None = None
     for protocol, asks in zip(protocols, _spread(protocols, source.missing), strict=True):
@@ -64,7 +66,7 @@ def fit_decision(
     return _fit(asked) if asked else None
 
 
-def _of_training(triplets: Sequence[Triplet]) -> Protocol:
+def of_training(triplets: Sequence[Triplet]) -> Protocol:
     """Return training triplets as queries of a gallery of their own pictures."""
     known = tuple(triplet for triplet in triplets if not triplet.recolour)  # serving knows no recoloured references
     gallery = tuple(dict.fromkeys(name for t in known for name in (t.targets[0], t.reference)))

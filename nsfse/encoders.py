@@ -81,13 +81,17 @@ class MaskedGru(nn.GRU):
 
 
 class GruTextEncoder(nn.Module):
-    """Word embeddings and a bidirectional GRU; a padded word changes nothing."""
+    """Word embeddings and a bidirectional GRU; a padded word changes nothing.
+
+    A word is its embedding, whatever stands around it: "red" is looked for alike in "make it red" and in "not red".
+    What stands around it is the sentence's, and its sign's (nsfse.similarity).
+    """
 
     def __init__(self, vocabulary: int, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.dim, padding_idx=0)
         self.gru = MaskedGru(config.dim, config.dim)
-        self.word = nn.Linear(2 * config.dim, config.dim)
+        self.word = nn.Linear(config.dim, config.dim)
         self.sentence = nn.Linear(2 * config.dim, config.dim)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +99,7 @@ class GruTextEncoder(nn.Module):
         embedded = self.embedding(ids)
         both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
         peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
-        words = F.normalize(self.word(both), dim=-1) * mask[..., None]
+        words = F.normalize(self.word(embedded), dim=-1) * mask[..., None]
         return words, F.normalize(self.sentence(peak), dim=-1)
 
 

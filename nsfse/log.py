@@ -14,8 +14,8 @@ from nsfse.baselines import build_model
 from nsfse.batches import Pictures
 from nsfse.checkpoint import save_state, save_tensors, write_decision, write_file
 from nsfse.config import Config
-from nsfse.data import Source, Triplet
-from nsfse.deciding import fit_decision
+from nsfse.data import Source, Triplet, held_out
+from nsfse.deciding import fit_decision, of_training
 from nsfse.evaluate import evaluate
 from nsfse.mixing import fit_mix
 from nsfse.model import NSFSE
@@ -80,7 +80,8 @@ class Log:
         model.load_state_dict(trainer.average)
         served = trainer.average
         if isinstance(model, NSFSE):
-            served = served | {"head.mix": fit_mix(model, self.tokenizer, triplets[:FITTED], self.pictures)}
+            fitting = held_out(self.source) or of_training(triplets[:FITTED])
+            served = served | {"head.mix": fit_mix(model, self.tokenizer, fitting, self.pictures)}
             model.load_state_dict(served)
         scorer = TorchScorer(model, self.tokenizer)
         scores = self._validate(scorer)

@@ -15,12 +15,11 @@ LEAST_WEIGHT = 1e-4
 
 @dataclass(frozen=True)
 class Terms:
-    """Correspondences of either kind and their weights, each [B, M, K]."""
+    """Correspondences `best` and how much each counts as a matched and as a mismatched one, each [B, M, K]."""
 
+    best: Tensor
     matched: Tensor
-    matched_w: Tensor
     mismatched: Tensor
-    mismatched_w: Tensor
 
 
 def classification(logits: Tensor, blocked: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -40,38 +39,50 @@ def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     )
 
 
-def boundary_terms(
-    best: Tensor, weights: Tensor, matched: Tensor, mismatched: Tensor, named: Tensor | None = None
-) -> Terms:
+def boundary_terms(best: Tensor, weights: Tensor, matched: Tensor, mismatched: Tensor) -> Terms:
     """Weigh `best` [B, M, K] by `weights` [B, K] of its rows and by how much a candidate counts as either [B, M].
 
-    Rows of a weight under 0 name what must not be there: a candidate that matches lacks it, and those that have it are
-    `named` [B, M]; without `named` these rows do not count.
+    Rows of a weight under 0 name what must not be there, and do not count.
     """
-    w = weights.detach()[:, None]
-    wanted, unwanted = w.clamp_min(0), (-w).clamp_min(0) * (named is not None)
-    has = matched if named is None else named
-    return Terms(
-        best,
-        wanted * matched[..., None] + unwanted * has[..., None],
-        best,
-        wanted * mismatched[..., None] + unwanted * matched[..., None],
-    )
+    w = weights.detach()[:, None].clamp_min(0)
+    return Terms(best, w * matched[..., None], w * mismatched[..., None])
 
 
 def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
-    """Push matched correspondences above t and mismatched ones below; 0 until there is a t.
-
-    t moves with the middle of both means, so that the loss can part the two kinds and not lower them together: with
-    α > 1 the mismatched push is the stronger one, t followed the statistics down, and all ended at 0.
-    """
+    """Push matched correspondences above t and mismatched ones below; 0 until there is a t."""
     if not boundary.ready:
-        return terms.matched.sum() * 0.0
-    middle = 0.5 * (_mean(terms.matched, terms.matched_w) + _mean(terms.mismatched, terms.mismatched_w))
-    t = boundary.t + middle - middle.detach()
-    below = F.softplus((t - terms.matched) / SOFTNESS)
-    above = F.softplus((terms.mismatched - t) / SOFTNESS)
-    return _mean(below, terms.matched_w) + boundary.alpha * _mean(above, terms.mismatched_w)
+        return terms.best.sum() * 0.0
+    return _part(boundary, terms)
+
+
+def evidence(boundary: AdaptiveBoundary, words: Tensor, regions: Tensor, named: Tensor, fulfils: Tensor) -> Tensor:
+    """Push words that ask above t in pictures known to have what they name, and below in those known to lack it.
+
+    `words` [B, L, d] of which `named` [B, L] ask (1, or −1 for what must not be there), against the `regions` [U, R, d]
+    of all pictures of a batch; `fulfils` [N, U] says which are as each of them asks. Has and has not count alike for
+    every word. Until there is a t the middle of both kinds stands for it.
+    """
+    rows, places = named.nonzero(as_tuple=True)
+    x = (words[rows, places] @ regions.flatten(0, 1).T).view(len(rows), *regions.shape[:2]).amax(-1)
+    has = fulfils * named[rows, places][:, None]
+    matched, mismatched = ((has == kind).float() for kind in (1, -1))
+    return _part(boundary, Terms(x, _shared(matched), _shared(mismatched)))
+
+
+def _shared(kind: Tensor) -> Tensor:
+    return kind / kind.sum(1, keepdim=True).clamp_min(1.0)
+
+
+def _part(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
+    """Part the two kinds at t, which moves with the middle of both means, so that the loss cannot lower them together.
+
+    With α > 1 the mismatched push is the stronger one: t followed the statistics down, and all ended at 0.
+    """
+    middle = 0.5 * (_mean(terms.best, terms.matched) + _mean(terms.best, terms.mismatched))
+    t = boundary.t + middle - middle.detach() if boundary.ready else middle
+    below = F.softplus((t - terms.best) / SOFTNESS)
+    above = F.softplus((terms.best - t) / SOFTNESS)
+    return _mean(below, terms.matched) + boundary.alpha * _mean(above, terms.mismatched)
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -118,26 +129,21 @@ def without_reference(scores: Tensor) -> Tensor:
     return torch.cat([scores[:, :1], scores[:, 2:]], 1)
 
 
-def match_weights(asked: Tensor) -> Tensor:
-    """Return [B, M]: how much each of `choose_candidates` counts as a match, 1 a query: those known to have what is
-    asked for, and the target.
+def match_weights(candidates: Tensor) -> Tensor:
+    """Return [B, M]: how much each of `choose_candidates` [B, M] counts as a match: the target alone does."""
+    return F.one_hot(torch.zeros_like(candidates[:, 0]), candidates.shape[1]).float()
+
+
+def mismatch_weights(candidates: Tensor, reference: bool) -> Tensor:
+    """Return [B, M]: how much each of `choose_candidates` [B, M] counts as a mismatch.
+
+    The random half does: hard ones share most words. With `reference`, half of all the weight is the reference's: the
+    text says what it is not. The boundary itself is fitted without: references hardly differ from matches before the
+    loss has pushed them below, and t stayed asleep.
     """
-    weights = (asked == 1).float()
-    weights[:, 0] = 1.0
-    return weights / weights.sum(1, keepdim=True)
-
-
-def mismatch_weights(asked: Tensor, reference: bool) -> Tensor:
-    """Return [B, M]: how much each of `choose_candidates` counts as a mismatch.
-
-    Those known to lack what is asked for do, and of the others the random half: hard ones share most words. With
-    `reference`, half of all the weight is the reference's: the text says what it is not. The boundary itself is
-    fitted without: references hardly differ from matches before the loss has pushed them below, and t stayed asleep.
-    """
-    first = 2 + (asked.shape[1] - 1) // 2
-    weights = (asked == -1).float()
-    weights[:, first:] += asked[:, first:] == 0
-    weights[:, :2] = 0.0
+    first = 2 + (candidates.shape[1] - 1) // 2
+    weights = torch.zeros(candidates.shape, device=candidates.device)
+    weights[:, first:] = 1.0
     if reference:
-        weights[:, 1] = weights.sum(1).clamp_min(1.0)
+        weights[:, 1] = max(1, candidates.shape[1] - first)
     return weights

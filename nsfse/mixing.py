@@ -1,7 +1,8 @@
 """How much stage 1, words and regions count in S: fitted on lists as serving makes them (docs/method.md §5, ω).
 
 Learned along with the rest, ω is fitted to training batches, whose candidates are much easier than the best hundred of
-a gallery; on those the head then spoiled what stage 1 had right.
+a gallery; on those the head then spoiled what stage 1 had right. On pictures that training has seen stage 1 is too sure
+of itself, and the head counts for too little: sources that can hold some out of training do.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import Pixels, Triplet
+from nsfse.data import Pixels, Protocol
 from nsfse.model import NSFSE
 from nsfse.scorer import TorchScorer, side_of
 from nsfse.similarity import FAR
+from nsfse_runtime.errors import TextError
 from nsfse_runtime.features import TargetFeatures
 from nsfse_runtime.text import Tokenizer
 
@@ -23,21 +25,26 @@ LEAST = 1e-3  # no part is switched off altogether
 
 
 def fit_mix(
-    model: NSFSE, tokenizer: Tokenizer, triplets: Sequence[Triplet], pictures: Callable[[Sequence[str]], Pixels]
+    model: NSFSE, tokenizer: Tokenizer, protocol: Protocol, pictures: Callable[[Sequence[str]], Pixels]
 ) -> Tensor:
-    """Return `head.mix` [3] (before its softplus) that ranks the targets of training triplets best by cross entropy."""
+    """Return `head.mix` [3] (before its softplus) that ranks the targets of a protocol best by cross entropy.
+
+    Queries in words unknown to the model say nothing of it, and are left out.
+    """
     scorer = TorchScorer(model, tokenizer)
-    triplets = [triplet for triplet in triplets if not triplet.recolour]  # serving knows no recoloured references
-    names = list(dict.fromkeys(name for t in triplets for name in (t.targets[0], t.reference)))
+    names = protocol.gallery
     row = {name: at for at, name in enumerate(names)}
     parts = [scorer.encode_images(pictures(names[at : at + BATCH])) for at in range(0, len(names), BATCH)]
     gallery = TargetFeatures(
         np.concatenate([part.vectors for part in parts]), np.concatenate([part.regions for part in parts])
     )
     lists = []
-    for triplet in triplets[:: max(1, len(triplets) // QUERIES)]:
+    for number, triplet in enumerate(protocol.queries[:: -(-len(protocol.queries) // QUERIES)]):
         reference = row[triplet.reference]
-        query = scorer.compose(gallery.take([reference]), triplet.texts[:1])[0]
+        try:
+            query = scorer.compose(gallery.take([reference]), [triplet.texts[number % len(triplet.texts)]])[0]
+        except TextError:
+            continue
         cosines = torch.from_numpy(gallery.vectors @ query.vector)
         target = row[triplet.targets[0]]
         cosines[[reference, *(row[name] for name in triplet.targets[1:] if name in row)]] = FAR
@@ -48,7 +55,7 @@ def fit_mix(
             regions = torch.from_numpy(gallery.regions[rows.numpy()])[None].to(scorer.device)
             pair = model.head.pair_side(side_of(query).to(scorer.device), regions)
         lists.append(torch.stack([cosines[rows], pair.cross[0].cpu(), pair.visual[0].cpu()], 1))
-    return _fit(torch.stack(lists).clone())
+    return _fit(torch.stack(lists).clone()) if lists else model.head.mix.detach().cpu()
 
 
 def _fit(parts: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from nsfse.config import Config
 from nsfse.model import NSFSE
 from nsfse.parallel import Share, bfloat16_helps, join_normalisation
 from nsfse.pretrained import paced
-from nsfse.similarity import PairSide, QuerySide
+from nsfse.similarity import PairSide, QuerySide, Reading
 
 SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the common rate they hardly move
 
@@ -88,8 +88,7 @@ class Trainer:
             reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
         query = model.stage1(vectors[batch.reference], sentence, reading).float()
         parts = self._stage1(batch, vectors, query, sentence, blocked)
-        named = batch.named if model.config.words == "each" else torch.zeros_like(reading.weights)
-        parts["naming"] = losses.naming(reading.weights, reading.signs, named)
+        parts |= self._words(batch, ids, reading, regions)
         views = model.head.view_probes(sentence, regions[batch.reference])
         parts["views"] = losses.classification(
             model.head_scale.exp().clamp_max(100.0) * model.head.view_scores(views, regions), blocked, batch.target
@@ -102,11 +101,12 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             side = model.head.query_side(reading.take(rows), sentence[rows], regions[batch.reference[rows]])
             pair = model.head.pair_side(side, regions[chosen])
-        parts |= self._head(side, pair, batch.asked[rows].gather(1, chosen), cosines[rows].gather(1, chosen))
+        parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
         weights = {
             "stage1": 1.0,
             "text": settings.sentence_weight,
             "naming": settings.naming_weight,
+            "evidence": settings.evidence_weight,
             "views": settings.head_weight,
             "head": settings.head_weight,
             "distill": settings.distill_weight,
@@ -124,7 +124,20 @@ class Trainer:
             parts["text"] = losses.classification(scale * sentence @ vectors.T, blocked, batch.target, smoothing)
         return parts
 
-    def _head(self, side: QuerySide, pair: PairSide, asked: Tensor, cosines: Tensor) -> dict[str, Tensor]:
+    def _words(self, batch: Batch, ids: Tensor, reading: Reading, regions: Tensor) -> dict[str, Tensor]:
+        """Return what is learned of words that are known to ask, but for those dropped from `ids` [B, L]."""
+        head = cast(NSFSE, self.model).head
+        if head.sentence_only:
+            return {name: reading.words.sum() * 0.0 for name in ("naming", "evidence")}
+        kept = ids == batch.ids
+        named, fulfils = batch.named * kept, batch.fulfils[kept[batch.named != 0]]
+        return {
+            "naming": losses.naming(reading.weights, reading.signs, named),
+            "evidence": losses.evidence(head.cross_boundary, reading.words, regions, named, fulfils)
+            * (head.branches != "visual"),
+        }
+
+    def _head(self, side: QuerySide, pair: PairSide, chosen: Tensor, cosines: Tensor) -> dict[str, Tensor]:
         head = cast(NSFSE, self.model).head
         scale = cast(NSFSE, self.model).head_scale.exp().clamp_max(100.0)
         first = torch.zeros(len(cosines), dtype=torch.long, device=cosines.device)
@@ -132,17 +145,16 @@ class Trainer:
         # Words say what the reference is not; no gallery shows it again, so that nothing else learns to flee from it.
         scores = [pair.cross, *(losses.without_reference(score) for score in (pair.visual, total))]
         tau = self.model.stage1_scale.exp().clamp_max(100.0)
-        unknown = torch.zeros_like(asked)  # what a text asks for says nothing of what a probe keeps
-        target, random = losses.match_weights(unknown), losses.mismatch_weights(unknown, reference=False)
+        target = losses.match_weights(chosen)
+        random, pushed = (losses.mismatch_weights(chosen, reference) for reference in (False, True))
         cross = losses.boundary_terms(pair.x, side.word_weights, target, random)
         visual = losses.boundary_terms(pair.y, side.probe_weights, target, random)
-        has, lacks = losses.match_weights(asked), losses.mismatch_weights(asked, reference=True)
-        pushed = losses.boundary_terms(pair.x, side.word_weights, has, lacks, (asked == -1).float())
+        words = losses.boundary_terms(pair.x, side.word_weights, target, pushed)
         self._update_boundaries(cosines, cross, visual)
         return {
             "head": sum((F.cross_entropy(scale * score, first) for score in scores), torch.zeros(())) / 3,
             "distill": losses.distillation(tau * losses.without_reference(cosines), scale * scores[-1]),
-            "boundary": losses.boundary_loss(head.cross_boundary, pushed) * (head.branches != "visual")
+            "boundary": losses.boundary_loss(head.cross_boundary, words) * (head.branches != "visual")
             + losses.boundary_loss(head.visual_boundary, visual) * (head.branches != "cross"),
         }
 
@@ -153,9 +165,7 @@ class Trainer:
         if not head.cross_boundary.ready or int(good.sum()) == 0:
             good = torch.ones_like(good)
         for boundary, terms in ((head.cross_boundary, cross), (head.visual_boundary, visual)):
-            boundary.update(
-                terms.matched[good], terms.matched_w[good], terms.mismatched[good], terms.mismatched_w[good]
-            )
+            boundary.update(terms.best[good], terms.matched[good], terms.best[good], terms.mismatched[good])
 
     def _move_average(self) -> None:
         """Follow the weights; boundaries and counters are copied as they are."""

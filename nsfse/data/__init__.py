@@ -143,6 +143,19 @@ class Described(typing.Protocol):
         """Return the known values of a picture by fact; a fact that is not there is not known."""
 
 
+@typing.runtime_checkable
+class HoldsOut(typing.Protocol):
+    """A source that can keep pictures out of training, neither trained on nor scored, to fit a few numbers to."""
+
+    def held_out(self) -> Protocol | None:
+        """Return queries among such pictures; None where none are kept out."""
+
+
+def held_out(source: Source) -> Protocol | None:
+    """Return what `source` holds out of training, if anything."""
+    return source.held_out() if isinstance(source, HoldsOut) else None
+
+
 def load_picture(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:
     """Return picture `item` [H, W, 3] fitted to `size` (H, W).
 

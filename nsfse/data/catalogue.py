@@ -6,10 +6,12 @@ which pictures show variants of one product (`group`), its variants make edits t
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -29,6 +31,7 @@ _MOST_VALUES = 200
 _MOST_TARGETS = 1000
 """Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
 _DETERMINED = 0.98
+_HELD_OUT_EDITS = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class CatalogueSource:
     `attributes` are the columns that an edit keeps when it does not name them; `group` names products, `variant` the
     attribute that varies within one, `recoloured` the share of triplets whose reference is the answer in other colours
     (docs/data.md). `phrasings` is a shipped language or a TOML file, `variety` the share of texts told anew, `negation`
-    that of edits which name what is not wanted ("not red"). Raises NotFoundError, DataError and UsageError (unknown
-    column, wrong share).
+    that of edits which name what is not wanted ("not red"), `held_out` that of products which no triplet shows. Raises
+    NotFoundError, DataError and UsageError (unknown column, wrong share).
     """
 
     name = "catalogue"
@@ -79,13 +82,14 @@ class CatalogueSource:
         phrasings: str = "en",
         variety: float = VARIETY,
         negation: float = 0.0,
+        held_out: float = 0.0,
     ) -> None:
         if not (0 <= instance <= 1 and 0 <= double <= 1 and instance + double <= 1 and triplets > 0):
             raise UsageError("instance and double are shares of at most 1 together, and triplets is positive")
         if not 0 <= recoloured < 1:
             raise UsageError("recoloured is a share of all triplets: from 0 to less than 1")
-        if not (0 <= variety <= 1 and 0 <= negation <= 1):
-            raise UsageError("variety and negation are shares, from 0 to 1")
+        if not (0 <= variety <= 1 and 0 <= negation <= 1 and 0 <= held_out < 1):
+            raise UsageError("variety, negation and held_out are shares, from 0 to 1")
         self._phrasings = load_phrasings(phrasings, ("value", DOUBLE, *(NEGATED.values() if negation else ())))
         self._variety, self._negation = variety, negation
         self._folder, self._images_folder = folder, images
@@ -95,11 +99,14 @@ class CatalogueSource:
         self.attributes = _attributes(self._table, attributes, group)
         self._seed, self._count = seed, triplets
         training = (item for item in self._training_ids(split) if item in self.images)
-        self._rows = {item: self._table.rows[item] for item in training}
-        self._values = {column: {row[column] for row in self._rows.values()} for column in self.attributes}
-        mix = Mix(instance, double, balance, changes)
-        self._changes = self._mixed(mix, group if group in self._table.columns else None, variant)
+        every = {item: self._table.rows[item] for item in training}
+        self._values = {column: {row[column] for row in every.values()} for column in self.attributes}
+        mix, group = Mix(instance, double, balance, changes), group if group in self._table.columns else None
+        aside = {item: row for item, row in every.items() if _chance((row[group] if group else "") or item) < held_out}
+        self._rows: Mapping[str, Mapping[str, str]] = {item: row for item, row in every.items() if item not in aside}
+        self._changes = self._mixed(mix, group, variant)
         self._recoloured = recoloured
+        self._aside = self._of(aside, mix, group, variant) if held_out else None
         self._coloured = self._items_of_colour() if recoloured else []
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
@@ -144,6 +151,12 @@ class CatalogueSource:
             return []
         return QuerySetSource(self._folder, images=self._images_folder).protocols(split)
 
+    def held_out(self) -> Protocol | None:
+        """Return edits among the products of the training split that no triplet shows; None without `held_out`."""
+        if self._aside is None:
+            return None
+        return Protocol("held out", "1", tuple(self._aside._rows), tuple(self._aside.triplets(0)))
+
     def check(self) -> CheckReport:
         """Count items and decode every picture."""
         splits = dict.fromkeys(self._table.splits.values())
@@ -162,6 +175,21 @@ class CatalogueSource:
         if not ids:
             raise DataError(f"{self._table.file} has no items of split {split!r}; name one that it has")
         return ids
+
+    def _of(
+        self, rows: Mapping[str, Mapping[str, str]], mix: Mix, group: str | None, variant: str | None
+    ) -> "CatalogueSource":
+        """Return a source of other items `rows`, without recoloured references."""
+        found = copy(self)
+        found._rows, found._recoloured, found._count = rows, 0.0, min(self._count, _HELD_OUT_EDITS)
+        try:
+            found._changes = found._mixed(mix, group, variant)
+        except DataError:
+            told = (
+                f"held_out keeps {len(rows)} items of {self._table.file} apart: too few to make edits; give more, or 0"
+            )
+            raise UsageError(told) from None
+        return found
 
     def _items_of_colour(self) -> list[tuple[str, str, str]]:
         """Return (item, colour column, colour) of every training item whose colour is known."""
@@ -254,6 +282,11 @@ class CatalogueSource:
     def _variant(self, group: str) -> str:
         """Return the attribute that varies within most groups."""
         return max(self.attributes, key=lambda column: len(self._places((column,), lambda row: row[group])))
+
+
+def _chance(name: str) -> float:
+    """Return a number in 0...1 of a name, always the same."""
+    return crc32(name.encode()) / 2**32
 
 
 def _attributes(table: ItemTable, named: Sequence[str] | None, group: str | None) -> tuple[str, ...]:

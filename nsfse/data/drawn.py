@@ -197,6 +197,10 @@ class DrawnSource:
     def _claims(self, stock: Stock, option: Option, answer: int) -> tuple[Claim, ...]:
         return option.claims(self.level, self.level.describe(stock.codes[answer])["category"])
 
+    def held_out(self) -> Protocol:
+        """Return the validation queries: their pictures are drawn for nothing else."""
+        return self.protocols("val")[0]
+
     def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, Triplet]]:
         """Yield (part, query) in a random order: every option of every pair of corners, once."""
         rng = np.random.default_rng([3, self.test_seed, _SPLITS[split]])

@@ -98,7 +98,9 @@ def test_a_branch_that_is_off_has_no_boundary_loss():
         model = random_model(config.model, len(tokenizer))
         batch = make_batch(triplets, Pictures(source, config.model.image_size, 0), tokenizer, Share())
         trainer = Trainer(config, model, 1)
-        found[branches] = trainer.batch_losses(batch, torch.Generator().manual_seed(0))["boundary"].item()
+        parts = trainer.batch_losses(batch, torch.Generator().manual_seed(0))
+        found[branches] = parts["boundary"].item()
+        assert (parts["evidence"] > 0) == (branches != "visual")
     assert found["cross"] > 0 and found["visual"] > 0
     assert found["both"] == pytest.approx(found["cross"] + found["visual"], rel=1e-3)
 

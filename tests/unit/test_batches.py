@@ -36,15 +36,17 @@ def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
     assert [sorted(shades[row].tolist()) for row in batch.right] == [[90, 160], [40]]
 
 
-def test_a_batch_knows_which_pictures_have_what_is_asked_for():
-    red, large = Claim("colour", ("red",), "colour", ("red", "pink")), Claim("size", ("large",), "size", ("large",))
+def test_a_batch_knows_which_pictures_are_as_each_word_asks():
+    """Of either word of a double edit, pictures that have one of both; the reference never is, a right answer is."""
+    red, large = Claim("colour", ("red",), "colour", ("red", "pink")), Claim("size", ("it",), "size", ("large",))
     asks = [(("a", "b"), (red,)), (("a", "c"), (red,)), (("b", "c"), (large,)), (("c", "b"), (red, large))]
     triplets = [Triplet(one, ("make it red",), (other,), truth=truth) for (one, other), truth in asks]
     batch = make_batch([*triplets, Triplet("a", ("in blue",), ("c",))], pictures, TOKENIZER, Share())
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
-    assert batch.asked[:, row].tolist() == [[-1, 1, 0], [-1, 1, 1], [1, -1, 1], [0, 1, -1], [-1, 0, 1]]
-    own = Triplet("a", ("in blue",), ("a",), truth=(Claim("colour", ("blue",), "colour", ("blue",)),), recolour=7)
-    assert sorted(make_batch([own], pictures, TOKENIZER, Share()).asked[0].tolist()) == [-1, 1]
+    assert batch.named.nonzero().tolist() == [[0, 2], [1, 2], [2, 1], [3, 1], [3, 2]]
+    assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [-1, 1, 1], [1, -1, 1], [1, 1, -1], [-1, 1, -1]]
+    own = Triplet("a", ("make it red",), ("a",), truth=(Claim("colour", ("red",), "colour", ("blue",)),), recolour=7)
+    assert sorted(make_batch([own], pictures, TOKENIZER, Share()).fulfils[0].tolist()) == [-1, 1]
 
 
 def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():

@@ -85,6 +85,23 @@ def test_targets_are_all_items_that_are_right(source, folder):
     assert 0.3 < kinds["instance"] / kinds.total() < 0.5 and 0.12 < kinds["double"] / kinds.total() < 0.28
 
 
+def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(folder):
+    rows = rows_of(folder)
+    source = CatalogueSource(folder, triplets=801, instance=0.4, held_out=0.4)
+    held = source.held_out()
+    apart = set(held.gallery)
+    trained = {item for epoch in (0, 1) for t in source.triplets(epoch) for item in (t.reference, *t.targets)}
+    assert apart and trained and not apart & trained
+    assert {item for query in held.queries for item in (query.reference, *query.targets)} <= apart
+    assert {query.kind for query in held.queries} == {"attribute", "instance", "double"}
+    groups = [{rows[item]["group"] for item in items} - {""} for items in (apart, trained)]
+    assert not groups[0] & groups[1]
+    assert CatalogueSource(folder, held_out=0.4).held_out().gallery == held.gallery
+    assert CatalogueSource(folder).held_out() is None
+    with pytest.raises(UsageError, match="held_out keeps"):
+        CatalogueSource(folder, held_out=0.002)
+
+
 def test_exactly_as_many_as_asked_fresh_each_epoch_with_both_directions_together(source):
     first = source.triplets(0)
     assert len(first) == 801 and first == source.triplets(0) and first != source.triplets(1)
@@ -181,7 +198,7 @@ def test_wrong_options_are_refused_by_name(folder, tmp_path):
         CatalogueSource(folder, attributes=["size"])
     with pytest.raises(UsageError, match="no attribute 'title'"):
         CatalogueSource(folder, changes={"title": 1})
-    with pytest.raises(UsageError, match="variety and negation are shares"):
+    with pytest.raises(UsageError, match="variety, negation and held_out are shares"):
         CatalogueSource(folder, negation=2)
     with pytest.raises(UsageError, match="shares of at most 1"):
         CatalogueSource(folder, instance=0.8, double=0.3)

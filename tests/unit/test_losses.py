@@ -71,17 +71,10 @@ def test_a_batch_smaller_than_the_candidates_gives_what_it_has():
 
 
 def test_mismatches_are_the_random_half_and_the_reference_as_much_as_all_of_them():
-    unknown = torch.zeros(1, 12)
+    unknown = torch.zeros(1, 12, dtype=torch.long)
     assert losses.match_weights(unknown)[0].tolist() == [1] + [0] * 11
     assert losses.mismatch_weights(unknown, reference=False)[0].tolist() == [0, 0] + [0] * 5 + [1] * 5
     assert losses.mismatch_weights(unknown, reference=True)[0].tolist() == [0, 5] + [0] * 5 + [1] * 5
-
-
-def test_what_is_known_of_a_candidate_decides_whether_it_matches():
-    asked = torch.tensor([[1, -1, 1, -1, 0, 0, 0, 1, -1, 0, 0, 0]])
-    assert losses.match_weights(asked)[0].tolist() == pytest.approx([1 / 3, 0, 1 / 3] + [0] * 4 + [1 / 3] + [0] * 4)
-    assert losses.mismatch_weights(asked, reference=False)[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1]
-    assert losses.mismatch_weights(asked, reference=True)[0].tolist() == [0, 5, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_boundary_terms_keep_the_words_weights():
@@ -89,20 +82,11 @@ def test_boundary_terms_keep_the_words_weights():
     weights = torch.rand(2, 4, requires_grad=True)
     matched, mismatched = torch.tensor([[1, 0, 0], [0.5, 0.5, 0]]), torch.tensor([[0, 1, 0], [0, 0, 1]])
     terms = losses.boundary_terms(best, weights, matched, mismatched)
-    assert torch.equal(terms.matched, best) and not terms.mismatched_w.requires_grad
-    assert torch.equal(terms.mismatched_w[0, 1], weights[0].detach()) and not terms.mismatched_w[0, [0, 2]].any()
-    assert torch.equal(terms.matched_w[1, 1], weights[1].detach() / 2) and not terms.matched_w[:, 2].any()
-
-
-def test_what_must_not_be_there_matches_where_it_is_and_mismatches_where_it_was_asked_away():
-    best, weights = torch.rand(1, 4, 2), torch.tensor([[0.6, -0.4]])
-    has, lacks, named = (torch.tensor([row]) for row in ([1.0, 0, 0, 0], [0, 1.0, 0, 1.0], [0, 1.0, 0, 0]))
-    terms = losses.boundary_terms(best, weights, has, lacks, named)
-    assert terms.matched_w[0].tolist() == [[pytest.approx(0.6), 0], [0, pytest.approx(0.4)], [0, 0], [0, 0]]
-    assert terms.mismatched_w[0, :, 0].tolist() == [0, pytest.approx(0.6), 0, pytest.approx(0.6)]
-    assert terms.mismatched_w[0, :, 1].tolist() == [pytest.approx(0.4), 0, 0, 0]
-    unknown = losses.boundary_terms(best, weights, has, lacks)
-    assert not unknown.matched_w[..., 1].any() and unknown.matched_w[0, 0, 0] == pytest.approx(0.6)
+    assert torch.equal(terms.best, best) and not terms.mismatched.requires_grad
+    assert torch.equal(terms.mismatched[0, 1], weights[0].detach()) and not terms.mismatched[0, [0, 2]].any()
+    assert torch.equal(terms.matched[1, 1], weights[1].detach() / 2) and not terms.matched[:, 2].any()
+    absent = losses.boundary_terms(best, -weights, matched, mismatched)
+    assert not absent.matched.any() and not absent.mismatched.any()
 
 
 def test_named_words_are_asked_for_weight_and_sign_and_others_for_nothing():
@@ -125,30 +109,49 @@ def ready_boundary(t):
     return boundary
 
 
+def kinds(matched, mismatched):
+    """Return (best [1, 1, K], terms): so many matched correspondences, then so many mismatched ones."""
+    best = torch.cat([matched, mismatched])[None, None].requires_grad_()
+    first = (torch.arange(best.shape[2]) < len(matched)).float()[None, None]
+    return best, losses.Terms(best, first, 1 - first)
+
+
 def test_the_boundary_loss_pushes_matched_up_and_mismatched_down_and_leaves_t_alone():
-    matched = torch.full((2, 3), 0.45, requires_grad=True)
-    mismatched = torch.full((2, 5, 3), 0.55, requires_grad=True)
-    terms = losses.Terms(matched, torch.ones(2, 3), mismatched, torch.ones(2, 5, 3))
+    best, terms = kinds(torch.full((2,), 0.45), torch.full((5,), 0.55))
     boundary = ready_boundary(0.5)
     losses.boundary_loss(boundary, terms).backward()
-    assert (matched.grad < 0).all() and (mismatched.grad > 0).all()
+    assert (best.grad[0, 0, :2] < 0).all() and (best.grad[0, 0, 2:] > 0).all()
     assert boundary.t == 0.5
+    assert losses.boundary_loss(AdaptiveBoundary(), terms) == 0
 
 
 def test_the_boundary_loss_parts_the_two_kinds_but_never_moves_both_together():
     torch.manual_seed(0)
-    matched = (torch.rand(4, 3) - 0.2).requires_grad_()
-    mismatched = (torch.rand(4, 6, 3) - 0.4).requires_grad_()
-    terms = losses.Terms(matched, torch.rand(4, 3), mismatched, torch.rand(4, 6, 3))
+    best, terms = kinds(torch.rand(4) - 0.2, torch.rand(6) - 0.4)
     losses.boundary_loss(ready_boundary(0.3), terms).backward()
-    assert float(matched.grad.sum()) < -0.1
-    assert float(matched.grad.sum() + mismatched.grad.sum()) == pytest.approx(0.0, abs=1e-4)
+    assert float(best.grad[0, 0, :4].sum()) < -0.1
+    assert float(best.grad.sum()) == pytest.approx(0.0, abs=1e-4)
 
 
 def test_well_separated_correspondences_cost_next_to_nothing():
     def cost(matched, mismatched):
-        ones = torch.ones(2, 3)
-        terms = losses.Terms(torch.full((2, 3), matched), ones, torch.full((2, 3), mismatched), ones)
-        return float(losses.boundary_loss(ready_boundary(0.5), terms))
+        _, terms = kinds(torch.tensor([matched]), torch.tensor([mismatched]))
+        return losses.boundary_loss(ready_boundary(0.5), terms).item()
 
     assert cost(0.9, 0.1) < 0.01 < cost(0.55, 0.45) < cost(0.45, 0.55)
+
+
+@pytest.mark.parametrize("boundary", [ready_boundary(0.3), AdaptiveBoundary()])
+def test_a_word_that_asks_is_drawn_to_pictures_that_have_what_it_names_and_to_no_others(boundary):
+    """ "Red" (asked for) and "stripes" (asked away): which of four pictures have them, and of one nothing is known."""
+    torch.manual_seed(0)
+    words = torch.nn.functional.normalize(torch.randn(1, 3, 8), dim=-1)
+    regions = torch.nn.functional.normalize(torch.randn(4, 5, 8), dim=-1).requires_grad_()
+    named = torch.tensor([[1, 0, -1]])
+    fulfils = torch.tensor([[1, -1, 0, 1], [-1, -1, 0, 1]])
+    losses.evidence(boundary, words, regions, named, fulfils).backward()
+    moved = -(regions.grad @ words[0].T).sum(1)  # [pictures, words]: which way the correspondences go
+    has_red, has_stripes = moved[:, 0], moved[:, 2]
+    assert (has_red[[0, 3]] > 0).all() and has_red[1] < 0 and not regions.grad[2].any()
+    assert (has_stripes[[0, 1]] > 0).all() and has_stripes[3] < 0
+    assert losses.evidence(boundary, words, regions, named * 0, fulfils[:0]) == 0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -6,6 +8,7 @@ import numpy as np  # noqa: E402
 
 from nsfse.config import ModelConfig  # noqa: E402
 from nsfse.data import Triplet  # noqa: E402
+from nsfse.deciding import of_training  # noqa: E402
 from nsfse.mixing import _fit, fit_mix  # noqa: E402
 from nsfse.vocabulary import build_vocabulary  # noqa: E402
 from nsfse_runtime.text import Tokenizer  # noqa: E402
@@ -18,12 +21,19 @@ def pictures(names):
     return np.stack([np.random.default_rng(int(name)).integers(0, 256, (32, 32, 3), np.uint8) for name in names])
 
 
-def test_recoloured_references_do_not_enter_the_fit():
+def test_the_fit_asks_all_phrasings_and_leaves_recoloured_references_out():
     config = ModelConfig(width=16, dim=16, image_size=(32, 32))
     model = random_model(config, len(WORDS))
-    plain = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
-    own = [Triplet(str(at), ("in blue",), (str(at),), recolour=3) for at in range(12)]
-    assert torch.equal(fit_mix(model, WORDS, plain + own, pictures), fit_mix(model, WORDS, plain, pictures))
+    texts = ("make it red", "in blue")
+    plain = [Triplet(str(at), texts, (str(at + 1),)) for at in range(0, 12, 2)]
+    own = [Triplet(str(at), texts, (str(at),), recolour=3) for at in range(12)]
+    found = fit_mix(model, WORDS, of_training(plain), pictures)
+    assert torch.equal(fit_mix(model, WORDS, of_training(plain + own), pictures), found)
+    first = [replace(query, texts=query.texts[at % 2 : at % 2 + 1]) for at, query in enumerate(plain)]
+    assert torch.equal(fit_mix(model, WORDS, of_training(first), pictures), found)
+    assert not torch.equal(
+        fit_mix(model, WORDS, of_training([replace(q, texts=texts[:1]) for q in plain]), pictures), found
+    )
 
 
 def test_the_fit_trusts_the_part_that_knows_the_target():

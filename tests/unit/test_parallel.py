@@ -56,7 +56,7 @@ def losses(run, launcher, *settings):
     assert told.returncode == 0, told.stderr[-2000:]
     steps = [entry for entry in map(json.loads, told.stdout.splitlines()) if "loss" in entry]
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
-    names = ("stage1", "text", "naming", "views", "boundary", "head", "distill", "loss")
+    names = ("stage1", "text", "naming", "evidence", "views", "boundary", "head", "distill", "loss")
     return torch.tensor([[entry[name] for name in names] for entry in steps]), {path.name for path in run.iterdir()}
 
 
@@ -66,7 +66,7 @@ def test_processes_train_as_one_does(tmp_path, processes, parts):
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     alone, files = losses(tmp_path / "alone", [], f"train.accumulate={parts}")
     together, same_files = losses(tmp_path / "together", torchrun, f"train.accumulate={parts}")
-    assert alone[-1, 4] > 0, "no boundary: its statistics would not be compared"
+    assert alone[-1, 5] > 0, "no boundary: its statistics would not be compared"
     assert (alone - together).abs().max() < 1e-9
     assert files == same_files
 
@@ -156,7 +156,7 @@ def test_a_step_makes_nothing_on_another_device(monkeypatch):
     blank = torch.zeros(12, 32, 48, 3, dtype=torch.uint8)
     at = torch.arange(12)
     none = torch.zeros(8, 12, dtype=torch.bool)
-    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, none, none.long(), mask.long() * 0)
+    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, none, mask.long() * 0, none[:0].long())
     assert "boundary" in trainer.train_step(batch)
     assert trainer.optimizer.state[trainer.model.stage1_scale]["exp_avg"].device.type == "meta"
 

@@ -23,9 +23,19 @@ def batch_of(count: int) -> Batch:
         torch.randint(2, 9, (count, 3), generator=generator),
         torch.ones(count, 3, dtype=torch.bool),
         torch.nn.functional.one_hot(target, count).bool(),
-        torch.nn.functional.one_hot(target, count),
-        torch.zeros(count, 3, dtype=torch.long),
+        torch.zeros(count, 3, dtype=torch.long).index_fill(1, torch.tensor([2]), 1),
+        torch.nn.functional.one_hot(target, count) - torch.nn.functional.one_hot(pictures, count),
     )
+
+
+def test_a_dropped_word_is_not_taught_to_ask():
+    found = {}
+    for share in (0.0, 1.0):
+        config = load_config(overrides=[*OVERRIDES, f"train.word_dropout={share}"])
+        trainer = Trainer(config, NSFSE(config.model, 9), 10)
+        found[share] = trainer.batch_losses(batch_of(6), torch.Generator().manual_seed(0))
+    assert found[0.0]["evidence"] > 0 and found[0.0]["naming"] > 0
+    assert found[1.0]["evidence"] == found[1.0]["naming"] == 0
 
 
 @pytest.mark.parametrize("there", [True, False])
