@@ -13,7 +13,7 @@ from nsfse_runtime.session import Session
 
 # Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63 fits, more would not.
 _LARGEST, _QUERY_LARGEST, _ZERO = 63, 127, 128
-_BLOCK = 16384
+_BLOCK = 1024  # rows at a time that stay in the processor's cache
 MOST_BYTES = 1_000_000_000
 """Above so many codes a single graph would come near the 2 GB that a protocol buffer may have."""
 # Once more than one row in so many would have to be looked at again, the plain product is faster.
@@ -28,15 +28,15 @@ class Codes:
         self._vectors = vectors
         count, dim = vectors.shape
         codes = np.empty((dim, count), np.int8)
-        self._scale, self._error, self._length = (np.empty(count, np.float32) for _ in range(3))
+        self._scale, self._error = np.empty(count, np.float32), np.empty(count, np.float32)
         for at in range(0, count, _BLOCK):
             rows = slice(at, at + _BLOCK)
             block = vectors[rows]
             scale = np.maximum(np.abs(block).max(1, keepdims=True), 1e-12) / _LARGEST
             code = np.rint(block / scale)
-            codes[:, rows], self._scale[rows] = code.T, scale[:, 0]
-            self._error[rows] = np.linalg.norm(block - code * scale, axis=1)
-            self._length[rows] = np.linalg.norm(code * scale, axis=1)
+            codes[:, rows], self._scale[rows] = code.astype(np.int8).T, scale[:, 0]
+            off = block - code * scale
+            self._error[rows] = np.sqrt(np.vecdot(off, off))
         self._session = Session(_product_with(codes), origin="the graph of stage 1")
 
     def search(self, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
@@ -65,9 +65,10 @@ class Codes:
         (sums,) = self._session(query=(rounded + _ZERO).astype(np.uint8)[None])
         off = float(np.linalg.norm(query - rounded * step))
         scores: Floats = sums[0] * (self._scale * np.float32(step))
-        # |<q, v> - <q', v'>| <= |q| |v - v'| + |q - q'| |v'|
-        error: Floats = self._error * np.float32(np.linalg.norm(query)) + self._length * np.float32(off)
-        return scores, error + np.float32(2 * rounding(query))
+        # |<q, v> - <q', v'>| <= |q| |v - v'| + |q - q'| |v'|, and |v'| <= 1 + |v - v'|
+        length = float(np.linalg.norm(query))
+        error: Floats = self._error * np.float32(length + off) + np.float32(off + 2 * rounding(query))
+        return scores, error
 
 
 def _product_with(codes: NDArray[np.int8]) -> bytes:

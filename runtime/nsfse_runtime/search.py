@@ -1,7 +1,7 @@
 """Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
 
-Stage 1's answer does not depend on how it was found: whatever narrows the gallery down (a matrix product, int8 codes, an
-index), `best_of` scores what is left, row by row and always in the same order of additions.
+Stage 1's answer does not depend on how it was found: whatever narrows the gallery down (a matrix product, int8 codes,
+an index), `best_of` scores what is left, row by row and always in the same order of additions.
 """
 
 from collections.abc import Callable
@@ -69,14 +69,14 @@ def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = Non
 
 
 def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
-    """Return the `k` best of `rows`, which ascend, with their scores: each row's sum alone, whoever stands beside it."""
+    """Return the `k` best of `rows`, which ascend, and their scores: each row's by itself, whoever stands beside it."""
     scores = np.vecdot(vectors[rows], query)
     order = np.argsort(-scores, kind="stable")[:k]
     return rows[order], scores[order]
 
 
 def rounding(query: Floats) -> float:
-    """Return how far two float32 inner products of `query` and one unit row can lie apart, in any order of additions."""
+    """Return how far two float32 inner products of `query` and a unit row can lie apart, in any order of additions."""
     return 2 * len(query) * float(np.finfo(np.float32).eps * np.linalg.norm(query))
 
 
