@@ -15,6 +15,9 @@ from nsfse_runtime.features import Floats, TargetFeatures
 from nsfse_runtime.gallery_file import damaged
 from nsfse_runtime.printable import printable
 
+# Every float16 as a float32, by its bits: looked up, a picture's regions take half the time of numpy's conversion.
+_SINGLES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
 
 def item_crc(name: str, content: int, metadata: str) -> int:
     """Return the CRC-32 of a row of `items`."""
@@ -86,11 +89,14 @@ class Snapshot:
         """Return the features of `rows` [K]: vectors [K, d], regions [K, R, d]. Raises InputError, IntegrityError."""
         wanted = np.asarray(rows, np.intp)
         vectors = self.vectors[wanted]
-        regions = [self._regions(connection, int(key)) for key in self.contents[wanted]]
-        if not regions:
-            return TargetFeatures(vectors, np.empty((0, 0, self.vectors.shape[1]), np.float32))
-        stacked = np.frombuffer(b"".join(regions), "<f2").reshape(len(regions), -1, vectors.shape[1])
-        return TargetFeatures(vectors, stacked.astype(np.float32))
+        blobs = (self._regions(connection, int(key)) for key in self.contents[wanted])
+        regions = np.empty((0, 0, self.vectors.shape[1]), np.float32)
+        for at, blob in enumerate(blobs):
+            halves = np.frombuffer(blob, "<u2").reshape(-1, vectors.shape[1])
+            if at == 0:
+                regions = np.empty((len(wanted), *halves.shape), np.float32)
+            np.take(_SINGLES, halves, out=regions[at], mode="clip")
+        return TargetFeatures(vectors, regions)
 
     def _regions(self, connection: sqlite3.Connection, key: int) -> bytes:
         found = connection.execute("SELECT data, crc FROM regions WHERE key = ?", (key,)).fetchone()

@@ -89,9 +89,9 @@ class TestIndex:
 
     def test_what_is_gone_new_or_double_is_exact_without_building(self, tmp_path, everything, queries, built) -> None:
         random = np.random.default_rng(2)
-        before = np.sort(random.choice(COUNT, COUNT - 30, replace=False))
+        before = np.sort(random.choice(COUNT, COUNT - 20, replace=False))
         Stage1(tmp_path / "g", "f", "ann").prepare_index(everything.take(before, 1))
-        # 30 rows are new, 500 that the index knows are gone, 200 stand twice, and all lie elsewhere than before.
+        # 20 rows are new, 500 that the index knows are gone, 200 stand twice, and all lie elsewhere than before.
         now = np.setdiff1d(np.arange(COUNT), before[:500])
         now = random.permutation(np.concatenate([now, now[:200]]))
         snapshot = everything.take(now, 2)
@@ -101,7 +101,7 @@ class TestIndex:
         for row in (*new[:5], now[0]):
             rows, _ = searcher(snapshot, everything.vectors[row], 5)
             assert now[rows[0]] == row and (now == row).sum() == (now[rows] == row).sum()
-        assert built == [COUNT - 30]
+        assert built == [COUNT - 20]
 
     @pytest.mark.parametrize("share", [0.6, 0.3, 0.01, 0.0])
     def test_filters_are_kept(self, tmp_path, everything, queries, share) -> None:
