@@ -97,8 +97,9 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
         "filter_1_percent": lambda query: exact_search(vectors, query, ASKED, mask),
     }
     if ann.present():
-        searcher = stage1.Stage1(Path(tempfile.mkdtemp()) / "bench.gallery", "bench", "ann")
-        index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
+        with tempfile.TemporaryDirectory() as place:
+            searcher = stage1.Stage1(Path(place) / "bench.gallery", "bench", "ann")
+            index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
         row |= {"index_depth": index.facts.depth, "index_recall_at_build": index.facts.recall}
         ways["index"] = lambda query: searcher(Vectors(vectors), query, ASKED)
         ways["index_filter_1_percent"] = lambda query: searcher(Vectors(vectors), query, ASKED, mask)

@@ -124,7 +124,8 @@ def index_text(report: Mapping[str, Any]) -> str:
     if report["encoded"]:
         lines.append(f"{report['images_per_second']:.1f} images/s on {report['device']}")
     if ann := report["ann"]:
-        lines.append(f"searched by an index that finds {100 * ann['recall']:.1f} % of the best 100")
+        enough = "" if ann["recall"] >= 0.99 else ", which is too few: it is searched exactly"
+        lines.append(f"its index finds {100 * ann['recall']:.1f} % of the best 100{enough}")
     if report["failed"]:
         lines.append(f"{len(report['failed'])} files are not in the gallery:")
         lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in report["failed"]]

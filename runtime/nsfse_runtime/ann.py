@@ -6,9 +6,9 @@ one that is gone, twice, or with another score. How much it misses is measured w
 """
 
 import hashlib
-import os
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -41,10 +41,9 @@ class Facts(msgspec.Struct, frozen=True):
 
     version: int
     fingerprint: str
-    entries: int
-    dim: int
-    parts: int
-    depth: int
+    entries: Annotated[int, msgspec.Meta(ge=1)]
+    dim: Annotated[int, msgspec.Meta(ge=1)]
+    depth: Annotated[int, msgspec.Meta(ge=1)]
     recall: float
 
 
@@ -55,7 +54,7 @@ class Index:
         """Raises MissingExtraError (faiss)."""
         self.facts, self.marks, self._centres, self._codes = facts, marks, centres, codes
         faiss = _faiss()
-        self._plain = _plain_index(facts.dim, facts.parts)
+        self._plain = _plain_index(facts.dim)
         faiss.copy_array_to_vector(centres.ravel(), self._plain.pq.centroids)
         self._plain.is_trained = True
         self._plain.add_sa_codes(codes)
@@ -74,7 +73,7 @@ class Index:
         """Replace the file at `path` whole. Raises OutputError."""
         arrays = (self.marks.astype("<u8"), self._centres.astype("<f4"), self._codes)
         body = msgspec.json.encode(self.facts) + b"\n" + b"".join(array.tobytes() for array in arrays)
-        beside = Path(f"{path}.{os.getpid()}")
+        beside = Path(f"{path}.part")
         try:
             beside.write_bytes(hashlib.sha256(body).digest() + body)  # not synced: what is torn is built again
             beside.replace(path)
@@ -96,10 +95,13 @@ class Index:
         if hashlib.sha256(body).digest() != data[:32]:
             return None
         head, _, rest = body.partition(b"\n")
-        facts = msgspec.json.decode(head, type=Facts)
+        try:
+            facts = msgspec.json.decode(head, type=Facts)
+        except msgspec.MsgspecError:  # whole, but of another version
+            return None
         if (facts.version, facts.fingerprint) != (_VERSION, fingerprint):
             return None
-        sizes = (8 * facts.entries, 4 * _CENTRES * facts.dim, facts.entries * _code_bytes(facts.parts))
+        sizes = (8 * facts.entries, 4 * _CENTRES * facts.dim, facts.entries * ((_parts(facts.dim) + 1) // 2))
         if len(rest) != sum(sizes):
             return None
         marks, centres, codes = (rest[sum(sizes[:at]) : sum(sizes[: at + 1])] for at in range(3))
@@ -115,14 +117,13 @@ def build(vectors: Floats, marks: Marks, fingerprint: str) -> Index:
     """Index the `vectors` [N, d] that `marks` [N] names, each once. Raises MissingExtraError (faiss)."""
     marks, first = np.unique(marks, return_index=True)
     dim = vectors.shape[1]
-    parts = max(part for part in range(1, _PARTS + 1) if dim % part == 0)
     random = np.random.default_rng(0)
-    plain = _plain_index(dim, parts)
+    plain = _plain_index(dim)
     plain.train(vectors[np.sort(random.choice(first, min(_TRAINED_ON, len(first)), replace=False))])
     blocks = range(0, len(first), _BLOCK)
     codes = np.concatenate([plain.sa_encode(vectors[first[at : at + _BLOCK]]) for at in blocks])
     centres = _faiss().vector_to_array(plain.pq.centroids)
-    facts = Facts(_VERSION, fingerprint, len(marks), dim, parts, _DEPTHS[-1], 0.0)
+    facts = Facts(_VERSION, fingerprint, len(marks), dim, _DEPTHS[-1], 0.0)
     index = Index(facts, marks, centres, codes)
     depth, recall = _measured(index, vectors, first, random)
     index.facts = msgspec.structs.replace(facts, depth=depth, recall=recall)
@@ -186,8 +187,6 @@ class Candidates:
 
 def present() -> bool:
     """Tell whether the extra `ann` is installed."""
-    from importlib.util import find_spec
-
     return find_spec("faiss") is not None
 
 
@@ -196,13 +195,14 @@ def file_of(gallery: Path) -> Path:
     return Path(f"{gallery}.ann")
 
 
-def _code_bytes(parts: int) -> int:
-    return (parts + 1) // 2
+def _parts(dim: int) -> int:
+    """Return into how many equal parts a vector is cut, each of which becomes 4 bits."""
+    return max(parts for parts in range(1, _PARTS + 1) if dim % parts == 0)
 
 
-def _plain_index(dim: int, parts: int) -> Any:
+def _plain_index(dim: int) -> Any:
     faiss = _faiss()
-    return faiss.IndexPQ(dim, parts, _CENTRES.bit_length() - 1, faiss.METRIC_INNER_PRODUCT)
+    return faiss.IndexPQ(dim, _parts(dim), _CENTRES.bit_length() - 1, faiss.METRIC_INNER_PRODUCT)
 
 
 def _faiss() -> Any:

@@ -70,7 +70,8 @@ def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = Non
 
 def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
     """Return the `k` best of `rows`, which ascend, and their scores: each row's by itself, whoever stands beside it."""
-    scores = np.vecdot(vectors[rows], query)
+    most = 2 * len(rows) > len(vectors)
+    scores = np.vecdot(vectors, query)[rows] if most else np.vecdot(vectors[rows], query)
     order = np.argsort(-scores, kind="stable")[:k]
     return rows[order], scores[order]
 

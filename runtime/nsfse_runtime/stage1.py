@@ -64,7 +64,8 @@ class Stage1:
             return None
         if self._index is None:
             self._index = ann.Index.load(self._path, self._fingerprint)
-        if self._index is None or ann.Candidates(self._index, snapshot).stale:
+        dim = snapshot.vectors.shape[1]
+        if self._index is None or self._index.facts.dim != dim or ann.Candidates(self._index, snapshot).stale:
             self._index = ann.build(snapshot.vectors, snapshot.marks, self._fingerprint)
             # Where nothing may be written, each process builds its own.
             with suppress(OutputError):

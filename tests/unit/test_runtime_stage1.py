@@ -156,9 +156,9 @@ class TestIndex:
         monkeypatch.setattr(stage1, "EXACT_UP_TO", 40)
         save_pictures(tmp_path / "photos", 60)
         scorer = ColourScorer()
-        gallery = Gallery.open(tmp_path / "g", scorer, create=True)
+        gallery = Gallery.open(tmp_path / "photos" / "g", scorer, create=True)
         report = gallery.sync(tmp_path / "photos")
-        assert report.ann is not None and report.ann["entries"] == 60 and (tmp_path / "g.ann").exists()
+        assert report.ann is not None and report.ann["entries"] == 60 and (tmp_path / "photos" / "g.ann").exists()
         retriever, exact = (Retriever(scorer, gallery, search=how) for how in ("auto", "exact"))
         for victim in (None, "item0007", "item0008"):
             if victim:
