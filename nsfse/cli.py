@@ -115,6 +115,7 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
     bundle: BundleOption = None,
     metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; one a core by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Bring a gallery in step with a folder of pictures.
@@ -128,7 +129,7 @@ def index(
 
     model, opened = open_gallery(gallery, bundle, create=True)
     with indexing_bar() as follow:
-        done = opened.sync(folder, model, metadata=metadata, progress=follow)
+        done = opened.sync(folder, model, metadata=metadata, workers=workers, progress=follow)
     _print({"schema_version": 1, **asdict(done)}, index_text, as_json)
 
 
@@ -144,6 +145,9 @@ def query(
     ] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
+    search: Annotated[
+        Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 pictures.")
+    ] = "auto",
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
     as_json: Json = False,
@@ -152,7 +156,7 @@ def query(
     from nsfse.opening import conditions, open_retriever
     from nsfse.printing import query_text, write_sheets
 
-    retriever = open_retriever(gallery, bundle)
+    retriever = open_retriever(gallery, bundle, search)
     result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank, min_score=min_score)
     write_sheets(retriever.gallery, image, text, result, png, html)
     _print(result, query_text, as_json)

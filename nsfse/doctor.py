@@ -15,7 +15,7 @@ import nsfse
 from nsfse_runtime.errors import NsfseError
 
 PACKAGES = (
-    *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu"),
+    *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
     *("torch", "safetensors", "transformers", "onnx", "onnxscript", "onnxslim", "tensorboard"),
 )
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")

@@ -7,6 +7,7 @@ from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.retriever import Retriever
+from nsfse_runtime.stage1 import Search
 
 
 def open_gallery(path: Path, bundle: Path | None, *, create: bool = False) -> tuple[Bundle, Gallery]:
@@ -29,9 +30,9 @@ def open_gallery(path: Path, bundle: Path | None, *, create: bool = False) -> tu
     return opened, Gallery.open(path, opened, create=create)
 
 
-def open_retriever(path: Path, bundle: Path | None) -> Retriever:
-    """Open a gallery for queries (see open_gallery)."""
-    return Retriever(*open_gallery(path, bundle))
+def open_retriever(path: Path, bundle: Path | None, search: Search = "auto") -> Retriever:
+    """Open a gallery for queries (see open_gallery), searched as `search` says (see nsfse_runtime.stage1)."""
+    return Retriever(*open_gallery(path, bundle), search=search)
 
 
 def picture_file(gallery: Gallery, reference: str) -> Path:

@@ -121,6 +121,11 @@ def index_text(report: Mapping[str, Any]) -> str:
     """Return the counts of a sync, and every file that was left out with its reason."""
     names = ("added", "updated", "renamed", "removed", "unchanged", "encoded")
     lines = [", ".join(f"{report[name]} {name}" for name in names)]
+    if report["encoded"]:
+        lines.append(f"{report['images_per_second']:.1f} images/s on {report['device']}")
+    if ann := report["ann"]:
+        enough = "" if ann["recall"] >= 0.99 else ", which is too few: it is searched exactly"
+        lines.append(f"its index finds {100 * ann['recall']:.1f} % of the best 100{enough}")
     if report["failed"]:
         lines.append(f"{len(report['failed'])} files are not in the gallery:")
         lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in report["failed"]]

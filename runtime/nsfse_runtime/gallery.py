@@ -223,27 +223,33 @@ class Gallery:
         model: "Bundle | Scorer | None" = None,
         *,
         metadata: str | os.PathLike[str] | None = None,
-        batch: int = 64,
+        batch: int | None = None,
+        workers: int | None = None,
         progress: "Callable[[SyncProgress], None] | None" = None,
     ) -> "SyncReport":
         """Make the gallery equal to `folder`: encode what is new or changed, follow renames, drop what is gone.
 
         Each batch is committed before `progress` hears of it; whatever interrupts, the next sync goes on from there.
+        `batch` pictures are encoded at a time, by default as many as the free memory allows, while `workers` threads
+        decode the next ones, by default one a core. A gallery of more than stage1.EXACT_UP_TO pictures gets its index.
         `metadata` is a CSV table (docs: metadata.read_table). Raises NotFoundError, UsageError, InputError (an empty
         folder: is its disk mounted?), DataError, OutputError (a second writer, at once), IntegrityError.
         """
         from nsfse_runtime.session import as_scorer
+        from nsfse_runtime.stage1 import Stage1
         from nsfse_runtime.sync import sync
 
         model = model if model is not None else self._model
         if model is None:
             raise UsageError(f"{self.path} was opened without a bundle; open it with one to index")
         self.check_model(model)
-        if batch < 1:
-            raise UsageError(f"a batch of {batch} pictures is none; give 1 or more")
+        if any(each is not None and each < 1 for each in (batch, workers)):
+            raise UsageError(f"batch is {batch} and workers is {workers}; give 1 or more, or neither")
         table = Path(metadata) if metadata is not None else None
-        report = sync(self.path, Path(folder), as_scorer(model), table, batch, progress)
+        report = sync(self.path, Path(folder), as_scorer(model), table, batch, workers, progress)
         self.refresh()
+        index = Stage1(self.path, model.fingerprint).prepare_index(self.snapshot)
+        report.ann = index.summary() if index else None
         return report
 
     def _read_meta(self, key: str) -> object:

@@ -13,8 +13,8 @@ from nsfse_runtime.errors import IntegrityError, NsfseError, OutputError, Versio
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x6E736673  # "nsfs"
-# Beside the file itself, while it is open; the lock stays, empty.
-COMPANIONS = ("", "-wal", "-shm", "-journal", ".lock", ".lock-journal")
+# Beside the file itself, while it is open; the lock stays, empty, and so does a large gallery's index.
+COMPANIONS = ("", "-wal", "-shm", "-journal", ".lock", ".lock-journal", ".ann", ".ann.part")
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from nsfse_runtime.errors import ImageError
 from nsfse_runtime.features import Pixels
 from nsfse_runtime.folder import Stamp
 
-_WORKERS = min(4, os.cpu_count() or 1)
-_READ_AHEAD = 4 * _WORKERS
+# A batch is no larger than pays off on a CPU, and takes no more than this share of the memory that is free.
+_LARGEST, _SHARE = 64, 0.25
+# What encoding a picture takes at its peak, in times its float32 pixels: an EfficientNet's first layers come near 20.
+_ACTIVATIONS = 24
+_UNKNOWN_MEMORY = 1_000_000_000
 # Files with nothing to encode (renames, duplicates, refusals) make a batch at the latest after so many.
 _LARGEST_BATCH = 512
 
@@ -31,16 +35,43 @@ class Read:
     refused: bool = False  # the content is no picture, as against a file that could not be read this time
 
 
+def usual_workers() -> int:
+    """Return how many threads decode: one a core that this process may use, up to eight."""
+    may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, may_use)
+
+
+def usual_batch(size: tuple[int, int]) -> int:
+    """Return how many pictures of `size` (height, width) are encoded at a time, by the memory that is free now."""
+    picture = size[0] * size[1] * 3 * 4 * _ACTIVATIONS
+    return int(min(_LARGEST, max(1, _SHARE * free_memory() / picture)))
+
+
+def free_memory() -> int:
+    """Return how many bytes may still be taken, here and in this container; on systems that do not tell, a guess."""
+    free = _UNKNOWN_MEMORY
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return max(0, free)
+
+
 def read_files(
-    folder: Path, files: Mapping[str, Stamp], size: tuple[int, int], known: Container[bytes]
+    folder: Path, files: Mapping[str, Stamp], size: tuple[int, int], known: Container[bytes], workers: int, ahead: int
 ) -> Generator[Read]:
-    """Read `files` in order; those whose sha256 is not `known` are decoded and fitted to `size` (height, width)."""
-    pool = ThreadPoolExecutor(_WORKERS, "nsfse-decode")
+    """Read `files` in order; those whose sha256 is not `known` are decoded and fitted to `size` (height, width).
+
+    `workers` threads go on, up to `ahead` files further, while whoever takes them is busy.
+    """
+    pool = ThreadPoolExecutor(workers, "nsfse-decode")
     waiting: deque[Future[Read]] = deque()
     try:
         for name, stamp in files.items():
             waiting.append(pool.submit(_read, folder, name, stamp, size, known))
-            if len(waiting) >= _READ_AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -71,9 +71,12 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
 
 
 def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Reals, Reals]:
-    """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]."""
-    across = targets.regions.swapaxes(1, 2)
-    return query.words @ across, query.probes @ across, targets.regions @ across
+    """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]; X and Y are one product of all rows with all regions."""
+    count, places, dim = targets.regions.shape
+    rows = np.concatenate([query.words, query.probes])
+    near = (rows @ targets.regions.reshape(-1, dim).T).reshape(len(rows), count, places).swapaxes(0, 1)
+    gram = targets.regions @ targets.regions.swapaxes(1, 2)
+    return near[:, : len(query.words)], near[:, len(query.words) :], gram
 
 
 def view_branches(view: Reals, head: HeadConstants) -> Reals:

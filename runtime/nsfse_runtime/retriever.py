@@ -13,9 +13,10 @@ from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
-from nsfse_runtime.search import Ranking, Rows, exact_search, pairs_scored, rerank_rows, score_rows
+from nsfse_runtime.search import Ranking, Rows, pairs_scored, rerank_rows, score_rows
 from nsfse_runtime.session import as_scorer
 from nsfse_runtime.snapshot import Snapshot
+from nsfse_runtime.stage1 import Search, Stage1
 
 if TYPE_CHECKING:
     from nsfse_runtime.bundle import Bundle
@@ -68,11 +69,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 class Retriever:
     """Answers queries over a gallery with the model whose features it holds."""
 
-    def __init__(self, model: "Bundle | Scorer", gallery: Gallery) -> None:
-        """Raises VersionError when the gallery holds features of another model, IntegrityError (a damaged bundle)."""
+    def __init__(self, model: "Bundle | Scorer", gallery: Gallery, *, search: Search = "auto") -> None:
+        """`search` is how stage 1 looks through the gallery (see nsfse_runtime.stage1).
+
+        Raises VersionError when the gallery holds features of another model, IntegrityError (a damaged bundle), or
+        MissingExtraError (a search by an index, and faiss is not there).
+        """
         self._scorer, self.gallery = as_scorer(model), gallery
         self._decision = decision_of(self._scorer)
         gallery.check_model(self._scorer)
+        self._stage1 = Stage1(gallery.path, self._scorer.fingerprint, search)
 
     def query(
         self,
@@ -108,7 +114,7 @@ class Retriever:
                 return self.gallery.targets(rows, snapshot)
 
             wanted = pairs_scored(self._scorer, max(rerank, k) if rerank else 0, len(snapshot))
-            found = exact_search(snapshot.vectors, query.vector, max(k, wanted), mask)
+            found = self._stage1(snapshot, query.vector, max(k, wanted), mask)
             clock.lap("stage1")
             ranking = rerank_rows(self._scorer, query, *found, fetch, k, wanted)
             hits = self._hits(snapshot, query, ranking, fetch)

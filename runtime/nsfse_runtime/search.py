@@ -1,4 +1,8 @@
-"""Two stages: exact search over all vectors, then the whole score over the best; ties go to the lower row."""
+"""Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
+
+Stage 1's answer does not depend on how it was found: whatever narrows the gallery down (a matrix product, int8 codes,
+an index), `best_of` scores what is left, row by row and always in the same order of additions.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +20,8 @@ Stages = Literal["one", "two", "all"]
 
 # Regions are fetched and scored so many pictures at a time: an exhaustive ranking needs no more memory than this one.
 _PAIR_CHUNK = 512
+# A row that has to be copied first costs about so many that are multiplied where they lie.
+_COPY_COST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +52,33 @@ def pairs_scored(scorer: Scorer, asked: int, pictures: int) -> int:
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
     """Find the `k` rows of `vectors` [N, d] with the largest inner product with `query` [d] → rows [k], scores [k].
 
-    `mask` [N] says which rows may be found; all k are found if so many may. Equal scores come in the order of rows.
+    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may. Equal scores come in
+    the order of rows.
     """
     if not len(vectors):
         return np.empty(0, np.intp), np.empty(0, np.float32)
-    scores = vectors @ query
-    allowed = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
-    k = min(k, len(allowed))
-    if k < 1:
+    rows = None if mask is None else np.flatnonzero(mask)
+    if rows is None or len(rows) * _COPY_COST > len(vectors):
+        scores = vectors @ query if rows is None else (vectors @ query)[rows]
+    else:
+        scores = vectors[rows] @ query
+    if (k := min(k, len(scores))) < 1:
         return np.empty(0, np.intp), np.empty(0, np.float32)
-    found = scores[allowed]
-    # Everything that ties with the k-th is kept until the order of rows decides.
-    least = np.partition(found, len(found) - k)[len(found) - k]
-    kept = allowed[found >= least]
-    rows = kept[np.argsort(-scores[kept], kind="stable")][:k]
-    return rows, scores[rows]
+    kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k] - rounding(query))
+    return best_of(vectors, query, kept if rows is None else rows[kept], k)
+
+
+def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
+    """Return the `k` best of `rows`, which ascend, and their scores: each row's by itself, whoever stands beside it."""
+    most = 2 * len(rows) > len(vectors)
+    scores = np.vecdot(vectors, query)[rows] if most else np.vecdot(vectors[rows], query)
+    order = np.argsort(-scores, kind="stable")[:k]
+    return rows[order], scores[order]
+
+
+def rounding(query: Floats) -> float:
+    """Return how far two float32 inner products of `query` and a unit row can lie apart, in any order of additions."""
+    return 2 * len(query) * float(np.finfo(np.float32).eps * np.linalg.norm(query))
 
 
 def rank(

@@ -95,6 +95,11 @@ class OnnxScorer:
         return self.bundle.fingerprint
 
     @property
+    def device(self) -> str:
+        """Name what computes: "cpu", "cuda" ..."""
+        return (self._providers or ["CPUExecutionProvider"])[0].removesuffix("ExecutionProvider").lower()
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Return the (height, width) that `encode_images` takes."""
         return self.bundle.manifest.image_size

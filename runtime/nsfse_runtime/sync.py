@@ -20,7 +20,7 @@ from nsfse_runtime.errors import InputError, IntegrityError, NotFoundError, Usag
 from nsfse_runtime.features import Pixels, Scorer, TargetFeatures
 from nsfse_runtime.folder import Listing, Stamp, list_folder
 from nsfse_runtime.gallery_file import COMPANIONS, connect_writer, sole_writer, transaction, translated
-from nsfse_runtime.intake import Read, batches, read_files
+from nsfse_runtime.intake import Read, batches, read_files, usual_batch, usual_workers
 from nsfse_runtime.metadata import match_table, read_table
 from nsfse_runtime.snapshot import content_crc, item_crc, regions_crc
 
@@ -45,7 +45,9 @@ class SyncProgress:
 class SyncReport:
     """Counts of pictures, `encoded` those the model has seen; `failed` (path, reason) is every file not taken.
 
-    `unmatched` are keys of the metadata table that name no picture, or several.
+    `unmatched` are keys of the metadata table that name no picture, or several. `device` is what encoded, in batches of
+    up to `batch`, with `workers` threads that decoded; `seconds` is the time of reading, encoding and committing, and
+    `images_per_second` how many pictures were encoded in it. `ann` tells of the gallery's index, where it has one.
     """
 
     added: int = 0
@@ -56,6 +58,12 @@ class SyncReport:
     encoded: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    device: str = ""
+    workers: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    ann: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,12 @@ def sync(
     folder: Path,
     scorer: Scorer,
     table: Path | None = None,
-    batch: int = 64,
+    batch: int | None = None,
+    workers: int | None = None,
     progress: Callable[[SyncProgress], None] | None = None,
 ) -> SyncReport:
     """Make the gallery at `path` equal to `folder`. See Gallery.sync for what it promises and raises."""
+    batch, workers = batch or usual_batch(scorer.image_size), workers or usual_workers()
     if not folder.is_dir():
         raise NotFoundError(f"no folder at {folder}; check the path")
     rows = read_table(table) if table is not None else None
@@ -85,10 +95,16 @@ def sync(
             columns, run.report.unmatched = match_table(table, rows, run.listing.files)
             run.columns = {name: json.dumps(columns.get(name, {}), ensure_ascii=False) for name in run.listing.files}
         run.start()
-        with closing(read_files(run.folder, run.changed(), scorer.image_size, run.contents)) as reads:
+        started = time.perf_counter()
+        changed, ahead = run.changed(), batch + 2 * workers
+        with closing(read_files(run.folder, changed, scorer.image_size, run.contents, workers, ahead)) as reads:
             for part in batches(reads, batch):
                 run.commit(part)
+        run.report.seconds = round(time.perf_counter() - started, 3)
         run.finish()
+        run.report.batch, run.report.workers = batch, workers
+        run.report.device = getattr(scorer, "device", "cpu")
+        run.report.images_per_second = round(run.report.encoded / max(run.report.seconds, 0.001), 1)
         return run.report
 
 

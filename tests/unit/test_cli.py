@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nsfse import cli, failures
-from nsfse.printing import query_text
+from nsfse.printing import index_text, query_text
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.retriever import Hit, Result, WordEvidence
 
@@ -128,6 +128,16 @@ def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
     said = [query_text(found(matches=matches)) for matches in (None, False, True)]
     assert said[:2] == ["no picture in the gallery fits these conditions", "nothing here matches"]
     assert "lower --min-score" in said[2]
+
+
+def test_an_index_says_how_fast_on_what_and_what_its_search_misses():
+    names = ("added", "updated", "renamed", "removed", "unchanged", "encoded")
+    report = dict.fromkeys(names, 0) | {"failed": [], "unmatched": [], "ann": None}
+    assert index_text(report).count("\n") == 0
+    report |= {"encoded": 30, "images_per_second": 45.26, "device": "cuda"}
+    assert index_text(report).splitlines()[1:] == ["45.3 images/s on cuda"]
+    for recall, said in ((0.996, "its index finds 99.6 % of the best 100"), (0.8, "too few: it is searched exactly")):
+        assert said in index_text(report | {"ann": {"recall": recall}}).splitlines()[2]
 
 
 def test_ctrl_c_exits_with_130(capsys, monkeypatch):

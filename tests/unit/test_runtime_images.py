@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsfse_runtime import images
 from nsfse_runtime.budget import ByteBudget
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.images import decode_image, fit_image, load_image
@@ -293,3 +294,34 @@ def test_the_budget_bounds_what_is_taken_at_once_and_a_large_request_is_not_star
     for thread in threads:
         thread.join(10)
     assert len(served) == 21 and most <= 100
+
+
+def textured(width: int, height: int) -> Image.Image:
+    """A picture with fine and coarse detail, as a photograph has."""
+    random = np.random.default_rng(0)
+    canvas = Image.fromarray(random.integers(0, 256, (12, 16, 3)).astype(np.uint8)).resize((width, height))
+    grain = random.normal(0, 25, (height // 2, width // 2, 1)).repeat(2, 0).repeat(2, 1)
+    return Image.fromarray(np.clip(np.asarray(canvas)[: len(grain), : grain.shape[1]] + grain, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1200, 800), (800, 1198), (448, 300), (900, 40)])
+def test_a_draft_leaves_twice_the_size_or_the_whole(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, seen = (96, 128), []
+    monkeypatch.setattr(images, "_fit", lambda image, _: seen.append(image.size) or np.zeros(1))
+    load_image(encoded(Image.new("RGB", (width, height)), "JPEG"), size)
+    inner = images._inner((width, height), size)
+    assert all(have >= min(2 * need, whole) for have, need, whole in zip(seen[0], inner, (width, height), strict=True))
+    assert (width, height) != (1200, 800) or seen == [(300, 200)]  # a quarter: an eighth would be too small
+
+
+def test_a_drafted_photograph_has_the_features_of_the_whole() -> None:
+    pytest.importorskip("onnxruntime")
+    from nsfse_runtime.bundle import Bundle
+
+    scorer = Bundle.open(Path(__file__).parents[1] / "golden" / "bundle").scorer
+    data = encoded(textured(1200, 800), "JPEG", quality=90)
+    drafted, exact = load_image(data, scorer.image_size), fit_image(decode_image(data), scorer.image_size)
+    assert 0 < np.abs(drafted.astype(int) - exact).mean() < 1.5
+    one, other = (scorer.encode_images(pixels[None]) for pixels in (drafted, exact))
+    assert (one.vectors @ other.vectors.T).item() > 0.999
+    assert np.vecdot(one.regions[0], other.regions[0]).min() > 0.998

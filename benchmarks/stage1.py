@@ -1,0 +1,167 @@
+"""Time stage 1 against the size of the gallery, and bulk indexing.
+
+python benchmarks/stage1.py [--sizes 10000,100000,1000000] [--rounds 9] [--json FILE] [--bundle DIR --folder PICTURES]
+
+Vectors are synthetic, 512 numbers each. "clustered": centres of a low-rank space, 100 pictures around each, as real
+features lie; "spread": nearly independent directions, the worst that an index can meet. Queries are blends of two
+pictures. Ways take turns in each round and medians are over all queries of all rounds. The target figures are for two
+idle cores; what else the machine does is shown as its load.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsfse_runtime import Bundle, Gallery, ann, stage1
+from nsfse_runtime.codes import Codes
+from nsfse_runtime.search import exact_search
+
+DIM, ASKED, QUERIES = 512, 100, 4
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """As much of a gallery's Snapshot as stage 1 looks at."""
+
+    vectors: np.ndarray
+    generation: int = 1
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.vectors)
+
+    @property
+    def marks(self) -> np.ndarray:
+        """Return the rows' names."""
+        return np.arange(len(self.vectors), dtype=np.uint64)
+
+
+def main() -> None:
+    """Measure, print a line for each figure, and write JSON where asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--kinds", default="clustered,spread")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine(), "search": []}
+    print(found["machine"])
+    for kind in asked.kinds.split(","):
+        for size in map(int, asked.sizes.split(",")):
+            found["search"].append(row := measure(kind, size, asked.rounds))
+            print(row)
+    if asked.bundle and asked.folder:
+        found["index"] = bulk_index(asked.bundle, asked.folder)
+        print(found["index"])
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=2))
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    names = ("numpy", "onnxruntime", "faiss-cpu", "pillow")
+    versions = {name: _version(name) for name in names}
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    return {"cores": os.cpu_count(), "threads": threads, "load": os.getloadavg()[0], "versions": versions}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
+    """Return medians, in ms, of every way to search `size` vectors, and what it costs to prepare them."""
+    random = np.random.default_rng(0)
+    vectors = draw(kind, size, random)
+    row: dict[str, Any] = {"kind": kind, "pictures": size}
+    codes, row["codes_built_s"] = _timed(lambda: Codes(vectors))
+    mask = random.random(size) < 0.01
+    ways: dict[str, Callable[[np.ndarray], Any]] = {
+        "plain": lambda query: exact_search(vectors, query, ASKED),
+        "codes": lambda query: codes.search(query, ASKED),
+        "filter_1_percent": lambda query: exact_search(vectors, query, ASKED, mask),
+    }
+    if ann.present():
+        with tempfile.TemporaryDirectory() as place:
+            searcher = stage1.Stage1(Path(place) / "bench.gallery", "bench", "ann")
+            index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
+        row |= {"index_depth": index.facts.depth, "index_recall_at_build": index.facts.recall}
+        ways["index"] = lambda query: searcher(Vectors(vectors), query, ASKED)
+        ways["index_filter_1_percent"] = lambda query: searcher(Vectors(vectors), query, ASKED, mask)
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    overlap: list[float] = []
+    for query in blends(vectors, 1 + QUERIES * rounds, random):
+        answers = {}
+        for way, search in ways.items():
+            answers[way], seconds = _timed(lambda search=search, query=query: search(query))
+            times[way].append(1000 * seconds)
+        _check(answers)
+        if "index" in answers:
+            overlap.append(len(np.intersect1d(answers["plain"][0], answers["index"][0])) / min(ASKED, size))
+    medians = {way: round(statistics.median(each[1:]), 3) for way, each in times.items()}
+    recall = {"recall_at_100": round(statistics.mean(overlap), 4)} if overlap else {}
+    return row | {"median_ms": medians} | recall
+
+
+def _check(answers: dict[str, Any]) -> None:
+    for one, other in (("plain", "codes"), ("filter_1_percent", "index_filter_1_percent")):
+        if other in answers:
+            np.testing.assert_array_equal(answers[one][0], answers[other][0], f"{other} is not {one}")
+
+
+def draw(kind: str, size: int, random: np.random.Generator) -> np.ndarray:
+    """Draw unit vectors [size, DIM] of a kind."""
+    if kind not in ("clustered", "spread"):
+        raise SystemExit(f"no kind of vectors {kind}; choose clustered or spread")
+    rank = 64 if kind == "clustered" else DIM
+    basis = random.normal(size=(rank, DIM)).astype(np.float32) / np.sqrt(rank)
+    centres = random.normal(size=(max(1, size // 100), rank)).astype(np.float32)
+    out = np.empty((size, DIM), np.float32)
+    for at in range(0, size, 50_000):
+        rows = out[at : at + 50_000]
+        near = random.standard_normal((len(rows), rank), np.float32)
+        spots = centres[random.integers(len(centres), size=len(rows))] + 0.5 * near if kind == "clustered" else near
+        rows[:] = spots @ basis + 0.3 * random.standard_normal(rows.shape, np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return out
+
+
+def blends(vectors: np.ndarray, count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield queries between two pictures each."""
+    for one, two in random.integers(len(vectors), size=(count, 2)):
+        query = vectors[one] + 0.7 * vectors[two]
+        yield query / np.linalg.norm(query)
+
+
+def bulk_index(bundle: Path, folder: Path) -> dict[str, Any]:
+    """Return what a new gallery of a folder says of its speed."""
+    with tempfile.TemporaryDirectory() as place:
+        model = Bundle.open(bundle)
+        with Gallery.open(Path(place) / "bench.gallery", model, create=True) as gallery:
+            report = gallery.sync(folder)
+    return {name: getattr(report, name) for name in ("encoded", "images_per_second", "device", "workers", "batch")}
+
+
+def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    value = act()
+    return value, round(time.perf_counter() - started, 6)
+
+
+if __name__ == "__main__":
+    main()
