@@ -52,10 +52,12 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
         *(_boundaries(manifest.boundary) if manifest.stages == 2 else ()),
         *_decision(Decision.of(manifest)),
         "## Graphs",
-        "float32 unless said otherwise; `pixels` are uint8, `ids` int64, `mask` bool. Normalisation is inside.",
-        _graphs(graphs),
+        "Inputs and outputs are float32 but for `pixels` (uint8), `ids` (int64) and `mask` (bool). Normalisation is "
+        "inside.",
+        _graphs(graphs, manifest.graphs),
         "## Agreement with torch",
         _agreement(manifest.verified),
+        *(_precision(manifest) if manifest.precision != "fp32" else ()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -125,10 +127,27 @@ def _decision(decision: Decision | None) -> tuple[str, ...]:
     )
 
 
-def _graphs(graphs: Mapping[str, Graph]) -> str:
+def _graphs(graphs: Mapping[str, Graph], kinds: Mapping[str, str]) -> str:
     return _table(
-        ["graph", "inputs", "outputs"],
-        [[f"{name}.onnx", _shapes(graph.inputs), _shapes(graph.outputs)] for name, graph in graphs.items()],
+        ["graph", "computes in", "inputs", "outputs"],
+        [[f"{name}.onnx", kinds[name], _shapes(graph.inputs), _shapes(graph.outputs)] for name, graph in graphs.items()],
+    )
+
+
+def _precision(manifest: Manifest) -> tuple[str, ...]:
+    kind, found = manifest.precision, manifest.retrieval
+    title = f"## {kind} against float32"
+    if not found["verified"]:
+        return title, "Not verified on retrieval: the figures above are those of the float32 graphs it was made from."
+    rows = [
+        [name, one["version"], str(one["gallery"]), str(one["queries"]), *(_number(one["R@10"][of]) for of in ("fp32", kind))]
+        for name, one in found["protocols"].items()
+    ]
+    return (
+        title,
+        f"The figures above are those of the float32 graphs it was made from. Verified on retrieval: R@10 may differ by "
+        f"{found['most_points']} points.",
+        _table(["protocol", "version", "pictures", "queries", "R@10 fp32", f"R@10 {kind}"], rows),
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nsfse_runtime.session import OnnxScorer
 
 FORMAT_VERSION = 1
+Precision = Literal["fp32", "int8", "fp16", "bf16"]
 MANIFEST, TOKENIZER, CARD = "manifest.json", "tokenizer.json", "README.md"
 PAIR = "pair.onnx"
 GRAPHS = ("image.onnx", "text.onnx", "query.onnx", PAIR)
@@ -37,7 +38,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     came from; `head` the constants of the pair graph (see `rerank.HeadConstants`); `decision` what tells a match (see
     `decision.Decision`), {} where none was fitted; `trained_on`, `scores` and `verified` (how far ONNX Runtime is from
     torch) are for the card and for people. A model of one stage (`method` is not nsfse) has no pair graph, no boundary,
-    no head and no decision.
+    no head and no decision. `precision` is what was asked of the graphs and `graphs` what each of them got (empty in
+    older bundles: float32); `retrieval` holds the scores of both where that is not float32.
     """
 
     format_version: int = FORMAT_VERSION
@@ -52,10 +54,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     boundary: dict[str, float]
     head: dict[str, float] = {}
     decision: dict[str, Any] = {}
+    precision: Precision = "fp32"
+    graphs: dict[str, Precision] = {}
     files: dict[str, FileEntry] = {}
     trained_on: str | dict[str, Any] = ""
     scores: dict[str, Any] = {}
     verified: dict[str, Any] = {}
+    retrieval: dict[str, Any] = {}
 
     @property
     def needed(self) -> tuple[str, ...]:
