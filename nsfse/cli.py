@@ -26,6 +26,13 @@ app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema_version instead of text.")]
 BundleOption = Annotated[Path | None, typer.Option("-b", "--bundle", help="The bundle; a gallery remembers its own.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "tensorrt"] | None,
+    typer.Option(help="Where graphs run; tensorrt: engines of export --trt. By default CUDA where ONNX Runtime has it."),
+]
+ProviderOption = Annotated[
+    str | None, typer.Option(help="Another provider of ONNX Runtime, by its name; a plug-in as NAME=LIBRARY.")
+]
 
 
 class Mode(StrEnum):
@@ -97,14 +104,22 @@ def init(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The run to export.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
+    run: Annotated[Path, typer.Argument(help="The run to export; with --trt it may be a bundle.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the bundle.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this GPU, in a private cache.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle, verified, that needs no torch."""
     from nsfse.printing import outline
-    from nsfse_export import export_bundle
+    from nsfse_export import build_engines, bundle_for_engines, export_bundle
+
+    if trt:
+        bundle = bundle_for_engines(run, out, which="best" if best else "last")
+        _print({"schema_version": 1, **asdict(build_engines(bundle))}, outline, as_json)
+        raise typer.Exit()
+    if out is None:
+        raise typer.BadParameter("a run is exported to a folder; name it with -o BUNDLE")
 
     _print({"schema_version": 1, **asdict(export_bundle(run, out, which="best" if best else "last"))}, outline, as_json)
 
@@ -115,6 +130,8 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
     bundle: BundleOption = None,
     metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Bring a gallery in step with a folder of pictures.
@@ -122,11 +139,11 @@ def index(
     New pictures are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
     picture is skipped and listed with its reason.
     """
-    from nsfse.opening import open_gallery
+    from nsfse.opening import open_gallery, place_of
     from nsfse.printing import index_text
     from nsfse.progress import indexing_bar
 
-    model, opened = open_gallery(gallery, bundle, create=True)
+    model, opened = open_gallery(gallery, bundle, place_of(device, provider), create=True)
     with indexing_bar() as follow:
         done = opened.sync(folder, model, metadata=metadata, progress=follow)
     _print({"schema_version": 1, **asdict(done)}, index_text, as_json)
@@ -146,13 +163,15 @@ def query(
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Find pictures: like IMAGE, but as TEXT says."""
-    from nsfse.opening import conditions, open_retriever
+    from nsfse.opening import conditions, open_retriever, place_of
     from nsfse.printing import query_text, write_sheets
 
-    retriever = open_retriever(gallery, bundle)
+    retriever = open_retriever(gallery, bundle, place_of(device, provider))
     result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank, min_score=min_score)
     write_sheets(retriever.gallery, image, text, result, png, html)
     _print(result, query_text, as_json)
@@ -168,6 +187,8 @@ def evaluate(
     mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     submission: Annotated[Path | None, typer.Option(help="Folder for CIRR's test-server files.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on a query set or public data set."""
@@ -176,7 +197,7 @@ def evaluate(
     from nsfse.progress import stages_bar
     from nsfse.scorer import open_scorer
 
-    scorer = open_scorer(model)
+    scorer = open_scorer(model, device, provider)
     with stages_bar() as follow:
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
         if dataset:
