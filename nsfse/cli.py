@@ -28,7 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema_ver
 BundleOption = Annotated[Path | None, typer.Option("-b", "--bundle", help="The bundle; a gallery remembers its own.")]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "tensorrt"] | None,
-    typer.Option(help="Where graphs run; tensorrt: engines of export --trt. By default CUDA where ONNX Runtime has it."),
+    typer.Option(
+        help="Where graphs run; tensorrt: engines of export --trt. By default CUDA where ONNX Runtime has it."
+    ),
 ]
 ProviderOption = Annotated[
     str | None, typer.Option(help="Another provider of ONNX Runtime, by its name; a plug-in as NAME=LIBRARY.")
@@ -107,7 +109,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="The run to export; with --trt it may be a bundle.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the bundle.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this GPU, in a private cache.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this GPU, in a cache.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle, verified, that needs no torch."""

@@ -162,5 +162,7 @@ def open_scorer(model: Path, device: "Device | None" = None, provider: str | Non
         from nsfse.parallel import pick_device
 
         checkpoint = load_checkpoint(model)
-        return TorchScorer(checkpoint.model.to(pick_device(device or "auto")), checkpoint.tokenizer, checkpoint.decision)
+        return TorchScorer(
+            checkpoint.model.to(pick_device(device or "auto")), checkpoint.tokenizer, checkpoint.decision
+        )
     raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

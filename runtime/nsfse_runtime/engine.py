@@ -76,7 +76,7 @@ class EngineSession:
     def _context(self, profile: int) -> Context:
         context = self._engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile, self._memory.stream):
-            raise UsageError(f"the engine of {self._origin} does not fit the GPU's memory; free some or use --device cuda")
+            raise UsageError(f"the engine of {self._origin} does not fit the GPU's memory; use --device cuda")
         self._memory.wait()
         return context
 
@@ -138,7 +138,7 @@ class EngineScorer(OnnxScorer):
             )
         engine = self._runtime.deserialize_cuda_engine(stored.plan)
         if engine is None:
-            raise IntegrityError(f"TensorRT does not open the engine of {origin}; build it again with nsfse export --trt")
+            raise IntegrityError(f"TensorRT does not open the engine of {origin}; build it again: nsfse export --trt")
         return EngineSession(engine, CudaMemory(), stored.outputs, trt.nptype, origin)
 
 
@@ -156,6 +156,6 @@ def load_tensorrt() -> Any:
     version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
     if not LEAST <= version < BELOW:
         raise VersionError(
-            f'TensorRT {tensorrt.__version__} is not one of 10.13 to 11; run: pip install -U "nsfse[trt]" {VENDOR_INDEX}'
+            f'TensorRT {tensorrt.__version__} is none of 10.13 to 11; run: pip install -U "nsfse[trt]" {VENDOR_INDEX}'
         )
     return tensorrt

@@ -38,7 +38,9 @@ class Runtime(SimpleNamespace):
     """An onnxruntime that was built with CUDA and, like the real one, takes the CPU without a word where it fails."""
 
     def __init__(self, works: bool) -> None:
-        super().__init__(__spec__="found", __file__="nowhere/__init__.py", works=works, seen=[], loaded=[], SessionOptions=object)
+        super().__init__(
+            __spec__="found", __file__="nowhere/__init__.py", works=works, seen=[], loaded=[], SessionOptions=object
+        )
 
     def get_available_providers(self):
         return [TENSORRT, CUDA, CPU]
@@ -119,7 +121,9 @@ def test_what_a_library_lacks_is_told(tmp_path):
 
 def test_tensorrt_that_is_not_there_is_one_line_with_its_install(monkeypatch):
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[trt\]" --extra-index-url https://pypi.nvidia.com'):
+    with pytest.raises(
+        MissingExtraError, match=r'pip install "nsfse\[trt\]" --extra-index-url https://pypi.nvidia.com'
+    ):
         choose("tensorrt")
 
 
