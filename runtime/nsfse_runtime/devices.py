@@ -64,7 +64,7 @@ def choose(device: Device | None = None, provider: str | None = None) -> Place:
         return ON_CPU
     place = Place(CUDA)
     try:
-        start(search_graph(), place)
+        _try(place)
     except UsageError as error:
         if device == "cuda":
             raise
@@ -79,8 +79,18 @@ def _named(device: Device | None, provider: str) -> Place:
     if library and not Path(library).is_file():
         raise NotFoundError(f"no provider library at {library}; give --provider NAME=FILE")
     place = Place(name, library)
-    start(search_graph(), place)
+    _try(place)
     return place
+
+
+def _try(place: Place) -> None:
+    """Start a small graph on `place`. Raises UsageError where that fails, whatever the provider throws."""
+    try:
+        start(search_graph(), place)
+    except UsageError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise _stopped(place, str(error)) from error
 
 
 def available() -> list[str]:
