@@ -1,6 +1,7 @@
 """Time training of CLIP-size models: NSFSE's own step, whole and in parts, against a plain combiner on the same towers.
 
 python benchmarks/gpu.py [--toy] [--batch 256]    needs transformers; weights and pictures are random
+python benchmarks/gpu.py --trt [--smoke] [--bundle BUNDLE] [-o DIR]    serving instead: see gpu_serving.py
 
 The towers are those of ViT-B/32. The plain loop is in the manner of CLIP4Cir: one vector for each picture and text, a
 combiner, cross entropy over the batch. Both train all of the towers, encode each picture of the batch once and use
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,7 +83,7 @@ class TextTower(nn.Module):
         """Encode texts; the sentence is the last word's state."""
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.amp):
             states = self.tower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            last = states[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
+            last = states.gather(1, (mask.sum(1) - 1)[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
             words, sentence = self.word(states).float(), self.sentence(last).float()
         return F.normalize(words, dim=-1) * mask[..., None], F.normalize(sentence, dim=-1)
 
@@ -182,12 +184,34 @@ def changed_settings(settings: TrainConfig, **changed: Any) -> TrainConfig:
     return TrainConfig(**{name: getattr(settings, name) for name in settings.__struct_fields__} | changed)
 
 
+def serving(smoke: bool, bundle: Path | None, minutes: float, out: Path | None) -> None:
+    """Measure serving and print its table."""
+    from gpu_serving import measure, table, write
+
+    found = measure(smoke, bundle, minutes)
+    if out is not None:
+        write(found, out)
+    print(table(found))
+
+
 def main() -> None:
     """Measure and print one JSON object; exit with 1 where CPU and GPU disagree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="tiny towers: seconds on a CPU")
     parser.add_argument("--batch", type=int, help="queries and pictures in a batch: 256, toy 8")
+    parser.add_argument("--trt", action="store_true", help="serving: PyTorch, ONNX Runtime and TensorRT")
+    parser.add_argument("--smoke", action="store_true", help="with --trt: tiny sizes on the CPU, for the mechanism")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        help="with --trt: re-rank and query with it",
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="with --trt: what is not begun then is left out")
+    parser.add_argument("-o", "--out", type=Path, help="with --trt: folder for gpu.json and gpu.md")
     given = parser.parse_args()
+    if given.trt:
+        serving(given.smoke, given.bundle, given.minutes, given.out)
+        sys.exit(0)
     size = TOY if given.toy else BASE
     device = torch.device("cuda" if torch.cuda.is_available() and not given.toy else "cpu")
     batch = synthetic(size, given.batch or (8 if given.toy else 256))

@@ -26,6 +26,15 @@ app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema_version instead of text.")]
 BundleOption = Annotated[Path | None, typer.Option("-b", "--bundle", help="The bundle; a gallery remembers its own.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "tensorrt"] | None,
+    typer.Option(
+        help="Where graphs run; tensorrt: engines of export --trt. By default CUDA where ONNX Runtime has it."
+    ),
+]
+ProviderOption = Annotated[
+    str | None, typer.Option(help="Another provider of ONNX Runtime, by its name; a plug-in as NAME=LIBRARY.")
+]
 
 
 class Mode(StrEnum):
@@ -97,8 +106,8 @@ def init(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The run to export.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
+    run: Annotated[Path, typer.Argument(help="The run to export; with --trt it may be a bundle.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the bundle.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
     precision: Annotated[
         Literal["fp32", "int8", "fp16", "bf16"], typer.Option(help="int8 for CPUs, fp16 or bf16 for GPUs.")
@@ -107,6 +116,7 @@ def export(
         Path | None, typer.Option(help="Hold the precision against fp32 on this query set, not the run's validation.")
     ] = None,
     unverified: Annotated[bool, typer.Option("--unverified", help="Do not hold the precision against fp32.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this GPU, in a cache.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle, verified, that needs no torch.
@@ -115,12 +125,22 @@ def export(
     """
     from nsfse.printing import outline
     from nsfse.progress import say, stages_bar
+
+    options: dict[str, Any] = {"which": "best" if best else "last", "precision": precision}
+    options |= {"verify_on": verify_on, "unverified": unverified}
+    if trt:
+        from nsfse_export import build_engines, bundle_for_engines  # and no more: there may be no torch
+
+        with stages_bar() as follow:
+            bundle = bundle_for_engines(run, out, **options, progress=follow, tell=say)
+        _print({"schema_version": 1, **asdict(build_engines(bundle))}, outline, as_json)
+        return
+    if out is None:
+        raise typer.BadParameter("a run is exported to a folder; name it with -o BUNDLE")
     from nsfse_export import export_bundle
 
-    which = "best" if best else "last"
     with stages_bar() as follow:
-        options: dict[str, Any] = {"precision": precision, "verify_on": verify_on, "unverified": unverified}
-        done = export_bundle(run, out, which=which, **options, progress=follow, tell=say)
+        done = export_bundle(run, out, **options, progress=follow, tell=say)
     _print({"schema_version": 1, **asdict(done)}, outline, as_json)
 
 
@@ -131,6 +151,8 @@ def index(
     bundle: BundleOption = None,
     metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; one a core by default.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Bring a gallery in step with a folder of pictures.
@@ -138,11 +160,11 @@ def index(
     New pictures are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
     picture is skipped and listed with its reason.
     """
-    from nsfse.opening import open_gallery
+    from nsfse.opening import open_gallery, place_of
     from nsfse.printing import index_text
     from nsfse.progress import indexing_bar
 
-    model, opened = open_gallery(gallery, bundle, create=True)
+    model, opened = open_gallery(gallery, bundle, place_of(device, provider), create=True)
     with indexing_bar() as follow:
         done = opened.sync(folder, model, metadata=metadata, workers=workers, progress=follow)
     _print({"schema_version": 1, **asdict(done)}, index_text, as_json)
@@ -165,13 +187,15 @@ def query(
     ] = "auto",
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Find pictures: like IMAGE, but as TEXT says."""
-    from nsfse.opening import conditions, open_retriever
+    from nsfse.opening import conditions, open_retriever, place_of
     from nsfse.printing import query_text, write_sheets
 
-    retriever = open_retriever(gallery, bundle, search)
+    retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
     result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank, min_score=min_score)
     write_sheets(retriever.gallery, image, text, result, png, html)
     _print(result, query_text, as_json)
@@ -187,6 +211,8 @@ def evaluate(
     mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     submission: Annotated[Path | None, typer.Option(help="Folder for CIRR's test-server files.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on a query set or public data set."""
@@ -195,7 +221,7 @@ def evaluate(
     from nsfse.progress import stages_bar
     from nsfse.scorer import open_scorer
 
-    scorer = open_scorer(model)
+    scorer = open_scorer(model, device, provider)
     with stages_bar() as follow:
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
         if dataset:

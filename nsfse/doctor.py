@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from nsfse_runtime.errors import NsfseError
 PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
     *("torch", "safetensors", "transformers", "onnx", "onnxscript", "onnxslim", "tensorboard"),
+    *("tensorrt", "tensorrt-cu12-libs", "tensorrt-cu13-libs", "tensorrt-rtx", "cuda-bindings", "openvino"),
 )
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NSFSE_DEBUG")
@@ -42,6 +44,7 @@ def examine(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "providers": _providers(versions),
     }
+    report["accelerators"] = accelerators(report["providers"])
     if full:
         report["paths"] = {
             "python": sys.executable,
@@ -88,6 +91,69 @@ def _providers(versions: dict[str, str]) -> list[str]:
     except ImportError:  # both wheels in one environment leave a broken one; `problems` says so
         return []
     return list(onnxruntime.get_available_providers())
+
+
+def accelerators(providers: list[str]) -> dict[str, str]:
+    """Return, for each way to a GPU, `ok …` or what is missing and how to get it; on a CPU none is a problem."""
+    return {
+        "driver": _driver(),
+        "CUDA in ONNX Runtime": _cuda(providers),
+        "TensorRT in ONNX Runtime": _tensorrt_provider(providers),
+        "TensorRT engines": _engines(),
+    }
+
+
+def _driver() -> str:
+    file = Path("/proc/driver/nvidia/version")
+    return f"ok, {file.read_text('utf-8').splitlines()[0].strip()}" if file.exists() else "missing: no NVIDIA driver"
+
+
+def _cuda(providers: list[str]) -> str:
+    from nsfse_runtime.devices import CUDA, choose
+
+    if CUDA not in providers:
+        return 'missing: ONNX Runtime is built without it; pip uninstall onnxruntime, then pip install "nsfse[gpu]"'
+    try:
+        choose("cuda")
+    except NsfseError as error:
+        return f"missing: {error}"
+    return "ok"
+
+
+def _tensorrt_provider(providers: list[str]) -> str:
+    """Say which TensorRT the provider in ONNX Runtime was linked with, and whether it is the one that is here."""
+    from nsfse_runtime.devices import FILES, TENSORRT, missing_library
+
+    if TENSORRT not in providers:
+        return "missing: ONNX Runtime is built without it"
+    import onnxruntime
+
+    file = Path(onnxruntime.__file__).parent / "capi" / FILES[TENSORRT]
+    major = linked_major(file)
+    lacks = missing_library(file)
+    here = _version("tensorrt")
+    if major and here and here.split(".")[0] != major:
+        return f"missing: it needs libnvinfer.so.{major}, and tensorrt here is {here}; pip install tensorrt=={major}.*"
+    return f"missing: it needs libnvinfer.so.{major or '?'} ({lacks})" if lacks else "ok"
+
+
+def linked_major(file: Path) -> str:
+    """Return the major version of libnvinfer that a shared object names; "" where it names none."""
+    found = re.search(rb"libnvinfer\.so\.(\d+)", file.read_bytes()) if file.is_file() else None
+    return found[1].decode() if found else ""
+
+
+def _engines() -> str:
+    from nsfse_runtime.cuda import gpu
+    from nsfse_runtime.engine import load_tensorrt
+    from nsfse_runtime.engine_cache import EngineCache
+
+    try:
+        version, device = load_tensorrt().__version__, gpu()
+        EngineCache.open()
+    except NsfseError as error:
+        return f"missing: {error}"
+    return f"ok, TensorRT {version} on {device.name} ({device.capability})"
 
 
 def _self_test(bundle: Path | None) -> dict[str, str]:

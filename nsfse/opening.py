@@ -3,15 +3,31 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nsfse.progress import say
 from nsfse_runtime.bundle import Bundle
+from nsfse_runtime.devices import ON_CPU, Device, Place, choose
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.printable import printable
 from nsfse_runtime.retriever import Retriever
+from nsfse_runtime.session import OnnxScorer, scorer_on
 from nsfse_runtime.stage1 import Search
 
 
-def open_gallery(path: Path, bundle: Path | None, *, create: bool = False) -> tuple[Bundle, Gallery]:
+def place_of(device: Device | None, provider: str | None) -> Place:
+    """Return where graphs run (see devices.choose), saying on stderr where that is not what was hoped for."""
+    place = choose(device, provider)
+    if place.note:
+        say(f"nsfse: {printable(place.note)}")
+    return place
+
+
+def open_gallery(
+    path: Path, bundle: Path | None, place: Place = ON_CPU, *, create: bool = False
+) -> tuple[OnnxScorer, Gallery]:
     """Open a gallery with `bundle`, or with the one that it remembers; `create` makes a new one, which needs `bundle`.
+
+    The bundle is returned as its scorer on `place`.
 
     Raises NotFoundError, UsageError, VersionError (a gallery of another bundle) and IntegrityError.
     """
@@ -26,13 +42,16 @@ def open_gallery(path: Path, bundle: Path | None, *, create: bool = False) -> tu
         if create:
             raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
         raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
-    opened = Bundle.open(bundle)
+    opened = scorer_on(Bundle.open(bundle), place)
     return opened, Gallery.open(path, opened, create=create)
 
 
-def open_retriever(path: Path, bundle: Path | None, search: Search = "auto") -> Retriever:
-    """Open a gallery for queries (see open_gallery), searched as `search` says (see nsfse_runtime.stage1)."""
-    return Retriever(*open_gallery(path, bundle), search=search)
+def open_retriever(path: Path, bundle: Path | None, place: Place = ON_CPU, search: Search = "auto") -> Retriever:
+    """Open a gallery for a query (see open_gallery), searched as `search` says (see nsfse_runtime.stage1).
+
+    It is not copied to a GPU, which pays for many queries alone.
+    """
+    return Retriever(*open_gallery(path, bundle, place), search=search, resident=False)
 
 
 def picture_file(gallery: Gallery, reference: str) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, TargetFeatures, no_evidence
 from nsfse_runtime.search import Stages
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nsfse.model import NSFSE
     from nsfse.similarity import QuerySide
     from nsfse_runtime.decision import Decision
+    from nsfse_runtime.devices import Device
     from nsfse_runtime.text import Tokenizer
 
 
@@ -138,23 +139,30 @@ def side_of(query: QueryFeatures) -> "QuerySide":
     )
 
 
-def open_scorer(model: Path) -> Any:
-    """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime.
+def open_scorer(model: Path, device: "Device | None" = None, provider: str | None = None) -> Any:
+    """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime or TensorRT.
 
-    Raises NotFoundError where `model` is neither.
+    `device` and `provider` say where a bundle runs (see nsfse_runtime.devices.choose), `device` auto, cpu or cuda where
+    a checkpoint does: by default on the GPU where torch sees one. Raises NotFoundError where `model` is neither,
+    UsageError for a place that is not there.
     """
     if (model / "manifest.json").exists():
+        from nsfse.opening import place_of
         from nsfse_runtime.bundle import Bundle
-        from nsfse_runtime.session import OnnxScorer
+        from nsfse_runtime.session import scorer_on
 
-        return OnnxScorer(Bundle.open(model))
+        return scorer_on(Bundle.open(model), place_of(device, provider))
     if (model / "config.json").exists():
         from nsfse_runtime.extras import need
 
+        if provider or device == "tensorrt":
+            raise UsageError(f"{model} is a run, which torch runs; export it first, or give --device auto, cpu or cuda")
         need("torch", "train")
         from nsfse.checkpoint import load_checkpoint
         from nsfse.parallel import pick_device
 
         checkpoint = load_checkpoint(model)
-        return TorchScorer(checkpoint.model.to(pick_device("auto")), checkpoint.tokenizer, checkpoint.decision)
+        return TorchScorer(
+            checkpoint.model.to(pick_device(device or "auto")), checkpoint.tokenizer, checkpoint.decision
+        )
     raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

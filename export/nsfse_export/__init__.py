@@ -1,6 +1,28 @@
-"""From a run to a bundle that serves without torch: `export_bundle(run, out)`."""
+"""From a run to a bundle that serves without torch, `export_bundle(run, out)`, and on to TensorRT's engines.
 
-from nsfse_export.onnx import ExportReport, export_bundle
-from nsfse_export.verify import Sample
+Names are imported when they are first used: engines are built where there may be no torch.
+"""
 
-__all__ = ["ExportReport", "Sample", "export_bundle"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nsfse_export.engines import build_engines, bundle_for_engines
+    from nsfse_export.onnx import ExportReport, export_bundle
+    from nsfse_export.verify import Sample
+
+_HOMES = {
+    "ExportReport": "onnx",
+    "Sample": "verify",
+    "build_engines": "engines",
+    "bundle_for_engines": "engines",
+    "export_bundle": "onnx",
+}
+
+__all__ = ["ExportReport", "Sample", "build_engines", "bundle_for_engines", "export_bundle"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"nsfse_export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,8 +41,8 @@ class ImageGraph(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode pictures, normalisation included."""
-        return self.model.encode_images(pixels)
+        """Encode pictures, normalisation included. TensorRT takes uint8 only where nothing but a cast reads it."""
+        return self.model.encode_images(pixels.float())
 
 
 class TextGraph(nn.Module):

@@ -21,8 +21,10 @@ GRAPHS = {"int8": ("image", "text", "query"), "fp16": ("image", "text"), "bf16":
 
 DENSE, MATH = ("MatMul", "Gemm"), ("MatMul", "Gemm", "Conv")
 FOLLOW = frozenset(
-    ("Add", "Attention", "Clip", "Concat", "Expand", "Flatten", "Gelu", "MaxPool", "Mul", "Relu", "Reshape")
-    + ("Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+    (
+        *("Add", "Attention", "Clip", "Concat", "Expand", "Flatten", "Gelu", "MaxPool", "Mul", "Relu", "Reshape"),
+        *("Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    )
 )
 """Operators that take the half type when all they read is in it; residual sums of a transformer, for one, do not."""
 

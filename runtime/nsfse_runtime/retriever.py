@@ -13,7 +13,8 @@ from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
-from nsfse_runtime.search import Ranking, Rows, pairs_scored, rerank_rows, score_rows
+from nsfse_runtime.resident import MOST_PAIRS, shelf
+from nsfse_runtime.search import Mask, Ranking, Rows, pairs_scored, rerank_rows, score_rows
 from nsfse_runtime.session import as_scorer
 from nsfse_runtime.snapshot import Snapshot
 from nsfse_runtime.stage1 import Search, Stage1
@@ -69,15 +70,27 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 class Retriever:
     """Answers queries over a gallery with the model whose features it holds."""
 
-    def __init__(self, model: "Bundle | Scorer", gallery: Gallery, *, search: Search = "auto") -> None:
-        """`search` is how stage 1 looks through the gallery (see nsfse_runtime.stage1).
+    def __init__(
+        self,
+        model: "Bundle | Scorer",
+        gallery: Gallery,
+        *,
+        search: Search = "auto",
+        resident: bool | None = None,
+    ) -> None:
+        """Serve `gallery`; with `resident` it lies on the model's device, whole, from the first query on.
 
-        Raises VersionError when the gallery holds features of another model, IntegrityError (a damaged bundle), or
-        MissingExtraError (a search by an index, and faiss is not there).
+        By default it does where the model runs on a GPU; for a single query it is not worth its time. `search` is how
+        stage 1 looks through a gallery that does not lie there (see nsfse_runtime.stage1).
+
+        Raises VersionError when the gallery holds features of another model, IntegrityError (a damaged bundle),
+        UsageError (nothing to lie on a device with), or MissingExtraError (a search by an index, and faiss is not
+        there).
         """
         self._scorer, self.gallery = as_scorer(model), gallery
         self._decision = decision_of(self._scorer)
         gallery.check_model(self._scorer)
+        self._shelf = shelf(self._scorer, resident)
         self._stage1 = Stage1(gallery.path, self._scorer.fingerprint, search)
 
     def query(
@@ -114,9 +127,7 @@ class Retriever:
                 return self.gallery.targets(rows, snapshot)
 
             wanted = pairs_scored(self._scorer, max(rerank, k) if rerank else 0, len(snapshot))
-            found = self._stage1(snapshot, query.vector, max(k, wanted), mask)
-            clock.lap("stage1")
-            ranking = rerank_rows(self._scorer, query, *found, fetch, k, wanted)
+            ranking = self._ranked(snapshot, query, mask, fetch, k, wanted, clock)
             hits = self._hits(snapshot, query, ranking, fetch)
             clock.lap("stage2")
         decided = [hit.match for hit in hits if hit.confidence is not None]
@@ -133,6 +144,28 @@ class Retriever:
             )
         if min_score > 0 and not rerank:
             raise UsageError("without stage 2 there is no confidence, which min_score needs; give a rerank of 100")
+
+    def _ranked(
+        self,
+        snapshot: Snapshot,
+        query: QueryFeatures,
+        mask: Mask,
+        fetch: Callable[[Rows], TargetFeatures],
+        k: int,
+        wanted: int,
+        clock: "_Clock",
+    ) -> Ranking:
+        """Do both stages, on the device where the gallery lies there."""
+        if self._shelf is None or max(k, wanted) > MOST_PAIRS:
+            found = self._stage1(snapshot, query.vector, max(k, wanted), mask)
+            clock.lap("stage1")
+            return rerank_rows(self._scorer, query, *found, fetch, k, wanted)
+        gallery = self._shelf.gallery(snapshot, fetch)
+        top = gallery.search(query.vector, max(k, wanted), mask)
+        clock.lap("stage1")
+        if wanted and len(top.rows):
+            return gallery.rerank(query, top, k)
+        return rerank_rows(self._scorer, query, top.rows, top.scores, fetch, k, 0)
 
     def _reference(
         self, snapshot: Snapshot, reference: Reference, clock: "_Clock"

@@ -112,16 +112,29 @@ def rerank_rows(
     first = rows[:rerank]
     if not len(first):
         return Ranking(rows[:k], scores[:k], None, scores[:k], 0.0)
-    by_row = np.argsort(first)  # so that a stable sort by S leaves ties in the order of rows
-    first = first[by_row]
-    pair = score_rows(scorer, query, first, fetch)
+    by_row = np.argsort(first)
+    return ordered(rows, scores, by_row, score_rows(scorer, query, first[by_row], fetch), k)
+
+
+def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) -> Ranking:
+    """Order stage 1's `rows` by the scores S of the first M of them, and keep `k`.
+
+    `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them: a stable sort by S then leaves
+    ties in that order.
+    """
+    first = rows[: len(by_row)][by_row]
     order = np.argsort(-pair.score, kind="stable")
-    best = PairScores(pair.score[order][:k], pair.word_scores[order][:k], pair.boundary)
+    best = taken(pair, order[:k])
     rest = slice(len(first), max(k, len(first)))
     ranked = np.concatenate([first[order], rows[rest]])[:k]
     whole = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
     cosines = np.concatenate([scores[by_row[order]], scores[rest]])[:k]
     return Ranking(ranked, whole, best, cosines, float(pair.score.mean()))
+
+
+def taken(pair: PairScores, order: Rows) -> PairScores:
+    """Return the scores of the candidates `order` [k], in that order."""
+    return PairScores(pair.score[order], pair.word_scores[order], pair.boundary)
 
 
 def score_rows(scorer: Scorer, query: QueryFeatures, rows: Rows, fetch: Callable[[Rows], TargetFeatures]) -> PairScores:

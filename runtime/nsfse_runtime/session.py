@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.bundle import TOKENIZER, Bundle
 from nsfse_runtime.decision import Decision
+from nsfse_runtime.devices import ON_CPU, Place, start
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.extras import need
 from nsfse_runtime.features import (
@@ -37,35 +38,57 @@ class Session:
     """One ONNX graph, held whole in its bytes, ready to run: `session(pixels=...)` → its outputs in order."""
 
     def __init__(
-        self,
-        model: bytes,
-        providers: Sequence[str] | None = None,
-        threads: int | None = None,
-        origin: str = "the graph",
+        self, model: bytes, place: Place = ON_CPU, threads: int | None = None, origin: str = "the graph"
     ) -> None:
-        """Open `model`.
+        """Open `model` on `place`.
 
-        `providers` are ONNX Runtime's names, best first (default: the CPU). Sessions share one pool of CPU threads;
-        `threads` gives this one a pool of its own, of so many.
-        Raises MissingExtraError, UsageError (a provider that is not there) or IntegrityError (not a whole graph).
+        Sessions share one pool of CPU threads; `threads` gives this one a pool of its own, of so many.
+        Raises MissingExtraError, UsageError (a provider that does not work here) or IntegrityError (not a whole graph).
         """
         need("onnxruntime", "cpu")
-        import onnxruntime
-
-        chosen = list(providers or ["CPUExecutionProvider"])
-        if missing := sorted(set(chosen) - set(onnxruntime.get_available_providers())):
-            there = ", ".join(onnxruntime.get_available_providers())
-            raise UsageError(f"ONNX Runtime has no {', '.join(missing)} here; choose from {there}")
         try:
-            self._session = onnxruntime.InferenceSession(model, _options(threads), providers=chosen)
+            self._session = start(model, place, _options(threads))
+        except UsageError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             reason = str(error).splitlines()[0][:200]
             raise IntegrityError(f"{origin} is not a whole ONNX graph ({reason}); export the bundle again") from error
+        self.place = place
         self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, **inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Run the graph on its inputs by name; return its outputs in the order of `outputs`."""
         return tuple(self._session.run(None, inputs))
+
+    def bound(self, inputs: Mapping[str, Any], stay: Collection[str] = ()) -> dict[str, Any]:
+        """Run on arrays and on tensors that already lie on the device (OrtValue); return the outputs by name.
+
+        Outputs named in `stay` remain on the device as OrtValues, the others come as arrays.
+        """
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            else:
+                binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            binding.bind_output(name, self.place.memory if name in stay else "cpu")
+        self._session.run_with_iobinding(binding)
+        found = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        return {name: value if name in stay else value.numpy() for name, value in found.items()}
+
+
+def on_device(array: NDArray[Any], place: Place) -> Any:
+    """Return `array` as a tensor that lies on `place` (an OrtValue). Raises UsageError where it does not fit."""
+    import onnxruntime
+
+    try:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), place.memory, 0)
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise UsageError(
+            f"{array.nbytes / 2**30:.1f} GiB of the gallery do not fit the GPU ({str(error).splitlines()[0][:120]}); "
+            "use --device cpu, or Retriever(resident=False)"
+        ) from error
 
 
 def _options(threads: int | None) -> Any:
@@ -90,8 +113,8 @@ def _options(threads: int | None) -> Any:
 def _share_threads() -> bool:
     """Give all sessions one pool of threads; return whether this ONNX Runtime can.
 
-    Idle threads spin for a while in the hope of more work. With a pool for each of the graphs that answer a query, those
-    of the last graph took the processor from the next: three times the CPU time of one pool.
+    Idle threads spin for a while in the hope of more work. With a pool for each of the graphs that answer a query,
+    those of the last graph took the processor from the next: three times the CPU time of one pool.
     """
     import onnxruntime
 
@@ -111,15 +134,15 @@ def cpu_threads() -> int:
 class OnnxScorer:
     """The Scorer of a bundle. A graph is opened when first used: a query by gallery id never opens the image graph."""
 
-    def __init__(self, bundle: Bundle, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
-        """Raises UsageError where the bundle is in a type that none of `providers` computes in."""
-        if bundle.manifest.precision == "bf16" and set(providers or ()) <= {"CPUExecutionProvider"}:
+    def __init__(self, bundle: Bundle, place: Place = ON_CPU, threads: int | None = None) -> None:
+        """Raises UsageError where the bundle is in a type that `place` does not compute in."""
+        if bundle.manifest.precision == "bf16" and place.on_cpu:
             raise UsageError(
-                f"{bundle.path} is in bfloat16, in which ONNX Runtime computes on GPUs alone; name a GPU's provider, or "
+                f"{bundle.path} is in bfloat16, in which ONNX Runtime computes on GPUs alone; use --device cuda, or "
                 "export the run again with --precision int8 or fp32"
             )
-        self.bundle, self._providers, self._threads = bundle, providers, threads
-        self._sessions: dict[str, Session] = {}
+        self.bundle, self.place, self._threads = bundle, place, threads
+        self._sessions: dict[str, Any] = {}
         self._tokenizer: Tokenizer | None = None
         self._opening = Lock()
 
@@ -131,7 +154,7 @@ class OnnxScorer:
     @property
     def device(self) -> str:
         """Name what computes: "cpu", "cuda" ..."""
-        return (self._providers or ["CPUExecutionProvider"])[0].removesuffix("ExecutionProvider").lower()
+        return "tensorrt" if self.place.engines else self.place.provider.removesuffix("ExecutionProvider").lower()
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -164,12 +187,15 @@ class OnnxScorer:
         """Return the names of the graphs opened so far."""
         return frozenset(self._sessions)
 
-    def _graph(self, name: str) -> Session:
+    def _graph(self, name: str) -> Any:
         with self._opening:
             if name not in self._sessions:
                 data, origin = self.bundle.read(f"{name}.onnx"), str(self.bundle.path / f"{name}.onnx")
-                self._sessions[name] = Session(data, self._providers, self._threads, origin)
+                self._sessions[name] = self._open(name, data, origin)
             return self._sessions[name]
+
+    def _open(self, name: str, data: bytes, origin: str) -> Callable[..., tuple[NDArray[Any], ...]]:
+        return Session(data, self.place, self._threads, origin)
 
     def encode_images(self, pixels: Pixels) -> TargetFeatures:
         """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""
@@ -204,16 +230,24 @@ class OnnxScorer:
         boundary = self.bundle.manifest.boundary["t_c"]
         if not len(targets):
             return PairScores(np.empty(0, np.float32), np.empty((0, len(query.words)), np.float32), boundary)
-        score, word_scores = self._graph("pair")(
-            query=query.vector,
-            infused=query.words,
-            probes=query.probes,
-            word_weights=query.word_weights,
-            probe_weights=query.probe_weights,
-            vectors=targets.vectors,
-            regions=targets.regions,
-        )
+        score, word_scores = self._graph("pair")(**_asked(query), vectors=targets.vectors, regions=targets.regions)
         return PairScores(score, word_scores, boundary)
+
+    def score_on_device(self, query: QueryFeatures, vectors: Any, regions: Any) -> PairScores:
+        """Score one query against K targets whose `vectors` [K, d] and `regions` [K, R, d] may lie on the device."""
+        found = self._graph("pair").bound({**_asked(query), "vectors": vectors, "regions": regions})
+        return PairScores(found["score"], found["word_scores"], self.bundle.manifest.boundary["t_c"])
+
+
+def _asked(query: QueryFeatures) -> dict[str, Floats]:
+    """Return the query's half of the pair graph's inputs."""
+    return {
+        "query": query.vector,
+        "infused": query.words,
+        "probes": query.probes,
+        "word_weights": query.word_weights,
+        "probe_weights": query.probe_weights,
+    }
 
 
 def _cut(query: Sequence[Floats], length: int, tokens: tuple[str, ...]) -> QueryFeatures:
@@ -221,6 +255,15 @@ def _cut(query: Sequence[Floats], length: int, tokens: tuple[str, ...]) -> Query
     vector, infused, probes, word_weights, probe_weights = query
     both = len(probes) - len(infused) + length
     return QueryFeatures(vector, infused[:length], probes[:both], word_weights[:length], probe_weights[:both], tokens)
+
+
+def scorer_on(bundle: Bundle, place: Place) -> OnnxScorer:
+    """Return the scorer of a bundle on `place`."""
+    if place.engines:
+        from nsfse_runtime.engine import EngineScorer
+
+        return EngineScorer(bundle)
+    return bundle.scorer if place.on_cpu else OnnxScorer(bundle, place)
 
 
 def as_scorer(model: Bundle | Scorer) -> Scorer:

@@ -12,6 +12,7 @@ from nsfse.printing import index_text, query_text
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.retriever import Hit, Result, WordEvidence
 
+BUNDLE = Path(__file__).parents[1] / "golden" / "bundle"
 HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers", "rich")
 
 
@@ -188,6 +189,46 @@ def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
 
     monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name.startswith("onnxruntime") else None)
     assert any("overwrite each other" in problem for problem in doctor.examine()["problems"])
+
+
+def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from nsfse import doctor
+    from nsfse_runtime import devices
+
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
+    found = doctor.accelerators(["CPUExecutionProvider"])
+    assert "nsfse[gpu]" in found["CUDA in ONNX Runtime"] and "built without it" in found["TensorRT in ONNX Runtime"]
+    assert found["TensorRT engines"].startswith('missing: tensorrt is not installed; run: pip install "nsfse[trt]"')
+
+    # as of onnxruntime-gpu 1.31: its provider is linked with TensorRT 10, and pip brings 11
+    (tmp_path / "capi").mkdir()
+    provider = tmp_path / "capi" / devices.FILES[devices.TENSORRT]
+    provider.write_bytes(b"\x7fELF..libcudart.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0")
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
+    for here, told in (
+        ("11.4.0.106", "needs libnvinfer.so.10, and tensorrt here is 11.4.0.106; pip install tensorrt==10.*"),
+        ("10.16.1.11", "needs libnvinfer.so.10 ("),
+        (None, "needs libnvinfer.so.10 ("),
+    ):
+        monkeypatch.setattr(doctor, "_version", lambda name, here=here: here if name == "tensorrt" else None)
+        found = doctor._tensorrt_provider([devices.TENSORRT])
+        assert found.startswith("missing: it ") and told in found
+    assert doctor.linked_major(tmp_path / "none.so") == ""
+
+
+def test_a_gpu_that_is_asked_for_and_is_not_there(capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    for command in (["index", "g", "p"], ["query", "a", "red", "-g", "g"], ["evaluate", str(BUNDLE), "q"]):
+        code, out, err = run(capsys, *command, "--device", "cuda")
+        assert (code, out, err.count("\n")) == (2, "", 1) and "no CUDAExecutionProvider here" in err
+        assert run(capsys, *command, "--device", "cpu", "--provider", "CPUExecutionProvider")[0] == 2
+        code, out, err = run(capsys, *command, "--device", "auto")
+        assert code == (2 if command[0] == "index" else 3) and out == ""  # a new gallery needs a bundle; none is there
+        assert "running on the CPU" in err.splitlines()[0] and len(err.splitlines()) == 2
 
 
 def test_the_reference_page_is_what_help_says(monkeypatch, capsys):

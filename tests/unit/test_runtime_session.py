@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nsfse_runtime.bundle import TOKENIZER, Bundle, Manifest, write_manifest
+from nsfse_runtime.devices import Place
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, TextError, UsageError
 from nsfse_runtime.features import QueryFeatures, TargetFeatures
 from nsfse_runtime.gallery import Gallery
@@ -205,8 +206,8 @@ def test_what_is_no_graph_is_one_line(data: bytes) -> None:
 
 
 def test_a_provider_that_is_not_there_and_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"no NoSuchProvider here; choose from .*CPUExecutionProvider"):
-        Session(text_graph(), ["NoSuchProvider"])
+    with pytest.raises(UsageError, match=r"no NoSuchProvider here, only .*CPUExecutionProvider"):
+        Session(text_graph(), Place("NoSuchProvider"))
     assert Session(text_graph(), threads=1).outputs == ("words", "sentence")
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[cpu\]"'):

@@ -1,0 +1,424 @@
+"""What `benchmarks/gpu.py --trt` runs: serving in PyTorch, ONNX Runtime and TensorRT, side by side in one process.
+
+Four parts: picture encoders of CLIP's sizes, stage 1 against the memory's bandwidth, re-ranking, a whole query.
+Weights, pictures and galleries are random. Every time is from arrays in the host's memory to arrays in the host's
+memory, the median of interleaved rounds; what does not run here is a row with its reason.
+"""
+
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+import nsfse
+from nsfse.config import ModelConfig
+from nsfse.encoders import BACKBONES
+from nsfse.model import NSFSE
+from nsfse_export.engines import build_engine, build_engines
+from nsfse_export.graphs import BATCH, Graph, build_graphs
+from nsfse_export.onnx import head_constants, to_onnx
+from nsfse_runtime.bundle import Bundle, Manifest, write_manifest
+from nsfse_runtime.cuda import CudaMemory
+from nsfse_runtime.devices import ON_CPU, Place, choose
+from nsfse_runtime.engine import EngineScorer, EngineSession, load_tensorrt
+from nsfse_runtime.extras import installed
+from nsfse_runtime.features import Pixels, TargetFeatures
+from nsfse_runtime.images import load_image
+from nsfse_runtime.rerank import HeadConstants, score_pairs
+from nsfse_runtime.resident import ResidentGallery
+from nsfse_runtime.search_graph import search_graph
+from nsfse_runtime.session import OnnxScorer, Session, on_device
+
+Row = dict[str, Any]
+Run = Callable[[], Any]
+
+TOWERS = {
+    "ViT-B/32": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+                 "image_size": 224, "patch_size": 32},
+    "ViT-L/14": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+                 "image_size": 224, "patch_size": 14},
+}  # fmt: skip
+TINY = {
+    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "image_size": 32, "patch_size": 16},
+}  # fmt: skip
+TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+WAYS = ("torch eager", "torch compiled", "ONNX Runtime", "TensorRT")
+FULL = {"towers": TOWERS, "batches": (1, 16, 64, 256), "vectors": (1_000_000, 10_000_000), "dim": 512,
+        "pairs": (100, 1000), "gallery": 20_000, "gemm": 8192, "rounds": 9}  # fmt: skip
+SMOKE = {"towers": TINY, "batches": (1, 3), "vectors": (2000,), "dim": 16,
+         "pairs": (10, 20), "gallery": 50, "gemm": 64, "rounds": 2}  # fmt: skip
+
+
+class Encoder(nn.Module):
+    """pixels [B, H, W, 3] uint8 → unit vectors [B, h] float32; the tower computes in `dtype`, the ends in float32."""
+
+    def __init__(self, size: dict[str, int], dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dtype, self.tower = dtype, CLIPVisionModel(CLIPVisionConfig(**size)).eval().to(dtype)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode pictures."""
+        planes = (pixels.float().permute(0, 3, 1, 2) / 255 - 0.45) * 4
+        return F.normalize(self.tower(pixel_values=planes.to(self.dtype)).pooler_output.float(), dim=-1)
+
+
+def flops(size: dict[str, int]) -> float:
+    """Return the floating-point operations of a tower for one picture."""
+    h, tokens = size["hidden_size"], (size["image_size"] // size["patch_size"]) ** 2 + 1
+    linear = (
+        size["num_hidden_layers"] * (4 * h * h + 2 * h * size["intermediate_size"]) + 3 * size["patch_size"] ** 2 * h
+    )
+    return 2.0 * tokens * linear + 4.0 * size["num_hidden_layers"] * tokens * tokens * h
+
+
+class Measurement:
+    """Collects rows until its time is over; `device` is torch's, `place` ONNX Runtime's."""
+
+    def __init__(self, plan: dict[str, Any], place: Place, smoke: bool, minutes: float) -> None:
+        self.plan, self.place, self.smoke, self.rows = plan, place, smoke, list[Row]()
+        self.device = torch.device("cpu" if place == ON_CPU else "cuda")
+        self._end = time.monotonic() + 51 * minutes  # the last engine or compilation begun before it ends after it
+
+    def compare(
+        self, about: Row, ways: dict[str, Callable[[], Run]], work: float = 0, limit: float | None = None
+    ) -> None:
+        """Time each of `ways`, made when it is its turn; `work` per run and the `limit` in ms tell rates."""
+        ready: dict[str, Run] = {}
+        times: dict[str, list[float]] = {}
+        for way, make in ways.items():
+            try:
+                if time.monotonic() > self._end:
+                    raise TimeoutError("the time was over")
+                ready[way] = make()
+                ready[way]()
+                times[way] = []
+            except Exception as error:  # a row with its reason; the others go on
+                reason = " ".join(str(error).split())[:160] or type(error).__name__
+                self.rows.append({**about, "way": way, "left_out": reason})
+        for _ in range(self.plan["rounds"]):
+            for way, run in ready.items():
+                started = time.perf_counter()
+                run()
+                times[way].append((time.perf_counter() - started) * 1000)
+        for way, found in times.items():
+            row = {**about, "way": way, "ms": round(statistics.median(found), 4)}
+            if work:
+                row["per_second"] = round(1000 * work / row["ms"], 1)
+            if limit:
+                row["share_of_limit"] = round(limit / row["ms"], 3)
+            self.rows.append(row)
+
+
+def gemm_rate(device: torch.device, dtype: torch.dtype, n: int) -> float:
+    """Return the operations per second of a product of two n×n matrices."""
+    a = torch.ones(n, n, dtype=dtype, device=device)
+    return 2.0 * n**3 / _seconds(lambda: a @ a, device)
+
+
+def bandwidth(device: torch.device, size: int) -> float:
+    """Return the bytes per second that a copy of `size` bytes reads and writes."""
+    a = torch.zeros(size, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    return 2.0 * size / _seconds(lambda: b.copy_(a), device)
+
+
+def _seconds(run: Run, device: torch.device) -> float:
+    found = []
+    for _ in range(6):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found[1:])
+
+
+def encoders(run: Measurement, limits: dict[str, float]) -> None:
+    """Time every way to encode pictures, in every type, at every batch."""
+    most = max(run.plan["batches"])
+    for kind, dtype in TYPES.items():
+        for name, size in run.plan["towers"].items():
+            encoder = Encoder(size, dtype).requires_grad_(False)
+            opened = {way: _once(lambda way=way, e=encoder, s=size: _open(way, e, s, run, most)) for way in WAYS}
+            for batch in run.plan["batches"]:
+                side = size["image_size"]
+                pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
+                ways = {way: _applied(make, pixels) for way, make in opened.items()}
+                limit = 1000 * batch * flops(size) / limits[kind]
+                run.compare({"part": "encoder", "model": name, "type": kind, "size": batch}, ways, batch, limit)
+
+
+def _applied(make: Callable[[], Any], given: Any) -> Callable[[], Run]:
+    def ready() -> Run:
+        done = make()
+        return lambda: done(given)
+
+    return ready
+
+
+def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Return `make`, whose result or failure is kept."""
+    kept: list[Any] = []
+
+    def again() -> Any:
+        if not kept:
+            try:
+                kept.append(make())
+            except Exception as error:
+                kept.append(error)
+        if isinstance(kept[0], Exception):
+            raise kept[0]
+        return kept[0]
+
+    return again
+
+
+def _open(way: str, encoder: Encoder, size: dict[str, int], run: Measurement, most: int) -> Callable[[Pixels], Any]:
+    if way.startswith("torch"):
+        if way == "torch compiled" and run.smoke:
+            raise ValueError("not compiled in a smoke run")
+        module = encoder.to(run.device)
+        call = torch.compile(module, dynamic=True) if way == "torch compiled" else module
+
+        def encode(pixels: Pixels) -> Any:
+            with torch.inference_mode():
+                return call(torch.from_numpy(pixels).to(run.device)).cpu().numpy()
+
+        return encode
+    trt = load_tensorrt() if way == "TensorRT" else None  # before the export, which takes its time
+    data = _onnx(encoder, size)
+    if trt is None:
+        session = Session(data, run.place)
+        return lambda pixels: session(pixels=pixels)
+    engine = _engine(trt, data, ({"batch": (1, 1, 1)}, {"batch": (2, most, most)}))
+    return lambda pixels: engine(pixels=pixels)
+
+
+def _onnx(encoder: Encoder, size: dict[str, int]) -> bytes:
+    side = size["image_size"]
+    inputs, outputs = {"pixels": (BATCH, side, side, 3)}, {"vectors": (BATCH, size["hidden_size"])}
+    example = {"pixels": torch.zeros(2, side, side, 3, dtype=torch.uint8)}
+    return to_onnx("image", Graph(encoder.to("cpu"), example, inputs, outputs))
+
+
+def _engine(trt: Any, data: bytes, profiles: Sequence[dict[str, tuple[int, int, int]]]) -> EngineSession:
+    stored, _ = build_engine(trt, data, profiles, b"", "the benchmark's graph")
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = EngineSession(
+        runtime.deserialize_cuda_engine(stored.plan), CudaMemory(), stored.outputs, trt.nptype, "the benchmark's graph"
+    )
+    engine.runtime = runtime  # type: ignore[attr-defined]  # it must outlive the engine
+    return engine
+
+
+def stage_one(run: Measurement, rate: float) -> None:
+    """Time the exact search of the best 100 among N vectors; the limit is reading them once."""
+    d = run.plan["dim"]
+    block = np.random.default_rng(0).standard_normal((min(run.plan["vectors"]), d), np.float32)
+    query = block[0].copy()
+    for count in run.plan["vectors"]:
+        vectors = np.tile(block, (count // len(block), 1))
+
+        def torch_search(vectors: Any = vectors) -> Run:
+            there = torch.from_numpy(vectors).to(run.device)
+            return lambda: torch.topk(there @ torch.from_numpy(query).to(run.device), 100).indices.cpu().numpy()
+
+        def onnx_search(vectors: Any = vectors, count: int = count) -> Run:
+            session, there = Session(search_graph(), run.place), on_device(vectors, run.place)
+            mask = on_device(np.ones(count, np.bool_), run.place)
+            given = {"vectors": there, "mask": mask, "query": query, "k": np.array([100], np.int64)}
+            return lambda: session.bound(given, stay=("found_vectors",))["rows"]
+
+        ways = {"torch": torch_search, "ONNX Runtime": onnx_search}
+        limit = 1000 * vectors.nbytes / rate
+        run.compare({"part": "stage 1", "model": f"d={d}", "type": "float32", "size": count}, ways, 1, limit)
+
+
+class Rows:
+    """A gallery in memory, as much of a Snapshot as the device's gallery reads."""
+
+    def __init__(self, bundle: Bundle, count: int) -> None:
+        d, regions, random = bundle.manifest.dim, bundle.manifest.regions, np.random.default_rng(1)
+        self.vectors = _unit(random.standard_normal((count, d), np.float32))
+        self._regions = _unit(random.standard_normal((min(count, 512), regions, d), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def read(self, rows: Any) -> TargetFeatures:
+        """Return the features of `rows`; the regions of 512 pictures serve for all."""
+        return TargetFeatures(self.vectors[rows], self._regions[rows % len(self._regions)])
+
+
+def _unit(rows: Any) -> Any:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def reranking(run: Measurement, bundle: Bundle) -> None:
+    """Time the pair head on K candidates that lie in the host's memory."""
+    scorers = _scorers(run, bundle)
+    head, rows = HeadConstants.of(bundle.manifest), Rows(bundle, max(run.plan["pairs"]))
+    first = OnnxScorer(bundle)
+    query = first.compose(rows.read(np.arange(1)), [_text(bundle)])[0]
+    for count in run.plan["pairs"]:
+        targets = rows.read(np.arange(count))
+
+        def scored(make: Callable[[], Any], targets: TargetFeatures = targets) -> Callable[[], Run]:
+            return _applied(lambda: lambda given: [make().score_pairs(query, part) for part in _parts(given)], targets)
+
+        ways: dict[str, Callable[[], Run]] = {name: scored(make) for name, make in scorers.items()}
+        ways["numpy"] = lambda targets=targets: lambda: score_pairs(query, targets, head)
+        about = {"part": "re-rank", "model": bundle.manifest.name, "type": "float32", "size": count}
+        run.compare(about, ways, count)
+
+
+def _parts(targets: TargetFeatures, most: int = 512) -> Iterable[TargetFeatures]:
+    return (targets.take(np.arange(at, min(at + most, len(targets)))) for at in range(0, len(targets), most))
+
+
+def whole_query(run: Measurement, bundle: Bundle) -> None:
+    """Time JPEG and words → ten hits, with 100 re-ranked: on the device throughout; in TensorRT with numpy's search."""
+    from PIL import Image
+
+    rows, text, jpeg = Rows(bundle, run.plan["gallery"]), _text(bundle), io.BytesIO()
+    noise = np.random.default_rng(2).integers(0, 256, (27, 36, 3), np.uint8)
+    Image.fromarray(noise).resize((1152, 864)).save(jpeg, "JPEG")
+    everything = np.ones(len(rows), np.bool_)
+
+    def asked(scorer: Any) -> Any:
+        pixels = load_image(jpeg.getvalue(), scorer.image_size)
+        return scorer.compose(scorer.encode_images(pixels[None]), [text])[0]
+
+    def resident() -> Run:
+        scorer = OnnxScorer(bundle, run.place)
+        gallery: Any = ResidentGallery(rows, rows.read, scorer)  # type: ignore[arg-type]
+
+        def once() -> Any:
+            query = asked(scorer)
+            return gallery.rerank(query, gallery.search(query.vector, min(100, len(rows)), everything), 10)
+
+        return once
+
+    def engines() -> Run:
+        from nsfse_runtime.search import rank
+
+        scorer = EngineScorer(bundle)
+        return lambda: rank(scorer, asked(scorer), rows.vectors, rows.read, 10, 100)
+
+    ways = {"ONNX Runtime": resident, "TensorRT": engines}
+    run.compare({"part": "query", "model": bundle.manifest.name, "type": "float32", "size": len(rows)}, ways, 1)
+
+
+def _scorers(run: Measurement, bundle: Bundle) -> dict[str, Callable[[], Any]]:
+    return {
+        "ONNX Runtime": _once(lambda: OnnxScorer(bundle, run.place)),
+        "TensorRT": _once(lambda: EngineScorer(bundle)),
+    }
+
+
+def _text(bundle: Bundle) -> str:
+    from tokenizers import Tokenizer
+
+    words = Tokenizer.from_str(bundle.read("tokenizer.json").decode()).get_vocab()
+    return " ".join(sorted(word for word in words if word.isalpha())[:5])
+
+
+def random_bundle(folder: Path, smoke: bool) -> Path:
+    """Write a bundle of NSFSE with random weights on the towers of ViT-B/32, and return its folder."""
+    from gpu import BASE, TOY, PictureTower, TextTower
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    size = TOY if smoke else BASE
+    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size, amp=False))
+    config = ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"])
+    torch.manual_seed(0)
+    model = NSFSE(config, size["vocabulary"]).eval()
+    graphs = build_graphs(model)
+    for name, graph in graphs.items():
+        (folder / f"{name}.onnx").write_bytes(to_onnx(name, graph))
+    words = {word: at for at, word in enumerate(("[PAD]", "[UNK]", "make", "it", "red", "and", "longer"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")
+    head = head_constants(model)
+    write_manifest(
+        folder,
+        Manifest(
+            name="NSFSE on random ViT-B/32",
+            created_with=nsfse.__version__,
+            image_size=config.image_size,
+            dim=config.dim,
+            regions=int(graphs["image"].outputs["regions"][1]),
+            max_words=config.max_words,
+            boundary={"t_c": head.t_c},
+            head=head.to_dict(),
+        ),
+    )
+    return folder
+
+
+def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict[str, Any]:
+    """Run all parts, re-ranking and the whole query with `bundle`; without one with one of random weights.
+
+    What is not begun after `minutes` is left out, and says so.
+    """
+    plan, place = (SMOKE, ON_CPU) if smoke else (FULL, choose("auto"))
+    run = Measurement(plan, place, smoke, minutes)
+    rates = {kind: gemm_rate(run.device, dtype, plan["gemm"]) for kind, dtype in TYPES.items()}
+    copied = bandwidth(run.device, 2**20 if smoke else 2**31)
+    stage_one(run, copied)
+    with tempfile.TemporaryDirectory() as folder:
+        opened = Bundle.open(bundle or random_bundle(Path(folder), smoke))
+        if run.device.type == "cuda" and installed("tensorrt"):
+            build_engines(opened.path)
+        reranking(run, opened)
+        whole_query(run, opened)
+    encoders(run, rates)
+    return {
+        "schema_version": 1,
+        "smoke": smoke,
+        "device": torch.cuda.get_device_name() if run.device.type == "cuda" else "cpu",
+        "provider": place.provider,
+        "note": place.note,
+        "torch": torch.__version__,
+        "gemm_tflops": {kind: round(rate / 1e12, 3) for kind, rate in rates.items()},
+        "copy_gb_per_second": round(copied / 1e9, 1),
+        "rows": run.rows,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        f"{found['device']}, {found['provider']}, torch {found['torch']}; GEMM in TFLOP/s: {found['gemm_tflops']}, "
+        f"copy {found['copy_gb_per_second']} GB/s{', SMOKE RUN: no figure means anything' if found['smoke'] else ''}",
+        "",
+        "| part | model | type | size | way | ms | per second | share of limit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        told = [row.get(name, "") for name in ("ms", "per_second", "share_of_limit")]
+        told = [f"left out: {row['left_out']}", "", ""] if "left_out" in row else told
+        cells = [row[name] for name in ("part", "model", "type", "size", "way")] + told
+        lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """Write gpu.json and gpu.md into the folder `out`."""
+    import json
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    (out / "gpu.md").write_text(table(found), "utf-8")

@@ -1,0 +1,104 @@
+"""The GPU's name, memory and one stream through cuda-bindings: what a TensorRT engine needs, and no more."""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from nsfse_runtime.errors import UsageError
+from nsfse_runtime.extras import need
+
+GUIDE = "if pip does not find it, see NVIDIA's installation guide for TensorRT"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU: its name and compute capability, such as 9.0."""
+
+    name: str
+    capability: str
+
+
+class Memory(Protocol):
+    """Buffers on a device by name, and one stream that copies and work are queued on."""
+
+    stream: int
+
+    def room(self, name: str, size: int) -> int:
+        """Return the address of the buffer `name`, of `size` bytes or more; it may move when it grows."""
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        """Queue a copy of `array`, contiguous, to `address`."""
+
+    def download(self, array: NDArray[Any], address: int) -> None:
+        """Queue a copy from `address` into `array`, contiguous."""
+
+    def wait(self) -> None:
+        """Wait until all that was queued is done."""
+
+
+def gpu() -> Gpu:
+    """Return the first GPU. Raises MissingExtraError, or UsageError where there is none that works."""
+    properties = _done(_runtime().cudaGetDeviceProperties(0))
+    name = bytes(properties.name).split(b"\0")[0].decode("utf-8", "replace")
+    return Gpu(name, f"{properties.major}.{properties.minor}")
+
+
+class CudaMemory:
+    """The memory of the first GPU; all buffers are freed with the object."""
+
+    def __init__(self) -> None:
+        """Raises MissingExtraError, or UsageError where there is no GPU that works."""
+        self._cuda = _runtime()
+        _done(self._cuda.cudaSetDevice(0))
+        self.stream = int(_done(self._cuda.cudaStreamCreate()))
+        self._buffers: dict[str, tuple[int, int]] = {}
+        weakref.finalize(self, _free, self._cuda, self._buffers, self.stream)
+
+    def room(self, name: str, size: int) -> int:
+        """See Memory."""
+        address, there = self._buffers.get(name, (0, 0))
+        if there < size:
+            if address:
+                self.wait()
+                _done(self._cuda.cudaFree(address))
+                del self._buffers[name]
+            address = int(_done(self._cuda.cudaMalloc(size)))
+            self._buffers[name] = (address, size)
+        return address
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        """See Memory."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        _done(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+
+    def download(self, array: NDArray[Any], address: int) -> None:
+        """See Memory."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _done(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+
+    def wait(self) -> None:
+        """See Memory."""
+        _done(self._cuda.cudaStreamSynchronize(self.stream))
+
+
+def _runtime() -> Any:
+    need("cuda.bindings", "trt", GUIDE)
+    from cuda.bindings import runtime
+
+    return runtime
+
+
+def _done(result: tuple[Any, ...]) -> Any:
+    """Return what a CUDA call returned beside its error code. Raises UsageError where that is one."""
+    error, *values = result
+    if int(error):
+        raise UsageError(f"no NVIDIA GPU works here (CUDA says {error.name}); nsfse doctor tells what is missing")
+    return values[0] if values else None
+
+
+def _free(cuda: Any, buffers: dict[str, tuple[int, int]], stream: int) -> None:
+    for address, _ in buffers.values():
+        cuda.cudaFree(address)
+    cuda.cudaStreamDestroy(stream)

@@ -1,0 +1,103 @@
+"""A gallery on the device: stage 1 and stage 2 stay there, the query goes in, scores and rows come out."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nsfse_runtime.errors import UsageError
+from nsfse_runtime.features import Floats, PairScores, QueryFeatures, TargetFeatures
+from nsfse_runtime.search import Mask, Ranking, Rows, ordered, taken
+from nsfse_runtime.search_graph import search_graph
+from nsfse_runtime.session import OnnxScorer, Session, on_device
+from nsfse_runtime.snapshot import Snapshot
+
+MOST_REGIONS = 8 * 2**30
+"""Bytes of regions that are kept on the device; a gallery with more keeps them in its file and sends K a query."""
+MOST_PAIRS = 4096
+"""Candidates that stage 2 scores at once on the device; who asks for more is served from the file."""
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Stage 1's `rows` [k] and `scores` [k], best first; `vectors` [k, d] and `regions` [k, R, d] are on the device.
+
+    `regions` is None where the device does not keep them.
+    """
+
+    rows: Rows
+    scores: Floats
+    vectors: Any
+    regions: Any
+
+
+class ResidentGallery:
+    """One generation of a gallery in the memory of the scorer's place, in float32 and, regions, in float16."""
+
+    def __init__(
+        self, snapshot: Snapshot, read: Callable[[Rows], TargetFeatures], scorer: OnnxScorer, most: int = MOST_REGIONS
+    ) -> None:
+        """Copy `snapshot` there; `read` gives the features of rows. Raises UsageError where it does not fit."""
+        self.snapshot, self._read, self._scorer = snapshot, read, scorer
+        manifest = scorer.bundle.manifest
+        size = 2 * len(snapshot) * manifest.regions * manifest.dim
+        self._inputs = {"vectors": on_device(snapshot.vectors, scorer.place)}
+        if scorer.stages == "two" and size <= most:
+            self._inputs["regions"] = on_device(self._halves(), scorer.place)
+        self._graph = Session(search_graph(regions="regions" in self._inputs), scorer.place)
+
+    def _halves(self) -> Any:
+        rows = np.arange(len(self.snapshot))
+        parts = [rows[at : at + _CHUNK] for at in range(0, len(rows), _CHUNK)]
+        return np.concatenate([self._read(part).regions.astype(np.float16) for part in parts])
+
+    def search(self, query: Floats, k: int, mask: Mask) -> Found:
+        """Find the `k` rows that `mask` [N] allows with the largest inner product with `query` [d].
+
+        Equal scores come in the order of rows, as ONNX has it of TopK.
+        """
+        k = min(k, int(mask.sum()))
+        if k < 1:
+            return Found(np.empty(0, np.intp), np.empty(0, np.float32), None, None)
+        given = {**self._inputs, "query": query, "mask": mask, "k": np.array([k], np.int64)}
+        out = self._graph.bound(given, stay=("found_vectors", "found_regions"))
+        rows: Rows = out["rows"].astype(np.intp)
+        return Found(rows, out["scores"], out["found_vectors"], out.get("found_regions"))
+
+    def rerank(self, query: QueryFeatures, found: Found, k: int) -> Ranking:
+        """Order all that stage 1 found, one or more, by the whole score S, and keep `k`."""
+        by_row = np.argsort(found.rows)
+        return ordered(found.rows, found.scores, by_row, taken(self._pairs(query, found), by_row), k)
+
+    def _pairs(self, query: QueryFeatures, found: Found) -> PairScores:
+        regions = self._read(found.rows).regions if found.regions is None else found.regions
+        return self._scorer.score_on_device(query, found.vectors, regions)
+
+
+class Shelf:
+    """Keeps a gallery's newest generation beside its scorer; may be shared by threads."""
+
+    def __init__(self, scorer: OnnxScorer) -> None:
+        self._scorer, self._loading = scorer, threading.Lock()
+        self._kept: ResidentGallery | None = None
+
+    def gallery(self, snapshot: Snapshot, read: Callable[[Rows], TargetFeatures]) -> ResidentGallery:
+        """Return `snapshot` on the device, copied there when it is new; `read` gives the features of rows."""
+        with self._loading:
+            if self._kept is None or self._kept.snapshot is not snapshot:
+                self._kept = None  # its memory is free before the next generation takes its own
+                self._kept = ResidentGallery(snapshot, read, self._scorer)
+            return self._kept
+
+
+def shelf(scorer: object, asked: bool | None) -> Shelf | None:
+    """Return a shelf where a gallery is to lie with its scorer: as `asked`, by default on a GPU. Raises UsageError."""
+    if not isinstance(scorer, OnnxScorer) or scorer.place.engines:
+        if asked:
+            raise UsageError("only a bundle in ONNX Runtime keeps a gallery on its device; leave resident out")
+        return None
+    stays = scorer.place.memory != "cpu" if asked is None else asked
+    return Shelf(scorer) if stays else None

@@ -1,0 +1,72 @@
+"""Stage 1 as an ONNX graph, written byte by byte: the runtime needs no onnx for one graph of a few nodes.
+
+The fields are those of onnx.proto; a message is its fields one after the other, each a key, a length and a payload.
+"""
+
+FLOAT, INT64, BOOL, FLOAT16 = 1, 7, 9, 10
+_IR, _OPSET = 9, 18
+
+
+def search_graph(*, regions: bool = False) -> bytes:
+    """Return the graph that finds the k rows of `vectors` [N, d] with the largest inner product with `query` [d].
+
+    Inputs: `vectors`, `query`, `mask` [N] (bool: which rows may be found) and `k` [1] (int64, at most the rows that
+    may). Outputs: `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d]. With `regions` it also takes `regions`
+    [N, R, d] in float16 and gives `found_regions` [k, R, d] in float32.
+    """
+    nodes = [
+        _node("MatMul", "vectors query", "products"),
+        _node("Where", "mask products least", "allowed"),
+        _node("TopK", "allowed k", "scores rows", axis=0),
+        _node("Gather", "vectors rows", "found_vectors", axis=0),
+    ]
+    inputs = [
+        _value("vectors", FLOAT, "N", "d"),
+        _value("query", FLOAT, "d"),
+        _value("mask", BOOL, "N"),
+        _value("k", INT64, 1),
+    ]
+    outputs = [
+        _value("scores", FLOAT, "k"),
+        _value("rows", INT64, "k"),
+        _value("found_vectors", FLOAT, "k", "d"),
+    ]
+    if regions:
+        nodes += [_node("Gather", "regions rows", "halves", axis=0), _node("Cast", "halves", "found_regions", to=FLOAT)]
+        inputs.append(_value("regions", FLOAT16, "N", "R", "d"))
+        outputs.append(_value("found_regions", FLOAT, "k", "R", "d"))
+    least = _field(2, FLOAT) + _field(9, b"\x00\x00\x80\xff") + _field(8, "least")  # a scalar, -inf
+    graph = b"".join(
+        [
+            *(_field(1, node) for node in nodes),
+            _field(2, "search"),
+            _field(5, least),
+            *(_field(11, value) for value in inputs),
+            *(_field(12, value) for value in outputs),
+        ]
+    )
+    return _field(1, _IR) + _field(7, graph) + _field(8, _field(2, _OPSET))
+
+
+def _field(number: int, value: int | str | bytes) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    payload = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
+def _node(kind: str, inputs: str, outputs: str, **attributes: int) -> bytes:
+    named = [_field(1, name) for name in inputs.split()] + [_field(2, name) for name in outputs.split()]
+    integers = [_field(1, name) + _field(3, value) + _field(20, 2) for name, value in attributes.items()]
+    return b"".join([*named, _field(4, kind), *(_field(5, attribute) for attribute in integers)])
+
+
+def _value(name: str, kind: int, *shape: int | str) -> bytes:
+    sizes = [_field(1, _field(1, size) if isinstance(size, int) else _field(2, size)) for size in shape]
+    tensor = _field(1, kind) + _field(2, b"".join(sizes))
+    return _field(1, name) + _field(2, _field(1, tensor))
