@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Session:
     ) -> None:
         """Open `model` on `place`.
 
-        Sessions share one pool of CPU threads; `threads` gives this one a pool of its own, of so many.
+        `threads` caps the CPU threads of one run (see cpu_threads).
         Raises MissingExtraError, UsageError (a provider that does not work here) or IntegrityError (not a whole graph).
         """
         need("onnxruntime", "cpu")
@@ -100,28 +100,11 @@ def _options(threads: int | None) -> Any:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    elif _share_threads():
-        options.use_per_session_threads = False
-    else:
-        options.intra_op_num_threads = cpu_threads()
+    options.intra_op_num_threads = threads or cpu_threads()
+    # Idle threads would spin for a while in the hope of more work, and take the processor from the next graph's. One
+    # pool for all would help as well, but with it ONNX Runtime refuses every session of the process that has its own.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-@cache
-def _share_threads() -> bool:
-    """Give all sessions one pool of threads; return whether this ONNX Runtime can.
-
-    Idle threads spin for a while in the hope of more work. With a pool for each of the graphs that answer a query,
-    those of the last graph took the processor from the next: three times the CPU time of one pool.
-    """
-    import onnxruntime
-
-    if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
-        return False
-    onnxruntime.set_global_thread_pool_sizes(cpu_threads(), 1)
-    return True
 
 
 def cpu_threads() -> int:
