@@ -31,7 +31,7 @@ _MOST_VALUES = 200
 _MOST_TARGETS = 1000
 """Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
 _DETERMINED = 0.98
-_HELD_OUT_EDITS = 3000
+_HELD_OUT_EDITS = 3000  # more than what is fitted to them asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class CatalogueSource:
         self._rows: Mapping[str, Mapping[str, str]] = {item: row for item, row in every.items() if item not in aside}
         self._changes = self._mixed(mix, group, variant)
         self._recoloured = recoloured
-        self._aside = self._of(aside, mix, group, variant) if held_out else None
+        self._aside = self._of_items(aside, mix, group, variant) if held_out else None
         self._coloured = self._items_of_colour() if recoloured else []
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
@@ -176,10 +176,10 @@ class CatalogueSource:
             raise DataError(f"{self._table.file} has no items of split {split!r}; name one that it has")
         return ids
 
-    def _of(
+    def _of_items(
         self, rows: Mapping[str, Mapping[str, str]], mix: Mix, group: str | None, variant: str | None
     ) -> "CatalogueSource":
-        """Return a source of other items `rows`, without recoloured references."""
+        """Return this source with the items `rows` in place of its own, without recoloured references."""
         found = copy(self)
         found._rows, found._recoloured, found._count = rows, 0.0, min(self._count, _HELD_OUT_EDITS)
         try:

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 
 from nsfse.config import ModelConfig  # noqa: E402
-from nsfse.data import Triplet  # noqa: E402
+from nsfse.data import Protocol, Triplet  # noqa: E402
 from nsfse.deciding import of_training  # noqa: E402
 from nsfse.mixing import _fit, fit_mix  # noqa: E402
 from nsfse.vocabulary import build_vocabulary  # noqa: E402
@@ -31,9 +31,18 @@ def test_the_fit_asks_all_phrasings_and_leaves_recoloured_references_out():
     assert torch.equal(fit_mix(model, WORDS, of_training(plain + own), pictures), found)
     first = [replace(query, texts=query.texts[at % 2 : at % 2 + 1]) for at, query in enumerate(plain)]
     assert torch.equal(fit_mix(model, WORDS, of_training(first), pictures), found)
-    assert not torch.equal(
-        fit_mix(model, WORDS, of_training([replace(q, texts=texts[:1]) for q in plain]), pictures), found
-    )
+    alike = [replace(query, texts=texts[:1]) for query in plain]
+    assert not torch.equal(fit_mix(model, WORDS, of_training(alike), pictures), found)
+
+
+def test_queries_in_unknown_words_say_nothing_of_the_mix():
+    model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
+    known = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 8, 2)]
+    gallery = of_training(known).gallery
+    strange = replace(known[0], texts=("zzz",))
+    found = fit_mix(model, WORDS, Protocol("p", "1", gallery, (*known, strange)), pictures)
+    assert torch.equal(found, fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(known)), pictures))
+    assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, (strange,)), pictures), model.head.mix)
 
 
 def test_the_fit_trusts_the_part_that_knows_the_target():

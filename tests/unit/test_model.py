@@ -80,8 +80,8 @@ def test_every_weight_learns_from_the_scores():
     pair = model.head.pair_side(side, regions[torch.arange(4).expand(2, 4)])
     scores = model.stage1_scale * stage1 + model.head_scale * model.head.total(stage1, pair)
     (scores * torch.randn(2, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
-    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert idle == []
+    idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert idle <= {"head.word_weight.2.bias", "head.probe_weight.2.bias"}  # a softmax does not see what all share
 
 
 def test_an_unknown_backbone_is_refused():

@@ -150,6 +150,7 @@ def test_a_step_makes_nothing_on_another_device(monkeypatch):
     for name, value in {"t": property(lambda _: 0.1), "ready": property(lambda _: True)}.items():
         monkeypatch.setattr(AdaptiveBoundary, name, value)
     monkeypatch.setattr(Trainer, "_update_boundaries", lambda *_: None)
+    monkeypatch.setattr(Trainer, "_words", lambda *_: {})  # which words ask is looked up, and nothing is there
     config = load_config(overrides=TOY)
     trainer = Trainer(config, NSFSE(config.model, 20).to("meta"), 10)
     mask = torch.ones(8, 4, dtype=torch.bool)
