@@ -52,8 +52,7 @@ class Codes:
         found = np.vecdot(self._vectors[first], query)
         found[np.isneginf(scores[first])] = -np.inf
         rows = np.flatnonzero(scores + error >= np.partition(found, some - k)[some - k])
-        if mask is not None:
-            rows = rows[mask[rows]]
+        # Where too few are allowed every row passes: then, too, it is the plain product's turn.
         if len(rows) * _WORTH > count:
             return exact_search(self._vectors, query, k, mask)
         return best_of(self._vectors, query, rows, k)

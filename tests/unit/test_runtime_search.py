@@ -26,6 +26,16 @@ def test_exact_search_equals_sorting_all(k: int, share: float) -> None:
     assert len(rows) == min(k, mask.sum())
 
 
+def test_rows_that_differ_by_rounding_come_in_the_order_of_their_own_sums() -> None:
+    random = np.random.default_rng(0)
+    vectors = unit(random.normal(size=96) + 1e-7 * random.normal(size=(3001, 96)))
+    query = unit(random.normal(size=(1, 96)))[0]
+    own = np.array([np.vecdot(row, query) for row in vectors])
+    rows, scores = exact_search(vectors, query, 20)
+    assert rows.tolist() == brute(own, np.ones(3001, bool), 20)
+    np.testing.assert_array_equal(scores, own[rows])
+
+
 def test_an_empty_gallery_has_no_rows() -> None:
     rows, scores = exact_search(np.empty((0, 0), np.float32), np.ones(4, np.float32), 5)
     assert len(rows) == len(scores) == 0
