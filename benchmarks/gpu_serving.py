@@ -100,9 +100,9 @@ class Measurement:
             try:
                 if time.monotonic() > self._end:
                     raise TimeoutError("the time was over")
-                ready[way] = make()
-                ready[way]()
-                times[way] = []
+                run = make()
+                run()  # the first is for warming up
+                ready[way], times[way] = run, []
             except Exception as error:  # a row with its reason; the others go on
                 reason = " ".join(str(error).split())[:160] or type(error).__name__
                 self.rows.append({**about, "way": way, "left_out": reason})

@@ -231,3 +231,9 @@ def test_a_bundle_edited_after_export_still_opens_only_with_its_manifest(exporte
         Bundle.open(tmp_path / "bundle")
     write_manifest(tmp_path / "bundle", msgspec.structs.replace(Bundle.open(exported.bundle).manifest, files={}))
     assert Bundle.open(tmp_path / "bundle").fingerprint != exported.report.fingerprint
+
+
+def test_nothing_but_a_cast_reads_the_pixels_which_tensorrt_asks_of_uint8(exported):
+    graph = onnx.load(exported.bundle / "image.onnx").graph
+    readers = {node.op_type for node in graph.node if "pixels" in node.input}
+    assert "Cast" in readers and readers <= {"Cast", "Shape"}

@@ -108,11 +108,12 @@ def trt(monkeypatch, tmp_path):
     return module
 
 
-def test_a_bundle_gets_its_engines_once_and_again_where_one_was_changed(trt):
+def test_a_bundle_gets_its_engines_once_and_again_where_one_was_changed(trt, monkeypatch):
     first = build_engines(BUNDLE)
     assert first.engines == dict.fromkeys(GRAPHS, "built") and first.gpu == "NVIDIA H100 (9.0)"
     assert min(first.least_cosine.values()) > 0.9999 and Builder.flags == 2 and len(Builder.made) == 4
     assert not any(BUNDLE in file.parents for file in first.folder.iterdir())
+    monkeypatch.setattr(engines, "agreement", lambda *_: {"vectors": 1.0})  # it takes its time
     cache = EngineCache.open()
     sidecars = sorted(cache.folder.glob("*.json"))
     assert len(sidecars) == 4 and build_engines(BUNDLE).engines == dict.fromkeys(GRAPHS, "kept")
@@ -123,7 +124,8 @@ def test_a_bundle_gets_its_engines_once_and_again_where_one_was_changed(trt):
     assert len(sorted(cache.folder.glob("*.json"))) == 8
 
 
-def test_profiles_speak_of_every_input_that_varies(trt):
+def test_profiles_speak_of_every_input_that_varies(trt, monkeypatch):
+    monkeypatch.setattr(engines, "agreement", lambda *_: {"vectors": 1.0})
     build_engines(BUNDLE)
     manifest = Bundle.open(BUNDLE).manifest
     height, width = manifest.image_size

@@ -30,13 +30,15 @@ def test_the_toy_tells_three_rates_and_parts_have_the_loss_of_the_whole():
     assert found["nsfse"]["last_loss"] == pytest.approx(found["nsfse_in_4_parts"]["last_loss"], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_serving_is_measured_in_every_way_and_what_is_not_here_says_why(monkeypatch, tmp_path):
     """The smoke run: tiny sizes, the golden bundle, the CPU in place of the GPU."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import gpu_serving
 
     monkeypatch.setattr(gpu_serving, "TYPES", {"float32": gpu_serving.TYPES["float32"]})
-    found = gpu_serving.measure(smoke=True, bundle=ROOT / "tests" / "golden" / "bundle")
+    bundle = ROOT / "tests" / "golden" / "bundle"
+    found = gpu_serving.measure(smoke=True, bundle=bundle, minutes=60)
     rows = {(row["part"], row["size"], row["way"]): row for row in found["rows"]}
     for batch in gpu_serving.SMOKE["batches"]:
         ways = {way for part, size, way in rows if (part, size) == ("encoder", batch)}
