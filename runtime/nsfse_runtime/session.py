@@ -1,8 +1,8 @@
 """A graph and its provider as a callable, and the bundle's four graphs as a Scorer."""
 
 import os
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -97,13 +97,14 @@ def _share_threads() -> bool:
 
     if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
         return False
-    onnxruntime.set_global_thread_pool_sizes(cpu_threads(), 1)
+    with suppress(Exception):  # onnxruntime's own; the program around us has made the pool, and it is ours, too
+        onnxruntime.set_global_thread_pool_sizes(cpu_threads(), 1)
     return True
 
 
 def cpu_threads() -> int:
     """Return how many threads to compute with: the processors this process may use, OMP_NUM_THREADS of them at most."""
-    usable = os.cpu_count() or 1 if sys.platform == "darwin" else len(os.sched_getaffinity(0))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")
     return min(usable, int(told)) if told.isdigit() and int(told) else usable
 
