@@ -130,7 +130,10 @@ def _decision(decision: Decision | None) -> tuple[str, ...]:
 def _graphs(graphs: Mapping[str, Graph], kinds: Mapping[str, str]) -> str:
     return _table(
         ["graph", "computes in", "inputs", "outputs"],
-        [[f"{name}.onnx", kinds[name], _shapes(graph.inputs), _shapes(graph.outputs)] for name, graph in graphs.items()],
+        [
+            [f"{name}.onnx", kinds[name], _shapes(graph.inputs), _shapes(graph.outputs)]
+            for name, graph in graphs.items()
+        ],
     )
 
 
@@ -140,12 +143,12 @@ def _precision(manifest: Manifest) -> tuple[str, ...]:
     if not found["verified"]:
         return title, "Not verified on retrieval: the figures above are those of the float32 graphs it was made from."
     rows = [
-        [name, one["version"], str(one["gallery"]), str(one["queries"]), *(_number(one["R@10"][of]) for of in ("fp32", kind))]
+        [name, *(str(one[key]) for key in ("version", "gallery", "queries")), *map(_number, one["R@10"].values())]
         for name, one in found["protocols"].items()
     ]
     return (
         title,
-        f"The figures above are those of the float32 graphs it was made from. Verified on retrieval: R@10 may differ by "
+        "The figures above are those of the float32 graphs it was made from. Verified on retrieval: R@10 may differ by "
         f"{found['most_points']} points.",
         _table(["protocol", "version", "pictures", "queries", "R@10 fp32", f"R@10 {kind}"], rows),
     )

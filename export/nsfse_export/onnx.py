@@ -30,8 +30,8 @@ from nsfse_runtime.rerank import HeadConstants
 from nsfse_runtime.session import OnnxScorer
 
 OPSET = 23
-"""The first with Attention and with bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts of
-three words took 0.93 of the time; pictures the same."""
+"""Has Attention and bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts of three words
+took 0.93 of the time; pictures the same."""
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def reduce_bundle(
 ) -> Manifest:
     """Put the float32 bundle in `folder` into `precision`, hold it against what it was, and return its manifest.
 
-    `tell` is given the table of scores. Raises UsageError where the precision does nothing for any graph, IntegrityError
-    where the reduced bundle does not find what the other found.
+    `tell` is given the table of scores. Raises UsageError where the precision does nothing for any graph,
+    IntegrityError where the reduced bundle does not find what the other found.
     """
     files = {name: reduced(name, (folder / f"{name}.onnx").read_bytes(), precision) for name in manifest.graphs}
     if not any(files.values()):

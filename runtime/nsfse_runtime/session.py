@@ -90,8 +90,8 @@ def _options(threads: int | None) -> Any:
 def _share_threads() -> bool:
     """Give all sessions one pool of threads; return whether this ONNX Runtime can.
 
-    Idle threads spin for a while in the hope of more work. With a pool for each of the graphs that answer a query, those
-    of the last graph took the processor from the next: three times the CPU time of one pool.
+    Idle threads spin for a while in the hope of more work. With a pool for each of the graphs that answer a query,
+    those of the last graph took the processor from the next: three times the CPU time of one pool.
     """
     import onnxruntime
 
@@ -116,7 +116,7 @@ class OnnxScorer:
         """Raises UsageError where the bundle is in a type that none of `providers` computes in."""
         if bundle.manifest.precision == "bf16" and set(providers or ()) <= {"CPUExecutionProvider"}:
             raise UsageError(
-                f"{bundle.path} is in bfloat16, in which ONNX Runtime computes on GPUs alone; name a GPU's provider, or "
+                f"{bundle.path} is in bfloat16, in which ONNX Runtime computes on GPUs alone; name a GPU's provider or "
                 "export the run again with --precision int8 or fp32"
             )
         self.bundle, self._providers, self._threads = bundle, providers, threads

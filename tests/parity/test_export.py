@@ -140,7 +140,8 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
 def eight_pictures(tmp_path, monkeypatch):
     """A query set in which every picture is among the first ten."""
     names = save_pictures(tmp_path / "set" / "images", 8)
-    (tmp_path / "set" / "items.csv").write_text("".join(f"{line}\n" for line in ("id,file", *(f"{n},images/{n}" for n in names))))
+    rows = ["id,file", *(f"{name},images/{name}" for name in names)]
+    (tmp_path / "set" / "items.csv").write_text("\n".join(rows) + "\n")
     query = {"protocol": "eight", "reference": names[0], "texts": ["make it red"], "targets": [names[1]]}
     (tmp_path / "set" / "queries.jsonl").write_text(json.dumps(query))
     monkeypatch.setattr("nsfse_export.precision.LEAST_DENSE", 1)  # of a toy
@@ -150,9 +151,7 @@ def eight_pictures(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("precision", "cosine"), [("int8", 0.99), ("fp16", 0.99999), ("bf16", 0.999)])
 def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graphs, eight_pictures, precision, cosine):
     out, told = eight_pictures.parent / "bundle", []
-    report = export_bundle(
-        exported.run, out, precision=precision, verify_on=eight_pictures, tell=told.append
-    )
+    report = export_bundle(exported.run, out, precision=precision, verify_on=eight_pictures, tell=told.append)
     manifest = Bundle.open(out).manifest
     reduced = {"query"} if precision == "int8" else {"image", "text"}  # the toy's other graphs have no large matrices
     assert manifest.graphs == {name: precision if name in reduced else "fp32" for name in manifest.graphs}
