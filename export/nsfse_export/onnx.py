@@ -99,8 +99,7 @@ def export_bundle(
         write_file(folder / CARD, card(manifest, graphs).encode())
         fingerprint = Bundle.open(folder).fingerprint
     sizes = {name: entry.size for name, entry in manifest.files.items()}
-    kinds = {"precision": precision, "graphs": manifest.graphs, "retrieval": manifest.retrieval}
-    return ExportReport(out, fingerprint, sizes, scores, verified, **kinds)
+    return ExportReport(out, fingerprint, sizes, scores, verified, precision, manifest.graphs, manifest.retrieval)
 
 
 def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:

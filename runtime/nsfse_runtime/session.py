@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache, cached_property
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +44,8 @@ class Session:
     ) -> None:
         """Open `model`.
 
-        `providers` are ONNX Runtime's names, best first (default: the CPU). Sessions share one pool of CPU threads;
-        `threads` gives this one a pool of its own, of so many.
+        `providers` are ONNX Runtime's names, best first (default: the CPU); `threads` caps the CPU threads of one run
+        (default: `cpu_threads`).
         Raises MissingExtraError, UsageError (a provider that is not there) or IntegrityError (not a whole graph).
         """
         need("onnxruntime", "cpu")
@@ -77,29 +76,12 @@ def _options(threads: int | None) -> Any:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    elif _share_threads():
-        options.use_per_session_threads = False
-    else:
-        options.intra_op_num_threads = cpu_threads()
+    # Idle threads would spin for a while in the hope of more work and take the processor from the next graph's: with
+    # the four graphs of a query that was three times the CPU time. (A pool for all graphs is worse: ONNX Runtime then
+    # refuses every session of the process, ours or not, that has its own.)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads or cpu_threads()
     return options
-
-
-@cache
-def _share_threads() -> bool:
-    """Give all sessions one pool of threads; return whether this ONNX Runtime can.
-
-    Idle threads spin for a while in the hope of more work. With a pool for each of the graphs that answer a query,
-    those of the last graph took the processor from the next: three times the CPU time of one pool.
-    """
-    import onnxruntime
-
-    if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
-        return False
-    with suppress(Exception):  # onnxruntime's own; the program around us has made the pool, and it is ours, too
-        onnxruntime.set_global_thread_pool_sizes(cpu_threads(), 1)
-    return True
 
 
 def cpu_threads() -> int:

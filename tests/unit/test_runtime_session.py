@@ -215,9 +215,9 @@ def test_a_provider_that_is_not_there_and_a_missing_extra(monkeypatch: pytest.Mo
         Session(text_graph())
 
 
-def test_sessions_share_one_pool_of_threads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not _options(None).use_per_session_threads
-    assert _options(3).use_per_session_threads and _options(3).intra_op_num_threads == 3
+def test_threads_are_as_many_as_may_be_used_and_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _options(None).intra_op_num_threads == cpu_threads() and _options(3).intra_op_num_threads == 3
+    assert _options(None).get_session_config_entry("session.intra_op.allow_spinning") == "0"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert cpu_threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")

@@ -68,14 +68,14 @@ def test_a_run_is_examined_on_what_it_learned_from(monkeypatch):
     drawn = DataConfig(options={"level": "easy", "gallery": 40})
     exam_of("int8", drawn)(np)
     ((scorer, source, protocols),) = asked
-    assert scorer is np and source.name == "drawn" and [p.name for p in protocols] == ["drawn"]
+    assert scorer is np and source.name == "drawn-easy" and [p.name for p in protocols] == ["drawn"] and source.level.name == "easy"
 
 
 @pytest.mark.parametrize(
     ("trained_on", "why"),
     [
         (DataConfig(source="table", folder="nowhere"), "nowhere"),
-        (DataConfig(options={"level": "easy", "gallery": 40}, validation="train"), "drawn has no queries"),
+        (DataConfig(options={"level": "easy", "gallery": 40}, validation="train"), "drawn-easy has no queries"),
     ],
 )
 def test_without_queries_the_line_names_both_ways_out(trained_on, why):
