@@ -143,13 +143,7 @@ def _precision(manifest: Manifest) -> tuple[str, ...]:
     if not found["verified"]:
         return title, "Not verified on retrieval: the figures above are those of the float32 graphs it was made from."
     rows = [
-        [
-            name,
-            one["version"],
-            str(one["gallery"]),
-            str(one["queries"]),
-            *(_number(one["R@10"][of]) for of in ("fp32", kind)),
-        ]
+        [name, *(str(one[key]) for key in ("version", "gallery", "queries")), *map(_number, one["R@10"].values())]
         for name, one in found["protocols"].items()
     ]
     return (

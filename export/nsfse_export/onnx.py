@@ -30,8 +30,8 @@ from nsfse_runtime.rerank import HeadConstants
 from nsfse_runtime.session import OnnxScorer
 
 OPSET = 23
-"""The first with Attention and with bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts
-of three words took 0.93 of the time; pictures the same."""
+"""Has Attention and bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts of three words
+took 0.93 of the time; pictures the same."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def export_bundle(
         write_file(folder / CARD, card(manifest, graphs).encode())
         fingerprint = Bundle.open(folder).fingerprint
     sizes = {name: entry.size for name, entry in manifest.files.items()}
-    graphs_in, retrieval = manifest.graphs, manifest.retrieval
-    return ExportReport(out, fingerprint, sizes, scores, verified, precision, graphs_in, retrieval)
+    return ExportReport(out, fingerprint, sizes, scores, verified, precision, manifest.graphs, manifest.retrieval)
 
 
 def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:

@@ -20,12 +20,10 @@ GRAPHS = {"int8": ("image", "text", "query"), "fp16": ("image", "text"), "bf16":
 """Which graphs are worth it. On a GPU the query graph costs nothing beside the encoders."""
 
 DENSE, MATH = ("MatMul", "Gemm"), ("MatMul", "Gemm", "Conv")
-FOLLOW = frozenset(
-    (
-        *("Add", "Attention", "Clip", "Concat", "Expand", "Flatten", "Gelu", "MaxPool", "Mul", "Relu", "Reshape"),
-        *("Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
-    )
-)
+FOLLOW = {
+    *("Add", "Attention", "Clip", "Concat", "Expand", "Flatten", "Gelu", "MaxPool", "Mul", "Relu", "Reshape"),
+    *("Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+}
 """Operators that take the half type when all they read is in it; residual sums of a transformer, for one, do not."""
 
 LEAST_DENSE = 1 << 20  # weights of a graph's matrices under which int8 gains nothing

@@ -109,7 +109,7 @@ def _options(threads: int | None) -> Any:
 
 def cpu_threads() -> int:
     """Return how many threads to compute with: the processors this process may use, OMP_NUM_THREADS of them at most."""
-    usable = os.cpu_count() or 1 if sys.platform == "darwin" else len(os.sched_getaffinity(0))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")
     return min(usable, int(told)) if told.isdigit() and int(told) else usable
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from nsfse_export.card import training_scores  # noqa: E402
 from nsfse_export.verify import Sample, draw_sample, verify  # noqa: E402
 from nsfse_runtime.bundle import GRAPHS, Bundle, write_manifest  # noqa: E402
 from nsfse_runtime.decision import Decision  # noqa: E402
-from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, UsageError  # noqa: E402
+from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, OutputError, UsageError  # noqa: E402
 from nsfse_runtime.gallery import Gallery  # noqa: E402
 from nsfse_runtime.rerank import HeadConstants  # noqa: E402
 from nsfse_runtime.retriever import Retriever  # noqa: E402
@@ -133,6 +134,70 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3) and 0 < one.confidence < 1
         assert one.match == (one.confidence >= 0.4321)
     assert result.matches is any(hit.match for hit in result.hits)
+
+
+@pytest.fixture
+def eight_pictures(tmp_path, monkeypatch):
+    """A query set in which every picture is among the first ten."""
+    names = save_pictures(tmp_path / "set" / "images", 8)
+    rows = ["id,file", *(f"{name},images/{name}" for name in names)]
+    (tmp_path / "set" / "items.csv").write_text("\n".join(rows) + "\n")
+    query = {"protocol": "eight", "reference": names[0], "texts": ["make it red"], "targets": [names[1]]}
+    (tmp_path / "set" / "queries.jsonl").write_text(json.dumps(query))
+    monkeypatch.setattr("nsfse_export.precision.LEAST_DENSE", 1)  # of a toy
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("int8", 0.99), ("fp16", 0.99999), ("bf16", 0.999)])
+def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graphs, eight_pictures, precision, cosine):
+    out, told = eight_pictures.parent / "bundle", []
+    report = export_bundle(exported.run, out, precision=precision, verify_on=eight_pictures, tell=told.append)
+    manifest = Bundle.open(out).manifest
+    reduced = {"query"} if precision == "int8" else {"image", "text"}  # the toy's other graphs have no large matrices
+    assert manifest.graphs == {name: precision if name in reduced else "fp32" for name in manifest.graphs}
+    assert (manifest.precision, report.graphs, report.retrieval) == (precision, manifest.graphs, manifest.retrieval)
+    assert manifest.retrieval["protocols"]["eight"]["R@10"] == {"fp32": 100.0, precision: 100.0}
+    assert "eight" in told[0] and f"## {precision} against float32" in (out / "README.md").read_text("utf-8")
+    assert report.fingerprint != exported.report.fingerprint
+    if precision != "bf16":
+        pictures = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
+        one, other = (OnnxScorer(Bundle.open(folder)) for folder in (exported.bundle, out))
+        queries = [scorer.compose(scorer.encode_images(pictures), ["make it red"] * 3) for scorer in (one, other)]
+        assert cosine < min(a.vector @ b.vector for a, b in zip(*queries, strict=True)) < 1 - 1e-9
+
+
+def test_a_precision_that_finds_other_pictures_is_refused_and_nothing_is_left(
+    exported, ready_graphs, eight_pictures, monkeypatch
+):
+    told, out, before = [], eight_pictures.parent / "bundle", everything(eight_pictures.parent)
+    monkeypatch.setattr("nsfse_export.trial.POINTS", {"fp16": -1})
+    options = {"precision": "fp16", "tell": told.append}
+    with pytest.raises(IntegrityError, match="fp16 moves R@10") as refusal:
+        export_bundle(exported.run, out, verify_on=eight_pictures, **options)
+    assert refusal.value.exit_code == 5 and len(told) == 1
+    with pytest.raises(DataError, match="--unverified"):
+        export_bundle(run_on(exported, eight_pictures.parent / "gone"), out, **options)
+    shutil.rmtree(eight_pictures.parent / "run")
+    assert everything(eight_pictures.parent) == before
+    export_bundle(exported.run, out, unverified=True, **options)
+    assert Bundle.open(out).manifest.retrieval == {"verified": False}
+    assert "Not verified" in (out / "README.md").read_text("utf-8")
+
+
+def run_on(exported, folder):
+    """Return a copy of the run that has learned from the query set in `folder`."""
+    run = folder.parent / "run"
+    shutil.copytree(exported.run, run)
+    header = json.loads((run / "config.json").read_text())
+    header["config"]["data"] = {"source": "queryset", "folder": str(folder)}
+    (run / "config.json").write_text(json.dumps(header))
+    return run
+
+
+def test_a_precision_that_does_nothing_is_refused(exported, ready_graphs, tmp_path):
+    with pytest.raises(UsageError, match="gains nothing from int8"):
+        export_bundle(exported.run, tmp_path / "bundle", precision="int8", unverified=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_best_takes_the_best_weights_and_their_scores(exported, ready_graphs, tmp_path):

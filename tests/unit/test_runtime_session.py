@@ -1,8 +1,10 @@
 """Graphs as callables: lazily opened, whole in their bytes, batched by padding and cut to each text's own length."""
 
+import os
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,7 +15,7 @@ from nsfse_runtime.errors import IntegrityError, MissingExtraError, TextError, U
 from nsfse_runtime.features import QueryFeatures, TargetFeatures
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.retriever import Retriever
-from nsfse_runtime.session import OnnxScorer, Session, as_scorer
+from nsfse_runtime.session import OnnxScorer, Session, _options, as_scorer, cpu_threads
 from tests.galleries import save_pictures
 
 onnx = pytest.importorskip("onnx")
@@ -212,6 +214,25 @@ def test_a_provider_that_is_not_there_and_a_missing_extra(monkeypatch: pytest.Mo
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[cpu\]"'):
         Session(text_graph())
+
+
+def test_threads_are_as_many_as_may_be_used_and_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _options(None).intra_op_num_threads == cpu_threads() and _options(3).intra_op_num_threads == 3
+    assert _options(None).get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cpu_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    assert 1 <= cpu_threads() <= (os.cpu_count() or 1)
+
+
+def test_bfloat16_is_refused_on_a_cpu_in_one_line(bundle: Bundle) -> None:
+    half = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, precision="bf16", graphs={"image": "bf16"}))
+    with pytest.raises(UsageError, match=r"is in bfloat16.*on GPUs alone.*--precision int8 or fp32") as refusal:
+        _ = half.scorer
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UsageError, match="bfloat16"):
+        OnnxScorer(half, ["CPUExecutionProvider"])
+    assert OnnxScorer(half, ["CUDAExecutionProvider", "CPUExecutionProvider"]).bundle is half
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
