@@ -1,7 +1,6 @@
 """A graph and its provider as a callable, and the bundle's four graphs as a Scorer."""
 
 import os
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
