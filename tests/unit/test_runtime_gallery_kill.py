@@ -57,7 +57,7 @@ class Harness:
             self.recovered.append(len(gallery))
             self.violations += [f"lost {name}" for name in sorted(self.reported - set(gallery.ids))]
             self.violations += [f"{name} doubled" for name in {n for n in gallery.ids if gallery.ids.count(n) > 1}]
-            expected = np.array([self.vector(name) for name in gallery.ids]).reshape(-1, gallery.vectors().shape[1])
+            expected = np.array([self.vector(name) for name in gallery.ids]).reshape(gallery.vectors().shape)
             np.testing.assert_allclose(gallery.vectors(), expected, atol=1e-6)
             if len(gallery):
                 rows, _ = exact_search(gallery.vectors(), expected[0], 10)

@@ -231,8 +231,8 @@ def test_bfloat16_is_refused_on_a_cpu_in_one_line(bundle: Bundle) -> None:
         _ = half.scorer
     assert "\n" not in str(refusal.value)
     with pytest.raises(UsageError, match="bfloat16"):
-        OnnxScorer(half, ["CPUExecutionProvider"])
-    assert OnnxScorer(half, ["CUDAExecutionProvider", "CPUExecutionProvider"]).bundle is half
+        OnnxScorer(half, Place("CPUExecutionProvider"))
+    assert OnnxScorer(half, Place("CUDAExecutionProvider")).bundle is half
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
