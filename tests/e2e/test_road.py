@@ -32,38 +32,6 @@ def nsfse(capsys, *arguments):
 
 @pytest.mark.slow
 def test_the_whole_road(tmp_path, capsys):
-    catalogue, run, bundle, gallery = (tmp_path / name for name in ("set", "run", "bundle", "toy.gallery"))
-    nsfse(capsys, "data", "draw", catalogue, "--items", 96, "--seed", 5, "--size", 48, "--level", "easy")
-    assert nsfse(capsys, "data", "check", "queryset", catalogue)["ok"]
-
-    overrides = [part for setting in TOY for part in ("--set", setting)]
-    trained = nsfse(capsys, "train", "-o", run, *overrides)
-    assert trained["interrupted"] is False
-    assert nsfse(capsys, "info", run)["kind"] == "checkpoint"
-
-    nsfse(capsys, "export", run, "-o", bundle)
-    assert nsfse(capsys, "info", bundle)["kind"] == "bundle"
-
-    done = nsfse(capsys, "index", gallery, catalogue / "images", "-b", bundle)
-    assert (done["added"], done["failed"]) == (96, [])
-
-    queries = [json.loads(line) for line in (catalogue / "queries.jsonl").read_text("utf-8").splitlines()]
-    found = nsfse(capsys, "query", queries[0]["reference"], queries[0]["texts"][0], "-g", gallery, "-k", 5)
-    assert len(found["hits"]) == 5
-
-    modes = ("--mode", "composed", "--mode", "image-only", "--mode", "text-only")
-    torch, onnx = (nsfse(capsys, "evaluate", model, catalogue, *modes) for model in (run, bundle))
-    assert torch["schema_version"] == 1
-    for name, scores in torch["protocols"].items():
-        other = onnx["protocols"][name]
-        assert scores["protocol"] == other["protocol"]
-        for k in ("R@1", "R@10", "R@50"):
-            assert abs(scores[k] - other[k]) <= 100 * 2 / scores["queries"]
-    assert set(torch["modes"]) == {"image-only", "text-only"}
-
-
-@pytest.mark.slow
-def test_the_demo_at_toy_size(tmp_path):
     from nsfse.demo import MODES, run_demo
 
     found = run_demo(tmp_path / "demo", preset=None, items=96, overrides=TOY)
@@ -72,3 +40,27 @@ def test_the_demo_at_toy_size(tmp_path):
     assert set(found["seconds"]) == {"draw", "train", "export", "index", "evaluate", "look", "total"}
     for path in ("sheet.png", "sheet.html", "bundle/manifest.json", "easy.gallery"):
         assert (tmp_path / "demo" / path).stat().st_size > 0
+
+    # What the demo left, by the commands (train and export: test_shop_road.py).
+    catalogue, run, bundle = (tmp_path / "demo" / name for name in ("catalogue", "run", "bundle"))
+    drawn = nsfse(capsys, "data", "draw", tmp_path / "set", "--items", 96, "--seed", 0, "--level", "easy")
+    assert (tmp_path / "set/queries.jsonl").read_bytes() == (catalogue / "queries.jsonl").read_bytes()
+    assert drawn["queries"] and nsfse(capsys, "data", "check", "queryset", catalogue)["ok"]
+    assert nsfse(capsys, "info", run)["kind"] == "checkpoint"
+    assert nsfse(capsys, "info", bundle)["kind"] == "bundle"
+
+    gallery = tmp_path / "toy.gallery"
+    done = nsfse(capsys, "index", gallery, catalogue / "images", "-b", bundle)
+    assert (done["added"], done["failed"]) == (96, [])
+
+    queries = [json.loads(line) for line in (catalogue / "queries.jsonl").read_text("utf-8").splitlines()]
+    asked = nsfse(capsys, "query", queries[0]["reference"], queries[0]["texts"][0], "-g", gallery, "-k", 5)
+    assert len(asked["hits"]) == 5
+
+    torch, onnx = (nsfse(capsys, "evaluate", model, catalogue) for model in (run, bundle))
+    assert torch["schema_version"] == 1
+    for name, scores in torch["protocols"].items():
+        other = onnx["protocols"][name]
+        assert scores["protocol"] == other["protocol"]
+        for k in ("R@1", "R@10", "R@50"):
+            assert abs(scores[k] - other[k]) <= 100 * 2 / scores["queries"]
