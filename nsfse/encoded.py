@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nsfse.data import Source
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.features import Floats, Pixels, Scorer, TargetFeatures
+from nsfse_runtime.regions import pack, unpack
 
 __all__ = ["EncodedPictures", "Images", "Progress", "encode_pictures", "source_images"]
 
@@ -22,12 +23,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class EncodedPictures:
-    """Features of N pictures: `vectors` [N, d] float32, `regions` [N, R, d] float16 as a gallery keeps them."""
+    """Features of N pictures: `vectors` [N, d] float32, regions [N, R, d] as a gallery keeps them.
+
+    `codes` [N, R, d] and `factors` [N, R, 1] are those of nsfse_runtime.regions: what is scored is what will be served.
+    """
 
     fingerprint: str
     rows: dict[str, int] = field(repr=False)
     vectors: Floats = field(repr=False)
-    regions: NDArray[np.float16] = field(repr=False)
+    codes: NDArray[np.int8] = field(repr=False)
+    factors: Floats = field(repr=False)
 
     def covers(self, ids: Iterable[str]) -> bool:
         """Return whether every one of `ids` is encoded here."""
@@ -39,7 +44,7 @@ class EncodedPictures:
 
     def targets(self, rows: NDArray[np.intp]) -> TargetFeatures:
         """Return the features of `rows` [K] in float32."""
-        return TargetFeatures(self.vectors[rows], self.regions[rows].astype(np.float32))
+        return TargetFeatures(self.vectors[rows], unpack(self.codes[rows], self.factors[rows]))
 
 
 def encode_pictures(
@@ -53,7 +58,7 @@ def encode_pictures(
         raise DataError("the gallery has no pictures; run `nsfse data check` to list what is missing")
     chunks = [ids[at : at + batch] for at in range(0, len(ids), batch)]
     vectors: list[Floats] = []
-    regions: list[NDArray[np.float16]] = []
+    regions: list[tuple[NDArray[np.int8], Floats]] = []
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(images, chunks[0])
         for number in range(len(chunks)):
@@ -62,11 +67,14 @@ def encode_pictures(
                 coming = reader.submit(images, chunks[number + 1])
             features = scorer.encode_images(pixels)
             vectors.append(features.vectors)
-            regions.append(features.regions.astype(np.float16))
+            regions.append(pack(features.regions))
             if progress:
                 progress("encode", min((number + 1) * batch, len(ids)), len(ids))
     rows = {item: row for row, item in enumerate(ids)}
-    return EncodedPictures(scorer.fingerprint, rows, np.concatenate(vectors), np.concatenate(regions))
+    codes, factors = zip(*regions, strict=True)
+    return EncodedPictures(
+        scorer.fingerprint, rows, np.concatenate(vectors), np.concatenate(codes), np.concatenate(factors)
+    )
 
 
 def source_images(source: Source, size: tuple[int, int], workers: int = 4) -> Images:

@@ -199,7 +199,7 @@ class Gallery:
             )
             return {
                 "path": str(self.path),
-                "format_version": connection.execute("PRAGMA user_version").fetchone()[0],
+                "format_version": gallery_file.format_of(connection),
                 "pictures": meta["items"],
                 "distinct": distinct,
                 "failed": failed,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nsfse_runtime.errors import IntegrityError, NsfseError, OutputError, VersionError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: regions in float16 (nsfse_runtime.regions)
 APPLICATION_ID = 0x6E736673  # "nsfs"
 # Beside the file itself, while it is open; the lock stays, empty, and so does a large gallery's index.
 COMPANIONS = ("", "-wal", "-shm", "-journal", ".lock", ".lock-journal", ".ann", ".ann.part")
@@ -54,12 +54,17 @@ def create(path: Path, fingerprint: str, bundle: str) -> None:
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
 
+def format_of(connection: sqlite3.Connection) -> int:
+    """Return the format of an open gallery. Raises sqlite3.Error."""
+    return _pragma(connection, "user_version")
+
+
 def check_format(path: Path) -> None:
     """Raise IntegrityError when `path` is no gallery, VersionError when it is one of a newer format."""
     with translated(path), closing(connect_reader(path)) as connection:
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise IntegrityError(f"{path} is not a gallery; name another file, or make one with: nsfse index")
-        if (version := _pragma(connection, "user_version")) > FORMAT_VERSION:
+        if (version := format_of(connection)) > FORMAT_VERSION:
             raise VersionError(
                 f"{path} has gallery format {version}, this nsfse reads up to {FORMAT_VERSION}; upgrade nsfse"
             )

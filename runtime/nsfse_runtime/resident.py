@@ -9,6 +9,7 @@ import numpy as np
 
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.features import Floats, PairScores, QueryFeatures, TargetFeatures
+from nsfse_runtime.regions import pack
 from nsfse_runtime.search import Mask, Ranking, Rows, ordered, taken
 from nsfse_runtime.search_graph import search_graph
 from nsfse_runtime.session import OnnxScorer, Session, on_device
@@ -35,7 +36,7 @@ class Found:
 
 
 class ResidentGallery:
-    """One generation of a gallery in the memory of the scorer's place, in float32 and, regions, in float16."""
+    """One generation of a gallery in the memory of the scorer's place, its regions as the file has them."""
 
     def __init__(
         self, snapshot: Snapshot, read: Callable[[Rows], TargetFeatures], scorer: OnnxScorer, most: int = MOST_REGIONS
@@ -43,16 +44,17 @@ class ResidentGallery:
         """Copy `snapshot` there; `read` gives the features of rows. Raises UsageError where it does not fit."""
         self.snapshot, self._read, self._scorer = snapshot, read, scorer
         manifest = scorer.bundle.manifest
-        size = 2 * len(snapshot) * manifest.regions * manifest.dim
+        size = len(snapshot) * manifest.regions * (manifest.dim + 4)
         self._inputs = {"vectors": on_device(snapshot.vectors, scorer.place)}
         if scorer.stages == "two" and size <= most:
-            self._inputs["regions"] = on_device(self._halves(), scorer.place)
-        self._graph = Session(search_graph(regions="regions" in self._inputs), scorer.place)
+            self._inputs |= {name: on_device(value, scorer.place) for name, value in self._packed().items()}
+        self._graph = Session(search_graph(regions="codes" in self._inputs), scorer.place)
 
-    def _halves(self) -> Any:
+    def _packed(self) -> dict[str, Any]:
         rows = np.arange(len(self.snapshot))
         parts = [rows[at : at + _CHUNK] for at in range(0, len(rows), _CHUNK)]
-        return np.concatenate([self._read(part).regions.astype(np.float16) for part in parts])
+        codes, factors = zip(*(pack(self._read(part).regions) for part in parts), strict=True)
+        return {"codes": np.concatenate(codes), "factors": np.concatenate(factors)}
 
     def search(self, query: Floats, k: int, mask: Mask) -> Found:
         """Find the `k` rows that `mask` [N] allows with the largest inner product with `query` [d].

@@ -3,7 +3,7 @@
 The fields are those of onnx.proto; a message is its fields one after the other, each a key, a length and a payload.
 """
 
-FLOAT, INT64, BOOL, FLOAT16 = 1, 7, 9, 10
+FLOAT, INT8, INT64, BOOL = 1, 3, 7, 9
 _IR, _OPSET = 9, 18
 
 
@@ -11,8 +11,8 @@ def search_graph(*, regions: bool = False) -> bytes:
     """Return the graph that finds the k rows of `vectors` [N, d] with the largest inner product with `query` [d].
 
     Inputs: `vectors`, `query`, `mask` [N] (bool: which rows may be found) and `k` [1] (int64, at most the rows that
-    may). Outputs: `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d]. With `regions` it also takes `regions`
-    [N, R, d] in float16 and gives `found_regions` [k, R, d] in float32.
+    may). Outputs: `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d]. With `regions` it also takes `codes`
+    [N, R, d] (int8) and `factors` [N, R, 1] of regions and gives `found_regions` [k, R, d] in float32.
     """
     nodes = [
         _node("MatMul", "vectors query", "products"),
@@ -32,8 +32,13 @@ def search_graph(*, regions: bool = False) -> bytes:
         _value("found_vectors", FLOAT, "k", "d"),
     ]
     if regions:
-        nodes += [_node("Gather", "regions rows", "halves", axis=0), _node("Cast", "halves", "found_regions", to=FLOAT)]
-        inputs.append(_value("regions", FLOAT16, "N", "R", "d"))
+        nodes += [
+            _node("Gather", "codes rows", "found_codes", axis=0),
+            _node("Gather", "factors rows", "found_factors", axis=0),
+            _node("Cast", "found_codes", "numbers", to=FLOAT),
+            _node("Mul", "numbers found_factors", "found_regions"),
+        ]
+        inputs += [_value("codes", INT8, "N", "R", "d"), _value("factors", FLOAT, "N", "R", 1)]
         outputs.append(_value("found_regions", FLOAT, "k", "R", "d"))
     least = _field(2, FLOAT) + _field(9, b"\x00\x00\x80\xff") + _field(8, "least")  # a scalar, -inf
     graph = b"".join(

@@ -19,9 +19,10 @@ from nsfse_runtime import images
 from nsfse_runtime.errors import InputError, IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.features import Pixels, Scorer, TargetFeatures
 from nsfse_runtime.folder import Listing, Stamp, list_folder
-from nsfse_runtime.gallery_file import COMPANIONS, connect_writer, sole_writer, transaction, translated
+from nsfse_runtime.gallery_file import COMPANIONS, connect_writer, format_of, sole_writer, transaction, translated
 from nsfse_runtime.intake import Read, batches, read_files, usual_batch, usual_workers
 from nsfse_runtime.metadata import match_table, read_table
+from nsfse_runtime.regions import to_bytes
 from nsfse_runtime.snapshot import content_crc, item_crc, regions_crc
 
 # Refusals are remembered with what refused them: another decoder tries again.
@@ -122,6 +123,7 @@ class _Sync:
     ) -> None:
         self.path, self.folder, self.listing = path, folder.resolve(), listing
         self._connection, self._scorer, self._progress = connection, scorer, progress
+        self._format = format_of(connection)
         self.report = SyncReport(failed=list(listing.skipped))
         self.columns: dict[str, str] | None = None
         query = "SELECT id, content, size, mtime_ns, metadata FROM items"
@@ -211,7 +213,7 @@ class _Sync:
         self._set_meta("dim", features.vectors.shape[1])
         self._set_meta("regions", features.regions.shape[1])
         for sha256, vector, regions in zip(hashes, features.vectors, features.regions, strict=True):
-            blob, cached = vector.astype("<f4").tobytes(), regions.astype("<f2").tobytes()
+            blob, cached = vector.astype("<f4").tobytes(), to_bytes(regions, self._format)
             insert = "INSERT INTO contents (sha256, vector, crc) VALUES (?, ?, ?) RETURNING key"
             key = self._connection.execute(insert, (sha256, blob, content_crc(sha256, blob))).fetchone()[0]
             self._connection.execute("INSERT INTO regions VALUES (?, ?, ?)", (key, cached, regions_crc(key, cached)))

@@ -12,6 +12,7 @@ from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.devices import CPU, CUDA, TENSORRT, Place, choose, start
 from nsfse_runtime.errors import MissingExtraError, NotFoundError, UsageError
 from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.regions import pack, unpack
 from nsfse_runtime.resident import ResidentGallery
 from nsfse_runtime.retriever import Retriever
 from nsfse_runtime.search import exact_search
@@ -136,18 +137,19 @@ def test_the_search_graph_is_a_valid_onnx_model(regions):
 def test_the_search_graph_finds_what_exact_search_finds():
     random = np.random.default_rng(0)
     vectors = random.integers(-2, 3, (300, 4)).astype(np.float32)  # many ties
-    regions = random.normal(size=(300, 3, 4)).astype(np.float16)
+    codes, factors = pack(random.normal(size=(300, 3, 4)).astype(np.float32))
     session = Session(search_graph(regions=True), Place())
     for k, share in ((1, 0.5), (50, 0.5), (7, 0.03)):
         query, mask = random.integers(-2, 3, 4).astype(np.float32), random.random(300) < share
         k = min(k, int(mask.sum()))
-        given = {"vectors": vectors, "query": query, "mask": mask, "k": np.array([k]), "regions": regions}
+        given = {"vectors": vectors, "query": query, "mask": mask, "k": np.array([k])}
+        given |= {"codes": codes, "factors": factors}
         found = session.bound(given, stay=("found_regions",))
         rows, scores = exact_search(vectors, query, k, mask)
         np.testing.assert_array_equal(found["rows"], rows)
         np.testing.assert_array_equal(found["scores"], scores)
         np.testing.assert_array_equal(found["found_vectors"], vectors[rows])
-        np.testing.assert_array_equal(found["found_regions"].numpy(), regions[rows].astype(np.float32))
+        np.testing.assert_array_equal(found["found_regions"].numpy(), unpack(codes[rows], factors[rows]))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,7 @@ def test_a_gallery_on_the_device_answers_as_the_one_in_its_file(shop, monkeypatc
             for a, b in zip(ours.hits, theirs.hits, strict=True):
                 assert a.match == b.match and [w.matched for w in a.evidence] == [w.matched for w in b.evidence]
         kept = here._shelf._kept
-        assert ("regions" in kept._inputs) == (most > 0)
+        assert ("codes" in kept._inputs) == (most > 0)
         here.query(names[0], "make it red")
         assert here._shelf._kept is kept
 
