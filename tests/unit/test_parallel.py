@@ -29,12 +29,12 @@ TOY = [
     'data.source="drawn"',
     'data.options.level="easy"',
     "data.options.items=64",
-    "data.options.triplets=96",
+    "data.options.triplets=90",
     "data.validation_queries=0",
     "model.image_size=[32,48]",
     "model.width=16",
     "model.dim=16",
-    "train.batch=16",
+    "train.batch=15",
     "train.candidates=6",
     "train.head_share=1.0",
     "train.epochs=1",
@@ -61,11 +61,10 @@ def losses(run, launcher, *settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "parts"), [(2, 1), (3, 2)])
-def test_processes_train_as_one_does(tmp_path, processes, parts):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    alone, files = losses(tmp_path / "alone", [], f"train.accumulate={parts}")
-    together, same_files = losses(tmp_path / "together", torchrun, f"train.accumulate={parts}")
+def test_processes_train_as_one_does(tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    alone, files = losses(tmp_path / "alone", [], "train.accumulate=2")
+    together, same_files = losses(tmp_path / "together", torchrun, "train.accumulate=2")
     assert alone[-1, 5] > 0, "no boundary: its statistics would not be compared"
     assert (alone - together).abs().max() < 1e-9
     assert files == same_files
