@@ -198,7 +198,8 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
 
 
 def _sentence(scorer: Any, texts: Sequence[str]) -> Floats:
-    return unit(scorer.sentence(list(texts)).sum(0))
+    mean: Floats = np.mean(scorer.sentence(list(texts)), axis=0, dtype=np.float32)
+    return unit(mean)
 
 
 def _part(lane: _Lane, sentence: Floats | None, unwanted: Floats, avoided: Sequence[Floats]) -> QueryFeatures:
