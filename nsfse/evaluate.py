@@ -94,9 +94,9 @@ def evaluate(
         encoded = encode_pictures(scorer, pictures_of(protocol, queries), images, batch=BATCH, progress=progress)
     elif encoded.fingerprint != scorer.fingerprint:
         raise UsageError("the pictures were encoded by another model; encode them again")
-    rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
     told = [(query, position) for query in queries for position in range(len(query.texts))]
     search = Search(scorer, protocol, encoded, rerank)
+    rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
     rankings: list[Ranked] = []
     unreadable = 0
     for at in range(0, len(told), BATCH):

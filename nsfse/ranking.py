@@ -11,7 +11,7 @@ from nsfse.encoded import EncodedPictures
 from nsfse_runtime.errors import NsfseError, TextError
 from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.queries import Asked, Given, Query, ask
-from nsfse_runtime.search import Ranking, exact_search, rank, rerank_rows, score_rows
+from nsfse_runtime.search import Ranking, exact_search, pairs_scored, rank, rerank_rows, score_rows
 
 __all__ = ["MODES", "Mode", "Search", "TextScorer"]
 
@@ -33,7 +33,9 @@ class Search:
     """Ranks one protocol's gallery for references and texts, in any mode."""
 
     def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedPictures, rerank: int) -> None:
-        self._scorer, self._encoded, self._rerank = scorer, encoded, rerank
+        """`rerank` is how many candidates stage 2 is to look at; `stages` of the scorer has a say (see search)."""
+        self._scorer, self._encoded, self._asked_for = scorer, encoded, rerank
+        self._rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
         self._rows = encoded.rows_of(protocol.gallery)
         self._vectors = encoded.vectors[self._rows]
         self._row_of = {item: row for row, item in enumerate(protocol.gallery)}
@@ -89,7 +91,7 @@ class Search:
     def order(self, asked: Asked, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:
         """Return gallery rows, the best first, by both stages."""
         depth = self._deep(mask)
-        rerank = self._rerank if asked.told else 0
+        rerank = asked.pairs_scored(self._scorer, self._asked_for, len(self._rows))
         found = exact_search(self._vectors, asked.vector, max(depth, rerank), mask)
         return rerank_rows(
             lambda rows: asked.combined(score_rows(self._scorer, asked.all, rows, self._fetch)), *found, depth, rerank

@@ -55,7 +55,7 @@ def _two_references(stock: Stock, cluster: Cluster) -> Iterator[Question]:
                 continue
             option = options(stock.level, one, goal)[0]
             mixed = [_set(_set(option.allowed, i, a[i]), j, b[j]) for a, b in ((one, other), (other, one))]
-            yield _question(stock, "two", (one, other), option.edits, mixed)
+            yield _question(stock, "mixed", (one, other), option.edits, mixed)
 
 
 def _several_edits(stock: Stock, cluster: Cluster) -> Iterator[Question]:
