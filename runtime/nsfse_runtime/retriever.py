@@ -7,10 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from nsfse_runtime.decision import decision_of
-from nsfse_runtime.errors import NotFoundError, UsageError
-from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
+from nsfse_runtime.features import PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
 from nsfse_runtime.resident import MOST_PAIRS, shelf
@@ -21,8 +22,17 @@ from nsfse_runtime.stage1 import Search, Stage1
 
 if TYPE_CHECKING:
     from nsfse_runtime.bundle import Bundle
+    from nsfse_runtime.queries import Query
 
-Reference = bytes | str | os.PathLike[str]
+
+class PictureId(str):
+    """The id of a gallery picture and nothing else: no file is looked for under that name."""
+
+    __slots__ = ()
+
+
+Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
+"""A picture's bytes, a file or an id, an id alone, or pixels that are already fitted to the model's `image_size`."""
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
@@ -134,6 +144,18 @@ class Retriever:
         kept = tuple(hit for hit in hits if hit.confidence is None or hit.confidence >= min_score)
         return Result(hits=kept, matches=any(decided) if decided else None, timings_ms=clock.end())
 
+    def answer(self, queries: "Sequence[Query]") -> list[Result | NsfseError]:
+        """Answer a batch; a query that cannot be answered is its error."""
+        return [self._answered(query) for query in queries]
+
+    def _answered(self, query: "Query") -> Result | NsfseError:
+        try:
+            if len(query.references) != 1 or len(query.texts) != 1:
+                raise UsageError("give one picture and one text")
+            return self.query(query.references[0], query.texts[0], query.k, query.where, query.rerank, query.min_score)
+        except NsfseError as error:
+            return error
+
     def _check_least(self, min_score: float, rerank: int) -> None:
         if not 0 <= min_score <= 1:
             raise UsageError(f"min_score is {min_score}; give a confidence from 0 to 1")
@@ -174,14 +196,17 @@ class Retriever:
         row = _row_of(snapshot, reference)
         if row is not None and (isinstance(reference, str) or self.gallery.is_current(row, snapshot)):
             return row, self.gallery.targets([row], snapshot)
-        from nsfse_runtime.images import load_image
-
         clock.start()
-        pixels = load_image(reference, self._scorer.image_size)
+        pixels = self._pixels(reference)
         clock.lap("decode")
         features = self._scorer.encode_images(pixels[None])
         clock.lap("image")
         return row, features
+
+    def _pixels(self, reference: Reference) -> Pixels:
+        from nsfse_runtime.images import load_image
+
+        return reference if isinstance(reference, np.ndarray) else load_image(reference, self._scorer.image_size)
 
     def _hits(
         self, snapshot: Snapshot, query: QueryFeatures, ranking: Ranking, fetch: Callable[[Rows], TargetFeatures]
@@ -209,8 +234,10 @@ class Retriever:
 
 def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
     """Return the row of a reference that is a gallery picture: by its id, by its file, or by its name alone."""
-    if isinstance(reference, bytes):
+    if isinstance(reference, bytes | np.ndarray):
         return None
+    if isinstance(reference, PictureId):
+        return snapshot.row(reference)
     name = os.fspath(reference)
     if isinstance(reference, str) and snapshot.has(name):
         return snapshot.row(name)
