@@ -1,6 +1,7 @@
 """The application: what is served, and what each route does. A request goes guard → route → queue → reply."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,8 +18,7 @@ from nsfse_runtime.errors import NotFoundError, NsfseError
 from nsfse_runtime.features import Pixels
 from nsfse_runtime.images import load_image
 from nsfse_runtime.intake import usual_workers
-from nsfse_runtime.queries import Query
-from nsfse_runtime.retriever import PictureId, Reference
+from nsfse_runtime.queries import PictureId, Query, Reference
 from nsfse_runtime.server import messages as m
 from nsfse_runtime.server.assets import Assets
 from nsfse_runtime.server.forms import converted, form, json_body
@@ -53,7 +53,15 @@ class Service:
         self._openapi = msgspec.json.encode(openapi(version))
         routes = Router([each.route(getattr(self, each.does)) for each in ROUTES], lifespan=self._lifespan)
         routes.redirect_slashes = False
-        self.app = Guard(routes, settings, self.metrics, self.log)
+        self.app = Guard(routes, settings, self.metrics, self.log, self._without_paths)
+
+    def _without_paths(self, message: str) -> str:
+        """Return `message` with galleries by their names: where they lie is nobody's business."""
+        for name, served in self.galleries.items():
+            message = message.replace(str(served.gallery.path), name)
+            if folder := served.folder:
+                message = message.replace(f"{folder}{os.sep}", "")
+        return message
 
     @property
     def ready(self) -> bool:
@@ -156,7 +164,7 @@ class Service:
         refused = refusal_of(found)
         if refused is None:
             raise found
-        return m.FailedQuery(Failure(refused.kind, refused.message, _notes(request).id))
+        return m.FailedQuery(Failure(refused.kind, self._without_paths(refused.message), _notes(request).id))
 
     def _reply(self, job: Job, found: Answer, request: Request, decoded: float) -> m.QueryReply:
         result, queued = found.result, job.taken - job.since
@@ -179,6 +187,7 @@ class Service:
         return m.QueryReply(
             hits=hits,
             matches=result.matches,
+            grid=result.grid,
             timings_ms=timings,
             gallery=job.gallery.name,
             request_id=_notes(request).id,

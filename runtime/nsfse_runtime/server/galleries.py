@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.queries import Query
-from nsfse_runtime.retriever import PictureId, Result, Retriever
+from nsfse_runtime.queries import PictureId, Query
+from nsfse_runtime.retriever import Result, Retriever
 from nsfse_runtime.server.messages import MOST_VALUES, BundleFacts, GalleryFacts, Listed, ListReply
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class Served:
         self.name, self.model, self.gallery = name, model, gallery
         self.retriever = Retriever(model, gallery)
         self._facts: tuple[int, GalleryFacts] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Return the folder that the gallery follows, as of its last generation that was read."""
+        return self.gallery.snapshot.folder
 
     def answer(self, queries: list[Query]) -> list[Answer | NsfseError]:
         """Answer a batch; each answer is that of its query alone."""
@@ -98,7 +103,7 @@ class Served:
             trained_on=_source(manifest.trained_on),
             precision=manifest.precision,
             has_confidence=self.model.decision is not None,
-            grid=None,
+            grid=manifest.grid,
         )
 
     def listed(self, where: Mapping[str, str | Sequence[str]], offset: int, limit: int) -> ListReply:

@@ -43,8 +43,11 @@ _HEADERS = {
 class Guard:
     """The application around the routes."""
 
-    def __init__(self, routes: ASGIApp, settings: Settings, metrics: Metrics, log: Log) -> None:
-        self._routes, self._settings, self._metrics, self._log = routes, settings, metrics, log
+    def __init__(
+        self, routes: ASGIApp, settings: Settings, metrics: Metrics, log: Log, told: Callable[[str], str]
+    ) -> None:
+        """`told` makes a message fit for strangers."""
+        self._routes, self._settings, self._metrics, self._log, self._told = routes, settings, metrics, log, told
         self._hosts = settings.hosts
         self._token = settings.token.encode() if settings.token is not None else None
         self._at_work = 0
@@ -108,7 +111,7 @@ class Guard:
         request.kind = refused.kind
         if request.status:  # half a reply is out: there is nothing to add
             return
-        reply = ErrorReply(Failure(refused.kind, refused.message, request.id))
+        reply = ErrorReply(Failure(refused.kind, self._told(refused.message), request.id))
         headers = MutableHeaders({"content-type": "application/json"})
         if refused.retry_after is not None:
             headers["retry-after"] = str(refused.retry_after)

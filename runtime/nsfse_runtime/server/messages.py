@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from nsfse_runtime.retriever import WordEvidence
+from nsfse_runtime.answers import WordEvidence
 from nsfse_runtime.server.refusals import Failure
 from nsfse_runtime.text import MAX_CHARACTERS
 
@@ -104,6 +104,7 @@ class QueryReply(msgspec.Struct, kw_only=True):
     schema_version: int = 1
     hits: list[ServedHit]
     matches: bool | None
+    grid: tuple[int, int] | None
     timings_ms: dict[str, float]
     gallery: str
     request_id: str
