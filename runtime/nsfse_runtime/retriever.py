@@ -282,9 +282,7 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
     if isinstance(reference, str) and snapshot.has(name):
         return snapshot.row(name)
     if isinstance(reference, PictureId):
-        raise NotFoundError(
-            f"the gallery has no picture {printable(name[:200])}; give an id as results show it"
-        )
+        raise NotFoundError(f"the gallery has no picture {printable(name[:200])}; give an id as results show it")
     if os.path.exists(name) or not isinstance(reference, str):
         real, folder = os.path.realpath(name), Path(snapshot.folder)
         inside = Path(real).is_relative_to(folder) and snapshot.has(Path(real).relative_to(folder).as_posix())

@@ -59,6 +59,7 @@ class Guard:
             return
         request = _Request(scope, receive, send)
         scope["nsfse"] = request.notes
+        scope["app"] = self  # so that the router raises what it refuses, and does not answer in its own words
         self._at_work += 1
         try:
             self._check(request)

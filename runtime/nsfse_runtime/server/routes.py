@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +22,21 @@ _NO_GALLERY = {404: "no such gallery"}
 _UNREADABLE = {404: "no such gallery or picture", 422: "a picture or a text that cannot be read"}
 
 
+class _PictureConvertor(Convertor[str]):
+    """An id in a path, whatever it is made of: a file's name may hold a line end."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("picture", _PictureConvertor())
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One route: the method of Service that `does` it, what it takes and gives; `fails` says when, by status."""
 
@@ -35,11 +51,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     statuses: tuple[int, ...] = (200,)
     fails: dict[int, str] = {}
 
+    @property
+    def told(self) -> str:
+        """Return the path as OpenAPI and the log have it."""
+        return self.path.replace(":path}", "}").replace(":picture}", "}")
+
     def route(self, handler: Handler) -> Route:
         """Return the route that calls `handler`."""
 
         async def endpoint(request: Request) -> Response:
-            request.scope["nsfse"].route = self.path.replace(":path", "")
+            request.scope["nsfse"].route = self.told
             return await handler(request)
 
         return Route(self.path, endpoint, methods=[self.method])
@@ -89,11 +110,11 @@ ROUTES = (
         statuses=(201, 200),
         fails={**_BODY, **_UNREADABLE, 503: "another writer", 409: "the name is taken by another picture"},
     ),
-    _get("/v1/images/{id:path}/thumbnail", "thumbnail", "Show a picture, small", **_JPEG),
-    _get("/v1/images/{id:path}", "image", "Show a picture", **_JPEG),
+    _get("/v1/images/{id:picture}/thumbnail", "thumbnail", "Show a picture, small", **_JPEG),
+    _get("/v1/images/{id:picture}", "image", "Show a picture", **_JPEG),
     Operation(
         method="DELETE",
-        path="/v1/images/{id:path}",
+        path="/v1/images/{id:picture}",
         does="remove_image",
         summary="Delete a picture and its file",
         params=m.GalleryForm,
@@ -127,7 +148,7 @@ def openapi(version: str) -> dict[str, Any]:
     )
     paths: dict[str, Any] = {}
     for each in ROUTES:
-        paths.setdefault(each.path.replace(":path}", "}"), {})[each.method.lower()] = _described(each)
+        paths.setdefault(each.told, {})[each.method.lower()] = _described(each)
     security = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
     about = (
         f"A body has at most {BODY_BYTES} bytes. A server with a token asks for it everywhere but /healthz, /readyz."

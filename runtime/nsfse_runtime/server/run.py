@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
@@ -10,16 +11,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import h11
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.server.app import Service
 from nsfse_runtime.server.observing import LogHandler
+from nsfse_runtime.server.refusals import ErrorReply, Failure
 from nsfse_runtime.server.settings import Settings
 
 _HEAD_SECONDS = 10.0
 _MOST_CONNECTIONS = 1000
+_BACKLOG = 512
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -32,6 +36,7 @@ def listen(settings: Settings) -> socket.socket:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)  # from here on a client waits, and is not turned away
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise UsageError(
@@ -60,10 +65,12 @@ def make_server(service: Service) -> "Server":
     """Return the server of `service`; its `serve([socket])` is a coroutine."""
     library = logging.getLogger("uvicorn")
     library.handlers, library.propagate = [LogHandler(service.log)], False
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is told to who sent it
     config = uvicorn.Config(
         service.app,
         http=_Protocol,
         ws="none",
+        backlog=_BACKLOG,
         lifespan="on",
         loop="asyncio",
         log_config=None,
@@ -132,6 +139,14 @@ class _Protocol(H11Protocol):
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in the form of all refusals."""
+        body = msgspec.json.encode(ErrorReply(Failure("usage", msg, secrets.token_hex(8))))
+        headers = [("content-type", "application/json"), ("connection", "close"), ("content-length", str(len(body)))]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
