@@ -11,10 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import NsfseError, UsageError
-from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures, stress_of
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures, stress_of
 from nsfse_runtime.search import pairs_scored
 
-Reference = bytes | str | os.PathLike[str]
+
+class PictureId(str):
+    """The id of a gallery picture and nothing else: no file is looked for under that name."""
+
+    __slots__ = ()
+
+
+Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
+"""A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
 
 MINUS_VECTOR, MINUS_WORDS = 0.2, 0.75
 """How much of a minus-text stage 1's vector loses, and how much its words count beside ω_g (docs/queries.md §4)."""
