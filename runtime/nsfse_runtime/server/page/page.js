@@ -155,7 +155,7 @@ const headlineOf = (words, count) => (!words ? "Like this one" : count ? `${coun
 function showShelf(images) {
   answer = undefined;
   grid.show(images);
-  head("Find it with a picture\u00a0and a few words", "Drop a picture, paste one, or start with one of these.");
+  head("Find it with a picture and a few words", "Drop a picture, paste one, or start with one of these.");
   find("#others").hidden = images.length >= gallery().images;
   announce(`${images.length} pictures of the gallery to start with.`);
 }
@@ -186,7 +186,7 @@ function listen() {
   find("#balance").addEventListener("input", ({ target }) => change({ balance: Number(target.value) }));
   find(".ends").addEventListener("click", ({ target }) => target.value && go({ ...state, balance: Number(target.value) }));
   find("#without").addEventListener("input", ({ target }) => change({ without: target.value }));
-  find("#home").addEventListener("click", () => go(empty(state.gallery)));
+  find("#again").addEventListener("click", () => go(empty(state.gallery)));
   find("#others button").addEventListener("click", () => ask());
   find("#file").addEventListener("change", ({ target }) => {
     if (target.files.length) takeFile(target.files[0]);

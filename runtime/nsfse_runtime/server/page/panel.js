@@ -23,7 +23,7 @@ export function showReference(state) {
   const lost = Boolean(step?.upload) && !has(step.upload);
   picture.hidden = !step || lost;
   find("#reference").classList.toggle("full", !picture.hidden);
-  find("#reference .choose strong").textContent = lost ? "Drop your picture again" : "Choose a picture";
+  find("#reference .choose strong").textContent = lost ? "Drop your picture again" : picture.hidden ? "Choose a picture" : "Change";
   if (picture.hidden) return picture.removeAttribute("src");
   const source = sourceOf(step, state.gallery, pictureOf);
   if (picture.getAttribute("src") !== source) picture.src = source;
@@ -32,7 +32,7 @@ export function showReference(state) {
 
 export function showSteps(state, back) {
   const nav = find("#steps");
-  nav.hidden = !state.steps.length;
+  nav.hidden = state.steps.length < 2;
   const items = state.steps.map((step, at) => {
     const source = sourceOf(step, state.gallery, thumbnailOf);
     const picture = source ? make("img", { src: source, alt: "" }) : make("span", { className: "lost" }, "?");
@@ -113,6 +113,7 @@ export function showSpeed(timings, device) {
     return bar;
   });
   find("#speed .bar").replaceChildren(...bars);
+  find("#speed").hidden = false;
   const split = parts.map(([name, said]) => `${said} ${timings[name].toFixed(1)}`).join(" · ");
   find("#speed .times").replaceChildren(make("b", {}, `${timings.total.toFixed(1)} ms`), make("span", {}, split), ` on ${device}`);
 }
