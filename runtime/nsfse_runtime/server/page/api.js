@@ -63,16 +63,19 @@ function list(state, offset, limit, signal) {
   return ask(`v1/images?${new URLSearchParams(asked)}`, { signal });
 }
 
-// A few places in the gallery and a few pictures from each: neighbours by name are often alike.
+// Pictures from several places of the gallery: neighbours by name are often alike.
 export async function shelf(state, count, signal) {
-  const { total } = await list(state, 0, 1, signal);
-  const places = Math.min(8, Math.ceil(total / count));
-  const each = Math.ceil(count / Math.max(places, 1));
-  const span = Math.max(1, Math.floor(total / Math.max(places, 1)));
-  const starts = Array.from({ length: places }, (_, place) => place * span + Math.floor(Math.random() * Math.max(1, span - 4 * each)));
-  const parts = await Promise.all(starts.map((start) => list(state, start, 4 * each, signal)));
-  const found = parts.flatMap(({ images }) => shuffled(images).slice(0, each));
-  return [...new Map(shuffled(found).map((image) => [image.id, image])).values()];
+  const places = 8;
+  const each = Math.ceil(count / places);
+  const { total, images } = await list(state, 0, 1, signal);
+  if (total <= 4 * count) return total > 1 ? shuffled((await list(state, 0, total, signal)).images).slice(0, count) : images;
+  const span = Math.floor(total / places);
+  const parts = Array.from({ length: places }, async (_, place) => {
+    const start = place * span + Math.floor(Math.random() * (span - 4 * each + 1));
+    const found = await list(state, start, 4 * each, signal);
+    return shuffled(found.images).slice(0, each);
+  });
+  return shuffled((await Promise.all(parts)).flat()).slice(0, count);
 }
 
 function shuffled(items) {

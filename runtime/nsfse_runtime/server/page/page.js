@@ -91,17 +91,21 @@ function fly(from) {
 async function ask() {
   asking?.abort();
   const { signal } = (asking = new AbortController());
+  busy(true);
   const step = state.steps.at(-1);
-  if (step?.upload && !has(step.upload)) return showLost();
+  const asked = state;
   try {
-    if (!step) return showShelf(await shelf(state, HITS, signal));
-    const asked = state;
-    const found = await query(asked, extra(), signal);
-    if (!signal.aborted) showAnswer({ ...found, state: asked });
+    if (step?.upload && !has(step.upload)) showLost();
+    else if (step) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
+    else showShelf(await shelf(asked, HITS, signal));
   } catch (error) {
-    if (!signal.aborted) showError(error, signal);
+    if (signal.aborted) return;
+    showError(error, signal);
   }
+  busy(false);
 }
+
+const busy = (is) => find("#grid").setAttribute("aria-busy", is);
 
 function showError(error, signal) {
   if (!(error instanceof ApiError)) throw error;
