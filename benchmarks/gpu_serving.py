@@ -35,6 +35,7 @@ from nsfse_runtime.features import Pixels, TargetFeatures
 from nsfse_runtime.images import load_image
 from nsfse_runtime.rerank import HeadConstants, score_pairs
 from nsfse_runtime.resident import ResidentGallery
+from nsfse_runtime.search import ordered, taken
 from nsfse_runtime.search_graph import search_graph
 from nsfse_runtime.session import OnnxScorer, Session, on_device
 
@@ -306,7 +307,9 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
 
         def once() -> Any:
             query = asked(scorer)
-            return gallery.rerank(query, gallery.search(query.vector, min(100, len(rows)), everything), 10)
+            found = gallery.search(query.vector, min(100, len(rows)), everything)
+            by_row = np.argsort(found.rows)
+            return ordered(found.rows, found.scores, by_row, taken(gallery.pairs([query], found)[0], by_row), 10)
 
         return once
 

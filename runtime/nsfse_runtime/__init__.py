@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nsfse_runtime.bundle import Bundle
     from nsfse_runtime.errors import NsfseError
     from nsfse_runtime.gallery import Gallery
+    from nsfse_runtime.queries import Query
     from nsfse_runtime.retriever import Hit, Result, Retriever
 
 _HOMES = {
@@ -24,11 +25,12 @@ _HOMES = {
     "Gallery": "gallery",
     "Hit": "retriever",
     "NsfseError": "errors",
+    "Query": "queries",
     "Result": "retriever",
     "Retriever": "retriever",
 }
 
-__all__ = ["Bundle", "Gallery", "Hit", "NsfseError", "Result", "Retriever"]
+__all__ = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever"]
 
 
 def __getattr__(name: str) -> object:

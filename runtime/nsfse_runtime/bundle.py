@@ -63,6 +63,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     retrieval: dict[str, Any] = {}
 
     @property
+    def grid(self) -> tuple[int, int] | None:
+        """Return the (rows, columns) of the square cells that a picture's regions are, the views after them left out.
+
+        None for a model of one stage, and where no grid of squares has so many.
+        """
+        cells = self.regions - int(self.head.get("views", 0))
+        height, width = self.image_size
+        if self.stages == 1 or cells < 1:
+            return None
+        rows = round((cells * height / width) ** 0.5)
+        fits = rows > 0 and cells % rows == 0 and rows * width == cells // rows * height
+        return (rows, cells // rows) if fits else None
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Return the names of the files that such a bundle has: all of FILES, or all but the pair graph."""
         return FILES if self.stages == 2 else tuple(name for name in FILES if name != PAIR)

@@ -65,6 +65,15 @@ def no_evidence(score: Floats) -> PairScores:
     return PairScores(score, np.empty((len(score), 0), np.float32), 0.0)
 
 
+def grid_of(scorer: object) -> tuple[int, int] | None:
+    """Return the (rows, columns) of the cells that come first among a picture's regions.
+
+    `grid` is an attribute that a scorer need not have; None where there is no such grid.
+    """
+    found: tuple[int, int] | None = getattr(scorer, "grid", None)
+    return found
+
+
 class Scorer(Protocol):
     """Encodes pictures, composes queries, scores pairs: a checkpoint in torch or a bundle in ONNX Runtime."""
 

@@ -1,7 +1,7 @@
 """A gallery on the device: stage 1 and stage 2 stay there, the query goes in, scores and rows come out."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.features import Floats, PairScores, QueryFeatures, TargetFeatures
-from nsfse_runtime.search import Mask, Ranking, Rows, ordered, taken
+from nsfse_runtime.search import Mask, Rows
 from nsfse_runtime.search_graph import search_graph
 from nsfse_runtime.session import OnnxScorer, Session, on_device
 from nsfse_runtime.snapshot import Snapshot
@@ -67,14 +67,10 @@ class ResidentGallery:
         rows: Rows = out["rows"].astype(np.intp)
         return Found(rows, out["scores"], out["found_vectors"], out.get("found_regions"))
 
-    def rerank(self, query: QueryFeatures, found: Found, k: int) -> Ranking:
-        """Order all that stage 1 found, one or more, by the whole score S, and keep `k`."""
-        by_row = np.argsort(found.rows)
-        return ordered(found.rows, found.scores, by_row, taken(self._pairs(query, found), by_row), k)
-
-    def _pairs(self, query: QueryFeatures, found: Found) -> PairScores:
+    def pairs(self, queries: Sequence[QueryFeatures], found: Found) -> list[PairScores]:
+        """Return the whole score S of all that stage 1 found, one or more, for each of `queries`."""
         regions = self._read(found.rows).regions if found.regions is None else found.regions
-        return self._scorer.score_on_device(query, found.vectors, regions)
+        return [self._scorer.score_on_device(query, found.vectors, regions) for query in queries]
 
 
 class Shelf:

@@ -2,19 +2,22 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import msgspec
+import numpy as np
 
+from nsfse_runtime.answers import Hit, Result, WordEvidence, hits_of
 from nsfse_runtime.decision import decision_of
-from nsfse_runtime.errors import NotFoundError, UsageError
-from nsfse_runtime.features import PairScores, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
+from nsfse_runtime.features import PairScores, Pixels, Scorer, TargetFeatures, grid_of, no_evidence
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
+from nsfse_runtime.queries import Asked, Given, Query, Reference, ask, stacked
 from nsfse_runtime.resident import MOST_PAIRS, shelf
-from nsfse_runtime.search import Mask, Ranking, Rows, pairs_scored, rerank_rows, score_rows
+from nsfse_runtime.search import Mask, Ranking, Rows, ordered, pairs_scored, rerank_rows, score_rows, taken
 from nsfse_runtime.session import as_scorer
 from nsfse_runtime.snapshot import Snapshot
 from nsfse_runtime.stage1 import Search, Stage1
@@ -22,49 +25,11 @@ from nsfse_runtime.stage1 import Search, Stage1
 if TYPE_CHECKING:
     from nsfse_runtime.bundle import Bundle
 
-Reference = bytes | str | os.PathLike[str]
+__all__ = ["Hit", "Query", "Reference", "Result", "Retriever", "WordEvidence"]
 
-
-class WordEvidence(msgspec.Struct, frozen=True):
-    """A word of the text against a picture: `score` is its best correspondence, `matched` when that is as it should be.
-
-    `weight` is the word's share (κ) of what the text says: where small, the verdict says little. Under 0 the word names
-    what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    """
-
-    word: str
-    score: float
-    matched: bool
-    weight: float
-
-
-class Hit(msgspec.Struct, frozen=True):
-    """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
-
-    Where the model has no decision, or nothing was re-ranked, `confidence` is None and `match` says whether the words
-    as a whole, by their weights, are over the boundary. A model without a pair head looks at no words: `match` is then
-    None and `evidence` empty.
-    """
-
-    id: str
-    path: str
-    score: float
-    match: bool | None
-    evidence: tuple[WordEvidence, ...]
-    confidence: float | None = None
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
-
-    `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
-    among them: where it is False, nothing here matches. None where no picture has a confidence.
-    """
-
-    schema_version: int = 1
-    hits: tuple[Hit, ...]
-    matches: bool | None = None
-    timings_ms: dict[str, float]
+P = ParamSpec("P")
+T = TypeVar("T")
+_MOST = 32  # pictures encoded at once
 
 
 class Retriever:
@@ -95,12 +60,17 @@ class Retriever:
 
     def query(
         self,
-        reference: Reference,
-        text: str,
+        reference: Reference | Sequence[Reference],
+        text: str | Sequence[str] = (),
         k: int = 10,
         where: Mapping[str, str | Sequence[str]] | None = None,
         rerank: int = 100,
         min_score: float = 0.0,
+        *,
+        minus_texts: Sequence[str] = (),
+        minus: Sequence[Reference] = (),
+        balance: float = 0.5,
+        maps: bool = False,
     ) -> Result:
         """Find the `k` pictures that are like `reference` but for what `text` says.
 
@@ -108,103 +78,198 @@ class Retriever:
         among the hits. `where` keeps only pictures with these metadata (see Snapshot.mask); k are found if there are k.
         The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
         Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out.
+
+        Several references, several texts (one edit each), `minus_texts` (what must not be there), `minus` (pictures
+        that hits must not be like) and `balance` (0 like the picture, 1 like the words) are as in Query and
+        docs/queries.md. With `maps` the evidence tells where in a hit each word was found.
         Raises UsageError, NotFoundError, ImageError, TextError, IntegrityError.
         """
-        if k < 1 or rerank < 0:
-            raise UsageError(f"k is {k} and rerank is {rerank}; give a k of 1 or more and a rerank of 0 or more")
-        self._check_least(min_score, rerank)
-        clock = _Clock()
+        found = self.answer(
+            [
+                Query(
+                    references=(reference,) if isinstance(reference, bytes | str | os.PathLike) else tuple(reference),
+                    texts=(text,) if isinstance(text, str) else tuple(text),
+                    minus_texts=tuple(minus_texts),
+                    minus=tuple(minus),
+                    balance=balance,
+                    k=k,
+                    where=where,
+                    rerank=rerank,
+                    min_score=min_score,
+                    maps=maps,
+                )
+            ]
+        )[0]
+        if isinstance(found, NsfseError):
+            raise found
+        return found
+
+    def answer(self, queries: Sequence[Query]) -> list[Result | NsfseError]:
+        """Answer a batch: pictures and texts are encoded together, and each answer is what it would be alone.
+
+        In the place of a query that cannot be answered is its error; the others are answered all the same. A query's
+        times are those of the batch until all are composed, then its own. Raises what spoils all: IntegrityError
+        (a damaged gallery), or InputError.
+        """
+        clock = Clock()
         with self.gallery.reading() as snapshot:
-            mask = snapshot.mask(where)
-            row, features = self._reference(snapshot, reference, clock)
-            if row is not None:
-                mask[row] = False
+            looked = [tried(self._look, snapshot, query, clock) for query in queries]
+            given = self._given(snapshot, looked, clock)
             clock.start()
-            query = self._scorer.compose(features, [text])[0]
+            asked = iter(ask(self._scorer, given))
             clock.lap("text")
+            composed = [look if isinstance(look, NsfseError) else (look, next(asked)) for look in looked]
+            return [
+                each if isinstance(each, NsfseError) else self._answered(snapshot, *each, clock.fork())
+                for each in composed
+            ]
 
-            def fetch(rows: Rows) -> TargetFeatures:
-                return self.gallery.targets(rows, snapshot)
+    def _look(self, snapshot: Snapshot, query: Query, clock: "Clock") -> "_Look":
+        """Check a query and find its pictures: rows of the gallery, or pixels yet to be encoded."""
+        query.check()
+        self._check_least(query)
+        mask = snapshot.mask(query.where)
+        pictures = [self._picture(snapshot, each, mask, clock) for each in (*query.references, *query.minus)]
+        return _Look(query, mask, pictures)
 
-            wanted = pairs_scored(self._scorer, max(rerank, k) if rerank else 0, len(snapshot))
-            ranking = self._ranked(snapshot, query, mask, fetch, k, wanted, clock)
-            hits = self._hits(snapshot, query, ranking, fetch)
-            clock.lap("stage2")
-        decided = [hit.match for hit in hits if hit.confidence is not None]
-        kept = tuple(hit for hit in hits if hit.confidence is None or hit.confidence >= min_score)
-        return Result(hits=kept, matches=any(decided) if decided else None, timings_ms=clock.end())
-
-    def _check_least(self, min_score: float, rerank: int) -> None:
-        if not 0 <= min_score <= 1:
-            raise UsageError(f"min_score is {min_score}; give a confidence from 0 to 1")
-        if min_score > 0 and self._decision is None:
+    def _check_least(self, query: Query) -> None:
+        if query.min_score > 0 and self._decision is None:
             raise UsageError(
                 "this model tells no confidence, which min_score needs: train it to its end and export it again, "
                 "or leave min_score at 0"
             )
-        if min_score > 0 and not rerank:
+        if query.min_score > 0 and not query.rerank:
             raise UsageError("without stage 2 there is no confidence, which min_score needs; give a rerank of 100")
+        if query.min_score > 0 and not query.plain:
+            raise UsageError(
+                "a confidence, which min_score needs, is known for one picture and one text alone; leave min_score at 0"
+            )
 
-    def _ranked(
-        self,
-        snapshot: Snapshot,
-        query: QueryFeatures,
-        mask: Mask,
-        fetch: Callable[[Rows], TargetFeatures],
-        k: int,
-        wanted: int,
-        clock: "_Clock",
-    ) -> Ranking:
-        """Do both stages, on the device where the gallery lies there."""
-        if self._shelf is None or max(k, wanted) > MOST_PAIRS:
-            found = self._stage1(snapshot, query.vector, max(k, wanted), mask)
-            clock.lap("stage1")
-            return rerank_rows(self._scorer, query, *found, fetch, k, wanted)
-        gallery = self._shelf.gallery(snapshot, fetch)
-        top = gallery.search(query.vector, max(k, wanted), mask)
-        clock.lap("stage1")
-        if wanted and len(top.rows):
-            return gallery.rerank(query, top, k)
-        return rerank_rows(self._scorer, query, top.rows, top.scores, fetch, k, 0)
-
-    def _reference(
-        self, snapshot: Snapshot, reference: Reference, clock: "_Clock"
-    ) -> tuple[int | None, TargetFeatures]:
-        """Return the reference's row, if it is a gallery picture, and its features [1, d], [1, R, d]."""
+    def _picture(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: "Clock") -> "int | Pixels":
+        """Return a picture's row, whose features are still right, or its pixels [H, W, 3]; `mask` loses the row."""
         row = _row_of(snapshot, reference)
-        if row is not None and (isinstance(reference, str) or self.gallery.is_current(row, snapshot)):
-            return row, self.gallery.targets([row], snapshot)
+        if row is not None:
+            mask[row] = False
+            if isinstance(reference, str) or self.gallery.is_current(row, snapshot):
+                return row
         from nsfse_runtime.images import load_image
 
         clock.start()
         pixels = load_image(reference, self._scorer.image_size)
         clock.lap("decode")
-        features = self._scorer.encode_images(pixels[None])
-        clock.lap("image")
-        return row, features
+        return pixels
+
+    def _given(self, snapshot: Snapshot, looked: "Sequence[_Look | NsfseError]", clock: "Clock") -> list[Given]:
+        """Return the features of every query that has none wrong; all pixels are encoded together."""
+        good = [look for look in looked if isinstance(look, _Look)]
+        pictures = [picture for look in good for picture in look.pictures]
+        clock.start()
+        new = [picture for picture in pictures if not isinstance(picture, int)]
+        parts = [self._scorer.encode_images(np.stack(new[at : at + _MOST])) for at in range(0, len(new), _MOST)]
+        if new:
+            clock.lap("image")
+        fresh = iter([part.take([at]) for part in parts for at in range(len(part))])
+        known = [
+            self.gallery.targets([picture], snapshot) if isinstance(picture, int) else next(fresh)
+            for picture in pictures
+        ]
+        found, at = [], 0
+        for look in good:
+            own, at = known[at : at + len(look.pictures)], at + len(look.pictures)
+            count = len(look.query.references)
+            found.append(Given(look.query, stacked(own[:count]), stacked(own[count:]) if own[count:] else None))
+        return found
+
+    def _answered(
+        self, snapshot: Snapshot, look: "_Look", asked: Asked | NsfseError, clock: "Clock"
+    ) -> Result | NsfseError:
+        if isinstance(asked, NsfseError):
+            return asked
+        return tried(self._search, snapshot, look, asked, clock)
+
+    def _search(self, snapshot: Snapshot, look: "_Look", asked: Asked, clock: "Clock") -> Result:
+        def fetch(rows: Rows) -> TargetFeatures:
+            return self.gallery.targets(rows, snapshot)
+
+        query = look.query
+        deep = query.rerank if asked.told else 0
+        wanted = pairs_scored(self._scorer, max(deep, query.k) if deep else 0, len(snapshot))
+        ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
+        grid = grid_of(self._scorer) if query.maps else None
+        hits = self._hits(snapshot, asked, ranking, fetch, grid, query.plain)
+        clock.lap("stage2")
+        decided = [hit.match for hit in hits if hit.confidence is not None]
+        kept = tuple(hit for hit in hits if hit.confidence is None or hit.confidence >= query.min_score)
+        return Result(
+            hits=kept, matches=any(decided) if decided else None, timings_ms=clock.end(), grid=grid if kept else None
+        )
+
+    def _ranked(
+        self,
+        snapshot: Snapshot,
+        asked: Asked,
+        mask: Mask,
+        fetch: Callable[[Rows], TargetFeatures],
+        k: int,
+        wanted: int,
+        clock: "Clock",
+    ) -> Ranking:
+        """Do both stages, on the device where the gallery lies there."""
+
+        def score(rows: Rows) -> PairScores:
+            return asked.combined(score_rows(self._scorer, asked.all, rows, fetch))
+
+        if self._shelf is None or max(k, wanted) > MOST_PAIRS:
+            found = self._stage1(snapshot, asked.vector, max(k, wanted), mask)
+            clock.lap("stage1")
+            return rerank_rows(score, *found, k, wanted)
+        gallery = self._shelf.gallery(snapshot, fetch)
+        top = gallery.search(asked.vector, max(k, wanted), mask)
+        clock.lap("stage1")
+        if wanted and len(top.rows):
+            by_row = np.argsort(top.rows)
+            pair = taken(asked.combined(gallery.pairs(asked.all, top)), by_row)
+            return ordered(top.rows, top.scores, by_row, pair, k)
+        return rerank_rows(score, top.rows, top.scores, k, 0)
 
     def _hits(
-        self, snapshot: Snapshot, query: QueryFeatures, ranking: Ranking, fetch: Callable[[Rows], TargetFeatures]
+        self,
+        snapshot: Snapshot,
+        asked: Asked,
+        ranking: Ranking,
+        fetch: Callable[[Rows], TargetFeatures],
+        grid: tuple[int, int] | None,
+        plain: bool,
     ) -> tuple[Hit, ...]:
         if not len(ranking.rows):
             return ()
-        # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
-        pair = ranking.pair or score_rows(self._scorer, query, ranking.rows, fetch)
-        matches = (pair.word_scores - pair.boundary) @ query.word_weights >= 0
-        confidences = self._decision.confidences(query, ranking) if self._decision else None
-        if self._decision and confidences is not None:
-            matches = confidences >= self._decision.threshold
-        return tuple(
-            Hit(
-                id=snapshot.ids[row],
-                path=str(Path(snapshot.folder, snapshot.ids[row])),
-                score=float(ranking.scores[at]),
-                match=bool(matches[at]) if query.tokens else None,
-                evidence=_evidence(query, pair, at),
-                confidence=None if confidences is None else float(confidences[at]),
-            )
-            for at, row in enumerate(ranking.rows)
-        )
+        pair = ranking.pair
+        if pair is None:
+            # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
+            found = score_rows(self._scorer, asked.all, ranking.rows, fetch) if asked.tokens else None
+            pair = asked.combined(found) if found else no_evidence(ranking.scores)
+        cells = None
+        if grid and asked.tokens:
+            targets = fetch(ranking.rows)
+            cells = TargetFeatures(targets.vectors, targets.regions[:, : grid[0] * grid[1]])
+        return hits_of(snapshot, asked, ranking, pair, self._decision if plain else None, cells)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A query with what it may find (`mask` [N]) and its pictures, those to avoid last: rows, or pixels [H, W, 3]."""
+
+    query: Query
+    mask: Mask
+    pictures: "list[int | Pixels]"
+
+
+def tried(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") -> "T | NsfseError":
+    """Return what `function` returns, or its error in its place."""
+    try:
+        return function(*args, **options)
+    except NsfseError as error:
+        return error
 
 
 def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
@@ -226,20 +291,18 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
         ) from None
 
 
-def _evidence(query: QueryFeatures, pair: PairScores, at: int) -> tuple[WordEvidence, ...]:
-    words = zip(query.tokens, pair.word_scores[at], query.word_weights, strict=True)
-    return tuple(
-        WordEvidence(word, float(score), bool((score >= pair.boundary) == (kappa >= 0)), float(kappa))
-        for word, score, kappa in words
-    )
-
-
-class _Clock:
+class Clock:
     """Times the parts of one query, in ms."""
 
     def __init__(self) -> None:
         self._start = self._last = perf_counter()
         self._laps = dict.fromkeys(("decode", "image", "text", "stage1", "stage2"), 0.0)
+
+    def fork(self) -> "Clock":
+        """Return a clock of one query of the batch, with the times so far."""
+        found = Clock()
+        found._start, found._laps = self._start, dict(self._laps)
+        return found
 
     def start(self) -> None:
         self._last = perf_counter()

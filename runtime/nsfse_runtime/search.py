@@ -4,7 +4,7 @@ Stage 1's answer does not depend on how it was found: whatever narrows the galle
 an index), `best_of` scores what is left, row by row and always in the same order of additions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,24 +96,19 @@ def rank(
     stage 1 alone, and `rerank` = N equals scoring every pair.
     """
     rows, scores = exact_search(vectors, query.vector, max(k, rerank), mask)
-    return rerank_rows(scorer, query, rows, scores, fetch, k, rerank)
+    return rerank_rows(lambda first: score_rows(scorer, [query], first, fetch)[0], rows, scores, k, rerank)
 
 
-def rerank_rows(
-    scorer: Scorer,
-    query: QueryFeatures,
-    rows: Rows,
-    scores: Floats,
-    fetch: Callable[[Rows], TargetFeatures],
-    k: int,
-    rerank: int,
-) -> Ranking:
-    """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S, and keep `k`."""
+def rerank_rows(score: Callable[[Rows], PairScores], rows: Rows, scores: Floats, k: int, rerank: int) -> Ranking:
+    """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S, and keep `k`.
+
+    `score` gives the S of rows, which ascend.
+    """
     first = rows[:rerank]
     if not len(first):
         return Ranking(rows[:k], scores[:k], None, scores[:k], 0.0)
     by_row = np.argsort(first)
-    return ordered(rows, scores, by_row, score_rows(scorer, query, first[by_row], fetch), k)
+    return ordered(rows, scores, by_row, score(first[by_row]), k)
 
 
 def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) -> Ranking:
@@ -137,13 +132,20 @@ def taken(pair: PairScores, order: Rows) -> PairScores:
     return PairScores(pair.score[order], pair.word_scores[order], pair.boundary)
 
 
-def score_rows(scorer: Scorer, query: QueryFeatures, rows: Rows, fetch: Callable[[Rows], TargetFeatures]) -> PairScores:
-    """Score `query` against the pictures of `rows` [K], a bounded number at a time."""
-    parts = [
-        scorer.score_pairs(query, fetch(rows[at : at + _PAIR_CHUNK])) for at in range(0, len(rows), _PAIR_CHUNK)
-    ] or [scorer.score_pairs(query, fetch(rows))]
-    return PairScores(
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.word_scores for part in parts]),
-        parts[0].boundary,
-    )
+def score_rows(
+    scorer: Scorer, queries: Sequence[QueryFeatures], rows: Rows, fetch: Callable[[Rows], TargetFeatures]
+) -> list[PairScores]:
+    """Score each of `queries` against the pictures of `rows` [K], a bounded number at a time, each fetched once."""
+    found: list[list[PairScores]] = [[] for _ in queries]
+    for at in range(0, max(len(rows), 1), _PAIR_CHUNK):
+        targets = fetch(rows[at : at + _PAIR_CHUNK])
+        for query, parts in zip(queries, found, strict=True):
+            parts.append(scorer.score_pairs(query, targets))
+    return [
+        PairScores(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.word_scores for part in parts]),
+            parts[0].boundary,
+        )
+        for parts in found
+    ]

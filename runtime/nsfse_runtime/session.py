@@ -144,6 +144,11 @@ class OnnxScorer:
         return self.bundle.manifest.image_size
 
     @property
+    def grid(self) -> tuple[int, int] | None:
+        """Return the (rows, columns) of the cells among a picture's regions (see Manifest.grid)."""
+        return self.bundle.manifest.grid
+
+    @property
     def stages(self) -> Stages:
         """Return how this model ranks (see nsfse_runtime.search)."""
         return "one" if self.bundle.manifest.stages == 1 else "two"

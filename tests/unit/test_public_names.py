@@ -13,7 +13,7 @@ HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers")
 
 
 def test_the_runtime_offers_these_names():
-    assert sorted(nsfse_runtime.__all__) == ["Bundle", "Gallery", "Hit", "NsfseError", "Result", "Retriever"]
+    assert sorted(nsfse_runtime.__all__) == ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever"]
     for name in nsfse_runtime.__all__:
         assert getattr(nsfse_runtime, name).__name__ == name
 

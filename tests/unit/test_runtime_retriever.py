@@ -97,9 +97,12 @@ def test_without_a_second_stage_hits_have_their_evidence(gallery: Gallery, score
 
 def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
     document = json.loads(msgspec.json.encode(Retriever(scorer, gallery).query(gallery.ids[0], "red", k=1)))
-    assert list(document) == ["schema_version", "hits", "matches", "timings_ms"] and document["schema_version"] == 1
+    assert (
+        list(document) == ["schema_version", "hits", "matches", "timings_ms", "grid"]
+        and document["schema_version"] == 1
+    )
     assert list(document["hits"][0]) == ["id", "path", "score", "match", "evidence", "confidence"]
-    assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched", "weight"]
+    assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched", "weight", "regions"]
 
 
 def test_a_long_lived_retriever_sees_what_a_writer_commits(

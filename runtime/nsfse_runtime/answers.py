@@ -1,0 +1,104 @@
+"""What a query's answer is made of: hits, and the evidence of each word for each of them."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from nsfse_runtime.decision import Decision
+from nsfse_runtime.features import PairScores, TargetFeatures
+from nsfse_runtime.queries import Asked
+from nsfse_runtime.search import Ranking
+from nsfse_runtime.snapshot import Snapshot
+
+
+class WordEvidence(msgspec.Struct, frozen=True):
+    """A word of the texts against a picture: `score` is its best correspondence, `matched` when that is as it should.
+
+    `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
+    what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
+    `regions` has, where maps were asked for, the word's correspondence with each cell of the picture's grid less the
+    boundary, row by row.
+    """
+
+    word: str
+    score: float
+    matched: bool
+    weight: float
+    regions: tuple[float, ...] | None = None
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
+
+    Where the model has no decision, nothing was re-ranked, or the query is not one picture and one text, `confidence`
+    is None and `match` says whether the words as a whole, by their weights, are over the boundary. Where no words are
+    looked at `match` is None and `evidence` empty.
+    """
+
+    id: str
+    path: str
+    score: float
+    match: bool | None
+    evidence: tuple[WordEvidence, ...]
+    confidence: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
+
+    `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
+    among them: where it is False, nothing here matches. None where no picture has a confidence. `grid` is (rows,
+    columns) of the evidence's `regions`, None where there are none.
+    """
+
+    schema_version: int = 1
+    hits: tuple[Hit, ...]
+    matches: bool | None = None
+    timings_ms: dict[str, float]
+    grid: tuple[int, int] | None = None
+
+
+def hits_of(
+    snapshot: Snapshot,
+    asked: Asked,
+    ranking: Ranking,
+    pair: PairScores,
+    decision: Decision | None,
+    cells: TargetFeatures | None,
+) -> tuple[Hit, ...]:
+    """Return the hits of `ranking`, with the words' scores `pair` of all of them.
+
+    `cells` are the hits' features where maps were asked for, their regions cut to those of the grid.
+    """
+    weights = asked.word_weights
+    matches = (pair.word_scores - pair.boundary) @ weights >= 0
+    confidences = decision.confidences(asked.parts[0], ranking) if decision else None
+    if decision and confidences is not None:
+        matches = confidences >= decision.threshold
+    maps = None if cells is None else asked.maps(cells) - pair.boundary
+    return tuple(
+        Hit(
+            id=snapshot.ids[row],
+            path=str(Path(snapshot.folder, snapshot.ids[row])),
+            score=float(ranking.scores[at]),
+            match=bool(matches[at]) if asked.tokens else None,
+            evidence=_evidence(asked, pair, at, None if maps is None else maps[at]),
+            confidence=None if confidences is None else float(confidences[at]),
+        )
+        for at, row in enumerate(ranking.rows)
+    )
+
+
+def _evidence(asked: Asked, pair: PairScores, at: int, maps: np.ndarray | None) -> tuple[WordEvidence, ...]:
+    words = zip(asked.tokens, pair.word_scores[at], asked.word_weights, strict=True)
+    return tuple(
+        WordEvidence(
+            word,
+            float(score),
+            bool((score >= pair.boundary) == (kappa >= 0)),
+            float(kappa),
+            None if maps is None else tuple(map(float, maps[number])),
+        )
+        for number, (word, score, kappa) in enumerate(words)
+    )
