@@ -202,6 +202,41 @@ def query(
 
 
 @app.command()
+def serve(
+    gallery: Annotated[list[str], typer.Option("-g", "--gallery", help="[NAME=]GALLERY. Repeatable.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with the token that requests must bring; else NSFSE_TOKEN.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name that the server is called by. Repeatable.")
+    ] = None,
+    bundle: BundleOption = None,
+    queue: Annotated[int, typer.Option(min=1, help="How many queries may wait.")] = 64,
+    per_client: Annotated[int, typer.Option(min=0, help="How many of one address; 0 for no such limit.")] = 32,
+    deadline: Annotated[float, typer.Option(min=0.1, help="After how many seconds a query is given up.")] = 10,
+    drain: Annotated[float, typer.Option(min=0, help="How many seconds to go on, not ready, when told to stop.")] = 0,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
+) -> None:
+    """Serve galleries over HTTP, with a page to ask them by."""
+    from nsfse.opening import open_services, place_of
+
+    settings: dict[str, Any] = {"host": host, "port": port, "allow_hosts": tuple(allow_host or ())}
+    settings |= {"queue": queue, "per_client": per_client, "deadline": deadline, "drain": drain}
+    service = open_services(gallery, bundle, place_of(device, provider), token_file, settings)
+    from nsfse_runtime.server.run import listen, run, url_of
+
+    with listen(service.settings) as listener:
+        typer.echo(url_of(listener))
+        sys.stdout.flush()
+        run(service, listener)
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run or a bundle.")],
     folder: Annotated[Path, typer.Argument(help="A query set, or the folder of --dataset.")],

@@ -2,16 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import nsfse
 from nsfse.progress import say
 from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.devices import ON_CPU, Device, Place, choose
 from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.extras import need
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
 from nsfse_runtime.retriever import Retriever
 from nsfse_runtime.session import OnnxScorer, scorer_on
 from nsfse_runtime.stage1 import Search
+
+if TYPE_CHECKING:
+    from nsfse_runtime.server.app import Service
 
 
 def place_of(device: Device | None, provider: str | None) -> Place:
@@ -52,6 +58,29 @@ def open_retriever(path: Path, bundle: Path | None, place: Place = ON_CPU, searc
     It is not copied to a GPU, which pays for many queries alone.
     """
     return Retriever(*open_gallery(path, bundle, place), search=search, resident=False)
+
+
+def open_services(
+    galleries: Sequence[str], bundle: Path | None, place: Place, token: Path | None, settings: dict[str, Any]
+) -> "Service":
+    """Open the galleries that `nsfse serve` names, each [NAME=]GALLERY; those of one bundle share its graphs.
+
+    Raises MissingExtraError, UsageError, and what open_gallery raises.
+    """
+    for module in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
+        need(module, "serve")
+    from nsfse_runtime.server.app import Service
+    from nsfse_runtime.server.galleries import Served
+    from nsfse_runtime.server.settings import Settings, named_galleries, read_token
+
+    checked = Settings(token=read_token(token), **settings)
+    checked.check()
+    models: dict[str, OnnxScorer] = {}
+    served = []
+    for name, path in named_galleries(galleries).items():
+        model, gallery = open_gallery(path, bundle, place)
+        served.append(Served(name, models.setdefault(model.fingerprint, model), gallery))
+    return Service(served, checked, nsfse.__version__)
 
 
 def picture_file(gallery: Gallery, reference: str) -> Path:

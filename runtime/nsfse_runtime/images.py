@@ -77,6 +77,15 @@ def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_P
     return _with_stream(source, lambda stream: _decode(stream, max_pixels, size, lambda image: _fit(image, size)))
 
 
+def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode a picture and shrink it, aspect kept, to at most `side` pixels on its longest side → [h, w, 3].
+
+    A small picture stays as it is. Raises as `decode_image`.
+    """
+    size = (side, side)
+    return _with_stream(source, lambda stream: _decode(stream, max_pixels, size, lambda image: _shrink(image, size)))
+
+
 def fit_image(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize `pixels` [H, W, 3], aspect kept, antialiased, to fit inside `size` (height, width), centred on white."""
     return _fit(Image.fromarray(pixels), size)
@@ -258,6 +267,12 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
     canvas = Image.new("RGB", (size[1], size[0]), "white")
     canvas.paste(image, ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2))
     return np.asarray(canvas)
+
+
+def _shrink(image: Image.Image, size: tuple[int, int]) -> Pixels:
+    if max(image.size) > size[0]:
+        image = image.resize(_inner(image.size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(image)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,9 +9,17 @@ import msgspec
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError, UsageError
-from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
 
-Reference = bytes | str | os.PathLike[str]
+
+class PictureId(str):
+    """The id of a gallery picture and nothing else: no file is looked for under that name."""
+
+    __slots__ = ()
+
+
+Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
+"""A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
 
 MINUS_TEXT, MINUS_PICTURE = 0.5, 0.5
 """How much of the stage-1 vector an exclusion takes away (β and η of docs/queries.md)."""

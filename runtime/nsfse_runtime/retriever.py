@@ -15,7 +15,7 @@ from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.features import PairScores, Pixels, Scorer, TargetFeatures, grid_of, no_evidence
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
-from nsfse_runtime.queries import Asked, Given, Query, Reference, ask, stacked
+from nsfse_runtime.queries import Asked, Given, PictureId, Query, Reference, ask, stacked
 from nsfse_runtime.resident import MOST_PAIRS, shelf
 from nsfse_runtime.search import Mask, Ranking, Rows, ordered, pairs_scored, rerank_rows, score_rows, taken
 from nsfse_runtime.session import as_scorer
@@ -152,6 +152,8 @@ class Retriever:
             mask[row] = False
             if isinstance(reference, str) or self.gallery.is_current(row, snapshot):
                 return row
+        if isinstance(reference, np.ndarray):
+            return reference
         from nsfse_runtime.images import load_image
 
         clock.start()
@@ -274,11 +276,13 @@ def tried(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") ->
 
 def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
     """Return the row of a reference that is a gallery picture: by its id, by its file, or by its name alone."""
-    if isinstance(reference, bytes):
+    if isinstance(reference, bytes | np.ndarray):
         return None
     name = os.fspath(reference)
     if isinstance(reference, str) and snapshot.has(name):
         return snapshot.row(name)
+    if isinstance(reference, PictureId):
+        raise NotFoundError(f"the gallery has no picture {printable(name[:200])}; give an id as results show it")
     if os.path.exists(name) or not isinstance(reference, str):
         real, folder = os.path.realpath(name), Path(snapshot.folder)
         inside = Path(real).is_relative_to(folder) and snapshot.has(Path(real).relative_to(folder).as_posix())

@@ -16,12 +16,13 @@ import numpy as np
 import PIL
 
 from nsfse_runtime import images
-from nsfse_runtime.errors import InputError, IntegrityError, NotFoundError, UsageError
+from nsfse_runtime.errors import InputError, IntegrityError, NotFoundError, OutputError, UsageError
 from nsfse_runtime.features import Pixels, Scorer, TargetFeatures
 from nsfse_runtime.folder import Listing, Stamp, list_folder
 from nsfse_runtime.gallery_file import COMPANIONS, connect_writer, sole_writer, transaction, translated
 from nsfse_runtime.intake import Read, batches, read_files, usual_batch, usual_workers
 from nsfse_runtime.metadata import match_table, read_table
+from nsfse_runtime.printable import printable
 from nsfse_runtime.snapshot import content_crc, item_crc, regions_crc
 
 # Refusals are remembered with what refused them: another decoder tries again.
@@ -106,6 +107,41 @@ def sync(
         run.report.device = getattr(scorer, "device", "cpu")
         run.report.images_per_second = round(run.report.encoded / max(run.report.seconds, 0.001), 1)
         return run.report
+
+
+def sync_one(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict[str, str] | None) -> SyncReport:
+    """Take the one file `name` under `folder`, the gallery's own, in and look at nothing else.
+
+    Its metadata stay as they are where `metadata` is None. Raises OutputError (a second writer), IntegrityError.
+    """
+    with sole_writer(path), translated(path), closing(connect_writer(path)) as connection:
+        status = (folder / name).stat()
+        # Whatever else lies in the folder was not looked at, so that nothing is known to be gone.
+        listing = Listing({name: (status.st_size, status.st_mtime_ns)}, unread=[""])
+        run = _Sync(path, folder, connection, scorer, listing, None)
+        if metadata is not None:
+            run.columns = {name: json.dumps(metadata, ensure_ascii=False)}
+        run.start()
+        with closing(read_files(run.folder, run.changed(), scorer.image_size, run.contents, 1, 1)) as reads:
+            run.commit(list(reads))
+        run.finish()
+        return run.report
+
+
+def drop_one(path: Path, folder: Path, name: str) -> None:
+    """Delete the file `name` under `folder` and what the gallery knows of it.
+
+    Raises OutputError (a second writer, or a file that cannot be deleted), IntegrityError.
+    """
+    with sole_writer(path), translated(path), closing(connect_writer(path)) as connection:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{printable(name)} cannot be deleted: {error.strerror}; check the rights") from error
+        with transaction(connection):
+            connection.execute("DELETE FROM items WHERE id = ?", (name,))
+            connection.execute("DELETE FROM contents WHERE key NOT IN (SELECT content FROM items)")
+            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
 
 
 class _Sync:

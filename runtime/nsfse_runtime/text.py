@@ -56,6 +56,14 @@ class Tokenizer:
         words = tuple(clean[start:end] for start, end in encoding.offsets)
         return encoding.ids[: self.max_words], words[: self.max_words]
 
+    def words(self) -> list[str]:
+        """Return the entries of the vocabulary that are plain words, sorted."""
+        return sorted(word for word in self._tokenizer.get_vocab() if word.isalpha())
+
+    def knows(self, text: str) -> bool:
+        """Tell whether every word of `text` is known. Raises TextError for a text that has no words or too many."""
+        return self.unknown is None or self.unknown not in self._encode(text)[0]
+
     def tokens(self, text: str) -> tuple[str, ...]:
         """Return the words of `text` as written, aligned with `encode`. Raises TextError."""
         return self._encode(text)[1]

@@ -1,0 +1,338 @@
+"""The application: what is served, and what each route does. A request goes guard → route → queue → reply."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Router
+
+from nsfse_runtime.errors import NotFoundError, NsfseError
+from nsfse_runtime.features import Pixels
+from nsfse_runtime.images import load_image
+from nsfse_runtime.intake import usual_workers
+from nsfse_runtime.queries import PictureId, Query, Reference
+from nsfse_runtime.server import messages as m
+from nsfse_runtime.server.assets import Assets
+from nsfse_runtime.server.forms import converted, form, json_body
+from nsfse_runtime.server.galleries import Answer, Served
+from nsfse_runtime.server.guard import Guard, Notes
+from nsfse_runtime.server.observing import MEDIA_TYPE, Log, Metrics
+from nsfse_runtime.server.pictures import Shown, take_in, take_out
+from nsfse_runtime.server.refusals import Failure, Refused, refusal_of
+from nsfse_runtime.server.routes import ROUTES, openapi
+from nsfse_runtime.server.settings import IMAGE_BYTES, LONGEST_SIDE, THUMBNAIL_SIDE, Settings
+from nsfse_runtime.server.waiting import Gone, Job, Waiting
+from nsfse_runtime.text import MAX_CHARACTERS
+
+_T = TypeVar("_T")
+# Thumbnails may fill the browser's cache for a while; their ETag tells whether they are still right.
+_CACHED = "private, max-age=300"
+
+
+class Service:
+    """Galleries by name and what answers for them; `app` is its ASGI application."""
+
+    def __init__(self, galleries: Sequence[Served], settings: Settings, version: str, log: Log | None = None) -> None:
+        """`galleries` are served in this order, the first where a request names none; `version` is told by /v1/info."""
+        self.galleries = {served.name: served for served in galleries}
+        self.settings, self.version, self.log, self.metrics = settings, version, log or Log(), Metrics()
+        self.waiting = Waiting(settings, self.metrics)
+        self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-pictures")
+        self.warm = self.stopping = False
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._assets = Assets()
+        self._openapi = msgspec.json.encode(openapi(version))
+        routes = Router([each.route(getattr(self, each.does)) for each in ROUTES], lifespan=self._lifespan)
+        routes.redirect_slashes = False
+        self.app = Guard(routes, settings, self.metrics, self.log, self._without_paths)
+
+    def _without_paths(self, message: str) -> str:
+        """Return `message` with galleries by their names: where they lie is nobody's business."""
+        for name, served in self.galleries.items():
+            message = message.replace(str(served.gallery.path), name)
+            if folder := served.folder:
+                message = message.replace(f"{folder}{os.sep}", "")
+        return message
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether queries are answered: one has been, and nobody has asked to stop."""
+        return self.warm and not self.stopping
+
+    @asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.waiting.work(Served.answer)), asyncio.create_task(self._warm_up())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.pool.shutdown(cancel_futures=True)
+            self.waiting.thread.shutdown(cancel_futures=True)
+
+    async def _warm_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            for served in self.galleries.values():
+                await loop.run_in_executor(self.waiting.thread, served.warm_up)
+                await self._in_pool(served.facts)
+                self.metrics.pictures.labels(served.name).set_function(partial(len, served.gallery))
+        except Exception as error:
+            self.failure = error
+            self.on_failure()
+            return
+        self.warm = True
+        self.metrics.ready.set_function(lambda: float(self.ready))
+        self.log("ready", galleries=len(self.galleries))
+
+    async def _in_pool(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+    def _gallery(self, name: str | None) -> Served:
+        if name is None:
+            return next(iter(self.galleries.values()))
+        if name not in self.galleries:
+            raise NotFoundError(f"no gallery is called {name}; there are: {', '.join(self.galleries)}")
+        return self.galleries[name]
+
+    async def query(self, request: Request) -> Response:
+        """Answer one query."""
+        self.waiting.check(_client(request))
+        async with form(request, m.QueryForm, self.settings.body_seconds) as asked:
+            served = self._gallery(asked.gallery)
+            with self.waiting.places(_client(request)):
+                gone, deadline = _watch(request), perf_counter() + self.settings.deadline
+                try:
+                    started = perf_counter()
+                    pixels = await self._decoded(served, [*asked.image, *asked.minus_image], gone, deadline)
+                    decoded = perf_counter() - started if pixels else 0.0
+                    references, minus = pixels[: len(asked.image)], pixels[len(asked.image) :]
+                    query = _query(asked, (asked.id, asked.text), (asked.minus_id, asked.minus_text), references, minus)
+                    job = self._job(query, served, deadline)
+                    (found,) = await self.waiting.ask([job], gone)
+                finally:
+                    gone.cancel()
+        if isinstance(found, NsfseError):
+            raise found
+        reply = self._reply(job, found, request, decoded)
+        _notes(request).facts |= {"gallery": served.name, "batch": job.batch, "stages_ms": reply.timings_ms}
+        timing = ", ".join(f"{stage};dur={value}" for stage, value in reply.timings_ms.items())
+        return _json(reply, headers={"server-timing": timing})
+
+    async def query_batch(self, request: Request) -> Response:
+        """Answer several queries."""
+        self.waiting.check(_client(request))
+        asked = await json_body(request, m.BatchForm, self.settings.body_seconds)
+        served = self._gallery(asked.gallery)
+        queries = [_query(each, (each.ids, each.texts), (each.minus_ids, each.minus_texts)) for each in asked.queries]
+        with self.waiting.places(_client(request), len(queries)):
+            gone, deadline = _watch(request), perf_counter() + self.settings.deadline
+            jobs = [self._job(query, served, deadline) for query in queries]
+            try:
+                found = await self.waiting.ask(jobs, gone)
+            finally:
+                gone.cancel()
+        _notes(request).facts |= {"gallery": served.name, "queries": len(jobs), "batch": jobs[0].batch}
+        results = [self._result(job, each, request) for job, each in zip(jobs, found, strict=True)]
+        return _json(m.BatchReply(results=results))
+
+    def _job(self, query: Query, served: Served, deadline: float) -> Job:
+        return Job(query, served, deadline, asyncio.get_running_loop().create_future())
+
+    async def _decoded(
+        self, served: Served, files: Sequence[Any], gone: "asyncio.Task[None]", deadline: float
+    ) -> list[Pixels]:
+        """Decode a query's files in the pool, one after the other, unless it is too late. Raises ImageError, Gone."""
+        pixels = []
+        for file in files:
+            pixels.append(await self._in_pool(_decode, file.file, served.model.image_size, gone, deadline))
+        return pixels
+
+    def _result(self, job: Job, found: Answer | NsfseError, request: Request) -> "m.QueryReply | m.FailedQuery":
+        if not isinstance(found, NsfseError):
+            return self._reply(job, found, request, 0.0)
+        refused = refusal_of(found)
+        if refused is None:
+            raise found
+        return m.FailedQuery(Failure(refused.kind, self._without_paths(refused.message), _notes(request).id))
+
+    def _reply(self, job: Job, found: Answer, request: Request, decoded: float) -> m.QueryReply:
+        result, queued = found.result, job.taken - job.since
+        own = {"decode": round(1000 * decoded, 3), "queue": round(1000 * queued, 3)}
+        timings = {**result.timings_ms, **own}
+        timings["total"] = round(1000 * (perf_counter() - job.since + decoded), 3)
+        for stage, milliseconds in timings.items():
+            self.metrics.stages.labels(stage).observe(milliseconds / 1000)
+        hits = [
+            m.ServedHit(
+                id=hit.id,
+                score=hit.score,
+                match=hit.match,
+                evidence=hit.evidence,
+                confidence=hit.confidence,
+                metadata=metadata,
+            )
+            for hit, metadata in zip(result.hits, found.metadata, strict=True)
+        ]
+        return m.QueryReply(
+            hits=hits,
+            matches=result.matches,
+            grid=result.grid,
+            timings_ms=timings,
+            gallery=job.gallery.name,
+            request_id=_notes(request).id,
+        )
+
+    async def list_images(self, request: Request) -> Response:
+        """List pictures of a gallery."""
+        asked = converted(request.query_params.multi_items(), m.ListForm)
+        served = self._gallery(asked.gallery)
+        return _json(await self._in_pool(served.listed, asked.where, asked.offset, asked.limit))
+
+    async def image(self, request: Request) -> Response:
+        """Show a picture."""
+        return await self._shown(request, LONGEST_SIDE)
+
+    async def thumbnail(self, request: Request) -> Response:
+        """Show a small picture."""
+        return await self._shown(request, THUMBNAIL_SIDE)
+
+    async def _shown(self, request: Request, side: int) -> Response:
+        asked = converted(request.query_params.multi_items(), m.GalleryForm)
+        served, name = self._gallery(asked.gallery), request.path_params["id"]
+        shown = await self._in_pool(Shown, served, name, side)
+        headers = {"etag": shown.etag, "cache-control": _CACHED}
+        if shown.etag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
+            return Response(status_code=304, headers=headers)
+        return Response(await self._in_pool(shown.jpeg), media_type="image/jpeg", headers=headers)
+
+    async def add_image(self, request: Request) -> Response:
+        """Take a picture into a gallery."""
+        self._check_writable()
+        async with form(request, m.PictureForm, self.settings.body_seconds) as given:
+            served, stream = self._gallery(given.gallery), given.image[0].file
+            metadata = given.metadata or None
+            new = await self._in_pool(take_in, served, given.id, stream, metadata)
+        reply = m.ChangeReply(id=given.id, change="added" if new else "unchanged")
+        return _json(reply, status=201 if new else 200)
+
+    async def remove_image(self, request: Request) -> Response:
+        """Remove a picture from a gallery, and its file."""
+        self._check_writable()
+        asked = converted(request.query_params.multi_items(), m.GalleryForm)
+        name = request.path_params["id"]
+        await self._in_pool(take_out, self._gallery(asked.gallery), name)
+        return _json(m.ChangeReply(id=name, change="removed"))
+
+    def _check_writable(self) -> None:
+        if self.settings.token is None:
+            raise Refused(403, "token", "pictures are taken in only by a server with a token; start it with one")
+
+    async def info(self, _: Request) -> Response:
+        """Tell what is served."""
+        facts = [await self._in_pool(served.facts) for served in self.galleries.values()]
+        first = self._gallery(None)
+        limits = m.Limits(
+            k=m.MOST_HITS,
+            image_bytes=IMAGE_BYTES,
+            text_chars=MAX_CHARACTERS,
+            deadline_seconds=self.settings.deadline,
+        )
+        return _json(
+            m.InfoReply(
+                version=self.version,
+                device=first.model.device,
+                galleries=facts,
+                limits=limits,
+                suggestions=first.suggestions(),
+                writable=self.settings.token is not None,
+                note=first.note(),
+            )
+        )
+
+    async def healthz(self, _: Request) -> Response:
+        """Tell that the process lives."""
+        return _json(m.State("alive"))
+
+    async def readyz(self, _: Request) -> Response:
+        """Tell whether queries are answered."""
+        if self.ready:
+            return _json(m.State("ready"))
+        raise Refused(
+            503, "not_ready", "the server is stopping" if self.stopping else "the galleries are being opened", 1
+        )
+
+    async def metrics_page(self, _: Request) -> Response:
+        """Show the metrics."""
+        return Response(self.metrics.page(), media_type=MEDIA_TYPE)
+
+    async def openapi_page(self, _: Request) -> Response:
+        """Show what the routes take and give."""
+        return Response(self._openapi, media_type="application/json")
+
+    async def page(self, request: Request) -> Response:
+        """Show the page."""
+        return self._assets.reply(request.path_params.get("path", "index.html"), request.headers)
+
+
+def _query(
+    asked: m.Choices,
+    wanted: tuple[Sequence[str], Sequence[str]],
+    unwanted: tuple[Sequence[str], Sequence[str]],
+    references: Sequence[Pixels] = (),
+    minus: Sequence[Pixels] = (),
+) -> Query:
+    """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of pictures that were sent."""
+    pictures: tuple[Reference, ...] = (*references, *map(PictureId, wanted[0]))
+    avoided: tuple[Reference, ...] = (*minus, *map(PictureId, unwanted[0]))
+    return Query(
+        references=pictures,
+        texts=tuple(wanted[1]),
+        minus_texts=tuple(unwanted[1]),
+        minus=avoided,
+        balance=asked.balance,
+        k=asked.k,
+        where=asked.where,
+        rerank=asked.rerank,
+        min_score=asked.min_score,
+        maps=asked.maps,
+    )
+
+
+def _decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Pixels:
+    if gone.done() or deadline <= perf_counter():  # who asked does not wait any more: the queue tells why
+        raise Gone
+    return load_image(stream, size)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _notes(request: Request) -> Notes:
+    notes: Notes = request.scope["nsfse"]
+    return notes
+
+
+def _watch(request: Request) -> "asyncio.Task[None]":
+    """Return a task that ends when the client goes. The body must have been read."""
+
+    async def wait() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return asyncio.create_task(wait())
+
+
+def _json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, "application/json")

@@ -1,0 +1,105 @@
+"""Bodies and query strings → the types of messages.py, with a word on which field is wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from nsfse_runtime.server.refusals import Refused, usage
+from nsfse_runtime.server.settings import IMAGE_BYTES, JSON_BYTES
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+_FILES = ("image", "minus_image")
+_JSON = ("where", "metadata")
+_MOST_FILES, _MOST_FIELDS, _PART_BYTES = 16, 48, 64_000
+
+
+@asynccontextmanager
+async def form(request: Request, kind: type[_T], seconds: float) -> AsyncIterator[_T]:
+    """Read a multipart form that must arrive within `seconds`; its files last as long as the context.
+
+    Raises Refused: another content type, too large, too slow, or not in its form.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise Refused(415, "content_type", "send multipart/form-data, such as: curl -F text='make it red' -F id=...")
+    try:
+        async with asyncio.timeout(seconds):
+            read = await request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_PART_BYTES)
+    except TimeoutError:
+        raise _slow(seconds) from None
+    except (HTTPException, MultiPartException) as error:
+        raise usage(
+            f"the form cannot be read: {getattr(error, 'detail', None) or getattr(error, 'message', '')}"
+        ) from None
+    try:
+        values = read.multi_items()
+        for name, value in values:
+            if isinstance(value, UploadFile) != (name in _FILES):
+                raise usage(f"{name[:40]}: {'a file' if name in _FILES else 'a text, not a file,'} is expected")
+            if isinstance(value, UploadFile) and (value.size or 0) > IMAGE_BYTES:
+                raise Refused(413, "too_large", f"a picture is over the limit of {IMAGE_BYTES / 1e6:.0f} MB")
+        yield converted(values, kind)
+    finally:
+        await read.close()
+
+
+async def json_body(request: Request, kind: type[_T], seconds: float) -> _T:
+    """Read a body of JSON that must arrive within `seconds`. Raises Refused."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "content_type", "send application/json")
+    data = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > JSON_BYTES:
+                    raise Refused(413, "too_large", f"the body is over the limit of {JSON_BYTES / 1e6:.0f} MB")
+    except TimeoutError:
+        raise _slow(seconds) from None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise usage(_reason(error)) from None
+
+
+def converted(pairs: Iterable[tuple[str, Any]], kind: type[_T]) -> _T:
+    """Return the fields of a form or query string as `kind`. Raises Refused."""
+    several = {name for name, hint in get_type_hints(kind).items() if getattr(hint, "__origin__", None) is list}
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in several:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise usage(f"{name[:40]}: given twice")
+        else:
+            values[name] = _json(name, value) if name in _JSON else value
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise usage(_reason(error)) from None
+
+
+def _json(name: str, value: str) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise usage(f'{name}: a JSON object is expected, such as {{"colour": "red"}}') from None
+
+
+def _reason(error: Exception) -> str:
+    """Return msgspec's reason with the field in front: "k: Expected `int` <= 100"."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    reason, _, place = str(error).partition(" - at `")
+    field = place.removeprefix("$").removeprefix(".").removesuffix("`")
+    return f"{field}: {reason}" if field else reason
+
+
+def _slow(seconds: float) -> Refused:
+    return Refused(408, "slow", f"the body did not arrive within {seconds:g} seconds")

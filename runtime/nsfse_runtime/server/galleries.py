@@ -1,0 +1,128 @@
+"""Galleries as they are served: answers with their metadata, lists, and what /v1/info tells."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.queries import PictureId, Query
+from nsfse_runtime.retriever import Result, Retriever
+from nsfse_runtime.server.messages import MOST_VALUES, BundleFacts, GalleryFacts, Listed, ListReply
+
+if TYPE_CHECKING:
+    from nsfse_runtime.gallery import Gallery
+    from nsfse_runtime.session import OnnxScorer
+
+# Offered where the model knows all of their words.
+_SUGGESTIONS = (
+    *("make it red", "in blue", "without stripes", "with long sleeves", "with dots", "the same in black"),
+    *("make it shorter", "in another colour", "plain", "a white one", "more elegant", "for summer"),
+)
+_MOST_SUGGESTIONS = 6
+_DRAWINGS = "This model has learned from drawings alone: it knows colours and shapes, and little of photographs."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result and the metadata of its hits, from the gallery as it was then."""
+
+    result: Result
+    metadata: list[dict[str, str]]
+
+
+class Served:
+    """A gallery with its model, by `name`. Its methods read files: call them in a thread."""
+
+    def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery") -> None:
+        self.name, self.model, self.gallery = name, model, gallery
+        self.retriever = Retriever(model, gallery)
+        self._facts: tuple[int, GalleryFacts] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Return the folder that the gallery follows, as of its last generation that was read."""
+        return self.gallery.snapshot.folder
+
+    def answer(self, queries: list[Query]) -> list[Answer | NsfseError]:
+        """Answer a batch; each answer is that of its query alone."""
+        return [self._with_metadata(found) for found in self.retriever.answer(queries)]
+
+    def _with_metadata(self, found: Result | NsfseError) -> Answer | NsfseError:
+        if isinstance(found, NsfseError):
+            return found
+        snapshot = self.gallery.snapshot
+        rows = [snapshot.row(hit.id) if snapshot.has(hit.id) else None for hit in found.hits]
+        return Answer(found, [{} if row is None else snapshot.metadata[row] for row in rows])
+
+    def warm_up(self) -> None:
+        """Ask a real query by a picture and, where there is one, by a picture of the gallery.
+
+        Raises NsfseError: the gallery or the model cannot be used.
+        """
+        from PIL import Image
+
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8), "grey").save(picture, "PNG")
+        text = self._known_text()
+        self.retriever.query(picture.getvalue(), text, k=1)
+        if ids := self.gallery.ids[:1]:
+            self.retriever.query(PictureId(ids[0]), text)
+
+    def _known_text(self) -> str:
+        """Return a text that this model can read. Raises TextError where it knows none."""
+        text = next(iter(self.suggestions() or self.model.tokenizer.words()), "")
+        self.model.tokenizer.encode([text])
+        return text
+
+    def suggestions(self) -> list[str]:
+        """Return texts whose words this model knows, each one."""
+        return [text for text in _SUGGESTIONS if self.model.tokenizer.knows(text)][:_MOST_SUGGESTIONS]
+
+    def note(self) -> str | None:
+        """Return what a user should know of the model before trusting it."""
+        return _DRAWINGS if _source(self.model.bundle.manifest.trained_on).startswith("drawn") else None
+
+    def facts(self) -> GalleryFacts:
+        """Return what the gallery is, in its newest generation."""
+        with self.gallery.reading() as snapshot:
+            if self._facts is None or self._facts[0] != snapshot.generation:
+                columns = _columns(snapshot.metadata)
+                facts = GalleryFacts(name=self.name, images=len(snapshot), columns=columns, bundle=self._bundle_facts())
+                self._facts = snapshot.generation, facts
+            return self._facts[1]
+
+    def _bundle_facts(self) -> BundleFacts:
+        manifest = self.model.bundle.manifest
+        return BundleFacts(
+            name=manifest.name,
+            fingerprint=self.model.fingerprint,
+            trained_on=_source(manifest.trained_on),
+            precision=manifest.precision,
+            has_confidence=self.model.decision is not None,
+            grid=manifest.grid,
+        )
+
+    def listed(self, where: Mapping[str, str | Sequence[str]], offset: int, limit: int) -> ListReply:
+        """Return `limit` pictures from the `offset`-th on, of those that fit `where`. Raises UsageError."""
+        with self.gallery.reading() as snapshot:
+            rows = np.flatnonzero(snapshot.mask(where))
+            chosen = rows[offset : offset + limit]
+            images = [Listed(snapshot.ids[row], snapshot.metadata[row]) for row in chosen]
+        return ListReply(total=len(rows), images=images)
+
+
+def _columns(metadata: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """Count the values of each column, those alone that have at most MOST_VALUES, the most frequent first."""
+    counts: dict[str, Counter[str]] = {}
+    for values in metadata:
+        for column, value in values.items():
+            counts.setdefault(column, Counter())[value] += 1
+    return {column: dict(count.most_common()) for column, count in sorted(counts.items()) if len(count) <= MOST_VALUES}
+
+
+def _source(trained_on: str | Mapping[str, object]) -> str:
+    return trained_on if isinstance(trained_on, str) else str(trained_on.get("source", ""))

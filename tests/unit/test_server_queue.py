@@ -1,0 +1,170 @@
+"""The queue: batches of what waits, refusals at once, and no work for those who have gone or waited too long."""
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from nsfse_runtime import Retriever
+from tests.serving import Gate, multipart, open_served, picture, running, wait_until
+
+TEXT = ("text", "make it red")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    return open_served(tmp_path_factory.mktemp("queue"))
+
+
+class Callers:
+    """Queries by picture that run beside each other."""
+
+    def __init__(self, server, count):
+        self._pool = ThreadPoolExecutor(count)
+        self._server = server
+
+    def ask(self, seed):
+        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("image", picture(seed))])
+
+    def wait_for_places(self, count):
+        wait_until(lambda: waiting(self._server) == count)
+
+
+def waiting(server):
+    return server.service.waiting._taken
+
+
+def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
+    with running(served) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
+        first = callers.ask(100)
+        assert gate.held.wait(10)
+        others = [callers.ask(101 + number) for number in range(7)]
+        callers.wait_for_places(8)
+        wait_until(lambda: len(server.service.waiting._jobs) == 7)
+        gate.open.set()
+        replies = [call.result()[1] for call in (first, *others)]
+        assert gate.batches == [1, 7]
+    retriever = Retriever(served.model, served.gallery)
+    for number, reply in enumerate(replies):
+        alone = retriever.query(picture(100 + number), "make it red", k=3).hits
+        assert [hit["id"] for hit in reply["hits"]] == [hit.id for hit in alone]
+        assert [hit["score"] for hit in reply["hits"]] == pytest.approx([hit.score for hit in alone], abs=1e-5)
+
+
+def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypatch):
+    with running(served, queue=3, per_client=0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
+        calls = [callers.ask(seed) for seed in range(3)]
+        callers.wait_for_places(3)
+        started = time.monotonic()
+        status, reply, headers = server.query([TEXT], [("image", picture(9))])
+        assert (status, reply["error"]["type"]) == (503, "overloaded")
+        assert int(headers["retry-after"]) >= 1
+        body = json.dumps({"queries": [{"ids": ["shelf00/item0001.png"], "texts": ["red"]}]}).encode()
+        head = [("Content-Type", "application/json")]
+        assert server("POST", "/v1/query:batch", body, head)[0] == 503
+        assert time.monotonic() - started < 5  # and not when the gate opens
+        assert server.json("GET", "/healthz") == (200, {"status": "alive"})
+        gate.open.set()
+        assert [call.result()[0] for call in calls] == [200] * 3
+        assert gate.seen == 3
+        assert server.query([TEXT], [("image", picture(9))])[0] == 200
+        assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_one_address_does_not_fill_the_queue(served, monkeypatch):
+    with running(served, queue=8, per_client=2) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
+        calls = [callers.ask(seed) for seed in range(2)]
+        callers.wait_for_places(2)
+        status, reply, headers = server.query([TEXT], [("image", picture(9))])
+        assert (status, reply["error"]["type"]) == (429, "overloaded")
+        assert "retry-after" in headers
+        gate.open.set()
+        assert [call.result()[0] for call in calls] == [200] * 2
+        assert not server.service.waiting._clients
+
+
+def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
+    with running(served, deadline=1.0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 4)
+        calls = [callers.ask(0)]
+        assert gate.held.wait(10)
+        calls += [callers.ask(seed) for seed in range(1, 4)]
+        replies = [call.result() for call in calls]
+        assert [(status, reply["error"]["type"]) for status, reply, _ in replies] == [(503, "expired")] * 4
+        assert all("retry-after" in headers for _, _, headers in replies)
+        gate.open.set()
+        assert server.query([TEXT, ("k", "3")], [("image", picture(50))])[0] == 200
+        assert gate.seen == 2  # the one that was at work, and the one after
+        wait_until(lambda: waiting(server) == 0)
+        assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
+    with running(served) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
+        call = callers.ask(0)
+        assert gate.held.wait(10)
+        kind, body = multipart([TEXT], [("image", picture(1))])
+        head = (
+            f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        gone = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        for connection in gone:
+            connection.sendall(head.encode() + body)
+        callers.wait_for_places(4)
+        for connection in gone:
+            connection.close()
+        callers.wait_for_places(1)
+        gate.open.set()
+        assert call.result()[0] == 200
+        assert gate.seen == 1
+        assert [line["status"] for line in server.lines if line.get("route") == "/v1/query"].count(499) == 3
+
+
+def test_a_bug_in_the_model_is_a_500_with_a_log_and_the_next_is_answered(served, monkeypatch):
+    with running(served) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(served.model, "encode_images", lambda pixels: 1 / 0)
+            status, reply, _ = server.query([TEXT], [("image", picture())])
+        assert (status, reply["error"]["type"]) == (500, "internal")
+        assert "division" not in reply["error"]["message"]
+        (line,) = [line for line in server.lines if line["event"] == "bug"]
+        assert "ZeroDivisionError" in line["traceback"] and line["request_id"] == reply["error"]["request_id"]
+        assert server.query([TEXT], [("image", picture())])[0] == 200
+
+
+def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
+    from nsfse_runtime import Gallery
+    from tests.galleries import save_pictures
+
+    folder = tmp_path / "own"
+    own = open_served(folder := tmp_path, "own", 8)
+    stop, failed, answered = threading.Event(), [], []
+
+    def ask():
+        while not stop.is_set():
+            status, reply, _ = server.query([("id", "shelf00/item0001.png"), TEXT, ("k", "50")])
+            answered.append(len(reply["hits"])) if status == 200 else failed.append(reply)
+
+    with running(own) as server:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: answered)
+        with Gallery.open(folder / "own.gallery", own.model) as writer:
+            for number in range(4):
+                save_pictures(folder / "own", 2, first=20 + 2 * number)
+                writer.sync(folder / "own")
+        wait_until(lambda: answered[-1] == 15)
+        stop.set()
+        asking.join()
+        assert not failed
+        assert {*answered} <= {7, 9, 11, 13, 15}
+        assert server.json("GET", "/v1/info")[1]["galleries"][0]["images"] == 16

@@ -1,0 +1,202 @@
+"""A real process: ready when it is ready, stopped when all is answered, and forced when told twice."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from tests.serving import BUNDLE, TOKEN, multipart, open_served, picture, running, wait_until
+
+# The model takes a while, so that signals find queries at work.
+CHILD = """
+import sys, time
+sys.path[:0] = {path}
+from nsfse_runtime.session import OnnxScorer
+encode = OnnxScorer.encode_images
+def slowly(self, pixels):
+    time.sleep({seconds})
+    return encode(self, pixels)
+OnnxScorer.encode_images = slowly
+from nsfse.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stop")
+    open_served(folder)
+    return folder / "shop.gallery"
+
+
+class Process:
+    def __init__(self, gallery, *options, seconds=0.0):
+        code = CHILD.format(path=[entry for entry in sys.path if entry], seconds=seconds)
+        command = [sys.executable, "-c", code, "serve", "-g", str(gallery), "--port", "0", *options]
+        self.child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        self._reading = threading.Thread(
+            target=lambda: self.lines.extend(map(json.loads, self.child.stderr)), daemon=True
+        )
+        self._reading.start()
+        self.port = int(self.child.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+
+    def _read(self):
+        for line in self.child.stderr:
+            self.lines.append(json.loads(line))
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def query(self, seed):
+        kind, body = multipart([("text", "make it red")], [("image", picture(seed))])
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("POST", "/v1/query", body, {"Content-Type": kind})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def wait_until_ready(self):
+        statuses = []
+        wait_until(lambda: statuses.append(self.get("/readyz")) or statuses[-1] == 200)
+        return statuses
+
+    def end(self):
+        code = self.child.wait(20)
+        self._reading.join(5)
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.kill()
+        self.child.wait()
+        self.child.stdout.close()
+        self.child.stderr.close()
+
+
+def test_ready_follows_a_real_query_and_health_does_not(gallery):
+    with Process(gallery, seconds=0.5) as process:
+        assert process.get("/healthz") == 200
+        assert process.wait_until_ready()[0] == 503
+        assert process.query(1) == 200
+        process.child.send_signal(signal.SIGINT)
+        assert process.end() == 0
+    assert [line["event"] for line in process.lines if line["event"] != "request"] == [
+        "listening",
+        "ready",
+        "stopping",
+        "stopped",
+    ]
+
+
+def test_all_that_was_accepted_is_answered_before_it_ends(gallery):
+    with Process(gallery, seconds=0.3) as process, ThreadPoolExecutor(32) as pool:
+        process.wait_until_ready()
+        calls = [pool.submit(process.query, seed) for seed in range(32)]
+        time.sleep(0.2)
+        wait_until(lambda: _waiting(process.port) >= 20)
+        process.child.send_signal(signal.SIGTERM)
+        assert {call.result() for call in calls} == {200}
+        assert process.end() == 0
+
+
+def _waiting(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        text = b""
+        while part := connection.recv(65536):
+            text += part
+    return float(text.partition(b"\nnsfse_queue_length ")[2].split(b"\n")[0])
+
+
+def test_it_is_not_ready_from_the_signal_on_and_answers_while_it_drains(gallery):
+    with Process(gallery, "--drain", "2") as process:
+        process.wait_until_ready()
+        process.child.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.get("/readyz") == 503)
+        assert process.query(1) == 200
+        assert process.end() == 0
+
+
+def test_a_second_signal_forces(gallery):
+    with Process(gallery, seconds=5) as process:
+        assert process.get("/healthz") == 200
+        process.child.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(line["event"] == "stopping" for line in process.lines))
+        started = time.monotonic()
+        process.child.send_signal(signal.SIGTERM)
+        assert process.end() == 128 + signal.SIGTERM
+        assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    "options, code, words",
+    [
+        (["--host", "0.0.0.0"], 2, "there is no token"),
+        (["-g", "shop=nowhere.gallery"], 2, "two galleries are called shop"),
+        (["-g", "nowhere.gallery"], 3, "no gallery at nowhere.gallery"),
+        (["--token-file", "nowhere"], 3, "no token at nowhere"),
+        (["-b", str(BUNDLE.parent)], 3, "not a bundle"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_line(gallery, capsys, monkeypatch, options, code, words):
+    from nsfse import cli
+
+    monkeypatch.delenv("NSFSE_TOKEN", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve", "-g", str(gallery), "--port", "0", *options])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (code, "")
+    assert words in err and err.count("\n") == 1
+
+
+def test_a_damaged_gallery_ends_it_with_its_error(tmp_path):
+    import sqlite3
+
+    served = open_served(tmp_path)
+    served.gallery.close()
+    with sqlite3.connect(tmp_path / "shop.gallery") as connection:
+        connection.execute("UPDATE contents SET crc = crc + 1")
+    connection.close()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    command = [sys.executable, "-m", "nsfse", "serve", "-g", str(tmp_path / "shop.gallery"), "--port", "0"]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert found.returncode == 5
+    assert "is damaged" in found.stderr.splitlines()[-1] and "Traceback" not in found.stderr
+
+
+def test_a_missing_extra_is_named(monkeypatch, gallery):
+    from nsfse.opening import open_services
+    from nsfse_runtime import extras
+    from nsfse_runtime.devices import ON_CPU
+    from nsfse_runtime.errors import MissingExtraError
+
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[serve\]"'):
+        open_services([str(gallery)], None, ON_CPU, None, {})
+
+
+def test_a_server_in_a_thread_tells_no_token(gallery, tmp_path):
+    with running(open_served(tmp_path), token=TOKEN) as server:
+        assert server.json("GET", "/healthz")[0] == 200
+        assert Path(server.service.galleries["shop"].gallery.path).exists()
+        assert TOKEN not in json.dumps(server.lines)
