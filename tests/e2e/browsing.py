@@ -12,6 +12,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -28,18 +30,19 @@ def serving(gallery: Path, name: str = "shelf", *arguments: str) -> Iterator[str
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "export", "runtime"))
     command = [sys.executable, "-m", "nsfse", "serve", "-g", f"{name}={gallery}", "--port", str(port), *arguments]
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+    with TemporaryFile("w+") as log, subprocess.Popen(command, env=environment, stderr=log) as server:
         try:
-            yield _once_ready(server, f"http://127.0.0.1:{port}/")
+            yield _once_ready(server, log, f"http://127.0.0.1:{port}/")
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=20)
+            server.wait(timeout=20)
 
 
-def _once_ready(server: subprocess.Popen, address: str) -> str:
+def _once_ready(server: subprocess.Popen, log: IO[str], address: str) -> str:
     for _ in range(600):
         if server.poll() is not None:
-            raise RuntimeError(f"the server ended with {server.returncode}: {server.stderr.read()}")
+            log.seek(0)
+            raise RuntimeError(f"the server ended with {server.returncode}: {log.read()}")
         try:
             with urllib.request.urlopen(f"{address}readyz", timeout=2) as reply:
                 if reply.status == 200:

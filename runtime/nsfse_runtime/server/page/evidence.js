@@ -11,12 +11,15 @@ export function verdict({ weight, matched }, count) {
 }
 
 export function said({ word, weight, matched }) {
-  const found = weight < 0 ? !matched : matched;
-  return `${word}: ${found ? "" : "not "}in the picture${weight < 0 ? `, ${matched ? "as" : "though not"} asked` : ""}`;
+  const there = found({ weight, matched }) ? "" : "not ";
+  return `${word}: ${there}in the picture${weight < 0 ? `, ${matched ? "as" : "not as"} asked` : ""}`;
 }
 
-// The sentence under a hit; `show(word index or null)` is called as words are looked at.
-export function sentence(evidence, show) {
+export const found = ({ weight, matched }) => (weight < 0 ? !matched : matched);
+
+// The sentence under a hit; `show(word index or null)` is called as words are looked at. The last `without` words are
+// those that must not be there.
+export function sentence(evidence, without, show) {
   const words = evidence.map((each, at) => {
     const kind = verdict(each, evidence.length);
     if (kind === "silent") return make("span", { className: "word silent" }, each.word);
@@ -26,11 +29,20 @@ export function sentence(evidence, show) {
     for (const event of ["pointerleave", "blur"]) word.addEventListener(event, () => show(null));
     return word;
   });
+  if (without && without < words.length) words.splice(-without, 0, make("span", { className: "without-these" }, "without"));
   return make("p", { className: "evidence" }, ...words.flatMap((word) => [word, " "]));
 }
 
-// Darken a picture where a word is not: `regions` are rows × columns of its correspondence less the boundary.
-export function spotlight(canvas, picture, regions, [rows, columns]) {
+// Darken a picture where a word is not, and return what to write on it. `regions` are rows × columns of the word's
+// correspondence less the boundary. A word may be found in the picture as a whole and in none of its parts.
+export function spotlight(canvas, picture, each, grid) {
+  const somewhere = Math.max(...each.regions) > 0;
+  const whole = !somewhere && found(each);
+  darken(canvas, picture, whole ? each.regions.map(() => 1) : each.regions, grid);
+  return somewhere ? each.word : `${each.word}: ${whole ? "the picture as a whole" : "nowhere"}`;
+}
+
+function darken(canvas, picture, regions, [rows, columns]) {
   const { clientWidth: width, clientHeight: height } = canvas;
   const density = devicePixelRatio || 1;
   Object.assign(canvas, { width: width * density, height: height * density });
@@ -42,7 +54,6 @@ export function spotlight(canvas, picture, regions, [rows, columns]) {
   context.clip();
   context.imageSmoothingQuality = "high";
   context.drawImage(veil(regions, rows, columns), whole.x, whole.y, whole.width, whole.height);
-  return regions.some((value) => value > 0);
 }
 
 function veil(regions, rows, columns) {

@@ -13,11 +13,12 @@ export class Grid {
     list.addEventListener("focusin", ({ target }) => this.activate(target.closest(".tile")));
   }
 
-  // Show `hits` in their order, or the pictures of a shelf; `line` is before which of them matching ends, or null.
-  show(hits, { line = null, words = "" } = {}) {
+  // Show `hits` in their order, or the pictures of a shelf; `line` is before which of them matching ends, or null, and
+  // `words` stand there. The last `without` words of the evidence are those that must not be there.
+  show(hits, { line = null, words = "", without = 0 } = {}) {
     const before = new Map([...this.tiles.values()].map((tile) => [tile, tile.getBoundingClientRect()]));
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
-    const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line)]));
+    const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line, without)]));
     const items = [...tiles.values()];
     if (line !== null && items.length) items.splice(line, 0, make("li", { className: "line" }, make("span", {}, words)));
     this.tiles = tiles;
@@ -27,13 +28,13 @@ export class Grid {
     if (!still()) this.move(before);
   }
 
-  tile(hit, at, weak) {
+  tile(hit, at, weak, without) {
     const tile = this.tiles.get(hit.id) ?? this.blank(hit.id);
     tile.classList.toggle("weak", weak);
     tile.classList.toggle("match", hit.match === true && hit.confidence != null);
     const caption = find(".caption", tile);
     const told = hit.score === undefined ? [] : [this.told(hit)];
-    const evidence = hit.evidence?.length ? [sentence(hit.evidence, (word) => this.light(tile, word))] : [];
+    const evidence = hit.evidence?.length ? [sentence(hit.evidence, without, (word) => this.light(tile, word))] : [];
     caption.replaceChildren(...evidence, make("p", { className: "which" }, ...told, make("bdi", { title: hit.id }, hit.id)));
     find(".take", tile).setAttribute("aria-label", label(hit, at));
     find(".less", tile).hidden = hit.score === undefined;
@@ -68,8 +69,7 @@ export class Grid {
     const { hits, grid } = await this.on.regions();
     const each = hits.find((hit) => hit.id === tile.dataset.id)?.evidence[word];
     if (tile.lit !== word || !each?.regions || !grid) return;
-    const somewhere = spotlight(find(".map", tile), find("img", tile), each.regions, grid);
-    find(".where", tile).textContent = somewhere ? each.word : `${each.word}: nowhere`;
+    find(".where", tile).textContent = spotlight(find(".map", tile), find("img", tile), each, grid);
     tile.classList.toggle("lit", true);
   }
 

@@ -144,7 +144,8 @@ function showAnswer(found) {
   const last = hits.findLastIndex(({ match }) => match);
   const line = matches === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
   const count = hits.filter(({ match }) => match).length;
-  grid.show(hits, { line, words: matches === false ? "the nearest there are" : "weak matches from here" });
+  const without = found.state.without.split(/[\s,]+/).filter(Boolean).length;
+  grid.show(hits, { line, words: matches === false ? "the nearest there are" : "weak matches from here", without });
   const words = found.state.steps.at(-1).text.trim();
   const headline = hits.length === 0 ? "No picture is left" : matches === false ? "Nothing here matches" : headlineOf(words, count);
   head(headline, hits.length === 0 ? "The filters leave none; take one away." : "");

@@ -103,7 +103,7 @@ export function showGalleries(names, current, change) {
   select.onchange = () => change(select.value);
 }
 
-const STAGES = { decode: "reading", image: "picture", text: "words", stage1: "search", stage2: "evidence" };
+const STAGES = { queue: "waiting", decode: "reading", image: "picture", text: "words", stage1: "search", stage2: "evidence" };
 
 export function showSpeed(timings, device) {
   const parts = Object.entries(STAGES).filter(([name]) => timings[name] > 0);
