@@ -384,7 +384,7 @@ def test_names_are_text(page, shop):
             break
         page.open(f"?id={plain(shop)}&where.colour={shop.truth[HOSTILE]['colour']}")
     tile = page.all(".tile")[page.ids.index(HOSTILE)]
-    assert tile.find_element(By.TAG_NAME, "bdi").text == HOSTILE
+    assert tile.find_element(By.TAG_NAME, "bdi").get_property("textContent") == HOSTILE
     page.press(tile.find_element(By.CSS_SELECTOR, ".take"))
     assert page.script("return document.querySelector('#reference-picture').naturalWidth") == 64
 

@@ -8,7 +8,8 @@ const EASE = { duration: 320, easing: "cubic-bezier(.2,.8,.2,1)" };
 // `on.take(id, tile)`, `on.minus(id)`, `on.regions()` → an answer with regions, `on.thumbnail(id)` → an address.
 export class Grid {
   constructor(list, on) {
-    Object.assign(this, { list, on, tiles: new Map() });
+    const line = make("li", { className: "line" }, make("span"));
+    Object.assign(this, { list, on, line, tiles: new Map() });
     list.addEventListener("keydown", (event) => this.key(event));
     list.addEventListener("focusin", ({ target }) => this.activate(target.closest(".tile")));
   }
@@ -20,12 +21,20 @@ export class Grid {
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
     const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line, without)]));
     const items = [...tiles.values()];
-    if (line !== null && items.length) items.splice(line, 0, make("li", { className: "line" }, make("span", {}, words)));
+    if (line !== null && items.length) items.splice(line, 0, this.line);
+    this.line.firstChild.textContent = words;
     this.tiles = tiles;
-    this.list.replaceChildren(...items);
+    this.place(items);
     this.activate(focused?.closest(".tile") ?? this.first());
     if (focused?.isConnected) focused.focus({ preventScroll: true });
     if (!still()) this.move(before);
+  }
+
+  // Most letters change little: only what is not in its place is touched.
+  place(items) {
+    const { children } = this.list;
+    items.forEach((item, at) => children[at] === item || this.list.insertBefore(item, children[at] ?? null));
+    while (children.length > items.length) this.list.lastChild.remove();
   }
 
   tile(hit, at, weak, without) {
@@ -73,16 +82,17 @@ export class Grid {
     tile.classList.toggle("lit", true);
   }
 
+  // All is stopped, then all is measured, then all is set going: in turns, each tile would cost a layout of its own.
   move(before) {
-    for (const tile of this.tiles.values()) {
-      const from = before.get(tile);
-      for (const running of tile.getAnimations()) running.cancel();
-      const to = tile.getBoundingClientRect();
-      if (!from) tile.animate([{ opacity: 0 }, {}], EASE);
-      else if (from.x !== to.x || from.y !== to.y) {
-        tile.animate([{ transform: `translate(${from.x - to.x}px, ${from.y - to.y}px)` }, { transform: "none" }], EASE);
-      }
-    }
+    const tiles = [...this.tiles.values()];
+    for (const tile of tiles) tile.moving?.cancel();
+    const places = tiles.map((tile) => tile.getBoundingClientRect());
+    tiles.forEach((tile, at) => {
+      const [from, to] = [before.get(tile), places[at]];
+      const moved = from && (from.x !== to.x || from.y !== to.y);
+      const start = from ? { transform: `translate(${from.x - to.x}px, ${from.y - to.y}px)` } : { opacity: 0 };
+      tile.moving = from && !moved ? null : tile.animate([start, {}], EASE);
+    });
   }
 
   first() {

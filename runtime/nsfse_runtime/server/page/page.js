@@ -9,12 +9,13 @@ import { empty, filtered, read, stepped, write } from "./state.js";
 import { has, keep } from "./uploads.js";
 
 const HITS = 24;
+const MOST_MINUS = 8; // as many as a query may have
 const text = find("#text");
 let info, state, answer, asking;
 
 const grid = new Grid(find("#grid"), {
   take: (id, picture) => take({ id }, picture),
-  minus: (id) => go({ ...state, minus: [...state.minus, id] }),
+  minus: (id) => go({ ...state, minus: [...state.minus, id].slice(-MOST_MINUS) }),
   regions: () => (answer.regions ??= query(answer.state, { k: answer.hits.length, maps: 1 })),
   thumbnail: (id) => thumbnailOf(id, state.gallery),
 });
@@ -143,11 +144,9 @@ function showAnswer(found) {
   const { hits, matches } = found;
   const last = hits.findLastIndex(({ match }) => match);
   const line = matches === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
-  const count = hits.filter(({ match }) => match).length;
   const without = found.state.without.split(/[\s,]+/).filter(Boolean).length;
   grid.show(hits, { line, words: matches === false ? "the nearest there are" : "weak matches from here", without });
-  const words = found.state.steps.at(-1).text.trim();
-  const headline = hits.length === 0 ? "No picture is left" : matches === false ? "Nothing here matches" : headlineOf(words, count);
+  const headline = headlineOf(found);
   head(headline, hits.length === 0 ? "The filters leave none; take one away." : "");
   find("#others").hidden = true;
   tell("");
@@ -155,7 +154,14 @@ function showAnswer(found) {
   announce(`${headline}. ${hits.length} pictures${hits.length ? `, the first is ${hits[0].id}` : ""}.`);
 }
 
-const headlineOf = (words, count) => (!words ? "Like this one" : count ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first");
+
+function headlineOf({ hits, matches, state: { steps } }) {
+  if (hits.length === 0) return "No picture is left";
+  if (matches === false) return "Nothing here matches";
+  if (!steps.at(-1).text.trim()) return "Like this one";
+  const count = hits.filter(({ match }) => match).length;
+  return matches ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: nobody is sure
+}
 
 function showShelf(images) {
   answer = undefined;
