@@ -1,0 +1,79 @@
+"""Time what somebody who types waits for: from a key press to the grid in its new order, in a real Chromium.
+
+python benchmarks/keystrokes.py [GALLERY]    by default the one that `make demo` left in demo/
+
+Each letter is a query of its own. Prints one JSON object, in ms: from the key press to the new grid and to the frame
+that shows it, and the parts of it that the server tells.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/e2e"))
+from browsing import CHROMIUM, DRIVER, browsing, serving
+
+PRESSES = 50
+# What is there is known, so that every letter after it brings an answer.
+BEGUN, TYPED = "make it red", " with stripes and long sleeves, not with a collar please"
+WATCH = """
+window.times = [];
+const fetched = window.fetch;
+window.fetch = async (...asked) => {
+  const reply = await fetched(...asked);
+  if (reply.ok) reply.clone().json().then(({ timings_ms }) => { window.told = timings_ms; });
+  return reply;
+};
+addEventListener("keydown", (event) => { window.pressed = event.timeStamp; }, true);
+new MutationObserver(() => {
+  const grid = performance.now() - window.pressed;
+  requestAnimationFrame(() => setTimeout(() => {
+    window.times.push({ grid, shown: performance.now() - window.pressed, server: window.told.total + (window.told.queue ?? 0) });
+  }));
+}).observe(document.querySelector("#grid"), { childList: true, subtree: true });
+"""
+WAIT = """
+const [count, done] = arguments, end = performance.now() + 5000;
+const look = () => (window.times.length >= count || performance.now() > end ? done(window.times.length) : setTimeout(look, 5));
+look();
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    gallery = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/easy.gallery")
+    if not (CHROMIUM and DRIVER):
+        sys.exit("this needs chromium and chromedriver on the path")
+    with serving(gallery) as address, browsing() as driver:
+        with urlopen(f"{address}v1/images?limit=1") as reply:
+            listed = json.load(reply)
+        driver.get(f"{address}?id={quote(listed['images'][0]['id'])}&text={quote(BEGUN)}")
+        print(json.dumps({"pictures": listed["total"], "presses": PRESSES, **measure(driver)}, indent=2))
+
+
+def measure(driver: Any) -> dict[str, Any]:
+    """Type, one letter after the other's answer, and return median and 95th percentile."""
+    from selenium.webdriver.common.by import By
+
+    driver.set_script_timeout(10)
+    driver.execute_async_script("const done = arguments[0]; setTimeout(done, 1500)")
+    driver.execute_script(WATCH)
+    field = driver.find_element(By.ID, "text")
+    for count, letter in enumerate(TYPED[:PRESSES], 1):
+        field.send_keys(letter)
+        if driver.execute_async_script(WAIT, count) < count:
+            sys.exit(f"no answer to letter {count} within 5 seconds")
+    times = driver.execute_script("return window.times")
+    return {f"{name}_ms": _summary([each[name] for each in times]) for name in ("grid", "shown", "server")}
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    return {"p50": round(statistics.median(times), 1), "p95": round(statistics.quantiles(times, n=20)[-1], 1)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+// The evidence of a hit: the question's own words, ticked or struck through, and where in the picture they are.
+
+import { make } from "./dom.js";
+
+const VEIL = 0.62;
+
+// A word that has less than half an even share of the text says little.
+export function verdict({ weight, matched }, count) {
+  if (Math.abs(weight) * count < 0.5) return "silent";
+  return matched ? "matched" : "mismatched";
+}
+
+export function said({ word, weight, matched }) {
+  const there = found({ weight, matched }) ? "" : "not ";
+  return `${word}: ${there}in the picture${weight < 0 ? `, ${matched ? "as" : "not as"} asked` : ""}`;
+}
+
+export const found = ({ weight, matched }) => (weight < 0 ? !matched : matched);
+
+// The sentence under a hit; `show(word index or null)` is called as words are looked at. The last `without` words are
+// those that must not be there.
+export function sentence(evidence, without, show) {
+  const words = evidence.map((each, at) => {
+    const kind = verdict(each, evidence.length);
+    if (kind === "silent") return make("span", { className: "word silent" }, each.word);
+    const properties = { type: "button", className: `word ${kind}`, tabIndex: -1, "aria-label": said(each) };
+    const word = make("button", properties, kind === "matched" ? each.word : make("s", {}, each.word));
+    for (const event of ["pointerenter", "focus", "click"]) word.addEventListener(event, () => show(at));
+    for (const event of ["pointerleave", "blur"]) word.addEventListener(event, () => show(null));
+    return word;
+  });
+  if (without && without < words.length) words.splice(-without, 0, make("span", { className: "without-these" }, "without"));
+  return make("p", { className: "evidence" }, ...words.flatMap((word) => [word, " "]));
+}
+
+// Darken a picture where a word is not, and return what to write on it. `regions` are rows × columns of the word's
+// correspondence less the boundary. A word may be found in the picture as a whole and in none of its parts.
+export function spotlight(canvas, picture, each, grid) {
+  const somewhere = Math.max(...each.regions) > 0;
+  const whole = !somewhere && found(each);
+  darken(canvas, picture, whole ? each.regions.map(() => 1) : each.regions, grid);
+  return somewhere ? each.word : `${each.word}: ${whole ? "the picture as a whole" : "nowhere"}`;
+}
+
+function darken(canvas, picture, regions, [rows, columns]) {
+  const { clientWidth: width, clientHeight: height } = canvas;
+  const density = devicePixelRatio || 1;
+  Object.assign(canvas, { width: width * density, height: height * density });
+  const context = canvas.getContext("2d");
+  context.scale(density, density);
+  const { shown, whole } = places(picture, width, height, columns / rows);
+  context.beginPath();
+  context.rect(shown.x, shown.y, shown.width, shown.height);
+  context.clip();
+  context.imageSmoothingQuality = "high";
+  context.drawImage(veil(regions, rows, columns), whole.x, whole.y, whole.width, whole.height);
+}
+
+function veil(regions, rows, columns) {
+  const cells = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
+  const context = cells.getContext("2d");
+  const image = context.createImageData(columns, rows);
+  const most = Math.max(...regions);
+  regions.forEach((value, at) => {
+    const light = most > 0 ? Math.max(0, value / most) : 0;
+    image.data.set([12, 14, 16, 255 * VEIL * (1 - Math.sqrt(light))], 4 * at);
+  });
+  context.putImageData(image, 0, 0);
+  return cells;
+}
+
+// Where a contained picture is `shown`, and the `whole` that the model saw: it pads to its own aspect.
+function places({ naturalWidth, naturalHeight }, width, height, aspect) {
+  const scale = Math.min(width / naturalWidth, height / naturalHeight);
+  const shown = centred(naturalWidth * scale, naturalHeight * scale, width, height);
+  const wide = Math.max(shown.width, shown.height * aspect);
+  return { shown, whole: centred(wide, wide / aspect, width, height) };
+}
+
+const centred = (wide, high, width, height) => ({ x: (width - wide) / 2, y: (height - high) / 2, width: wide, height: high });

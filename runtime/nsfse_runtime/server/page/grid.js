@@ -1,0 +1,144 @@
+// The grid of hits. A picture that stays keeps its tile, so nothing flickers: it moves to its new place.
+
+import { find, make, still } from "./dom.js";
+import { sentence, spotlight } from "./evidence.js";
+
+const EASE = { duration: 320, easing: "cubic-bezier(.2,.8,.2,1)" };
+
+// `on.take(id, tile)`, `on.minus(id)`, `on.regions()` → an answer with regions, `on.thumbnail(id)` → an address.
+export class Grid {
+  constructor(list, on) {
+    const line = make("li", { className: "line" }, make("span"));
+    Object.assign(this, { list, on, line, tiles: new Map() });
+    list.addEventListener("keydown", (event) => this.key(event));
+    list.addEventListener("focusin", ({ target }) => this.activate(target.closest(".tile")));
+  }
+
+  // Show `hits` in their order, or the pictures of a shelf; `line` is before which of them matching ends, or null, and
+  // `words` stand there. The last `without` words of the evidence are those that must not be there.
+  show(hits, { line = null, words = "", without = 0 } = {}) {
+    const before = new Map([...this.tiles.values()].map((tile) => [tile, tile.getBoundingClientRect()]));
+    const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
+    const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line, without)]));
+    const items = [...tiles.values()];
+    if (line !== null && items.length) items.splice(line, 0, this.line);
+    this.line.firstChild.textContent = words;
+    this.tiles = tiles;
+    this.place(items);
+    this.activate(focused?.closest(".tile") ?? this.first());
+    if (focused?.isConnected) focused.focus({ preventScroll: true });
+    if (!still()) this.move(before);
+  }
+
+  // Most letters change little: only what is not in its place is touched.
+  place(items) {
+    const { children } = this.list;
+    items.forEach((item, at) => children[at] === item || this.list.insertBefore(item, children[at] ?? null));
+    while (children.length > items.length) this.list.lastChild.remove();
+  }
+
+  tile(hit, at, weak, without) {
+    const tile = this.tiles.get(hit.id) ?? this.blank(hit.id);
+    tile.classList.toggle("weak", weak);
+    tile.classList.toggle("match", hit.match === true && hit.confidence != null);
+    const caption = find(".caption", tile);
+    const told = hit.score === undefined ? [] : [this.told(hit)];
+    const evidence = hit.evidence?.length ? [sentence(hit.evidence, without, (word) => this.light(tile, word))] : [];
+    caption.replaceChildren(...evidence, make("p", { className: "which" }, ...told, make("bdi", { title: hit.id }, hit.id)));
+    find(".take", tile).setAttribute("aria-label", label(hit, at));
+    find(".less", tile).hidden = hit.score === undefined;
+    this.light(tile, null);
+    return tile;
+  }
+
+  told({ confidence, score, match }) {
+    const properties = { className: "told", title: `score ${score.toFixed(2)}` };
+    if (confidence == null) return make("span", properties, score.toFixed(2));
+    return make("span", properties, `${match ? "✓ " : ""}${Math.round(100 * confidence)} %`);
+  }
+
+  blank(id) {
+    const picture = make("img", { src: this.on.thumbnail(id), alt: "", draggable: false, decoding: "async" });
+    picture.addEventListener("error", () => tile.classList.add("gone"), { once: true });
+    const take = make("button", { type: "button", className: "take", tabIndex: -1 }, picture, make("canvas", { className: "map" }));
+    const less = make("button", { type: "button", className: "less", tabIndex: -1, title: "Not like this", "aria-label": `not like ${id}` }, "−");
+    const frame = make("div", { className: "frame" }, take, less, make("p", { className: "where", "aria-hidden": "true" }));
+    const tile = make("li", { className: "tile" }, frame, make("div", { className: "caption" }));
+    tile.dataset.id = id;
+    take.addEventListener("click", () => this.on.take(id, picture));
+    less.addEventListener("click", () => this.on.minus(id));
+    return tile;
+  }
+
+  // Draw where the `word`th word is in a tile's picture; null takes it away.
+  async light(tile, word) {
+    tile.lit = word;
+    tile.classList.toggle("lit", false);
+    if (word === null) return;
+    const { hits, grid } = await this.on.regions();
+    const each = hits.find((hit) => hit.id === tile.dataset.id)?.evidence[word];
+    if (tile.lit !== word || !each?.regions || !grid) return;
+    find(".where", tile).textContent = spotlight(find(".map", tile), find("img", tile), each, grid);
+    tile.classList.toggle("lit", true);
+  }
+
+  // All is stopped, then all is measured, then all is set going: in turns, each tile would cost a layout of its own.
+  move(before) {
+    const tiles = [...this.tiles.values()];
+    for (const tile of tiles) tile.moving?.cancel();
+    const places = tiles.map((tile) => tile.getBoundingClientRect());
+    tiles.forEach((tile, at) => {
+      const [from, to] = [before.get(tile), places[at]];
+      const moved = from && (from.x !== to.x || from.y !== to.y);
+      const start = from ? { transform: `translate(${from.x - to.x}px, ${from.y - to.y}px)` } : { opacity: 0 };
+      tile.moving = from && !moved ? null : tile.animate([start, {}], EASE);
+    });
+  }
+
+  first() {
+    return this.tiles.values().next().value;
+  }
+
+  focus() {
+    const tile = this.first();
+    if (tile) find(".take", tile).focus();
+    return Boolean(tile);
+  }
+
+  // One tile at a time is reached by Tab, with the words and the minus in it; arrows go to the others.
+  activate(tile) {
+    for (const each of this.list.querySelectorAll("[tabindex='0']")) each.tabIndex = -1;
+    for (const each of tile?.querySelectorAll("button") ?? []) each.tabIndex = 0;
+  }
+
+  key(event) {
+    const tile = event.target.closest(".tile");
+    if (!tile || event.ctrlKey || event.metaKey || event.altKey) return;
+    if ((event.key === "-" || event.key === "Delete") && !find(".less", tile).hidden) {
+      this.neighbour(tile, "ArrowRight")?.querySelector(".take").focus();
+      this.on.minus(tile.dataset.id);
+    } else if (/^(Arrow|Home$|End$)/.test(event.key)) {
+      this.neighbour(tile, event.key)?.querySelector(".take").focus();
+    } else return;
+    event.preventDefault();
+  }
+
+  neighbour(tile, key) {
+    const tiles = [...this.tiles.values()];
+    const at = tiles.indexOf(tile);
+    if (key === "ArrowRight") return tiles[at + 1];
+    if (key === "ArrowLeft") return tiles[at - 1];
+    if (key === "Home") return tiles[0];
+    if (key === "End") return tiles.at(-1);
+    const beyond = tiles.filter(({ offsetTop }) => (key === "ArrowDown" ? offsetTop > tile.offsetTop : offsetTop < tile.offsetTop));
+    const row = key === "ArrowDown" ? beyond[0]?.offsetTop : beyond.at(-1)?.offsetTop;
+    const distance = ({ offsetLeft }) => Math.abs(offsetLeft - tile.offsetLeft);
+    return beyond.filter(({ offsetTop }) => offsetTop === row).sort((a, b) => distance(a) - distance(b))[0];
+  }
+}
+
+function label({ id, match, confidence, score }, at) {
+  if (score === undefined) return `${id}: start with this picture`;
+  const sure = confidence == null ? "" : `, ${match ? "a match" : "no match"}, ${Math.round(100 * confidence)} percent sure`;
+  return `${at + 1}: ${id}${sure}. Take as the next picture`;
+}

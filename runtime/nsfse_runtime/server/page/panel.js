@@ -1,0 +1,119 @@
+// What is asked, shown: the reference, the steps that led to it, suggestions, filters, and what to leave out.
+
+import { pictureOf, thumbnailOf } from "./api.js";
+import { find, make } from "./dom.js";
+import { has, urlOf } from "./uploads.js";
+
+const BALANCES = [
+  [0.2, "like the picture"],
+  [0.45, "more like the picture"],
+  [0.55, "both"],
+  [0.8, "more like the words"],
+  [1.01, "like the words"],
+];
+
+export const balanceSaid = (value) => BALANCES.find(([most]) => value < most)[1];
+
+const sourceOf = ({ id, upload }, gallery, source) => (upload ? urlOf(upload) : source(id, gallery));
+const nameOf = ({ id, upload }) => (upload ? "your picture" : id);
+
+export function showReference(state) {
+  const step = state.steps.at(-1);
+  const picture = find("#reference-picture");
+  const lost = Boolean(step?.upload) && !has(step.upload);
+  picture.hidden = !step || lost;
+  find("#reference").classList.toggle("full", !picture.hidden);
+  find("#reference .choose strong").textContent = lost ? "Drop your picture again" : picture.hidden ? "Choose a picture" : "Change";
+  if (picture.hidden) return picture.removeAttribute("src");
+  const source = sourceOf(step, state.gallery, pictureOf);
+  if (picture.getAttribute("src") !== source) picture.src = source;
+  picture.alt = `the reference: ${nameOf(step)}`;
+}
+
+export function showSteps(state, back) {
+  const nav = find("#steps");
+  nav.hidden = state.steps.length < 2;
+  const items = state.steps.map((step, at) => {
+    const source = sourceOf(step, state.gallery, thumbnailOf);
+    const picture = source ? make("img", { src: source, alt: "" }) : make("span", { className: "lost" }, "?");
+    const last = at === state.steps.length - 1;
+    const label = `step ${at + 1}: ${nameOf(step)}${step.text ? `, ${step.text}` : ""}`;
+    const button = make("button", { type: "button", title: nameOf(step), "aria-label": label }, picture);
+    if (last) button.setAttribute("aria-current", "step");
+    button.addEventListener("click", () => back(at));
+    return make("li", {}, button, ...(step.text.trim() ? [make("span", { className: "said" }, step.text)] : []));
+  });
+  find("ol", nav).replaceChildren(...items);
+  nav.scrollLeft = nav.scrollWidth;
+}
+
+export function showChips(suggestions, take) {
+  const chips = suggestions.slice(0, 8).map((text) => {
+    const chip = make("button", { type: "button", className: "chip" }, text);
+    chip.addEventListener("click", () => take(text));
+    return chip;
+  });
+  find("#chips").replaceChildren(...chips);
+}
+
+export function showBalance(value) {
+  const slider = find("#balance");
+  slider.value = value;
+  slider.setAttribute("aria-valuetext", balanceSaid(value));
+  for (const end of document.querySelectorAll(".ends button")) end.classList.toggle("on", end.textContent === balanceSaid(value));
+}
+
+export function showMinus(state, remove) {
+  const box = find("#minus");
+  box.hidden = !state.minus.length;
+  const items = state.minus.map((id) => {
+    const picture = make("img", { src: thumbnailOf(id, state.gallery), alt: "" });
+    const button = make("button", { type: "button", title: `${id}: allow it again`, "aria-label": `allow ${id} again` }, picture);
+    button.addEventListener("click", () => remove(id));
+    return make("li", {}, button);
+  });
+  find("ul", box).replaceChildren(...items);
+}
+
+// One pill a column, which opens into its values; those with a single value tell nothing apart.
+export function showFilters(columns, state, change) {
+  const box = find("#filters");
+  const open = find("details[open]", box)?.dataset.column;
+  const pills = Object.entries(columns).filter(([, values]) => Object.keys(values).length > 1).map(([column, values]) => {
+    const on = state.where[column] ?? [];
+    const name = make("summary", { className: on.length ? "on" : "" }, on.length ? `${column}: ${on.join(", ")}` : column);
+    const choices = Object.entries(values).map(([value, count]) => {
+      const check = make("input", { type: "checkbox", checked: on.includes(value) });
+      check.addEventListener("change", () => change(column, value, check.checked));
+      return make("label", {}, check, make("span", {}, value || "none"), make("small", {}, String(count)));
+    });
+    const pill = make("details", { name: "filter", open: column === open }, name, make("div", { className: "choices" }, ...choices));
+    pill.dataset.column = column;
+    return pill;
+  });
+  const focused = document.activeElement?.closest?.("#filters label")?.textContent;
+  box.replaceChildren(...pills);
+  if (focused) [...box.querySelectorAll("details[open] label")].find((each) => each.textContent === focused)?.control.focus();
+}
+
+export function showGalleries(names, current, change) {
+  const select = find("#galleries");
+  select.replaceChildren(...names.map((name) => make("option", { value: name, selected: name === current }, name)));
+  select.closest("label").hidden = names.length < 2;
+  select.onchange = () => change(select.value);
+}
+
+const STAGES = { queue: "waiting", decode: "reading", image: "picture", text: "words", stage1: "search", stage2: "evidence" };
+
+export function showSpeed(timings, device) {
+  const parts = Object.entries(STAGES).filter(([name]) => timings[name] > 0);
+  const bars = parts.map(([name]) => {
+    const bar = make("i", { className: name });
+    bar.style.flexGrow = timings[name];
+    return bar;
+  });
+  find("#speed .bar").replaceChildren(...bars);
+  find("#speed").hidden = false;
+  const split = parts.map(([name, said]) => `${said} ${timings[name].toFixed(1)}`).join(" · ");
+  find("#speed .times").replaceChildren(make("b", {}, `${timings.total.toFixed(1)} ms`), make("span", {}, split), ` on ${device}`);
+}

@@ -1,0 +1,43 @@
+// A state is one question: the steps that led to it, the last of which is asked, and what narrows it.
+// It lives in the address, in the order of the steps: ?id=a.png&text=make+it+red&id=b.png&text=with+stripes
+
+export const empty = (gallery = "") => ({ gallery, steps: [], without: "", minus: [], balance: 0.5, where: {} });
+
+export function read(search) {
+  const state = empty();
+  for (const [name, value] of new URLSearchParams(search)) {
+    if (name === "id" || name === "upload") state.steps.push({ [name]: value, text: "" });
+    else if (name === "text" && state.steps.length) state.steps.at(-1).text = value;
+    else if (name === "not") state.minus.push(value);
+    else if (name === "without" || name === "gallery") state[name] = value;
+    else if (name === "balance") state.balance = Math.min(1, Math.max(0, Number(value) || 0));
+    else if (name.startsWith("where.")) (state.where[name.slice(6)] ??= []).push(value);
+  }
+  return state;
+}
+
+export function write(state, firstGallery) {
+  const found = new URLSearchParams();
+  if (state.gallery !== firstGallery) found.append("gallery", state.gallery);
+  for (const { id, upload, text } of state.steps) {
+    found.append(...(upload ? ["upload", upload] : ["id", id]));
+    if (text.trim()) found.append("text", text);
+  }
+  if (state.without.trim()) found.append("without", state.without);
+  for (const id of state.minus) found.append("not", id);
+  if (state.balance !== 0.5) found.append("balance", state.balance);
+  for (const [column, values] of Object.entries(state.where)) {
+    for (const value of values) found.append(`where.${column}`, value);
+  }
+  return found.size ? `?${found}` : "";
+}
+
+export function stepped(state, step) {
+  return { ...state, steps: [...state.steps, step], minus: state.minus.filter((id) => id !== step.id) };
+}
+
+export function filtered(state, column, value, on) {
+  const { [column]: before = [], ...where } = state.where;
+  const values = before.filter((each) => each !== value).concat(on ? [value] : []);
+  return { ...state, where: values.length ? { ...where, [column]: values } : where };
+}
