@@ -66,7 +66,9 @@ class Shop:
         self.path, table = folder / "shelf.gallery", folder / "items.csv"
         if catalogue:
             with (catalogue / "items.csv").open(encoding="utf-8") as file:
-                rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
+                rows = [
+                    (row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)
+                ]
         else:
             rows = list(self.draw(32))
         with table.open("w", encoding="utf-8", newline="") as file:
@@ -196,7 +198,14 @@ def asked(address, *fields, k=24):
 
 def verdicts(hit):
     return [
-        [each["word"], "silent" if abs(each["weight"]) * len(hit["evidence"]) < 0.5 else "matched" if each["matched"] else "mismatched"]
+        [
+            each["word"],
+            "silent"
+            if abs(each["weight"]) * len(hit["evidence"]) < 0.5
+            else "matched"
+            if each["matched"]
+            else "mismatched",
+        ]
         for each in hit["evidence"]
     ]
 
@@ -340,7 +349,9 @@ def test_everything_goes_by_keyboard(page, shop):
     keys(Keys.ENTER)
     ids, focus = page.ids, "return document.activeElement.closest('.tile')?.dataset.id"
     assert page.script(focus) == ids[0]
-    columns = page.script("return getComputedStyle(document.querySelector('#grid')).gridTemplateColumns.split(' ').length")
+    columns = page.script(
+        "return getComputedStyle(document.querySelector('#grid')).gridTemplateColumns.split(' ').length"
+    )
     keys(Keys.ARROW_RIGHT)
     assert page.script(focus) == ids[1]
     tops = page.script("return [...document.querySelectorAll('.tile')].map((tile) => tile.offsetTop)")
@@ -421,7 +432,9 @@ def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
 def test_dark_where_dark_is_wanted_and_still_where_stillness_is(page, shop):
     look(page.driver, 1440, 900, dark=True, still=True)
     page.open(f"?id={plain(shop)}")
-    red, green, blue = page.script("return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
+    red, green, blue = page.script(
+        "return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
+    )
     assert max(red, green, blue) < 40
     page.type("make it red")
     assert page.script("return document.getAnimations().length") == 0
