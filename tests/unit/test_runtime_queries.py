@@ -134,7 +134,18 @@ def test_a_minus_word_has_a_weight_under_0_whatever_its_text_says(
         assert all(word.matched == (word.score < boundary) for hit in hits for word in hit.evidence[1:] if word.weight)
 
 
-def test_a_minus_picture_counts_for_what_is_nearer_to_it_than_the_query_is(bundle: Bundle, gallery: Gallery) -> None:
+def test_a_minus_word_takes_from_s_what_is_found_of_it(bundle: Bundle, gallery: Gallery) -> None:
+    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), minus_texts=("in green",))
+    everything = gallery.targets(range(len(gallery)))
+    (pair,) = pairs = [bundle.scorer.score_pairs(part, everything) for part in found.parts]
+    (minus,) = bundle.scorer.compose(gallery.targets([0]), ["in green"])
+    over = np.maximum(0, pair.word_scores[:, 1:] - pair.boundary)
+    loss = 3 * bundle.manifest.head["w_global"] * (over @ np.abs(minus.word_weights))
+    np.testing.assert_allclose(found.combined(pairs).score, pair.score - loss, atol=1e-5)
+    assert loss.any() and not loss.all()
+
+
+def test_a_minus_picture_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
     a, b = gallery.ids[0], gallery.ids[9]
     plain = asked(bundle, gallery, references=(a,), texts=("red",))
     found = asked(bundle, gallery, references=(a,), texts=("red",), minus=(b,))
@@ -142,7 +153,7 @@ def test_a_minus_picture_counts_for_what_is_nearer_to_it_than_the_query_is(bundl
     pairs = [bundle.scorer.score_pairs(each, everything) for each in found.all]
     w = bundle.manifest.head["w_global"]
     avoided = everything.vectors[gallery.row(b)]
-    over = np.maximum(0, w * (everything.vectors @ avoided) - w * float(plain.vector @ avoided))
+    over = 2 * w * np.maximum(0, everything.vectors @ avoided - (1 + float(plain.vector @ avoided)) / 2)
     whole = bundle.scorer.score_pairs(plain.parts[0], everything).score
     np.testing.assert_allclose(found.combined(pairs).score, whole - over, atol=1e-5)
     assert over.any() and not over.all() and np.array_equal(found.vector, plain.vector)
