@@ -5,7 +5,7 @@
 MODEL is a bundle whose pictures have a grid. Over all test queries of one edit that names what must be there, in their
 first phrasing: does the cell of the right answer with the word's greatest correspondence touch the part, and is a tenth
 of that cell the part or more? Beside it what a random cell would do. The part is what changes when the picture is drawn
-with another value of the attribute: collar or sleeve by itself, and of colour, pattern and category the product.
+with another value of the attribute: collar, sleeve or background by itself, and of any other attribute the product.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from nsfse_runtime.features import grid_of
 
 TENTH, SEEN = 0.1, 40
 """How much of a cell counts as more than touched, and by how many of 255 levels a pixel changes that belongs to it."""
-_OWN = ("length", "detail")
+_OWN = ("length", "detail", "background")
 
 
 def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -4,7 +4,8 @@
 
 MODEL is a run or a bundle. Of each kind of question N are asked, in a phrasing that training sees and one that it does
 not. The naive ways: the references' features averaged, or the first alone; the texts joined by "and", or the first
-alone; exclusions ignored, or their vectors subtracted from stage 1's with nothing in stage 2.
+alone; exclusions ignored, or their vectors subtracted from stage 1's with nothing in stage 2, or said in words ("no
+stripes") as one more edit, which only a model understands that was trained with such texts.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from nsfse_runtime.features import TargetFeatures
 from nsfse_runtime.queries import Asked, Given, Query, ask, unit
 
 RERANK, POSITIONS = 100, (0, 2)
+SAID = 'an edit more, "no ..."'
 Told = tuple[Triplet, int]
 Way = Callable[[Any, Search, Sequence[Told]], list[Asked | NsfseError]]
 
@@ -60,6 +62,12 @@ def averaged(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | 
         features = TargetFeatures(mean(pictures.vectors), mean(pictures.regions))
         given.append(Given(Query(references=(query.reference,), texts=(query.texts[at],)), features))
     return ask(scorer, given)
+
+
+def told(_: Any, search: Search, asked: Sequence[Told]) -> list[Asked | NsfseError]:
+    """Say what must not be there as one more edit, "no stripes"."""
+    said = [replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.minus_texts)) for q, _ in asked]
+    return search.asked([(replace(query, minus_texts=()), at) for query, (_, at) in zip(said, asked, strict=True)])
 
 
 def subtracted(share: float) -> Way:
@@ -96,6 +104,7 @@ WAYS: dict[str, dict[str, Way]] = {
         "ignored": only(minus_texts=(), minus=()),
         "half of their vectors subtracted": subtracted(0.5),
         "twice their vectors subtracted": subtracted(2.0),
+        SAID: told,
     },
 }
 
@@ -110,6 +119,8 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
         for kind in dict.fromkeys(query.kind for query in protocol.queries):
             queries = [query for query in protocol.queries if query.kind == kind][:most]
             for name, way in WAYS[protocol.name].items():
+                if name == SAID and not queries[0].minus_texts:
+                    continue
                 scores = _scores(scorer, protocol, search, queries, way)
                 rows.append({"protocol": protocol.name, "kind": kind, "way": name, "queries": len(queries), **scores})
     return rows

@@ -233,7 +233,7 @@ class DrawnSource:
             int(rng.choice(stock.matching(tuple((code,) for code in codes))))
             for codes in (*question.references, *question.minus)
         ]
-        right = tuple(_name("test", item) for item in question.right if item not in shown)
+        right = tuple(_name("test", item) for item in question.right)
         hard = tuple(_name("test", item) for item in question.hard if item not in shown)
         names, count = [_name("test", item) for item in shown], len(question.references)
         texts = [self._phrased((edit,), rng) for edit in question.edits]

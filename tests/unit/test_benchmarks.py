@@ -100,3 +100,29 @@ def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch
         "torch": {"ms": 8.0, "times_faster": 1.0},
         "int8": {"ms": 2.0, "times_faster": 4.0},
     }
+
+
+def test_the_part_of_a_detail_is_small_and_that_of_a_colour_is_the_product():
+    from nsfse.data.drawn import DrawnSource
+
+    source, pointing = DrawnSource("easy", gallery=64), load("pointing")
+    item = next(item for item in source.items("test") if source.attributes(item)["detail"] == "with")
+    detail, product = (pointing.part_of(source, item, name, (64, 64)) for name in ("detail", "category"))
+    assert 0 < detail.sum() < product.sum() / 2 < 64 * 64 / 2
+    assert not product[0].any() and not product[:, 0].any()
+
+
+def test_the_naive_ways_are_asked_beside_ours(tmp_path, monkeypatch):
+    from nsfse.config import ModelConfig
+    from nsfse.data.drawn import DrawnSource
+    from tests import random_run
+
+    queries = [query for protocol in DrawnSource("easy", gallery=160).questions() for query in protocol.queries]
+    said = [text for query in queries for texts in (query.texts, *query.more_texts) for text in texts]
+    monkeypatch.setattr(random_run, "TEXTS", [*said, "and no", *(word for q in queries for word in q.minus_texts)])
+    run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=8, dim=16, image_size=(32, 32)))
+    rows = load("queries").measure(run, "easy", 4, gallery=160)
+    kinds = {(row["protocol"], row["kind"]): [r["way"] for r in rows if r["kind"] == row["kind"]] for row in rows}
+    assert len(kinds) == 6 and all(ways[0] == "ours" and len(set(ways)) == len(ways) > 2 for ways in kinds.values())
+    assert all(row["queries"] == 4 and 0 <= row["mAP@10"] <= 100 for row in rows)
+    assert len({(row["kind"], row["R@1"], row["mAP@10"], row["hard_negative_rate"]) for row in rows}) > len(kinds)

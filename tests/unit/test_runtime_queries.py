@@ -1,18 +1,21 @@
 """Queries of several pictures, texts and exclusions: what each means, and that company changes nothing."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
 from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
-from nsfse_runtime.features import PairScores
-from nsfse_runtime.queries import Given, ask, imagined, joined, like_all
+from nsfse_runtime.features import PairScores, QueryFeatures, TargetFeatures
+from nsfse_runtime.queries import Asked, Given, ask, imagined, joined, like_all
 from nsfse_runtime.search import exact_search
 from nsfse_runtime.session import OnnxScorer
-from tests.galleries import save_pictures
+from tests.galleries import DIM, REGIONS, ColourScorer, save_pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEXTS = ("change it to yellow", "in green", "turn it into trousers", "red")
@@ -55,22 +58,22 @@ def hits_of(found: Result | NsfseError) -> object:
     return found.hits, found.matches, found.grid
 
 
-def several(gallery: Gallery, picture: bytes) -> list[Query]:
+def several(gallery: Gallery, picture: bytes, other: bytes) -> list[Query]:
     """Queries of every sort, texts of different lengths, uploads among them."""
     a, b, c = gallery.ids[:3]
     return [
         Query(references=(a,), texts=(TEXTS[0],)),
         Query(references=(picture,), texts=(TEXTS[1],), maps=True),
-        Query(references=(a, picture), texts=(TEXTS[2], TEXTS[1])),
+        Query(references=(other, picture), texts=(TEXTS[2], TEXTS[1])),
         Query(references=(b,), texts=(TEXTS[3],), minus_texts=("stripes",), minus=(c,)),
         Query(references=(picture, b, c), texts=(TEXTS[3],), balance=0.8, k=5),
         Query(references=(c,), balance=0.0),
-        Query(references=(c,), texts=(TEXTS[1],), balance=1.0, minus=(picture,)),
+        Query(references=(c,), texts=(TEXTS[1],), balance=1.0, minus=(other,)),
     ]
 
 
 def test_an_answer_is_the_same_alone_and_in_company(retriever: Retriever, gallery: Gallery) -> None:
-    queries = several(gallery, next((GOLDEN / "pictures").iterdir()).read_bytes())
+    queries = several(gallery, *[path.read_bytes() for path in sorted((GOLDEN / "pictures").iterdir())[:2]])
     together = retriever.answer(queries)
     for query, found in zip(queries, together, strict=True):
         (alone,) = retriever.answer([query])
@@ -134,7 +137,35 @@ def test_a_minus_word_has_a_weight_under_0_whatever_its_text_says(
         assert all(word.matched == (word.score < boundary) for hit in hits for word in hit.evidence[1:] if word.weight)
 
 
-def test_a_minus_picture_counts_for_what_is_nearer_to_it_than_the_query_is(bundle: Bundle, gallery: Gallery) -> None:
+class Denying(ColourScorer):
+    """Reads every word as what must not be there."""
+
+    def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
+        found = super().compose(references, texts)
+        return [replace(query, word_weights=-query.word_weights) for query in found]
+
+
+def test_no_stripes_is_no_double_negation() -> None:
+    pictures = TargetFeatures(np.eye(2, DIM, dtype=np.float32), np.zeros((2, REGIONS, DIM), np.float32))
+    query = Query(references=("a", "b"), texts=("red",), minus_texts=("no stripes",))
+    (found,) = ask(Denying(), [Given(query, pictures)])
+    assert isinstance(found, Asked)
+    assert (found.word_weights < 0).all() and all((part.word_weights < 0).all() for part in found.parts)
+    assert len(found.parts) == 2 and all((loss[1:] > 0).all() and loss[0] == 0 for loss in found.unwanted)
+
+
+def test_a_minus_word_takes_from_s_what_is_found_of_it(bundle: Bundle, gallery: Gallery) -> None:
+    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), minus_texts=("in green",))
+    everything = gallery.targets(range(len(gallery)))
+    (pair,) = pairs = [bundle.scorer.score_pairs(part, everything) for part in found.parts]
+    (minus,) = bundle.scorer.compose(gallery.targets([0]), ["in green"])
+    over = np.maximum(0, pair.word_scores[:, 1:] - pair.boundary)
+    loss = 3 * bundle.manifest.head["w_global"] * (over @ np.abs(minus.word_weights))
+    np.testing.assert_allclose(found.combined(pairs).score, pair.score - loss, atol=1e-5)
+    assert loss.any() and not loss.all()
+
+
+def test_a_minus_picture_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
     a, b = gallery.ids[0], gallery.ids[9]
     plain = asked(bundle, gallery, references=(a,), texts=("red",))
     found = asked(bundle, gallery, references=(a,), texts=("red",), minus=(b,))
@@ -142,7 +173,7 @@ def test_a_minus_picture_counts_for_what_is_nearer_to_it_than_the_query_is(bundl
     pairs = [bundle.scorer.score_pairs(each, everything) for each in found.all]
     w = bundle.manifest.head["w_global"]
     avoided = everything.vectors[gallery.row(b)]
-    over = np.maximum(0, w * (everything.vectors @ avoided) - w * float(plain.vector @ avoided))
+    over = 2 * w * np.maximum(0, everything.vectors @ avoided - (1 + float(plain.vector @ avoided)) / 2)
     whole = bundle.scorer.score_pairs(plain.parts[0], everything).score
     np.testing.assert_allclose(found.combined(pairs).score, whole - over, atol=1e-5)
     assert over.any() and not over.all() and np.array_equal(found.vector, plain.vector)
@@ -203,14 +234,17 @@ def test_maps_are_the_words_correspondences_with_the_cells(
 
 
 def test_a_grid_is_told_by_the_cells_that_make_squares(bundle: Bundle) -> None:
-    from msgspec.structs import replace
-
     def grid(size: tuple[int, int], regions: int, **more: object) -> tuple[int, int] | None:
-        return replace(bundle.manifest, image_size=size, regions=regions, head={"views": 4}, **more).grid
+        return structs.replace(bundle.manifest, image_size=size, regions=regions, head={"views": 4}, **more).grid
 
     assert grid((128, 128), 20) == (4, 4) and grid((96, 64), 10) == (3, 2) and grid((224, 224), 53) == (7, 7)
-    assert grid((128, 128), 19) is None and grid((128, 128), 4) is None and grid((128, 128), 20, stages=1) is None
-    assert replace(bundle.manifest, image_size=(128, 128), regions=16, head={}).grid == (4, 4)
+    assert (
+        grid((128, 128), 19) is None
+        and grid((128, 128), 6) is None
+        and grid((128, 128), 4) is None
+        and grid((128, 128), 20, stages=1) is None
+    )
+    assert structs.replace(bundle.manifest, image_size=(128, 128), regions=16, head={}).grid == (4, 4)
 
 
 def test_wrong_queries_say_what_to_do(retriever: Retriever, gallery: Gallery) -> None:
