@@ -11,10 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import NsfseError, UsageError
-from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures, mix_of
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures, mix_of
 from nsfse_runtime.search import pairs_scored
 
-Reference = bytes | str | os.PathLike[str]
+
+class PictureId(str):
+    """The id of a gallery picture and nothing else: no file is looked for under that name."""
+
+    __slots__ = ()
+
+
+Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
+"""A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
 
 MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.2, 3.0
 """What a minus-text takes from stage 1's vector, what its words count, and what is found of them (docs/queries.md)."""

@@ -1,5 +1,6 @@
 """The queue: batches of what waits, refusals at once, and no work for those who have gone or waited too long."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -11,6 +12,11 @@ import pytest
 pytest.importorskip("starlette")
 
 from nsfse_runtime import Retriever
+from nsfse_runtime.images import load_image
+from nsfse_runtime.queries import Query
+from nsfse_runtime.server.observing import Metrics
+from nsfse_runtime.server.settings import Settings
+from nsfse_runtime.server.waiting import Job, Waiting
 from tests.serving import Gate, multipart, open_served, picture, running, wait_until
 
 TEXT = ("text", "make it red")
@@ -105,6 +111,43 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         assert gate.seen == 2  # the one that was at work, and the one after
         wait_until(lambda: waiting(server) == 0)
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monkeypatch):
+    decoded, go_on = [], threading.Event()
+
+    def slowly(stream, size):
+        decoded.append(stream)
+        assert go_on.wait(20)
+        return load_image(stream, size)
+
+    monkeypatch.setattr("nsfse_runtime.server.asking.load_image", slowly)
+    monkeypatch.setattr("nsfse_runtime.server.app.usual_workers", lambda: 2)
+    with running(served, deadline=0.5) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
+        gate.open.set()
+        calls = [callers.ask(seed) for seed in range(8)]
+        callers.wait_for_places(8)
+        time.sleep(0.6)
+        go_on.set()
+        replies = [call.result() for call in calls]
+        assert {(status, reply["error"]["type"]) for status, reply, _ in replies} == {(503, "expired")}
+        assert (len(decoded), gate.seen) == (2, 0)
+        wait_until(lambda: waiting(server) == 0)
+
+
+def test_what_is_late_is_left_out_though_its_timer_has_not_rung(served):
+    async def take():
+        waiting = Waiting(Settings(), Metrics())
+        future = asyncio.get_running_loop().create_future
+        late = Job(Query(references=("a",)), served, time.perf_counter() - 0.01, future())
+        given_up = Job(Query(references=("b",)), served, time.perf_counter() + 9, future())
+        given_up.future.cancel()
+        good = Job(Query(references=("c",)), served, time.perf_counter() + 9, future())
+        waiting._jobs.extend([late, given_up, good])
+        return waiting._take() == [good]
+
+    assert asyncio.run(take())
 
 
 def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
