@@ -4,6 +4,7 @@ The golden bundle knows little: what is tested with it is that the page shows wh
 of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, "make it red" must bring red.
 """
 
+import base64
 import csv
 import json
 import os
@@ -19,8 +20,9 @@ import pytest
 pytest.importorskip("selenium")
 pytest.importorskip("starlette")
 pytest.importorskip("onnxruntime")
-urllib3 = pytest.importorskip("urllib3")
+pytest.importorskip("urllib3")
 
+import urllib3
 from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
@@ -28,9 +30,7 @@ from selenium.webdriver.common.by import By
 from nsfse.data.drawn import DrawnSource
 from nsfse_runtime import Bundle, Gallery
 from nsfse_runtime.bundle import read_manifest, write_manifest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from browsing import CHROMIUM, DRIVER, browsing, look, serving
+from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, look, serving
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on this machine")
 
@@ -66,7 +66,9 @@ class Shop:
         self.path, table = folder / "shelf.gallery", folder / "items.csv"
         if catalogue:
             with (catalogue / "items.csv").open(encoding="utf-8") as file:
-                rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
+                rows = [
+                    (row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)
+                ]
         else:
             rows = list(self.draw(32))
         with table.open("w", encoding="utf-8", newline="") as file:
@@ -166,8 +168,6 @@ class Page:
         self.settle()
 
     def drop(self, picture):
-        import base64
-
         self.script(DROP, base64.b64encode(picture.read_bytes()).decode())
         self.wait(lambda: self.steps == 1, "a dropped picture")
         self.settle()
@@ -196,7 +196,14 @@ def asked(address, *fields, k=24):
 
 def verdicts(hit):
     return [
-        [each["word"], "silent" if abs(each["weight"]) * len(hit["evidence"]) < 0.5 else "matched" if each["matched"] else "mismatched"]
+        [
+            each["word"],
+            "silent"
+            if abs(each["weight"]) * len(hit["evidence"]) < 0.5
+            else "matched"
+            if each["matched"]
+            else "mismatched",
+        ]
         for each in hit["evidence"]
     ]
 
@@ -235,7 +242,9 @@ def test_a_dropped_picture_and_typed_words_bring_what_the_server_finds(page, sho
 
 @pytest.mark.skipif("NSFSE_PAGE_BUNDLE" not in os.environ, reason="needs a trained bundle in NSFSE_PAGE_BUNDLE")
 def test_red_comes_first(page, shop):
-    else_alike = lambda name: {**shop.truth[name], "id": "", "colour": "red"}
+    def else_alike(name):
+        return {**shop.truth[name], "id": "", "colour": "red"}
+
     reds = [else_alike(name) for name in shop.ids(colour="red")]
     others = [name for name, truth in shop.truth.items() if truth["colour"] != "red" and else_alike(name) in reds]
     for name in others[:: len(others) // 5]:
@@ -308,6 +317,23 @@ def test_the_slider_goes_from_the_picture_to_the_words(page, shop):
         assert page.one("#balance").get_attribute("aria-valuetext") == page.all(".ends button")[at].text
 
 
+def test_a_late_answer_does_not_replace_a_newer_one(page, shop):
+    page.open(f"?id={plain(shop)}&text=make+it+red")
+    page.script(
+        "const fetched = window.fetch; window.fetch = async (...asked) => {"
+        " if (!window.release) await new Promise((go) => { window.release = go; }); return fetched(...asked); }"
+    )
+    like_picture, _, like_words = page.all(".ends button")
+    like_picture.click()
+    page.press(like_words)
+    newest = page.ids
+    page.script("window.release()")
+    time.sleep(0.4)
+    assert page.ids == newest
+    page.press(like_picture)
+    assert page.ids != newest
+
+
 def test_a_word_shows_where_it_is(page, shop):
     found = (
         (text, reply["grid"], at, hit["evidence"][-1])
@@ -332,15 +358,19 @@ def test_a_word_shows_where_it_is(page, shop):
 
 
 def test_everything_goes_by_keyboard(page, shop):
+    def keys(*pressed):
+        ActionChains(page.driver).send_keys(*pressed).perform()
+
     page.open(f"?id={plain(shop)}")
-    keys = lambda *pressed: ActionChains(page.driver).send_keys(*pressed).perform()
     keys("/")
     keys("in red")
     page.settle()
     keys(Keys.ENTER)
     ids, focus = page.ids, "return document.activeElement.closest('.tile')?.dataset.id"
     assert page.script(focus) == ids[0]
-    columns = page.script("return getComputedStyle(document.querySelector('#grid')).gridTemplateColumns.split(' ').length")
+    columns = page.script(
+        "return getComputedStyle(document.querySelector('#grid')).gridTemplateColumns.split(' ').length"
+    )
     keys(Keys.ARROW_RIGHT)
     assert page.script(focus) == ids[1]
     tops = page.script("return [...document.querySelectorAll('.tile')].map((tile) => tile.offsetTop)")
@@ -421,7 +451,9 @@ def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
 def test_dark_where_dark_is_wanted_and_still_where_stillness_is(page, shop):
     look(page.driver, 1440, 900, dark=True, still=True)
     page.open(f"?id={plain(shop)}")
-    red, green, blue = page.script("return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
+    red, green, blue = page.script(
+        "return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
+    )
     assert max(red, green, blue) < 40
     page.type("make it red")
     assert page.script("return document.getAnimations().length") == 0

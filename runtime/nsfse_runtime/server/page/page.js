@@ -112,6 +112,7 @@ function showError(error, signal) {
   if (!(error instanceof ApiError)) throw error;
   const quiet = error.type === "text"; // half a word is no mistake
   tell(error.busy ? "The server is busy; trying again …" : error.message, quiet ? "quiet" : "loud");
+  if (!grid.tiles.size) head("No answer yet", error.message);
   if (error.busy) setTimeout(() => signal.aborted || ask(), 1000 * error.wait);
 }
 
