@@ -17,7 +17,7 @@ text is for people and may change.
 Exit codes: [errors.md](errors.md). Written by `docs/write_cli.py`; a test compares it with the program.
 """
 COMMANDS = (
-    *("", "train", "init", "export", "index", "query", "evaluate"),
+    *("", "train", "init", "export", "index", "query", "serve", "evaluate"),
     *("reproduce", "data draw", "data check", "bench accuracy", "info", "doctor", "demo"),
 )
 

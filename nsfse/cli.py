@@ -217,6 +217,7 @@ def serve(
     bundle: BundleOption = None,
     queue: Annotated[int, typer.Option(min=1, help="How many queries may wait.")] = 64,
     per_client: Annotated[int, typer.Option(min=0, help="How many of one address; 0 for no such limit.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="How many queries are answered at a time, at most.")] = 16,
     deadline: Annotated[float, typer.Option(min=0.1, help="After how many seconds a query is given up.")] = 10,
     drain: Annotated[float, typer.Option(min=0, help="How many seconds to go on, not ready, when told to stop.")] = 0,
     device: DeviceOption = None,
@@ -226,7 +227,7 @@ def serve(
     from nsfse.opening import open_services, place_of
 
     settings: dict[str, Any] = {"host": host, "port": port, "allow_hosts": tuple(allow_host or ())}
-    settings |= {"queue": queue, "per_client": per_client, "deadline": deadline, "drain": drain}
+    settings |= {"queue": queue, "per_client": per_client, "batch": batch, "deadline": deadline, "drain": drain}
     service = open_services(gallery, bundle, place_of(device, provider), token_file, settings)
     from nsfse_runtime.server.run import listen, run, url_of
 

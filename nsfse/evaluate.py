@@ -94,9 +94,9 @@ def evaluate(
         encoded = encode_pictures(scorer, pictures_of(protocol, queries), images, batch=BATCH, progress=progress)
     elif encoded.fingerprint != scorer.fingerprint:
         raise UsageError("the pictures were encoded by another model; encode them again")
-    rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
     told = [(query, position) for query in queries for position in range(len(query.texts))]
     search = Search(scorer, protocol, encoded, rerank)
+    rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
     rankings: list[Ranked] = []
     unreadable = 0
     for at in range(0, len(told), BATCH):
@@ -216,12 +216,12 @@ def evaluate_query_set(
 
 
 def answerable(protocol: data.Protocol, missing: Collection[str]) -> list[data.Triplet]:
-    """Return the queries whose reference is there and of whose right answers, where they are known, one is."""
+    """Return the queries whose pictures are there and of whose right answers, where they are known, one is."""
     gallery, gone = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
-    there = [query for query in protocol.queries if query.reference not in gone]
+    there = [query for query in protocol.queries if gone.isdisjoint(query.pictures)]
     return [query for query in there if not query.targets or not gallery.isdisjoint(query.targets)]
 
 
 def pictures_of(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:
-    """Return the gallery, then the references that lie outside it."""
-    return list(dict.fromkeys([*protocol.gallery, *(query.reference for query in queries)]))
+    """Return the gallery, then the pictures of queries that lie outside it."""
+    return list(dict.fromkeys([*protocol.gallery, *(item for query in queries for item in query.pictures)]))

@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 
 from nsfse import data
 from nsfse.encoded import EncodedPictures
-from nsfse_runtime.errors import TextError
+from nsfse_runtime.errors import NsfseError, TextError
 from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures
-from nsfse_runtime.search import Ranking, exact_search, rank
+from nsfse_runtime.queries import Asked, Given, Query, ask
+from nsfse_runtime.search import Ranking, exact_search, pairs_scored, rank, rerank_rows, score_rows
 
 __all__ = ["MODES", "Mode", "Search", "TextScorer"]
 
 Mode = Literal["composed", "image-only", "text-only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+BALANCES: dict[Mode, float] = {"image-only": 0.0, "composed": 0.5, "text-only": 1.0}
+"""A mode as the balance of a query (docs/queries.md)."""
 T = TypeVar("T")
 
 
@@ -30,7 +33,9 @@ class Search:
     """Ranks one protocol's gallery for references and texts, in any mode."""
 
     def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedPictures, rerank: int) -> None:
-        self._scorer, self._encoded, self._rerank = scorer, encoded, rerank
+        """`rerank` is how many candidates stage 2 is to look at; `stages` of the scorer has a say (see search)."""
+        self._scorer, self._encoded, self._asked_for = scorer, encoded, rerank
+        self._rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
         self._rows = encoded.rows_of(protocol.gallery)
         self._vectors = encoded.vectors[self._rows]
         self._row_of = {item: row for row, item in enumerate(protocol.gallery)}
@@ -40,6 +45,9 @@ class Search:
 
     def ranked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[tuple[NDArray[np.intp], bool]]:
         """Yield, for each (query, phrasing), gallery rows, the best first, and whether the text could be read."""
+        if not all(query.plain for query, _ in chunk):
+            yield from self._asked(chunk, mode)
+            return
         references = self._references(chunk)
         texts = [query.texts[position] for query, position in chunk]
         found: Sequence[QueryFeatures | Floats | None]
@@ -51,7 +59,46 @@ class Search:
             found = list(references.vectors)
         instead = np.zeros_like(references.vectors) if mode == "text-only" else references.vectors
         for (query, _), vector, one in zip(chunk, instead, found, strict=True):
-            yield self._order(vector if one is None else one, self._mask(query.reference)), one is not None
+            yield self._order(vector if one is None else one, self._mask([query.reference])), one is not None
+
+    def _asked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[tuple[NDArray[np.intp], bool]]:
+        """Rank queries of several pictures, texts and exclusions as a Retriever does; a mode is a balance."""
+        for (query, _), asked in zip(chunk, self.asked(chunk, BALANCES[mode]), strict=True):
+            mask = self._mask(query.pictures)
+            if isinstance(asked, NsfseError):
+                yield self._order(self._references([(query, 0)]).vectors[0], mask), False
+                continue
+            yield self.order(asked, mask), True
+
+    def asked(self, chunk: Sequence[tuple[data.Triplet, int]], balance: float = 0.5) -> list[Asked | NsfseError]:
+        """Return each (query, phrasing) as the search takes it, or why it cannot be read."""
+        given = [
+            Given(
+                Query(
+                    references=(query.reference, *query.more_references),
+                    texts=query.texts_at(position),
+                    minus_texts=query.minus_texts,
+                    minus=query.minus,
+                    balance=balance,
+                ),
+                self._pictures((query.reference, *query.more_references)),
+                self._pictures(query.minus) if query.minus else None,
+            )
+            for query, position in chunk
+        ]
+        return ask(self._scorer, given)
+
+    def order(self, asked: Asked, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+        """Return gallery rows, the best first, by both stages."""
+        depth = self._deep(mask)
+        rerank = asked.pairs_scored(self._scorer, self._asked_for, len(self._rows))
+        found = exact_search(self._vectors, asked.vector, max(depth, rerank), mask)
+        return rerank_rows(
+            lambda rows: asked.combined(score_rows(self._scorer, asked.all, rows, self._fetch)), *found, depth, rerank
+        ).rows
+
+    def _pictures(self, items: Sequence[str]) -> TargetFeatures:
+        return self._encoded.targets(self._encoded.rows_of(items))
 
     def composed(self, chunk: Sequence[tuple[data.Triplet, int]]) -> list[QueryFeatures | None]:
         """Return the query of each (query, phrasing), None for a text that cannot be read."""
@@ -61,13 +108,13 @@ class Search:
 
     def ranking(self, query: QueryFeatures, reference: str, k: int, without: Iterable[str] = ()) -> Ranking:
         """Return the first `k` of the gallery as serving ranks it, the pictures of `without` taken out."""
-        return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self._mask(reference, without))
+        return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self._mask([reference], without))
 
     def _references(self, chunk: Sequence[tuple[data.Triplet, int]]) -> TargetFeatures:
         return self._encoded.targets(self._encoded.rows_of([query.reference for query, _ in chunk]))
 
-    def _mask(self, reference: str, without: Iterable[str] = ()) -> NDArray[np.bool_] | None:
-        gone = [*without, reference] if self._remove_reference else [*without]
+    def _mask(self, shown: Sequence[str], without: Iterable[str] = ()) -> NDArray[np.bool_] | None:
+        gone = [*without, *shown] if self._remove_reference else [*without]
         rows = [self._row_of[item] for item in gone if item in self._row_of]
         if not rows:
             return None
@@ -76,10 +123,13 @@ class Search:
         return mask
 
     def _order(self, query: QueryFeatures | Floats, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:
-        depth = self._depth if mask is None else min(self._depth, len(self._rows) - 1)
+        depth = self._deep(mask)
         if isinstance(query, QueryFeatures):
             return rank(self._scorer, query, self._vectors, self._fetch, depth, self._rerank, mask).rows
         return exact_search(self._vectors, query, depth, mask)[0]
+
+    def _deep(self, mask: NDArray[np.bool_] | None) -> int:
+        return self._depth if mask is None else min(self._depth, int(mask.sum()))
 
     def _fetch(self, rows: NDArray[np.intp]) -> TargetFeatures:
         return self._encoded.targets(self._rows[rows])

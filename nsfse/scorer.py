@@ -40,6 +40,17 @@ class TorchScorer:
         return getattr(self.model, "stages", "two")
 
     @property
+    def stress(self) -> float:
+        """Return ω_g / ω_c of the pair head (see features.stress_of); 1 where S has no words."""
+        from torch.nn.functional import softplus
+
+        head = getattr(self.model, "head", None)
+        if head is None or head.branches == "visual":
+            return 1.0
+        w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
+        return float(w_global / w_cross)
+
+    @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights."""
         digest = hashlib.sha256()

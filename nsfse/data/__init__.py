@@ -58,6 +58,27 @@ class Triplet:
     """What the first text asks for, where the source knows."""
     slips: tuple[str, ...] = ()
     """In training: words of the text that were mistyped on purpose; the vocabulary does without them."""
+    more_references: tuple[str, ...] = ()
+    more_texts: tuple[tuple[str, ...], ...] = ()
+    """Further edits, each in as many phrasings as `texts` has."""
+    minus_texts: tuple[str, ...] = ()
+    """What must not be there, in words."""
+    minus: tuple[str, ...] = ()
+    """Pictures that the answer must not be like."""
+
+    @property
+    def plain(self) -> bool:
+        """Return whether this is one picture and one text."""
+        return not (self.more_references or self.more_texts or self.minus_texts or self.minus)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Return every picture that the query shows; none of them is an answer."""
+        return (self.reference, *self.more_references, *self.minus)
+
+    def texts_at(self, position: int) -> tuple[str, ...]:
+        """Return the edits of a phrasing, one text each."""
+        return (self.texts[position], *(texts[position] for texts in self.more_texts))
 
 
 @dataclass(frozen=True, slots=True)

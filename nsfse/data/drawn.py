@@ -7,7 +7,7 @@ negatives are right but for exactly one attribute.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from PIL import Image
 
 from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet
 from nsfse.data.drawing import paint
+from nsfse.data.drawn_questions import PARTS, Question, questions
 from nsfse.data.edits import Option, fact, options
+from nsfse.data.phrasing import Edit
 from nsfse.data.phrasing_file import FIELDS, load_phrasings
 from nsfse.data.queryset import write_query_set
 from nsfse.data.retelling import VARIETY, Retelling
@@ -201,6 +203,55 @@ class DrawnSource:
         """Return the validation queries: their pictures are drawn for nothing else."""
         return self.protocols("val")[0]
 
+    def questions(self) -> list[Protocol]:
+        """Return the test protocols of several pictures, texts and exclusions (see drawn_questions)."""
+        version, gallery = self.protocols("test")[0].version, self.items("test")
+        return [
+            Protocol(f"drawn-{part}", version, gallery, queries, note=_NOTE)
+            for part in PARTS
+            if (queries := self._asked(part))
+        ]
+
+    def _asked(self, part: str) -> tuple[Triplet, ...]:
+        """Return a part's queries, as many of each kind."""
+        stock, rng = self.stock("test"), np.random.default_rng([7, self.test_seed, PARTS.index(part)])
+        found: dict[str, list[Triplet]] = {}
+        for question in questions(stock, part, rng):
+            kind = found.setdefault(question.kind, [])
+            if len(kind) < self.level.queries_per_kind and (query := self._question(stock, question, rng)):
+                kind.append(query)
+        return tuple(query for kind in sorted(found) for query in found[kind])
+
+    def _question(self, stock: Stock, question: Question, rng: np.random.Generator) -> Triplet | None:
+        """Return a question with its pictures chosen; None where they leave no answer."""
+        shown = [
+            int(rng.choice(stock.matching(tuple((code,) for code in codes))))
+            for codes in (*question.references, *question.minus)
+        ]
+        right = tuple(_name("test", item) for item in question.right if item not in shown)
+        hard = tuple(_name("test", item) for item in question.hard if item not in shown)
+        names, count = [_name("test", item) for item in shown], len(question.references)
+        texts = [self._phrased((edit,), rng) for edit in question.edits]
+        query = Triplet(
+            names[0],
+            texts[0],
+            right,
+            hard,
+            kind=question.kind,
+            more_references=tuple(names[1:count]),
+            more_texts=tuple(texts[1:]),
+            minus_texts=question.minus_texts,
+            minus=tuple(names[count:]),
+        )
+        return query if right else None
+
+    def _phrased(self, edits: Sequence[Edit], rng: np.random.Generator) -> tuple[str, ...]:
+        """Return the texts of a test query: two phrasings that training sees, then those it never sees."""
+        phrases = self._phrasings.phrases_of(edits)
+        seen = rng.choice(len(phrases.seen), size=SEEN_TEXTS, replace=False)
+        templates = [*(phrases.seen[i] for i in seen), *phrases.held_out]
+        return tuple(self._phrasings.fill(template, edits) for template in templates)
+
     def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, Triplet]]:
         """Yield (part, query) in a random order: every option of every pair of corners, once."""
         rng = np.random.default_rng([3, self.test_seed, _SPLITS[split]])
@@ -219,13 +270,11 @@ class DrawnSource:
             yield "heldout" if held else option.kind, self._query(stock, split, option, reference, rng)
 
     def _query(self, stock: Stock, split: str, option: Option, reference: int, rng: np.random.Generator) -> Triplet:
-        phrases = self._phrasings.phrases_of(option.edits)
-        seen = rng.choice(len(phrases.seen), size=SEEN_TEXTS, replace=False)
-        templates = [*(phrases.seen[i] for i in seen), *phrases.held_out]
+        texts = self._phrased(option.edits, rng)
         answers = stock.matching(option.allowed)
         return Triplet(
             _name(split, reference),
-            tuple(self._phrasings.fill(template, option.edits) for template in templates),
+            texts,
             tuple(_name(split, item) for item in answers),
             tuple(_name(split, item) for item in stock.one_off(option.allowed) if item != reference),
             kind=option.kind,
@@ -243,7 +292,8 @@ def draw_query_set(
     """
     source = DrawnSource(level, test_seed=seed, gallery=items)
     ids = source.items("test")
-    queries = [(p.name, "test", query) for p in source.protocols("test") for query in p.queries]
+    protocols = [*source.protocols("test"), *source.questions()]
+    queries = [(p.name, "test", query) for p in protocols for query in p.queries]
     rows = {item: {"file": f"images/{item}.png", "split": "test", **source.attributes(item)} for item in ids}
     write_query_set(folder, rows, queries)
     try:

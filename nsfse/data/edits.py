@@ -82,7 +82,7 @@ def options(level: Level, a: Codes, b: Codes) -> list[Option]:
             for i, name in enumerate(ATTRIBUTES)
         )
     if len(changed) == 2:
-        edits = tuple(_plain_edit(level, name, a, b) for name in names)
+        edits = tuple(plain_edit(level, name, a, b) for name in names)
         return [Option("double", edits, kept)]
     return _single_options(level, changed[0], a, b, kept)
 
@@ -90,7 +90,7 @@ def options(level: Level, a: Codes, b: Codes) -> list[Option]:
 def _single_options(level: Level, i: int, a: Codes, b: Codes, kept: Allowed) -> list[Option]:
     name = ATTRIBUTES[i]
     old, new = level.values[i][a[i]], level.values[i][b[i]]
-    plain = _plain_edit(level, name, a, b)
+    plain = plain_edit(level, name, a, b)
     kind = {"size": "comparison", "category": "category"}.get(name, "single")
     if name == "detail" and new == "without":
         kind = "removal"
@@ -109,7 +109,7 @@ def _single_options(level: Level, i: int, a: Codes, b: Codes, kept: Allowed) -> 
     return found
 
 
-def _plain_edit(level: Level, name: str, a: Codes, b: Codes) -> Edit:
+def plain_edit(level: Level, name: str, a: Codes, b: Codes) -> Edit:
     """Return the edit that names the new value of one attribute."""
     new = level.describe(b)[name]
     category = level.describe(b)["category"]

@@ -3,7 +3,9 @@
     items.csv        id[, file][, split][, attributes ...]
     images/          ID.jpg, .png, .webp where the table names no file
     queries.jsonl    {"protocol": NAME, "reference": ID, "texts": [...], "targets": [ID, ...]}, one a line
-                     and where wanted "split", "hard_negatives": [ID, ...], "kind"
+                     and where wanted "split", "hard_negatives": [ID, ...], "kind"; of queries with several pictures,
+                     texts and exclusions (docs/queries.md) "more_references": [ID, ...], "more_texts": [[...], ...],
+                     "minus_texts": [...], "minus": [ID, ...]
 
 The gallery of a query is the items of its split, all items where it names none.
 """
@@ -69,7 +71,7 @@ class QuerySetSource:
         made: list[Triplet] = []
         for query in rng.sample(given, len(given)):
             targets = tuple(item for item in query.targets if item in self.images)
-            if targets and query.reference in self.images:
+            if targets and query.plain and query.reference in self.images:
                 made.append(Triplet(query.reference, (rng.choice(query.texts),), targets, kind=query.kind))
         return made
 
@@ -135,6 +137,8 @@ def write_query_set(
 def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
     row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
     row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
+    row |= {"more_references": query.more_references, "more_texts": query.more_texts}
+    row |= {"minus_texts": query.minus_texts, "minus": query.minus}
     row |= {"kind": query.kind, "truth": {claim.attribute: claim.words for claim in query.truth}}
     return {name: value for name, value in row.items() if value}
 
@@ -162,8 +166,11 @@ def _query(row: Mapping[str, Any], where: str, table: ItemTable, gallery: frozen
     """Return the query of one line; raise DataError where it names what is not there."""
     reference = _text(row, "reference", where)
     texts, targets = _texts(row, "texts", where), _texts(row, "targets", where)
-    hard = _texts(row, "hard_negatives", where) if row.get("hard_negatives") else ()
-    for item in (reference, *targets, *hard):
+    hard, more, minus, minus_texts = (
+        _texts(row, name, where) if row.get(name) else ()
+        for name in ("hard_negatives", "more_references", "minus", "minus_texts")
+    )
+    for item in (reference, *targets, *hard, *more, *minus):
         if item not in table.rows:
             raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
     for item in targets:
@@ -171,9 +178,27 @@ def _query(row: Mapping[str, Any], where: str, table: ItemTable, gallery: frozen
             raise DataError(
                 f"{where} has the target {item!r}, which is not of its split {split!r}; give both one split"
             )
-    if set(targets) == {reference}:
-        raise DataError(f"{where} has its reference as the only target; the reference is removed from the gallery")
-    return Triplet(reference, texts, targets, hard, kind=_text(row, "kind", where, default=""))
+    if not set(targets) - {reference, *more, *minus}:
+        raise DataError(f"{where} has only pictures of the query itself as targets; these are removed from the gallery")
+    return Triplet(
+        reference,
+        texts,
+        targets,
+        hard,
+        kind=_text(row, "kind", where, default=""),
+        more_references=more,
+        more_texts=_more_texts(row, where, len(texts)),
+        minus_texts=minus_texts,
+        minus=minus,
+    )
+
+
+def _more_texts(row: Mapping[str, Any], where: str, phrasings: int) -> tuple[tuple[str, ...], ...]:
+    value = row.get("more_texts") or []
+    found = tuple(_texts({"more_texts": texts}, "more_texts", where) for texts in value if isinstance(value, list))
+    if not isinstance(value, list) or any(len(texts) != phrasings for texts in found):
+        raise DataError(f"{where} has more_texts that are not lists of {phrasings}, one text for each of its texts")
+    return found
 
 
 def _text(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:

@@ -32,8 +32,8 @@ class Hit(msgspec.Struct, frozen=True):
     """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
 
     Where the model has no decision, nothing was re-ranked, or the query is not one picture and one text, `confidence`
-    is None and `match` says whether the words as a whole, by their weights, are over the boundary. Where no words are
-    looked at `match` is None and `evidence` empty.
+    is None and `match` says whether the words of every text as a whole, by their weights, are over the boundary. Where
+    no words are looked at `match` is None and `evidence` empty.
     """
 
     id: str
@@ -71,8 +71,7 @@ def hits_of(
 
     `cells` are the hits' features where maps were asked for, their regions cut to those of the grid.
     """
-    weights = asked.word_weights
-    matches = (pair.word_scores - pair.boundary) @ weights >= 0
+    matches = asked.fulfilled(pair)
     confidences = decision.confidences(asked.parts[0], ranking) if decision else None
     if decision and confidences is not None:
         matches = confidences >= decision.threshold

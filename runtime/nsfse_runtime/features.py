@@ -74,6 +74,14 @@ def grid_of(scorer: object) -> tuple[int, int] | None:
     return found
 
 
+def stress_of(scorer: object) -> float:
+    """Return ω_g / ω_c: how many times its weight makes a word count like the stage-1 product.
+
+    `stress` is an attribute that a scorer need not have.
+    """
+    return float(getattr(scorer, "stress", 1.0))
+
+
 class Scorer(Protocol):
     """Encodes pictures, composes queries, scores pairs: a checkpoint in torch or a bundle in ONNX Runtime."""
 

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from nsfse_runtime.errors import NsfseError, UsageError
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures, stress_of
+from nsfse_runtime.search import pairs_scored
 
 
 class PictureId(str):
@@ -21,8 +24,8 @@ class PictureId(str):
 Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
 """A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
 
-MINUS_TEXT, MINUS_PICTURE = 0.5, 0.5
-"""How much of the stage-1 vector an exclusion takes away (β and η of docs/queries.md)."""
+MINUS_VECTOR, MINUS_WORDS = 0.2, 0.75
+"""How much of a minus-text stage 1's vector loses, and how much its words count beside ω_g (docs/queries.md §4)."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,37 +83,38 @@ class Given:
 class Asked:
     """A query as the search takes it.
 
-    `vector` [d] is stage 1's; `parts` has one composed query a reference, `against` one a picture to avoid. `told` says
-    whether stage 2 has anything to add.
+    `vector` [d] is stage 1's; `parts` has one composed query a reference, `against` one a picture to avoid, and
+    `bearable` how high each of those may score before it counts. `tokens` are the L words of all texts, `word_weights`
+    [L] their κ for the evidence, whose sizes sum to 1, `texts` which words are of one text. `told` says whether stage 2
+    has anything to add.
     """
 
     vector: Floats
     parts: tuple[QueryFeatures, ...]
+    word_weights: Floats
+    texts: tuple[slice, ...]
     against: tuple[QueryFeatures, ...] = ()
+    bearable: tuple[float, ...] = ()
     told: bool = True
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Return the words of all texts, L of them."""
+        """Return the words of all texts."""
         return self.parts[0].tokens
-
-    @property
-    def word_weights(self) -> Floats:
-        """Return κ [L], the mean over the references, their sizes summing to 1."""
-        if len(self.parts) == 1 and abs(float(np.abs(self.parts[0].word_weights).sum()) - 1) < 1e-3:
-            return self.parts[0].word_weights
-        mean: Floats = np.mean([part.word_weights for part in self.parts], axis=0, dtype=np.float32)
-        return mean / max(float(np.abs(mean).sum()), 1e-12)
 
     @property
     def all(self) -> tuple[QueryFeatures, ...]:
         """Return what stage 2 scores: `parts`, then `against`."""
         return self.parts + self.against
 
-    def maps(self, targets: TargetFeatures) -> Floats:
-        """Return each word's correspondences [K, L, R] with the regions of K targets, the mean over the references."""
-        found: Floats = np.mean([part.words @ targets.regions.swapaxes(1, 2) for part in self.parts], axis=0)
-        return found
+    def pairs_scored(self, scorer: Scorer, asked: int, pictures: int) -> int:
+        """Return how many candidates stage 2 looks at where `asked` are wanted (see search.pairs_scored).
+
+        What several queries say together is no single vector: a model of one stage has a second one then.
+        """
+        if not self.told:
+            return 0
+        return pairs_scored(scorer, asked, pictures) or (asked if len(self.all) > 1 else 0)
 
     def combined(self, pairs: Sequence[PairScores]) -> PairScores:
         """Return the whole score of K candidates from those of `all`, each of K."""
@@ -118,16 +122,31 @@ class Asked:
             return pairs[0]
         wanted, unwanted = pairs[: len(self.parts)], pairs[len(self.parts) :]
         score = like_all([pair.score for pair in wanted])
-        for pair in unwanted:
-            score = score - pair.score
+        for pair, bearable in zip(unwanted, self.bearable, strict=True):
+            score = score - np.maximum(0, pair.score - np.float32(bearable))
         words: Floats = np.mean([pair.word_scores for pair in wanted], axis=0, dtype=np.float32)
         return PairScores(score, words, wanted[0].boundary)
 
+    def fulfilled(self, pair: PairScores) -> NDArray[np.bool_]:
+        """Return which of K candidates are over the boundary in every text, its words taken together by their κ."""
+        margins = pair.word_scores - pair.boundary
+        each = [margins[:, text] @ self.word_weights[text] >= 0 for text in self.texts]
+        return np.logical_and.reduce(each) if each else np.ones(len(margins), np.bool_)
+
+    def maps(self, targets: TargetFeatures) -> Floats:
+        """Return each word's correspondences [K, L, R] with the regions of K targets, the mean over the references."""
+        found: Floats = np.mean([part.words @ targets.regions.swapaxes(1, 2) for part in self.parts], axis=0)
+        return found
+
 
 def like_all(scores: Sequence[Floats]) -> Floats:
-    """Return one score [K] from those of several references."""
-    mean: Floats = np.mean(scores, axis=0, dtype=np.float32)
-    return mean
+    """Return one score [K] from those of several references: the least, each less its mean over the candidates."""
+    if len(scores) == 1:
+        return scores[0]
+    each = np.stack(scores)
+    means = each.mean(1, keepdims=True)
+    found: Floats = (each - means).min(0) + means.mean()
+    return found
 
 
 def ask(scorer: Any, batch: Sequence[Given]) -> list[Asked | NsfseError]:
@@ -194,35 +213,56 @@ def stacked(pictures: Sequence[TargetFeatures]) -> TargetFeatures:
 def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
     query = given.query
     if query.plain:
-        return Asked(lanes[0].steps[0].vector, (lanes[0].steps[0],))
+        (part,) = lanes[0].steps
+        return Asked(part.vector, (part,), part.word_weights, (slice(0, len(part.tokens)),))
     sentence = _sentence(scorer, query.texts) if query.balance > 0.5 else None
-    unwanted = scorer.sentence(list(query.minus_texts)) if query.minus_texts else np.empty((0, 0), np.float32)
-    avoided = [given.minus.take([at]) for at in range(len(given.minus))] if given.minus else []
-    parts = tuple(_part(lane, sentence, unwanted, [picture.vectors[0] for picture in avoided]) for lane in lanes)
-    against = tuple(against_picture(parts, picture) for picture in avoided)
+    unwanted = scorer.sentence(list(query.minus_texts)) if query.minus_texts else ()
+    parts = tuple(_part(scorer, lane, sentence, unwanted) for lane in lanes)
     mean: Floats = np.mean([part.vector for part in parts], axis=0, dtype=np.float32)
-    told = 0 < query.balance < 1 or bool(query.minus_texts or against)
-    return Asked(unit(mean), parts, against, told)
+    vector = parts[0].vector if len(parts) == 1 else unit(mean)
+    avoided = [given.minus.take([at]) for at in range(len(given.minus))] if given.minus else []
+    against = tuple(_picture_alone(picture) for picture in avoided)
+    here = TargetFeatures(vector[None], given.references.regions[:1])
+    bearable = tuple(float(scorer.score_pairs(each, here).score[0]) for each in against)
+    told = 0 < query.balance < 1 or bool(query.minus_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
+    return Asked(vector, parts, _evidence_weights(lanes), _spans(lanes[0]), against, bearable, told)
 
 
 def _sentence(scorer: Any, texts: Sequence[str]) -> Floats:
-    return unit(scorer.sentence(list(texts)).sum(0))
+    mean: Floats = np.mean(scorer.sentence(list(texts)), axis=0, dtype=np.float32)
+    return unit(mean)
 
 
-def _part(lane: _Lane, sentence: Floats | None, unwanted: Floats, avoided: Sequence[Floats]) -> QueryFeatures:
+def _evidence_weights(lanes: Sequence[_Lane]) -> Floats:
+    """Return κ [L] of all words, those of minus-texts under 0: the mean over the references, sizes summing to 1."""
+    none = np.empty(0, np.float32)
+    each = [
+        np.concatenate([none, *(s.word_weights for s in lane.steps), *(-np.abs(m.word_weights) for m in lane.minus)])
+        for lane in lanes
+    ]
+    mean: Floats = np.mean(each, axis=0, dtype=np.float32)
+    return mean / max(float(np.abs(mean).sum()), 1e-12)
+
+
+def _spans(lane: _Lane) -> tuple[slice, ...]:
+    ends = np.cumsum([0, *(len(text.tokens) for text in (*lane.steps, *lane.minus))]).tolist()
+    return tuple(slice(start, end) for start, end in pairwise(ends))
+
+
+def _part(scorer: Any, lane: _Lane, sentence: Floats | None, unwanted: Sequence[Floats]) -> QueryFeatures:
     part = joined(lane.steps) if lane.steps else _picture_alone(lane.start)
     if lane.query.balance != 0.5:
         part = balanced(part, lane.start.vectors[0], sentence, lane.query.balance)
     for minus, vector in zip(lane.minus, unwanted, strict=True):
-        part = without_words(part, minus, vector)
-    for vector in avoided:
-        part = replace(part, vector=away(part.vector, vector))
+        part = without_words(part, minus, vector, MINUS_WORDS * stress_of(scorer))
     return part
 
 
 def _picture_alone(picture: TargetFeatures) -> QueryFeatures:
-    """Return the query of a picture without a text: its vector alone counts."""
-    return _without_text(picture.vectors[0], picture.regions[0], np.zeros(len(picture.regions[0]), np.float32))
+    """Return the query of a picture, of one row, without a text: its vector alone counts."""
+    regions = picture.regions[0]
+    none, zeros = np.empty(0, np.float32), np.zeros(len(regions), np.float32)
+    return QueryFeatures(picture.vectors[0], regions[:0], regions, none, zeros, ())
 
 
 def joined(steps: Sequence[QueryFeatures]) -> QueryFeatures:
@@ -241,47 +281,28 @@ def joined(steps: Sequence[QueryFeatures]) -> QueryFeatures:
 
 
 def balanced(query: QueryFeatures, picture: Floats, sentence: Floats | None, balance: float) -> QueryFeatures:
-    """Return `query` leant towards its reference's vector `picture` [d] or the texts' `sentence` [d]."""
-    share = 1 - abs(2 * balance - 1)
+    """Return `query` leant towards its reference's vector `picture` [d] or, where given, the texts' `sentence` [d]."""
+    share = np.float32(1 - abs(2 * balance - 1))
     other = picture if sentence is None else sentence
     return replace(
         query,
         vector=unit(share * query.vector + (1 - share) * other) if share else other,
-        word_weights=np.float32(share) * query.word_weights,
-        probe_weights=np.float32(share) * query.probe_weights,
+        word_weights=share * query.word_weights,
+        probe_weights=share * query.probe_weights,
     )
 
 
-def without_words(query: QueryFeatures, minus: QueryFeatures, sentence: Floats) -> QueryFeatures:
-    """Return `query` with the words of a minus-text, which must not be there; `sentence` [d] is the text's."""
+def without_words(query: QueryFeatures, minus: QueryFeatures, sentence: Floats, stress: float) -> QueryFeatures:
+    """Return `query` with the words of a minus-text under 0, `stress` times κ; `sentence` [d] is the text's vector."""
     asked = minus.probes[len(minus.probes) - len(minus.words) :]
     return QueryFeatures(
-        unit(query.vector - np.float32(MINUS_TEXT) * sentence),
+        unit(query.vector - np.float32(MINUS_VECTOR) * sentence),
         np.concatenate([query.words, minus.words]),
         np.concatenate([query.probes, asked]),
-        np.concatenate([query.word_weights, -np.abs(minus.word_weights)]),
+        np.concatenate([query.word_weights, -np.float32(stress) * np.abs(minus.word_weights)]),
         np.concatenate([query.probe_weights, np.zeros(len(asked), np.float32)]),
         query.tokens + minus.tokens,
     )
-
-
-def away(vector: Floats, picture: Floats) -> Floats:
-    """Return `vector` [d] less what `picture` [d] has beside it."""
-    beside = picture - (picture @ vector) * vector
-    return unit(vector - np.float32(MINUS_PICTURE) * beside)
-
-
-def against_picture(parts: Sequence[QueryFeatures], picture: TargetFeatures) -> QueryFeatures:
-    """Return the query for what `picture`, of one row, has and no part asks for: hits that have it are worse."""
-    regions = picture.regions[0]
-    near = np.max([(regions @ part.probes[: len(regions)].T).max(1) for part in parts], axis=0)
-    strange = np.clip(1 - near, 0, None)
-    return _without_text(np.zeros_like(picture.vectors[0]), regions, strange / max(float(strange.sum()), 1e-12))
-
-
-def _without_text(vector: Floats, regions: Floats, weights: Floats) -> QueryFeatures:
-    """Return a query of kept `regions` [R, d] with `weights` [R] and no words."""
-    return QueryFeatures(vector, regions[:0], regions, weights[:0].astype(np.float32), weights.astype(np.float32), ())
 
 
 def unit(vector: Floats) -> Floats:

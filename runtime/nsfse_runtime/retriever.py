@@ -17,7 +17,7 @@ from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
 from nsfse_runtime.queries import Asked, Given, PictureId, Query, Reference, ask, stacked
 from nsfse_runtime.resident import MOST_PAIRS, shelf
-from nsfse_runtime.search import Mask, Ranking, Rows, ordered, pairs_scored, rerank_rows, score_rows, taken
+from nsfse_runtime.search import Mask, Ranking, Rows, ordered, rerank_rows, score_rows, taken
 from nsfse_runtime.session import as_scorer
 from nsfse_runtime.snapshot import Snapshot
 from nsfse_runtime.stage1 import Search, Stage1
@@ -194,8 +194,8 @@ class Retriever:
             return self.gallery.targets(rows, snapshot)
 
         query = look.query
-        deep = query.rerank if asked.told else 0
-        wanted = pairs_scored(self._scorer, max(deep, query.k) if deep else 0, len(snapshot))
+        deep = max(query.rerank, query.k) if query.rerank else 0
+        wanted = asked.pairs_scored(self._scorer, deep, len(snapshot))
         ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
         grid = grid_of(self._scorer) if query.maps else None
         hits = self._hits(snapshot, asked, ranking, fetch, grid, query.plain)

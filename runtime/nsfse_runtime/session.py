@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,12 @@ class OnnxScorer:
         return self.bundle.manifest.grid
 
     @property
+    def stress(self) -> float:
+        """Return ω_g / ω_c of the pair head; 1 where S has no words."""
+        head = self.bundle.manifest.head
+        return head["w_global"] / head["w_cross"] if head.get("w_cross") else 1.0
+
+    @property
     def stages(self) -> Stages:
         """Return how this model ranks (see nsfse_runtime.search)."""
         return "one" if self.bundle.manifest.stages == 1 else "two"
@@ -198,13 +205,20 @@ class OnnxScorer:
     def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
         """Compose B references with B texts; each query is cut to its own words. Raises TextError."""
         ids, mask = self.tokenizer.encode(texts)
+        lengths = mask.sum(1)
+        if len(set(lengths.tolist())) > 1:  # padding would move last bits: a query would depend on who is beside it
+            found: dict[int, QueryFeatures] = {}
+            for length in set(lengths.tolist()):
+                rows = np.flatnonzero(lengths == length).tolist()
+                alike = self.compose(references.take(rows), [texts[row] for row in rows])
+                found |= dict(zip(rows, alike, strict=True))
+            return [found[row] for row in range(len(texts))]
         words, sentence = self._graph("text")(ids=ids, mask=mask)
         if self.stages == "one":
             return [one_vector(row) for row in self._graph("query")(vectors=references.vectors, sentence=sentence)[0]]
         batch = self._graph("query")(
             vectors=references.vectors, regions=references.regions, words=words, sentence=sentence, mask=mask
         )
-        lengths = mask.sum(1)
         return [
             _cut([output[at] for output in batch], int(length), self.tokenizer.tokens(text))
             for at, (text, length) in enumerate(zip(texts, lengths, strict=True))
@@ -218,16 +232,22 @@ class OnnxScorer:
         if not len(targets):
             return PairScores(np.empty(0, np.float32), np.empty((0, len(query.words)), np.float32), boundary)
         score, word_scores = self._graph("pair")(**_asked(query), vectors=targets.vectors, regions=targets.regions)
-        return PairScores(score, word_scores, boundary)
+        return PairScores(score, word_scores[:, : len(query.words)], boundary)
 
     def score_on_device(self, query: QueryFeatures, vectors: Any, regions: Any) -> PairScores:
         """Score one query against K targets whose `vectors` [K, d] and `regions` [K, R, d] may lie on the device."""
         found = self._graph("pair").bound({**_asked(query), "vectors": vectors, "regions": regions})
-        return PairScores(found["score"], found["word_scores"], self.bundle.manifest.boundary["t_c"])
+        return PairScores(
+            found["score"], found["word_scores"][:, : len(query.words)], self.bundle.manifest.boundary["t_c"]
+        )
 
 
 def _asked(query: QueryFeatures) -> dict[str, Floats]:
-    """Return the query's half of the pair graph's inputs."""
+    """Return the query's half of the pair graph's inputs; where there is no word, one of zeros that weighs nothing."""
+    if not len(query.words):
+        nothing = np.zeros((1, len(query.vector)), np.float32)
+        probes, weights = np.concatenate([query.probes, nothing]), np.append(query.probe_weights, nothing[0, 0])
+        query = replace(query, words=nothing, probes=probes, word_weights=nothing[0, :1], probe_weights=weights)
     return {
         "query": query.vector,
         "infused": query.words,

@@ -239,4 +239,4 @@ def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
         assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
 
 
-NAMES = ("train", "init", "export", "index", "query", "evaluate", "reproduce", "info", "doctor", "demo")
+NAMES = ("train", "init", "export", "index", "query", "serve", "evaluate", "reproduce", "info", "doctor", "demo")

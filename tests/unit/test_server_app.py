@@ -206,7 +206,9 @@ def test_unknown_routes_and_methods_are_told(server):
     assert server.json("GET", "/nowhere")[0] == 404
     status, headers, body = server("GET", "/v1/query")
     assert (status, json.loads(body)["error"]["type"]) == (405, "method")
-    assert "POST" in headers["allow"]
+    assert headers["allow"] == "POST"
+    assert set(server("PUT", "/v1/images")[1]["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+    assert server("HEAD", "/v1/info")[::2] == (200, b"")
 
 
 def test_every_reply_is_one_that_the_description_knows(server):

@@ -121,7 +121,7 @@ def test_a_body_that_grows_too_large_is_not_read_to_its_end(server):
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(head + b"%x\r\n" % len(part) + part + b"\r\n")
-        for _ in range(21):
+        for _ in range(26):  # the reply is to reach a client that does not look before it has sent all
             connection.sendall(chunk)
         assert connection.recv(65536).split()[1] == b"413"
 
@@ -192,6 +192,13 @@ def test_a_malformed_form_is_told_at_once(server, body, headers):
     assert 400 <= status < 500
     assert reply["error"]["type"] in ("usage", "text")
     assert time.monotonic() - started < 5
+
+
+def test_a_form_is_given_up_where_it_has_too_much(server):
+    for count, more, words in ((49, b"", "Too many fields"), (17, b'; filename="a"', "Too many files")):
+        reply = server.json("POST", "/v1/query", *_form(PART % more * count + b"--x--\r\n"))[1]
+        assert words in reply["error"]["message"]
+    assert "maximum size" in server.query([("text", "r" * 70_000)])[1]["error"]["message"]
 
 
 @pytest.mark.parametrize(

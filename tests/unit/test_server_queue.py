@@ -1,5 +1,6 @@
 """The queue: batches of what waits, refusals at once, and no work for those who have gone or waited too long."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -11,6 +12,10 @@ import pytest
 pytest.importorskip("starlette")
 
 from nsfse_runtime import Retriever
+from nsfse_runtime.queries import Query
+from nsfse_runtime.server.observing import Metrics
+from nsfse_runtime.server.settings import Settings
+from nsfse_runtime.server.waiting import Job, Waiting
 from tests.serving import Gate, multipart, open_served, picture, running, wait_until
 
 TEXT = ("text", "make it red")
@@ -105,6 +110,20 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         assert gate.seen == 2  # the one that was at work, and the one after
         wait_until(lambda: waiting(server) == 0)
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_what_is_late_is_left_out_though_its_timer_has_not_rung(served):
+    async def take():
+        waiting = Waiting(Settings(), Metrics())
+        future = asyncio.get_running_loop().create_future
+        late = Job(Query(references=("a",)), served, time.perf_counter() - 0.01, future())
+        given_up = Job(Query(references=("b",)), served, time.perf_counter() + 9, future())
+        given_up.future.cancel()
+        good = Job(Query(references=("c",)), served, time.perf_counter() + 9, future())
+        waiting._jobs.extend([late, given_up, good])
+        return waiting._take() == [good]
+
+    assert asyncio.run(take())
 
 
 def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):

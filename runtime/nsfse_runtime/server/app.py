@@ -27,7 +27,7 @@ from nsfse_runtime.server.guard import Guard, Notes
 from nsfse_runtime.server.observing import MEDIA_TYPE, Log, Metrics
 from nsfse_runtime.server.pictures import Shown, take_in, take_out
 from nsfse_runtime.server.refusals import Failure, Refused, refusal_of
-from nsfse_runtime.server.routes import ROUTES, openapi
+from nsfse_runtime.server.routes import openapi, routes
 from nsfse_runtime.server.settings import IMAGE_BYTES, LONGEST_SIDE, THUMBNAIL_SIDE, Settings
 from nsfse_runtime.server.waiting import Gone, Job, Waiting
 from nsfse_runtime.text import MAX_CHARACTERS
@@ -51,9 +51,9 @@ class Service:
         self.on_failure: Callable[[], None] = lambda: None
         self._assets = Assets()
         self._openapi = msgspec.json.encode(openapi(version))
-        routes = Router([each.route(getattr(self, each.does)) for each in ROUTES], lifespan=self._lifespan)
-        routes.redirect_slashes = False
-        self.app = Guard(routes, settings, self.metrics, self.log, self._without_paths)
+        handlers = routes(lambda operation: getattr(self, operation.does))
+        router = Router(handlers, redirect_slashes=False, lifespan=self._lifespan)
+        self.app = Guard(router, settings, self.metrics, self.log, self._without_paths)
 
     def _without_paths(self, message: str) -> str:
         """Return `message` with galleries by their names: where they lie is nobody's business."""

@@ -1,6 +1,6 @@
 """The routes as a table, from which both the router and /openapi.json are made: what is told is what is done."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -55,15 +55,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def told(self) -> str:
         """Return the path as OpenAPI and the log have it."""
         return self.path.replace(":path}", "}").replace(":picture}", "}")
-
-    def route(self, handler: Handler) -> Route:
-        """Return the route that calls `handler`."""
-
-        async def endpoint(request: Request) -> Response:
-            request.scope["nsfse"].route = self.told
-            return await handler(request)
-
-        return Route(self.path, endpoint, methods=[self.method])
 
 
 def _get(path: str, does: str, summary: str, **rest: Any) -> Operation:
@@ -138,6 +129,22 @@ ROUTES = (
         fails=_NO_FILE,
     ),
 )
+
+
+def routes(handler_of: Callable[[Operation], Handler]) -> list[Route]:
+    """Return one route a path, for all of its methods: a method that is none of them is then told all that are."""
+    paths = list(dict.fromkeys(each.path for each in ROUTES))
+    return [_route([each for each in ROUTES if each.path == path], handler_of) for path in paths]
+
+
+def _route(operations: Sequence[Operation], handler_of: Callable[[Operation], Handler]) -> Route:
+    handlers = {each.method: handler_of(each) for each in operations}
+
+    async def endpoint(request: Request) -> Response:
+        request.scope["nsfse"].route = operations[0].told
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(operations[0].path, endpoint, methods=[*handlers])
 
 
 def openapi(version: str) -> dict[str, Any]:

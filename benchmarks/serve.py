@@ -1,0 +1,238 @@
+"""What a service does under load: latency, overload, what batches bring, and memory, as one Markdown table.
+
+python benchmarks/serve.py GALLERY [--seconds 60] [--requests 20000] [--by id|picture] [--text "make it red"]
+
+It starts `nsfse serve` in a process of its own and asks it over HTTP, by ids or by pictures of the gallery. Capacity is
+what eight clients get that wait for each answer; under overload requests come at ten times that rate, on connections of
+their own, whether answers come or not.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import platform
+import random
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from nsfse_runtime import Gallery
+from nsfse_runtime.session import cpu_threads
+
+WARM = 100
+# A load script that cannot send any faster would measure itself.
+MOST_OPEN = 900
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One request: its status (0: no answer at all), when it was sent and how long it took, in seconds."""
+
+    status: int
+    sent: float
+    seconds: float
+
+
+class Load:
+    """Sends queries to one server."""
+
+    def __init__(self, port: int, bodies: list[tuple[str, bytes]]) -> None:
+        self._port, self._bodies = port, bodies
+
+    async def one(self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None) -> Reply:
+        """Send one query, on a connection of its own where none is given."""
+        kind, body = random.choice(self._bodies)
+        head = (
+            f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        sent, status = time.perf_counter(), 0
+        try:
+            reader, writer = connection or await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(head.encode() + body)
+            status = await read_reply(reader)
+            if connection is None:
+                writer.close()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        return Reply(status, sent, time.perf_counter() - sent)
+
+    async def closed(self, clients: int, requests: int) -> list[Reply]:
+        """Let `clients` ask one query after the other, `requests` in all."""
+
+        async def client() -> list[Reply]:
+            connection = await asyncio.open_connection("127.0.0.1", self._port)
+            replies = [await self.one(connection) for _ in range(requests // clients)]
+            connection[1].close()
+            return replies
+
+        return [reply for part in await asyncio.gather(*(client() for _ in range(clients))) for reply in part]
+
+    async def open(self, rate: float, seconds: float) -> list[Reply]:
+        """Send `rate` queries a second, whatever becomes of those before."""
+        tasks: set[asyncio.Task[Reply]] = set()
+        replies: list[Reply] = []
+        started, sent = time.perf_counter(), 0
+        while (now := time.perf_counter() - started) < seconds:
+            while sent < rate * now and len(tasks) < MOST_OPEN:
+                tasks.add(asyncio.create_task(self.one()))
+                sent += 1
+            done = {task for task in tasks if task.done()}
+            replies += [task.result() for task in done]
+            tasks -= done
+            await asyncio.sleep(0.002)
+        return replies + list(await asyncio.gather(*tasks))
+
+
+async def read_reply(reader: asyncio.StreamReader) -> int:
+    """Read one reply; return its status."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+    await reader.readexactly(int(length))
+    return int(head.split(b" ", 2)[1])
+
+
+def bodies_of(path: Path, by: str, text: str, count: int = 64) -> list[tuple[str, bytes]]:
+    """Return the forms of `count` queries, by ids or by the files of the gallery's pictures."""
+    with Gallery.open(path) as gallery:
+        rows = random.Random(0).sample(range(len(gallery)), min(count, len(gallery)))
+        pictures = [(gallery.ids[row], gallery.path_of(row)) for row in rows]
+    forms = []
+    for name, file in pictures:
+        mark = secrets.token_hex(8)
+        part = f'--{mark}\r\nContent-Disposition: form-data; name="'
+        body = io.BytesIO()
+        body.write(f'{part}text"\r\n\r\n{text}\r\n'.encode())
+        if by == "id":
+            body.write(f'{part}id"\r\n\r\n{name}\r\n'.encode())
+        else:
+            body.write(f'{part}image"; filename="x"\r\n\r\n'.encode() + file.read_bytes() + b"\r\n")
+        body.write(f"--{mark}--\r\n".encode())
+        forms.append((f"multipart/form-data; boundary={mark}", body.getvalue()))
+    return forms
+
+
+@contextmanager
+def serving(gallery: Path, *options: str) -> Iterator[tuple[int, int]]:
+    """Run `nsfse serve`; yield its port and its process's id."""
+    fixed = ["-g", str(gallery), "--port", "0", "--per-client", "0"]
+    command = [sys.executable, "-m", "nsfse", "serve", *fixed, *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout and child.stderr
+    try:
+        port = int(child.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+        for line in child.stderr:
+            if json.loads(line)["event"] == "ready":
+                break
+        draining = subprocess.Popen(["cat"], stdin=child.stderr, stdout=subprocess.DEVNULL)
+        yield port, child.pid
+    finally:
+        child.terminate()
+        if code := child.wait(60):
+            print(f"the server ended with {code}", file=sys.stderr)
+        draining.wait(10)
+
+
+def percentile(replies: list[Reply], share: float, status: int | None = 200) -> float:
+    """Return the `share`-th percentile of the times, in ms; NaN where no reply has `status`."""
+    times = sorted(1000 * reply.seconds for reply in replies if status is None or reply.status == status)
+    return times[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
+
+
+def rate_of(replies: list[Reply]) -> float:
+    """Return the answers a second."""
+    first = min(reply.sent for reply in replies)
+    last = max(reply.sent + reply.seconds for reply in replies)
+    return sum(reply.status == 200 for reply in replies) / (last - first)
+
+
+def rss(pid: int) -> float:
+    """Return a process's memory in MB."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]) / 1000
+
+
+async def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return rows of what was measured and its value."""
+    forms = bodies_of(options.gallery, options.by, options.text)
+    rows: list[tuple[str, str]] = []
+    with serving(options.gallery) as (port, pid):
+        load = Load(port, forms)
+        await load.closed(8, WARM)
+        capacity = 0.0
+        for clients in (1, 8):
+            found = await load.closed(clients, options.sample)
+            capacity = rate_of(found)
+            times = f"{percentile(found, 0.5):.1f} / {percentile(found, 0.99):.1f} ms, {capacity:.0f} answers/s"
+            rows.append((f"{clients} client{'s' * (clients > 1)}: p50 / p99", times))
+        # What is compared with the time after the load: one client, as before it.
+        before = percentile(await load.closed(1, options.sample), 0.99)
+        rows += await overload(load, 10 * capacity, options, before)
+        rows.append(await growth(load, pid, options.requests))
+    rates = {}
+    for batch in (1, 16):
+        with serving(options.gallery, "--batch", str(batch)) as (port, _):
+            load = Load(port, forms)
+            await load.closed(16, WARM)
+            rates[batch] = statistics.median([rate_of(await load.closed(32, options.sample)) for _ in range(3)])
+    how = f"{rates[16]:.0f} / {rates[1]:.0f} answers/s = {rates[16] / rates[1]:.2f}"
+    rows.append(("32 clients: batches of up to 16 / one at a time", how))
+    return rows
+
+
+async def overload(load: Load, rate: float, options: argparse.Namespace, before: float) -> list[tuple[str, str]]:
+    """Ask at `rate` for a while, and look again five seconds later."""
+    found = await load.open(rate, options.seconds)
+    counts = sorted(Counter(reply.status for reply in found).items())
+    statuses = ", ".join(f"{status or 'none'}: {count}" for status, count in counts)
+    refused = [reply for reply in found if reply.status in (429, 503)]
+    await asyncio.sleep(5)
+    after = percentile(await load.closed(1, options.sample), 0.99)
+    sent = len(found) / options.seconds
+    return [
+        (f"{options.seconds} s of {rate:.0f} requests/s wanted, {sent:.0f} sent: replies", statuses),
+        ("refusals: p50 / p99", f"{percentile(refused, 0.5, None):.1f} / {percentile(refused, 0.99, None):.1f} ms"),
+        ("answers under it: p50 / p99", f"{percentile(found, 0.5):.0f} / {percentile(found, 0.99):.0f} ms"),
+        ("one client 5 s after / before: p99", f"{after:.1f} / {before:.1f} ms = {after / before:.2f}"),
+    ]
+
+
+async def growth(load: Load, pid: int, requests: int) -> tuple[str, str]:
+    """Return how much memory `requests` take that are not given back."""
+    await load.closed(8, 1000)
+    before = rss(pid)
+    await load.closed(8, requests)
+    return f"memory over {requests} requests", f"{before:.0f} → {rss(pid):.0f} MB ({rss(pid) - before:+.1f})"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("gallery", type=Path)
+    parser.add_argument("--seconds", type=int, default=60, help="how long overload lasts")
+    parser.add_argument("--requests", type=int, default=20_000, help="over how many requests memory is looked at")
+    parser.add_argument("--sample", type=int, default=400, help="requests of each latency")
+    parser.add_argument("--by", choices=("id", "picture"), default="picture")
+    parser.add_argument("--text", default="make it red")
+    options = parser.parse_args()
+    packages = ("nsfse", "onnxruntime", "numpy", "starlette", "uvicorn")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    with Gallery.open(options.gallery) as gallery:
+        size = len(gallery)
+    rows = asyncio.run(measure(options))
+    print(f"{size} pictures, queries by {options.by}; {cpu_threads()} threads of {os.cpu_count()} processors")
+    print(f"Python {platform.python_version()}, {versions}\n\n| what | measured |\n|---|---|")
+    print("\n".join(f"| {what} | {value} |" for what, value in rows))
+
+
+if __name__ == "__main__":
+    main()
