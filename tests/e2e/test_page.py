@@ -394,7 +394,13 @@ def test_a_picture_from_elsewhere_is_asked_for_kindly(page, shop):
     page.script("sessionStorage.clear()")
     page.driver.get(address)
     page.settle()
-    assert page.one("#headline").text == "Your picture stayed where it was" and not page.ids
+    assert page.one("#headline").text == "Your picture stayed where it was" and len(page.ids) == 24
+    page.press(page.one(".tile .take"))
+    assert page.steps == 1 and "upload" not in page.driver.current_url
+    page.open("?id=gone.png&text=make+it+red")
+    assert page.one("#headline").text == "This picture is not here" and len(page.ids) == 24
+    # The picture and the question about it were not there, as the browser says by itself.
+    assert {each["source"] for each in page.driver.get_log("browser")} <= {"network"}
 
 
 def test_what_is_copied_runs_and_finds_the_same(page, shop):
