@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 from urllib.request import urlopen
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/e2e"))
-from browsing import CHROMIUM, DRIVER, browsing, serving
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, serving
 
 PRESSES = 50
 # What is there is known, so that every letter after it brings an answer.
@@ -32,13 +32,17 @@ addEventListener("keydown", (event) => { window.pressed = event.timeStamp; }, tr
 new MutationObserver(() => {
   const grid = performance.now() - window.pressed;
   requestAnimationFrame(() => setTimeout(() => {
-    window.times.push({ grid, shown: performance.now() - window.pressed, server: window.told.total + (window.told.queue ?? 0) });
+    const server = window.told.total + (window.told.queue ?? 0);
+    window.times.push({ grid, shown: performance.now() - window.pressed, server });
   }));
 }).observe(document.querySelector("#grid"), { childList: true, subtree: true });
 """
 WAIT = """
 const [count, done] = arguments, end = performance.now() + 5000;
-const look = () => (window.times.length >= count || performance.now() > end ? done(window.times.length) : setTimeout(look, 5));
+const look = () => {
+  if (window.times.length >= count || performance.now() > end) done(window.times.length);
+  else setTimeout(look, 5);
+};
 look();
 """
 

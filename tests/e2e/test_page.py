@@ -4,6 +4,7 @@ The golden bundle knows little: what is tested with it is that the page shows wh
 of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, "make it red" must bring red.
 """
 
+import base64
 import csv
 import json
 import os
@@ -19,8 +20,9 @@ import pytest
 pytest.importorskip("selenium")
 pytest.importorskip("starlette")
 pytest.importorskip("onnxruntime")
-urllib3 = pytest.importorskip("urllib3")
+pytest.importorskip("urllib3")
 
+import urllib3
 from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
@@ -28,9 +30,7 @@ from selenium.webdriver.common.by import By
 from nsfse.data.drawn import DrawnSource
 from nsfse_runtime import Bundle, Gallery
 from nsfse_runtime.bundle import read_manifest, write_manifest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from browsing import CHROMIUM, DRIVER, browsing, look, serving
+from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, look, serving
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on this machine")
 
@@ -168,8 +168,6 @@ class Page:
         self.settle()
 
     def drop(self, picture):
-        import base64
-
         self.script(DROP, base64.b64encode(picture.read_bytes()).decode())
         self.wait(lambda: self.steps == 1, "a dropped picture")
         self.settle()
@@ -244,7 +242,9 @@ def test_a_dropped_picture_and_typed_words_bring_what_the_server_finds(page, sho
 
 @pytest.mark.skipif("NSFSE_PAGE_BUNDLE" not in os.environ, reason="needs a trained bundle in NSFSE_PAGE_BUNDLE")
 def test_red_comes_first(page, shop):
-    else_alike = lambda name: {**shop.truth[name], "id": "", "colour": "red"}
+    def else_alike(name):
+        return {**shop.truth[name], "id": "", "colour": "red"}
+
     reds = [else_alike(name) for name in shop.ids(colour="red")]
     others = [name for name, truth in shop.truth.items() if truth["colour"] != "red" and else_alike(name) in reds]
     for name in others[:: len(others) // 5]:
@@ -317,6 +317,23 @@ def test_the_slider_goes_from_the_picture_to_the_words(page, shop):
         assert page.one("#balance").get_attribute("aria-valuetext") == page.all(".ends button")[at].text
 
 
+def test_a_late_answer_does_not_replace_a_newer_one(page, shop):
+    page.open(f"?id={plain(shop)}&text=make+it+red")
+    page.script(
+        "const fetched = window.fetch; window.fetch = async (...asked) => {"
+        " if (!window.release) await new Promise((go) => { window.release = go; }); return fetched(...asked); }"
+    )
+    like_picture, _, like_words = page.all(".ends button")
+    like_picture.click()
+    page.press(like_words)
+    newest = page.ids
+    page.script("window.release()")
+    time.sleep(0.4)
+    assert page.ids == newest
+    page.press(like_picture)
+    assert page.ids != newest
+
+
 def test_a_word_shows_where_it_is(page, shop):
     found = (
         (text, reply["grid"], at, hit["evidence"][-1])
@@ -341,8 +358,10 @@ def test_a_word_shows_where_it_is(page, shop):
 
 
 def test_everything_goes_by_keyboard(page, shop):
+    def keys(*pressed):
+        ActionChains(page.driver).send_keys(*pressed).perform()
+
     page.open(f"?id={plain(shop)}")
-    keys = lambda *pressed: ActionChains(page.driver).send_keys(*pressed).perform()
     keys("/")
     keys("in red")
     page.settle()
@@ -375,7 +394,13 @@ def test_a_picture_from_elsewhere_is_asked_for_kindly(page, shop):
     page.script("sessionStorage.clear()")
     page.driver.get(address)
     page.settle()
-    assert page.one("#headline").text == "Your picture stayed where it was" and not page.ids
+    assert page.one("#headline").text == "Your picture stayed where it was" and len(page.ids) == 24
+    page.press(page.one(".tile .take"))
+    assert page.steps == 1 and "upload" not in page.driver.current_url
+    page.open("?id=gone.png&text=make+it+red")
+    assert page.one("#headline").text == "This picture is not here" and len(page.ids) == 24
+    # The picture and the question about it were not there, as the browser says by itself.
+    assert {each["source"] for each in page.driver.get_log("browser")} <= {"network"}
 
 
 def test_what_is_copied_runs_and_finds_the_same(page, shop):

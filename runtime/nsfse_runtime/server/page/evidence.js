@@ -77,4 +77,6 @@ function places({ naturalWidth, naturalHeight }, width, height, aspect) {
   return { shown, whole: centred(wide, wide / aspect, width, height) };
 }
 
-const centred = (wide, high, width, height) => ({ x: (width - wide) / 2, y: (height - high) / 2, width: wide, height: high });
+function centred(wide, high, width, height) {
+  return { x: (width - wide) / 2, y: (height - high) / 2, width: wide, height: high };
+}

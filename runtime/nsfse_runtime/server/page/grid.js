@@ -60,8 +60,10 @@ export class Grid {
   blank(id) {
     const picture = make("img", { src: this.on.thumbnail(id), alt: "", draggable: false, decoding: "async" });
     picture.addEventListener("error", () => tile.classList.add("gone"), { once: true });
-    const take = make("button", { type: "button", className: "take", tabIndex: -1 }, picture, make("canvas", { className: "map" }));
-    const less = make("button", { type: "button", className: "less", tabIndex: -1, title: "Not like this", "aria-label": `not like ${id}` }, "−");
+    const button = { type: "button", tabIndex: -1 };
+    const take = make("button", { ...button, className: "take" }, picture, make("canvas", { className: "map" }));
+    const named = { title: "Not like this", "aria-label": `not like ${id}` };
+    const less = make("button", { ...button, ...named, className: "less" }, "−");
     const frame = make("div", { className: "frame" }, take, less, make("p", { className: "where", "aria-hidden": "true" }));
     const tile = make("li", { className: "tile" }, frame, make("div", { className: "caption" }));
     tile.dataset.id = id;
@@ -130,11 +132,24 @@ export class Grid {
     if (key === "ArrowLeft") return tiles[at - 1];
     if (key === "Home") return tiles[0];
     if (key === "End") return tiles.at(-1);
-    const beyond = tiles.filter(({ offsetTop }) => (key === "ArrowDown" ? offsetTop > tile.offsetTop : offsetTop < tile.offsetTop));
-    const row = key === "ArrowDown" ? beyond[0]?.offsetTop : beyond.at(-1)?.offsetTop;
+    const down = key === "ArrowDown";
+    const beyond = tiles.filter(({ offsetTop }) => (down ? offsetTop > tile.offsetTop : offsetTop < tile.offsetTop));
+    const row = beyond.at(down ? 0 : -1)?.offsetTop;
     const distance = ({ offsetLeft }) => Math.abs(offsetLeft - tile.offsetLeft);
     return beyond.filter(({ offsetTop }) => offsetTop === row).sort((a, b) => distance(a) - distance(b))[0];
   }
+}
+
+// The picture that was taken flies to where the reference is.
+export function fly(from) {
+  const picture = find("#reference-picture");
+  const to = picture.getBoundingClientRect();
+  if (still() || !to.width) return;
+  const transform = `translate(${from.x - to.x}px, ${from.y - to.y}px) scale(${from.width / to.width})`;
+  picture.animate([{ transform, transformOrigin: "0 0" }, { transform: "none", transformOrigin: "0 0" }], {
+    ...EASE,
+    duration: 420,
+  });
 }
 
 function label({ id, match, confidence, score }, at) {

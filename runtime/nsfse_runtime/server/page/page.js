@@ -3,13 +3,21 @@
 import { ApiError, information, query, shelf, thumbnailOf } from "./api.js";
 import { copy, curl, python } from "./copy.js";
 import { find, later, still } from "./dom.js";
-import { Grid } from "./grid.js";
+import { listenForPictures } from "./drop.js";
+import { Grid, fly } from "./grid.js";
 import * as panel from "./panel.js";
 import { empty, filtered, read, stepped, write } from "./state.js";
 import { has, keep } from "./uploads.js";
 
 const HITS = 24;
 const MOST_MINUS = 8; // as many as a query may have
+const START = ["Find it with a picture and a few words", "Drop a picture, paste one, or start with one of these."];
+const LOST = [
+  "Your picture stayed where it was",
+  "This address begins with a picture from a device, and such pictures are kept nowhere else. " +
+    "Choose it again, or start with another one.",
+];
+const GONE = ["This picture is not here", "It may have been renamed or taken out. Start with another one."];
 const text = find("#text");
 let info, state, answer, asking;
 
@@ -25,16 +33,16 @@ const extra = () => ({ k: Math.min(HITS, info.limits.k) });
 
 // --- from one state to the next
 
-function go(next, { keepAddress = false, replace = false } = {}) {
+function go(next, { keepAddress = false } = {}) {
   const galleryChanged = next.gallery !== state?.gallery;
   state = next;
   if (galleryChanged) grid.tiles.clear();
-  if (!keepAddress) remember(replace);
+  if (!keepAddress) remember();
   showQuestion();
   return ask();
 }
 
-function remember(replace) {
+function remember(replace = false) {
   rememberSoon.cancel();
   const address = `${location.pathname}${write(state, info.galleries[0].name)}`;
   if (address === location.pathname + location.search) return;
@@ -53,15 +61,15 @@ function change(part) {
 }
 
 const typed = (value) => {
-  if (!state.steps.length) return showQuestion();
+  if (!state.steps.length) return tell(value.trim() ? "Now choose a picture to start from." : "");
   return change({ steps: state.steps.with(-1, { ...state.steps.at(-1), text: value }) });
 };
 
-function take(step, picture) {
-  const waiting = state.steps.length ? "" : text.value; // words that were typed before there was a picture
+function take(step, picture, afresh = !answer) {
+  const waiting = afresh ? text.value : ""; // what is written already is meant for the first picture
   const from = picture?.getBoundingClientRect();
   remember(true);
-  go(stepped(state, { ...step, text: waiting }));
+  go(stepped(afresh ? { ...state, steps: [] } : state, { ...step, text: waiting }));
   if (from) fly(from);
   scrollTo({ top: 0, behavior: still() ? "auto" : "smooth" });
   if (matchMedia("(pointer: fine)").matches) text.focus({ preventScroll: true });
@@ -69,23 +77,10 @@ function take(step, picture) {
 
 async function takeFile(file) {
   const key = await keep(file);
-  go({ ...state, steps: [] }, { keepAddress: true });
-  take({ upload: key });
+  take({ upload: key }, undefined, true);
 }
 
 const back = (at) => go({ ...state, steps: state.steps.slice(0, at + 1) });
-
-// The picture that was taken flies to where the reference is.
-function fly(from) {
-  const picture = find("#reference-picture");
-  const to = picture.getBoundingClientRect();
-  if (still() || !to.width) return;
-  const transform = `translate(${from.x - to.x}px, ${from.y - to.y}px) scale(${from.width / to.width})`;
-  picture.animate([{ transform, transformOrigin: "0 0" }, { transform: "none", transformOrigin: "0 0" }], {
-    duration: 420,
-    easing: "cubic-bezier(.2,.8,.2,1)",
-  });
-}
 
 // --- asking
 
@@ -96,22 +91,26 @@ async function ask() {
   const step = state.steps.at(-1);
   const asked = state;
   try {
-    if (step?.upload && !has(step.upload)) showLost();
-    else if (step) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
-    else showShelf(await shelf(asked, HITS, signal));
+    const lost = step?.upload && !has(step.upload);
+    if (step && !lost) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
+    else showShelf(await shelf(asked, HITS, signal), ...(lost ? LOST : START));
   } catch (error) {
     if (signal.aborted) return;
-    showError(error, signal);
+    await showError(error, signal);
   }
   busy(false);
 }
 
 const busy = (is) => find("#grid").setAttribute("aria-busy", is);
 
-function showError(error, signal) {
+async function showError(error, signal) {
   if (!(error instanceof ApiError)) throw error;
+  if (error.type === "not_found" && state.steps.length) {
+    return showShelf(await shelf(state, HITS, signal).catch(() => []), ...GONE);
+  }
   const quiet = error.type === "text"; // half a word is no mistake
   tell(error.busy ? "The server is busy; trying again …" : error.message, quiet ? "quiet" : "loud");
+  if (!grid.tiles.size) head("No answer yet", error.message);
   if (error.busy) setTimeout(() => signal.aborted || ask(), 1000 * error.wait);
 }
 
@@ -128,7 +127,6 @@ function showQuestion() {
   document.body.classList.toggle("asked", Boolean(step));
   if (step && text.value !== step.text) text.value = step.text;
   if (find("#without").value !== state.without) find("#without").value = state.without;
-  tell(!step && text.value.trim() ? "Now choose a picture to start from." : "");
   find("#copies").hidden = !step;
   find("#text").placeholder = step ? "but red, and with stripes" : "What should be different?";
   panel.showReference(state);
@@ -163,19 +161,13 @@ function headlineOf({ hits, matches, state: { steps } }) {
   return matches ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: nobody is sure
 }
 
-function showShelf(images) {
+function showShelf(images, headline, lead) {
   answer = undefined;
   grid.show(images);
-  head("Find it with a picture and a few words", "Drop a picture, paste one, or start with one of these.");
+  head(headline, lead);
+  tell(!state.steps.length && text.value.trim() ? "Now choose a picture to start from." : "");
   find("#others").hidden = images.length >= gallery().images;
-  announce(`${images.length} pictures of the gallery to start with.`);
-}
-
-function showLost() {
-  grid.show([]);
-  head("Your picture stayed where it was", "This address begins with a picture from a device, and such pictures are kept nowhere else. Drop it again, or start with another one.");
-  find("#others").hidden = true;
-  tell("");
+  announce(`${headline}. ${images.length} pictures of the gallery to start with.`);
 }
 
 function head(headline, lead) {
@@ -210,11 +202,12 @@ function listen() {
   for (const [name, snippet] of [["curl", curl], ["python", python]]) {
     find(`#copy-${name}`).addEventListener("click", ({ currentTarget }) => copied(currentTarget, snippet(state, extra())));
   }
+  find("#reference-picture").addEventListener("error", panel.hideReference);
   document.addEventListener("keydown", key);
   document.addEventListener("click", ({ target }) => target.closest("details") || closeFilters());
   addEventListener("popstate", () => go(opened(location.search), { keepAddress: true }));
   addEventListener("pagehide", () => remember(true));
-  listenForPictures();
+  listenForPictures(takeFile);
 }
 
 async function copied(button, snippet) {
@@ -239,29 +232,6 @@ function closeFilters() {
   const open = find("#filters details[open]");
   if (open) open.open = false;
   return Boolean(open);
-}
-
-function listenForPictures() {
-  const pictureIn = (data) => [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? data?.files?.[0];
-  const dropping = find("#dropping");
-  const carries = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", (event) => {
-    if (!carries(event)) return;
-    event.preventDefault();
-    dropping.hidden = false;
-  });
-  addEventListener("dragleave", (event) => event.relatedTarget || (dropping.hidden = true));
-  addEventListener("drop", (event) => {
-    if (!carries(event)) return;
-    event.preventDefault();
-    dropping.hidden = true;
-    const file = pictureIn(event.dataTransfer);
-    if (file) takeFile(file);
-  });
-  addEventListener("paste", (event) => {
-    const file = pictureIn(event.clipboardData);
-    if (file) takeFile(file);
-  });
 }
 
 function opened(search) {

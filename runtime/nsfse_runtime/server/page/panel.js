@@ -19,15 +19,21 @@ const nameOf = ({ id, upload }) => (upload ? "your picture" : id);
 
 export function showReference(state) {
   const step = state.steps.at(-1);
+  if (!step || (step.upload && !has(step.upload))) return hideReference();
   const picture = find("#reference-picture");
-  const lost = Boolean(step?.upload) && !has(step.upload);
-  picture.hidden = !step || lost;
-  find("#reference").classList.toggle("full", !picture.hidden);
-  find("#reference .choose strong").textContent = lost ? "Drop your picture again" : picture.hidden ? "Choose a picture" : "Change";
-  if (picture.hidden) return picture.removeAttribute("src");
   const source = sourceOf(step, state.gallery, pictureOf);
   if (picture.getAttribute("src") !== source) picture.src = source;
   picture.alt = `the reference: ${nameOf(step)}`;
+  picture.hidden = false;
+  find("#reference").classList.add("full");
+  find("#reference .choose strong").textContent = "Change";
+}
+
+export function hideReference() {
+  find("#reference-picture").hidden = true;
+  find("#reference-picture").removeAttribute("src");
+  find("#reference").classList.remove("full");
+  find("#reference .choose strong").textContent = "Choose a picture";
 }
 
 export function showSteps(state, back) {
@@ -60,7 +66,9 @@ export function showBalance(value) {
   const slider = find("#balance");
   slider.value = value;
   slider.setAttribute("aria-valuetext", balanceSaid(value));
-  for (const end of document.querySelectorAll(".ends button")) end.classList.toggle("on", end.textContent === balanceSaid(value));
+  for (const end of document.querySelectorAll(".ends button")) {
+    end.classList.toggle("on", end.textContent === balanceSaid(value));
+  }
 }
 
 export function showMinus(state, remove) {
@@ -68,32 +76,37 @@ export function showMinus(state, remove) {
   box.hidden = !state.minus.length;
   const items = state.minus.map((id) => {
     const picture = make("img", { src: thumbnailOf(id, state.gallery), alt: "" });
-    const button = make("button", { type: "button", title: `${id}: allow it again`, "aria-label": `allow ${id} again` }, picture);
+    const named = { title: `${id}: allow it again`, "aria-label": `allow ${id} again` };
+    const button = make("button", { ...named, type: "button" }, picture);
     button.addEventListener("click", () => remove(id));
     return make("li", {}, button);
   });
   find("ul", box).replaceChildren(...items);
 }
 
-// One pill a column, which opens into its values; those with a single value tell nothing apart.
+// One pill a column, which opens into its values; a column with a single value tells nothing apart.
 export function showFilters(columns, state, change) {
   const box = find("#filters");
   const open = find("details[open]", box)?.dataset.column;
-  const pills = Object.entries(columns).filter(([, values]) => Object.keys(values).length > 1).map(([column, values]) => {
+  const focused = document.activeElement?.closest?.("#filters label")?.textContent;
+  const telling = Object.entries(columns).filter(([, values]) => Object.keys(values).length > 1);
+  const pills = telling.map(([column, values]) => {
     const on = state.where[column] ?? [];
-    const name = make("summary", { className: on.length ? "on" : "" }, on.length ? `${column}: ${on.join(", ")}` : column);
-    const choices = Object.entries(values).map(([value, count]) => {
-      const check = make("input", { type: "checkbox", checked: on.includes(value) });
-      check.addEventListener("change", () => change(column, value, check.checked));
-      return make("label", {}, check, make("span", {}, value || "none"), make("small", {}, String(count)));
-    });
+    const name = make("summary", { className: on.length ? "on" : "" }, [column, on.join(", ")].filter(Boolean).join(": "));
+    const choices = Object.entries(values).map(([value, count]) => choice(value, count, on.includes(value), change, column));
     const pill = make("details", { name: "filter", open: column === open }, name, make("div", { className: "choices" }, ...choices));
     pill.dataset.column = column;
     return pill;
   });
-  const focused = document.activeElement?.closest?.("#filters label")?.textContent;
   box.replaceChildren(...pills);
-  if (focused) [...box.querySelectorAll("details[open] label")].find((each) => each.textContent === focused)?.control.focus();
+  const labels = [...box.querySelectorAll("details[open] label")];
+  labels.find(({ textContent }) => textContent === focused)?.control.focus();
+}
+
+function choice(value, count, checked, change, column) {
+  const check = make("input", { type: "checkbox", checked });
+  check.addEventListener("change", () => change(column, value, check.checked));
+  return make("label", {}, check, make("span", {}, value || "none"), make("small", {}, String(count)));
 }
 
 export function showGalleries(names, current, change) {
@@ -115,5 +128,6 @@ export function showSpeed(timings, device) {
   find("#speed .bar").replaceChildren(...bars);
   find("#speed").hidden = false;
   const split = parts.map(([name, said]) => `${said} ${timings[name].toFixed(1)}`).join(" · ");
-  find("#speed .times").replaceChildren(make("b", {}, `${timings.total.toFixed(1)} ms`), make("span", {}, split), ` on ${device}`);
+  const total = make("b", {}, `${timings.total.toFixed(1)} ms`);
+  find("#speed .times").replaceChildren(total, make("span", {}, split), ` on ${device}`);
 }
