@@ -23,9 +23,10 @@ from nsfse.encoded import encode_pictures, source_images
 from nsfse.ranking import Search
 from nsfse.scorer import open_scorer
 from nsfse_runtime import metrics
+from nsfse_runtime.composing import Given, ask, unit
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.features import TargetFeatures
-from nsfse_runtime.queries import Asked, Given, Query, ask, unit
+from nsfse_runtime.queries import Asked, Query
 
 RERANK, POSITIONS = 100, (0, 2)
 SAID = 'an edit more, "no ..."'

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from nsfse import data
 from nsfse.encoded import EncodedPictures
+from nsfse_runtime.composing import Given, ask
 from nsfse_runtime.errors import NsfseError, TextError
 from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures
-from nsfse_runtime.queries import Asked, Given, Query, ask
+from nsfse_runtime.queries import Asked, Query
 from nsfse_runtime.search import Ranking, exact_search, pairs_scored, rank, rerank_rows, score_rows
 
 __all__ = ["MODES", "Mode", "Search", "TextScorer"]

@@ -4,18 +4,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
 from nsfse_runtime.answers import Hit, Result, WordEvidence, hits_of
+from nsfse_runtime.clock import Clock
+from nsfse_runtime.composing import Given, ask, stacked
 from nsfse_runtime.decision import decision_of
 from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.features import PairScores, Pixels, Scorer, TargetFeatures, grid_of, no_evidence
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
-from nsfse_runtime.queries import Asked, Given, PictureId, Query, Reference, ask, stacked
+from nsfse_runtime.queries import Asked, PictureId, Query, Reference
 from nsfse_runtime.resident import MOST_PAIRS, shelf
 from nsfse_runtime.search import Mask, Ranking, Rows, ordered, rerank_rows, score_rows, taken
 from nsfse_runtime.session import as_scorer
@@ -124,7 +125,7 @@ class Retriever:
                 for each in composed
             ]
 
-    def _look(self, snapshot: Snapshot, query: Query, clock: "Clock") -> "_Look":
+    def _look(self, snapshot: Snapshot, query: Query, clock: Clock) -> "_Look":
         """Check a query and find its pictures: rows of the gallery, or pixels yet to be encoded."""
         query.check()
         self._check_least(query)
@@ -145,7 +146,7 @@ class Retriever:
                 "a confidence, which min_score needs, is known for one picture and one text alone; leave min_score at 0"
             )
 
-    def _picture(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: "Clock") -> "int | Pixels":
+    def _picture(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: Clock) -> "int | Pixels":
         """Return a picture's row, whose features are still right, or its pixels [H, W, 3]; `mask` loses the row."""
         row = _row_of(snapshot, reference)
         if row is not None:
@@ -161,7 +162,7 @@ class Retriever:
         clock.lap("decode")
         return pixels
 
-    def _given(self, snapshot: Snapshot, looked: "Sequence[_Look | NsfseError]", clock: "Clock") -> list[Given]:
+    def _given(self, snapshot: Snapshot, looked: "Sequence[_Look | NsfseError]", clock: Clock) -> list[Given]:
         """Return the features of every query that has none wrong; all pixels are encoded together."""
         good = [look for look in looked if isinstance(look, _Look)]
         pictures = [picture for look in good for picture in look.pictures]
@@ -183,13 +184,13 @@ class Retriever:
         return found
 
     def _answered(
-        self, snapshot: Snapshot, look: "_Look", asked: Asked | NsfseError, clock: "Clock"
+        self, snapshot: Snapshot, look: "_Look", asked: Asked | NsfseError, clock: Clock
     ) -> Result | NsfseError:
         if isinstance(asked, NsfseError):
             return asked
         return tried(self._search, snapshot, look, asked, clock)
 
-    def _search(self, snapshot: Snapshot, look: "_Look", asked: Asked, clock: "Clock") -> Result:
+    def _search(self, snapshot: Snapshot, look: "_Look", asked: Asked, clock: Clock) -> Result:
         def fetch(rows: Rows) -> TargetFeatures:
             return self.gallery.targets(rows, snapshot)
 
@@ -214,7 +215,7 @@ class Retriever:
         fetch: Callable[[Rows], TargetFeatures],
         k: int,
         wanted: int,
-        clock: "Clock",
+        clock: Clock,
     ) -> Ranking:
         """Do both stages, on the device where the gallery lies there."""
 
@@ -293,29 +294,3 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
         raise NotFoundError(
             f"{printable(name)} is neither a file nor a picture of the gallery; check the path or the id"
         ) from None
-
-
-class Clock:
-    """Times the parts of one query, in ms."""
-
-    def __init__(self) -> None:
-        self._start = self._last = perf_counter()
-        self._laps = dict.fromkeys(("decode", "image", "text", "stage1", "stage2"), 0.0)
-
-    def fork(self) -> "Clock":
-        """Return a clock of one query of the batch, with the times so far."""
-        found = Clock()
-        found._start, found._laps = self._start, dict(self._laps)
-        return found
-
-    def start(self) -> None:
-        self._last = perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        self._laps[name] += (now - self._last) * 1000
-        self._last = now
-
-    def end(self) -> dict[str, float]:
-        laps = {**self._laps, "total": (perf_counter() - self._start) * 1000}
-        return {name: round(value, 3) for name, value in laps.items()}

@@ -10,9 +10,10 @@ import pytest
 from msgspec import structs
 
 from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
+from nsfse_runtime.composing import Given, ask, imagined, joined
 from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, TargetFeatures
-from nsfse_runtime.queries import Asked, Given, ask, imagined, joined, like_all
+from nsfse_runtime.queries import Asked, like_all
 from nsfse_runtime.search import exact_search
 from nsfse_runtime.session import OnnxScorer
 from tests.galleries import DIM, REGIONS, ColourScorer, save_pictures
