@@ -173,8 +173,21 @@ def index(
 @app.command()
 def query(
     image: Annotated[str, typer.Argument(help="A picture, or the id of one in the gallery.")],
-    text: Annotated[str, typer.Argument(help="What should be different.")],
     gallery: Annotated[Path, typer.Option("-g", "--gallery", help="The gallery file.")],
+    text: Annotated[
+        str | None, typer.Argument(help="What should be different; may be left out at --balance 0.")
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("--and", help="What else should be different. Repeatable.")] = None,
+    and_like: Annotated[
+        list[str] | None, typer.Option("--and-like", help="Another picture to be like. Repeatable.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="What must not be there: stripes. Repeatable.")
+    ] = None,
+    not_like: Annotated[list[str] | None, typer.Option(help="A picture not to be like. Repeatable.")] = None,
+    balance: Annotated[
+        float, typer.Option(min=0, max=1, help="0 like the picture alone, 0.5 both, 1 like the words alone.")
+    ] = 0.5,
     bundle: BundleOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
     where: Annotated[
@@ -185,6 +198,7 @@ def query(
     search: Annotated[
         Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 pictures.")
     ] = "auto",
+    maps: Annotated[bool, typer.Option("--maps", help="With --json: where in a hit each word is found.")] = False,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
     device: DeviceOption = None,
@@ -196,8 +210,12 @@ def query(
     from nsfse.printing import query_text, write_sheets
 
     retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
-    result = retriever.query(image, text, k=k, where=conditions(where or ()), rerank=rerank, min_score=min_score)
-    write_sheets(retriever.gallery, image, text, result, png, html)
+    options: dict[str, Any] = {"k": k, "where": conditions(where or ()), "rerank": rerank, "min_score": min_score}
+    options |= {"minus_texts": without or (), "minus": not_like or (), "balance": balance, "maps": maps}
+    texts = [each for each in (text, *(more or ())) if each is not None]
+    result = retriever.query([image, *(and_like or ())], texts, **options)
+    said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
+    write_sheets(retriever.gallery, image, said, result, png, html)
     _print(result, query_text, as_json)
 
 

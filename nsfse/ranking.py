@@ -59,12 +59,12 @@ class Search:
             found = list(references.vectors)
         instead = np.zeros_like(references.vectors) if mode == "text-only" else references.vectors
         for (query, _), vector, one in zip(chunk, instead, found, strict=True):
-            yield self._order(vector if one is None else one, self._mask([query.reference])), one is not None
+            yield self._order(vector if one is None else one, self.mask([query.reference])), one is not None
 
     def _asked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[tuple[NDArray[np.intp], bool]]:
         """Rank queries of several pictures, texts and exclusions as a Retriever does; a mode is a balance."""
         for (query, _), asked in zip(chunk, self.asked(chunk, BALANCES[mode]), strict=True):
-            mask = self._mask(query.pictures)
+            mask = self.mask(query.pictures)
             if isinstance(asked, NsfseError):
                 yield self._order(self._references([(query, 0)]).vectors[0], mask), False
                 continue
@@ -81,8 +81,8 @@ class Search:
                     minus=query.minus,
                     balance=balance,
                 ),
-                self._pictures((query.reference, *query.more_references)),
-                self._pictures(query.minus) if query.minus else None,
+                self.pictures((query.reference, *query.more_references)),
+                self.pictures(query.minus) if query.minus else None,
             )
             for query, position in chunk
         ]
@@ -97,7 +97,8 @@ class Search:
             lambda rows: asked.combined(score_rows(self._scorer, asked.all, rows, self._fetch)), *found, depth, rerank
         ).rows
 
-    def _pictures(self, items: Sequence[str]) -> TargetFeatures:
+    def pictures(self, items: Sequence[str]) -> TargetFeatures:
+        """Return the features of `items` [K]."""
         return self._encoded.targets(self._encoded.rows_of(items))
 
     def composed(self, chunk: Sequence[tuple[data.Triplet, int]]) -> list[QueryFeatures | None]:
@@ -108,12 +109,13 @@ class Search:
 
     def ranking(self, query: QueryFeatures, reference: str, k: int, without: Iterable[str] = ()) -> Ranking:
         """Return the first `k` of the gallery as serving ranks it, the pictures of `without` taken out."""
-        return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self._mask([reference], without))
+        return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self.mask([reference], without))
 
     def _references(self, chunk: Sequence[tuple[data.Triplet, int]]) -> TargetFeatures:
         return self._encoded.targets(self._encoded.rows_of([query.reference for query, _ in chunk]))
 
-    def _mask(self, shown: Sequence[str], without: Iterable[str] = ()) -> NDArray[np.bool_] | None:
+    def mask(self, shown: Sequence[str], without: Iterable[str] = ()) -> NDArray[np.bool_] | None:
+        """Return which gallery rows may be found; None where all may."""
         gone = [*without, *shown] if self._remove_reference else [*without]
         rows = [self._row_of[item] for item in gone if item in self._row_of]
         if not rows:

@@ -40,15 +40,15 @@ class TorchScorer:
         return getattr(self.model, "stages", "two")
 
     @property
-    def stress(self) -> float:
-        """Return ω_g / ω_c of the pair head (see features.stress_of); 1 where S has no words."""
+    def mix(self) -> tuple[float, float]:
+        """Return ω_g and ω_c of the pair head (see features.mix_of)."""
         from torch.nn.functional import softplus
 
         head = getattr(self.model, "head", None)
-        if head is None or head.branches == "visual":
-            return 1.0
+        if head is None:
+            return 1.0, 0.0
         w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
-        return float(w_global / w_cross)
+        return w_global, 0.0 if head.branches == "visual" else w_cross
 
     @property
     def fingerprint(self) -> str:

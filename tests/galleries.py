@@ -33,11 +33,14 @@ class ColourScorer:
         features = [unit(np.concatenate([p.mean(1), p.std(1)], 1) @ _PROJECTION + 0.01) for p in parts]
         return TargetFeatures(features[0], np.stack(features[1:], 1))
 
+    def sentence(self, texts: Sequence[str]) -> np.ndarray:
+        return unit(np.stack([compose_one(np.zeros(DIM), text).words.mean(0) for text in texts]))
+
     def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
         return [compose_one(vector, text) for vector, text in zip(references.vectors, texts, strict=True)]
 
     def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
-        words = np.einsum("ld,krd->klr", query.words, targets.regions).max(2)
+        words = np.einsum("ld,krd->klr", query.words, targets.regions).max(2, initial=-1)
         return PairScores(words @ query.word_weights + targets.vectors @ query.vector, words, 0.25)
 
 

@@ -142,13 +142,15 @@ class DrawnSource:
                 break
         whole = [query for queries in parts.values() for query in queries]
         mixed = np.random.default_rng([5, self.test_seed]).permutation(len(whole)).tolist()
-        version = f"{VERSION}-{self.level.name}-{split}-{self.test_seed}"
-        if self._phrasings.name != "en":
-            version += f"-{self._phrasings.name}"
+        version = self._version(split)
         named = {"drawn": [whole[i] for i in mixed]}
         if split == "test":
             named |= {f"drawn-{part}": queries for part, queries in parts.items() if queries}
         return [Protocol(name, version, gallery, tuple(queries), note=_NOTE) for name, queries in named.items()]
+
+    def _version(self, split: str) -> str:
+        version = f"{VERSION}-{self.level.name}-{split}-{self.test_seed}"
+        return version if self._phrasings.name == "en" else f"{version}-{self._phrasings.name}"
 
     def check(self) -> CheckReport:
         """Return the counts of the splits: nothing drawn can be missing."""
@@ -205,7 +207,7 @@ class DrawnSource:
 
     def questions(self) -> list[Protocol]:
         """Return the test protocols of several pictures, texts and exclusions (see drawn_questions)."""
-        version, gallery = self.protocols("test")[0].version, self.items("test")
+        version, gallery = self._version("test"), self.items("test")
         return [
             Protocol(f"drawn-{part}", version, gallery, queries, note=_NOTE)
             for part in PARTS
@@ -214,13 +216,16 @@ class DrawnSource:
 
     def _asked(self, part: str) -> tuple[Triplet, ...]:
         """Return a part's queries, as many of each kind."""
-        stock, rng = self.stock("test"), np.random.default_rng([7, self.test_seed, PARTS.index(part)])
-        found: dict[str, list[Triplet]] = {}
-        for question in questions(stock, part, rng):
-            kind = found.setdefault(question.kind, [])
-            if len(kind) < self.level.queries_per_kind and (query := self._question(stock, question, rng)):
+        stock, wanted = self.stock("test"), self.level.queries_per_kind
+        rng = np.random.default_rng([7, self.test_seed, list(PARTS).index(part)])
+        found: dict[str, list[Triplet]] = {kind: [] for kind in PARTS[part]}
+        for question in questions(stock, part, wanted, rng):
+            kind = found[question.kind]
+            if len(kind) < wanted and (query := self._question(stock, question, rng)):
                 kind.append(query)
-        return tuple(query for kind in sorted(found) for query in found[kind])
+            if all(len(queries) >= wanted for queries in found.values()):
+                break
+        return tuple(query for kind in found.values() for query in kind)
 
     def _question(self, stock: Stock, question: Question, rng: np.random.Generator) -> Triplet | None:
         """Return a question with its pictures chosen; None where they leave no answer."""

@@ -7,7 +7,6 @@ from either picture ("the shape of this, the colour of that", or the other way r
 that the text leaves open (`open`), or a picture that answers the text and is not wanted, nor its like (`picture`).
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,8 @@ from nsfse.data.edits import DETAILS, PATTERN_NOUNS, Option, options, plain_edit
 from nsfse.data.phrasing import Edit
 from nsfse.data.stock import ATTRIBUTES, FREE_WITH_CATEGORY, Allowed, Cluster, Codes, Stock
 
-PARTS = ("two-references", "several-edits", "minus")
+PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "minus": ("has", "open", "picture")}
+"""Parts, each with its kinds of question."""
 _CATEGORY = ATTRIBUTES.index("category")
 _FREE = tuple(ATTRIBUTES.index(name) for name in FREE_WITH_CATEGORY)
 _NAMED = tuple(ATTRIBUTES.index(name) for name in ("colour", "pattern", "detail"))
@@ -39,44 +39,47 @@ class Question:
     minus: tuple[Codes, ...] = ()
 
 
-def questions(stock: Stock, part: str, rng: np.random.Generator) -> Iterator[Question]:
-    """Yield the questions of a part in a random order."""
+def questions(stock: Stock, part: str, wanted: int, rng: np.random.Generator) -> Iterator[Question]:
+    """Yield questions of a part in a random order, of each kind more than `wanted` where the stock has them."""
     ask = {"two-references": _two_references, "several-edits": _several_edits, "minus": _minus}[part]
-    made = [question for cluster in stock.clusters for question in ask(stock, cluster)]
-    yield from (made[at] for at in rng.permutation(len(made)).tolist())
+    most = -(-2 * wanted // len(stock.clusters))
+    for at in rng.permutation(len(stock.clusters)).tolist():
+        cluster, left = stock.clusters[at], dict.fromkeys(PARTS[part], most)
+        corners = list(cluster.corners)
+        ways = [(corners[i], corners[j]) for i in range(len(corners)) for j in range(len(corners)) if i != j]
+        for way in rng.permutation(len(ways)).tolist():
+            for question in ask(stock, cluster, *ways[way]):
+                if left[question.kind]:
+                    left[question.kind] -= 1
+                    yield question
+            if not any(left.values()):
+                break
 
 
-def _two_references(stock: Stock, cluster: Cluster) -> Iterator[Question]:
-    for one, other in cluster.pairs(2):
-        i, j = (at for at in range(len(one)) if one[at] != other[at])
-        for goal in cluster.corners:
-            changed = [at for at in range(len(one)) if goal[at] != one[at]]
-            if len(changed) != 1 or changed[0] in (i, j) or _belongs((i, j, *changed)):
-                continue
-            option = options(stock.level, one, goal)[0]
+def _two_references(stock: Stock, cluster: Cluster, one: Codes, other: Codes) -> Iterator[Question]:
+    apart = _differing(one, other)
+    for goal in cluster.corners if len(apart) == 2 else ():
+        changed = _differing(one, goal)
+        if len(changed) == 1 and changed[0] not in apart and not _belongs((*apart, *changed)):
+            (i, j), option = apart, options(stock.level, one, goal)[0]
             mixed = [_set(_set(option.allowed, i, a[i]), j, b[j]) for a, b in ((one, other), (other, one))]
             yield _question(stock, "mixed", (one, other), option.edits, mixed)
 
 
-def _several_edits(stock: Stock, cluster: Cluster) -> Iterator[Question]:
-    for start, goal in itertools.permutations(cluster.corners, 2):
-        changed = [at for at in range(len(start)) if start[at] != goal[at]]
-        if len(changed) < 2 or _belongs(changed):
-            continue
+def _several_edits(stock: Stock, _: Cluster, start: Codes, goal: Codes) -> Iterator[Question]:
+    changed = _differing(start, goal)
+    if len(changed) > 1 and not _belongs(changed):
         edits = tuple(plain_edit(stock.level, ATTRIBUTES[at], start, goal) for at in changed)
         free = _FREE if _CATEGORY in changed else ()
         allowed = tuple(_all(stock, at) if at in free else (code,) for at, code in enumerate(goal))
         yield _question(stock, ("two", "three")[len(changed) - 2], (start,), edits, [allowed])
 
 
-def _minus(stock: Stock, cluster: Cluster) -> Iterator[Question]:
-    for start, goal in itertools.permutations(cluster.corners, 2):
-        if sum(a != b for a, b in zip(start, goal, strict=True)) != 1:
-            continue
-        for option in options(stock.level, start, goal):
-            if option.kind in stock.level.kinds:
-                yield from _minus_words(stock, start, goal, option)
-                yield from _minus_picture(stock, start, option)
+def _minus(stock: Stock, _: Cluster, start: Codes, goal: Codes) -> Iterator[Question]:
+    for option in options(stock.level, start, goal) if len(_differing(start, goal)) == 1 else ():
+        if option.kind in stock.level.kinds:
+            yield from _minus_words(stock, start, goal, option)
+            yield from _minus_picture(stock, start, option)
 
 
 def _minus_words(stock: Stock, start: Codes, goal: Codes, option: Option) -> Iterator[Question]:
@@ -128,6 +131,10 @@ def _word(stock: Stock, at: int, goal: Codes, code: int) -> str:
     if name == "detail":
         return DETAILS[stock.level.describe(goal)["category"]] if value == "with" else ""
     return value
+
+
+def _differing(one: Codes, other: Codes) -> tuple[int, ...]:
+    return tuple(at for at in range(len(one)) if one[at] != other[at])
 
 
 def _belongs(changed: Sequence[int]) -> bool:

@@ -179,7 +179,12 @@ def _query(row: Mapping[str, Any], where: str, table: ItemTable, gallery: frozen
                 f"{where} has the target {item!r}, which is not of its split {split!r}; give both one split"
             )
     if not set(targets) - {reference, *more, *minus}:
-        raise DataError(f"{where} has only pictures of the query itself as targets; these are removed from the gallery")
+        what = (
+            "only pictures of its own as targets; they are"
+            if more or minus
+            else "its reference as the only target; it is"
+        )
+        raise DataError(f"{where} has {what} removed from the gallery")
     return Triplet(
         reference,
         texts,

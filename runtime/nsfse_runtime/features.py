@@ -74,12 +74,13 @@ def grid_of(scorer: object) -> tuple[int, int] | None:
     return found
 
 
-def stress_of(scorer: object) -> float:
-    """Return ω_g / ω_c: how many times its weight makes a word count like the stage-1 product.
+def mix_of(scorer: object) -> tuple[float, float]:
+    """Return ω_g and ω_c: how much the stage-1 product and the words count in S.
 
-    `stress` is an attribute that a scorer need not have.
+    `mix` is an attribute that a scorer need not have: S is then taken for the stage-1 product.
     """
-    return float(getattr(scorer, "stress", 1.0))
+    found: tuple[float, float] = getattr(scorer, "mix", (1.0, 0.0))
+    return found
 
 
 class Scorer(Protocol):

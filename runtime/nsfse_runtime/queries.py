@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import NsfseError, UsageError
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures, stress_of
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures, mix_of
 from nsfse_runtime.search import pairs_scored
 
 
@@ -24,8 +24,8 @@ class PictureId(str):
 Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
 """A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
 
-MINUS_VECTOR, MINUS_WORDS = 0.2, 0.75
-"""How much of a minus-text stage 1's vector loses, and how much its words count beside ω_g (docs/queries.md §4)."""
+MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.2, 3.0
+"""What a minus-text takes from stage 1's vector, what its words count, and what is found of them (docs/queries.md)."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +83,9 @@ class Given:
 class Asked:
     """A query as the search takes it.
 
-    `vector` [d] is stage 1's; `parts` has one composed query a reference, `against` one a picture to avoid, and
-    `bearable` how high each of those may score before it counts. `tokens` are the L words of all texts, `word_weights`
+    `vector` [d] is stage 1's; `parts` has one composed query a reference, and `unwanted` for each of them what S loses
+    for a word over the boundary [L]. `against` has a query for each picture to avoid, and `bearable` how high that may
+    score before it counts. `tokens` are the L words of all texts, `word_weights`
     [L] their κ for the evidence, whose sizes sum to 1, `texts` which words are of one text. `told` says whether stage 2
     has anything to add.
     """
@@ -93,6 +94,7 @@ class Asked:
     parts: tuple[QueryFeatures, ...]
     word_weights: Floats
     texts: tuple[slice, ...]
+    unwanted: tuple[Floats, ...] = ()
     against: tuple[QueryFeatures, ...] = ()
     bearable: tuple[float, ...] = ()
     told: bool = True
@@ -118,12 +120,12 @@ class Asked:
 
     def combined(self, pairs: Sequence[PairScores]) -> PairScores:
         """Return the whole score of K candidates from those of `all`, each of K."""
-        if len(pairs) == 1:
+        if not self.unwanted:
             return pairs[0]
-        wanted, unwanted = pairs[: len(self.parts)], pairs[len(self.parts) :]
-        score = like_all([pair.score for pair in wanted])
-        for pair, bearable in zip(unwanted, self.bearable, strict=True):
-            score = score - np.maximum(0, pair.score - np.float32(bearable))
+        wanted, avoided = pairs[: len(self.parts)], pairs[len(self.parts) :]
+        score = like_all([_less(pair, loss) for pair, loss in zip(wanted, self.unwanted, strict=True)])
+        for pair, bearable in zip(avoided, self.bearable, strict=True):
+            score = score - 2 * np.maximum(0, pair.score - np.float32(bearable))
         words: Floats = np.mean([pair.word_scores for pair in wanted], axis=0, dtype=np.float32)
         return PairScores(score, words, wanted[0].boundary)
 
@@ -137,6 +139,14 @@ class Asked:
         """Return each word's correspondences [K, L, R] with the regions of K targets, the mean over the references."""
         found: Floats = np.mean([part.words @ targets.regions.swapaxes(1, 2) for part in self.parts], axis=0)
         return found
+
+
+def _less(pair: PairScores, loss: Floats) -> Floats:
+    """Return the score [K] less `loss` [L] for every word as far as it is over the boundary."""
+    if not loss.any():
+        return pair.score
+    found: Floats = pair.score - np.maximum(0, pair.word_scores - np.float32(pair.boundary)) @ loss
+    return found
 
 
 def like_all(scores: Sequence[Floats]) -> Floats:
@@ -222,10 +232,23 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
     vector = parts[0].vector if len(parts) == 1 else unit(mean)
     avoided = [given.minus.take([at]) for at in range(len(given.minus))] if given.minus else []
     against = tuple(_picture_alone(picture) for picture in avoided)
-    here = TargetFeatures(vector[None], given.references.regions[:1])
-    bearable = tuple(float(scorer.score_pairs(each, here).score[0]) for each in against)
+    bearable = tuple(_halfway(scorer, each, vector) for each in against)
     told = 0 < query.balance < 1 or bool(query.minus_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
-    return Asked(vector, parts, _evidence_weights(lanes), _spans(lanes[0]), against, bearable, told)
+    losses = tuple(_losses(lane, mix_of(scorer)[0]) for lane in lanes)
+    return Asked(vector, parts, _evidence_weights(lanes), _spans(lanes[0]), losses, against, bearable, told)
+
+
+def _halfway(scorer: Scorer, avoided: QueryFeatures, vector: Floats) -> float:
+    """Return what a picture scores against `avoided` half-way from the query's `vector` [d] to that picture itself."""
+    ends = TargetFeatures(np.stack([vector, avoided.vector]), np.stack([avoided.probes] * 2))
+    return float(scorer.score_pairs(avoided, ends).score.mean())
+
+
+def _losses(lane: _Lane, w_global: float) -> Floats:
+    """Return what S loses for each word [L] over the boundary: only those of minus-texts must not be there."""
+    wanted = sum(len(step.words) for step in lane.steps)
+    each = [np.zeros(wanted, np.float32), *(np.abs(minus.word_weights) for minus in lane.minus)]
+    return np.float32(MINUS_FOUND * w_global) * np.concatenate(each)
 
 
 def _sentence(scorer: Any, texts: Sequence[str]) -> Floats:
@@ -250,11 +273,13 @@ def _spans(lane: _Lane) -> tuple[slice, ...]:
 
 
 def _part(scorer: Any, lane: _Lane, sentence: Floats | None, unwanted: Sequence[Floats]) -> QueryFeatures:
+    w_global, w_cross = mix_of(scorer)
+    stress = MINUS_WORDS * w_global / w_cross if w_cross else 1.0
     part = joined(lane.steps) if lane.steps else _picture_alone(lane.start)
     if lane.query.balance != 0.5:
         part = balanced(part, lane.start.vectors[0], sentence, lane.query.balance)
     for minus, vector in zip(lane.minus, unwanted, strict=True):
-        part = without_words(part, minus, vector, MINUS_WORDS * stress_of(scorer))
+        part = without_words(part, minus, vector, stress)
     return part
 
 

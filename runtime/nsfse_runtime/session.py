@@ -150,10 +150,10 @@ class OnnxScorer:
         return self.bundle.manifest.grid
 
     @property
-    def stress(self) -> float:
-        """Return ω_g / ω_c of the pair head; 1 where S has no words."""
+    def mix(self) -> tuple[float, float]:
+        """Return ω_g and ω_c of the pair head (see features.mix_of)."""
         head = self.bundle.manifest.head
-        return head["w_global"] / head["w_cross"] if head.get("w_cross") else 1.0
+        return head.get("w_global", 1.0), head.get("w_cross", 0.0)
 
     @property
     def stages(self) -> Stages:

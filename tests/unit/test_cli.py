@@ -48,7 +48,8 @@ def test_every_command_explains_itself(capsys):
     ("arguments", "code", "words"),
     [
         (["qurey"], 2, "No such command 'qurey'"),
-        (["query", "a.jpg"], 2, "Missing argument"),
+        (["query", "a.jpg"], 2, "Missing option"),
+        (["query", "a.jpg", "red", "-g", "g", "--balance", "2"], 2, "--balance"),
         (["query", "a.jpg", "red", "-g", "g", "-k", "0"], 2, "-k"),
         (["query", "a.jpg", "red", "-g", "nowhere.gallery"], 3, "no gallery at nowhere.gallery"),
         (["index", "new.gallery", "."], 2, "needs a bundle"),

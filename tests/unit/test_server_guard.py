@@ -12,7 +12,7 @@ from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.server.routes import ROUTES
 from nsfse_runtime.server.run import listen
 from nsfse_runtime.server.settings import Settings, named_galleries, read_token
-from tests.serving import TOKEN, open_served, picture, running
+from tests.serving import TOKEN, open_served, picture, running, wait_until
 
 TEXT = ("text", "make it red")
 HEAD = b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\n"
@@ -150,6 +150,24 @@ def test_a_head_that_never_ends_is_closed(served, monkeypatch):
             assert connection.recv(65536).split()[1] == b"200"
             connection.sendall(b"GET /hea")
             assert connection.recv(65536) in (b"", b'{"status":"alive"}') and connection.recv(65536) == b""
+
+
+def test_one_connection_too_many_is_closed_and_the_others_are_served(served, monkeypatch):
+    monkeypatch.setattr("nsfse_runtime.server.run.most_connections", lambda: 2)
+    with running(served) as server:
+        ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        kept = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(2)]
+        for connection in kept:
+            connection.sendall(ask)
+            assert connection.recv(65536).split()[1] == b"200"
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=5) as third:
+            third.sendall(ask)
+            if not third.recv(65536):
+                raise ConnectionResetError
+        for connection in kept:
+            connection.close()
+        wait_until(lambda: len(server.server.server_state.connections) == 0)
+        assert server.json("GET", "/healthz")[0] == 200
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from nsfse_runtime import Retriever
+from nsfse_runtime.images import load_image
 from nsfse_runtime.queries import Query
 from nsfse_runtime.server.observing import Metrics
 from nsfse_runtime.server.settings import Settings
@@ -110,6 +111,29 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         assert gate.seen == 2  # the one that was at work, and the one after
         wait_until(lambda: waiting(server) == 0)
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monkeypatch):
+    decoded, go_on = [], threading.Event()
+
+    def slowly(stream, size):
+        decoded.append(stream)
+        assert go_on.wait(20)
+        return load_image(stream, size)
+
+    monkeypatch.setattr("nsfse_runtime.server.asking.load_image", slowly)
+    monkeypatch.setattr("nsfse_runtime.server.app.usual_workers", lambda: 2)
+    with running(served, deadline=0.5) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
+        gate.open.set()
+        calls = [callers.ask(seed) for seed in range(8)]
+        callers.wait_for_places(8)
+        time.sleep(0.6)
+        go_on.set()
+        replies = [call.result() for call in calls]
+        assert {(status, reply["error"]["type"]) for status, reply, _ in replies} == {(503, "expired")}
+        assert (len(decoded), gate.seen) == (2, 0)
+        wait_until(lambda: waiting(server) == 0)
 
 
 def test_what_is_late_is_left_out_though_its_timer_has_not_rung(served):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -16,10 +16,10 @@ from starlette.routing import Router
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
 from nsfse_runtime.features import Pixels
-from nsfse_runtime.images import load_image
 from nsfse_runtime.intake import usual_workers
-from nsfse_runtime.queries import PictureId, Query, Reference
+from nsfse_runtime.queries import Query
 from nsfse_runtime.server import messages as m
+from nsfse_runtime.server.asking import decode, query_of, reply_of, watch
 from nsfse_runtime.server.assets import Assets
 from nsfse_runtime.server.forms import converted, form, json_body
 from nsfse_runtime.server.galleries import Answer, Served
@@ -29,7 +29,7 @@ from nsfse_runtime.server.pictures import Shown, take_in, take_out
 from nsfse_runtime.server.refusals import Failure, Refused, refusal_of
 from nsfse_runtime.server.routes import openapi, routes
 from nsfse_runtime.server.settings import IMAGE_BYTES, LONGEST_SIDE, THUMBNAIL_SIDE, Settings
-from nsfse_runtime.server.waiting import Gone, Job, Waiting
+from nsfse_runtime.server.waiting import Job, Waiting
 from nsfse_runtime.text import MAX_CHARACTERS
 
 _T = TypeVar("_T")
@@ -111,13 +111,14 @@ class Service:
         async with form(request, m.QueryForm, self.settings.body_seconds) as asked:
             served = self._gallery(asked.gallery)
             with self.waiting.places(_client(request)):
-                gone, deadline = _watch(request), perf_counter() + self.settings.deadline
+                gone, deadline = watch(request), perf_counter() + self.settings.deadline
                 try:
                     started = perf_counter()
                     pixels = await self._decoded(served, [*asked.image, *asked.minus_image], gone, deadline)
                     decoded = perf_counter() - started if pixels else 0.0
                     references, minus = pixels[: len(asked.image)], pixels[len(asked.image) :]
-                    query = _query(asked, (asked.id, asked.text), (asked.minus_id, asked.minus_text), references, minus)
+                    parts = (asked.id, asked.text), (asked.minus_id, asked.minus_text)
+                    query = query_of(asked, *parts, references, minus)
                     job = self._job(query, served, deadline)
                     (found,) = await self.waiting.ask([job], gone)
                 finally:
@@ -134,9 +135,9 @@ class Service:
         self.waiting.check(_client(request))
         asked = await json_body(request, m.BatchForm, self.settings.body_seconds)
         served = self._gallery(asked.gallery)
-        queries = [_query(each, (each.ids, each.texts), (each.minus_ids, each.minus_texts)) for each in asked.queries]
+        queries = [query_of(each, (each.ids, each.texts), (each.minus_ids, each.minus_texts)) for each in asked.queries]
         with self.waiting.places(_client(request), len(queries)):
-            gone, deadline = _watch(request), perf_counter() + self.settings.deadline
+            gone, deadline = watch(request), perf_counter() + self.settings.deadline
             jobs = [self._job(query, served, deadline) for query in queries]
             try:
                 found = await self.waiting.ask(jobs, gone)
@@ -152,10 +153,13 @@ class Service:
     async def _decoded(
         self, served: Served, files: Sequence[Any], gone: "asyncio.Task[None]", deadline: float
     ) -> list[Pixels]:
-        """Decode a query's files in the pool, one after the other, unless it is too late. Raises ImageError, Gone."""
+        """Decode a query's files in the pool, one after the other. Raises ImageError, or Refused or Gone when late."""
         pixels = []
         for file in files:
-            pixels.append(await self._in_pool(_decode, file.file, served.model.image_size, gone, deadline))
+            try:
+                pixels.append(await self._in_pool(decode, file.file, served.model.image_size, gone, deadline))
+            except TimeoutError:
+                raise self.waiting.given_up(gone) from None
         return pixels
 
     def _result(self, job: Job, found: Answer | NsfseError, request: Request) -> "m.QueryReply | m.FailedQuery":
@@ -167,31 +171,10 @@ class Service:
         return m.FailedQuery(Failure(refused.kind, self._without_paths(refused.message), _notes(request).id))
 
     def _reply(self, job: Job, found: Answer, request: Request, decoded: float) -> m.QueryReply:
-        result, queued = found.result, job.taken - job.since
-        own = {"decode": round(1000 * decoded, 3), "queue": round(1000 * queued, 3)}
-        timings = {**result.timings_ms, **own}
-        timings["total"] = round(1000 * (perf_counter() - job.since + decoded), 3)
-        for stage, milliseconds in timings.items():
+        reply = reply_of(job, found, _notes(request).id, decoded)
+        for stage, milliseconds in reply.timings_ms.items():
             self.metrics.stages.labels(stage).observe(milliseconds / 1000)
-        hits = [
-            m.ServedHit(
-                id=hit.id,
-                score=hit.score,
-                match=hit.match,
-                evidence=hit.evidence,
-                confidence=hit.confidence,
-                metadata=metadata,
-            )
-            for hit, metadata in zip(result.hits, found.metadata, strict=True)
-        ]
-        return m.QueryReply(
-            hits=hits,
-            matches=result.matches,
-            grid=result.grid,
-            timings_ms=timings,
-            gallery=job.gallery.name,
-            request_id=_notes(request).id,
-        )
+        return reply
 
     async def list_images(self, request: Request) -> Response:
         """List pictures of a gallery."""
@@ -285,36 +268,6 @@ class Service:
         return self._assets.reply(request.path_params.get("path", "index.html"), request.headers)
 
 
-def _query(
-    asked: m.Choices,
-    wanted: tuple[Sequence[str], Sequence[str]],
-    unwanted: tuple[Sequence[str], Sequence[str]],
-    references: Sequence[Pixels] = (),
-    minus: Sequence[Pixels] = (),
-) -> Query:
-    """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of pictures that were sent."""
-    pictures: tuple[Reference, ...] = (*references, *map(PictureId, wanted[0]))
-    avoided: tuple[Reference, ...] = (*minus, *map(PictureId, unwanted[0]))
-    return Query(
-        references=pictures,
-        texts=tuple(wanted[1]),
-        minus_texts=tuple(unwanted[1]),
-        minus=avoided,
-        balance=asked.balance,
-        k=asked.k,
-        where=asked.where,
-        rerank=asked.rerank,
-        min_score=asked.min_score,
-        maps=asked.maps,
-    )
-
-
-def _decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Pixels:
-    if gone.done() or deadline <= perf_counter():  # who asked does not wait any more: the queue tells why
-        raise Gone
-    return load_image(stream, size)
-
-
 def _client(request: Request) -> str:
     return request.client.host if request.client else ""
 
@@ -322,16 +275,6 @@ def _client(request: Request) -> str:
 def _notes(request: Request) -> Notes:
     notes: Notes = request.scope["nsfse"]
     return notes
-
-
-def _watch(request: Request) -> "asyncio.Task[None]":
-    """Return a task that ends when the client goes. The body must have been read."""
-
-    async def wait() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    return asyncio.create_task(wait())
 
 
 def _json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

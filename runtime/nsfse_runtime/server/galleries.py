@@ -40,12 +40,8 @@ class Served:
     def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery") -> None:
         self.name, self.model, self.gallery = name, model, gallery
         self.retriever = Retriever(model, gallery)
+        self.folder = ""  # the folder that the gallery follows, as of the last `facts`
         self._facts: tuple[int, GalleryFacts] | None = None
-
-    @property
-    def folder(self) -> str:
-        """Return the folder that the gallery follows, as of its last generation that was read."""
-        return self.gallery.snapshot.folder
 
     def answer(self, queries: list[Query]) -> list[Answer | NsfseError]:
         """Answer a batch; each answer is that of its query alone."""
@@ -92,7 +88,7 @@ class Served:
             if self._facts is None or self._facts[0] != snapshot.generation:
                 columns = _columns(snapshot.metadata)
                 facts = GalleryFacts(name=self.name, images=len(snapshot), columns=columns, bundle=self._bundle_facts())
-                self._facts = snapshot.generation, facts
+                self._facts, self.folder = (snapshot.generation, facts), snapshot.folder
             return self._facts[1]
 
     def _bundle_facts(self) -> BundleFacts:

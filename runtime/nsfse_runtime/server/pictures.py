@@ -39,15 +39,15 @@ class Shown:
 
     def __init__(self, served: Served, name: str, side: int) -> None:
         """Raises NotFoundError: no such picture, or its file is gone or is a link."""
-        snapshot = served.gallery.snapshot
-        if not snapshot.has(name):
-            raise _no_picture(served, name)
-        self._path, self._side = own_file(Path(snapshot.folder), name), side
+        with served.gallery.reading() as snapshot:
+            if not snapshot.has(name):
+                raise _no_picture(served, name)
+            folder, content = Path(snapshot.folder), int(snapshot.marks[snapshot.row(name)])
+        self._path, self._side = own_file(folder, name), side
         try:
             status = self._path.stat()
         except OSError:
             raise _no_picture(served, name) from None
-        content = int(snapshot.marks[snapshot.row(name)])
         self._stamp = (content, status.st_size, status.st_mtime_ns)
         digest = hashlib.sha256(f"{served.model.fingerprint} {self._stamp} {side}".encode()).hexdigest()
         self.etag = f'"{digest[:32]}"'

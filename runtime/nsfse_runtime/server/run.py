@@ -6,8 +6,10 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import h11
@@ -22,7 +24,8 @@ from nsfse_runtime.server.refusals import ErrorReply, Failure
 from nsfse_runtime.server.settings import Settings
 
 _HEAD_SECONDS = 10.0
-_MOST_CONNECTIONS = 1000
+# Connections take what files the process may open but for these, which pictures and galleries need.
+_OTHER_FILES, _MOST_FILES = 256, 8192
 _BACKLOG = 512
 
 
@@ -82,6 +85,22 @@ def make_server(service: Service) -> "Server":
     return Server(config, service)
 
 
+@cache
+def most_connections() -> int:
+    """Return how many connections there may be; the process is first allowed as many files as the system lets it."""
+    if sys.platform == "win32":
+        return _MOST_FILES
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return (_MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)) - _OTHER_FILES
+
+
 class Server(uvicorn.Server):
     """Stops at the first signal when all that was accepted is answered, at the second at once."""
 
@@ -127,7 +146,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > _MOST_CONNECTIONS:
+        if len(self.connections) > most_connections():
             transport.abort()
             return
         self._await_head()

@@ -88,10 +88,7 @@ class Waiting:
             await asyncio.wait(waited, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
             if answers.done():
                 return list(answers.result())
-            if gone.done():
-                self._metrics.refused.labels("disconnected").inc()
-                raise Gone
-            raise self._expired()
+            raise self.given_up(gone)
         finally:
             if not answers.done():
                 answers.cancel()
@@ -101,7 +98,11 @@ class Waiting:
                 if job in self._jobs:
                     self._jobs.remove(job)
 
-    def _expired(self) -> Refused:
+    def given_up(self, gone: "asyncio.Task[None]") -> "Refused | Gone":
+        """Return why a query is not answered: its client has gone, or else it is too late. It is counted."""
+        if gone.done():
+            self._metrics.refused.labels("disconnected").inc()
+            return Gone()
         self._metrics.refused.labels("expired").inc()
         seconds = f"{self._settings.deadline:g} seconds"
         return Refused(503, "expired", f"there was no answer within {seconds}; try again", self._retry_after())

@@ -1,0 +1,105 @@
+"""Does the map of a word that asks lie on what it asks for? The drawn catalogue knows where it draws it.
+
+    python benchmarks/pointing.py MODEL [standard|easy] [--json FILE]
+
+MODEL is a bundle whose pictures have a grid. Over all test queries of one edit that names what must be there, in their
+first phrasing: does the cell of the right answer with the word's greatest correspondence touch the part, and is a tenth
+of that cell the part or more? Beside it what a random cell would do. The part is what changes when the picture is drawn
+with another value of the attribute: collar or sleeve by itself, and of colour, pattern and category the product.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse.data import Triplet
+from nsfse.data.drawing import paint
+from nsfse.data.drawn import DrawnSource
+from nsfse.encoded import EncodedPictures, encode_pictures, source_images
+from nsfse.scorer import open_scorer
+from nsfse_runtime.errors import UsageError
+from nsfse_runtime.features import grid_of
+
+TENTH, SEEN = 0.1, 40
+"""How much of a cell counts as more than touched, and by how many of 255 levels a pixel changes that belongs to it."""
+_OWN = ("length", "detail")
+
+
+def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pixels [H, W] of a picture are what an attribute speaks of."""
+    about, level = source.attributes(item), source.level
+    name = attribute if attribute in _OWN else "colour"
+    split, number = item.split("-")
+    seed = int(source.stock(split).picture_seeds[int(number)])
+    values = level.values[list(about).index(name)]
+    drawn = paint(about, seed, size, level.nuisance).astype(int)
+    others = (paint({**about, name: value}, seed, size, level.nuisance) for value in values[:4] if value != about[name])
+    changed: NDArray[np.bool_] = np.max([np.abs(other - drawn).max(-1) for other in others], axis=0) > SEEN
+    return changed
+
+
+def pointed(
+    scorer: Any, pictures: EncodedPictures, query: Triplet, part: NDArray[np.bool_], grid: tuple[int, int]
+) -> tuple[float, ...] | None:
+    """Return the share of the words that ask whose maximum touches the part, and has a tenth; both of all cells."""
+    (rows, columns), (height, width) = grid, part.shape
+    covered = part.reshape(rows, height // rows, columns, width // columns).mean((1, 3)).ravel()
+    reference, answer = (pictures.targets(pictures.rows_of([item])) for item in (query.reference, query.targets[0]))
+    composed = scorer.compose(reference, query.texts[:1])[0]
+    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
+    if not asking or not covered.any():
+        return None
+    best = (composed.words[asking] @ answer.regions[0, : rows * columns].T).argmax(1)
+    on = [covered > 0, covered >= TENTH]
+    return tuple(float(cells.mean()) for cells in (on[0][best], on[1][best], *on))
+
+
+def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, dict[str, float]]:
+    """Return queries and shares in percent, over all and by attribute."""
+    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    grid = grid_of(scorer)
+    if grid is None:
+        raise UsageError(f"the pictures of {model} have no grid; name a bundle of two stages")
+    queries = [q for q in source.protocols("test")[0].queries if len(q.truth) == 1 and not q.truth[0].absent]
+    shown = list(dict.fromkeys(item for query in queries for item in (query.reference, query.targets[0])))
+    pictures = encode_pictures(scorer, shown, source_images(source, scorer.image_size))
+    found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for query in queries:
+        attribute = query.truth[0].attribute
+        part = part_of(source, query.targets[0], attribute, scorer.image_size)
+        if (told := pointed(scorer, pictures, query, part, grid)) is not None:
+            found[attribute].append(told)
+    every = [told for rows in found.values() for told in rows]
+    return {name: _row(rows) for name, rows in {"all": every, **dict(sorted(found.items()))}.items()}
+
+
+def _row(told: Sequence[tuple[float, ...]]) -> dict[str, float]:
+    names = ("touches", "a_tenth", "touches_by_chance", "a_tenth_by_chance")
+    return {"queries": len(told), **dict(zip(names, (100 * np.mean(told, axis=0)).tolist(), strict=True))}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = measure(given.model, given.level)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    print("| attribute | queries | touches the part, % | random | a tenth is the part, % | random |")
+    print("|---|---|---|---|---|---|")
+    for name, row in found.items():
+        shares = (row[key] for key in ("touches", "touches_by_chance", "a_tenth", "a_tenth_by_chance"))
+        print(f"| {name} | {row['queries']} | {' | '.join(f'{share:.1f}' for share in shares)} |")
+
+
+if __name__ == "__main__":
+    main()

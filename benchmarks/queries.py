@@ -1,0 +1,173 @@
+"""Several pictures, several edits, exclusions (docs/queries.md) against the naive ways, on drawn pictures.
+
+    python benchmarks/queries.py MODEL [standard|easy] [--queries N] [--json FILE]
+
+MODEL is a run or a bundle. Of each kind of question N are asked, in a phrasing that training sees and one that it does
+not. The naive ways: the references' features averaged, or the first alone; the texts joined by "and", or the first
+alone; exclusions ignored, or their vectors subtracted from stage 1's with nothing in stage 2, or said in words ("no
+stripes") as one more edit, which only a model understands that was trained with such texts.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsfse.data import Protocol, Triplet
+from nsfse.data.drawn import DrawnSource
+from nsfse.encoded import encode_pictures, source_images
+from nsfse.ranking import Search
+from nsfse.scorer import open_scorer
+from nsfse_runtime import metrics
+from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.features import TargetFeatures
+from nsfse_runtime.queries import Asked, Given, Query, ask, unit
+
+RERANK, POSITIONS = 100, (0, 2)
+SAID = 'an edit more, "no ..."'
+Told = tuple[Triplet, int]
+Way = Callable[[Any, Search, Sequence[Told]], list[Asked | NsfseError]]
+
+
+def ours(_: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+    """Ask as a Retriever does."""
+    return search.asked(told)
+
+
+def only(**changes: Any) -> Way:
+    """Ask less: the query with some of its fields left out."""
+    return lambda _, search, told: search.asked([(replace(query, **changes), at) for query, at in told])
+
+
+def joined(_: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+    """Say all edits in one text."""
+    one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in told]
+    return search.asked([(query, 0) for query in one])
+
+
+def averaged(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+    """Take the mean of the references' features for a reference."""
+
+    def mean(rows: Any) -> Any:
+        middle = rows.mean(0, keepdims=True)
+        return middle / np.linalg.norm(middle, axis=-1, keepdims=True)
+
+    given = []
+    for query, at in told:
+        pictures = search.pictures((query.reference, *query.more_references))
+        features = TargetFeatures(mean(pictures.vectors), mean(pictures.regions))
+        given.append(Given(Query(references=(query.reference,), texts=(query.texts[at],)), features))
+    return ask(scorer, given)
+
+
+def told(_: Any, search: Search, asked: Sequence[Told]) -> list[Asked | NsfseError]:
+    """Say what must not be there as one more edit, "no stripes"."""
+    said = [replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.minus_texts)) for q, _ in asked]
+    return search.asked([(replace(query, minus_texts=()), at) for query, (_, at) in zip(said, asked, strict=True)])
+
+
+def subtracted(share: float) -> Way:
+    """Subtract `share` of what is excluded, texts and pictures alike, from stage 1's vector."""
+
+    def less(scorer: Any, search: Search, query: Triplet, asked: Asked | NsfseError) -> Asked | NsfseError:
+        if isinstance(asked, NsfseError):
+            return asked
+        unwanted = [*(scorer.sentence(list(query.minus_texts)) if query.minus_texts else ())]
+        unwanted += [*search.pictures(query.minus).vectors] if query.minus else []
+        vector = unit(asked.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
+        return replace(asked, vector=vector, parts=tuple(replace(part, vector=vector) for part in asked.parts))
+
+    def way(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+        found = only(minus_texts=(), minus=())(scorer, search, told)
+        return [less(scorer, search, query, asked) for (query, _), asked in zip(told, found, strict=True)]
+
+    return way
+
+
+WAYS: dict[str, dict[str, Way]] = {
+    "drawn-two-references": {
+        "ours": ours,
+        "features averaged": averaged,
+        "the first picture alone": only(more_references=()),
+    },
+    "drawn-several-edits": {
+        "ours": ours,
+        'joined by "and"': joined,
+        "the first text alone": only(more_texts=()),
+    },
+    "drawn-minus": {
+        "ours": ours,
+        "ignored": only(minus_texts=(), minus=()),
+        "half of their vectors subtracted": subtracted(0.5),
+        "twice their vectors subtracted": subtracted(2.0),
+        SAID: told,
+    },
+}
+
+
+def measure(model: Path, level: str, most: int, gallery: int | None = None) -> list[dict[str, Any]]:
+    """Return a row for each kind of question and way to ask it, among `gallery` pictures."""
+    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    pictures = encode_pictures(scorer, source.items("test"), source_images(source, scorer.image_size))
+    rows = []
+    for protocol in source.questions():
+        search = Search(scorer, protocol, pictures, RERANK)
+        for kind in dict.fromkeys(query.kind for query in protocol.queries):
+            queries = [query for query in protocol.queries if query.kind == kind][:most]
+            for name, way in WAYS[protocol.name].items():
+                if name == SAID and not queries[0].minus_texts:
+                    continue
+                scores = _scores(scorer, protocol, search, queries, way)
+                rows.append({"protocol": protocol.name, "kind": kind, "way": name, "queries": len(queries), **scores})
+    return rows
+
+
+def _scores(scorer: Any, protocol: Protocol, search: Search, queries: list[Triplet], way: Way) -> dict[str, float]:
+    told = [(query, at) for query in queries for at in POSITIONS]
+    orders = [
+        search.order(asked, search.mask(query.pictures))
+        for start in range(0, len(told), 64)
+        for (query, _), asked in zip(
+            told[start : start + 64], way(scorer, search, told[start : start + 64]), strict=True
+        )
+        if isinstance(asked, Asked)
+    ]
+    row_of = {item: row for row, item in enumerate(protocol.gallery)}
+    right, wrong = (
+        [frozenset(row_of[item] for item in items(query)) for query, _ in told]
+        for items in (lambda query: query.targets, lambda query: query.hard_negatives)
+    )
+    weights = np.full(len(told), 1 / len(POSITIONS))
+    ranks = metrics.ranks_of_targets(orders, right)
+    return {
+        "R@1": metrics.recall_at_k(ranks, 1, weights),
+        "R@10": metrics.recall_at_k(ranks, 10, weights),
+        "mAP@10": metrics.mean_average_precision_at_k(orders, right, 10, weights),
+        "hard_negative_rate": metrics.hard_negative_rate(orders, wrong, weights),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
+    parser.add_argument("--queries", type=int, default=1000, help="of each kind at most")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = measure(given.model, given.level, given.queries)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+    print("| question | way | queries | R@1 | R@10 | mAP@10 | hard negative first |\n|---|---|---|---|---|---|---|")
+    for row in rows:
+        numbers = (f"{row[name]:.1f}" for name in ("R@1", "R@10", "mAP@10", "hard_negative_rate"))
+        question = f"{row['protocol'].removeprefix('drawn-')}, {row['kind']}"
+        print(f"| {question} | {row['way']} | {row['queries']} | {' | '.join(numbers)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A request for pictures → a query, and its answer → a reply."""
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import BinaryIO
+
+from starlette.requests import Request
+
+from nsfse_runtime.features import Pixels
+from nsfse_runtime.images import load_image
+from nsfse_runtime.queries import PictureId, Query, Reference
+from nsfse_runtime.server import messages as m
+from nsfse_runtime.server.galleries import Answer
+from nsfse_runtime.server.waiting import Job
+
+
+def query_of(
+    asked: m.Choices,
+    wanted: tuple[Sequence[str], Sequence[str]],
+    unwanted: tuple[Sequence[str], Sequence[str]],
+    references: Sequence[Pixels] = (),
+    minus: Sequence[Pixels] = (),
+) -> Query:
+    """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of pictures that were sent."""
+    pictures: tuple[Reference, ...] = (*references, *map(PictureId, wanted[0]))
+    avoided: tuple[Reference, ...] = (*minus, *map(PictureId, unwanted[0]))
+    return Query(
+        references=pictures,
+        texts=tuple(wanted[1]),
+        minus_texts=tuple(unwanted[1]),
+        minus=avoided,
+        balance=asked.balance,
+        k=asked.k,
+        where=asked.where,
+        rerank=asked.rerank,
+        min_score=asked.min_score,
+        maps=asked.maps,
+    )
+
+
+def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Pixels:
+    """Decode a picture and fit it to `size` (height, width), unless nobody waits for it.
+
+    Raises ImageError, or TimeoutError: the client has gone, or it is too late.
+    """
+    if gone.done() or deadline <= perf_counter():
+        raise TimeoutError
+    return load_image(stream, size)
+
+
+def watch(request: Request) -> "asyncio.Task[None]":
+    """Return a task that ends when the client goes. The body must have been read."""
+
+    async def wait() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return asyncio.create_task(wait())
+
+
+def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.QueryReply:
+    """Return the reply to a query whose pictures took `decoded` seconds to decode."""
+    result = found.result
+    milliseconds = {"decode": decoded, "queue": job.taken - job.since, "total": perf_counter() - job.since + decoded}
+    own = {stage: round(1000 * seconds, 3) for stage, seconds in milliseconds.items()}
+    hits = [
+        m.ServedHit(
+            id=hit.id,
+            score=hit.score,
+            match=hit.match,
+            evidence=hit.evidence,
+            confidence=hit.confidence,
+            metadata=metadata,
+        )
+        for hit, metadata in zip(result.hits, found.metadata, strict=True)
+    ]
+    return m.QueryReply(
+        hits=hits,
+        matches=result.matches,
+        grid=result.grid,
+        timings_ms={**result.timings_ms, **own},
+        gallery=job.gallery.name,
+        request_id=request_id,
+    )
