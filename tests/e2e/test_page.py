@@ -235,7 +235,7 @@ def test_a_dropped_picture_and_typed_words_bring_what_the_server_finds(page, sho
     assert page.ids == [hit["id"] for hit in found["hits"]]
     assert page.sentences == [verdicts(hit) for hit in found["hits"]]
     for word in page.all(".word.mismatched"):
-        assert word.find_element(By.TAG_NAME, "s").text
+        assert word.find_element(By.TAG_NAME, "s").get_property("textContent")
     assert page.script("return window.fewest") == 24, "the grid was empty between two answers"
     assert "ms" in page.one("#speed").text and "cpu" in page.one("#speed").text
 
@@ -348,7 +348,7 @@ def test_a_word_shows_where_it_is(page, shop):
     word = tile.find_elements(By.CSS_SELECTOR, "button.word")[-1]
     ActionChains(page.driver).move_to_element(word).perform()
     page.wait(lambda: "lit" in tile.get_attribute("class"), "a lit picture")
-    assert tile.find_element(By.CSS_SELECTOR, ".where").text == evidence["word"]
+    assert tile.find_element(By.CSS_SELECTOR, ".where").get_property("textContent") == evidence["word"]
     # The veil is thinnest in the cell that the server says has the most of the word.
     veil = page.script(VEIL, tile, rows, columns)
     regions = evidence["regions"]
