@@ -48,7 +48,7 @@ def run_demo(
 
         export_bundle(run, bundle)
     with stage("index", "with the bundle, without torch"):
-        _index(gallery, bundle, catalogue / "images")
+        _index(gallery, bundle, catalogue)
     with stage("evaluate", "with torch, then with ONNX Runtime"):
         torch, runtime = _scores(run, catalogue), _scores(bundle, catalogue)
     with stage("look", f"{SHEET_QUERIES} queries chosen by a fixed seed"):
@@ -68,14 +68,14 @@ def _stages(seconds: dict[str, float]) -> Any:
     return stage
 
 
-def _index(gallery: Path, bundle: Path, pictures: Path) -> None:
+def _index(gallery: Path, bundle: Path, catalogue: Path) -> None:
     from nsfse_runtime.bundle import Bundle
     from nsfse_runtime.gallery import Gallery
 
     model = Bundle.open(bundle)
     gallery.unlink(missing_ok=True)  # the demo's own file; a new training makes features of another model
     with Gallery.open(gallery, model, create=True) as opened, indexing_bar() as follow:
-        opened.sync(pictures, progress=follow)
+        opened.sync(catalogue / "images", metadata=catalogue / "items.csv", progress=follow)
 
 
 def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:

@@ -299,6 +299,7 @@ def demo_text(found: Mapping[str, Any]) -> str:
             f"the pictures: {files['sheet.png']} and {files['sheet.html']}",
             "next:",
             f"  nsfse query PICTURE TEXT -g {files['easy.gallery']}",
+            f"  nsfse serve -g {files['easy.gallery']}    # a page at http://127.0.0.1:8000/",
             f"  nsfse info {files['bundle']}",
             f"  nsfse index my.gallery FOLDER -b {files['bundle']}     (it knows drawings only)",
         ]
