@@ -80,12 +80,15 @@ def _index(gallery: Path, bundle: Path, catalogue: Path) -> None:
 
 def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
     """Return mode → scores of the protocol over all queries."""
-    from nsfse.evaluate import evaluate_query_set
+    from nsfse.data.queryset import QuerySetSource
+    from nsfse.evaluate import evaluate_source
     from nsfse.scorer import open_scorer
 
+    source = QuerySetSource(catalogue)
+    asked = [protocol for protocol in source.protocols("test") if protocol.name == PROTOCOL]
     with stages_bar() as follow:
-        found = evaluate_query_set(open_scorer(model), catalogue, modes=MODES, progress=follow)
-    return {result.mode: dict(result.scores) for result in found.results if result.protocol.name == PROTOCOL}
+        found = evaluate_source(open_scorer(model), source, asked, modes=MODES, progress=follow)
+    return {result.mode: dict(result.scores) for result in found.results}
 
 
 def _summary(out: Path, torch: Any, runtime: Any, seconds: dict[str, float]) -> dict[str, Any]:
