@@ -49,6 +49,16 @@ def test_a_query_by_id_is_the_librarys_answer(server):
     msgspec.convert(reply, QueryReply)
 
 
+def test_a_log_that_nobody_can_write_to_refuses_no_query(server, monkeypatch):
+    def gone(line):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(server.service.log._stream, "write", gone)
+    name = server.service.galleries["shop"].gallery.ids[3]
+    assert [server.query([("id", name), TEXT])[0] for _ in range(2)] == [200, 200]
+    assert server.service.log.lost >= 2
+
+
 def test_a_query_by_picture_is_the_librarys_answer(server):
     data = picture(5, (300, 200), "JPEG")
     status, reply, _ = server.query([TEXT, ("k", "3")], [("image", data)])

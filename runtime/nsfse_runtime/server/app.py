@@ -44,6 +44,7 @@ class Service:
         """`galleries` are served in this order, the first where a request names none; `version` is told by /v1/info."""
         self.galleries = {served.name: served for served in galleries}
         self.settings, self.version, self.log, self.metrics = settings, version, log or Log(), Metrics()
+        self.metrics.lost.set_function(lambda: float(self.log.lost))
         self.waiting = Waiting(settings, self.metrics)
         self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-pictures")
         self.warm = self.stopping = False

@@ -41,6 +41,7 @@ class Metrics:
         )
         self.pictures = Gauge("nsfse_pictures", "Pictures by gallery.", ("gallery",), registry=registry)
         self.ready = Gauge("nsfse_ready", "1 while queries are answered.", registry=registry)
+        self.lost = Gauge("nsfse_log_lines_lost", "Log lines that could not be written.", registry=registry)
         for reason in ("full", "client", "expired", "disconnected"):
             self.refused.labels(reason)
 
@@ -50,18 +51,22 @@ class Metrics:
 
 
 class Log:
-    """Writes one JSON object a line."""
+    """Writes one JSON object a line; `lost` are those that could not be written, which refuses no request."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self.lost = 0
 
     def __call__(self, event: str, level: str = "info", /, **facts: object) -> None:
         """Write `event` with its facts; what is None is left out."""
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
         line = {"time": stamp, "level": level, "event": event, **{k: v for k, v in facts.items() if v is not None}}
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        except OSError:  # a full disk, or a pipe whose reader has gone
+            self.lost += 1
 
 
 class LogHandler(logging.Handler):
