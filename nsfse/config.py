@@ -54,6 +54,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sharpness of the head's attention (λ)."""
     alpha: float = 2.0
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
+    head_reach: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """How much of what the head learns goes on to what stage 1 learns from; at 0 it moves its own layers alone."""
     clip: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
+from nsfse.trunk import reached
 from nsfse_runtime.errors import DataError
 
 
@@ -42,6 +43,7 @@ class TinyImageEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.head_reach = config.head_reach
         widths = [config.width * 2**i for i in range(4)]
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
@@ -62,7 +64,7 @@ class TinyImageEncoder(nn.Module):
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         cells = torch.cat([F.avg_pool2d(x, x.shape[-1] // maps[-1].shape[-1]) for x in maps], 1)
-        regions = self.region(cells).flatten(2).transpose(1, 2)
+        regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2)
         pooled = [cells.mean((2, 3)), maps[-1].amax((2, 3))]
         return F.normalize(self.vector(torch.cat(pooled, -1)).float(), dim=-1), F.normalize(regions.float(), dim=-1)
 
@@ -90,6 +92,7 @@ class GruTextEncoder(nn.Module):
     def __init__(self, vocabulary: int, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.dim, padding_idx=0)
+        self.head_reach = config.head_reach
         self.gru = MaskedGru(config.dim, config.dim)
         self.word = nn.Linear(config.dim, config.dim)
         self.sentence = nn.Linear(2 * config.dim, config.dim)
@@ -99,7 +102,7 @@ class GruTextEncoder(nn.Module):
         embedded = self.embedding(ids)
         both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
         peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
-        words = F.normalize(self.word(embedded), dim=-1) * mask[..., None]
+        words = F.normalize(self.word(reached(embedded, self.head_reach)), dim=-1) * mask[..., None]
         return words, F.normalize(self.sentence(peak), dim=-1)
 
 

@@ -8,6 +8,7 @@ from nsfse.composer import Composer
 from nsfse.config import ModelConfig
 from nsfse.encoders import BACKBONES
 from nsfse.similarity import QuerySide, Reading, SimilarityHead
+from nsfse.trunk import reached
 from nsfse_runtime.errors import DataError
 
 
@@ -58,7 +59,7 @@ class NSFSE(Encoders):
         "Without a collar" is true of no single place: some other region never has one.
         """
         vectors, regions = super().encode_images(pixels)
-        pooled = torch.cat([vectors, regions.mean(1), regions.amax(1)], -1)
+        pooled = torch.cat([reached(vectors, self.config.head_reach), regions.mean(1), regions.amax(1)], -1)
         views = self.views(pooled).float().unflatten(-1, (self.config.views, self.config.dim))
         return vectors, torch.cat([regions, F.normalize(views, dim=-1)], 1)
 

@@ -18,6 +18,7 @@ from nsfse.model import NSFSE
 from nsfse.parallel import Share, bfloat16_helps, join_normalisation
 from nsfse.pretrained import paced
 from nsfse.similarity import PairSide, QuerySide, Reading
+from nsfse.trunk import reached
 
 SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the common rate they hardly move
 
@@ -89,6 +90,7 @@ class Trainer:
         query = model.stage1(vectors[batch.reference], sentence, reading).float()
         parts = self._stage1(batch, vectors, query, sentence, blocked)
         parts |= self._words(batch, ids, reading, regions)
+        sentence = reached(sentence, model.config.head_reach)
         views = model.head.view_probes(sentence, regions[batch.reference])
         parts["views"] = losses.classification(
             model.head_scale.exp().clamp_max(100.0) * model.head.view_scores(views, regions), blocked, batch.target

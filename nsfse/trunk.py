@@ -17,6 +17,11 @@ CELL = 32  # pixels of a region's side: the last stage is at 1/32
 DROPOUT = 0.2
 
 
+def reached(x: Tensor, share: float) -> Tensor:
+    """Return `x`, of any shape; only this share of its gradient goes on (model.head_reach)."""
+    return x if share == 1 else share * x + (1 - share) * x.detach()
+
+
 class Trunk(nn.Module, ABC):
     """Pictures [B, 3, H, W] in 0..1 → features [B, R, C], normalisation of the pictures included."""
 
@@ -82,6 +87,7 @@ class CellTail(nn.Module):
     def __init__(self, widths: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()
         cells, inner, self.last = sum(widths), 2 * config.dim, widths[-1]
+        self.head_reach = config.head_reach
         self.grid = tuple(side // CELL for side in config.image_size)
         self.norm = nn.BatchNorm2d(cells)
         self.around = nn.Sequential(
@@ -111,7 +117,7 @@ class CellTail(nn.Module):
         peaks = [around.amax((2, 3)), maps[:, -self.last :].amax((2, 3))]
         pooled = torch.cat([cells.mean((2, 3)), *peaks], -1)
         vectors = (self.vector(pooled) + self.deeper(pooled)).float()
-        regions = self.region(cells).flatten(2).transpose(1, 2).float()
+        regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2).float()
         return F.normalize(vectors, dim=-1), F.normalize(regions, dim=-1)
 
 

@@ -72,3 +72,18 @@ def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch)
     assert len(seen) == 3 and all(torch.equal(blocked, expected) for blocked in seen)
     # Stage 1, sentence and views over the masked batch; words with the reference, regions and all without.
     assert listed == [6, 6, 6, 6, 5, 5]
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.5, 1.0])
+def test_a_share_of_what_the_head_learns_reaches_what_stage_1_learns_from(reach):
+    config = load_config(overrides=[*OVERRIDES, f"model.head_reach={reach}"])
+    torch.manual_seed(0)
+    trainer = Trainer(config, NSFSE(config.model, 9), 10)
+    parts = trainer.batch_losses(batch_of(6), torch.Generator().manual_seed(0))
+    (parts["head"] + parts["views"] + parts["naming"] + parts["evidence"]).backward()
+    moved = {name: value.grad.abs().sum() for name, value in trainer.model.named_parameters() if value.grad is not None}
+    own = [moved[f"{name}.weight"] for name in ("image_encoder.region", "text_encoder.word", "views")]
+    shared = [moved.get(f"{name}.weight", 0) for name in ("image_encoder.vector", "text_encoder.embedding")]
+    shared.append(moved.get("image_encoder.stem.0.weight", 0))
+    assert all(value > 0 for value in own)
+    assert all(bool(value > 0) is (reach > 0) for value in shared)
