@@ -20,7 +20,7 @@ from nsfse_runtime.errors import TextError
 from nsfse_runtime.features import TargetFeatures
 from nsfse_runtime.text import Tokenizer
 
-QUERIES, CANDIDATES, BATCH = 600, 50, 128
+QUERIES, CANDIDATES, BATCH = 600, 100, 128
 LEAST = 1e-3  # no part is switched off altogether
 
 

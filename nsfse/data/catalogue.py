@@ -31,7 +31,9 @@ _MOST_VALUES = 200
 _MOST_TARGETS = 1000
 """Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
 _DETERMINED = 0.98
-_HELD_OUT_EDITS = 3000  # more than what is fitted to them asks
+_HELD_OUT_EDITS = 6000  # most begin with a product that training shows, and are left out
+_HELD_OUT_GALLERY = 6000
+"""Among the held-out products alone the head has an easy time, and what is fitted there trusts it too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class CatalogueSource:
         self._rows: Mapping[str, Mapping[str, str]] = {item: row for item, row in every.items() if item not in aside}
         self._changes = self._mixed(mix, group, variant)
         self._recoloured = recoloured
-        self._aside = self._of_items(aside, mix, group, variant) if held_out else None
+        self._aside = self._beside_others(aside, mix, group, variant) if held_out else None
         self._coloured = self._items_of_colour() if recoloured else []
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
@@ -152,10 +154,18 @@ class CatalogueSource:
         return QuerySetSource(self._folder, images=self._images_folder).protocols(split)
 
     def held_out(self) -> Protocol | None:
-        """Return edits among the products of the training split that no triplet shows; None without `held_out`."""
+        """Return edits of products of the training split that no triplet shows; None without `held_out`.
+
+        Their answers are such products, too; the rest of the gallery are others, up to a shop's shelf of them.
+        """
         if self._aside is None:
             return None
-        return Protocol("held out", "1", tuple(self._aside._rows), tuple(self._aside.triplets(0)))
+        queries = []
+        for triplet in self._aside.triplets(0):
+            right = sorted(triplet.targets, key=self._rows.__contains__)  # those that no triplet shows come first
+            if triplet.reference not in self._rows and right[0] not in self._rows:
+                queries.append(replace(triplet, targets=tuple(right)))
+        return Protocol("held out", "1", tuple(self._aside._rows), tuple(queries))
 
     def check(self) -> CheckReport:
         """Count items and decode every picture."""
@@ -175,6 +185,14 @@ class CatalogueSource:
         if not ids:
             raise DataError(f"{self._table.file} has no items of split {split!r}; name one that it has")
         return ids
+
+    def _beside_others(
+        self, aside: Mapping[str, Mapping[str, str]], mix: Mix, group: str | None, variant: str | None
+    ) -> "CatalogueSource":
+        """Return this source with the items `aside` and an even choice of its own; `aside` must make edits alone."""
+        self._of_items(aside, mix, group, variant)
+        others = list(self._rows)[:: -(-len(self._rows) // max(1, _HELD_OUT_GALLERY - len(aside)))]
+        return self._of_items({**aside, **{item: self._rows[item] for item in others}}, mix, group, variant)
 
     def _of_items(
         self, rows: Mapping[str, Mapping[str, str]], mix: Mix, group: str | None, variant: str | None

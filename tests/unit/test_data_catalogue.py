@@ -89,10 +89,10 @@ def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(fol
     rows = rows_of(folder)
     source = CatalogueSource(folder, triplets=801, instance=0.4, held_out=0.4)
     held = source.held_out()
-    apart = set(held.gallery)
     trained = {item for epoch in (0, 1) for t in source.triplets(epoch) for item in (t.reference, *t.targets)}
+    apart = {item for query in held.queries for item in (query.reference, query.targets[0])}
     assert apart and trained and not apart & trained
-    assert {item for query in held.queries for item in (query.reference, *query.targets)} <= apart
+    assert apart < set(held.gallery) and trained & set(held.gallery)
     assert {query.kind for query in held.queries} == {"attribute", "instance", "double"}
     groups = [{rows[item]["group"] for item in items} - {""} for items in (apart, trained)]
     assert not groups[0] & groups[1]
@@ -100,6 +100,15 @@ def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(fol
     assert CatalogueSource(folder).held_out() is None
     with pytest.raises(UsageError, match="held_out keeps"):
         CatalogueSource(folder, held_out=0.002)
+
+
+def test_an_answer_that_training_shows_is_an_answer_among_held_out_queries_too(folder):
+    rows = rows_of(folder)
+    held = CatalogueSource(folder, attributes=["colour", "article"], instance=0, double=0, held_out=0.4).held_out()
+    for query in held.queries[:50]:
+        wanted = {key: rows[query.targets[0]][key] for key in ("colour", "article")}
+        alike = {item for item in held.gallery if wanted.items() <= rows[item].items()} - {query.reference}
+        assert set(query.targets) == alike
 
 
 def test_exactly_as_many_as_asked_fresh_each_epoch_with_both_directions_together(source):
