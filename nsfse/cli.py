@@ -215,7 +215,8 @@ def query(
     texts = [each for each in (text, *(more or ())) if each is not None]
     result = retriever.query([image, *(and_like or ())], texts, **options)
     said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
-    write_sheets(retriever.gallery, image, said, result, png, html)
+    others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in not_like or ()]
+    write_sheets(retriever.gallery, image, said, result, png, html, others)
     _print(result, query_text, as_json)
 
 
@@ -265,6 +266,9 @@ def evaluate(
     mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     submission: Annotated[Path | None, typer.Option(help="Folder for CIRR's test-server files.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page: figures, best and worst queries, where the boundaries lie.")
+    ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     as_json: Json = False,
@@ -278,6 +282,7 @@ def evaluate(
     scorer = open_scorer(model, device, provider)
     with stages_bar() as follow:
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
+        rest |= {"html": html}
         if dataset:
             rest |= {"submission": submission} | ({"images": images} if images else {})
             found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)
