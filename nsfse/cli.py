@@ -201,13 +201,18 @@ def query(
     maps: Annotated[bool, typer.Option("--maps", help="With --json: where in a hit each word is found.")] = False,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    preview: Annotated[
+        bool | None,
+        typer.Option("--preview/--no-preview", help="Show the pictures in a terminal that can; by default they are."),
+    ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Find pictures: like IMAGE, but as TEXT says."""
-    from nsfse.opening import conditions, open_retriever, place_of
+    from nsfse.opening import conditions, open_retriever, picture_file, place_of
     from nsfse.printing import query_text, write_sheets
+    from nsfse.terminal import in_colour, show_query
 
     retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
     options: dict[str, Any] = {"k": k, "where": conditions(where or ()), "rerank": rerank, "min_score": min_score}
@@ -217,6 +222,9 @@ def query(
     said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
     others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in not_like or ()]
     write_sheets(retriever.gallery, image, said, result, png, html, others)
+    if not as_json and in_colour():
+        show_query(result, picture_file(retriever.gallery, image), preview)
+        return
     _print(result, query_text, as_json)
 
 
