@@ -404,6 +404,12 @@ def test_everything_goes_by_keyboard(page, shop):
     keys(Keys.ARROW_UP, Keys.HOME, "-")
     page.settle()
     assert ids[0] not in page.ids and page.script(focus) == ids[1]
+    keys(Keys.ARROW_RIGHT, "+")
+    page.settle()
+    added = parse_qs(urlsplit(page.driver.current_url).query)["and-like"][0]
+    assert added in ids and added not in page.ids
+    keys(Keys.HOME)
+    ids = [None, page.script(focus)]
     keys(Keys.ENTER)
     page.settle()
     assert page.steps == 2 and ids[1] not in page.ids

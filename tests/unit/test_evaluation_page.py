@@ -108,10 +108,10 @@ def test_correspondences_are_the_best_of_each_and_a_view_has_its_own(ranked, sco
 
 def test_a_spread_is_weighted_and_told_apart_by_the_boundary():
     samples = _Samples()
-    samples.add(0, np.array([[0.2, 0.9], [0.8, 0.9]]), np.array([1.0, 0.0]))
+    samples.add(0, np.array([[0.2, 0.9], [0.8, 0.9], [0.7, 0.9], [0.6, 0.1]]), np.array([1.0, 0.0]))
     samples.add(1, np.array([[0.1], [0.2], [0.3], [0.7]]), np.array([0.5]))
     found = samples.spread(0.5)
-    assert (found.missed, found.alarms, found.near) == (50.0, 25.0, None)
+    assert (found.missed, found.alarms, found.near) == (25.0, 25.0, None)
     assert found.matched.sum() == pytest.approx(100) and found.mismatched.sum() == pytest.approx(100)
     assert found.matched[found.edges[:-1] >= 0.85].sum() == 0  # what weighs nothing is not there
     samples = _Samples()
