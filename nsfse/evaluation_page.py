@@ -158,7 +158,7 @@ def _spread(name: str, what: str, spread: Spread | None) -> str:
         f"{spread.alarms:.0f} % of what other pictures show over it."
     )
     keys = "".join(
-        f'<span><svg viewBox="0 0 14 10" aria-hidden="true"><path class="{kind}" d="M0 9V2H14V9"/></svg>{label}</span>'
+        f'<span><svg viewBox="0 0 14 10" aria-hidden="true"><path class="{kind}" d="M1 9V2H13V9Z"/></svg>{label}</span>'
         for kind, label, _ in kinds
     )
     return (
