@@ -201,13 +201,18 @@ def query(
     maps: Annotated[bool, typer.Option("--maps", help="With --json: where in a hit each word is found.")] = False,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    preview: Annotated[
+        bool | None,
+        typer.Option("--preview/--no-preview", help="Show the pictures in a terminal that can; by default they are."),
+    ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Find pictures: like IMAGE, but as TEXT says."""
-    from nsfse.opening import conditions, open_retriever, place_of
+    from nsfse.opening import conditions, open_retriever, picture_file, place_of
     from nsfse.printing import query_text, write_sheets
+    from nsfse.terminal import in_colour, show_query
 
     retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
     options: dict[str, Any] = {"k": k, "where": conditions(where or ()), "rerank": rerank, "min_score": min_score}
@@ -215,7 +220,11 @@ def query(
     texts = [each for each in (text, *(more or ())) if each is not None]
     result = retriever.query([image, *(and_like or ())], texts, **options)
     said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
-    write_sheets(retriever.gallery, image, said, result, png, html)
+    others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in not_like or ()]
+    write_sheets(retriever.gallery, image, said, result, png, html, others)
+    if not as_json and in_colour():
+        show_query(result, picture_file(retriever.gallery, image), preview)
+        return
     _print(result, query_text, as_json)
 
 
@@ -265,6 +274,9 @@ def evaluate(
     mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     submission: Annotated[Path | None, typer.Option(help="Folder for CIRR's test-server files.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page: figures, best and worst queries, where the boundaries lie.")
+    ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     as_json: Json = False,
@@ -278,6 +290,7 @@ def evaluate(
     scorer = open_scorer(model, device, provider)
     with stages_bar() as follow:
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
+        rest |= {"html": html}
         if dataset:
             rest |= {"submission": submission} | ({"images": images} if images else {})
             found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)

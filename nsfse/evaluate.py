@@ -14,6 +14,7 @@ import numpy as np
 
 from nsfse import data
 from nsfse.encoded import EncodedPictures, Images, Progress, encode_pictures, source_images
+from nsfse.examining import Examined, examine
 from nsfse.ranking import MODES, Mode, Search, TextScorer
 from nsfse.scoring import ProtocolResult, Ranked, category_means, score_rankings
 from nsfse.submission import write_submission
@@ -46,7 +47,7 @@ class Evaluation:
     skipped: tuple[str, ...] = ()
     """Protocols of which no query can be answered with the pictures that are there."""
     files: tuple[Path, ...] = ()
-    """Test-server files that were written."""
+    """What was written: test-server files, a page."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the documented form: scores by protocol, the first mode under `protocols`, others under `modes`."""
@@ -121,10 +122,12 @@ def evaluate_source(
     rerank: int = 100,
     progress: Progress | None = None,
     images: Images | None = None,
+    html: Path | None = None,
 ) -> Evaluation:
     """Score several protocols of one source in several modes; pictures that the protocols share are encoded once.
 
-    `images` reads pictures for the scorer where they are already at hand.
+    `images` reads pictures for the scorer where they are already at hand. `html` is where to write what lies behind the
+    scores of the first mode as a page (see nsfse.evaluation_page).
     A protocol of which no query can be answered is named in `skipped`; DataError where that is true of all.
     """
     scored = [protocol for protocol in protocols if protocol.gallery and answerable(protocol, source.missing)]
@@ -133,6 +136,7 @@ def evaluate_source(
     images = images or source_images(source, scorer.image_size)
     encoded: EncodedPictures | None = None
     results: list[ProtocolResult] = []
+    examined: list[Examined] = []
     for protocol in scored:
         wanted = pictures_of(protocol, answerable(protocol, source.missing))
         if encoded is None or not encoded.covers(wanted):
@@ -149,10 +153,17 @@ def evaluate_source(
                 progress=progress,
             )
             results.append(result)
+            if html and mode == modes[0]:
+                examined.append(examine(scorer, result, encoded))
     composed = [result for result in results if result.mode == modes[0]]
     summary = category_means(composed) if source.name == "fashioniq" else {}
     skipped = tuple(protocol.name for protocol in protocols if protocol not in scored)
-    return Evaluation(scorer.fingerprint, tuple(results), summary, skipped)
+    found = Evaluation(scorer.fingerprint, tuple(results), summary, skipped)
+    if html:
+        from nsfse.evaluation_page import evaluation_page
+
+        evaluation_page(found, examined, source.load, html)
+    return replace(found, files=(html,)) if html else found
 
 
 def evaluate_dataset(
@@ -165,6 +176,7 @@ def evaluate_dataset(
     rerank: int = 100,
     submission: Path | None = None,
     progress: Progress | None = None,
+    html: Path | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score a public data set by name: fashioniq, cirr, fashion200k, shoes, or a table.
@@ -187,7 +199,11 @@ def evaluate_dataset(
         raise UsageError(f"{name} {split} is scored here; only cirr test1 writes files for a test server")
     if submission is not None and protocols[0].missing:
         raise DataError(f"{name} {split} lacks {protocols[0].missing} pictures; the server takes whole rankings alone")
-    found = evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress)
+    if hidden and html:
+        raise UsageError(
+            f"{name} {split} keeps its answers on a server, so that there is nothing to show; leave out html"
+        )
+    found = evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, html=html)
     return found if submission is None else replace(found, files=write_submission(found.results[0], submission))
 
 
@@ -199,6 +215,7 @@ def evaluate_query_set(
     modes: Sequence[Mode] = ("composed",),
     rerank: int = 100,
     progress: Progress | None = None,
+    html: Path | None = None,
 ) -> Evaluation:
     """Score every protocol of a query set, or those of one split; DataError where there is none.
 
@@ -212,7 +229,7 @@ def evaluate_query_set(
     protocols = [replace(p, name=f"{p.name}-{of}") if times[p.name] > 1 else p for of, p in found]
     if not protocols:
         raise DataError(f"{folder} has no queries{f' on split {split!r}' if split else ''}; look at its queries.jsonl")
-    return evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress)
+    return evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, html=html)
 
 
 def answerable(protocol: data.Protocol, missing: Collection[str]) -> list[data.Triplet]:

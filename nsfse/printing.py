@@ -239,9 +239,18 @@ def _gap(incomplete: Mapping[str, Any]) -> str:
 
 
 def write_sheets(
-    gallery: "Gallery", image: str, text: str, result: "Result", png: Path | None, html: Path | None
+    gallery: "Gallery",
+    image: str,
+    text: str,
+    result: "Result",
+    png: Path | None,
+    html: Path | None,
+    more: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write a query's hits as a contact sheet and as a page, where they are wanted. Raises OutputError."""
+    """Write a query's hits as a contact sheet and as a page, where they are wanted.
+
+    `more` are the query's further pictures, each with what it is there for. Raises OutputError.
+    """
     if not (png or html):
         return
     from nsfse.opening import picture_file
@@ -249,8 +258,10 @@ def write_sheets(
     from nsfse_runtime.report import contact_sheet
     from nsfse_runtime.sheet import sheet_row
 
-    note = f"{NO_MATCH}; {Path(image).name}" if result.matches is False else Path(image).name
-    row = sheet_row(picture_file(gallery, image), text, result.hits, note=note)
+    names = [Path(image).name, *(f"{said} {Path(name).name}" for said, name in more)]
+    note = ", ".join([NO_MATCH, *names] if result.matches is False else names)
+    others = [(said, picture_file(gallery, name)) for said, name in more]
+    row = sheet_row(picture_file(gallery, image), text, result.hits, note=note, more=others)
     if png:
         contact_sheet([row], png)
     if html:

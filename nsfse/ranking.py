@@ -10,7 +10,7 @@ from nsfse import data
 from nsfse.encoded import EncodedPictures
 from nsfse_runtime.composing import Given, ask
 from nsfse_runtime.errors import NsfseError, TextError
-from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.queries import Asked, Query
 from nsfse_runtime.search import Ranking, exact_search, pairs_scored, rank, rerank_rows, score_rows
 
@@ -91,12 +91,22 @@ class Search:
 
     def order(self, asked: Asked, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:
         """Return gallery rows, the best first, by both stages."""
-        depth = self._deep(mask)
+        return self.answer(asked, mask, self._deep(mask)).rows
+
+    def answer(self, asked: Asked, mask: NDArray[np.bool_] | None, depth: int) -> Ranking:
+        """Return the first `depth` of the gallery by both stages."""
         rerank = asked.pairs_scored(self._scorer, self._asked_for, len(self._rows))
         found = exact_search(self._vectors, asked.vector, max(depth, rerank), mask)
-        return rerank_rows(
-            lambda rows: asked.combined(score_rows(self._scorer, asked.all, rows, self._fetch)), *found, depth, rerank
-        ).rows
+        return rerank_rows(lambda rows: self.pairs(asked, rows), *found, depth, rerank)
+
+    def pairs(self, asked: Asked, rows: NDArray[np.intp]) -> PairScores:
+        """Return the whole scores of gallery `rows` [K]."""
+        return asked.combined(score_rows(self._scorer, asked.all, rows, self._fetch))
+
+    def cosines(self, asked: Asked, rows: NDArray[np.intp]) -> Floats:
+        """Return stage 1's inner products of gallery `rows` [K]."""
+        found: Floats = self._vectors[rows] @ asked.vector
+        return found
 
     def pictures(self, items: Sequence[str]) -> TargetFeatures:
         """Return the features of `items` [K]."""

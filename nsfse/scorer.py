@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nsfse_runtime.errors import NotFoundError, UsageError
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, TargetFeatures, no_evidence
+from nsfse_runtime.features import Boundaries, Floats, PairScores, Pixels, QueryFeatures, TargetFeatures, no_evidence
 from nsfse_runtime.search import Stages
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ class TorchScorer:
             return 1.0, 0.0
         w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
         return w_global, 0.0 if head.branches == "visual" else w_cross
+
+    @property
+    def boundaries(self) -> Boundaries | None:
+        """Return t_c, t_v and the number of views (see features.boundaries_of)."""
+        head = getattr(self.model, "head", None)
+        return None if head is None else Boundaries(head.cross_boundary.t, head.visual_boundary.t, head.views)
 
     @property
     def fingerprint(self) -> str:

@@ -91,14 +91,14 @@ def score_rankings(protocol: Protocol, rankings: Sequence[Ranked]) -> dict[str, 
     scores |= {f"R@{k}": metrics.recall_at_k(ranks, k, weights) for k in protocol.ks}
     if any(len(right) > 1 for right in targets):
         scores["mAP@10"] = metrics.mean_average_precision_at_k(orders, targets, 10, weights)
+    hard = [_rows(ranked.query.hard_negatives, row_of) for ranked in rankings]
     scores["hard_negative_rate"] = None
     if any(ranked.query.hard_negatives for ranked in rankings):
-        hard = [_rows(ranked.query.hard_negatives, row_of) for ranked in rankings]
         scores["hard_negative_rate"] = metrics.hard_negative_rate(orders, hard, weights)
     scores["phrasing_spread"] = _spread(rankings, ranks)
     if any(ranked.query.subset for ranked in rankings):
         scores |= _cirr(protocol, rankings, orders, targets, row_of, scores)
-    kinds = _by_kind(rankings, ranks, weights)
+    kinds = _by_kind(rankings, ranks, hard, weights)
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in scores.items()}
     return rounded | ({"kinds": kinds} if kinds else {})
 
@@ -147,11 +147,20 @@ def _cirr(
     return found | {f"soft_R@{k}": metrics.soft_recall(orders, softs, k) for k in protocol.ks}
 
 
-def _by_kind(rankings: Sequence[Ranked], ranks: metrics.Ranks, weights: metrics.Weights) -> dict[str, dict[str, float]]:
-    kinds = np.array([ranked.query.kind for ranked in rankings])
-    found: dict[str, dict[str, float]] = {}
-    for kind in sorted(set(kinds.tolist()) - {""}):
-        chosen = kinds == kind
-        recalls = {f"R@{k}": round(metrics.recall_at_k(ranks[chosen], k, weights[chosen]), 4) for k in (1, 10)}
-        found[kind] = {"queries": round(float(weights[chosen].sum())), **recalls}
+def _by_kind(
+    rankings: Sequence[Ranked], ranks: metrics.Ranks, hard: Sequence[frozenset[int]], weights: metrics.Weights
+) -> dict[str, dict[str, float | None]]:
+    """Return kind of query → how many, R@1 and R@10, and how often a hard negative comes first, where there are any."""
+    found: dict[str, dict[str, float | None]] = {}
+    for kind in sorted({ranked.query.kind for ranked in rankings} - {""}):
+        rows = [at for at, ranked in enumerate(rankings) if ranked.query.kind == kind]
+        share = weights[rows]
+        recalls = {f"R@{k}": round(metrics.recall_at_k(ranks[rows], k, share), 4) for k in (1, 10)}
+        near = [hard[at] for at in rows]
+        rate = metrics.hard_negative_rate([rankings[at].rows for at in rows], near, share) if any(near) else None
+        found[kind] = {
+            "queries": round(float(share.sum())),
+            **recalls,
+            "hard_negative_rate": None if rate is None else round(rate, 4),
+        }
     return found

@@ -1,5 +1,6 @@
 """What a query's answer is made of: hits, and the evidence of each word for each of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,6 @@ from nsfse_runtime.decision import Decision
 from nsfse_runtime.features import PairScores, TargetFeatures
 from nsfse_runtime.queries import Asked
 from nsfse_runtime.search import Ranking
-from nsfse_runtime.snapshot import Snapshot
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
@@ -60,7 +60,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def hits_of(
-    snapshot: Snapshot,
+    ids: Sequence[str],
+    folder: str,
     asked: Asked,
     ranking: Ranking,
     pair: PairScores,
@@ -69,7 +70,8 @@ def hits_of(
 ) -> tuple[Hit, ...]:
     """Return the hits of `ranking`, with the words' scores `pair` of all of them.
 
-    `cells` are the hits' features where maps were asked for, their regions cut to those of the grid.
+    `ids` [N] are those of the gallery, whose files lie in `folder`. `cells` are the hits' features where maps were
+    asked for, their regions cut to those of the grid.
     """
     matches = asked.fulfilled(pair)
     confidences = decision.confidences(asked.parts[0], ranking) if decision else None
@@ -78,8 +80,8 @@ def hits_of(
     maps = None if cells is None else asked.maps(cells) - pair.boundary
     return tuple(
         Hit(
-            id=snapshot.ids[row],
-            path=str(Path(snapshot.folder, snapshot.ids[row])),
+            id=ids[row],
+            path=str(Path(folder, ids[row])),
             score=float(ranking.scores[at]),
             match=bool(matches[at]) if asked.tokens else None,
             evidence=_evidence(asked, pair, at, None if maps is None else maps[at]),

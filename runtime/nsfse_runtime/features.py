@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,23 @@ def mix_of(scorer: object) -> tuple[float, float]:
     `mix` is an attribute that a scorer need not have: S is then taken for the stage-1 product.
     """
     found: tuple[float, float] = getattr(scorer, "mix", (1.0, 0.0))
+    return found
+
+
+class Boundaries(NamedTuple):
+    """t_c and t_v of a pair head, and how many of a picture's last regions are views of the whole."""
+
+    cross: float
+    visual: float
+    views: int
+
+
+def boundaries_of(scorer: object) -> Boundaries | None:
+    """Return what a scorer's correspondences are held against.
+
+    `boundaries` is an attribute that a scorer need not have; None where there is no pair head.
+    """
+    found: Boundaries | None = getattr(scorer, "boundaries", None)
     return found
 
 

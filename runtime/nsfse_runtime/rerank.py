@@ -70,6 +70,15 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
 
 
+def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -> tuple[Reals, Reals]:
+    """Return the best of each: x [K, L] of words and y [K, P+L] of probes, a view's with the same view alone."""
+    words, probes, _ = products(query, targets)
+    best: Reals = probes.max(-1)
+    kept = len(query.probes) - len(query.words) - views
+    best[:, kept : kept + views] = probes[:, kept : kept + views, probes.shape[2] - views :].diagonal(axis1=1, axis2=2)
+    return words.max(-1), best
+
+
 def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Reals, Reals]:
     """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]; X and Y are one product of all rows with all regions."""
     count, places, dim = targets.regions.shape

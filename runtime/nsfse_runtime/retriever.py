@@ -255,7 +255,8 @@ class Retriever:
         if grid and asked.tokens:
             targets = fetch(ranking.rows)
             cells = TargetFeatures(targets.vectors, targets.regions[:, : grid[0] * grid[1]])
-        return hits_of(snapshot, asked, ranking, pair, self._decision if plain else None, cells)
+        decision = self._decision if plain else None
+        return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, cells)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from nsfse_runtime.devices import ON_CPU, Place, start
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.extras import need
 from nsfse_runtime.features import (
+    Boundaries,
     Floats,
     PairScores,
     Pixels,
@@ -154,6 +155,12 @@ class OnnxScorer:
         """Return ω_g and ω_c of the pair head (see features.mix_of)."""
         head = self.bundle.manifest.head
         return head.get("w_global", 1.0), head.get("w_cross", 0.0)
+
+    @property
+    def boundaries(self) -> Boundaries | None:
+        """Return t_c, t_v and the number of views (see features.boundaries_of)."""
+        head = self.bundle.manifest.head
+        return Boundaries(head["t_c"], head["t_v"], int(head.get("views", 0))) if self.stages == "two" else None
 
     @property
     def stages(self) -> Stages:

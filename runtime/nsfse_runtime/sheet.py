@@ -55,6 +55,10 @@ class SheetHit:
     match: bool | None
     words: tuple[Word, ...] = ()
     right: bool | None = None
+    rank: str = ""
+    """Where it stands, when that is not its place among the hits."""
+    note: str = ""
+    """A short line about it: a hard negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class SheetRow:
     hits: tuple[SheetHit, ...]
     note: str = ""
     """A short line under the text: the reference's id, the kind of edit."""
+    more: tuple[tuple[str, Pixels], ...] = ()
+    """Further pictures of the query, each with what it is there for: `and like`, `not like`."""
 
 
 class Found(Protocol):
@@ -99,11 +105,12 @@ def sheet_row(
     *,
     right: Collection[str] | None = None,
     note: str = "",
+    more: Sequence[tuple[str, str | os.PathLike[str]]] = (),
 ) -> SheetRow:
     """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
 
-    A hit whose file is gone since it was indexed keeps its place without a picture. Raises NotFoundError and ImageError
-    for the reference.
+    `more` are further pictures of the query, each with what it is there for. A hit whose file is gone since it was
+    indexed keeps its place without a picture. Raises NotFoundError and ImageError for the query's own pictures.
     """
     from nsfse_runtime.images import load_image
 
@@ -117,7 +124,8 @@ def sheet_row(
         SheetHit(picture(h.path), h.id, h.score, h.match, tuple(h.evidence), None if right is None else h.id in right)
         for h in hits
     )
-    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note)
+    others = tuple((said, load_image(path, THUMBNAIL)) for said, path in more)
+    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note, others)
 
 
 def thumbnail(picture: Pixels) -> "Image":

@@ -308,6 +308,30 @@ def test_minus_takes_a_hit_away_until_it_is_allowed_again(page, shop):
     assert page.ids == [hit["id"] for hit in reply["hits"]]
 
 
+def test_several_pictures_and_edits_are_one_question(page, shop):
+    page.open(f"?id={plain(shop)}&text=make+it+red")
+    other = page.ids[3]
+    page.one("#text").send_keys(Keys.SHIFT + Keys.ENTER)
+    page.type("with dots")
+    ActionChains(page.driver).move_to_element(page.all(".tile .take")[3]).perform()
+    page.press(page.all(".tile .more")[page.ids.index(other)])
+    said = [("id", plain(shop)), ("id", other), ("text", "make it red"), ("text", "with dots")]
+    found = asked(page.driver.address, *said)
+    assert page.ids == [hit["id"] for hit in found["hits"]] and other not in page.ids
+    assert page.sentences == [verdicts(hit) for hit in found["hits"]]
+    query = parse_qs(urlsplit(page.driver.current_url).query)
+    assert (query["and-like"], query["edit"], query["text"]) == ([other], ["make it red"], ["with dots"])
+    page.driver.refresh()
+    page.settle()
+    assert page.ids == [hit["id"] for hit in found["hits"]]
+    assert [each.text for each in page.all("#edits button")] == ["make it red"]
+    assert page.one("#more ul button").get_attribute("aria-label") == f"not like {other} any more"
+    page.press(page.one("#more ul button"))
+    page.press(page.one("#edits button"))
+    reply = asked(page.driver.address, ("id", plain(shop)), ("text", "with dots"))
+    assert page.ids == [hit["id"] for hit in reply["hits"]] and not page.all("#edits button, #more ul button")
+
+
 def test_the_slider_goes_from_the_picture_to_the_words(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     for at, balance in ((0, "0"), (2, "1")):
@@ -380,6 +404,12 @@ def test_everything_goes_by_keyboard(page, shop):
     keys(Keys.ARROW_UP, Keys.HOME, "-")
     page.settle()
     assert ids[0] not in page.ids and page.script(focus) == ids[1]
+    keys(Keys.ARROW_RIGHT, "+")
+    page.settle()
+    added = parse_qs(urlsplit(page.driver.current_url).query)["and-like"][0]
+    assert added in ids and added not in page.ids
+    keys(Keys.HOME)
+    ids = [None, page.script(focus)]
     keys(Keys.ENTER)
     page.settle()
     assert page.steps == 2 and ids[1] not in page.ids
@@ -404,7 +434,8 @@ def test_a_picture_from_elsewhere_is_asked_for_kindly(page, shop):
 
 
 def test_what_is_copied_runs_and_finds_the_same(page, shop):
-    page.open(f"?id={plain(shop)}&text=make+it+red&without=it%27s+%24HOME+stripes&balance=0.7")
+    more = f"and-like={next(name for name in shop.truth if name not in (plain(shop), HOSTILE))}&edit=with+dots"
+    page.open(f"?id={plain(shop)}&{more}&text=make+it+red&without=it%27s+%24HOME+stripes&balance=0.7")
     page.script("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
     snippets = []
     for name in ("curl", "python"):
@@ -440,7 +471,8 @@ def test_the_policy_stands_and_forbids_what_is_not_ours(page):
 
 
 def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
-    page.open(f"?id={plain(shop)}&text=make+it+red&not={plain(shop)}")
+    question = f"?id={plain(shop)}&and-like={plain(shop)}&edit=in+blue&text=make+it+red"
+    page.open(f"{question}&not={plain(shop)}")
     nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles = {"button", "textbox", "slider", "checkbox", "DisclosureTriangle", "image", "navigation", "region"}
     named = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
@@ -449,7 +481,7 @@ def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
     page.wait(lambda: "pictures" in page.one("#live").get_attribute("textContent"), "what is read aloud")
     for phone in (True, False):
         look(page.driver, 390, 844, phone=phone)
-        for query in ("", f"?id={plain(shop)}&text=make+it+red"):
+        for query in ("", question):
             page.open(query)
             assert page.script("return document.scrollingElement.scrollWidth") <= 390
 

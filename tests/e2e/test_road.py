@@ -57,7 +57,13 @@ def test_the_whole_road(tmp_path, capsys):
     asked = nsfse(capsys, "query", queries[0]["reference"], queries[0]["texts"][0], "-g", gallery, "-k", 5)
     assert len(asked["hits"]) == 5
 
-    torch, onnx = (nsfse(capsys, "evaluate", model, catalogue) for model in (run, bundle))
+    page = tmp_path / "page.html"
+    torch, onnx = (
+        nsfse(capsys, "evaluate", run, catalogue, "--html", page),
+        nsfse(capsys, "evaluate", bundle, catalogue),
+    )
+    assert torch["files"] == [str(page)]
+    assert all(f'id="p-{name}"' in page.read_text("utf-8") for name in torch["protocols"])
     assert torch["schema_version"] == 1
     for name, scores in torch["protocols"].items():
         other = onnx["protocols"][name]

@@ -1,6 +1,7 @@
 """Index and query through the command line where torch cannot be imported, on the small bundle of tests/golden."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,14 +16,15 @@ ABSENT = ("torch", "transformers", "onnx", "onnxscript")
 pytestmark = pytest.mark.skipif(not BUNDLE.exists(), reason="no golden bundle")
 
 
-def nsfse(*arguments, absent=ABSENT, cwd=None):
+def nsfse(*arguments, absent=ABSENT, cwd=None, stdout=subprocess.PIPE):
     """Run the command line in a process of its own, in which `absent` modules cannot be imported."""
     code = (
         f"import sys; sys.path[:0] = {[str(Path(entry).resolve()) for entry in sys.path if entry]}; "
         f"sys.modules.update(dict.fromkeys({absent})); from nsfse.cli import main; main()"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, cwd=cwd)
+    out = {"stdout": stdout, "stderr": subprocess.PIPE}
+    return subprocess.run(command, text=True, encoding="utf-8", timeout=120, cwd=cwd, **out)
 
 
 def draw(path, colour, size=(36, 60)):
@@ -95,6 +97,25 @@ def test_text_and_pictures_for_people(gallery, word, tmp_path):
     assert done.stdout.splitlines()[0].split() == ["rank", "score", "match", "id", "words"]
     assert Image.open(tmp_path / "s.png").format == "PNG"
     assert "<script" not in (tmp_path / "s.html").read_text("utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_terminal_gets_a_table_in_colours_and_a_pipe_plain_text(gallery, word, monkeypatch):
+    pytest.importorskip("rich")
+    leader, follower = os.openpty()
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    arguments = ("query", "red", word, "-g", gallery, "-k", 2, "--no-preview")  # more would fill the terminal's buffer
+    done = nsfse(*arguments, stdout=follower)
+    os.close(follower)
+    shown = b""
+    while b" ms" not in shown:
+        shown += os.read(leader, 65536)
+    os.close(leader)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert b"name" in shown and b"\x1b[" in shown
+    assert "\x1b" not in nsfse(*arguments).stdout
 
 
 def test_info_and_doctor_know_bundle_and_gallery(gallery):

@@ -1,5 +1,6 @@
 // The service, as the page needs it. Every failure is an ApiError whose message can be shown.
 
+import { edits, pictures } from "./state.js";
 import { file } from "./uploads.js";
 
 export class ApiError extends Error {
@@ -36,11 +37,11 @@ export const information = () => ask("v1/info");
 
 // What is sent for a state, name by name; the snippets to copy show the same.
 export function fields(state, extra = {}) {
-  const { upload, id, text } = state.steps.at(-1);
-  const texts = text.trim() ? [["text", text.trim()]] : [];
+  const step = state.steps.at(-1);
+  const texts = edits(step).map((text) => ["text", text]);
   const without = state.without.split(",").map((part) => part.trim()).filter(Boolean);
   return [
-    upload ? ["image", file(upload)] : ["id", id],
+    ...pictures(step).map(({ upload, id }, at) => (upload ? ["image", file(upload, at)] : ["id", id])),
     ...texts,
     ...without.map((part) => ["minus_text", part]),
     ...state.minus.map((each) => ["minus_id", each]),

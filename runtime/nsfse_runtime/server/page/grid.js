@@ -5,7 +5,7 @@ import { sentence, spotlight } from "./evidence.js";
 
 const EASE = { duration: 320, easing: "cubic-bezier(.2,.8,.2,1)" };
 
-// `on.take(id, tile)`, `on.minus(id)`, `on.regions()` → an answer with regions, `on.thumbnail(id)` → an address.
+// `on.take(id, tile)`, `on.more(id)`, `on.minus(id)`, `on.regions()` → an answer with regions, `on.thumbnail(id)` → an address.
 export class Grid {
   constructor(list, on) {
     const line = make("li", { className: "line" }, make("span"));
@@ -46,7 +46,7 @@ export class Grid {
     const evidence = hit.evidence?.length ? [sentence(hit.evidence, without, (word) => this.light(tile, word))] : [];
     caption.replaceChildren(...evidence, make("p", { className: "which" }, ...told, make("bdi", { title: hit.id }, hit.id)));
     find(".take", tile).setAttribute("aria-label", label(hit, at));
-    find(".less", tile).hidden = hit.score === undefined;
+    for (const button of tile.querySelectorAll(".less, .more")) button.hidden = hit.score === undefined;
     this.light(tile, null);
     return tile;
   }
@@ -64,11 +64,14 @@ export class Grid {
     const take = make("button", { ...button, className: "take" }, picture, make("canvas", { className: "map" }));
     const named = { title: "Not like this", "aria-label": `not like ${id}` };
     const less = make("button", { ...button, ...named, className: "less" }, "−");
-    const frame = make("div", { className: "frame" }, take, less, make("p", { className: "where", "aria-hidden": "true" }));
+    const added = { title: "Also like this", "aria-label": `also like ${id}` };
+    const more = make("button", { ...button, ...added, className: "more" }, "+");
+    const frame = make("div", { className: "frame" }, take, more, less, make("p", { className: "where", "aria-hidden": "true" }));
     const tile = make("li", { className: "tile" }, frame, make("div", { className: "caption" }));
     tile.dataset.id = id;
     take.addEventListener("click", () => this.on.take(id, picture));
     less.addEventListener("click", () => this.on.minus(id));
+    more.addEventListener("click", () => this.on.more(id));
     return tile;
   }
 
@@ -116,9 +119,10 @@ export class Grid {
   key(event) {
     const tile = event.target.closest(".tile");
     if (!tile || event.ctrlKey || event.metaKey || event.altKey) return;
-    if ((event.key === "-" || event.key === "Delete") && !find(".less", tile).hidden) {
+    const act = { "-": this.on.minus, Delete: this.on.minus, "+": this.on.more }[event.key];
+    if (act && !find(".less", tile).hidden) {
       this.neighbour(tile, "ArrowRight")?.querySelector(".take").focus();
-      this.on.minus(tile.dataset.id);
+      act(tile.dataset.id);
     } else if (/^(Arrow|Home$|End$)/.test(event.key)) {
       this.neighbour(tile, event.key)?.querySelector(".take").focus();
     } else return;

@@ -6,11 +6,10 @@ import { find, later, still } from "./dom.js";
 import { listenForPictures } from "./drop.js";
 import { Grid, fly } from "./grid.js";
 import * as panel from "./panel.js";
-import { empty, filtered, read, stepped, write } from "./state.js";
+import { MOST, altered, begun, empty, filtered, pictures, read, said, stepped, write } from "./state.js";
 import { has, keep } from "./uploads.js";
 
 const HITS = 24;
-const MOST_MINUS = 8; // as many as a query may have
 const START = ["Find it with a picture and a few words", "Drop a picture, paste one, or start with one of these."];
 const LOST = [
   "Your picture stayed where it was",
@@ -23,7 +22,8 @@ let info, state, answer, asking;
 
 const grid = new Grid(find("#grid"), {
   take: (id, picture) => take({ id }, picture),
-  minus: (id) => go({ ...state, minus: [...state.minus, id].slice(-MOST_MINUS) }),
+  minus: (id) => go({ ...state, minus: [...state.minus, id].slice(-MOST) }),
+  more: (id) => addPicture({ id }),
   regions: () => (answer.regions ??= query(answer.state, { k: answer.hits.length, maps: 1 })),
   thumbnail: (id) => thumbnailOf(id, state.gallery),
 });
@@ -57,19 +57,38 @@ function change(part) {
   rememberSoon();
   panel.showBalance(state.balance);
   panel.showSteps(state, back);
+  showParts();
   return ask();
 }
 
 const typed = (value) => {
   if (!state.steps.length) return tell(value.trim() ? "Now choose a picture to start from." : "");
-  return change({ steps: state.steps.with(-1, { ...state.steps.at(-1), text: value }) });
+  return change(altered(state, () => ({ text: value })));
 };
 
-function take(step, picture, afresh = !answer) {
+// What is typed is one edit, and the next is begun.
+function anotherEdit() {
+  if (!state.steps.at(-1)?.text.trim() || state.steps.at(-1).edits.length + 1 >= MOST) return;
+  go(altered(state, (step) => ({ edits: [...step.edits, step.text.trim()], text: "" })));
+  text.focus({ preventScroll: true });
+}
+
+// The last edit is typed on.
+function lastEdit() {
+  go(altered(state, (step) => ({ edits: step.edits.slice(0, -1), text: step.edits.at(-1) })));
+}
+
+const without = (list, at) => list.filter((_, place) => place !== at);
+
+function addPicture(picture) {
+  if (state.steps.at(-1).more.length + 1 < MOST) go(altered(state, (step) => ({ more: [...step.more, picture] })));
+}
+
+function take(chosen, picture, afresh = !answer) {
   const waiting = afresh ? text.value : ""; // what is written already is meant for the first picture
   const from = picture?.getBoundingClientRect();
   remember(true);
-  go(stepped(afresh ? { ...state, steps: [] } : state, { ...step, text: waiting }));
+  go(stepped(afresh ? { ...state, steps: [] } : state, begun(chosen, waiting)));
   if (from) fly(from);
   scrollTo({ top: 0, behavior: still() ? "auto" : "smooth" });
   if (matchMedia("(pointer: fine)").matches) text.focus({ preventScroll: true });
@@ -91,7 +110,7 @@ async function ask() {
   const step = state.steps.at(-1);
   const asked = state;
   try {
-    const lost = step?.upload && !has(step.upload);
+    const lost = step && pictures(step).some(({ upload }) => upload && !has(upload));
     if (step && !lost) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
     else showShelf(await shelf(asked, HITS, signal), ...(lost ? LOST : START));
   } catch (error) {
@@ -128,13 +147,20 @@ function showQuestion() {
   if (step && text.value !== step.text) text.value = step.text;
   if (find("#without").value !== state.without) find("#without").value = state.without;
   find("#copies").hidden = !step;
-  find("#text").placeholder = step ? "but red, and with stripes" : "What should be different?";
+  const wanted = step?.edits.length ? "and with stripes" : "but red, and with stripes";
+  find("#text").placeholder = step ? wanted : "What should be different?";
   panel.showReference(state);
   panel.showSteps(state, back);
+  showParts();
   panel.showBalance(state.balance);
   panel.showMinus(state, (id) => go({ ...state, minus: state.minus.filter((each) => each !== id) }));
   panel.showFilters(gallery().columns, state, (column, value, on) => go(filtered(state, column, value, on)));
   panel.showGalleries(info.galleries.map(({ name }) => name), state.gallery, (name) => go(empty(name)));
+}
+
+function showParts() {
+  panel.showMore(state, (at) => go(altered(state, ({ more }) => ({ more: without(more, at) }))));
+  panel.showEdits(state, (at) => go(altered(state, ({ edits }) => ({ edits: without(edits, at) }))));
 }
 
 function showAnswer(found) {
@@ -142,8 +168,9 @@ function showAnswer(found) {
   const { hits, matches } = found;
   const last = hits.findLastIndex(({ match }) => match);
   const line = matches === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
-  const without = found.state.without.split(/[\s,]+/).filter(Boolean).length;
-  grid.show(hits, { line, words: matches === false ? "the nearest there are" : "weak matches from here", without });
+  const unwanted = found.state.without.split(/[\s,]+/).filter(Boolean).length;
+  const words = matches === false ? "the nearest there are" : "weak matches from here";
+  grid.show(hits, { line, words, without: unwanted });
   const headline = headlineOf(found);
   head(headline, hits.length === 0 ? "The filters leave none; take one away." : "");
   find("#others").hidden = true;
@@ -156,7 +183,8 @@ function showAnswer(found) {
 function headlineOf({ hits, matches, state: { steps } }) {
   if (hits.length === 0) return "No picture is left";
   if (matches === false) return "Nothing here matches";
-  if (!steps.at(-1).text.trim()) return "Like this one";
+  const step = steps.at(-1);
+  if (!said(step)) return ["Like this one", "Like both"][step.more.length] ?? "Like all of them";
   const count = hits.filter(({ match }) => match).length;
   return matches ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: nobody is sure
 }
@@ -173,7 +201,8 @@ function showShelf(images, headline, lead) {
 function head(headline, lead) {
   find("#headline").textContent = headline;
   find("#lead").textContent = lead;
-  document.title = state.steps.at(-1)?.text.trim() ? `${state.steps.at(-1).text.trim()} · nsfse` : "nsfse";
+  const asked = state.steps.length ? said(state.steps.at(-1)) : "";
+  document.title = asked ? `${asked} · nsfse` : "nsfse";
 }
 
 const announce = later(700, (message) => (find("#live").textContent = message));
@@ -182,6 +211,14 @@ const announce = later(700, (message) => (find("#live").textContent = message));
 
 function listen() {
   text.addEventListener("input", () => typed(text.value));
+  text.addEventListener("keydown", (event) => {
+    const more = event.key === "Enter" && event.shiftKey;
+    if (more) anotherEdit();
+    else if (event.key === "Backspace" && !text.value && state.steps.at(-1)?.edits.length) lastEdit();
+    else return;
+    event.preventDefault();
+  });
+  find("#another").addEventListener("click", anotherEdit);
   find("#words").addEventListener("submit", (event) => {
     event.preventDefault();
     if (!grid.focus()) text.blur();
@@ -193,6 +230,10 @@ function listen() {
   find("#others button").addEventListener("click", () => ask());
   find("#file").addEventListener("change", ({ target }) => {
     if (target.files.length) takeFile(target.files[0]);
+    target.value = "";
+  });
+  find("#more-file").addEventListener("change", async ({ target }) => {
+    if (target.files.length) addPicture({ upload: await keep(target.files[0]) });
     target.value = "";
   });
   find("#refine-toggle").addEventListener("click", ({ currentTarget }) => {

@@ -2,6 +2,7 @@
 
 import { pictureOf, thumbnailOf } from "./api.js";
 import { find, make } from "./dom.js";
+import { MOST, pictures, said } from "./state.js";
 import { has, urlOf } from "./uploads.js";
 
 const BALANCES = [
@@ -40,17 +41,49 @@ export function showSteps(state, back) {
   const nav = find("#steps");
   nav.hidden = state.steps.length < 2;
   const items = state.steps.map((step, at) => {
-    const source = sourceOf(step, state.gallery, thumbnailOf);
-    const picture = source ? make("img", { src: source, alt: "" }) : make("span", { className: "lost" }, "?");
     const last = at === state.steps.length - 1;
-    const label = `step ${at + 1}: ${nameOf(step)}${step.text ? `, ${step.text}` : ""}`;
-    const button = make("button", { type: "button", title: nameOf(step), "aria-label": label }, picture);
+    const names = pictures(step).map(nameOf).join(" and ");
+    const label = `step ${at + 1}: ${[names, said(step)].filter(Boolean).join(", ")}`;
+    const seen = pictures(step).map((each) => pictureIn(each, state.gallery));
+    const button = make("button", { type: "button", title: names, "aria-label": label }, ...seen);
     if (last) button.setAttribute("aria-current", "step");
     button.addEventListener("click", () => back(at));
-    return make("li", {}, button, ...(step.text.trim() ? [make("span", { className: "said" }, step.text)] : []));
+    return make("li", {}, button, ...(said(step) ? [make("span", { className: "said" }, said(step))] : []));
   });
   find("ol", nav).replaceChildren(...items);
   nav.scrollLeft = nav.scrollWidth;
+}
+
+function pictureIn(each, gallery) {
+  const source = sourceOf(each, gallery, thumbnailOf);
+  return source ? make("img", { src: source, alt: "" }) : make("span", { className: "lost" }, "?");
+}
+
+// The other pictures that the answer is to be like, and the edits that are done; each is taken away by a click.
+export function showMore(state, remove) {
+  const step = state.steps.at(-1);
+  const items = (step?.more ?? []).map((each, at) => {
+    const named = { title: `${nameOf(each)}: take it away`, "aria-label": `not like ${nameOf(each)} any more` };
+    const button = make("button", { ...named, type: "button" }, pictureIn(each, state.gallery));
+    button.addEventListener("click", () => remove(at));
+    return make("li", {}, button);
+  });
+  find("#more ul").replaceChildren(...items);
+  find("#more").hidden = !step;
+  find("#more").classList.toggle("some", items.length > 0);
+  find("#more .add").hidden = items.length + 1 >= MOST;
+}
+
+export function showEdits(state, remove) {
+  const step = state.steps.at(-1);
+  const items = (step?.edits ?? []).map((text, at) => {
+    const button = make("button", { type: "button", className: "chip edit", "aria-label": `take away: ${text}` }, text);
+    button.addEventListener("click", () => remove(at));
+    return make("li", {}, button);
+  });
+  find("#edits").replaceChildren(...items);
+  find("#edits").hidden = !items.length;
+  find("#another").hidden = !step?.text.trim() || items.length + 1 >= MOST;
 }
 
 export function showChips(suggestions, take) {

@@ -1,13 +1,26 @@
 // A state is one question: the steps that led to it, the last of which is asked, and what narrows it.
 // It lives in the address, in the order of the steps: ?id=a.png&text=make+it+red&id=b.png&text=with+stripes
+// A step has a picture, more pictures to be like (and-like, and-upload), edits that are done (edit), and the one that is
+// being typed (text).
+
+export const MOST = 8; // of pictures and of edits, as many as a query may have
+
+export const begun = (picture, text = "") => ({ ...picture, more: [], edits: [], text });
+export const pictures = ({ id, upload, more }) => [upload ? { upload } : { id }, ...more];
+export const edits = (step) => [...step.edits, step.text].map((each) => each.trim()).filter(Boolean);
+export const said = (step) => edits(step).join(", ");
 
 export const empty = (gallery = "") => ({ gallery, steps: [], without: "", minus: [], balance: 0.5, where: {} });
 
 export function read(search) {
   const state = empty();
   for (const [name, value] of new URLSearchParams(search)) {
-    if (name === "id" || name === "upload") state.steps.push({ [name]: value, text: "" });
-    else if (name === "text" && state.steps.length) state.steps.at(-1).text = value;
+    const step = state.steps.at(-1);
+    if (name === "id" || name === "upload") state.steps.push(begun({ [name]: value }));
+    else if (name === "text" && step) step.text = value;
+    else if (name === "edit" && step) step.edits.push(value);
+    else if (name === "and-like" && step) step.more.push({ id: value });
+    else if (name === "and-upload" && step) step.more.push({ upload: value });
     else if (name === "not") state.minus.push(value);
     else if (name === "without" || name === "gallery") state[name] = value;
     else if (name === "balance") state.balance = Math.min(1, Math.max(0, Number(value) || 0));
@@ -19,8 +32,10 @@ export function read(search) {
 export function write(state, firstGallery) {
   const found = new URLSearchParams();
   if (state.gallery !== firstGallery) found.append("gallery", state.gallery);
-  for (const { id, upload, text } of state.steps) {
+  for (const { id, upload, more, edits, text } of state.steps) {
     found.append(...(upload ? ["upload", upload] : ["id", id]));
+    for (const each of more) found.append(...(each.upload ? ["and-upload", each.upload] : ["and-like", each.id]));
+    for (const each of edits) found.append("edit", each);
     if (text.trim()) found.append("text", text);
   }
   if (state.without.trim()) found.append("without", state.without);
@@ -30,6 +45,12 @@ export function write(state, firstGallery) {
     for (const value of values) found.append(`where.${column}`, value);
   }
   return found.size ? `?${found}` : "";
+}
+
+// The last step with something changed.
+export function altered(state, part) {
+  const step = state.steps.at(-1);
+  return { ...state, steps: state.steps.with(-1, { ...step, ...part(step) }) };
 }
 
 export function stepped(state, step) {

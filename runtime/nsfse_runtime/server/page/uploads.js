@@ -20,9 +20,10 @@ export async function keep(blob) {
 export const has = (key) => restored(key) !== undefined;
 export const urlOf = (key) => restored(key)?.url;
 
-export function file(key) {
+// The `at`th picture of a question, by a name of its own.
+export function file(key, at) {
   const { blob } = restored(key);
-  return new File([blob], `reference.${blob.type.split("/")[1] ?? "img"}`, { type: blob.type });
+  return new File([blob], `reference${at ? `-${at + 1}` : ""}.${blob.type.split("/")[1] ?? "img"}`, { type: blob.type });
 }
 
 function restored(key) {
