@@ -1,4 +1,4 @@
-"""Any CLIP in the form of `transformers`: patches and words after final norm and projection, each with an adapter.
+"""Any CLIP in the form of `transformers`: cells of patches, and words, after final norm and projection, each with an adapter.
 
 `model.weights` names a folder, or `hub:OWNER/NAME` to fetch one: only that prefix lets anything reach for the network.
 What a run needs to be opened again without that folder (shapes, special tokens, picture statistics) is read once into
@@ -31,11 +31,21 @@ VISION_SHAPES = (*SHAPES, "image_size", "patch_size", "num_channels")
 
 
 class ClipTrunk(Trunk):
-    """Pictures [B, 3, S, S] → the class token and the patches after norm and projection, [B, 1 + R, p]."""
+    """Pictures [B, 3, S, S] → the class token and R cells after norm and projection, [B, 1 + R, p].
 
-    def __init__(self, vision: Any, projection: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    A cell is the average of the patches it covers, or a patch itself.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self, vision: Any, projection: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], cells: int = 0
+    ) -> None:
         super().__init__(mean, std)
         self.vision, self.projection = vision, projection
+        patches = vision.config.image_size // vision.config.patch_size
+        self.pooled = 0 < cells < patches
+        self.register_buffer("cells", _covers(patches, cells if self.pooled else patches), persistent=False)
 
     def stages(self) -> list[nn.Module]:
         """Return embeddings and layers; norm and projection after them freeze only with the whole trunk."""
@@ -46,11 +56,11 @@ class ClipTrunk(Trunk):
         """Return the features [B, 1 + R, p] of `pixels` [B, 3, S, S] in 0..1."""
         hidden = self.vision((pixels - self.mean) / self.std).last_hidden_state
         found: Tensor = self.projection(self.vision.post_layernorm(hidden))
-        return found
+        return torch.cat([found[:, :1], self.cells @ found[:, 1:]], 1) if self.pooled else found
 
 
 class ClipTail(nn.Module):
-    """The class token → vector, patches → regions, by an adapter each."""
+    """The class token → vector, cells → regions, by an adapter each."""
 
     def __init__(self, adapter: nn.Linear) -> None:
         super().__init__()
@@ -99,6 +109,14 @@ class ClipTextEncoder(nn.Module):
         return words, F.normalize(self.sentence(sentence), dim=-1)
 
 
+def _covers(patches: int, cells: int) -> Tensor:
+    """Return how much of each of cells² cells lies on each of patches² patches, [cells², patches²]; rows sum to 1."""
+    ends = torch.linspace(0, patches, cells + 1)[:, None]
+    at = torch.arange(patches)
+    line = (torch.minimum(ends[1:], at + 1) - torch.maximum(ends[:-1], at)).clamp_min(0) * (cells / patches)
+    return torch.kron(line, line)
+
+
 def _adapter(inputs: int, dim: int) -> nn.Linear:
     """Return p → d as it starts everywhere: the identity, or directions that keep CLIP's cosines as d allows."""
     found = nn.Linear(inputs, dim)
@@ -134,7 +152,9 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
         CLIPConfig(text_config=text | special, vision_config=vision, projection_dim=found["projection_dim"])
     )
     adapter = _adapter(found["projection_dim"], config.dim)
-    trunk = ClipTrunk(clip.vision_model, clip.visual_projection, tuple(found["mean"]), tuple(found["std"]))
+    statistics = tuple(found["mean"]), tuple(found["std"])
+    # Runs of before have no cells: they learned with the patches themselves.
+    trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=found.get("cells", 0))
     words = ClipTextTrunk(clip.text_model, clip.text_projection)
     return TrunkEncoder(trunk, ClipTail(adapter)), ClipTextEncoder(words, adapter, found["start"], found["end"])
 
@@ -184,6 +204,7 @@ def read_shapes(config: ModelConfig) -> dict[str, Any]:
         "end": ends[1],
         "mean": list(seen.get("image_mean", MEAN)),
         "std": list(seen.get("image_std", STD)),
+        "cells": config.cells,
     }
 
 

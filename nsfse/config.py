@@ -54,6 +54,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sharpness of the head's attention (λ)."""
     alpha: float = 2.0
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
+    cells: Annotated[int, msgspec.Meta(ge=0)] = 4
+    """A CLIP's patches are averaged to a grid of so many cells a side, which are its regions; 0 keeps the patches."""
     clip: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"
