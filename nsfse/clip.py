@@ -1,4 +1,4 @@
-"""Any CLIP in the form of `transformers`: cells of patches, and words, after final norm and projection, each with an adapter.
+"""Any CLIP in the form of `transformers`: cells of patches, and words, after norm and projection, with an adapter each.
 
 `model.weights` names a folder, or `hub:OWNER/NAME` to fetch one: only that prefix lets anything reach for the network.
 What a run needs to be opened again without that folder (shapes, special tokens, picture statistics) is read once into

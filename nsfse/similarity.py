@@ -179,7 +179,8 @@ class SimilarityHead(nn.Module):
     def pair_side(self, query: QuerySide, regions: Tensor) -> PairSide:
         """Score B queries against M candidates each, `regions` [B, M, R, d]."""
         places = regions.shape[2] - self.views  # as many of them as kept regions
-        kept, views, asked = query.probes.split([places, self.views, query.words.shape[1]], 1)
+        kept, views = query.probes[:, :places], query.probes[:, places : places + self.views]
+        asked = query.probes[:, places + self.views :]
         across = torch.einsum("bld,bmrd->bmlr", query.words, regions)
         near = torch.einsum("bld,bmrd->bmlr", torch.cat([kept, asked], 1), regions)
         view = torch.einsum("bvd,bmvd->bmv", views, regions[:, :, places:])

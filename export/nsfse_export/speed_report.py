@@ -18,7 +18,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     sections = [
         f"{machine['threads']} threads of {machine['cores']} cores, {machine['gflops']} GFLOP/s in float32, "
         f"{machine['gb_per_second_one_thread']} GB/s; load {machine['load']} at the start; {versions}.",
-        f"{model['backbone']}, {model['regions']} regions of {model['dim']}: {model['bytes_per_picture']} bytes a picture.",
+        f"{model['backbone']}: {model['regions']} regions of {model['dim']}, {model['bytes_per_picture']} bytes each.",
     ]
     if found["parts"]:
         sections.append(_parts(found["parts"]))
@@ -29,8 +29,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     if found["index"]:
         index = found["index"]
         sections.append(
-            f"Indexing {index['pictures']} pictures: {index['images_per_second']} images/s, {index['times_faster']} times "
-            f"a loop of PyTorch ({index['torch_images_per_second']})."
+            f"Indexing {index['pictures']} pictures: {index['images_per_second']} images/s, {index['times_faster']} "
+            f"times a loop of PyTorch ({index['torch_images_per_second']})."
         )
     sections += [_curve(title, lines) for title, lines in (found["growth"] or {}).items()]
     if found["left_out"]:
@@ -104,7 +104,7 @@ def _panel(title: str, lines: Mapping[str, Mapping[float, float]], top: int) -> 
     parts += [
         f'<text x="{x(value)}" y="{last + 16}" text-anchor="middle" fill="#6b7280">{value:g}</text>' for value in values
     ]
-    for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
+    for line, colour in zip(lines.values(), COLOURS, strict=False):
         spots = [(x(value), y(ms)) for value, ms in sorted(line.items())]
         path = " ".join(f"{px},{py}" for px, py in spots)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')

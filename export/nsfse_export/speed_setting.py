@@ -1,11 +1,13 @@
-"""What speed is measured on where nothing is given: a CLIP of random weights, a gallery and a picture made from a seed."""
+"""What speed is measured on; where nothing is given, a CLIP of random weights. Galleries and pictures are made."""
 
 import json
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from nsfse.checkpoint import save_tensors, write_file, write_header
 from nsfse.clip import MEAN, STD
 from nsfse.config import Config, ModelConfig
 from nsfse.model import NSFSE
+from nsfse.scorer import TorchScorer
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime import gallery_file
 from nsfse_runtime.bundle import TOKENIZER, Bundle
 from nsfse_runtime.errors import UsageError
-from nsfse_runtime.features import Floats
+from nsfse_runtime.features import Floats, Scorer, TargetFeatures
 from nsfse_runtime.gallery_file import FORMAT_VERSION
 from nsfse_runtime.regions import to_bytes
 from nsfse_runtime.snapshot import content_crc, item_crc, regions_crc
@@ -46,6 +49,47 @@ VIT_B_32: dict[str, Any] = {
     "std": list(STD),
 }
 _BLOBS = 256  # different regions in a made gallery; more would measure the same
+
+
+@dataclass
+class Setting:
+    """What is measured: one model in torch and as bundles by precision, where to write, and until when."""
+
+    run: Path
+    torch: TorchScorer
+    bundles: dict[str, Bundle]
+    place: Path
+    rounds: int
+    until: float
+    left_out: list[str] = field(default_factory=list)
+    galleries: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Bundle:
+        """Return the bundle that a CPU would serve: int8 where there is one."""
+        return self.bundles.get("int8", self.bundles["fp32"])
+
+    @property
+    def text(self) -> str:
+        """Return what is asked."""
+        return words_of(self.best)
+
+    @property
+    def scorers(self) -> dict[str, Scorer]:
+        """Return the model's forms by name, torch first."""
+        return {"torch": self.torch} | {name: bundle.scorer for name, bundle in self.bundles.items()}
+
+    def late(self, what: str) -> bool:
+        """Tell whether there is no time left for `what`, and note it."""
+        if time.monotonic() > self.until:
+            self.left_out.append(what)
+        return time.monotonic() > self.until
+
+    def gallery(self, size: int) -> Path:
+        """Return a made gallery of `size` pictures for the best bundle."""
+        if size not in self.galleries:
+            self.galleries[size] = made_gallery(self.place / f"{size}.gallery", self.best, size)
+        return self.galleries[size]
 
 
 def random_clip_run(run: Path, dim: int, cells: int) -> Path:
@@ -123,6 +167,27 @@ def _contents(vectors: Floats) -> Iterator[tuple[int, bytes, bytes, int]]:
 def name_of(key: int) -> str:
     """Return the id of a picture of a made gallery."""
     return f"made-{key:07d}.jpg"
+
+
+def names_of(size: int) -> Iterator[str]:
+    """Return ids of such a gallery, one after another and for ever."""
+    return (name_of(97 * at % size) for at in count())
+
+
+def drawn_candidates(setting: Setting, size: int) -> TargetFeatures:
+    """Draw unit features of `size` pictures as the model has them."""
+    manifest, random = setting.best.manifest, np.random.default_rng(1)
+    vectors = random.standard_normal((size, manifest.dim), np.float32)
+    regions = random.standard_normal((size, manifest.regions, manifest.dim), np.float32)
+    return TargetFeatures(
+        vectors / np.linalg.norm(vectors, axis=-1, keepdims=True),
+        regions / np.linalg.norm(regions, axis=-1, keepdims=True),
+    )
+
+
+def long_text(text: str, words: int) -> str:
+    """Return a text of so many words, `text` again and again."""
+    return " ".join((text.split() * words)[:words])
 
 
 def drawn_jpeg(megapixels: float) -> bytes:

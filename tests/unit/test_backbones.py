@@ -396,7 +396,8 @@ def test_clip_reads_a_text_alone_as_in_a_padded_batch(clip_model, padding):
 def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
     from nsfse.clip import _covers
 
-    line = torch.tensor([[4, 3, 0, 0, 0, 0, 0], [0, 1, 4, 2, 0, 0, 0], [0, 0, 0, 2, 4, 1, 0], [0, 0, 0, 0, 0, 3, 4]]) / 7
+    rows = [[4, 3, 0, 0, 0, 0, 0], [0, 1, 4, 2, 0, 0, 0], [0, 0, 0, 2, 4, 1, 0], [0, 0, 0, 0, 0, 3, 4]]
+    line = torch.tensor(rows) / 7
     torch.testing.assert_close(_covers(7, 4).view(4, 4, 7, 7), torch.einsum("iy,jx->ijyx", line, line))
     pixels, found = torch.rand(2, 3, 32, 32), []
     for cells in (1, 2, 0):

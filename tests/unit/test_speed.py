@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from nsfse_export import speed
+from nsfse_export import speed, speed_growth, speed_timing
 from nsfse_export.speed_report import markdown, plot
-from nsfse_export.speed_setting import check_sizes, drawn_jpeg, made_gallery, name_of, words_of
+from nsfse_export.speed_setting import Setting, check_sizes, drawn_jpeg, made_gallery, name_of, words_of
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.images import decode_image
@@ -32,22 +32,22 @@ def setting(tmp_path_factory):
         **{name: getattr(scorer, name) for name in ("encode_images", "sentence", "compose", "score_pairs")},
     )
     place = tmp_path_factory.mktemp("speed")
-    return speed.Setting(BUNDLE, torch_like, {"fp32": bundle}, place, 3, until=float("inf"))
+    return Setting(BUNDLE, torch_like, {"fp32": bundle}, place, 3, until=float("inf"))
 
 
 def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch):
     calls, clock = [], iter(range(1000))
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock) / 1000)
-    monkeypatch.setattr(speed.time, "sleep", lambda _: None)
-    found = speed.interleaved({name: (lambda name=name: calls.append(name)) for name in "abc"}, rounds=4)
+    monkeypatch.setattr(speed_timing.time, "perf_counter", lambda: next(clock) / 1000)
+    monkeypatch.setattr(speed_timing.time, "sleep", lambda _: None)
+    found = speed_timing.interleaved({name: (lambda name=name: calls.append(name)) for name in "abc"}, rounds=4)
     assert calls == list("abc" + "abc" + "bca" + "cab" + "abc")
     assert found == {name: [pytest.approx(1)] * 4 for name in "abc"}
     slow = {"torch": [8.0, 4.0, 100.0], "int8": [2.0, 2.0, 20.0]}
-    assert speed.ratios(slow, "torch") == {
+    assert speed_timing.ratios(slow, "torch") == {
         "torch": {"ms": 8.0, "times_faster": 1.0},
         "int8": {"ms": 2.0, "times_faster": 4.0},
     }
-    assert speed.quantiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p95": 2.9, "p99": 2.98}
+    assert speed_timing.quantiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p95": 2.9, "p99": 2.98}
 
 
 def test_a_made_gallery_is_one_that_queries_can_use(setting):
@@ -71,17 +71,18 @@ def test_a_whole_query_is_timed_beside_pytorch_and_told_lap_by_lap(setting, monk
 
 
 def test_growth_becomes_tables_and_panels_and_late_ones_are_named(setting, monkeypatch):
-    monkeypatch.setattr(speed, "drawn_jpeg", lambda _: drawn_jpeg(0.01))
-    curves = speed.growth(setting, (200, 220))
+    monkeypatch.setattr(speed_growth, "drawn_jpeg", lambda _: drawn_jpeg(0.01))
+    curves = speed_growth.growth(setting, (200, 220))
     assert list(curves["pictures in the gallery"]["whole query"]) == [200, 220] and len(curves) == 5
     svg = plot(curves)
     ElementTree.fromstring(svg)
     assert svg.count("<circle") == sum(len(line) for lines in curves.values() for line in lines.values())
-    found = {"machine": speed.machine(), "model": speed._model(setting), "growth": curves, "left_out": ["cold"]}
+    machine = {"threads": 2, "cores": 2, "gflops": 90.0, "gb_per_second_one_thread": 9.0, "load": 0.1, "versions": {}}
+    found = {"machine": machine, "model": speed._model(setting), "growth": curves, "left_out": ["cold"]}
     text = markdown(found | {"parts": None, "whole": None, "cold": None, "index": None})
     assert "| pictures in the gallery (ms) | 200 | 220 |" in text and "for want of time (--minutes): cold" in text
-    late = speed.Setting(BUNDLE, setting.torch, setting.bundles, setting.place, 3, until=0)
-    assert speed.growth(late, (200,)) == {} and "pictures in the gallery: 200" in late.left_out
+    late = Setting(BUNDLE, setting.torch, setting.bundles, setting.place, 3, until=0)
+    assert speed_growth.growth(late, (200,)) == {} and "pictures in the gallery: 200" in late.left_out
 
 
 def test_a_jpeg_of_a_megapixel_has_one_and_sizes_are_checked():
