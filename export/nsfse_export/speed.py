@@ -213,7 +213,7 @@ def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
 
 def eager_query(model: TorchScorer, gallery: Gallery, picture: bytes, text: str) -> object:
     """Answer a query as a plain PyTorch program would: decode, encode, a product with all vectors, the head."""
-    features = model.encode_images(load_image(picture, model.image_size)[None])
+    features = model.encode_images(np.stack([load_image(picture, model.image_size)]))
     query = model.compose(features, [text])[0]
     scores = gallery.vectors() @ query.vector
     rows = np.argpartition(scores, len(scores) - CANDIDATES)[len(scores) - CANDIDATES :]

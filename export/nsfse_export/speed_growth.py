@@ -1,10 +1,10 @@
 """What is beyond one query: whole processes, indexing a folder, and how times grow."""
 
+import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,15 @@ from nsfse_export.speed_timing import Act, interleaved, seconds
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.images import decode_image, fit_image, load_image
+
+# A process counts the memory of the one that started it as its own peak, so that it is started by a small one.
+_STARTER = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+span, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([span, peak, done.returncode, done.stderr.decode(errors="replace")[-300:]]))
+"""
 
 
 def cold(setting: Setting, size: int) -> dict[str, Any]:
@@ -50,15 +59,11 @@ def _middle(runs: Sequence[tuple[float, float]]) -> dict[str, float]:
 def _process(command: Sequence[str]) -> tuple[float, float]:
     """Run a process that must end well; return its seconds and its peak memory in MB."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    started = time.perf_counter()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        said = process.stderr.read() if process.stderr else b""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UsageError(f"{' '.join(command[1:4])} ended with {process.returncode}: {said.decode()[-300:].strip()}")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return time.perf_counter() - started, usage.ru_maxrss * unit / 1e6
+    ran = subprocess.run([sys.executable, "-c", _STARTER, *command], env=environment, capture_output=True, check=True)
+    span, peak, code, said = json.loads(ran.stdout)
+    if code:
+        raise UsageError(f"{' '.join(command[1:4])} ended with {code}: {said.strip()}")
+    return span, peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes there, KiB elsewhere
 
 
 def bulk(setting: Setting, photos: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`nsfse bench speed`: its arithmetic, a made gallery against a real index, and whole queries of a tiny bundle."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -90,3 +91,10 @@ def test_a_jpeg_of_a_megapixel_has_one_and_sizes_are_checked():
     assert height * width == pytest.approx(120_000, rel=0.02) and len(drawn_jpeg(0.12)) > 12_000
     with pytest.raises(UsageError, match="200 at least"):
         check_sizes([100])
+
+
+def test_a_process_is_measured_by_itself_and_must_end_well():
+    span, peak = speed_growth._process([sys.executable, "-S", "-c", "held = bytearray(60_000_000)"])
+    assert span > 0 and 60 < peak < 120  # not what this process holds
+    with pytest.raises(UsageError, match="ended with 3: no"):
+        speed_growth._process([sys.executable, "-S", "-c", "import sys; sys.stderr.write('no'); sys.exit(3)"])
