@@ -114,7 +114,7 @@ def _by_size(setting: Setting, size: int) -> dict[str, Act]:
     retriever.query(next(names), setting.text)  # codes or an index are made from the second query on
     return {
         "whole query": lambda: retriever.query(next(names), setting.text),
-        "stage 1 alone": lambda: retriever.query(next(names), setting.text, k=1, rerank=0),
+        "without stage 2": lambda: retriever.query(next(names), setting.text, k=1, rerank=0),
     }
 
 
