@@ -1,6 +1,6 @@
-"""Time stage 1 against the size of the gallery, and bulk indexing.
+"""Time stage 1 against the size of the gallery, in every way to search it.
 
-python benchmarks/stage1.py [--sizes 10000,100000,1000000] [--rounds 9] [--json FILE] [--bundle DIR --folder PICTURES]
+python benchmarks/stage1.py [--sizes 10000,100000,1000000] [--rounds 9] [--json FILE]
 
 Vectors are synthetic, 512 numbers each. "clustered": centres of a low-rank space, 100 pictures around each, as real
 features lie; "spread": nearly independent directions, the worst that an index can meet. Queries are blends of two
@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from nsfse_runtime import Bundle, Gallery, ann, stage1
+from nsfse_export.speed_setting import clustered
+from nsfse_runtime import ann, stage1
 from nsfse_runtime.codes import Codes
 from nsfse_runtime.search import exact_search
 
@@ -53,8 +54,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--kinds", default="clustered,spread")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
     found: dict[str, Any] = {"machine": machine(), "search": []}
     print(found["machine"])
@@ -62,9 +61,6 @@ def main() -> None:
         for size in map(int, asked.sizes.split(",")):
             found["search"].append(row := measure(kind, size, asked.rounds))
             print(row)
-    if asked.bundle and asked.folder:
-        found["index"] = bulk_index(asked.bundle, asked.folder)
-        print(found["index"])
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2))
 
@@ -87,7 +83,9 @@ def _version(name: str) -> str | None:
 def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
     """Return medians, in ms, of every way to search `size` vectors, and what it costs to prepare them."""
     random = np.random.default_rng(0)
-    vectors = draw(kind, size, random)
+    if kind not in ("clustered", "spread"):
+        raise SystemExit(f"no kind of vectors {kind}; choose clustered or spread")
+    vectors = clustered(size, DIM, random, spread=kind == "spread")
     row: dict[str, Any] = {"kind": kind, "pictures": size}
     codes, row["codes_built_s"] = _timed(lambda: Codes(vectors))
     mask = random.random(size) < 0.01
@@ -124,37 +122,11 @@ def _check(answers: dict[str, Any]) -> None:
             np.testing.assert_array_equal(answers[one][0], answers[other][0], f"{other} is not {one}")
 
 
-def draw(kind: str, size: int, random: np.random.Generator) -> np.ndarray:
-    """Draw unit vectors [size, DIM] of a kind."""
-    if kind not in ("clustered", "spread"):
-        raise SystemExit(f"no kind of vectors {kind}; choose clustered or spread")
-    rank = 64 if kind == "clustered" else DIM
-    basis = random.normal(size=(rank, DIM)).astype(np.float32) / np.sqrt(rank)
-    centres = random.normal(size=(max(1, size // 100), rank)).astype(np.float32)
-    out = np.empty((size, DIM), np.float32)
-    for at in range(0, size, 50_000):
-        rows = out[at : at + 50_000]
-        near = random.standard_normal((len(rows), rank), np.float32)
-        spots = centres[random.integers(len(centres), size=len(rows))] + 0.5 * near if kind == "clustered" else near
-        rows[:] = spots @ basis + 0.3 * random.standard_normal(rows.shape, np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return out
-
-
 def blends(vectors: np.ndarray, count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield queries between two pictures each."""
     for one, two in random.integers(len(vectors), size=(count, 2)):
         query = vectors[one] + 0.7 * vectors[two]
         yield query / np.linalg.norm(query)
-
-
-def bulk_index(bundle: Path, folder: Path) -> dict[str, Any]:
-    """Return what a new gallery of a folder says of its speed."""
-    with tempfile.TemporaryDirectory() as place:
-        model = Bundle.open(bundle)
-        with Gallery.open(Path(place) / "bench.gallery", model, create=True) as gallery:
-            report = gallery.sync(folder)
-    return {name: getattr(report, name) for name in ("encoded", "images_per_second", "device", "workers", "batch")}
 
 
 def _timed(act: Callable[[], Any]) -> tuple[Any, float]:

@@ -18,7 +18,7 @@ Exit codes: [errors.md](errors.md). Written by `docs/write_cli.py`; a test compa
 """
 COMMANDS = (
     *("", "train", "init", "export", "index", "query", "serve", "evaluate"),
-    *("reproduce", "data draw", "data check", "bench accuracy", "info", "doctor", "demo"),
+    *("reproduce", "data draw", "data check", "bench accuracy", "bench speed", "info", "doctor", "demo"),
 )
 
 

@@ -385,6 +385,32 @@ def accuracy(
     raise typer.Exit(130 if found.interrupted else 0)
 
 
+@bench.command()
+def speed(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for speed.md, speed.json and speed.svg.")],
+    run: Annotated[
+        Path | None, typer.Argument(help="A run; by default a CLIP ViT-B/32 of random weights is measured.")
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="Pictures of the galleries, by commas.")] = "10000,100000",
+    photos: Annotated[Path | None, typer.Option(help="A folder of pictures to index, too.")] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds in which the ways take turns.")] = 7,
+    minutes: Annotated[float, typer.Option(min=0, help="Begin nothing more after so long, and say what is left.")] = 15,
+    dim: Annotated[int, typer.Option(min=8, help="d of the default model.")] = 128,
+    cells: Annotated[int, typer.Option(min=0, help="Its cells a side (model.cells).")] = 4,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure torch.compile, too: minutes more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Time the parts of a query and the whole of it beside PyTorch."""
+    from nsfse.opening import numbers
+    from nsfse.progress import say
+    from nsfse_export.speed import measure
+    from nsfse_export.speed_report import markdown
+
+    settings: dict[str, Any] = {"rounds": rounds, "minutes": minutes, "sizes": numbers(sizes), "photos": photos}
+    model: dict[str, Any] = {"dim": dim, "cells": cells, "compiled": compiled}
+    _print(measure(out, run, **settings, **model, tell=say), markdown, as_json)
+
+
 @app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="A run, a bundle or a gallery.")],

@@ -1,4 +1,4 @@
-"""Any CLIP in the form of `transformers`: patches and words after final norm and projection, each with an adapter.
+"""Any CLIP in the form of `transformers`: cells of patches, and words, after norm and projection, with an adapter each.
 
 `model.weights` names a folder, or `hub:OWNER/NAME` to fetch one: only that prefix lets anything reach for the network.
 What a run needs to be opened again without that folder (shapes, special tokens, picture statistics) is read once into
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
-from nsfse.trunk import Trunk, TrunkEncoder
+from nsfse.trunk import Trunk, TrunkEncoder, reached
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError
 from nsfse_runtime.extras import need
 
@@ -31,11 +31,21 @@ VISION_SHAPES = (*SHAPES, "image_size", "patch_size", "num_channels")
 
 
 class ClipTrunk(Trunk):
-    """Pictures [B, 3, S, S] → the class token and the patches after norm and projection, [B, 1 + R, p]."""
+    """Pictures [B, 3, S, S] → the class token and R cells after norm and projection, [B, 1 + R, p].
 
-    def __init__(self, vision: Any, projection: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    A cell is the average of the patches it covers, or a patch itself.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self, vision: Any, projection: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], cells: int = 0
+    ) -> None:
         super().__init__(mean, std)
         self.vision, self.projection = vision, projection
+        patches = vision.config.image_size // vision.config.patch_size
+        self.pooled = 0 < cells < patches
+        self.register_buffer("cells", _covers(patches, cells if self.pooled else patches), persistent=False)
 
     def stages(self) -> list[nn.Module]:
         """Return embeddings and layers; norm and projection after them freeze only with the whole trunk."""
@@ -46,19 +56,20 @@ class ClipTrunk(Trunk):
         """Return the features [B, 1 + R, p] of `pixels` [B, 3, S, S] in 0..1."""
         hidden = self.vision((pixels - self.mean) / self.std).last_hidden_state
         found: Tensor = self.projection(self.vision.post_layernorm(hidden))
-        return found
+        return torch.cat([found[:, :1], self.cells @ found[:, 1:]], 1) if self.pooled else found
 
 
 class ClipTail(nn.Module):
-    """The class token → vector, patches → regions, by an adapter each."""
+    """The class token → vector, cells → regions, by an adapter each."""
 
-    def __init__(self, adapter: nn.Linear) -> None:
+    def __init__(self, adapter: nn.Linear, head_reach: float) -> None:
         super().__init__()
+        self.head_reach = head_reach
         self.vector, self.region = _same(adapter), _same(adapter)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, 1 + R, p] into unit vectors [B, d] and unit regions [B, R, d]."""
-        vectors, regions = self.vector(features[:, 0]), self.region(features[:, 1:])
+        vectors, regions = self.vector(features[:, 0]), self.region(reached(features[:, 1:], self.head_reach))
         return F.normalize(vectors.float(), dim=-1), F.normalize(regions.float(), dim=-1)
 
 
@@ -82,9 +93,9 @@ class ClipTextEncoder(nn.Module):
     evidence stay words. Padding lies behind the end token, where nothing looks.
     """
 
-    def __init__(self, trunk: ClipTextTrunk, adapter: nn.Linear, start: int, end: int) -> None:
+    def __init__(self, trunk: ClipTextTrunk, adapter: nn.Linear, start: int, end: int, head_reach: float) -> None:
         super().__init__()
-        self.trunk, self.start, self.end = trunk, start, end
+        self.trunk, self.start, self.end, self.head_reach = trunk, start, end, head_reach
         self.word, self.sentence = _same(adapter), _same(adapter)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,8 +106,16 @@ class ClipTextEncoder(nn.Module):
         framed = torch.where(at == 0, self.start, torch.where(ends, self.end, framed))
         tokens = self.trunk(framed)
         sentence = (tokens * ends[..., None]).sum(1)
-        words = F.normalize(self.word(tokens[:, 1:-1]), dim=-1) * mask[..., None]
+        words = F.normalize(self.word(reached(tokens[:, 1:-1], self.head_reach)), dim=-1) * mask[..., None]
         return words, F.normalize(self.sentence(sentence), dim=-1)
+
+
+def _covers(patches: int, cells: int) -> Tensor:
+    """Return how much of each of cells² cells lies on each of patches² patches, [cells², patches²]; rows sum to 1."""
+    ends = torch.linspace(0, patches, cells + 1)[:, None]
+    at = torch.arange(patches)
+    line = (torch.minimum(ends[1:], at + 1) - torch.maximum(ends[:-1], at)).clamp_min(0) * (cells / patches)
+    return torch.kron(line, line)
 
 
 def _adapter(inputs: int, dim: int) -> nn.Linear:
@@ -134,9 +153,12 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
         CLIPConfig(text_config=text | special, vision_config=vision, projection_dim=found["projection_dim"])
     )
     adapter = _adapter(found["projection_dim"], config.dim)
-    trunk = ClipTrunk(clip.vision_model, clip.visual_projection, tuple(found["mean"]), tuple(found["std"]))
+    statistics = tuple(found["mean"]), tuple(found["std"])
+    # Runs of before have no cells: they learned with the patches themselves.
+    trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=found.get("cells", 0))
     words = ClipTextTrunk(clip.text_model, clip.text_projection)
-    return TrunkEncoder(trunk, ClipTail(adapter)), ClipTextEncoder(words, adapter, found["start"], found["end"])
+    reach = config.head_reach
+    return TrunkEncoder(trunk, ClipTail(adapter, reach)), ClipTextEncoder(words, adapter, found["start"], found["end"], reach)
 
 
 def load(image_encoder: TrunkEncoder, text_encoder: ClipTextEncoder, weights: str) -> None:
@@ -184,6 +206,7 @@ def read_shapes(config: ModelConfig) -> dict[str, Any]:
         "end": ends[1],
         "mean": list(seen.get("image_mean", MEAN)),
         "std": list(seen.get("image_std", STD)),
+        "cells": config.cells,
     }
 
 

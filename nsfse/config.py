@@ -56,6 +56,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
     head_reach: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     """How much of what the head learns goes on to what stage 1 learns from; at 0 it moves its own layers alone."""
+    cells: Annotated[int, msgspec.Meta(ge=0)] = 4
+    """A CLIP's patches are averaged to a grid of so many cells a side, which are its regions; 0 keeps the patches."""
     clip: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"

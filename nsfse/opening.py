@@ -102,3 +102,11 @@ def conditions(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise UsageError(f"--where takes COLUMN=VALUE, not {pair!r}; for example --where category=dress")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def numbers(text: str) -> list[int]:
+    """Parse whole numbers between commas. Raises UsageError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r} is not a list of whole numbers; for example 10000,100000") from None

@@ -178,23 +178,29 @@ class SimilarityHead(nn.Module):
 
     def pair_side(self, query: QuerySide, regions: Tensor) -> PairSide:
         """Score B queries against M candidates each, `regions` [B, M, R, d]."""
+        places = regions.shape[2] - self.views  # as many of them as kept regions
+        kept, views = query.probes[:, :places], query.probes[:, places : places + self.views]
+        asked = query.probes[:, places + self.views :]
         across = torch.einsum("bld,bmrd->bmlr", query.words, regions)
-        visual = torch.einsum("bld,bmrd->bmlr", query.probes, regions)
-        return self.correspond(query, across, visual, regions @ regions.transpose(-1, -2))
+        near = torch.einsum("bld,bmrd->bmlr", torch.cat([kept, asked], 1), regions)
+        view = torch.einsum("bvd,bmvd->bmv", views, regions[:, :, places:])
+        return self.correspond(query, across, near, view, regions @ regions.transpose(-1, -2))
 
-    def correspond(self, query: QuerySide, across: Tensor, visual: Tensor, gram: Tensor) -> PairSide:
-        """Turn products X [B, M, L, R], Y [B, M, R+L, R] and Gram matrices [B, M, R, R] into similarities."""
+    def correspond(self, query: QuerySide, across: Tensor, near: Tensor, view: Tensor, gram: Tensor) -> PairSide:
+        """Turn products and Gram matrices [B, M, R + V, R + V] into similarities.
+
+        `across` [B, M, L, R + V] are those of words, `near` [B, M, R + L, R + V] of kept regions and the words' probes,
+        `view` [B, M, V] of each view with the same one alone.
+        """
         t_c, t_v = self.cross_boundary.t, self.visual_boundary.t
-        places = visual.shape[-1] - self.views  # as many of them as kept regions
-        kept, asked = visual[:, :, :places], visual[:, :, places + self.views :]
-        view = visual[:, :, places : places + self.views, places:].diagonal(dim1=-2, dim2=-1)
-        near, guide = torch.cat([kept, asked], 2), torch.cat([kept, 0.5 * across + 0.5 * asked], 2)
+        places = near.shape[2] - across.shape[2]
+        guide = torch.cat([near[:, :, :places], 0.5 * (across + near[:, :, places:])], 2)
         x, best = across.amax(-1), near.amax(-1)
         y = torch.cat([best[..., :places], view, best[..., places:]], -1)
         over = x - t_c
         wrong = torch.where(query.word_weights[:, None] < 0, over.clamp_min(0), over.clamp_max(0))
-        cross = self._branch(across, across, across > t_c, gram) + self.gamma * wrong
-        found = self._branch(near, guide, near > t_v, gram) + self.gamma * (best - t_v).clamp_max(0)
+        cross = self._branch(across, across, t_c, x, gram) + self.gamma * wrong
+        found = self._branch(near, guide, t_v, best, gram) + self.gamma * (best - t_v).clamp_max(0)
         seen = torch.cat([found[..., :places], self._view_branches(view), found[..., places:]], -1)
         s_c, s_v = (query.word_weights[:, None] * cross).sum(-1), (query.probe_weights[:, None] * seen).sum(-1)
         # A branch that is switched off is 0 and not left out: a graph of the head keeps all its inputs.
@@ -202,11 +208,16 @@ class SimilarityHead(nn.Module):
             0.0 * s_c if self.branches == "visual" else s_c, 0.0 * s_v if self.branches == "cross" else s_v, x, y
         )
 
-    def _branch(self, products: Tensor, guide: Tensor, keep: Tensor, gram: Tensor) -> Tensor:
-        """Positive branch of one similarity, [B, M, K]: a gathered cosine and a relevance-weighted sum."""
-        gathered = gathered_cosine(masked_softmax(self.scale * guide, keep), products, gram)
-        relevance = F.normalize(F.leaky_relu(products, 0.1), dim=2)
-        return gathered + (torch.softmax(self.scale * relevance, -1) * products).sum(-1)
+    def _branch(self, products: Tensor, guide: Tensor, t: Tensor | float, best: Tensor, gram: Tensor) -> Tensor:
+        """Positive branch of one similarity, [B, M, K]: a gathered cosine and a relevance-weighted sum.
+
+        `best` [B, M, K] are the largest of `products` [B, M, K, R]: none is over `t` where it is not.
+        """
+        attention = torch.softmax((self.scale * guide).masked_fill(products <= t, FAR), -1)
+        gathered = gathered_cosine(attention, products, gram).masked_fill(best <= t, 0.0)
+        leaning = F.leaky_relu(products, 0.1)
+        relevance = leaning * (self.scale / leaning.norm(dim=2, keepdim=True).clamp_min(1e-12))
+        return gathered + (torch.softmax(relevance, -1) * products).sum(-1)
 
     def total(self, stage1: Tensor, pair: PairSide) -> Tensor:
         """S = ω_g⟨q, g⟩ + ω_c S_c + ω_v S_v, for `stage1` [B, M]."""

@@ -101,9 +101,11 @@ class PairGraph(nn.Module):
         vectors: Tensor,
         regions: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Score pairs, with one product of all query rows and all regions (docs/method.md §7)."""
+        """Score pairs, with one product of all query rows and all regions (docs/method.md §7); views have their own."""
+        length, views = infused.shape[0], self.head.views
+        places = probes.shape[0] - length - views
         across = regions.transpose(1, 2)
-        near = torch.cat([infused, probes]) @ across
+        near = torch.cat([infused, probes[:places], probes[places + views :]]) @ across
         side = QuerySide(
             infused[None],
             probes[None],
@@ -111,8 +113,13 @@ class PairGraph(nn.Module):
             probe_weights[None],
             torch.ones_like(word_weights[None]) > 0,
         )
-        length = infused.shape[0]
-        pair = self.head.correspond(side, near[None, :, :length], near[None, :, length:], (regions @ across)[None])
+        pair = self.head.correspond(
+            side,
+            near[None, :, :length],
+            near[None, :, length:],
+            (probes[places : places + views] * regions[:, places:]).sum(-1)[None],
+            (regions @ across)[None],
+        )
         return self.head.total((vectors @ query)[None], pair)[0], pair.x[0]
 
 

@@ -194,7 +194,46 @@ def _quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [opset for opset in found.opset_import if opset.domain in used]
     del found.opset_import[:], found.metadata_props[:], found.graph.value_info[:]
     found.opset_import.extend(kept)
+    _shrink_tables(found.graph)
     return found
+
+
+def _shrink_tables(graph: onnx.GraphProto) -> None:
+    """Keep large tables that are only looked up in, such as a CLIP's words, in one byte a number and a scale a row."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for tensor in list(graph.initializer):
+        table, lookups = tensor.name, readers.get(tensor.name, [])
+        large = tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= LEAST_DENSE
+        if not large or not lookups or not all(_looks_up(node, table) for node in lookups):
+            continue
+        values = numpy_helper.to_array(tensor)
+        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / 127
+        codes = np.rint(values / scales).astype(np.int8)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(codes, f"{table}.codes"))
+        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{table}.scales"))
+        for node in lookups:
+            at = list(graph.node).index(node)
+            ids, out = node.input[1], node.output[0]
+            graph.node.remove(node)
+            for made in reversed(
+                [
+                    helper.make_node("Gather", [f"{table}.codes", ids], [f"{out}.codes"]),
+                    helper.make_node("Gather", [f"{table}.scales", ids], [f"{out}.scales"]),
+                    helper.make_node("Cast", [f"{out}.codes"], [f"{out}.whole"], to=TensorProto.FLOAT),
+                    helper.make_node("Mul", [f"{out}.whole", f"{out}.scales"], [out]),
+                ]
+            ):
+                graph.node.insert(at, made)
+
+
+def _looks_up(node: onnx.NodeProto, table: str) -> bool:
+    """Tell whether a node takes rows of `table` and does nothing else with it."""
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    return node.op_type == "Gather" and node.input[0] == table and axis == 0 and node.input[1] != table
 
 
 def _serialized(model: onnx.ModelProto) -> bytes:

@@ -63,10 +63,13 @@ class Codes:
         rounded = np.rint(query / step)
         (sums,) = self._session(query=(rounded + _ZERO).astype(np.uint8)[None])
         off = float(np.linalg.norm(query - rounded * step))
-        scores: Floats = sums[0] * (self._scale * np.float32(step))
+        # In float32 from the start: numpy would make the product of int32 and float32 in twice the bytes.
+        scores: Floats = np.multiply(sums[0], self._scale, dtype=np.float32)
+        scores *= np.float32(step)
         # |<q, v> - <q', v'>| <= |q| |v - v'| + |q - q'| |v'|, and |v'| <= 1 + |v - v'|
         length = float(np.linalg.norm(query))
-        error: Floats = self._error * np.float32(length + off) + np.float32(off + 2 * rounding(query))
+        error: Floats = self._error * np.float32(length + off)
+        error += np.float32(off + 3 * rounding(query))
         return scores, error
 
 

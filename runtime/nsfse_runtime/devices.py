@@ -121,7 +121,7 @@ def start(model: bytes, place: Place, options: Any = None) -> Any:
         how = 'pip uninstall onnxruntime, then pip install "nsfse[gpu]"' if place.provider == CUDA else "choose another"
         raise UsageError(f"ONNX Runtime has no {place.provider} here, only {', '.join(available())}; {how}")
     if place.provider == CPU:
-        return onnxruntime.InferenceSession(model, options, providers=[CPU])
+        return _light(onnxruntime.InferenceSession(model, options, providers=[CPU], enable_fallback=0))
     _prepare()
     try:
         session = onnxruntime.InferenceSession(model, options, providers=_providers(place), enable_fallback=0)
@@ -129,6 +129,16 @@ def start(model: bytes, place: Place, options: Any = None) -> Any:
         raise _stopped(place, str(error)) from error
     if place.provider not in session.get_providers():
         raise _stopped(place, "")
+    return _light(session)
+
+
+def _light(session: Any) -> Any:
+    """Return `session` without the graph's bytes, kept by ONNX Runtime to start again elsewhere, as we never let it.
+
+    They are as much memory as the weights.
+    """
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None
     return session
 
 
@@ -182,7 +192,7 @@ def _start_plugin(model: bytes, place: Place, options: Any) -> Any:
     if not devices:
         raise UsageError(f"{place.library} has no device called {place.provider} here; check the name and the hardware")
     options.add_provider_for_devices(devices, {})
-    return onnxruntime.InferenceSession(model, options)
+    return _light(onnxruntime.InferenceSession(model, options))
 
 
 def _devices(place: Place) -> list[Any]:

@@ -30,9 +30,11 @@ def pack(regions: NDArray[np.floating[Any]]) -> tuple[Codes, Floats]:
     return codes, factors.astype(np.float32)
 
 
-def unpack(codes: Codes, factors: Floats, out: Floats | None = None) -> Floats:
-    """Return the rows [..., d] in float32; in `out` where it is given."""
-    return np.multiply(codes, factors, out=out, dtype=np.float32)
+def unpack(codes: Codes, factors: Floats) -> Floats:
+    """Return the rows [..., d] in float32."""
+    rows = codes.astype(np.float32)
+    rows *= factors
+    return rows
 
 
 def to_bytes(regions: Floats, format_version: int) -> bytes:
@@ -47,12 +49,9 @@ def from_bytes(blobs: Sequence[bytes], dim: int, format_version: int) -> Floats:
     """Return the regions [K, R, d] of K blobs of one length."""
     if not blobs:
         return np.empty((0, 0, dim), np.float32)
-    count = len(blobs[0]) // (2 * dim if format_version == 1 else 4 + dim)
-    regions = np.empty((len(blobs), count, dim), np.float32)
-    for blob, out in zip(blobs, regions, strict=True):
-        if format_version == 1:
-            np.take(_SINGLES, np.frombuffer(blob, "<u2").reshape(count, dim), out=out, mode="clip")
-        else:
-            factors = np.frombuffer(blob, "<f4", count).reshape(count, 1)
-            unpack(np.frombuffer(blob, np.int8, offset=4 * count).reshape(count, dim), factors, out)
-    return regions
+    whole = np.frombuffer(b"".join(blobs), np.uint8).reshape(len(blobs), -1)
+    if format_version == 1:
+        return np.take(_SINGLES, whole.view("<u2"), mode="clip").reshape(len(blobs), -1, dim)
+    count = whole.shape[1] // (4 + dim)
+    factors = np.ascontiguousarray(whole[:, : 4 * count]).view("<f4").reshape(len(blobs), count, 1)
+    return unpack(whole[:, 4 * count :].view(np.int8).reshape(len(blobs), count, dim), factors)

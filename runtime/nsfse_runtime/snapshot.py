@@ -16,6 +16,8 @@ from nsfse_runtime.gallery_file import damaged, format_of
 from nsfse_runtime.printable import printable
 from nsfse_runtime.regions import from_bytes
 
+_ASKED = 500  # keys in one statement: SQLite may have been built for 999
+
 
 def item_crc(name: str, content: int, metadata: str) -> int:
     """Return the CRC-32 of a row of `items`."""
@@ -87,20 +89,27 @@ class Snapshot:
         """Return the features of `rows` [K]: vectors [K, d], regions [K, R, d]. Raises InputError, IntegrityError."""
         wanted = np.asarray(rows, np.intp)
         vectors = self.vectors[wanted]
-        blobs = [self._regions(connection, int(key)) for key in self.contents[wanted]]
+        keys = self.contents[wanted].tolist()
+        found: dict[int, bytes] = {}
+        for at in range(0, len(keys), _ASKED):
+            found |= self._regions(connection, keys[at : at + _ASKED])
+        blobs = [found[key] for key in keys]
         return TargetFeatures(vectors, from_bytes(blobs, vectors.shape[1], self._format))
 
-    def _regions(self, connection: sqlite3.Connection, key: int) -> bytes:
-        found = connection.execute("SELECT data, crc FROM regions WHERE key = ?", (key,)).fetchone()
-        if found is None:
+    def _regions(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
+        """Return the kept regions of `keys`, read by one statement."""
+        found = {}
+        query = f"SELECT key, data, crc FROM regions WHERE key IN ({','.join('?' * len(keys))})"
+        for key, data, crc in connection.execute(query, keys):
+            if regions_crc(key, data) != crc:
+                raise damaged(self._path, "a picture's regions have changed by themselves")
+            found[key] = data
+        if not found.keys() >= set(keys):
             generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
             if generation == self.generation:
                 raise damaged(self._path, "a picture's regions are missing")
             raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
-        data: bytes = found[0]
-        if regions_crc(key, data) != found[1]:
-            raise damaged(self._path, "a picture's regions have changed by themselves")
-        return data
+        return found
 
     def has(self, name: str) -> bool:
         """Tell whether `name` is an id."""

@@ -3,6 +3,7 @@
 import functools
 from importlib.util import find_spec
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -390,6 +391,27 @@ def test_clip_reads_a_text_alone_as_in_a_padded_batch(clip_model, padding):
         torch.testing.assert_close(words[at, : alone.shape[1]], alone[0])
         torch.testing.assert_close(sentence[at], own[0])
         assert not words[at, alone.shape[1] :].any()
+
+
+def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
+    from nsfse.clip import _covers
+
+    rows = [[4, 3, 0, 0, 0, 0, 0], [0, 1, 4, 2, 0, 0, 0], [0, 0, 0, 2, 4, 1, 0], [0, 0, 0, 0, 0, 3, 4]]
+    line = torch.tensor(rows) / 7
+    torch.testing.assert_close(_covers(7, 4).view(4, 4, 7, 7), torch.einsum("iy,jx->ijyx", line, line))
+    pixels, found = torch.rand(2, 3, 32, 32), []
+    for cells in (1, 2, 0):
+        config = settle(clip_settings(clip_folder, "model.dim=24", f"model.cells={cells}")).model
+        model = NSFSE(config, 20).eval()
+        load_pretrained(model, clip_folder / "tokenizer.json")
+        with torch.inference_mode():
+            found.append(model.image_encoder.trunk(pixels))
+    assert [each.shape[1] for each in found] == [2, 5, 5]  # the class token, and 2x2 patches
+    torch.testing.assert_close(found[0][:, 1], found[2][:, 1:].mean(1))
+    torch.testing.assert_close(found[1], found[2])
+    before = msgspec.structs.replace(config, cells=1)  # a run of before: its shapes speak of no cells
+    del before.clip["cells"]
+    assert not NSFSE(before, 20).image_encoder.trunk.pooled
 
 
 def test_clips_words_are_the_texts_words(clip_model):

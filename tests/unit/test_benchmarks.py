@@ -89,19 +89,6 @@ def test_each_query_is_told_in_six_ways(tmp_path, monkeypatch, capsys):
     assert "2 of 3" in capsys.readouterr().out
 
 
-def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch):
-    speed, calls, clock = load("speed"), [], iter(range(1000))
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock) / 1000)
-    found = speed.interleaved({name: (lambda name=name: calls.append(name)) for name in "abc"}, rounds=4)
-    assert calls == list("abc" + "abc" + "bca" + "cab" + "abc")
-    assert found == {name: [pytest.approx(1)] * 4 for name in "abc"}
-    slow = {"torch": [8.0, 4.0, 100.0], "int8": [2.0, 2.0, 20.0]}
-    assert speed.ratios(slow, "torch") == {
-        "torch": {"ms": 8.0, "times_faster": 1.0},
-        "int8": {"ms": 2.0, "times_faster": 4.0},
-    }
-
-
 def test_the_part_of_a_detail_is_small_and_that_of_a_colour_is_the_product():
     from nsfse.data.drawn import DrawnSource
 

@@ -141,6 +141,14 @@ def references(count: int) -> TargetFeatures:
     )
 
 
+def test_a_session_does_not_keep_the_graphs_bytes():
+    data = model([node("Identity", "x", "y")], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])})
+    before = sys.getrefcount(data)
+    session = Session(data)
+    assert sys.getrefcount(data) == before
+    np.testing.assert_array_equal(session(x=np.ones(1, np.float32))[0], [1])
+
+
 def test_pictures_are_encoded(bundle: Bundle) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
     features = OnnxScorer(bundle).encode_images(pixels)

@@ -1,0 +1,121 @@
+"""What `nsfse bench speed` found, as Markdown and as a plot."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH, HEIGHT, LEFT, ROOM = 760, 220, 60, 230  # of one panel, and what the names of its lines need, in pixels
+COLOURS = ("#1f5fa8", "#b4472f", "#3d8361", "#8a5fa8")
+
+Curves = Mapping[str, Mapping[str, Mapping[float, float]]]
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return the tables of a report."""
+    machine, model = found["machine"], found["model"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    sections = [
+        f"{machine['threads']} threads of {machine['cores']} cores, {machine['gflops']} GFLOP/s in float32, "
+        f"{machine['gb_per_second_one_thread']} GB/s; load {machine['load']} at the start; {versions}.",
+        f"{model['backbone']}: {model['regions']} regions of {model['dim']}, {model['bytes_per_picture']} bytes each.",
+    ]
+    if found["parts"]:
+        sections.append(_parts(found["parts"]))
+    if found["whole"]:
+        sections.append(_whole(found["whole"]))
+    if found["cold"]:
+        sections.append(_cold(found["cold"]))
+    if found["index"]:
+        index = found["index"]
+        sections.append(
+            f"Indexing {index['pictures']} pictures: {index['images_per_second']} images/s, {index['times_faster']} "
+            f"times a loop of PyTorch ({index['torch_images_per_second']})."
+        )
+    sections += [_curve(title, lines) for title, lines in (found["growth"] or {}).items()]
+    if found["left_out"]:
+        sections.append(f"Left out, for want of time (--minutes): {', '.join(found['left_out'])}.")
+    return "\n\n".join(sections) + "\n"
+
+
+def _rows(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def _parts(parts: Mapping[str, Any]) -> str:
+    rows = [
+        [part, way, f"{value['ms']:g}", f"{value['times_faster']:.2f}×", each["floor_ms"] or ""]
+        for part, each in parts.items()
+        for way, value in each["ways"].items()
+    ]
+    told = (
+        "The floor is what the products of torch's form take at the machine's rate in float32; a GRU's are not counted."
+    )
+    return f"{_rows(['part', 'way', 'ms', 'faster', 'floor, ms'], rows)}\n\n{told}"
+
+
+def _whole(whole: Mapping[str, Any]) -> str:
+    rows = []
+    for way, value in whole["ways"].items():
+        laps = ", ".join(f"{name} {ms:g}" for name, ms in value.get("laps", {}).items() if name != "total")
+        tails = [f"{value[tail]:g}" if tail in value else "" for tail in ("p50", "p95", "p99")]
+        rows.append([way, f"{value['ms']:g}", f"{value['times_faster']:.2f}×", *tails, laps])
+    told = f"Whole queries over {whole['pictures']} pictures, {whole['candidates']} re-ranked, in ms:"
+    names = ["query", "in turns", "faster", "p50", "p95", "p99", "of which"]
+    base = "The loop of PyTorch encodes its picture each time, and pads the text of a CLIP to all positions."
+    return f"{told}\n\n{_rows(names, rows)}\n\n{base}"
+
+
+def _cold(cold: Mapping[str, Any]) -> str:
+    rows = [[way, f"{value['seconds']:g}", f"{value['peak_mb']:g}"] for way, value in cold["ways"].items()]
+    told = f"A process for one query, over {cold['pictures']} pictures:"
+    return f"{told}\n\n{_rows(['process', 's', 'peak MB'], rows)}"
+
+
+def _curve(title: str, lines: Mapping[str, Mapping[float, float]]) -> str:
+    values = sorted({value for line in lines.values() for value in line})
+    rows = [[name, *(f"{line[value]:g}" if value in line else "" for value in values)] for name, line in lines.items()]
+    return _rows([f"{title} (ms)", *(f"{value:g}" for value in values)], rows)
+
+
+def plot(curves: Curves) -> str:
+    """Return an SVG: a panel for each curve, both axes logarithmic."""
+    parts = [_panel(title, lines, at * HEIGHT) for at, (title, lines) in enumerate(curves.items())]
+    size = f'viewBox="0 0 {WIDTH} {max(1, len(parts)) * HEIGHT}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="#ffffff"/>', *parts, "</svg>"]) + "\n"
+
+
+def _panel(title: str, lines: Mapping[str, Mapping[float, float]], top: int) -> str:
+    values = sorted({value for line in lines.values() for value in line})
+    times = [ms for line in lines.values() for ms in line.values()]
+    low, high = 10 ** math.floor(math.log10(min(times))), 10 ** math.ceil(math.log10(max(times) * 1.001))
+    first, last = top + 34, top + HEIGHT - 34
+
+    def x(value: float) -> float:
+        share = math.log(value / values[0]) / max(math.log(values[-1] / values[0]), 1e-9)
+        return round(LEFT + share * (WIDTH - LEFT - ROOM), 1)
+
+    def y(ms: float) -> float:
+        return round(last - (last - first) * math.log(ms / low) / math.log(high / low), 1)
+
+    parts = [f'<text x="10" y="{top + 18}" font-weight="bold">{html.escape(title)}: ms</text>']
+    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
+        at = y(10.0**power)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - ROOM}" y1="{at}" y2="{at}" stroke="#d9dde3"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{at + 4}" text-anchor="end" fill="#6b7280">{10.0**power:g}</text>')
+    parts += [
+        f'<text x="{x(value)}" y="{last + 16}" text-anchor="middle" fill="#6b7280">{value:g}</text>' for value in values
+    ]
+    for line, colour in zip(lines.values(), COLOURS, strict=False):
+        spots = [(x(value), y(ms)) for value, ms in sorted(line.items())]
+        path = " ".join(f"{px},{py}" for px, py in spots)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{px}" cy="{py}" r="3" fill="{colour}"/>' for px, py in spots]
+    names = sorted(lines, key=lambda name: -lines[name][max(lines[name])])
+    for at, name in enumerate(names):
+        colour = COLOURS[list(lines).index(name) % len(COLOURS)]
+        place = f'x="{WIDTH - ROOM + 14}" y="{first + 18 * at + 4}"'
+        parts.append(f'<text {place} fill="{colour}">{html.escape(name)}</text>')
+    return "\n".join(parts)
