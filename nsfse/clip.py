@@ -158,7 +158,8 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
     trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=found.get("cells", 0))
     words = ClipTextTrunk(clip.text_model, clip.text_projection)
     reach = config.head_reach
-    return TrunkEncoder(trunk, ClipTail(adapter, reach)), ClipTextEncoder(words, adapter, found["start"], found["end"], reach)
+    texts = ClipTextEncoder(words, adapter, found["start"], found["end"], reach)
+    return TrunkEncoder(trunk, ClipTail(adapter, reach)), texts
 
 
 def load(image_encoder: TrunkEncoder, text_encoder: ClipTextEncoder, weights: str) -> None:
