@@ -35,3 +35,15 @@ def index(folder):
     """Index what `lay` has laid out, with its table, as my.gallery."""
     with Gallery.open(folder / "my.gallery", Bundle.open(folder / "bundle"), create=True) as gallery:
         gallery.sync(folder / "photos", metadata=folder / "items.csv")
+
+
+def parse(words):
+    """Parse the words after `nsfse` as the program does, without doing it. Raises its UsageError."""
+    import typer.main
+
+    from nsfse import cli
+
+    command, words = typer.main.get_command(cli.app), list(words)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    return command.make_context("nsfse", words).params
