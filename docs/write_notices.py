@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[1]
 HEAD = """\
 # Third-party notices
 
-nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code and no data of others: pictures, phrasings and models in it are the project's own, made by programs in it.
-What it needs is installed beside it, each package under its own licence, whose text it brings along. Written by `docs/write_notices.py` from the packages' own metadata; a test compares.
+nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code and no data of others: pictures, phrasings
+and models in it are the project's own, made by programs in it. What it needs is installed beside it, each package under
+its own licence, whose text it brings along. Written by `docs/write_notices.py` from the packages' own metadata; a test
+compares.
 """
 SERVING = """
 ## Serving: nsfse, and its extras cpu, serve and ann
@@ -27,7 +29,7 @@ Direct and indirect dependencies, as installed on Linux.
 OTHERS = """
 ## Training, exporting and GPUs
 
-Direct dependencies of the other extras; each brings further packages. `see there` where the package tells no licence by a name.
+Direct dependencies of the other extras; each brings further packages.
 
 | package | licence | for |
 |---|---|---|
