@@ -26,7 +26,7 @@ from tests.documented import index, lay, parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"(?:^<!-- parsed only: (.+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(?:^<!-- parsed only: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}(?:nsfse|python|pip|torchrun) .*\n)(?: {4,}.*\n)*")
 # A service in a block that is not marked would go on for ever.
 pytestmark = pytest.mark.timeout(30)
@@ -45,6 +45,7 @@ class Block:
 def blocks(page):
     text = page.read_text("utf-8")
     fenced = [(match.start(), Block(page, text, match)) for match in FENCE.finditer(text)]
+    assert 2 * len(fenced) == len(re.findall("^```", text, re.MULTILINE)), f"{page.name}: a block is not seen"
     bare = FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
     assert "```" not in bare, f"{page.name}: a block is not closed, or it has more than a kind after its ```"
     indented = [(len(text), Block(page, bare, match)) for match in INDENTED.finditer(bare)]
