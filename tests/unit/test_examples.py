@@ -97,7 +97,7 @@ def test_the_notebook_runs_from_top_to_bottom(laid, capsys):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells), "clear the outputs"
     names, shown = {}, []
     for cell in cells:
-        source = "".join(cell["source"]).replace("items=60", "items=12").replace("size=128", "size=48")
+        source = "".join(cell["source"]).replace("items=60", "items=24").replace("size=128", "size=48")
         shown.append(run_cell(source, names))
     pictures = [each for each in shown if isinstance(each, Image.Image)]
     assert [picture.size for picture in pictures[:3]] == [(128, 128), (7 * 128, 128), (6 * 128, 128)]
