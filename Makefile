@@ -1,6 +1,7 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
 # make test   the tests
 # make lint   ruff, mypy, import-linter
+# make docs   the docs as a site, in build/site
 # Each makes its own virtual environment in .venv when there is none. Needs Python 3.11 or newer: make PYTHON=python3.12 demo
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ OUT ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -32,6 +33,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python docs/check_site.py build/site
 
 bench: $(READY)
 	$(BIN)/python benchmarks/latency.py

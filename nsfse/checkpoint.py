@@ -147,8 +147,9 @@ def read_decision(run: Path) -> Decision | None:
         raise IntegrityError(f"{run / DECISION} is damaged: {error}; restore it, or remove it to do without") from None
 
 
-def load_checkpoint(run: Path, which: str = "last") -> Checkpoint:
+def load_checkpoint(run: str | os.PathLike[str], which: str = "last") -> Checkpoint:
     """Open a run's model in evaluation mode; `which` is `last` or `best` (best on validation, without a decision)."""
+    run = Path(run)
     header = read_header(run)
     config: Config = header["config"]
     model = build_model(config.model, int(header["vocabulary"]))

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,9 +132,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_config(
     preset: str | None = None,
-    file: Path | None = None,
+    file: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
-    data: Path | None = None,
+    data: str | os.PathLike[str] | None = None,
     bases: Sequence[dict[str, Any]] = (),
 ) -> Config:
     """Merge settings as dicts (`bases`), a preset, a TOML file and `section.key=value` overrides, in that order.
@@ -148,11 +149,11 @@ def load_config(
             raise UsageError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
         _merge(merged, _read_toml(PRESET_FOLDER / f"{preset}.toml"))
     if file is not None:
-        _merge(merged, _read_toml(file))
+        _merge(merged, _read_toml(Path(file)))
     for override in overrides:
         _merge(merged, _override(override))
     if data is not None:
-        _merge(merged, {"data": {"folder": str(data)}})
+        _merge(merged, {"data": {"folder": os.fspath(data)}})
     return parse_config(merged, str(file or preset or "the options"))
 
 

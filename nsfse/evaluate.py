@@ -4,6 +4,7 @@ The gallery is encoded once, in batches; each query is composed, ranked by `nsfs
 `nsfse_runtime.metrics`. Nothing here needs torch.
 """
 
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -170,11 +171,11 @@ def evaluate_dataset(
     scorer: TextScorer,
     name: str,
     split: str,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     modes: Sequence[Mode] = ("composed",),
     rerank: int = 100,
-    submission: Path | None = None,
+    submission: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     html: Path | None = None,
     **options: Any,
@@ -204,12 +205,12 @@ def evaluate_dataset(
             f"{name} {split} keeps its answers on a server, so that there is nothing to show; leave out html"
         )
     found = evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, html=html)
-    return found if submission is None else replace(found, files=write_submission(found.results[0], submission))
+    return found if submission is None else replace(found, files=write_submission(found.results[0], Path(submission)))
 
 
 def evaluate_query_set(
     scorer: TextScorer,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     split: str | None = None,
     modes: Sequence[Mode] = ("composed",),
@@ -223,7 +224,7 @@ def evaluate_query_set(
     """
     from nsfse.data.queryset import QuerySetSource
 
-    source = QuerySetSource(folder)
+    source = QuerySetSource(Path(folder))
     found = [(name, p) for name in ([split] if split else source.splits) for p in source.protocols(name)]
     times = Counter(protocol.name for _, protocol in found)
     protocols = [replace(p, name=f"{p.name}-{of}") if times[p.name] > 1 else p for of, p in found]

@@ -1,6 +1,7 @@
 """Any model behind the one interface of `nsfse_runtime.features.Scorer`: a checkpoint in torch, a bundle in ONNX."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,13 +157,14 @@ def side_of(query: QueryFeatures) -> "QuerySide":
     )
 
 
-def open_scorer(model: Path, device: "Device | None" = None, provider: str | None = None) -> Any:
+def open_scorer(model: str | os.PathLike[str], device: "Device | None" = None, provider: str | None = None) -> Any:
     """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime or TensorRT.
 
     `device` and `provider` say where a bundle runs (see nsfse_runtime.devices.choose), `device` auto, cpu or cuda where
     a checkpoint does: by default on the GPU where torch sees one. Raises NotFoundError where `model` is neither,
     UsageError for a place that is not there.
     """
+    model = Path(model)
     if (model / "manifest.json").exists():
         from nsfse.opening import place_of
         from nsfse_runtime.bundle import Bundle

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def open_source(name: str, folder: Path | None = None, **options: Any) -> Source:
+def open_source(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Source:
     """Open a data set by name; `options` are its reader's.
 
     Raises UsageError for an unknown name or option and for a folder too many or too few, and the reader's own errors.
@@ -45,7 +46,7 @@ def open_source(name: str, folder: Path | None = None, **options: Any) -> Source
     _refuse_unknown(name, options)
     if isinstance(options.get("images"), str):  # from TOML
         options["images"] = Path(options["images"])
-    return SOURCES[name](**options) if folder is None else SOURCES[name](folder, **options)
+    return SOURCES[name](**options) if folder is None else SOURCES[name](Path(folder), **options)
 
 
 def _refuse_unknown(name: str, options: dict[str, Any]) -> None:

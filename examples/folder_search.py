@@ -1,0 +1,37 @@
+"""Search a folder of pictures by a picture and a few words; what is new in the folder is indexed first.
+
+python examples/folder_search.py BUNDLE FOLDER PICTURE "make it red"
+"""
+
+import sys
+
+from nsfse_runtime import Bundle, Gallery, NsfseError, Result, Retriever
+
+
+def search(bundle_folder: str, folder: str, picture: str, text: str) -> Result:
+    """Bring the gallery beside `folder` in step with it, and ask it for 8 pictures."""
+    bundle = Bundle.open(bundle_folder)
+    with Gallery.open(f"{folder.rstrip('/')}.gallery", bundle, create=True) as gallery:
+        report = gallery.sync(folder)
+        print(f"{len(gallery)} pictures, {report.encoded} of them new")
+        for path, reason in report.failed:
+            print(f"left out: {path}: {reason}")
+        return Retriever(bundle, gallery).query(picture, text, k=8)
+
+
+def show(result: Result) -> None:
+    """Print a line for each hit: words that it lacks stand behind it."""
+    for rank, hit in enumerate(result.hits, 1):
+        lacking = [word.word for word in hit.evidence if not word.matched]
+        print(f"{rank}. {hit.score:6.2f}  {hit.path}", f"  not: {' '.join(lacking)}" if lacking else "")
+    if result.matches is False:
+        print("nothing here matches")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    try:
+        show(search(*sys.argv[1:]))
+    except NsfseError as error:
+        sys.exit(str(error))

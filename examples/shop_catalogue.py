@@ -1,0 +1,54 @@
+"""A shop's catalogue: pictures with a table of what they are, filters, exclusions, and many customers at once.
+
+    python examples/shop_catalogue.py BUNDLE PICTURES TABLE.csv
+
+The table has a column `id` or `file` and any others; `nsfse data draw` makes such a folder to try it on.
+"""
+
+import sys
+from collections.abc import Iterator
+
+from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
+
+
+def open_shop(bundle_folder: str, pictures: str, table: str) -> Retriever:
+    """Index the catalogue, or bring it up to date, and return what answers."""
+    bundle = Bundle.open(bundle_folder)
+    gallery = Gallery.open(f"{pictures.rstrip('/')}.gallery", bundle, create=True)
+    report = gallery.sync(pictures, metadata=table)
+    print(f"{len(gallery)} pictures, {report.encoded} new, {len(report.unmatched)} rows without a picture")
+    return Retriever(bundle, gallery)
+
+
+def alternatives(shop: Retriever, product: str, text: str, without: str) -> Result:
+    """Find five products of `product`'s own category that fulfil `text` and show nothing of `without`."""
+    category = shop.gallery.metadata([shop.gallery.row(product)])[0].get("category")
+    where = {"category": category} if category else None
+    return shop.query(product, text, k=5, where=where, minus_texts=[without])
+
+
+def answers(shop: Retriever, asked: list[tuple[str, str]]) -> Iterator[str]:
+    """Answer many customers at once; one who asks what cannot be answered does not spoil it for the others."""
+    queries = [Query(references=(product,), texts=(text,), k=3) for product, text in asked]
+    for (product, text), found in zip(asked, shop.answer(queries), strict=True):
+        said = str(found) if isinstance(found, NsfseError) else ", ".join(hit.id for hit in found.hits)
+        yield f"{product}, {text!r}: {said}"
+
+
+def main(bundle_folder: str, pictures: str, table: str) -> None:
+    """Ask a catalogue of its first products."""
+    shop = open_shop(bundle_folder, pictures, table)
+    first, second, *_ = shop.gallery.ids
+    print(f"{first}, in red, without stripes:")
+    for hit in alternatives(shop, first, "in red", "stripes").hits:
+        print(f"  {hit.score:6.2f}  {hit.id}  {shop.gallery.metadata([shop.gallery.row(hit.id)])[0]}")
+    print(*answers(shop, [(first, "make it blue"), (second, "with dots"), ("sold out", "in red")]), sep="\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except NsfseError as error:
+        sys.exit(str(error))

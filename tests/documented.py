@@ -1,0 +1,49 @@
+"""The folder in which the documents' code is run: the names they use, made of the golden bundle and its pictures."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+from nsfse_runtime import Bundle, Gallery
+
+GOLDEN = Path(__file__).parent / "golden"
+PICTURES = sorted((GOLDEN / "pictures").glob("*.png"))
+COPIES = ("dress.jpg", "coat.jpg", "other.jpg", "a.jpg", "b.jpg", "c.jpg")
+QUERY = {"protocol": "colours", "reference": "2-brown-dress", "texts": ["make it white"], "targets": ["3-white-dress"]}
+
+
+def lay(folder):
+    """Lay out `folder`: bundles, pictures with a table, and a query set of one query."""
+    for name in ("bundle", "BUNDLE", "demo/bundle"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copytree(GOLDEN / "bundle", folder / name)
+    for place in ("photos", "QUERY_SET/images"):
+        (folder / place).mkdir(parents=True)
+        for picture in PICTURES:
+            shutil.copy(picture, folder / place)
+    for picture, name in zip(PICTURES, COPIES, strict=True):
+        shutil.copy(picture, folder / name)
+    for table in ("items.csv", "QUERY_SET/items.csv"):
+        with (folder / table).open("w", encoding="utf-8", newline="") as file:
+            rows = [(each.stem, *each.stem.split("-")[1:]) for each in PICTURES]
+            csv.writer(file).writerows([("id", "colour", "category"), *rows])
+    (folder / "QUERY_SET/queries.jsonl").write_text(json.dumps(QUERY) + "\n")
+
+
+def index(folder):
+    """Index what `lay` has laid out, with its table, as my.gallery."""
+    with Gallery.open(folder / "my.gallery", Bundle.open(folder / "bundle"), create=True) as gallery:
+        gallery.sync(folder / "photos", metadata=folder / "items.csv")
+
+
+def parse(words):
+    """Parse the words after `nsfse` as the program does, without doing it. Raises its UsageError."""
+    import typer.main
+
+    from nsfse import cli
+
+    command, words = typer.main.get_command(cli.app), list(words)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    return command.make_context("nsfse", words).params
