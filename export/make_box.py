@@ -2,7 +2,7 @@
 
     python export/make_box.py [RUN]      by default runs/box; a training that was broken off continues
 
-Needs torch and nsfse[export,pretrained]; about ten minutes on two idle cores. Raises SystemExit where the box would be
+Needs torch and nsfse[export,pretrained]; some minutes on two idle cores. Raises SystemExit where the box would be
 too large for the wheel or its model too poor for a demo; what lies in nsfse/box is then as it was.
 """
 
