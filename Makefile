@@ -1,4 +1,5 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
+# make box    trains the model of `nsfse demo` again and packs it with its pictures into nsfse/box
 # make test   the tests
 # make lint   ruff, mypy, import-linter
 # make docs   the docs as a site, in build/site
@@ -9,7 +10,7 @@ OUT ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo box test lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,7 +24,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/nsfse demo -o $(OUT)
+	$(BIN)/nsfse demo --train -o $(OUT)
+
+box: $(READY)
+	$(BIN)/python export/make_box.py runs/box
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4

@@ -1,20 +1,27 @@
 """Time what somebody who types waits for: from a key press to the grid in its new order, in a real Chromium.
 
-python benchmarks/keystrokes.py [GALLERY]    by default the one that `make demo` left in demo/
+python benchmarks/keystrokes.py [GALLERY]       by default the pictures and the model in the box, those of nsfse demo
+python benchmarks/keystrokes.py --copies 50     each of its 2,000 pictures under 50 names: a gallery of 100,000
 
 Each letter is a query of its own. Prints one JSON object, in ms: from the key press to the new grid and to the frame
 that shows it, and the parts of it that the server tells.
 """
 
+import argparse
 import json
 import statistics
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from nsfse.boxed import BUNDLE, GALLERY, IMAGES, TABLE, open_gallery, unpack
+from nsfse_runtime import Bundle, Gallery
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, serving
 
 PRESSES = 50
@@ -49,14 +56,38 @@ look();
 
 def main() -> None:
     """Measure and print."""
-    gallery = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/easy.gallery")
+    parser = argparse.ArgumentParser(description="From a key press to the grid in its new order.")
+    parser.add_argument("gallery", nargs="?", type=Path)
+    parser.add_argument("--copies", type=int, default=1)
+    asked = parser.parse_args()
     if not (CHROMIUM and DRIVER):
         sys.exit("this needs chromium and chromedriver on the path")
-    with serving(gallery) as address, browsing() as driver:
+    with given(asked.gallery, asked.copies) as gallery, serving(gallery) as address, browsing() as driver:
         with urlopen(f"{address}v1/images?limit=1") as reply:
             listed = json.load(reply)
         driver.get(f"{address}?id={quote(listed['images'][0]['id'])}&text={quote(BEGUN)}")
         print(json.dumps({"pictures": listed["total"], "presses": PRESSES, **measure(driver)}, indent=2))
+
+
+@contextmanager
+def given(gallery: Path | None, copies: int) -> Iterator[Path]:
+    """Give the gallery, or one of the pictures in the box, each under `copies` names: features are kept once."""
+    if gallery is not None:
+        yield gallery
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder, model = Path(name), Bundle.open(BUNDLE)
+        if copies == 1:
+            open_gallery(folder, model.scorer).close()
+            yield folder / GALLERY
+            return
+        unpack(folder)
+        for picture in list((folder / IMAGES).iterdir()):
+            for copy in range(1, copies):
+                picture.with_name(f"{copy:03}-{picture.name}").hardlink_to(picture)
+        with Gallery.open(folder / "many.gallery", model, create=True) as many:
+            many.sync(folder / IMAGES, metadata=folder / TABLE)
+        yield folder / "many.gallery"
 
 
 def measure(driver: Any) -> dict[str, Any]:

@@ -440,14 +440,43 @@ def doctor(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for everything the demo makes.")] = Path("demo"),
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for all it makes; a cache by default, with --train demo.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port; the first free one from 8000 on.")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser, where there is one.")] = True,
+    train: Annotated[
+        bool, typer.Option("--train", help="Walk the whole road instead: draw, train, export, index, query and score.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Walk the whole road on drawn pictures."""
-    from nsfse.demo import run_demo
-    from nsfse.printing import demo_text
+    """Show the page, with a small model and drawn pictures.
 
-    _print(run_demo(out), demo_text, as_json)
+    No torch, training or network: both lie in the box. The model knows drawings alone. Ctrl-C ends it.
+    """
+    if train:
+        if port is not None or not browser:
+            raise typer.BadParameter("--port and --no-browser are of the page, which --train does not show")
+        from nsfse.demo import run_demo
+        from nsfse.printing import demo_text
+
+        _print(run_demo(out or Path("demo")), demo_text, as_json)
+        return
+    from nsfse.boxed import open_demo, show
+    from nsfse.printing import boxed_text
+    from nsfse_runtime.server.run import run, url_of
+
+    ready = open_demo(out, port)
+    with ready.listener as listener:
+        address = url_of(listener)
+        facts = {"url": address, "pictures": ready.pictures, "gallery": ready.gallery, "bundle": ready.bundle}
+        _print({"schema_version": 1, **facts}, boxed_text, as_json)
+        sys.stdout.flush()
+        if browser:
+            show(address)
+        run(ready.service, listener)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

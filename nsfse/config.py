@@ -37,6 +37,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the backbone's weights come from: a file, a folder, `hub:OWNER/NAME`, `random`, or its own default."""
     frozen_stages: int = 0
     """Stages of the pre-trained image trunk that do not learn, from the picture on; -1 for all."""
+    cell: int = 32
+    """Pixels of a region's side in efficientnet-lite0 and resnet50; with 16 the former ends at its fifth stage."""
     glove: str = ""
     """A GloVe text file for the first word embeddings."""
     image_size: tuple[int, int] = (64, 64)

@@ -28,6 +28,9 @@ STAGES = (
 STEM = 32
 SEEN = {1: 24, 2: 40, 4: 112, 6: 320}
 """Stages whose maps make the regions, at 1/4, 1/8, 1/16 and 1/32 of the picture, and their channels."""
+ENDS = {32: 7, 16: 5}
+"""Pixels of a region's side → how many stages there are: the first five have four in five operations and a fifth of the
+weights."""
 EPSILON = 1e-3
 
 
@@ -63,18 +66,19 @@ class LiteBlock(nn.Module):
 
 
 class Lite0(Trunk):
-    """EfficientNet-Lite0 up to its last stage: pictures [B, 3, H, W] → cells of four stages [B, R, 496]."""
+    """EfficientNet-Lite0 up to its last or fifth stage: [B, 3, H, W] → cells of some stages [B, R, 496 or 176]."""
 
-    def __init__(self) -> None:
+    def __init__(self, cell: int = 32) -> None:
         super().__init__((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.stem = SameConv(3, STEM, 3, 2)
         groups, inputs = [], STEM
-        for count, kernel, stride, expansion, outputs in STAGES:
+        for count, kernel, stride, expansion, outputs in STAGES[: ENDS[cell]]:
             first = LiteBlock(inputs, outputs, kernel, stride, expansion)
             rest = [LiteBlock(outputs, outputs, kernel, 1, expansion) for _ in range(count - 1)]
             groups.append(nn.Sequential(first, *rest))
             inputs = outputs
         self.groups = nn.ModuleList(groups)
+        self.widths = tuple(width for at, width in SEEN.items() if at < len(groups))
         for module in self.modules():
             if isinstance(module, SameConv):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -85,7 +89,7 @@ class Lite0(Trunk):
         return [self.stem, *self.groups]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features [B, R, 496] of `pixels` [B, 3, H, W] in 0..1."""
+        """Return the features [B, R, C] of `pixels` [B, 3, H, W] in 0..1."""
         x, maps = F.relu6(self.stem((pixels - self.mean) / self.std)), []
         for at, group in enumerate(self.groups):
             x = group(x)
@@ -124,6 +128,7 @@ def _fold(conv: SameConv, tensors: dict[str, Tensor], name: str, norm: str, orig
 
 
 def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
-    """Return both encoders. Raises DataError for an image size that is no multiple of 32."""
-    check_cells(config.image_size, "efficientnet-lite0")
-    return TrunkEncoder(Lite0(), CellTail(tuple(SEEN.values()), config)), GruTextEncoder(vocabulary, config)
+    """Return both encoders. Raises DataError for another cell than 16 or 32, or sides that are no multiple of it."""
+    check_cells(config, "efficientnet-lite0", tuple(ENDS))
+    trunk = Lite0(config.cell)
+    return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)

@@ -67,8 +67,7 @@ def open_services(
 
     Raises MissingExtraError, UsageError, and what open_gallery raises.
     """
-    for module in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
-        need(module, "serve")
+    need_server()
     from nsfse_runtime.server.app import Service
     from nsfse_runtime.server.galleries import Served
     from nsfse_runtime.server.settings import Settings, named_galleries, read_token
@@ -81,6 +80,12 @@ def open_services(
         model, gallery = open_gallery(path, bundle, place)
         served.append(Served(name, models.setdefault(model.fingerprint, model), gallery))
     return Service(served, checked, nsfse.__version__)
+
+
+def need_server() -> None:
+    """Raise MissingExtraError where what serves is not installed."""
+    for module in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
+        need(module, "serve")
 
 
 def picture_file(gallery: Gallery, reference: str) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TOUR = """\
 nsfse finds pictures by a picture and a few words: "this dress, but red".
-  nsfse demo -o demo                                    draw, train, export, index, query and score in one go
+  nsfse demo                                            a page over drawn pictures, to try it
   nsfse index my.gallery photos/ -b BUNDLE              take a folder of pictures into a gallery
   nsfse query dress.jpg "make it red" -g my.gallery     ask it
   nsfse --help                                          all commands
@@ -292,6 +292,20 @@ def comparison_text(found: Mapping[str, Any]) -> str:
         lines += ["missing; the same command continues:", *(f"  {printable(name)}" for name in found["missing"])]
     lines.append(f"{found['hours']:.2f} hours now, {found['total_hours']:.2f} in all trainings and evaluations")
     return "\n".join([*lines, *(f"written: {printable(str(file))}" for file in found["files"])])
+
+
+def boxed_text(ready: Mapping[str, Any]) -> str:
+    """Return where the page is, and what to do with it and after it."""
+    gallery, bundle = (printable(str(ready[name])) for name in ("gallery", "bundle"))
+    return "\n".join(
+        [
+            f"{ready['pictures']:,} drawn pictures are at {ready['url']}    (Ctrl-C ends it)",
+            "next:",
+            f'  nsfse query PICTURE "make it red" -g {gallery}',
+            f"  nsfse index my.gallery FOLDER -b {bundle}    (it knows drawings only)",
+            "  nsfse demo --train                          how such a model is made; needs nsfse[export,pretrained]",
+        ]
+    )
 
 
 def demo_text(found: Mapping[str, Any]) -> str:

@@ -75,6 +75,6 @@ class ResNet50(Trunk):
 
 def build(config: ModelConfig, vocabulary: int, width: int = 64) -> tuple[nn.Module, nn.Module]:
     """Return both encoders; `width` is that of the stem. Raises DataError for sides that are no multiple of 32."""
-    check_cells(config.image_size, "resnet50")
+    check_cells(config, "resnet50")
     trunk = ResNet50(width)
     return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)

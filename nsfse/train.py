@@ -146,7 +146,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     vocabulary = own_tokenizer(config.model) or build_vocabulary(texts, slips=slips)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
-    trained_on |= origin(config.model)
+    trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
     return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from nsfse.config import ModelConfig
 from nsfse_runtime.errors import DataError
 
-CELL = 32  # pixels of a region's side: the last stage is at 1/32
 DROPOUT = 0.2
 
 
@@ -88,7 +87,7 @@ class CellTail(nn.Module):
         super().__init__()
         cells, inner, self.last = sum(widths), 2 * config.dim, widths[-1]
         self.head_reach = config.head_reach
-        self.grid = tuple(side // CELL for side in config.image_size)
+        self.grid = tuple(side // config.cell for side in config.image_size)
         self.norm = nn.BatchNorm2d(cells)
         self.around = nn.Sequential(
             nn.Conv2d(cells, inner, 1, bias=False),
@@ -131,7 +130,11 @@ def join_cells(maps: list[Tensor]) -> Tensor:
     return torch.cat(pooled, 1).flatten(2).transpose(1, 2)
 
 
-def check_cells(size: tuple[int, int], backbone: str) -> None:
-    """Raise DataError where a side of `size` is no whole number of cells."""
-    if any(side <= 0 or side % CELL for side in size):
-        raise DataError(f"model.image_size: {list(size)} must be multiples of {CELL} for {backbone}")
+def check_cells(config: ModelConfig, backbone: str, cells: tuple[int, ...] = (32,)) -> None:
+    """Raise DataError where `backbone` has no such cells, or a picture's side is no whole number of them."""
+    if config.cell not in cells:
+        raise DataError(f"model.cell: {config.cell}; for {backbone} it is {' or '.join(map(str, cells))}")
+    if any(side <= 0 or side % config.cell for side in config.image_size):
+        raise DataError(
+            f"model.image_size: {list(config.image_size)} must be multiples of {config.cell} for {backbone}"
+        )

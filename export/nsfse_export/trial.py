@@ -70,8 +70,8 @@ def reduce_bundle(
     files = {name: reduced(name, (folder / f"{name}.onnx").read_bytes(), precision) for name in manifest.graphs}
     if not any(files.values()):
         raise UsageError(
-            f"this model gains nothing from {precision}: its convolutions, recurrent units and small matrices stay "
-            "float32; export it without --precision"
+            f"this model gains nothing from {precision}: its weights are too few, or of kinds that stay float32; "
+            "export it without --precision"
         )
     whole = exam(OnnxScorer(Bundle.open(folder))) if exam else None
     for name, data in files.items():

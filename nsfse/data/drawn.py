@@ -82,6 +82,13 @@ class DrawnSource:
         self._stocks: dict[str, Stock] = {}
         self._ways: dict[tuple[int, int], list[tuple[Codes, Codes]]] = {}
 
+    @property
+    def knows(self) -> str:
+        """Return what is in its pictures, for whoever is handed a model that has seen nothing else."""
+        kinds, colours, patterns = self.level.values[:3]
+        said = (("kinds", kinds), ("colours", colours), ("patterns", patterns))
+        return "drawings of " + ", ".join(f"{len(values)} {name} ({', '.join(values)})" for name, values in said)
+
     def stock(self, split: str) -> Stock:
         """Return the items of a split. Raises UsageError for an unknown split."""
         if split not in _SPLITS:

@@ -10,6 +10,7 @@
 Names are imported when they are first used, so importing the package costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from nsfse_runtime.gallery import Gallery
     from nsfse_runtime.queries import Query
     from nsfse_runtime.retriever import Hit, Result, Retriever
+
+# ONNX Runtime's own builds report to their maker, over the network, unless they are told not to before they start.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Bundle": "bundle",

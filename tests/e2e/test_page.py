@@ -1,14 +1,13 @@
-"""The page in a real Chromium, against a real server over a small drawn gallery.
+"""The page in a real Chromium, against a real server over the model and the pictures in the box (nsfse demo).
 
-The golden bundle knows little: what is tested with it is that the page shows what the server answers. With the bundle
-of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, "make it red" must bring red.
+With the bundle of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, it is asked the
+same of another model.
 """
 
 import base64
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -23,18 +22,15 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("urllib3")
 
 import urllib3
-from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
-from nsfse.data.drawn import DrawnSource
+from nsfse import boxed
 from nsfse_runtime import Bundle, Gallery
-from nsfse_runtime.bundle import read_manifest, write_manifest
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, look, serving
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on this machine")
 
-GOLDEN = Path(__file__).parents[1] / "golden/bundle"
 HOSTILE = "'><img src=x onerror=\"document.body.id='caught'\"><b>.png"
 COLUMNS = ("id", "category", "colour", "pattern", "length", "detail")
 DROP = """
@@ -62,30 +58,21 @@ class Shop:
     """A folder of drawn pictures, their truth, and the gallery over them."""
 
     def __init__(self, folder, bundle, catalogue=None):
-        self.images = (catalogue or folder) / "images"
-        self.path, table = folder / "shelf.gallery", folder / "items.csv"
-        if catalogue:
-            with (catalogue / "items.csv").open(encoding="utf-8") as file:
-                rows = [
-                    (row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)
-                ]
-        else:
-            rows = list(self.draw(32))
+        model = Bundle.open(bundle)
+        self.images, self.path = (catalogue or folder) / "images", folder / boxed.GALLERY
+        if not catalogue:
+            boxed.open_gallery(folder, model.scorer).close()
+        with ((catalogue or folder) / "items.csv").open(encoding="utf-8") as file:
+            rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
+        if not catalogue:
+            (self.images / HOSTILE).write_bytes((self.images / rows[0][0]).read_bytes())
+            rows.append((HOSTILE, *rows[0][1:]))
+        table = folder / "shelf.csv"
         with table.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         self.truth = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in rows}
-        model = Bundle.open(bundle)
         with Gallery.open(self.path, model, create=True) as gallery:
             gallery.sync(self.images, metadata=table)
-
-    def draw(self, count):
-        source = DrawnSource("easy", items=400)
-        self.images.mkdir()
-        for item in source.items("test")[: 8 * count : 8]:
-            about = source.attributes(item)
-            name = HOSTILE if not list(self.images.iterdir()) else f"{item}.png"
-            Image.fromarray(source.load(item, (64, 64))).save(self.images / name)
-            yield name, *(about[column] for column in COLUMNS[1:])
 
     def ids(self, **about):
         return [name for name, truth in self.truth.items() if about.items() <= truth.items()]
@@ -95,16 +82,7 @@ class Shop:
 def shop(tmp_path_factory):
     bundle, catalogue = (os.environ.get(f"NSFSE_PAGE_{name}") for name in ("BUNDLE", "CATALOGUE"))
     folder = tmp_path_factory.mktemp("shop")
-    return Shop(folder, bundle or with_grid(folder / "bundle"), Path(catalogue) if catalogue else None)
-
-
-def with_grid(folder):
-    """Copy the golden bundle. The last of its regions is the whole picture, which its manifest is too old to say."""
-    shutil.copytree(GOLDEN, folder)
-    manifest = read_manifest(folder)
-    manifest.head["views"] = 1
-    write_manifest(folder, manifest)
-    return folder
+    return Shop(folder, bundle or boxed.BUNDLE, Path(catalogue) if catalogue else None)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +218,6 @@ def test_a_dropped_picture_and_typed_words_bring_what_the_server_finds(page, sho
     assert "ms" in page.one("#speed").text and "cpu" in page.one("#speed").text
 
 
-@pytest.mark.skipif("NSFSE_PAGE_BUNDLE" not in os.environ, reason="needs a trained bundle in NSFSE_PAGE_BUNDLE")
 def test_red_comes_first(page, shop):
     def else_alike(name):
         return {**shop.truth[name], "id": "", "colour": "red"}
@@ -458,7 +435,7 @@ def test_names_are_text(page, shop):
     tile = page.all(".tile")[page.ids.index(HOSTILE)]
     assert tile.find_element(By.TAG_NAME, "bdi").get_property("textContent") == HOSTILE
     page.press(tile.find_element(By.CSS_SELECTOR, ".take"))
-    assert page.script("return document.querySelector('#reference-picture').naturalWidth") == 64
+    assert page.script("return document.querySelector('#reference-picture').naturalWidth") == 160
 
 
 def test_the_policy_stands_and_forbids_what_is_not_ours(page):

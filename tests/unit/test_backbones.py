@@ -81,7 +81,7 @@ def unfolded_tensors(seed=0):
     return found
 
 
-def unfolded_features(tensors, pixels):
+def unfolded_features(tensors, pixels, stages):
     """Evaluate them as TensorFlow would: convolution, then normalisation, "same" padding by its general formula."""
 
     def step(x, name, norm, stride=1, groups=1, act=True):
@@ -96,7 +96,7 @@ def unfolded_features(tensors, pixels):
         return x.clamp(0, 6) if act else x
 
     x, maps, at = step((pixels - 0.5) / 0.5, "_conv_stem", "_bn0", 2), [], 0
-    for stage, (count, _, stride, expansion, _) in enumerate(efficientnet.STAGES):
+    for stage, (count, _, stride, expansion, _) in enumerate(efficientnet.STAGES[:stages]):
         for number in range(count):
             p, y = f"_blocks.{at}.", x
             if expansion > 1:
@@ -111,18 +111,29 @@ def unfolded_features(tensors, pixels):
     return torch.cat(cells, 1).flatten(2).transpose(1, 2)
 
 
-def same_features(tensors, size=(64, 96)):
+def same_features(tensors, size=(64, 96), cell=32, stages=7, width=496):
     pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
-    trunk = efficientnet.Lite0()
+    trunk = efficientnet.Lite0(cell)
     efficientnet.fold(trunk, tensors, "a test")
     with torch.inference_mode():
-        found, wanted = trunk(pixels), unfolded_features(tensors, pixels)
-    assert found.shape == (2, size[0] * size[1] // 1024, 496)
+        found, wanted = trunk(pixels), unfolded_features(tensors, pixels, stages)
+    assert found.shape == (2, size[0] * size[1] // cell**2, width)
     torch.testing.assert_close(found, wanted, atol=2e-3 * float(wanted.std()), rtol=1e-3)
 
 
 def test_folded_convolutions_are_convolution_and_normalisation():
     same_features(unfolded_tensors())
+
+
+def test_with_small_cells_the_trunk_ends_at_its_fifth_stage(narrow):
+    same_features(unfolded_tensors(), (32, 48), cell=16, stages=5, width=176)
+    small = ('model.backbone="efficientnet-lite0"', "model.cell=16", "model.image_size=[32,48]")
+    vectors, regions = NSFSE(settings(*small).model, 20).eval().encode_images(pictures(2, (32, 48)))
+    assert vectors.shape == (2, 16) and regions.shape[1] == 6 + settings().model.views
+    with pytest.raises(DataError, match=r"model\.cell: 16; for resnet50 it is 32"):
+        NSFSE(settings('model.backbone="resnet50"', "model.cell=16", "model.image_size=[32,48]").model, 20)
+    with pytest.raises(DataError, match=r"model\.cell: 8; for efficientnet-lite0 it is 32 or 16"):
+        NSFSE(settings(small[0], "model.cell=8").model, 20)
 
 
 @pytest.mark.skipif(not find_spec(LITE0), reason="the weights' package is not installed: nsfse[pretrained]")

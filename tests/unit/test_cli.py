@@ -68,6 +68,7 @@ def test_every_command_explains_itself(capsys):
         (["bench", "accuracy", "-o", "t", "--protocols", "products-instance"], 2, "--data products=DIR"),
         (["bench", "accuracy", "-o", "t", "--data", "products"], 2, "NAME=DIR"),
         (["data", "check", "cirr", "nowhere"], 3, "nowhere"),
+        (["demo", "--train", "--port", "8000"], 2, "--port and --no-browser are of the page"),
     ],
 )
 def test_bad_input_is_one_line_and_its_exit_code(capsys, monkeypatch, tmp_path, arguments, code, words):

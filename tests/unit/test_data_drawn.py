@@ -198,6 +198,8 @@ def test_ladders_name_colours_and_easy_is_a_part_of_standard():
     assert {colour for ladder in LADDERS for colour in ladder} <= set(COLOURS)
     assert all(set(easy) <= set(standard) for easy, standard in zip(EASY.values, STANDARD.values, strict=True))
     assert set(LEVELS) == {"standard", "easy"}
+    said = "drawings of 6 kinds (shirt, dress, trousers, bag, shoe, mug), 8 colours (red, "
+    assert DrawnSource("easy").knows.startswith(said)
 
 
 def test_a_drawn_query_set_is_the_benchmark_in_memory(tmp_path):

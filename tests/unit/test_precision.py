@@ -50,6 +50,13 @@ def product():
     return graph_of([node("MatMul", "x into", "y")], {"into": WEIGHTS["into"]})
 
 
+def convolved():
+    """Mostly a kernel, and a matrix after it."""
+    kernel = RANDOM.normal(size=(64, 5, 9)) * np.geomspace(0.01, 1, 64)[:, None, None]
+    wide = {"kernel": kernel.astype(np.float32), "wide": WEIGHTS["into"][:24]}
+    return graph_of([node("Conv", "x kernel", "found"), node("MatMul", "found wide", "y")], wide)
+
+
 def types_of(data):
     """Return node name → the type of what it makes."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(data), strict_mode=True)
@@ -109,6 +116,19 @@ def test_int8_weights_have_seven_bits_and_the_graph_no_operators_of_its_own(smal
     assert 0.999 < cosine(found, ROWS @ WEIGHTS["into"]) < 0.999999
 
 
+def test_int8_keeps_other_weights_in_eight_bits_and_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(precision, "LEAST_KEPT", 1)
+    monkeypatch.setattr(precision, "LEAST_TENSOR", 1000)
+    whole = convolved()
+    data = reduced("image", whole, "int8")
+    model = onnx.load_from_string(data)
+    kept = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kept == {"wide": TensorProto.FLOAT, "kernel.int8": TensorProto.INT8, "kernel.scale": TensorProto.FLOAT}
+    assert len(whole) - len(data) > 2 * 2880
+    one, other = (Session(each)(x=ROWS)[0] for each in (whole, data))
+    assert 0.9999 < cosine(one, other) < 1 - 1e-9  # one scale for all channels would lose the faint ones
+
+
 def test_the_same_graph_becomes_the_same_bytes(small_is_enough):
     for kind in ("int8", "fp16", "bf16"):
         assert reduced("image", block(), kind) == reduced("image", block(), kind)
@@ -117,9 +137,7 @@ def test_the_same_graph_becomes_the_same_bytes(small_is_enough):
 def test_what_int8_leaves_alone(small_is_enough, monkeypatch):
     assert reduced("pair", product(), "int8") is None  # no weights, and steps where products cross a boundary
     assert reduced("query", product(), "fp16") is None
-    wide = {"kernel": RANDOM.normal(size=(64, 5, 9)).astype(np.float32), "wide": WEIGHTS["into"][:24]}
-    convolved = [node("Conv", "x kernel", "found"), node("MatMul", "found wide", "y")]
-    assert reduced("image", graph_of(convolved, wide), "int8") is None
+    assert reduced("image", convolved(), "int8") is None  # few weights
     monkeypatch.setattr(precision, "LEAST_DENSE", DIM * DIM + 1)
     assert reduced("query", product(), "int8") is None
 

@@ -23,7 +23,7 @@ _SUGGESTIONS = (
     *("make it shorter", "in another colour", "plain", "a white one", "more elegant", "for summer"),
 )
 _MOST_SUGGESTIONS = 6
-_DRAWINGS = "This model has learned from drawings alone: it knows colours and shapes, and little of photographs."
+_DRAWINGS = "This model has learned from {} alone. Of photographs it knows little."
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,10 @@ class Served:
 
     def note(self) -> str | None:
         """Return what a user should know of the model before trusting it."""
-        return _DRAWINGS if _source(self.model.bundle.manifest.trained_on).startswith("drawn") else None
+        told = self.model.bundle.manifest.trained_on
+        if not _source(told).startswith("drawn"):
+            return None
+        return _DRAWINGS.format("drawings" if isinstance(told, str) else told.get("knows", "drawings"))
 
     def facts(self) -> GalleryFacts:
         """Return what the gallery is, in its newest generation."""
