@@ -215,12 +215,9 @@ def _shrink_tables(graph: onnx.GraphProto) -> None:
         large = tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= LEAST_DENSE
         if not large or not lookups or not all(_looks_up(node, table) for node in lookups):
             continue
-        values = numpy_helper.to_array(tensor)
-        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / 127
-        codes = np.rint(values / scales).astype(np.int8)
+        found = _scaled(numpy_helper.to_array(tensor), (1,))
         graph.initializer.remove(tensor)
-        graph.initializer.append(numpy_helper.from_array(codes, f"{table}.codes"))
-        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{table}.scales"))
+        graph.initializer.extend(map(numpy_helper.from_array, found, (f"{table}.codes", f"{table}.scales")))
         for node in lookups:
             at = list(graph.node).index(node)
             ids, out = node.input[1], node.output[0]
@@ -280,11 +277,16 @@ def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     axes = {2: ((0,), (1,)), 3: ((1, 2), (2,))}.get(values.ndim, (tuple(range(1, values.ndim)),))
     found = []
     for over in axes:
-        scale = np.maximum(np.abs(values).max(over, keepdims=True) / 127, np.finfo(np.float32).tiny)
-        codes = np.rint(values / scale).astype(np.int8)
-        found.append((float(np.square(codes * scale - values).sum()), codes, scale.astype(np.float32)))
+        codes, scale = _scaled(values, over)
+        found.append((float(np.square(codes * scale - values).sum()), codes, scale))
     _, codes, scale = min(found, key=lambda each: each[0])
     return codes, scale
+
+
+def _scaled(values: np.ndarray, over: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `values` as codes of -127 to 127 and a scale for all that lie along the axes `over`."""
+    scale = np.maximum(np.abs(values).max(over, keepdims=True) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.rint(values / scale).astype(np.int8), scale
 
 
 def _serialized(model: onnx.ModelProto) -> bytes:
