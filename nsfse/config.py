@@ -26,6 +26,8 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The split whose protocols are scored during training."""
     validation_queries: int = 500
     """At most this many queries of each protocol during training; 0 for no validation."""
+    fitting_queries: Annotated[int, msgspec.Meta(ge=1)] = 600
+    """About this many queries are asked after an epoch to fit ω, after the last one also to fit what tells a match."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

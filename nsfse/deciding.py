@@ -21,7 +21,7 @@ from nsfse_runtime.search import Ranking
 __all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "quantile", "samples"]
 
 RERANK, HITS = 100, 10  # what Retriever.query does unless told otherwise
-RANKINGS, SAMPLES = 600, 5  # queries asked twice, and the first hits of either list that are fitted to
+SAMPLES = 5  # the first hits of either list that are fitted to
 FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said that nothing in them matches
 L2 = 1.0
 STEPS, LEAST = 100, 1e-6
@@ -44,11 +44,11 @@ class Asked:
 
 
 def fit_decision(
-    scorer: TextScorer, source: Source, split: str, triplets: Sequence[Triplet], images: Images
+    scorer: TextScorer, source: Source, split: str, triplets: Sequence[Triplet], images: Images, queries: int = 600
 ) -> Decision | None:
     """Fit what tells a match on what `source` holds out, or on the protocols of `split`, or on training `triplets`.
 
-    About RANKINGS queries are asked. `images` reads the source's pictures for the scorer. None where there is no query
+    About so many `queries` are asked. `images` reads the source's pictures for the scorer. None where there is no query
     to ask.
     """
     held = held_out(source)
@@ -56,7 +56,7 @@ def fit_decision(
     protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
     encoded: EncodedPictures | None = None
-    for protocol, asks in zip(protocols, _spread(protocols, source.missing), strict=True):
+    for protocol, asks in zip(protocols, _spread(protocols, source.missing, queries), strict=True):
         if not asks:
             continue
         wanted = pictures_of(protocol, [query for query, _ in asks])
@@ -73,12 +73,12 @@ def of_training(triplets: Sequence[Triplet]) -> Protocol:
     return Protocol("training", "1", gallery, known)
 
 
-def _spread(protocols: Sequence[Protocol], missing: Collection[str]) -> list[list[tuple[Triplet, int]]]:
+def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: int) -> list[list[tuple[Triplet, int]]]:
     """Choose, for each protocol, what to ask: queries spread evenly over all, told in one phrasing after another."""
     every = [(at, q) for at, protocol in enumerate(protocols) for q in answerable(protocol, missing) if q.targets]
-    chosen = np.linspace(0, len(every), min(RANKINGS, len(every)), endpoint=False).astype(int)
+    chosen = np.linspace(0, len(every), min(rankings, len(every)), endpoint=False).astype(int)
     asks: list[list[tuple[Triplet, int]]] = [[] for _ in protocols]
-    for turn in range(max(1, RANKINGS // max(1, len(every)))):
+    for turn in range(max(1, rankings // max(1, len(every)))):
         for number, row in enumerate(chosen):
             at, query = every[row]
             if turn < len(query.texts):

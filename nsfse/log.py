@@ -81,7 +81,8 @@ class Log:
         served = trainer.average
         if isinstance(model, NSFSE):
             fitting = held_out(self.source) or of_training(triplets[:FITTED])
-            served = served | {"head.mix": fit_mix(model, self.tokenizer, fitting, self.pictures)}
+            mix = fit_mix(model, self.tokenizer, fitting, self.pictures, self.data.fitting_queries)
+            served = served | {"head.mix": mix}
             model.load_state_dict(served)
         scorer = TorchScorer(model, self.tokenizer)
         scores = self._validate(scorer)
@@ -103,7 +104,8 @@ class Log:
             self.progress(entry)
 
     def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:
-        decision = fit_decision(scorer, self.source, self.data.validation, triplets[:FITTED], self.pictures)
+        known, queries = triplets[:FITTED], self.data.fitting_queries
+        decision = fit_decision(scorer, self.source, self.data.validation, known, self.pictures, queries)
         if decision:
             write_decision(self.run, decision)
 

@@ -14,7 +14,7 @@ from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, Ta
 from nsfse_runtime.queries import Asked, Query
 from nsfse_runtime.search import Ranking, exact_search, pairs_scored, rank, rerank_rows, score_rows
 
-__all__ = ["MODES", "Mode", "Search", "TextScorer"]
+__all__ = ["MODES", "Mode", "Search", "TextScorer", "each_readable"]
 
 Mode = Literal["composed", "image-only", "text-only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -55,7 +55,7 @@ class Search:
         if mode == "composed":
             found = self.composed(chunk)
         elif mode == "text-only":
-            found = _each_readable(lambda at: list(self._scorer.sentence([texts[i] for i in at])), len(texts))
+            found = each_readable(lambda at: list(self._scorer.sentence([texts[i] for i in at])), len(texts))
         else:
             found = list(references.vectors)
         instead = np.zeros_like(references.vectors) if mode == "text-only" else references.vectors
@@ -116,7 +116,7 @@ class Search:
         """Return the query of each (query, phrasing), None for a text that cannot be read."""
         references = self._references(chunk)
         texts = [query.texts[position] for query, position in chunk]
-        return _each_readable(lambda at: self._scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
+        return each_readable(lambda at: self._scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
 
     def ranking(self, query: QueryFeatures, reference: str, k: int, without: Iterable[str] = ()) -> Ranking:
         """Return the first `k` of the gallery as serving ranks it, the pictures of `without` taken out."""
@@ -148,16 +148,16 @@ class Search:
         return self._encoded.targets(self._rows[rows])
 
 
-def _each_readable(read: Callable[[Sequence[int]], Sequence[T]], count: int) -> list[T | None]:
-    """Return `read` of 0 ... count-1 in one go, or one by one where a text cannot be read: None in its place."""
-    try:
-        return list(read(range(count)))
-    except TextError:
-        return [_one_readable(read, at) for at in range(count)]
+def each_readable(read: Callable[[Sequence[int]], Sequence[T]], count: int) -> list[T | None]:
+    """Return `read` of 0 ... count-1, None for a text that cannot be read: what cannot be read in one go, in halves."""
 
+    def half(rows: Sequence[int]) -> list[T | None]:
+        try:
+            return list(read(rows))
+        except TextError:
+            if len(rows) == 1:
+                return [None]
+        middle = len(rows) // 2
+        return [*half(rows[:middle]), *half(rows[middle:])]
 
-def _one_readable(read: Callable[[Sequence[int]], Sequence[T]], at: int) -> T | None:
-    try:
-        return read([at])[0]
-    except TextError:
-        return None
+    return half(range(count))

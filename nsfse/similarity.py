@@ -81,6 +81,11 @@ def gathered_cosine(weights: Tensor, products: Tensor, gram: Tensor) -> Tensor:
     return (weights * products).sum(-1) / norm.clamp_min(1e-8).sqrt()
 
 
+def grams(regions: Tensor) -> Tensor:
+    """Return the Gram matrices [..., R, R] of `regions` [..., R, d]."""
+    return regions @ regions.transpose(-1, -2)
+
+
 def _small_mlp(dim: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, outputs))
 
@@ -176,15 +181,15 @@ class SimilarityHead(nn.Module):
         t = self.visual_boundary.t
         return view + view * (view > t) + self.gamma * (view - t).clamp_max(0)
 
-    def pair_side(self, query: QuerySide, regions: Tensor) -> PairSide:
-        """Score B queries against M candidates each, `regions` [B, M, R, d]."""
+    def pair_side(self, query: QuerySide, regions: Tensor, gram: Tensor | None = None) -> PairSide:
+        """Score B queries against M candidates each, `regions` [B, M, R, d], their Gram matrices [B, M, R, R]."""
         places = regions.shape[2] - self.views  # as many of them as kept regions
         kept, views = query.probes[:, :places], query.probes[:, places : places + self.views]
         asked = query.probes[:, places + self.views :]
         across = torch.einsum("bld,bmrd->bmlr", query.words, regions)
         near = torch.einsum("bld,bmrd->bmlr", torch.cat([kept, asked], 1), regions)
         view = torch.einsum("bvd,bmvd->bmv", views, regions[:, :, places:])
-        return self.correspond(query, across, near, view, regions @ regions.transpose(-1, -2))
+        return self.correspond(query, across, near, view, grams(regions) if gram is None else gram)
 
     def correspond(self, query: QuerySide, across: Tensor, near: Tensor, view: Tensor, gram: Tensor) -> PairSide:
         """Turn products and Gram matrices [B, M, R + V, R + V] into similarities.

@@ -172,14 +172,18 @@ def _sound_convolutions(model: ModelConfig) -> AbstractContextManager[None]:
 def _same_each_time(device: torch.device) -> Iterator[None]:
     """Ask torch for deterministic algorithms: its parallel scatter on a CPU adds in whatever order threads come.
 
-    Not on a GPU, where some steps have no such form without a setting of cuBLAS made before torch starts.
+    Not on a GPU, where some steps have no such form without a setting of cuBLAS made before torch starts. New tensors
+    are not filled on the way, as torch would then do: that took one twentieth of a step, and nothing reads them unset.
     """
-    before = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(device.type == "cpu")
+    settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        settings.fill_uninitialized_memory = before[1]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from nsfse.config import Config
 from nsfse.model import NSFSE
 from nsfse.parallel import Share, bfloat16_helps, join_normalisation
 from nsfse.pretrained import paced
-from nsfse.similarity import PairSide, QuerySide, Reading
+from nsfse.similarity import PairSide, QuerySide, Reading, grams
 from nsfse.trunk import reached
 
 SCALAR_PACE = 5.0  # temperatures and mixing weights must travel far: at the common rate they hardly move
@@ -102,7 +102,7 @@ class Trainer:
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             side = model.head.query_side(reading.take(rows), sentence[rows], regions[batch.reference[rows]])
-            pair = model.head.pair_side(side, regions[chosen])
+            pair = model.head.pair_side(side, regions[chosen], grams(regions)[chosen])
         parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
         weights = {
             "stage1": 1.0,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from nsfse import boundary, deciding
+from nsfse import boundary
 from nsfse.config import load_config
 from nsfse.log import Log
 from nsfse.train import train
@@ -34,7 +34,6 @@ def double(run, *settings):
 
 
 def serve(*settings):
-    deciding.RANKINGS = 40  # 600 take longer than a toy training
     importlib.import_module("torch._dynamo")  # what an optimizer imports for seconds, here once for all forks
     if importlib.util.find_spec("tensorboard"):
         importlib.import_module("torch.utils.tensorboard")

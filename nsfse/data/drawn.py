@@ -80,6 +80,7 @@ class DrawnSource:
             self._sizes["test"] = gallery
         self.per_epoch = triplets or 2 * self._sizes["train"]
         self._stocks: dict[str, Stock] = {}
+        self._protocols: dict[str, list[Protocol]] = {}
         self._ways: dict[tuple[int, int], list[tuple[Codes, Codes]]] = {}
 
     @property
@@ -139,6 +140,11 @@ class DrawnSource:
         """
         if split == "train":
             return []
+        if split not in self._protocols:
+            self._protocols[split] = self._made(split)
+        return list(self._protocols[split])
+
+    def _made(self, split: str) -> list[Protocol]:
         stock, gallery = self.stock(split), self.items(split)
         parts: dict[str, list[Triplet]] = {kind: [] for kind in (*self.level.kinds, "heldout")}
         wanted = self.level.queries_per_kind if split == "test" else self.level.queries_per_kind // 2

@@ -16,7 +16,7 @@ from nsfse.checkpoint import load_tensors
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))
 TINY = (
     *("model.backbone=tiny", "model.image_size=[32, 32]", "model.width=16", "model.dim=32"),
-    *("train.batch=16", "train.candidates=4", "data.validation_queries=0"),
+    *("train.batch=16", "train.candidates=4", "data.validation_queries=0", "data.fitting_queries=20"),
 )
 
 official = pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="the official annotations are not here")

@@ -15,6 +15,7 @@ TOY = (
         "data.options.items=96",
         "data.options.triplets=96",
         "data.validation_queries=8",
+        "data.fitting_queries=20",
         "train.epochs=1",
     ),
     *("train.batch=32", "train.candidates=4", "model.width=16", "model.dim=32", "model.image_size=[48, 32]"),

@@ -30,6 +30,7 @@ SMALL = [
     "data.options.items=24",
     "data.options.triplets=16",
     "data.validation_queries=0",
+    "data.fitting_queries=20",
     "model.dim=16",
     "train.batch=16",
     "train.candidates=4",

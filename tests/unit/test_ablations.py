@@ -25,6 +25,7 @@ SMALL = {"width": 16, "dim": 16, "image_size": (32, 48)}
 TOY = [
     "data.options={level='easy', items=64, triplets=32}",
     "data.validation_queries=4",
+    "data.fitting_queries=20",
     "model.image_size=[32,48]",
     "model.width=16",
     "model.dim=16",

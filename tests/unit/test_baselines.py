@@ -26,6 +26,7 @@ SMALL = [
     "data.options.items=64",
     "data.options.triplets=32",
     "data.validation_queries=0",
+    "data.fitting_queries=20",
     "model.image_size=[32,48]",
     "model.width=16",
     "model.dim=16",

@@ -20,6 +20,7 @@ TOY = [
     "data.options.items=64",
     "data.options.triplets=32",
     "data.options.gallery=32",
+    "data.fitting_queries=20",
     "model.backbone=tiny",
     "model.frozen_stages=0",
     "model.image_size=[32,48]",

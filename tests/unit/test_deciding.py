@@ -119,16 +119,15 @@ def test_where_there_is_no_protocol_training_triplets_are_asked():
     assert fit_decision(NumberScorer(), Numbers(), "val", [own], number_images) is None
 
 
-def test_no_more_is_asked_than_needed_and_all_phrasings_alike(monkeypatch):
-    monkeypatch.setattr(deciding, "RANKINGS", 20)
+def test_no_more_is_asked_than_needed_and_all_phrasings_alike():
     told = [Triplet("0", ("1", "1 2", "1 3", "1 4"), ("1",), pairid=str(n)) for n in range(50)]
     hidden = Triplet("0", ("1",), ())
-    (first, second) = deciding._spread([protocol(*told[:30], hidden), protocol(*told[30:])], ())
+    (first, second) = deciding._spread([protocol(*told[:30], hidden), protocol(*told[30:])], (), 20)
     assert (len(first), len(second)) == (12, 8) and len({q.pairid for q, _ in first + second}) == 20
     assert np.bincount([position for _, position in first + second]).tolist() == [5, 5, 5, 5]
-    (few,) = deciding._spread([protocol(*told[:7])], ())
+    (few,) = deciding._spread([protocol(*told[:7])], (), 20)
     assert len(few) == 14 and len({(q.pairid, position) for q, position in few}) == 14
-    assert deciding._spread([protocol(*told, gallery=("0", "5"))], ()) == [[]]
+    assert deciding._spread([protocol(*told, gallery=("0", "5"))], (), 20) == [[]]
 
 
 def test_a_protocol_that_keeps_the_reference_is_not_asked():

@@ -41,7 +41,8 @@ def test_queries_in_unknown_words_say_nothing_of_the_mix():
     gallery = of_training(known).gallery
     strange = replace(known[0], texts=("zzz",))
     found = fit_mix(model, WORDS, Protocol("p", "1", gallery, (*known, strange)), pictures)
-    assert torch.equal(found, fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(known)), pictures))
+    plain = fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(known)), pictures)
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-3)  # read in other company
     assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, (strange,)), pictures), model.head.mix)
 
 

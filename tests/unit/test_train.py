@@ -21,6 +21,7 @@ SMALL = [
     "data.options.items=64",
     "data.options.triplets=48",
     "data.validation_queries=4",
+    "data.fitting_queries=20",
     "model.image_size=[32,48]",
     "model.width=16",
     "model.dim=16",
@@ -55,7 +56,7 @@ def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):
     from nsfse.encoded import source_images
 
     scorer, source = open_scorer(whole), DrawnSource("easy", items=64, triplets=48)
-    again = fit_decision(scorer, source, "val", [], source_images(source, scorer.image_size))
+    again = fit_decision(scorer, source, "val", [], source_images(source, scorer.image_size), 20)
     assert load_checkpoint(whole).decision == scorer.decision == again != None  # noqa: E711
     assert load_checkpoint(whole, "best").decision is None
     for name in ("config.json", "tokenizer.json", "model.safetensors", DECISION):

@@ -28,6 +28,7 @@ SIXTY = [
     "data.options.items=64",
     "data.options.triplets=96",
     "data.validation_queries=4",
+    "data.fitting_queries=20",
     "model.image_size=[32,48]",
     "model.width=16",
     "model.dim=16",
