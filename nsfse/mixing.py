@@ -97,4 +97,4 @@ def _fit(parts: Tensor) -> Tensor:
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     found = weights.detach()
     found = (2.0 * found / found[0].clamp_min(1.0)).clamp(LEAST, 100.0)
-    return torch.log(torch.expm1(found))
+    return found + torch.log(-torch.expm1(-found))  # softplus backwards; log(expm1(x)) is infinite from 89 on
