@@ -1,6 +1,7 @@
 """Triplets → batches: each picture of a batch once, and which of them answer which query."""
 
 import functools
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from nsfse.parallel import Share
 from nsfse_runtime.text import Tokenizer
 
 UNKNOWN_ID = 1
+_OTHERWISE = "\0recoloured"  # after the id of what is kept of a picture in other colours
 LIFTED, CURVE = 0.6, 0.7  # share of recoloured pictures whose black is lifted; range of the logarithm of gamma
 
 
@@ -70,19 +72,38 @@ class Pictures:
         """Return what the source knows to be in a picture."""
         return self._source.facts(name) if isinstance(self._source, Described) else {}
 
-    def __call__(self, names: Sequence[str]) -> NDArray[Any]:
-        """Return pictures [B, H, W, 3]. Raises ImageError or NotFoundError for the first that cannot be read."""
-        wanted = [name for name in dict.fromkeys(names) if name not in self._kept]
-        read: Iterable[NDArray[Any]] = self._pool.map(lambda name: self._source.load(name, self._size), wanted)
+    def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
+        """Return pictures [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
+
+        Of features to keep instead there is one recolouring a picture. Raises ImageError or NotFoundError for the first
+        picture that cannot be read.
+        """
+        if self._instead and any(recolours):
+            names = [f"{name}{_OTHERWISE}" if seed else name for name, seed in zip(names, recolours, strict=True)]
+            return self._get(names)
+        found = self._get(names)
+        for at, seed in enumerate(recolours):
+            if seed:
+                found[at] = recolour(found[at], seed)
+        return found
+
+    def _get(self, keys: Sequence[str]) -> NDArray[Any]:
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        read: Iterable[NDArray[Any]] = self._pool.map(self._load, wanted)
         if self._instead and wanted:
             read = self._instead(np.stack(list(read)))
         loaded = dict(zip(wanted, read, strict=True))
-        found = np.stack([self._kept[name] if name in self._kept else loaded[name] for name in names])
-        for name, pixels in loaded.items():
+        found = np.stack([self._kept[key] if key in self._kept else loaded[key] for key in keys])
+        for key, pixels in loaded.items():
             if self._room >= pixels.nbytes:
-                self._kept[name] = pixels
+                self._kept[key] = pixels
                 self._room -= pixels.nbytes
         return found
+
+    def _load(self, key: str) -> Pixels:
+        name = key.removesuffix(_OTHERWISE)
+        pixels = self._source.load(name, self._size)
+        return pixels if name == key else recolour(pixels, zlib.crc32(name.encode()))
 
 
 def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer, share: Share) -> Batch:
@@ -95,10 +116,7 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     ids, mask = tokenizer.encode([t.texts[0] for t in triplets])
     rows = torch.cat(share.rows(len(keys)))
     shown = [keys[at] for at in rows]
-    pixels = pictures([name for name, _ in shown])
-    for at, (_, seed) in enumerate(shown):
-        if seed:
-            pixels[at] = recolour(pixels[at], seed)
+    pixels = pictures([name for name, _ in shown], [seed for _, seed in shown])
     reference = torch.tensor([row[t.reference, t.recolour] for t in triplets])
     facts = [{} if seed else pictures.facts(name) for name, seed in keys]
     named, fulfils = _named(triplets, tokenizer, ids.shape[1], facts)

@@ -93,8 +93,6 @@ def _train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size, room, instead = config.model.image_size, config.train.cache_gb * 2**30, kept_instead(model, config)
     pictures = Pictures(source, size, room, config.train.workers, instead, kept)
-    if instead and any(triplet.recolour for triplet in triplets):
-        raise DataError("a frozen trunk sees no recoloured pictures; set data.options.recoloured=0, or let it learn")
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")

@@ -16,14 +16,14 @@ PICTURES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 
 class Shades:
     """Pictures of one shade each; of c nothing is known."""
 
-    def __call__(self, names):
-        return np.stack([PICTURES[name] for name in names])
+    def load(self, name, size):
+        return PICTURES[name]
 
     def facts(self, name):
         return {"a": {"colour": "blue", "size": "large"}, "b": {"colour": "red", "size": "small"}}.get(name, {})
 
 
-pictures = Shades()
+pictures = Pictures(Shades(), (4, 4), 0)
 
 
 def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
@@ -62,6 +62,19 @@ def test_a_recoloured_reference_is_another_picture_than_its_target():
     assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(PICTURES["a"]))
     assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(PICTURES["a"], 7)))
     assert batch.right.tolist() == [[name == batch.target[0] for name in range(2)]]
+
+
+def test_features_of_a_recoloured_picture_are_kept_beside_its_own():
+    asked = []
+
+    def features(pixels):
+        asked.append(len(pixels))
+        return pixels.astype(np.float32)[:, 0, 0]
+
+    seen = Pictures(Shades(), (4, 4), 1e6, instead=features)
+    once, again = (seen(["a", "a", "b"], [seed, 0, 0]) for seed in (3, 4))
+    assert np.array_equal(once, again) and asked == [3]
+    assert np.array_equal(once[1:], seen(["a", "b"])) and not np.array_equal(once[0], once[1])
 
 
 def test_recolouring_keeps_white_and_shape_and_changes_the_rest():
