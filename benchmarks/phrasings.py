@@ -20,6 +20,8 @@ from nsfse.data.phrasing import Edit, Phrasings
 from nsfse.data.phrasing_file import load_phrasings
 
 SEEN = 4
+MORE = {"more_texts", "more_references", "minus", "minus_texts"}
+"""What a query has that is not one picture and one edit."""
 
 
 def six_ways(edit: Edit, phrasings: Phrasings, random: np.random.Generator) -> list[str]:
@@ -30,12 +32,14 @@ def six_ways(edit: Edit, phrasings: Phrasings, random: np.random.Generator) -> l
 
 
 def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: Phrasings) -> Edit | None:
-    """Return the one edit that leads from a query's reference to its first target; None where it is not one."""
+    """Return the one edit that leads from a query's reference to all its targets; None where it is not one."""
     before, after = items[query["reference"]], items[query["targets"][0]]
     columns = [name for name in phrasings.columns if name in before and before[name] != after[name]]
     if query.get("changed") in columns:
         columns = [query["changed"]]
-    return phrasings.edit_to(columns[0], after[columns[0]]) if len(columns) == 1 else None
+    if MORE & set(query) or len(columns) != 1 or len({items[name][columns[0]] for name in query["targets"]}) != 1:
+        return None
+    return phrasings.edit_to(columns[0], after[columns[0]])
 
 
 def main() -> None:
