@@ -32,11 +32,12 @@ class Layout:
 
     def picture(self, name: str) -> Path | None:
         """Return the file of a picture given by id, file name or relative path; None where there is none."""
-        wanted = PurePosixPath(name)
-        found = self.pictures.get(_stem(wanted.name))
+        folder, _, last = name.rpartition("/")
+        found = self.pictures.get(_stem(last))
         if not found:
             return None
-        if len(wanted.parts) > 1 and len(found) > 1:
+        if folder and len(found) > 1:
+            wanted = PurePosixPath(name)
             found = tuple(sorted(found, key=lambda path: -_shared_tail(path, wanted)))
         return found[0]
 
