@@ -34,7 +34,7 @@ Asks = Sequence[tuple[Triplet, int]]
 class Asked:
     """One query, asked of a whole gallery and of the same without its right answers.
 
-    `complete` [K, 5] and `without` [M, 5] are the features of the first hits (see nsfse_runtime.decision), `right` [K]
+    `complete` [K, 6] and `without` [M, 6] are the features of the first hits (see nsfse_runtime.decision), `right` [K]
     says which of the former are right.
     """
 
@@ -118,7 +118,7 @@ def _fit(asked: Sequence[Asked]) -> Decision:
 
 
 def samples(asked: Sequence[Asked]) -> tuple[Reals, NDArray[np.bool_]]:
-    """Return the features [N, 5] of the first SAMPLES hits of all lists, and whether each is right [N]."""
+    """Return the features [N, 6] of the first SAMPLES hits of all lists, and whether each is right [N]."""
     features = [part[:SAMPLES] for one in asked for part in (one.complete, one.without)]
     right = [part[:SAMPLES] for one in asked for part in (one.right, np.zeros(len(one.without), np.bool_))]
     return np.concatenate(features), np.concatenate(right)

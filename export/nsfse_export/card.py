@@ -123,7 +123,7 @@ def _decision(decision: Decision | None) -> tuple[str, ...]:
         f"training to galleries with and without right answers. From {decision.threshold:.4f} on a hit counts as a "
         "match; nine in ten galleries with a right answer had such a hit. Other kinds of pictures may need another "
         "threshold.",
-        _table([*FEATURES, "bias"], [weights]),
+        _table([*FEATURES[: len(weights) - 1], "bias"], [weights]),
     )
 
 

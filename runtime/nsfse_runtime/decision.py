@@ -11,16 +11,21 @@ from nsfse_runtime.search import Ranking
 
 Reals = NDArray[np.float64]
 
-FEATURES = ("score", "cosine", "over mean", "words", "least word")
-"""What `hit_features` has of a hit, in this order."""
+FEATURES = ("score", "cosine", "over mean", "words", "least word", "word missed")
+"""What `hit_features` has of a hit, in this order; decisions of before weigh the first five of them."""
+LEAST_FEATURES = 5
 
 
 class Decision(msgspec.Struct, frozen=True):
     """A logistic regression on `FEATURES`: `weights` and `bias`. A hit whose confidence reaches `threshold` matches."""
 
-    weights: tuple[float, float, float, float, float]
+    weights: tuple[float, ...]
     bias: float
     threshold: float
+
+    def __post_init__(self) -> None:
+        if not LEAST_FEATURES <= len(self.weights) <= len(FEATURES):
+            raise ValueError(f"it has {len(self.weights)} weights, not {LEAST_FEATURES} to {len(FEATURES)}")
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Decision | None":
@@ -35,8 +40,8 @@ class Decision(msgspec.Struct, frozen=True):
             ) from error
 
     def confidence(self, features: Reals) -> Reals:
-        """Return how likely each of K hits is right, 0...1, from their `features` [K, 5]."""
-        return logistic(features @ np.array(self.weights) + self.bias)
+        """Return how likely each of K hits is right, 0...1, from their `features` [K, 6]."""
+        return logistic(features[:, : len(self.weights)] @ np.array(self.weights) + self.bias)
 
     def confidences(self, query: QueryFeatures, ranking: Ranking) -> Reals | None:
         """Return the confidence [M] of the re-ranked hits of `ranking`; None where nothing was re-ranked."""
@@ -57,22 +62,24 @@ def decision_of(scorer: Scorer) -> Decision | None:
 
 
 def hit_features(query: QueryFeatures, ranking: Ranking) -> Reals | None:
-    """Return the features [M, 5] of the re-ranked hits of `ranking`; None where nothing was re-ranked.
+    """Return the features [M, 6] of the re-ranked hits of `ranking`; None where nothing was re-ranked.
 
-    S; stage 1's cosine; how far S is over its mean in the re-ranked list; the words' margin Σ_k κ_k(x_k − t); and the
-    least margin, sign(κ_k)(x_k − t), of the words that have at least half an even share. A word with κ_k < 0 names what
-    must not be there, so that a margin is how well the word is fulfilled.
+    S; stage 1's cosine; how far S is over its mean in the re-ranked list; the words' margin Σ_k κ_k(x_k − t); the least
+    margin, sign(κ_k)(x_k − t), of the words that have at least half an even share; and the same again where it is under
+    0. A word with κ_k < 0 names what must not be there, so that a margin is how well the word is fulfilled.
     """
     pair, share = ranking.pair, np.abs(query.word_weights)
     if pair is None:
         return None
     margins = pair.word_scores - pair.boundary
     speaks = share >= min(0.5 / len(share), share.max())  # the weightiest word does in any case
+    least = (np.sign(query.word_weights) * margins)[:, speaks].min(1)
     columns = (
         pair.score,
         ranking.cosines[: len(pair.score)],
         pair.score - ranking.mean,
         margins @ query.word_weights,
-        (np.sign(query.word_weights) * margins)[:, speaks].min(1),
+        least,
+        np.minimum(least, 0),
     )
     return np.stack(columns, 1).astype(np.float64)

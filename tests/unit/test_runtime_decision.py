@@ -17,7 +17,7 @@ from nsfse_runtime.session import OnnxScorer
 from tests.galleries import ColourScorer, save_pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle"
-DECISION = Decision((1.0, 2.0, -1.0, 0.5, 3.0), -2.0, 0.4)
+DECISION = Decision((1.0, 2.0, -1.0, 0.5, 3.0, 1.5), -2.0, 0.4)
 
 
 def floats(*numbers: float) -> np.ndarray:
@@ -36,12 +36,21 @@ def test_the_features_by_hand() -> None:
     # The third word must not be there; 0.15 is less than half an even share of three words, so the second has no say.
     found = hit_features(query_of(0.55, 0.15, -0.3), ranking)
     by_hand = [
-        [2.0, 0.6, 1.5, 0.55 * 0.2 + 0.15 * -0.05 - 0.3 * -0.3, min(0.2, 0.3)],
-        [1.5, 0.7, 1.0, 0.55 * 0.1 + 0.15 * 0.6 - 0.3 * 0.1, min(0.1, -0.1)],
+        [2.0, 0.6, 1.5, 0.55 * 0.2 + 0.15 * -0.05 - 0.3 * -0.3, min(0.2, 0.3), 0.0],
+        [1.5, 0.7, 1.0, 0.55 * 0.1 + 0.15 * 0.6 - 0.3 * 0.1, min(0.1, -0.1), -0.1],
     ]
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
     expected = [1 / (1 + math.exp(2 - np.dot(DECISION.weights, row))) for row in by_hand]
     np.testing.assert_allclose(DECISION.confidences(query_of(0.55, 0.15, -0.3), ranking), expected, atol=1e-6)
+
+
+def test_a_decision_of_before_weighs_the_first_five() -> None:
+    features = np.arange(12.0).reshape(2, 6) / 10
+    before = Decision(DECISION.weights[:5], -2.0, 0.4)
+    np.testing.assert_allclose(before.confidence(features), logistic(features[:, :5] @ DECISION.weights[:5] - 2.0))
+    for count in (4, 7):
+        with pytest.raises(ValueError, match=f"{count} weights"):
+            Decision((1.0,) * count, 0.0, 0.5)
 
 
 def test_the_weightiest_word_has_a_say_in_any_case() -> None:
