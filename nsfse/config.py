@@ -14,6 +14,7 @@ from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
+FITTING_QUERIES = 600
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +27,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The split whose protocols are scored during training."""
     validation_queries: int = 500
     """At most this many queries of each protocol during training; 0 for no validation."""
-    fitting_queries: Annotated[int, msgspec.Meta(ge=1)] = 600
+    fitting_queries: Annotated[int, msgspec.Meta(ge=1)] = FITTING_QUERIES
     """About this many queries are asked after an epoch to fit ω, after the last one also to fit what tells a match."""
 
 

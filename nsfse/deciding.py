@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from nsfse.config import FITTING_QUERIES
 from nsfse.data import Protocol, Source, Triplet, held_out
 from nsfse.encoded import EncodedPictures, Images, encode_pictures
 from nsfse.evaluate import BATCH, answerable, pictures_of
@@ -44,7 +45,12 @@ class Asked:
 
 
 def fit_decision(
-    scorer: TextScorer, source: Source, split: str, triplets: Sequence[Triplet], images: Images, queries: int = 600
+    scorer: TextScorer,
+    source: Source,
+    split: str,
+    triplets: Sequence[Triplet],
+    images: Images,
+    queries: int = FITTING_QUERIES,
 ) -> Decision | None:
     """Fit what tells a match on what `source` holds out, or on the protocols of `split`, or on training `triplets`.
 

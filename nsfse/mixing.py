@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nsfse.config import FITTING_QUERIES
 from nsfse.data import Pixels, Protocol, Triplet
 from nsfse.model import NSFSE
 from nsfse.ranking import each_readable
@@ -29,7 +30,7 @@ def fit_mix(
     tokenizer: Tokenizer,
     protocol: Protocol,
     pictures: Callable[[Sequence[str]], Pixels],
-    queries: int = 600,
+    queries: int = FITTING_QUERIES,
 ) -> Tensor:
     """Return `head.mix` [3] (before its softplus) that ranks the targets of a protocol best by cross entropy.
 
