@@ -1,5 +1,6 @@
 """FashionIQ and CIRR at full size: one picture drawn per real id, an oracle that knows a known share of the answers."""
 
+import functools
 import hashlib
 import json
 import os
@@ -56,7 +57,9 @@ class Oracle:
     def knows(text):
         return digest(text)[0] < 128
 
-    def vector(self, code):
+    @staticmethod
+    @functools.cache
+    def vector(code):
         rng = np.random.default_rng(int.from_bytes(code, "big"))
         vector = rng.standard_normal(48, np.float32)
         return vector / np.linalg.norm(vector)

@@ -78,8 +78,9 @@ def test_same_seed_same_weights(whole, tmp_path):
     train(load_config(overrides=SMALL), tmp_path / "again")
     assert weights(tmp_path / "again") == weights(whole)
     assert (tmp_path / "again" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
-    train(load_config(overrides=[*SMALL, "train.seed=1"]), tmp_path / "other")
-    assert weights(tmp_path / "other") != weights(whole)
+    for seed in (0, 1):
+        train(load_config(overrides=[*SMALL, f"train.seed={seed}"]), tmp_path / f"{seed}", steps=1)
+    assert weights(tmp_path / "0") != weights(tmp_path / "1")
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -107,7 +108,7 @@ def test_torch_is_asked_for_deterministic_algorithms_while_it_trains(tmp_path):
     assert all(seen) and not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+@pytest.mark.parametrize("stop", [3, 4, 6])
 def test_stopped_run_resumes_to_the_same_weights(whole, tmp_path, stop, monkeypatch):
     import os
     import signal
