@@ -33,6 +33,6 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup():
     """From the second export on, torch need not read the source of its ONNX functions again, a second each time."""
     exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
-    apis = exporter and exporter.onnxscript_apis
+    apis = getattr(exporter, "onnxscript_apis", None)
     if apis and not hasattr(apis.get_torchlib_ops, "cache_info"):
         apis.get_torchlib_ops = functools.cache(apis.get_torchlib_ops)

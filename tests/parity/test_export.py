@@ -44,7 +44,7 @@ class Exported(NamedTuple):
     report: object
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Exported:
     """A random tiny run with non-square pictures and its bundle, exported once for all tests."""
     folder = tmp_path_factory.mktemp("export")
