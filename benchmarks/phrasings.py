@@ -22,6 +22,8 @@ from nsfse.data.phrasing_file import load_phrasings
 SEEN = 4
 MORE = {"more_texts", "more_references", "minus", "minus_texts"}
 """What a query has that is not one picture and one edit."""
+PLACES = {"id", "file", "split", "title", "sub", "caption", "group"}
+"""Columns of an item that are no attribute that a query changes."""
 
 
 def six_ways(edit: Edit, phrasings: Phrasings, random: np.random.Generator) -> list[str]:
@@ -34,12 +36,12 @@ def six_ways(edit: Edit, phrasings: Phrasings, random: np.random.Generator) -> l
 def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: Phrasings) -> Edit | None:
     """Return the one edit that leads from a query's reference to all its targets; None where it is not one."""
     before, after = items[query["reference"]], items[query["targets"][0]]
-    columns = [name for name in phrasings.columns if name in before and before[name] != after[name]]
+    columns = [name for name in before if name not in PLACES and before[name] != after[name]]
     if query.get("changed") in columns:
         columns = [query["changed"]]
     if MORE & set(query) or len(columns) != 1 or len({items[name][columns[0]] for name in query["targets"]}) != 1:
         return None
-    return phrasings.edit_to(columns[0], after[columns[0]])
+    return phrasings.edit_to(columns[0], after[columns[0]]) if columns[0] in phrasings.columns else None
 
 
 def main() -> None:

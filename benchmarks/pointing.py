@@ -3,8 +3,8 @@
     python benchmarks/pointing.py MODEL [standard|easy] [--json FILE]
 
 MODEL is a bundle whose pictures have a grid. Over all test queries of one edit that names what must be there, in their
-first phrasing: does the cell of the right answer with the word's greatest correspondence touch the part, and is a tenth
-of that cell the part or more? Beside it what a random cell would do. The part is what changes when the picture is drawn
+first phrasing: does the cell of the right answer where the word's map is greatest touch the part, and is a tenth of
+that cell the part or more? Beside it what a random cell would do. The part is what changes when the picture is drawn
 with another value of the attribute: collar, sleeve or background by itself, and of any other attribute the product.
 """
 
@@ -25,6 +25,7 @@ from nsfse.encoded import EncodedPictures, encode_pictures, source_images
 from nsfse.scorer import open_scorer
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.features import grid_of
+from nsfse_runtime.queries import word_maps
 
 TENTH, SEEN = 0.1, 40
 """How much of a cell counts as more than touched, and by how many of 255 levels a pixel changes that belongs to it."""
@@ -55,7 +56,7 @@ def pointed(
     asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
     if not asking or not covered.any():
         return None
-    best = (composed.words[asking] @ answer.regions[0, : rows * columns].T).argmax(1)
+    best = word_maps(composed.words[asking], answer.regions[:, : rows * columns], columns)[0].argmax(1)
     on = [covered > 0, covered >= TENTH]
     return tuple(float(cells.mean()) for cells in (on[0][best], on[1][best], *on))
 

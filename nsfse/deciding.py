@@ -15,16 +15,17 @@ from nsfse.data import Protocol, Source, Triplet, held_out
 from nsfse.encoded import EncodedPictures, Images, encode_pictures
 from nsfse.evaluate import BATCH, answerable, pictures_of
 from nsfse.ranking import Search, TextScorer
-from nsfse_runtime.decision import FEATURES, Decision, Reals, hit_features, logistic
-from nsfse_runtime.features import QueryFeatures
+from nsfse_runtime.decision import FEATURES, Decision, Reals, hit_features, logistic, products, standardised
+from nsfse_runtime.features import QueryFeatures, boundaries_of
 from nsfse_runtime.search import Ranking
 
-__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "quantile", "samples"]
+__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "quantile", "samples", "threshold_of"]
 
 RERANK, HITS = 100, 10  # what Retriever.query does unless told otherwise
 SAMPLES = 5  # the first hits of either list that are fitted to
-FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said that nothing in them matches
-L2 = 1.0
+FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said, at most, that nothing in them matches
+ASKED = 3  # times as many queries as the mix is fitted to: there are more weights, and it is done once
+L2 = 30.0
 STEPS, LEAST = 100, 1e-6
 
 Asks = Sequence[tuple[Triplet, int]]
@@ -35,7 +36,7 @@ Asks = Sequence[tuple[Triplet, int]]
 class Asked:
     """One query, asked of a whole gallery and of the same without its right answers.
 
-    `complete` [K, 6] and `without` [M, 6] are the features of the first hits (see nsfse_runtime.decision), `right` [K]
+    `complete` [K, F] and `without` [M, F] are the features of the first hits (see nsfse_runtime.decision), `right` [K]
     says which of the former are right.
     """
 
@@ -54,15 +55,15 @@ def fit_decision(
 ) -> Decision | None:
     """Fit what tells a match on what `source` holds out, or on the protocols of `split`, or on training `triplets`.
 
-    About so many `queries` are asked. `images` reads the source's pictures for the scorer. None where there is no query
-    to ask.
+    About ASKED times `queries` are asked. `images` reads the source's pictures for the scorer. None where there is no
+    query to ask.
     """
     held = held_out(source)
     given = [held] if held else [found for found in source.protocols(split) if found.remove_reference]
     protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
     encoded: EncodedPictures | None = None
-    for protocol, asks in zip(protocols, _spread(protocols, source.missing, queries), strict=True):
+    for protocol, asks in zip(protocols, _spread(protocols, source.missing, ASKED * queries), strict=True):
         if not asks:
             continue
         wanted = pictures_of(protocol, [query for query, _ in asks])
@@ -99,6 +100,14 @@ def ask(scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedPict
     """
     search = Search(scorer, protocol, encoded, RERANK)
     gallery = frozenset(protocol.gallery)
+    found = boundaries_of(scorer)
+    views = found.views if found else 0
+
+    def features(query: QueryFeatures, reference: str, ranking: Ranking) -> Reals:
+        targets = search.pictures([protocol.gallery[row] for row in ranking.rows])
+        rows = hit_features(query, search.pictures([reference]).vectors[0], ranking, targets, views)
+        return np.empty((0, len(FEATURES) + views)) if rows is None else rows
+
     for start in range(0, len(asks), BATCH):
         chunk = asks[start : start + BATCH]
         for (query, _), composed in zip(chunk, search.composed(chunk), strict=True):
@@ -108,23 +117,33 @@ def ask(scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedPict
             whole = search.ranking(composed, query.reference, HITS)
             without = search.ranking(composed, query.reference, HITS, answers)
             right = np.array([protocol.gallery[row] in answers for row in whole.rows], np.bool_)
-            yield Asked(_features(composed, whole), right, _features(composed, without))
-
-
-def _features(query: QueryFeatures, ranking: Ranking) -> Reals:
-    found = hit_features(query, ranking)
-    return np.empty((0, len(FEATURES))) if found is None else found
+            yield Asked(features(composed, query.reference, whole), right, features(composed, query.reference, without))
 
 
 def _fit(asked: Sequence[Asked]) -> Decision:
-    weights, bias = logistic_regression(*samples(asked))
-    decision = msgspec.convert({"weights": weights.tolist(), "bias": bias, "threshold": 0.0}, Decision)
-    best = np.array([decision.confidence(one.complete).max() for one in asked])
-    return msgspec.structs.replace(decision, threshold=quantile(best, FALSE_ALARMS))
+    features, right = samples(asked)
+    centre, spread = _scale(features)
+    weights, bias = logistic_regression(products(standardised(features, centre, spread)), right, L2)
+    numbers = {"centre": centre.tolist(), "spread": spread.tolist(), "weights": weights.tolist(), "bias": bias}
+    decision = msgspec.convert(numbers | {"threshold": 0.0}, Decision)
+    complete = np.array([decision.confidence(one.complete).max() for one in asked])
+    without = np.array([decision.confidence(one.without).max(initial=0.0) for one in asked])
+    return msgspec.structs.replace(decision, threshold=threshold_of(complete, without))
+
+
+def threshold_of(complete: Reals, without: Reals) -> float:
+    """Return from where on a hit matches, given the best confidence of galleries with answers [N] and without [M].
+
+    It parts the two as well as can be, that nothing matches being said of FALSE_ALARMS of the former at most.
+    """
+    choices = np.sort(complete)[: int(FALSE_ALARMS * len(complete)) + 1]
+    said = (without < choices[:, None]).mean(1)
+    falsely = (complete < choices[:, None]).mean(1)
+    return float(choices[np.argmax(said - falsely)])
 
 
 def samples(asked: Sequence[Asked]) -> tuple[Reals, NDArray[np.bool_]]:
-    """Return the features [N, 6] of the first SAMPLES hits of all lists, and whether each is right [N]."""
+    """Return the features [N, F] of the first SAMPLES hits of all lists, and whether each is right [N]."""
     features = [part[:SAMPLES] for one in asked for part in (one.complete, one.without)]
     right = [part[:SAMPLES] for one in asked for part in (one.right, np.zeros(len(one.without), np.bool_))]
     return np.concatenate(features), np.concatenate(right)
@@ -135,18 +154,23 @@ def quantile(values: Reals, share: float) -> float:
     return float(np.sort(values)[int(share * len(values))])
 
 
-def logistic_regression(features: Reals, right: NDArray[np.bool_]) -> tuple[Reals, float]:
+def _scale(features: Reals) -> tuple[Reals, Reals]:
+    """Return the mean [F] and the standard deviation [F] of `features` [N, F]; 1 for one that does not differ."""
+    spread = features.std(0)
+    return features.mean(0), np.where(spread > LEAST, spread, 1.0)
+
+
+def logistic_regression(features: Reals, right: NDArray[np.bool_], l2: float = 1.0) -> tuple[Reals, float]:
     """Return weights [F] and a bias that tell how likely a sample is right, from `features` [N, F] and `right` [N].
 
-    Convex: cross entropy and L2 on the weights of standardised features, by Newton's steps, halved until they lead
+    Convex: cross entropy and `l2` on the weights of standardised features, by Newton's steps, halved until they lead
     down. Labels are as Platt's, a little within 0 and 1, so that a few samples, or samples all alike, are not certain.
     """
-    centre, spread = features.mean(0), features.std(0)
-    spread = np.where(spread > LEAST, spread, 1.0)
+    centre, spread = _scale(features)
     rows = np.column_stack([(features - centre) / spread, np.ones(len(features))])
     yes, no = np.count_nonzero(right), np.count_nonzero(~right)
     goal = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
-    penalty = np.append(np.full(features.shape[1], L2), 0.0)
+    penalty = np.append(np.full(features.shape[1], l2), 0.0)
 
     def loss(found: Reals) -> float:
         logits = rows @ found

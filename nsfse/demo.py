@@ -33,7 +33,7 @@ def run_demo(
         from nsfse.data.drawn import draw_query_set
         from nsfse.data.stock import LEVELS
 
-        items = items or dict(LEVELS["easy"].gallery)["test"]
+        items = items or LEVELS["easy"].gallery
         if not (catalogue / "queries.jsonl").exists():
             draw_query_set(catalogue, items=items, seed=SEED, size=PICTURE, level="easy")
     with stage("train", preset or "as told"), training_bar() as follow:

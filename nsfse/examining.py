@@ -135,14 +135,14 @@ class _Examiner:
             missed = None
             if not rest.intersection(ranked.rows[:HITS].tolist()):
                 row = min(rest) if rank == metrics.MISS else int(ranked.rows[rank])
-                missed = self._hits(ranked.query, asked, self._alone(asked, row, mean))[0]
+                missed = self._hits(asked, self._alone(asked, row, mean))[0]
             yield Shown(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
 
     def _first(self, query: Triplet, asked: Asked) -> tuple[tuple[Hit, ...], float]:
         mask = self._search.mask(query.pictures)
         most = len(self._gallery) if mask is None else int(mask.sum())
         ranking = self._search.answer(asked, mask, min(HITS, most))
-        return self._hits(query, asked, ranking), ranking.mean
+        return self._hits(asked, ranking), ranking.mean
 
     def _alone(self, asked: Asked, row: int, mean: float) -> Ranking:
         """Return one row as the search would have ranked it; `mean` is that of S over the re-ranked."""
@@ -152,12 +152,12 @@ class _Examiner:
         pair = self._search.pairs(asked, rows) if looks else None
         return Ranking(rows, cosines if pair is None else pair.score, pair, cosines, mean)
 
-    def _hits(self, query: Triplet, asked: Asked, ranking: Ranking) -> tuple[Hit, ...]:
+    def _hits(self, asked: Asked, ranking: Ranking) -> tuple[Hit, ...]:
         pair = ranking.pair
         if pair is None:
             pair = self._search.pairs(asked, ranking.rows) if asked.tokens else no_evidence(ranking.scores)
-        decision = decision_of(self._scorer) if query.plain and self._mode == "composed" else None
-        return hits_of(self._gallery, "", asked, ranking, pair, decision, None)
+        targets = self._search.pictures([self._gallery[row] for row in ranking.rows])
+        return hits_of(self._gallery, "", asked, ranking, pair, decision_of(self._scorer), targets)
 
     def spreads(self) -> tuple[Spread | None, Spread | None]:
         """Return how the correspondences of words and of probes are spread, of SAMPLED queries at most."""

@@ -116,14 +116,13 @@ def _boundaries(boundary: Mapping[str, float]) -> tuple[str, ...]:
 def _decision(decision: Decision | None) -> tuple[str, ...]:
     if decision is None:
         return ()
-    weights = [_number(weight, 4) for weight in (*decision.weights, decision.bias)]
     return (
         "## Match or no match",
-        "The confidence of a hit is a logistic regression on what the search knows of it, fitted at the end of "
+        f"The confidence of a hit is a logistic regression on {len(decision.centre)} numbers that the search knows of "
+        f"it ({', '.join(FEATURES)}, and one for each view of the picture) and their products, fitted at the end of "
         f"training to galleries with and without right answers. From {decision.threshold:.4f} on a hit counts as a "
-        "match; nine in ten galleries with a right answer had such a hit. Other kinds of pictures may need another "
-        "threshold.",
-        _table([*FEATURES[: len(weights) - 1], "bias"], [weights]),
+        "match; nine in ten galleries with a right answer had such a hit, or more. Other kinds of pictures may need "
+        "another threshold.",
     )
 
 

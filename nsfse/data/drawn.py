@@ -38,7 +38,8 @@ class DrawnSource:
     """The drawn catalogue as a data set; pictures are drawn when asked for, the same for the same seed and id.
 
     `items` and `seed` are those of the train split. Val and test are the benchmark's own and change only with
-    `test_seed` and `gallery`, so that two models compare whatever they trained on.
+    `test_seed` and `gallery`, so that two models compare whatever they trained on. Both have as many pictures: what
+    tells a match is fitted on val, and how near the nearest wrong picture comes depends on how many there are.
     """
 
     def __init__(
@@ -75,9 +76,8 @@ class DrawnSource:
         self.images: Mapping[str, Path] = {}
         self.missing: tuple[str, ...] = ()
         self.seed, self.test_seed = seed, test_seed
-        self._sizes = dict(self.level.gallery) | {"train": items or self.level.train_items}
-        if gallery:
-            self._sizes["test"] = gallery
+        shown = gallery or self.level.gallery
+        self._sizes = {"train": items or self.level.train_items, "val": shown, "test": shown}
         self.per_epoch = triplets or 2 * self._sizes["train"]
         self._stocks: dict[str, Stock] = {}
         self._protocols: dict[str, list[Protocol]] = {}

@@ -36,7 +36,7 @@ class Level:
     nuisance: Nuisance
     kinds: tuple[str, ...]
     train_items: int
-    gallery: tuple[tuple[str, int], ...]
+    gallery: int
     queries_per_kind: int
 
     def describe(self, codes: Sequence[int]) -> dict[str, str]:
@@ -51,7 +51,7 @@ STANDARD = Level(
     STRONG,
     ("single", "double", "negation", "comparison", "removal", "category"),
     train_items=24_000,
-    gallery=(("val", 1200), ("test", 4000)),
+    gallery=4_000,
     queries_per_kind=200,
 )
 EASY = Level(
@@ -68,7 +68,7 @@ EASY = Level(
     MILD,
     ("single", "negation", "removal", "category"),
     train_items=8_000,
-    gallery=(("val", 400), ("test", 800)),
+    gallery=800,
     queries_per_kind=120,
 )
 LEVELS = {level.name: level for level in (STANDARD, EASY)}

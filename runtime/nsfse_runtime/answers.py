@@ -17,8 +17,8 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
     `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
     what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    `regions` has, where maps were asked for, the word's correspondence with each cell of the picture's grid less the
-    boundary, row by row.
+    `regions` has, where maps were asked for, how much the word is in each cell of the picture's grid, less the
+    boundary, row by row (see queries.word_maps).
     """
 
     word: str
@@ -66,18 +66,22 @@ def hits_of(
     ranking: Ranking,
     pair: PairScores,
     decision: Decision | None,
-    cells: TargetFeatures | None,
+    targets: TargetFeatures | None,
+    grid: tuple[int, int] | None = None,
 ) -> tuple[Hit, ...]:
     """Return the hits of `ranking`, with the words' scores `pair` of all of them.
 
-    `ids` [N] are those of the gallery, whose files lie in `folder`. `cells` are the hits' features where maps were
-    asked for, their regions cut to those of the grid.
+    `ids` [N] are those of the gallery, whose files lie in `folder`. `targets` are the hits' features, which a
+    `decision` and the maps of a `grid` of (rows, columns) need.
     """
     matches = asked.fulfilled(pair)
-    confidences = decision.confidences(asked.parts[0], ranking) if decision else None
+    confidences = maps = None
+    if decision and targets and asked.reference is not None:
+        confidences = decision.confidences(asked.parts[0], asked.reference, ranking, targets)
     if decision and confidences is not None:
         matches = confidences >= decision.threshold
-    maps = None if cells is None else asked.maps(cells) - pair.boundary
+    if grid and targets and asked.tokens:
+        maps = asked.maps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
     return tuple(
         Hit(
             id=ids[row],

@@ -89,7 +89,8 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
     query = given.query
     if query.plain:
         (part,) = lanes[0].steps
-        return Asked(part.vector, (part,), part.word_weights, (slice(0, len(part.tokens)),))
+        spans, reference = (slice(0, len(part.tokens)),), lanes[0].start.vectors[0]
+        return Asked(part.vector, (part,), part.word_weights, spans, reference=reference)
     sentence = _sentence(scorer, query.texts) if query.balance > 0.5 else None
     unwanted = scorer.sentence(list(query.minus_texts)) if query.minus_texts else ()
     parts = tuple(_part(scorer, lane, sentence, unwanted) for lane in lanes)

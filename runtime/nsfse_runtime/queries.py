@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import UsageError
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer
 from nsfse_runtime.search import pairs_scored
 
 
@@ -18,6 +18,8 @@ class PictureId(str):
 
     __slots__ = ()
 
+
+CORNERS = np.float32(0.7)  # what a cell loses in a word's map for being like the corners
 
 Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
 """A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
@@ -73,7 +75,7 @@ class Asked:
     for a word over the boundary [L]. `against` has a query for each picture to avoid, and `bearable` how high that may
     score before it counts. `tokens` are the L words of all texts, `word_weights`
     [L] their κ for the evidence, whose sizes sum to 1, `texts` which words are of one text. `told` says whether stage 2
-    has anything to add.
+    has anything to add. `reference` [d] is the vector of its picture where it is one picture and one text.
     """
 
     vector: Floats
@@ -84,6 +86,7 @@ class Asked:
     against: tuple[QueryFeatures, ...] = ()
     bearable: tuple[float, ...] = ()
     told: bool = True
+    reference: Floats | None = None
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -121,10 +124,24 @@ class Asked:
         each = [margins[:, text] @ self.word_weights[text] >= 0 for text in self.texts]
         return np.logical_and.reduce(each) if each else np.ones(len(margins), np.bool_)
 
-    def maps(self, targets: TargetFeatures) -> Floats:
-        """Return each word's correspondences [K, L, R] with the regions of K targets, the mean over the references."""
-        found: Floats = np.mean([part.words @ targets.regions.swapaxes(1, 2) for part in self.parts], axis=0)
+    def maps(self, cells: Floats, columns: int) -> Floats:
+        """Return where each of L words is in K pictures, [K, L, R] (see word_maps), the mean over the references."""
+        found: Floats = np.mean([word_maps(part.words, cells, columns) for part in self.parts], axis=0)
         return found
+
+
+def word_maps(words: Floats, cells: Floats, columns: int) -> Floats:
+    """Return where each of `words` [L, d] is in K pictures of `cells` [K, R, d], rows of `columns` each: [K, L, R].
+
+    A word's greatest value is its greatest correspondence with any cell; others lie under it as they correspond less,
+    and as they look like the corners of the picture, where the background is.
+    """
+    found = words @ cells.swapaxes(1, 2)
+    corners = cells[:, [0, columns - 1, -columns, -1]]
+    like_corners = (cells @ corners.swapaxes(1, 2)).mean(2)
+    weighed = found - CORNERS * like_corners[:, None]
+    moved: Floats = weighed + (found.max(2) - weighed.max(2))[..., None]
+    return moved
 
 
 def _less(pair: PairScores, loss: Floats) -> Floats:

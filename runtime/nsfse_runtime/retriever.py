@@ -199,7 +199,7 @@ class Retriever:
         wanted = asked.pairs_scored(self._scorer, deep, len(snapshot))
         ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
         grid = grid_of(self._scorer) if query.maps else None
-        hits = self._hits(snapshot, asked, ranking, fetch, grid, query.plain)
+        hits = self._hits(snapshot, asked, ranking, fetch, grid)
         clock.lap("stage2")
         decided = [hit.match for hit in hits if hit.confidence is not None]
         kept = tuple(hit for hit in hits if hit.confidence is None or hit.confidence >= query.min_score)
@@ -242,7 +242,6 @@ class Retriever:
         ranking: Ranking,
         fetch: Callable[[Rows], TargetFeatures],
         grid: tuple[int, int] | None,
-        plain: bool,
     ) -> tuple[Hit, ...]:
         if not len(ranking.rows):
             return ()
@@ -251,12 +250,9 @@ class Retriever:
             # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
             found = score_rows(self._scorer, asked.all, ranking.rows, fetch) if asked.tokens else None
             pair = asked.combined(found) if found else no_evidence(ranking.scores)
-        cells = None
-        if grid and asked.tokens:
-            targets = fetch(ranking.rows)
-            cells = TargetFeatures(targets.vectors, targets.regions[:, : grid[0] * grid[1]])
-        decision = self._decision if plain else None
-        return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, cells)
+        decision = self._decision if asked.reference is not None and ranking.pair else None
+        targets = fetch(ranking.rows) if decision or grid else None
+        return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, targets, grid)
 
 
 @dataclass(frozen=True, slots=True)

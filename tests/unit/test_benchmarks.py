@@ -49,7 +49,8 @@ def test_a_model_that_knows_nothing_does_not_know_that_nothing_matches(tmp_path,
     measure = load("decision").measure
     with pytest.raises(NotFoundError, match="has no decision"):
         measure(run, "easy", gallery=64)
-    write_decision(run, Decision((0.0, 0.0, 1.0, 0.0, 0.0), -2.0, 0.3))
+    weights = (0.0, 0.0, 1.0, *(0.0,) * 116)
+    write_decision(run, Decision((0.0,) * 14, (1.0,) * 14, weights, -2.0, 0.3))
     found = measure(run, "easy", gallery=64)
     assert found["rankings"] > 100 and 0.4 < found["auc"] < 0.7
     assert found["at_ten_percent"]["false_alarms"] == pytest.approx(10, abs=0.5)

@@ -6,7 +6,7 @@ import pytest
 
 from nsfse import deciding
 from nsfse.data import Protocol, Triplet
-from nsfse.deciding import ask, fit_decision, logistic_regression, quantile
+from nsfse.deciding import ask, fit_decision, logistic_regression, quantile, threshold_of
 from nsfse.encoded import encode_pictures
 from nsfse_runtime.decision import FEATURES, logistic
 from tests.unit.number_scorer import NumberScorer, number_images
@@ -75,6 +75,15 @@ def test_the_threshold_is_what_nine_in_ten_reach():
     values = np.random.default_rng(0).permutation(np.arange(1.0, 41.0))
     assert quantile(values, 0.1) == 5.0 and (values >= 5.0).mean() == 0.9
     assert [quantile(values[:n], 0.1) for n in (1, 9)] == [values[0], values[:9].min()]
+
+
+def test_the_threshold_parts_galleries_with_and_without_an_answer():
+    complete = np.linspace(0.5, 1.0, 40)
+    assert threshold_of(complete, np.linspace(0.0, 0.4, 40)) == 0.5  # nothing is said falsely where nothing need be
+    mixed = threshold_of(complete, np.linspace(0.4, 0.6, 41))
+    assert mixed == np.sort(complete)[4]  # the best would be 0.6: as many as may be said falsely, and no more
+    few = np.append(complete[1:], 0.3)
+    assert threshold_of(few, np.linspace(0.2, 0.49, 40)) == complete[1]  # one of 40 falsely, for all the others
 
 
 def test_a_query_is_asked_with_its_answers_there_and_without_them():

@@ -9,7 +9,7 @@ import pytest
 
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.bundle import FILES, Manifest, write_manifest
-from nsfse_runtime.decision import Decision, hit_features, logistic
+from nsfse_runtime.decision import FEATURES, Decision, hit_features, logistic, products
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, TargetFeatures
 from nsfse_runtime.search import Ranking, rank
@@ -17,7 +17,9 @@ from nsfse_runtime.session import OnnxScorer
 from tests.galleries import ColourScorer, save_pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle"
-DECISION = Decision((1.0, 2.0, -1.0, 0.5, 3.0, 1.5), -2.0, 0.4)
+COUNT = len(FEATURES)
+WEIGHTS = (1.0, 2.0, -1.0, 0.5, 3.0, 1.5, 0.25, -0.5, 1.0, 2.0)
+DECISION = Decision((0.1,) * COUNT, (2.0,) * COUNT, WEIGHTS + (0.0,) * (COUNT * (COUNT + 1) // 2), -2.0, 0.4)
 
 
 def floats(*numbers: float) -> np.ndarray:
@@ -25,8 +27,16 @@ def floats(*numbers: float) -> np.ndarray:
 
 
 def query_of(*weights: float) -> QueryFeatures:
-    rows = np.zeros((len(weights), 2), np.float32)
-    return QueryFeatures(floats(1, 0), rows, rows, floats(*weights), floats(*weights), ("word",) * len(weights))
+    """Return a query of so many words that keeps three regions, the last two of them views."""
+    words, kept = np.zeros((len(weights), 2), np.float32), np.array([[9, 9], [0.5, 0.1], [0, 2]], np.float32)
+    probes, share = np.concatenate([kept, words]), floats(*[0.0] * 3, *weights)
+    return QueryFeatures(floats(1, 0), words, probes, floats(*weights), share, ("word",) * len(weights))
+
+
+def pictures(count: int) -> TargetFeatures:
+    """Return pictures of three regions whose numbers all differ."""
+    numbers = np.arange(8 * count, dtype=np.float32).reshape(count, 4, 2) / 10
+    return TargetFeatures(numbers[:, 0], numbers[:, 1:])
 
 
 def test_the_features_by_hand() -> None:
@@ -34,28 +44,45 @@ def test_the_features_by_hand() -> None:
     pair = PairScores(floats(2.0, 1.5), words, 0.3)
     ranking = Ranking(np.array([4, 1, 7]), floats(2.0, 1.5, 0.2), pair, floats(0.6, 0.7, 0.2), 0.5)
     # The third word must not be there; 0.15 is less than half an even share of three words, so the second has no say.
-    found = hit_features(query_of(0.55, 0.15, -0.3), ranking)
+    query, reference, hits = query_of(0.55, 0.15, -0.3), floats(0.6, 0.8), pictures(3)
+    found = hit_features(query, reference, ranking, hits, 2)
+    asks = [0.6, -0.3, 0.55]  # the query like its picture, the word not wanted, the greatest
+    # A hit's vector with the picture's; then its last two regions with what is kept of the same ones.
     by_hand = [
-        [2.0, 0.6, 1.5, 0.55 * 0.2 + 0.15 * -0.05 - 0.3 * -0.3, min(0.2, 0.3), 0.0],
-        [1.5, 0.7, 1.0, 0.55 * 0.1 + 0.15 * 0.6 - 0.3 * 0.1, min(0.1, -0.1), -0.1],
+        [2.0, 0.6, 1.5, 0.55 * 0.2 + 0.15 * -0.05 - 0.3 * -0.3, min(0.2, 0.3), 0.0, 0.1 * 0.8, *asks],
+        [1.5, 0.7, 1.0, 0.55 * 0.1 + 0.15 * 0.6 - 0.3 * 0.1, min(0.1, -0.1), -0.1, 0.8 * 0.6 + 0.9 * 0.8, *asks],
     ]
-    np.testing.assert_allclose(found, by_hand, atol=1e-6)
-    expected = [1 / (1 + math.exp(2 - np.dot(DECISION.weights, row))) for row in by_hand]
-    np.testing.assert_allclose(DECISION.confidences(query_of(0.55, 0.15, -0.3), ranking), expected, atol=1e-6)
+    views = [[0.4 * 0.5 + 0.5 * 0.1, 0.7 * 2], [1.2 * 0.5 + 1.3 * 0.1, 1.5 * 2]]
+    np.testing.assert_allclose(found, np.concatenate([by_hand, views], 1), atol=1e-6)
+    expected = [1 / (1 + math.exp(2 - np.dot(WEIGHTS, (np.array(row) - 0.1) / 2))) for row in by_hand]
+    np.testing.assert_allclose(DECISION.confidences(query, reference, ranking, hits), expected, atol=1e-6)
 
 
-def test_a_decision_of_before_weighs_the_first_five() -> None:
-    features = np.arange(12.0).reshape(2, 6) / 10
-    before = Decision(DECISION.weights[:5], -2.0, 0.4)
-    np.testing.assert_allclose(before.confidence(features), logistic(features[:, :5] @ DECISION.weights[:5] - 2.0))
-    for count in (4, 7):
-        with pytest.raises(ValueError, match=f"{count} weights"):
-            Decision((1.0,) * count, 0.0, 0.5)
+def test_products_count_and_what_lies_far_out_does_not() -> None:
+    by_hand = [[2.0, 3.0, 5.0, 4.0, 6.0, 10.0, 9.0, 15.0, 25.0]]
+    np.testing.assert_allclose(products(np.array([[2.0, 3.0, 5.0]])), by_hand)
+    of_products = msgspec.structs.replace(DECISION, weights=(0.0,) * COUNT + (0.01,) * 55)
+    features = np.linspace(0, 3, 2 * COUNT).reshape(2, COUNT)
+    rows = (features - 0.1) / 2
+    total = [sum(row[i] * row[j] for i in range(COUNT) for j in range(i, COUNT)) for row in rows]
+    np.testing.assert_allclose(of_products.confidence(features), logistic(0.01 * np.array(total) - 2))
+    far = DECISION.confidence(np.full((1, COUNT), 1e6))
+    np.testing.assert_allclose(far, DECISION.confidence(np.full((1, COUNT), 0.1 + 2 * 4)))
+
+
+@pytest.mark.parametrize("lengths", [(9, 9, 54), (10, 9, 65), (10, 10, 64), (11, 11, 65)])
+def test_a_decision_of_other_counts_is_none(lengths: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=f"{lengths[0]} means, {lengths[1]} spreads and {lengths[2]} weights"):
+        Decision(*((1.0,) * length for length in lengths), 0.0, 0.5)
+    assert Decision((1.0,) * 12, (1.0,) * 12, (1.0,) * 90, 0.0, 0.5).views == 2
+    with pytest.raises(ValueError, match="a spread is not over 0"):
+        Decision((1.0,) * 10, (1.0,) * 9 + (0.0,), (1.0,) * 65, 0.0, 0.5)
 
 
 def test_the_weightiest_word_has_a_say_in_any_case() -> None:
     ranking = Ranking(np.array([0]), floats(1), PairScores(floats(1), np.ones((1, 2), np.float32), 0.5), floats(1), 1)
-    np.testing.assert_allclose(hit_features(query_of(0.01, 0.02), ranking)[0, 4], 0.5)
+    found = hit_features(query_of(0.01, 0.02), floats(1, 0), ranking, pictures(1), 0)
+    np.testing.assert_allclose(found[0, 4], 0.5)
 
 
 def test_logistic_has_no_overflow() -> None:
@@ -73,8 +100,10 @@ def test_a_ranking_keeps_what_the_features_need(k: int) -> None:
     whole, cosines = scorer.score_pairs(query, pictures).score, pictures.vectors @ query.vector
     np.testing.assert_allclose(found.cosines, cosines[found.rows], atol=1e-6)
     assert found.mean == pytest.approx(whole[np.argsort(-cosines, kind="stable")[:8]].mean(), abs=1e-6)
-    assert len(hit_features(query, found)) == min(k, 8)
-    assert hit_features(query, rank(scorer, query, pictures.vectors, pictures.take, k, 0)) is None
+    reference, hits = pictures.vectors[0], pictures.take(found.rows)
+    assert len(hit_features(query, reference, found, hits, 1)) == min(k, 8)
+    found = rank(scorer, query, pictures.vectors, pictures.take, k, 0)
+    assert hit_features(query, reference, found, pictures.take(found.rows), 1) is None
 
 
 class DecidedScorer(ColourScorer):
@@ -98,13 +127,15 @@ def retriever(gallery: Gallery, threshold: float = DECISION.threshold) -> Retrie
 def test_hits_have_the_confidence_of_their_features(gallery: Gallery) -> None:
     result = retriever(gallery).query("item0003", "make it red", k=6, rerank=20)
     scorer, row = ColourScorer(), gallery.row("item0003")
-    (query,) = scorer.compose(gallery.targets([row]), ["make it red"])
+    picture = gallery.targets([row])
+    (query,) = scorer.compose(picture, ["make it red"])
     mask = np.arange(30) != row
 
     def fetch(rows: np.ndarray) -> TargetFeatures:
         return gallery.targets(rows)
 
-    expected = DECISION.confidences(query, rank(scorer, query, gallery.vectors(), fetch, 6, 20, mask))
+    ranking = rank(scorer, query, gallery.vectors(), fetch, 6, 20, mask)
+    expected = DECISION.confidences(query, picture.vectors[0], ranking, fetch(ranking.rows))
     np.testing.assert_allclose([hit.confidence for hit in result.hits], expected, atol=1e-5)
     assert [hit.match for hit in result.hits] == [confidence >= DECISION.threshold for confidence in expected]
 
@@ -165,7 +196,10 @@ def test_a_bundle_carries_its_decision(tmp_path: Path) -> None:
     assert OnnxScorer(bundle).decision == Decision.of(bundle.manifest) == DECISION
 
 
-@pytest.mark.parametrize("change", [{"weights": [1.0] * 4}, {"threshold": None}, {"bias": "none"}])
+MORE_VIEWS = {"centre": [0.0] * 11, "spread": [1.0] * 11, "weights": [0.0] * 77}
+
+
+@pytest.mark.parametrize("change", [{"weights": [1.0] * 4}, {"threshold": None}, {"bias": "none"}, MORE_VIEWS])
 def test_a_decision_that_cannot_be_read_is_named(tmp_path: Path, change: dict) -> None:
     bundle = bundle_of(tmp_path, msgspec.to_builtins(DECISION) | change)
     with pytest.raises(IntegrityError, match=r"decision that cannot be read .*; export it again"):

@@ -13,7 +13,7 @@ from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
 from nsfse_runtime.composing import Given, ask, imagined, joined
 from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
 from nsfse_runtime.features import PairScores, QueryFeatures, TargetFeatures
-from nsfse_runtime.queries import Asked, like_all
+from nsfse_runtime.queries import Asked, like_all, word_maps
 from nsfse_runtime.search import exact_search
 from nsfse_runtime.session import OnnxScorer
 from tests.galleries import DIM, REGIONS, ColourScorer, save_pictures
@@ -220,16 +220,28 @@ class Gridded(OnnxScorer):
     grid = (2, 3)
 
 
-def test_maps_are_the_words_correspondences_with_the_cells(
-    retriever: Retriever, bundle: Bundle, gallery: Gallery
-) -> None:
+def test_a_map_is_the_correspondence_less_what_looks_like_the_corners() -> None:
+    words = np.array([[1, 0], [0, 1]], np.float32)
+    cells = np.array([[[1, 0], [0.6, 0.8], [1, 0], [0, 1], [0.8, 0.6], [1, 0], [1, 0], [0, 1], [1, 0]]], np.float32)
+    (found,) = word_maps(words, cells, 3)
+    like_corners = cells[0, :, 0]  # all four are (1, 0)
+    by_hand = cells[0].T - 0.7 * like_corners
+    np.testing.assert_allclose(found[0], by_hand[0] + 0.7, atol=1e-6)  # its greatest was 1 in a corner, and is 1
+    np.testing.assert_allclose(found[1], by_hand[1], atol=1e-6)  # its greatest is where no corner is
+    np.testing.assert_allclose(word_maps(words, cells[:, [1, 2, 4, 5]], 2)[0].max(1), [1, 0.8], atol=1e-6)
+
+
+def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, bundle: Bundle, gallery: Gallery) -> None:
     found = Retriever(Gridded(bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, maps=True)
     assert found.grid == (2, 3)
     (query,) = bundle.scorer.compose(gallery.targets([0]), [TEXTS[0]])
     for hit in found.hits:
-        cells = gallery.targets([gallery.row(hit.id)]).regions[0, :6]
+        cells = gallery.targets([gallery.row(hit.id)]).regions[:, :6]
         told = np.array([word.regions for word in hit.evidence])
-        np.testing.assert_allclose(told, query.words @ cells.T - bundle.manifest.boundary["t_c"], atol=1e-6)
+        expected = word_maps(query.words, cells, 3)[0] - bundle.manifest.boundary["t_c"]
+        np.testing.assert_allclose(told, expected, atol=1e-6)
+        best = (query.words @ cells[0].T).max(1) - bundle.manifest.boundary["t_c"]
+        np.testing.assert_allclose(told.max(1), best, atol=1e-6)
     for plain in (retriever.query(gallery.ids[0], TEXTS[0], k=3), retriever.query(gallery.ids[0], "red", maps=True)):
         assert plain.grid is None and plain.hits[0].evidence[0].regions is None
 
