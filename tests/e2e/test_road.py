@@ -16,6 +16,7 @@ TOY = (
     *(
         "data.options.level=easy",
         "data.options.items=96",
+        "data.options.gallery=96",
         "data.options.triplets=96",
         "data.validation_queries=8",
         "data.fitting_queries=20",

@@ -27,6 +27,7 @@ PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
 SMALL = [
     'data.source="drawn"',
     'data.options.level="easy"',
+    "data.options.gallery=96",
     "data.options.items=24",
     "data.options.triplets=16",
     "data.validation_queries=0",

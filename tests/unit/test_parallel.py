@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 TOY = [
     'data.source="drawn"',
     'data.options.level="easy"',
+    "data.options.gallery=96",
     "data.options.items=64",
     "data.options.triplets=90",
     "data.validation_queries=0",

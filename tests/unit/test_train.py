@@ -18,6 +18,7 @@ from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 SMALL = [
     'data.source="drawn"',
     'data.options.level="easy"',
+    "data.options.gallery=96",
     "data.options.items=64",
     "data.options.triplets=48",
     "data.validation_queries=4",
@@ -55,7 +56,7 @@ def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):
     from nsfse.deciding import fit_decision
     from nsfse.encoded import source_images
 
-    scorer, source = open_scorer(whole), DrawnSource("easy", items=64, triplets=48)
+    scorer, source = open_scorer(whole), DrawnSource("easy", items=64, triplets=48, gallery=96)
     again = fit_decision(scorer, source, "val", [], source_images(source, scorer.image_size), 20)
     assert load_checkpoint(whole).decision == scorer.decision == again != None  # noqa: E711
     assert load_checkpoint(whole, "best").decision is None

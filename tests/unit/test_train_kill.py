@@ -25,6 +25,7 @@ KILLS, STEPS = 20, 60
 SIXTY = [
     'data.source="drawn"',
     'data.options.level="easy"',
+    "data.options.gallery=96",
     "data.options.items=64",
     "data.options.triplets=160",
     "data.validation_queries=4",
