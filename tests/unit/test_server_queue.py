@@ -1,8 +1,11 @@
 """The queue: batches of what waits, refusals at once, and no work for those who have gone or waited too long."""
 
 import asyncio
+import http.client
 import json
+import os
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +17,14 @@ pytest.importorskip("starlette")
 from nsfse_runtime import Retriever
 from nsfse_runtime.images import load_image
 from nsfse_runtime.queries import Query
+from nsfse_runtime.server import guard, shedding
 from nsfse_runtime.server.observing import Metrics
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.waiting import Job, Waiting
 from tests.serving import Gate, multipart, open_served, picture, running, wait_until
 
 TEXT = ("text", "make it red")
+Request = guard._Request
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,85 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypat
         assert gate.seen == 3
         assert server.query([TEXT], [("image", picture(9))])[0] == 200
         assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_a_query_in_one_piece_is_refused_as_any_other(served, monkeypatch):
+    with running(served, queue=1, per_client=0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
+        call = callers.ask(0)
+        callers.wait_for_places(1)
+        kind, body = multipart([TEXT], [("image", picture(9))])
+        head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        whole = head.encode() + b"\r\n" + body
+        parsed = []
+        monkeypatch.setattr(guard, "_Request", lambda *given: parsed.append(1) or Request(*given))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+            replies = [exchange(one, whole) for _ in range(3)]  # the connection stays
+            assert not parsed
+            replies += [
+                exchange(one, whole[:40], whole[40:]),
+                exchange(one, whole[: len(head) + 9], whole[len(head) + 9 :]),
+            ]
+            assert len(parsed) == 2  # in pieces it is read as ever
+            other = exchange(one, head.encode() + b"X-Request-Id: mine\r\n\r\n" + body)
+            assert len(parsed) == 3 and other[1]["x-request-id"] == "mine"
+            gate.open.set()
+            assert call.result()[0] == 200
+            wait_until(lambda: not waiting(server))
+            assert exchange(one, whole)[0] == 200
+        for status, headers, told in replies:
+            assert (status, told["error"]["type"], headers["retry-after"]) == (503, "overloaded", "1")
+            assert headers.pop("x-request-id") == told["error"].pop("request_id")
+            headers.pop("date", None)
+        assert all(headers == replies[0][1] and told == replies[0][2] for _, headers, told in replies)
+        assert 'nsfse_refused_total{reason="full"} 6.0' in server("GET", "/metrics")[2].decode()
+        refused = [line for line in server.lines if line.get("error") == "overloaded"]
+        assert [(line["route"], line["status"]) for line in refused] == [("/v1/query", 503)] * 6
+
+
+def exchange(connection, *pieces):
+    """Send a request in pieces; return (status, headers, JSON) of its reply."""
+    for piece in pieces:
+        connection.sendall(piece)
+        time.sleep(0.05)
+    reply = http.client.HTTPResponse(connection)
+    reply.begin()
+    return reply.status, {k.lower(): v for k, v in reply.getheaders()}, json.loads(reply.read())
+
+
+@pytest.mark.parametrize(
+    ("data", "route"),
+    [
+        (b"POST /v1/query HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab", "/v1/query"),
+        (b"POST /v1/query:batch HTTP/1.1\r\ncontent-length:0\r\n\r\n", "/v1/query:batch"),
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 2\r\n\r\nabc", None),  # another begins
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 3\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: +2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"POST /v1/query HTTP/1.0\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n", None),
+        (b"POST /v1/images HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"\r\nPOST /v1/query HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"", None),
+    ],
+)
+def test_what_is_refused_without_being_parsed(data, route):
+    assert shedding._whole_query(data) == route
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of single threads are Linux's")
+def test_the_model_yields_to_the_thread_that_reads_requests(served):
+    with running(served) as server:
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        assert server.query([TEXT], [("image", picture(9))])[0] == 200
+        threads = {thread.name: thread.native_id for thread in threading.enumerate()}
+        for name in ("nsfse-model_0", "nsfse-pictures_0"):
+            assert os.getpriority(os.PRIO_PROCESS, threads[name]) == min(19, usual + 10)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 
 
 def test_one_address_does_not_fill_the_queue(served, monkeypatch):

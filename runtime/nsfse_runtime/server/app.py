@@ -29,7 +29,7 @@ from nsfse_runtime.server.pictures import Shown, take_in, take_out
 from nsfse_runtime.server.refusals import Failure, Refused, refusal_of
 from nsfse_runtime.server.routes import openapi, routes
 from nsfse_runtime.server.settings import IMAGE_BYTES, LONGEST_SIDE, THUMBNAIL_SIDE, Settings
-from nsfse_runtime.server.waiting import Job, Waiting
+from nsfse_runtime.server.waiting import Job, Waiting, stand_back
 from nsfse_runtime.text import MAX_CHARACTERS
 
 _T = TypeVar("_T")
@@ -46,9 +46,10 @@ class Service:
         self.settings, self.version, self.log, self.metrics = settings, version, log or Log(), Metrics()
         self.metrics.lost.set_function(lambda: float(self.log.lost))
         self.waiting = Waiting(settings, self.metrics)
-        self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-pictures")
+        self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-pictures", initializer=stand_back)
         self.warm = self.stopping = False
         self.failure: Exception | None = None
+        self.on_ready: Callable[[], None] = lambda: None
         self.on_failure: Callable[[], None] = lambda: None
         self._assets = Assets()
         self._openapi = msgspec.json.encode(openapi(version))
@@ -93,6 +94,7 @@ class Service:
             self.on_failure()
             return
         self.warm = True
+        self.on_ready()
         self.metrics.ready.set_function(lambda: float(self.ready))
         self.log("ready", galleries=len(self.galleries))
 

@@ -31,7 +31,7 @@ _SMALL_BODY = 65_536
 _LINGER_SECONDS = 2.0
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE | re.ASCII)
-_HEADERS = {
+HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -178,7 +178,7 @@ class _Request:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers["x-request-id"] = self.id
             if self._left:
