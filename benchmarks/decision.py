@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data.drawn import DrawnSource
-from nsfse.deciding import FALSE_ALARMS, ask, quantile, samples
+from nsfse.deciding import FALSE_ALARMS, ask, samples
 from nsfse.encoded import encode_pictures, source_images
 from nsfse.scorer import open_scorer
 from nsfse_runtime.decision import decision_of
@@ -47,7 +47,7 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
         "rankings": len(asked),
         "auc": auc(without, complete),
         "as_fitted": _said(decision.threshold, complete, without),
-        "at_ten_percent": _said(quantile(complete, FALSE_ALARMS), complete, without),
+        "at_ten_percent": _said(float(np.quantile(complete, FALSE_ALARMS)), complete, without),
         "reliability": reliability(decision.confidence(features), right),
     }
 

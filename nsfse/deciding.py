@@ -19,7 +19,7 @@ from nsfse_runtime.decision import FEATURES, Decision, Reals, hit_features, logi
 from nsfse_runtime.features import QueryFeatures, boundaries_of
 from nsfse_runtime.search import Ranking
 
-__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "quantile", "samples", "threshold_of"]
+__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "samples", "threshold_of"]
 
 RERANK, HITS = 100, 10  # what Retriever.query does unless told otherwise
 SAMPLES = 5  # the first hits of either list that are fitted to
@@ -147,11 +147,6 @@ def samples(asked: Sequence[Asked]) -> tuple[Reals, NDArray[np.bool_]]:
     features = [part[:SAMPLES] for one in asked for part in (one.complete, one.without)]
     right = [part[:SAMPLES] for one in asked for part in (one.right, np.zeros(len(one.without), np.bool_))]
     return np.concatenate(features), np.concatenate(right)
-
-
-def quantile(values: Reals, share: float) -> float:
-    """Return the value that all but `share` of `values` [N] reach."""
-    return float(np.sort(values)[int(share * len(values))])
 
 
 def _scale(features: Reals) -> tuple[Reals, Reals]:

@@ -78,8 +78,7 @@ def hits_of(
     confidences = maps = None
     if decision and targets and asked.reference is not None:
         confidences = decision.confidences(asked.parts[0], asked.reference, ranking, targets)
-    if decision and confidences is not None:
-        matches = confidences >= decision.threshold
+        matches = matches if confidences is None else confidences >= decision.threshold
     if grid and targets and asked.tokens:
         maps = asked.maps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
     return tuple(

@@ -12,14 +12,14 @@ from nsfse_runtime.errors import UsageError
 from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer
 from nsfse_runtime.search import pairs_scored
 
+_CORNERS = np.float32(0.7)  # what a cell loses in a word's map for being like the corners
+
 
 class PictureId(str):
     """The id of a gallery picture and nothing else: no file is looked for under that name."""
 
     __slots__ = ()
 
-
-CORNERS = np.float32(0.7)  # what a cell loses in a word's map for being like the corners
 
 Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
 """A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
@@ -139,7 +139,7 @@ def word_maps(words: Floats, cells: Floats, columns: int) -> Floats:
     found = words @ cells.swapaxes(1, 2)
     corners = cells[:, [0, columns - 1, -columns, -1]]
     like_corners = (cells @ corners.swapaxes(1, 2)).mean(2)
-    weighed = found - CORNERS * like_corners[:, None]
+    weighed = found - _CORNERS * like_corners[:, None]
     moved: Floats = weighed + (found.max(2) - weighed.max(2))[..., None]
     return moved
 

@@ -6,7 +6,7 @@ import pytest
 
 from nsfse import deciding
 from nsfse.data import Protocol, Triplet
-from nsfse.deciding import ask, fit_decision, logistic_regression, quantile, threshold_of
+from nsfse.deciding import ask, fit_decision, logistic_regression, threshold_of
 from nsfse.encoded import encode_pictures
 from nsfse_runtime.decision import FEATURES, logistic
 from tests.unit.number_scorer import NumberScorer, number_images
@@ -69,12 +69,6 @@ def test_samples_that_are_all_alike_are_not_certain(right):
     likely = (len(right) + 1) / (len(right) + 2)
     expected = likely if right[0] else 1 - likely
     np.testing.assert_allclose(logistic(features @ weights + bias), expected, atol=1e-6)
-
-
-def test_the_threshold_is_what_nine_in_ten_reach():
-    values = np.random.default_rng(0).permutation(np.arange(1.0, 41.0))
-    assert quantile(values, 0.1) == 5.0 and (values >= 5.0).mean() == 0.9
-    assert [quantile(values[:n], 0.1) for n in (1, 9)] == [values[0], values[:9].min()]
 
 
 def test_the_threshold_parts_galleries_with_and_without_an_answer():

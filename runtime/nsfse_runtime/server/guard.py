@@ -124,12 +124,8 @@ class Guard:
         await request.reply(refused.status, headers, msgspec.json.encode(reply))
 
     def _tell(self, request: "_Request") -> None:
-        seconds = perf_counter() - request.since
-        route, status = request.route, str(request.status)
-        self._metrics.requests.labels(route, status).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
-        milliseconds = round(1000 * seconds, 1)
-        facts: dict[str, Any] = {"method": request.method, "route": route, "status": request.status}
+        milliseconds = self._metrics.count(request.route, request.status, request.since)
+        facts: dict[str, Any] = {"method": request.method, "route": request.route, "status": request.status}
         self._log("request", request_id=request.id, **facts, ms=milliseconds, error=request.kind, **request.notes.facts)
 
 

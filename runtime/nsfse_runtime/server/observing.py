@@ -45,6 +45,13 @@ class Metrics:
         for reason in ("full", "client", "expired", "disconnected"):
             self.refused.labels(reason)
 
+    def count(self, route: str, status: int, since: float) -> float:
+        """Count a request that was answered just now, and came at `since` by perf_counter; return its milliseconds."""
+        seconds = time.perf_counter() - since
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+        return round(1000 * seconds, 1)
+
     def page(self) -> bytes:
         """Return all of them in Prometheus's text form."""
         return generate_latest(self._registry)

@@ -34,7 +34,7 @@ class Shedding:
         That is all but a query of HTTP/1.1, alone and complete, without a header that asks for more than its answer.
         """
         since = perf_counter()
-        if not self._waiting.full(client) or (route := _whole_query(data)) is None:
+        if (route := _whole_query(data)) is None:
             return None
         try:
             self._waiting.check(client)
@@ -47,10 +47,8 @@ class Shedding:
         body = msgspec.json.encode(ErrorReply(Failure(refused.kind, refused.message, request_id)))
         own = {"retry-after": refused.retry_after, "x-request-id": request_id, "content-length": len(body)}
         head = "".join(f"{name}: {value}\r\n" for name, value in (_FIXED | own).items())
-        seconds = perf_counter() - since
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
-        facts = {"method": "POST", "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+        milliseconds = self._metrics.count(route, status, since)
+        facts = {"method": "POST", "route": route, "status": status, "ms": milliseconds}
         self._log("request", request_id=request_id, **facts, error=refused.kind)
         return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, _STATUS[status], head.encode(), body)
 

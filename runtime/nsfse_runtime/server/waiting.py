@@ -52,11 +52,6 @@ class Waiting:
         self.thread = ThreadPoolExecutor(1, "nsfse-model", initializer=stand_back)
         self._seconds_each = 0.02
 
-    def full(self, client: str) -> bool:
-        """Tell whether one query more of `client` would be too many."""
-        per_client = self._settings.per_client
-        return self._taken >= self._settings.queue or 0 < per_client <= self._clients[client]
-
     def check(self, client: str, count: int = 1) -> None:
         """Raise Refused where `count` queries more of `client` would be too many."""
         per_client = self._settings.per_client
