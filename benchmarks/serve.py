@@ -119,17 +119,21 @@ def bodies_of(path: Path, by: str, text: str, count: int = 64) -> list[tuple[str
         pictures = [(gallery.ids[row], gallery.path_of(row)) for row in rows]
     forms = []
     for name, file in pictures:
-        mark = secrets.token_hex(8)
-        part = f'--{mark}\r\nContent-Disposition: form-data; name="'
-        body = io.BytesIO()
-        body.write(f'{part}text"\r\n\r\n{text}\r\n'.encode())
-        if by == "id":
-            body.write(f'{part}id"\r\n\r\n{name}\r\n'.encode())
-        else:
-            body.write(f'{part}image"; filename="x"\r\n\r\n'.encode() + file.read_bytes() + b"\r\n")
-        body.write(f"--{mark}--\r\n".encode())
-        forms.append((f"multipart/form-data; boundary={mark}", body.getvalue()))
+        reference = ("id", name.encode()) if by == "id" else ("image", file.read_bytes())
+        forms.append(form_of([("text", text.encode()), reference]))
     return forms
+
+
+def form_of(fields: list[tuple[str, bytes]]) -> tuple[str, bytes]:
+    """Return the content type and the body of a form; `image` is sent as a file."""
+    mark = secrets.token_hex(8)
+    body = io.BytesIO()
+    for name, value in fields:
+        file = '; filename="x"' if name == "image" else ""
+        body.write(f'--{mark}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode())
+        body.write(value + b"\r\n")
+    body.write(f"--{mark}--\r\n".encode())
+    return f"multipart/form-data; boundary={mark}", body.getvalue()
 
 
 @contextmanager
@@ -166,10 +170,10 @@ def rate_of(replies: list[Reply]) -> float:
     return sum(reply.status == 200 for reply in replies) / (last - first)
 
 
-def rss(pid: int) -> float:
-    """Return a process's memory in MB."""
+def memory(pid: int, what: str = "VmRSS") -> float:
+    """Return a process's memory in MB; VmHWM is its peak."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(lines["VmRSS"].split()[0]) / 1000
+    return int(lines[what].split()[0]) / 1000
 
 
 async def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -220,9 +224,9 @@ async def overload(load: Load, rate: float, options: argparse.Namespace, before:
 async def growth(load: Load, pid: int, requests: int) -> tuple[str, str]:
     """Return how much memory `requests` take that are not given back."""
     await load.closed(8, 1000)
-    before = rss(pid)
+    before = memory(pid)
     await load.closed(8, requests)
-    return f"memory over {requests} requests", f"{before:.0f} → {rss(pid):.0f} MB ({rss(pid) - before:+.1f})"
+    return f"memory over {requests} requests", f"{before:.0f} → {memory(pid):.0f} MB ({memory(pid) - before:+.1f})"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.features import Floats, QueryFeatures, Scorer, TargetFeatures, mix_of
 from nsfse_runtime.queries import Asked, Query
 
-MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.2, 3.0
+MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.1, 3.0
 """What a minus-text takes from stage 1's vector, what its words count, and what is found of them (docs/queries.md)."""
 
 
@@ -111,10 +111,12 @@ def _halfway(scorer: Scorer, avoided: QueryFeatures, vector: Floats) -> float:
 
 
 def _losses(lane: _Lane, w_global: float) -> Floats:
-    """Return what S loses for each word [L] over the boundary: only those of minus-texts must not be there."""
-    wanted = sum(len(step.words) for step in lane.steps)
-    each = [np.zeros(wanted, np.float32), *(np.abs(minus.word_weights) for minus in lane.minus)]
-    return np.float32(MINUS_FOUND * w_global) * np.concatenate(each)
+    """Return what S loses for each word [N, L] of N minus-texts, each taken as a whole."""
+    ends = np.cumsum([sum(len(step.words) for step in lane.steps), *(len(minus.words) for minus in lane.minus)])
+    losses = np.zeros((len(lane.minus), ends[-1]), np.float32)
+    for row, minus, start in zip(losses, lane.minus, ends, strict=False):
+        row[start : start + len(minus.words)] = MINUS_FOUND * w_global * np.abs(minus.word_weights)
+    return losses
 
 
 def _sentence(scorer: Any, texts: Sequence[str]) -> Floats:

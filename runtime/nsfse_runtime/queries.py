@@ -72,10 +72,10 @@ class Asked:
     """A query as the search takes it.
 
     `vector` [d] is stage 1's; `parts` has one composed query a reference, and `unwanted` for each of them what S loses
-    for a word over the boundary [L]. `against` has a query for each picture to avoid, and `bearable` how high that may
-    score before it counts. `tokens` are the L words of all texts, `word_weights`
-    [L] their κ for the evidence, whose sizes sum to 1, `texts` which words are of one text. `told` says whether stage 2
-    has anything to add. `reference` [d] is the vector of its picture where it is one picture and one text.
+    for the words of N minus-texts over the boundary [N, L]. `against` has a query for each picture to avoid, and
+    `bearable` how high that may score before it counts. `tokens` are the L words of all texts, `word_weights` [L] their
+    κ for the evidence, whose sizes sum to 1, `texts` which words are of one text. `told` says whether stage 2 has
+    anything to add. `reference` [d] is the vector of its picture where it is one picture and one text.
     """
 
     vector: Floats
@@ -112,7 +112,7 @@ class Asked:
         if not self.unwanted:
             return pairs[0]
         wanted, avoided = pairs[: len(self.parts)], pairs[len(self.parts) :]
-        score = like_all([_less(pair, loss) for pair, loss in zip(wanted, self.unwanted, strict=True)])
+        score = like_all([_less(pair, losses) for pair, losses in zip(wanted, self.unwanted, strict=True)])
         for pair, bearable in zip(avoided, self.bearable, strict=True):
             score = score - 2 * np.maximum(0, pair.score - np.float32(bearable))
         words: Floats = np.mean([pair.word_scores for pair in wanted], axis=0, dtype=np.float32)
@@ -144,11 +144,12 @@ def word_maps(words: Floats, cells: Floats, columns: int) -> Floats:
     return moved
 
 
-def _less(pair: PairScores, loss: Floats) -> Floats:
-    """Return the score [K] less `loss` [L] for every word as far as it is over the boundary."""
-    if not loss.any():
+def _less(pair: PairScores, losses: Floats) -> Floats:
+    """Return the score [K] less what the words of N texts are over the boundary, by their `losses` [N, L]."""
+    if not len(losses):
         return pair.score
-    found: Floats = pair.score - np.maximum(0, pair.word_scores - np.float32(pair.boundary)) @ loss
+    over = (pair.word_scores - np.float32(pair.boundary)) @ losses.T
+    found: Floats = pair.score - np.maximum(0, over).sum(1)
     return found
 
 

@@ -114,3 +114,26 @@ def test_the_naive_ways_are_asked_beside_ours(tmp_path, monkeypatch):
     assert len(kinds) == 6 and all(ways[0] == "ours" and len(set(ways)) == len(ways) > 2 for ways in kinds.values())
     assert all(row["queries"] == 4 and 0 <= row["mAP@10"] <= 100 for row in rows)
     assert len({(row["kind"], row["R@1"], row["mAP@10"], row["hard_negative_rate"]) for row in rows}) > len(kinds)
+
+
+def test_a_service_is_asked_with_bad_pictures_and_odd_strings_and_restarted(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("starlette")
+    from tests.serving import open_served, picture
+
+    open_served(tmp_path).gallery.close()
+    folder, said = tmp_path / "pictures", tmp_path / "strings.json"
+    folder.mkdir()
+    (folder / "good.png").write_bytes(picture(1))
+    (folder / "bad.png").write_bytes(picture(1)[:40])
+    said.write_text(json.dumps(["make it red", "", "\0"]))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = load("hostile")
+    monkeypatch.setattr(bench, "SECONDS_UP", 0.2)
+    options = ["--pictures", str(folder), "--strings", str(said), "--restarts", "1"]
+    monkeypatch.setattr(sys, "argv", ["hostile.py", str(tmp_path / "shop.gallery"), *options])
+    assert bench.main() == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert "| 1 × 200, 1 × 422;" in rows[0]
+    assert "200" in rows[1] and "400" in rows[1] and len(rows) == 3
+    assert bench.Asked(bench.Counter({200: 1, 500: 1})).bad() and bench.Asked(bench.Counter({0: 1})).bad()
+    assert not bench.Asked(bench.Counter({200: 1, 422: 1})).bad()

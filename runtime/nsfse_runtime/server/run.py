@@ -29,6 +29,8 @@ _HEAD_SECONDS = 10.0
 # Connections take what files the process may open but for these, which pictures and galleries need.
 _OTHER_FILES, _MOST_FILES = 256, 8192
 _BACKLOG = 512
+# A query sent just before the signal is still on its way: connections that look idle may be closed only after so long.
+_ARRIVING_SECONDS = 0.2
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -143,7 +145,7 @@ class Server(uvicorn.Server):
 
     def _begin_stop(self) -> None:
         self._service.log("stopping", drain_seconds=self._service.settings.drain or None)
-        asyncio.get_running_loop().call_later(self._service.settings.drain, self._stop)
+        asyncio.get_running_loop().call_later(max(self._service.settings.drain, _ARRIVING_SECONDS), self._stop)
 
     def _stop(self) -> None:
         self.should_exit = True
