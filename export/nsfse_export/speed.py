@@ -25,6 +25,7 @@ from nsfse_export.speed_growth import bulk, cold, growth
 from nsfse_export.speed_report import markdown, plot
 from nsfse_export.speed_setting import (
     Setting,
+    check_photos,
     check_sizes,
     drawn_candidates,
     drawn_jpeg,
@@ -71,9 +72,11 @@ def measure(
     """Measure the model of `run`, by default a CLIP ViT-B/32 of random weights; write speed.md, .json, .svg in `out`.
 
     `dim` and `cells` are the default model's; `photos` is a folder to index. What is not begun after `minutes` is left
-    out and named. Raises UsageError (sizes), OutputError, and what an export raises.
+    out and named. Raises UsageError (sizes, photos), OutputError, and what an export raises.
     """
     check_sizes(list(sizes))
+    if photos:
+        check_photos(photos)
     began = time.monotonic()
     torch.set_num_threads(cpu_threads())
     try:

@@ -4,7 +4,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count, islice
@@ -23,9 +23,10 @@ from nsfse.scorer import TorchScorer
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime import gallery_file
 from nsfse_runtime.bundle import TOKENIZER, Bundle
-from nsfse_runtime.errors import UsageError
+from nsfse_runtime.errors import ImageError, UsageError
 from nsfse_runtime.features import Floats, Scorer, TargetFeatures
 from nsfse_runtime.gallery_file import FORMAT_VERSION
+from nsfse_runtime.images import decode_image
 from nsfse_runtime.regions import to_bytes
 from nsfse_runtime.snapshot import content_crc, item_crc, regions_crc
 
@@ -207,3 +208,12 @@ def check_sizes(sizes: list[int]) -> None:
     """Raise UsageError for galleries that cannot be made."""
     if not sizes or min(sizes) < 200:
         raise UsageError("--sizes are the pictures of galleries to measure, by commas, 200 at least: 10000,100000")
+
+
+def check_photos(folder: Path) -> None:
+    """Raise UsageError for a folder without a picture."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with suppress(ImageError):
+            decode_image(path)
+            return
+    raise UsageError(f"no picture in {folder}; give a folder of pictures with --photos")

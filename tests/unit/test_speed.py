@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from nsfse_export import speed, speed_growth, speed_timing
 from nsfse_export.speed_report import markdown, plot
-from nsfse_export.speed_setting import Setting, check_sizes, drawn_jpeg, made_gallery, name_of, words_of
+from nsfse_export.speed_setting import Setting, check_photos, check_sizes, drawn_jpeg, made_gallery, name_of, words_of
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.images import decode_image
@@ -91,6 +91,15 @@ def test_a_jpeg_of_a_megapixel_has_one_and_sizes_are_checked():
     assert height * width == pytest.approx(120_000, rel=0.02) and len(drawn_jpeg(0.12)) > 12_000
     with pytest.raises(UsageError, match="200 at least"):
         check_sizes([100])
+
+
+def test_a_folder_without_pictures_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "photos.tar.gz").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="no picture in"):
+        check_photos(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").write_bytes(drawn_jpeg(0.01))
+    check_photos(tmp_path)
 
 
 def test_a_process_is_measured_by_itself_and_must_end_well():
