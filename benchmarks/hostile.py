@@ -4,7 +4,8 @@ python benchmarks/hostile.py GALLERY [--pictures DIR] [--strings LIST.json] [--r
 
 Each file under DIR is asked for as a picture, each string of the list in every field of a query. Restarts stop the
 server (SIGTERM) while three clients ask it, and start it again on the same port: what was sent between "ready" and the
-signal must be answered. The exit code is 1 where a reply was a 500, or was missing where there had to be one.
+signal must be answered. The exit code is 1 where a reply was the server's fault (500 and above), or was missing
+where there had to be one.
 """
 
 import argparse
@@ -62,8 +63,12 @@ class Asked:
         return any(status == 0 or status >= 500 for status in self.statuses)
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} × {status or 'no reply'}" for status, count in sorted(self.statuses.items()))
-        return f"{counts}; the longest {1000 * self.longest:.0f} ms"
+        return f"{listed(self.statuses)}; the longest {1000 * self.longest:.0f} ms"
+
+
+def listed(statuses: Counter[int]) -> str:
+    """Return how often each status came."""
+    return ", ".join(f"{count} × {status or 'no reply'}" for status, count in sorted(statuses.items()))
 
 
 def pictures(port: int, files: Iterable[Path]) -> Asked:
@@ -148,10 +153,8 @@ def main() -> int:
             failed |= found.bad()
     if options.restarts:
         due, others = restarts(options.gallery, options.restarts, name)
-        counts = ", ".join(f"{count} × {status or 'no reply'}" for status, count in sorted(due.items()))
-        rows.append(
-            (f"{options.restarts} restarts under {CLIENTS} clients", f"{counts}; {others} sent while it was not ready")
-        )
+        what = f"{options.restarts} restarts under {CLIENTS} clients"
+        rows.append((what, f"{listed(due)}; {others} sent while it was not ready"))
         failed |= set(due) != {200}
     print("| what | replies |\n|---|---|")
     print("\n".join(f"| {what} | {value} |" for what, value in rows))
