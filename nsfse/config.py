@@ -54,6 +54,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Vectors of the whole picture beside its regions; each is compared with the same one of a candidate."""
     max_words: int = 24
     infusion: bool = True
+    """Whether words are infused with the reference (docs/method.md §2)."""
     gamma: float = 1.0
     """Weight of the negative branch (γ)."""
     attention_scale: float = 20.0

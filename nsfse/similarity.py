@@ -117,11 +117,12 @@ class SimilarityHead(nn.Module):
         d = config.dim
         self.infusion, self.gamma, self.scale = config.infusion, config.gamma, config.attention_scale
         self.sentence_only, self.branches = config.words == "sentence", config.branches
-        self.infuse_scale = nn.Parameter(torch.tensor(9.0))
+        if self.infusion:
+            self.infuse_scale = nn.Parameter(torch.tensor(9.0))
+            self.infuse_gate = nn.Linear(2 * d, d)
+            self.infuse_value = nn.Linear(d, d, bias=False)
+            self.infuse_norm = nn.LayerNorm(d)
         self.probe_scale = nn.Parameter(torch.tensor(9.0))
-        self.infuse_gate = nn.Linear(2 * d, d)
-        self.infuse_value = nn.Linear(d, d, bias=False)
-        self.infuse_norm = nn.LayerNorm(d)
         self.probe_gate = _small_mlp(d, d)
         self.keep = Composer(d, 2 * d)
         self.views = config.views

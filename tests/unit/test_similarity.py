@@ -127,6 +127,27 @@ def test_the_total_is_a_mix_with_positive_weights(model):
 
 
 @torch.inference_mode()
+def test_infusion_is_as_its_equations_say():
+    """docs/method.md §2, written once more in numpy."""
+    model = random_model(CONFIG, 20)
+    head, words, regions = model.head, unit(1, 3, 16).float(), unit(1, 6, 16, seed=5).float()
+    sentence, mask = unit(1, 16).float(), torch.ones(1, 3) > 0
+    found = head.read(words, sentence, mask, regions).words[0].numpy()
+    w, v = words[0].numpy(), regions[0].numpy()
+    a = w @ v.T
+    a = np.where(a > 0, a, 0.1 * a)
+    logits = head.infuse_scale.item() * a / np.linalg.norm(a, axis=0)
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    c = share @ v
+    gate = head.infuse_gate.weight.numpy() @ np.concatenate([w, c], 1).T + head.infuse_gate.bias.numpy()[:, None]
+    z = w + (c @ head.infuse_value.weight.numpy().T) / (1 + np.exp(-gate.T))
+    z = (z - z.mean(1, keepdims=True)) / np.sqrt(z.var(1, keepdims=True) + head.infuse_norm.eps)
+    z = z * head.infuse_norm.weight.numpy() + head.infuse_norm.bias.numpy()
+    np.testing.assert_allclose(found, z / np.linalg.norm(z, axis=1, keepdims=True), atol=1e-6)
+    assert np.abs(found - w).max() > 0.01
+
+
+@torch.inference_mode()
 def test_without_infusion_words_stay_as_they_were():
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 48), infusion=False), 20)
     words = unit(1, 3, 16).float()
