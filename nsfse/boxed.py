@@ -103,6 +103,8 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
     if not gallery_file.exists(folder / GALLERY):
         _copy_gallery(folder)
     gallery = Gallery.open(folder / GALLERY, model)
+    if gallery.bundle_path != BUNDLE:  # it was made by another installation, which may be gone
+        _tell_bundle(folder / GALLERY)
     if changed or gallery.snapshot.folder != str((folder / IMAGES).resolve()):
         gallery.sync(folder / IMAGES, metadata=folder / TABLE)  # by their hashes: there is nothing to encode
     return gallery
@@ -113,11 +115,15 @@ def _copy_gallery(folder: Path) -> None:
     draft = folder / f".{GALLERY}.{os.getpid()}"
     try:
         draft.write_bytes(INDEXED.read_bytes())
-        with closing(gallery_file.connect_writer(draft)) as connection:
-            connection.execute("UPDATE meta SET value = ? WHERE key = 'bundle'", (str(BUNDLE),))
+        _tell_bundle(draft)
         draft.replace(folder / GALLERY)
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def _tell_bundle(gallery: Path) -> None:
+    with gallery_file.translated(gallery), closing(gallery_file.connect_writer(gallery)) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'bundle'", (str(BUNDLE),))
 
 
 def unpack(folder: Path) -> bool:

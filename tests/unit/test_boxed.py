@@ -97,6 +97,15 @@ def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(she
     assert boxed.open_gallery(tmp_path, scorer).ids == ids and len(ids) == 10
 
 
+def test_a_gallery_that_a_lost_installation_unpacked_is_told_of_this_ones_bundle(shelf, tmp_path, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(boxed, "BUNDLE", tmp_path / "lost")
+        boxed.open_gallery(tmp_path, shelf[1]).close()
+    with Gallery.open(tmp_path / boxed.GALLERY) as left:
+        assert left.bundle_path == tmp_path / "lost"
+    assert boxed.open_gallery(tmp_path, shelf[1]).bundle_path == boxed.BUNDLE
+
+
 def test_where_nothing_can_be_written_one_line_says_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="name another folder with -o"):
