@@ -114,7 +114,8 @@ def synthetic(size: dict[str, Any], queries: int) -> Batch:
     mask = torch.arange(size["words"])[None] < torch.randint(3, size["words"] + 1, (queries, 1), generator=seeded)
     right = torch.zeros(queries, queries, dtype=torch.bool)
     right[every, other] = True
-    return Batch(pixels, every, every, other, ids, mask, right, torch.zeros_like(ids), right[:0].long())
+    unnamed = torch.zeros_like(ids), right[:0].long()
+    return Batch(pixels, every, every, other, ids, mask, right, *unnamed, every[:0], ids[:0], mask[:0])
 
 
 def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import Described, Pixels, Source, Triplet
+from nsfse.data import Described, Pixels, Source, Titled, Triplet
 from nsfse.parallel import Share
+from nsfse_runtime.errors import TextError
 from nsfse_runtime.text import Tokenizer
 
 UNKNOWN_ID = 1
@@ -29,7 +30,8 @@ class Batch:
     pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
     right [B, U] marks every picture that answers the query, the target among them; named [B, L] is 1 where a word is
     known to ask for what it names, -1 where for its absence; fulfils [N, U] tells of each of these N words, row by row,
-    which pictures are as it asks: 1, -1 where not, 0 where nothing is known.
+    which pictures are as it asks: 1, -1 where not, 0 where nothing is known. The targets `titled` [T], each once, have
+    titles of known words: title_ids, title_mask [T, M].
     """
 
     pixels: Tensor
@@ -41,6 +43,9 @@ class Batch:
     right: Tensor
     named: Tensor
     fulfils: Tensor
+    titled: Tensor
+    title_ids: Tensor
+    title_mask: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -71,6 +76,10 @@ class Pictures:
     def facts(self, name: str) -> Mapping[str, str]:
         """Return what the source knows to be in a picture."""
         return self._source.facts(name) if isinstance(self._source, Described) else {}
+
+    def title(self, name: str) -> str:
+        """Return what the source calls a picture; empty where nothing."""
+        return self._source.titles.get(name, "") if isinstance(self._source, Titled) else ""
 
     def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
         """Return pictures [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
@@ -121,6 +130,9 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     facts = [{} if seed else pictures.facts(name) for name, seed in keys]
     named, fulfils = _named(triplets, tokenizer, ids.shape[1], facts)
     of = named.nonzero()[:, 0]
+    titles = {row[name, 0]: pictures.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
+    titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
+    title_ids, title_mask = tokenizer.encode(list(titles.values()))
     fulfils = fulfils.scatter(1, reference[of][:, None], -1).masked_fill(right[of], 1)
     return Batch(
         torch.from_numpy(pixels),
@@ -132,7 +144,18 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
         right,
         named,
         fulfils,
+        torch.tensor(list(titles), dtype=torch.long),
+        torch.from_numpy(title_ids),
+        torch.from_numpy(title_mask),
     )
+
+
+def _readable(title: str, tokenizer: Tokenizer) -> bool:
+    try:
+        tokenizer.encode([title])
+    except TextError:  # empty, far too long, or of words that hardly any other title has
+        return False
+    return True
 
 
 def _named(

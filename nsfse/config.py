@@ -63,6 +63,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
     head_reach: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     """How much of what the head learns goes on to what stage 1 learns from; at 0 it moves its own layers alone."""
+    channel_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Share of the trunk's channels that each picture goes without in training, where regions are cells of a trunk."""
     cells: Annotated[int, msgspec.Meta(ge=0)] = 4
     """A CLIP's patches are averaged to a grid of so many cells a side, which are its regions; 0 keeps the patches."""
     clip: dict[str, Any] = {}
@@ -112,6 +114,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much is learned of which words ask, and for absence, where the source knows."""
     evidence_weight: float = 3.0
     """How much is learned of what those words look like, in every picture of a batch that the source knows."""
+    title_weight: float = 0.5
+    """How much is learned of what products are called, where the source knows titles; 0 leaves them unread."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
     accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1

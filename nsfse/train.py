@@ -15,7 +15,7 @@ from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
 from nsfse.checkpoint import DECISION, STATES, load_state, read_header, write_file, write_header
 from nsfse.config import Config, ModelConfig
-from nsfse.data import Source, Triplet
+from nsfse.data import Source, Titled, Triplet
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
 from nsfse.parallel import Share, joined, pick_device
@@ -141,7 +141,8 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     if not texts:
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")
     slips = [slip for triplet in seen for slip in triplet.slips]
-    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts, slips=slips)
+    titles = source.titles.values() if isinstance(source, Titled) and config.train.title_weight else ()
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts, slips=slips, titles=titles)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})

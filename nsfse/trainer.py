@@ -83,12 +83,15 @@ class Trainer:
         mine = torch.cat(share.rows(queries))
         words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
+        titles = self._titles(batch, vectors, generator)
         if isinstance(model, Baseline):
-            return model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
+            parts = model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing) | titles
+            parts["loss"] = sum((settings.title_weight * value for value in titles.values()), parts["loss"])
+            return parts
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
         query = model.stage1(vectors[batch.reference], sentence, reading).float()
-        parts = self._stage1(batch, vectors, query, sentence, blocked)
+        parts = self._stage1(batch, vectors, query, sentence, blocked) | titles
         parts |= self._words(batch, ids, reading, regions)
         sentence = reached(sentence, model.config.head_reach)
         views = model.head.view_probes(sentence, regions[batch.reference])
@@ -107,6 +110,7 @@ class Trainer:
         weights = {
             "stage1": 1.0,
             "text": settings.sentence_weight,
+            "titles": settings.title_weight,
             "naming": settings.naming_weight,
             "evidence": settings.evidence_weight,
             "views": settings.head_weight,
@@ -125,6 +129,20 @@ class Trainer:
         if self.config.sentence_weight:
             parts["text"] = losses.classification(scale * sentence @ vectors.T, blocked, batch.target, smoothing)
         return parts
+
+    def _titles(self, batch: Batch, vectors: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of telling by its title which picture it is, and the reverse; nothing where none has one."""
+        share, settings, count = self.share, self.config, len(batch.titled)
+        if not settings.title_weight or count < share.world:
+            return {}
+        ids = drop_words(batch.title_ids, batch.title_mask, settings.word_dropout, generator)
+        mine = torch.cat(share.rows(count))
+        _, called = share.encode(self.model, self.model.encode_text, (ids[mine], batch.title_mask[mine]), count)
+        logits = self.model.stage1_scale.exp().clamp_max(100.0) * called @ vectors[batch.titled].T
+        own = torch.arange(count, device=logits.device)
+        alike = (batch.title_ids[:, None] == batch.title_ids).all(-1) & (own[:, None] != own)
+        both = [losses.classification(x, alike, own, settings.label_smoothing) for x in (logits, logits.T)]
+        return {"titles": 0.5 * (both[0] + both[1])}
 
     def _words(self, batch: Batch, ids: Tensor, reading: Reading, regions: Tensor) -> dict[str, Tensor]:
         """Return what is learned of words that are known to ask, but for those dropped from `ids` [B, L]."""

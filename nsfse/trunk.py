@@ -86,7 +86,7 @@ class CellTail(nn.Module):
     def __init__(self, widths: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()
         cells, inner, self.last = sum(widths), 2 * config.dim, widths[-1]
-        self.head_reach = config.head_reach
+        self.head_reach, self.channel_dropout = config.head_reach, config.channel_dropout
         self.grid = tuple(side // config.cell for side in config.image_size)
         self.norm = nn.BatchNorm2d(cells)
         self.around = nn.Sequential(
@@ -111,6 +111,7 @@ class CellTail(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, R, C] into unit vectors [B, d] and unit regions [B, R, d]."""
         maps = self.norm(features.transpose(1, 2).reshape(-1, features.shape[2], *self.grid))
+        maps = F.dropout2d(maps, self.channel_dropout, self.training)
         around = self.around(maps)
         cells = torch.cat([maps, around], 1)
         peaks = [around.amax((2, 3)), maps[:, -self.last :].amax((2, 3))]

@@ -7,20 +7,32 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from nsfse_runtime.text import PADDING, UNKNOWN
 
+SEEN_IN_TITLES = 3  # fewer products do not tell what a word looks like
 
-def build_vocabulary(texts: Iterable[str], at_least: int = 1, slips: Iterable[str] = ()) -> Tokenizer:
+
+def build_vocabulary(
+    texts: Iterable[str], at_least: int = 1, slips: Iterable[str] = (), titles: Iterable[str] = ()
+) -> Tokenizer:
     """Return a tokenizer of lower-case words seen `at_least` times in `texts`; others become the unknown word.
 
-    `slips` are words that the texts hold mistyped on purpose: they are not counted.
+    `slips` are words that the texts hold mistyped on purpose: they are not counted. Words of `titles` are kept where
+    SEEN_IN_TITLES of them or more have them.
     """
     splitter = pre_tokenizers.Split(Regex(r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*|[^\s\p{L}\p{N}]"), "removed", invert=True)
     normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    counts: Counter[str] = Counter()
+
+    def words(text: str) -> list[str]:
+        return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+
+    counts, called = Counter[str](), Counter[str]()
     for text in texts:
-        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+        counts.update(words(text))
+    for title in titles:
+        called.update(set(words(title)))
     counts.subtract(normalizer.normalize_str(slip) for slip in slips)
-    kept = sorted(word for word, count in counts.items() if count >= at_least)
-    vocabulary = {word: at for at, word in enumerate([PADDING, UNKNOWN, *kept])}
+    kept = {word for word, count in counts.items() if count >= at_least}
+    kept |= {word for word, count in called.items() if count >= SEEN_IN_TITLES}
+    vocabulary = {word: at for at, word in enumerate([PADDING, UNKNOWN, *sorted(kept)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter

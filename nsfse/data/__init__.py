@@ -165,6 +165,15 @@ class Described(typing.Protocol):
 
 
 @typing.runtime_checkable
+class Titled(typing.Protocol):
+    """A source whose pictures have titles."""
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """The words that a table calls its training pictures by; a picture without any is not there."""
+
+
+@typing.runtime_checkable
 class HoldsOut(typing.Protocol):
     """A source that can keep pictures out of training, neither trained on nor scored, to fit a few numbers to."""
 

@@ -55,11 +55,12 @@ class Mix:
 class CatalogueSource:
     """Triplets from a folder with items.csv and images (as a query set has them; its queries.jsonl are the protocols).
 
-    `attributes` are the columns that an edit keeps when it does not name them; `group` names products, `variant` the
-    attribute that varies within one, `recoloured` the share of triplets whose reference is the answer in other colours
-    (docs/data.md). `phrasings` is a shipped language or a TOML file, `variety` the share of texts told anew, `negation`
-    that of edits which name what is not wanted ("not red"), `held_out` that of products which no triplet shows. Raises
-    NotFoundError, DataError and UsageError (unknown column, wrong share).
+    `attributes` are the columns that an edit keeps when it does not name them; `group` names products, `variant`
+    the attribute that varies within one, `title` what a product is called, `recoloured` the share of triplets whose
+    reference is the answer in other colours (docs/data.md). `phrasings` is a shipped language or a TOML file,
+    `variety` the share of texts told anew, `negation` that of edits which name what is not wanted ("not red"),
+    `held_out` that of products which no triplet shows. Raises NotFoundError, DataError and UsageError (unknown
+    column, wrong share).
     """
 
     name = "catalogue"
@@ -72,6 +73,7 @@ class CatalogueSource:
         images: Path | None = None,
         attributes: Sequence[str] | None = None,
         group: str | None = "group",
+        title: str | None = "title",
         variant: str | None = None,
         split: str = "train",
         seed: int = 0,
@@ -98,7 +100,7 @@ class CatalogueSource:
         self._table = read_items(folder, table, images)
         self.images: Mapping[str, Path] = self._table.images
         self.missing = self._table.missing
-        self.attributes = _attributes(self._table, attributes, group)
+        self.attributes = _attributes(self._table, attributes, group, title)
         self._seed, self._count = seed, triplets
         training = (item for item in self._training_ids(split) if item in self.images)
         every = {item: self._table.rows[item] for item in training}
@@ -106,6 +108,11 @@ class CatalogueSource:
         mix, group = Mix(instance, double, balance, changes), group if group in self._table.columns else None
         aside = {item: row for item, row in every.items() if _chance((row[group] if group else "") or item) < held_out}
         self._rows: Mapping[str, Mapping[str, str]] = {item: row for item, row in every.items() if item not in aside}
+        self.titles = {
+            item: called
+            for item, row in self._rows.items()
+            if (called := row.get(title or "", "")) not in MISSING_VALUES
+        }
         self._changes = self._mixed(mix, group, variant)
         self._recoloured = recoloured
         self._aside = self._beside_others(aside, mix, group, variant) if held_out else None
@@ -307,9 +314,10 @@ def _chance(name: str) -> float:
     return crc32(name.encode()) / 2**32
 
 
-def _attributes(table: ItemTable, named: Sequence[str] | None, group: str | None) -> tuple[str, ...]:
+def _attributes(table: ItemTable, named: Sequence[str] | None, group: str | None, title: str | None) -> tuple[str, ...]:
     """Return the attribute columns: those named, or every one of few values that no other column determines."""
-    for column in (*(named or ()), *([group] if group and group != "group" else [])):
+    told = [column for column, usual in ((group, "group"), (title, "title")) if column and column != usual]
+    for column in (*(named or ()), *told):
         if column not in table.columns:
             raise UsageError(f"{table.file} has no column {column!r}; it has: {', '.join(table.columns)}")
     if named:
@@ -318,7 +326,7 @@ def _attributes(table: ItemTable, named: Sequence[str] | None, group: str | None
     few = []
     for column in table.columns:
         values = {row[column] for row in rows}
-        if column not in (*RESERVED, group) and 1 < len(values) <= min(_MOST_VALUES, max(2, len(rows) // 3)):
+        if column not in (*RESERVED, group, title) and 1 < len(values) <= min(_MOST_VALUES, max(2, len(rows) // 3)):
             few.append((len(values), column))
     finest = [column for _, column in sorted(few, reverse=True)]
     kept = [c for i, c in enumerate(finest) if not any(_determines(rows, other, c) for other in finest[:i])]

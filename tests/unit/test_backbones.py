@@ -20,6 +20,7 @@ from nsfse.config import Config, load_config  # noqa: E402
 from nsfse.model import NSFSE  # noqa: E402
 from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle  # noqa: E402
 from nsfse.trainer import Trainer  # noqa: E402
+from nsfse.trunk import CellTail  # noqa: E402
 from nsfse.vocabulary import build_vocabulary  # noqa: E402
 from nsfse.weights import fit_tensors, read_glove, read_tensors  # noqa: E402
 from nsfse_runtime.errors import DataError, IntegrityError, MissingExtraError, NotFoundError  # noqa: E402
@@ -189,6 +190,22 @@ def test_pictures_become_unit_vectors_and_a_region_per_cell(narrow):
         torch.testing.assert_close(model.encode_images(pictures(3, (64, 96))[1:2])[1], regions[1:2])
         with pytest.raises(DataError, match="multiples of 32"):
             NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,80]").model, 20)
+
+
+def test_a_picture_goes_without_some_channels_in_training_alone():
+    tail = CellTail((3, 5), settings("model.channel_dropout=0.5").model)
+    seen = []
+    tail.around.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    features = torch.randn(40, 2, 8)  # two cells
+    tail(features)
+    tail.eval()(features)
+    trained, served = (maps.flatten(2).abs().amax(-1) > 0 for maps in seen)
+    assert served.all() and 0.4 < trained.float().mean() < 0.6
+    assert torch.equal(
+        seen[0] != 0, trained[..., None, None].expand_as(seen[0])
+    )  # whole channels, each picture its own
+    assert len({tuple(row) for row in trained.tolist()}) > 10
 
 
 def test_weights_are_read_from_safetensors_and_from_plain_pth(narrow, resnet_file, tmp_path):

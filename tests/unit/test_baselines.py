@@ -115,7 +115,7 @@ def test_what_is_blocked_is_no_negative():
     vectors = torch.eye(4)[:, :3]
     rows = torch.tensor([0])
     right = torch.tensor([[False, True, True, False]])
-    batch = Batch(vectors, torch.arange(4), rows, rows + 1, rows, rows, right, right.long(), rows)
+    batch = Batch(vectors, torch.arange(4), rows, rows + 1, rows, rows, right, right.long(), rows, rows[:0], rows, rows)
     model = build_model(ModelConfig(dim=16, method="text-only"), 5)
     torch.nn.init.zeros_(model.stage1_scale)
     for blocked, left in (([False, False, True, False], 3), ([True, False, True, False], 2)):

@@ -14,7 +14,9 @@ PICTURES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 
 
 
 class Shades:
-    """Pictures of one shade each; of c nothing is known."""
+    """Pictures of one shade each; of c nothing is known, and its title says nothing."""
+
+    titles: ClassVar = {"a": "the blue", "b": "It, in red", "c": "Zxq"}
 
     def load(self, name, size):
         return PICTURES[name]
@@ -54,6 +56,22 @@ def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
     told = [Triplet("a", ("make it Red",), ("b",), truth=truth) for truth in ((red, stripes), (red,), ())]
     batch = make_batch(told, pictures, TOKENIZER, Share())
     assert batch.named.tolist() == [[0, -1, 1], [0, 0, 1], [0, 0, 0]]
+
+
+def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
+    told = [Triplet(one, ("make it red",), (other,)) for one, other in ("ab", "cb", "ac")]
+    told.append(Triplet("b", ("in blue",), ("a",), recolour=7))
+    batch = make_batch(told, pictures, TOKENIZER, Share())
+    assert batch.pixels[batch.titled, 0, 0, 0].tolist() == [90, 40]  # b once, and nothing of c
+    assert [ids[mask].tolist() for ids, mask in zip(batch.title_ids, batch.title_mask, strict=True)] == [
+        TOKENIZER.encode([title])[0][0].tolist() for title in ("It, in red", "the blue")
+    ]
+
+
+def test_a_word_of_many_titles_is_known_and_one_of_few_is_not():
+    titles = ["Acme Acme shirt", "Acme bag", "acme, blue", "Rare Rare Rare bag"]
+    known = Tokenizer(build_vocabulary(["make it red"], titles=titles), 8)
+    assert known.knows("ACME") and known.knows("red") and not known.knows("bag") and not known.knows("rare")
 
 
 def test_a_recoloured_reference_is_another_picture_than_its_target():

@@ -63,6 +63,17 @@ def test_columns_of_few_values_are_attributes_unless_another_determines_them(sou
     assert source.attributes == ("gender", "article", "colour")
 
 
+def test_titles_are_those_of_pictures_that_triplets_show(source, folder):
+    shown = {item for item, row in rows_of(folder).items() if row["split"] == "train"}
+    assert source.titles == {item: f"product {item[1:]}" for item in shown}
+    apart = CatalogueSource(folder, held_out=0.3).titles
+    assert 0 < len(apart) < len(shown)
+    assert CatalogueSource(folder, title=None).titles == {}
+    assert set(CatalogueSource(folder, title="department").titles.values()) == {"Clothes", "Heads"}
+    with pytest.raises(UsageError, match="no column 'name'"):
+        CatalogueSource(folder, title="name")
+
+
 def test_targets_are_all_items_that_are_right(source, folder):
     rows = {item: row for item, row in rows_of(folder).items() if row["split"] == "train"}
     kinds = Counter()

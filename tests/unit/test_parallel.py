@@ -158,7 +158,8 @@ def test_a_step_makes_nothing_on_another_device(monkeypatch):
     blank = torch.zeros(12, 32, 48, 3, dtype=torch.uint8)
     at = torch.arange(12)
     none = torch.zeros(8, 12, dtype=torch.bool)
-    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, none, mask.long() * 0, none[:0].long())
+    words, titles = (mask.long() * 0, none[:0].long()), (at[:8], mask.long(), mask)
+    batch = Batch(blank, at, at[:8], at[2:10], mask.long(), mask, none, *words, *titles)
     assert "boundary" in trainer.train_step(batch)
     assert trainer.optimizer.state[trainer.model.stage1_scale]["exp_avg"].device.type == "meta"
 

@@ -1,7 +1,10 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from nsfse import losses
+from nsfse.baselines import build_model
 from nsfse.batches import Batch
 from nsfse.config import load_config
 from nsfse.model import NSFSE
@@ -10,8 +13,8 @@ from nsfse.trainer import Trainer
 OVERRIDES = ["model.image_size=[32,32]", "model.width=16", "model.dim=16", "train.batch=6", "train.amp=false"]
 
 
-def batch_of(count: int) -> Batch:
-    """Queries in a ring: picture i is the reference of query i, picture i + 1 its target."""
+def batch_of(count: int, titles: Sequence[tuple[int, int]] = ()) -> Batch:
+    """Queries in a ring: picture i is the reference of query i, picture i + 1 its target; the first have `titles`."""
     generator = torch.Generator().manual_seed(1)
     pictures = torch.arange(count)
     target = (pictures + 1) % count
@@ -25,6 +28,9 @@ def batch_of(count: int) -> Batch:
         torch.nn.functional.one_hot(target, count).bool(),
         torch.zeros(count, 3, dtype=torch.long).index_fill(1, torch.tensor([2]), 1),
         torch.nn.functional.one_hot(target, count) - torch.nn.functional.one_hot(pictures, count),
+        pictures[: len(titles)],
+        torch.tensor(titles, dtype=torch.long).view(len(titles), 2),
+        torch.ones(len(titles), 2, dtype=torch.bool),
     )
 
 
@@ -36,6 +42,21 @@ def test_a_dropped_word_is_not_taught_to_ask():
         found[share] = trainer.batch_losses(batch_of(6), torch.Generator().manual_seed(0))
     assert found[0.0]["evidence"] > 0 and found[0.0]["naming"] > 0
     assert found[1.0]["evidence"] == found[1.0]["naming"] == 0
+
+
+@pytest.mark.parametrize("method", ["nsfse", "sum"])
+def test_titles_are_told_from_pictures_of_other_titles(method):
+    config = load_config(overrides=[*OVERRIDES, f"model.method={method}", "train.word_dropout=0"])
+    found = {}
+    for titles in ((), ((5, 6), (7, 8)), ((5, 6), (5, 6))):
+        torch.manual_seed(0)
+        trainer = Trainer(config, build_model(config.model, 9), 10)
+        found[titles] = trainer.batch_losses(batch_of(6, titles), torch.Generator().manual_seed(0))
+    without, apart, alike = found.values()
+    assert "titles" not in without and apart["titles"] > 0
+    assert alike["titles"] == 0  # no other picture to tell it from
+    assert (apart["loss"] - alike["loss"]).item() == pytest.approx(0.5 * apart["titles"].item(), rel=1e-4)
+    assert alike["loss"] == without["loss"]
 
 
 @pytest.mark.parametrize("there", [True, False])
