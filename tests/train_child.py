@@ -1,10 +1,11 @@
 """Trainings in processes of their own, each step's losses on stdout as JSON.
 
-python -m tests.train_child double RUN section.key=value ...     one, in float64 and with a boundary from the start
+python -m tests.train_child double RUN section.key=value ...     one, in float64, titles and a boundary from the start
 python -m tests.train_child serve section.key=value ...          one for each folder that stdin names, each in a fork
                                                                  that can be killed; its pid comes first
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 
 from nsfse import boundary
 from nsfse.config import load_config
+from nsfse.data.drawn import DrawnSource
 from nsfse.log import Log
 from nsfse.train import train
 from nsfse.trainer import Trainer
@@ -24,11 +26,16 @@ def say(entry):
     os.write(1, (json.dumps(entry) + "\n").encode())
 
 
+def _titles(source):
+    return {item: " ".join(source.facts(item).values()) for item in source.items("train")}
+
+
 def double(run, *settings):
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
     Log._decide = lambda self, scorer, triplets: None  # serving keeps its features in half precision
     Trainer._move_average = lambda self: None  # it looks for float32
+    DrawnSource.titles = property(functools.cache(_titles))
     boundary.READY_WEIGHT, boundary.EPSILON_RISK = 20.0, -1.0
     train(load_config(overrides=settings), Path(run), progress=say)
 

@@ -58,7 +58,7 @@ def losses(run, launcher, *settings):
     assert told.returncode == 0, told.stderr[-2000:]
     steps = [entry for entry in map(json.loads, told.stdout.splitlines()) if "loss" in entry]
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
-    names = ("stage1", "text", "naming", "evidence", "views", "boundary", "head", "distill", "loss")
+    names = ("stage1", "text", "titles", "naming", "evidence", "views", "boundary", "head", "distill", "loss")
     return torch.tensor([[entry[name] for name in names] for entry in steps]), {path.name for path in run.iterdir()}
 
 
@@ -67,7 +67,7 @@ def test_processes_train_as_one_does(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     alone, files = losses(tmp_path / "alone", [], "train.accumulate=2")
     together, same_files = losses(tmp_path / "together", torchrun, "train.accumulate=2")
-    assert alone[-1, 5] > 0, "no boundary: its statistics would not be compared"
+    assert alone[-1, 6] > 0, "no boundary: its statistics would not be compared"
     assert (alone - together).abs().max() < 1e-9
     assert files == same_files
 

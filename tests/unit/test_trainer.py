@@ -46,17 +46,23 @@ def test_a_dropped_word_is_not_taught_to_ask():
 
 @pytest.mark.parametrize("method", ["nsfse", "sum"])
 def test_titles_are_told_from_pictures_of_other_titles(method):
-    config = load_config(overrides=[*OVERRIDES, f"model.method={method}", "train.word_dropout=0"])
+    config = load_config(overrides=[*OVERRIDES, f"model.method={method}", "train.word_dropout=0", "train.augment=0"])
     found = {}
     for titles in ((), ((5, 6), (7, 8)), ((5, 6), (5, 6))):
         torch.manual_seed(0)
-        trainer = Trainer(config, build_model(config.model, 9), 10)
+        model = build_model(config.model, 9).eval()
+        trainer = Trainer(config, model, 10)
         found[titles] = trainer.batch_losses(batch_of(6, titles), torch.Generator().manual_seed(0))
     without, apart, alike = found.values()
     assert "titles" not in without and apart["titles"] > 0
     assert alike["titles"] == 0  # no other picture to tell it from
     assert (apart["loss"] - alike["loss"]).item() == pytest.approx(0.5 * apart["titles"].item(), rel=1e-4)
     assert alike["loss"] == without["loss"]
+    ids = torch.tensor([[5, 6], [7, 8]])
+    called, pictures = model.encode_text(ids, ids > 0)[1], model.encode_images(batch_of(6).pixels)[0]
+    logits = model.stage1_scale.exp() * called @ pictures[:2].T
+    each = [torch.nn.functional.cross_entropy(x, torch.arange(2)).item() for x in (logits, logits.T)]
+    assert apart["titles"].item() == pytest.approx(sum(each) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("there", [True, False])
