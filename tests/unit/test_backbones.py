@@ -202,9 +202,8 @@ def test_a_picture_goes_without_some_channels_in_training_alone():
     tail.eval()(features)
     trained, served = (maps.flatten(2).abs().amax(-1) > 0 for maps in seen)
     assert served.all() and 0.4 < trained.float().mean() < 0.6
-    assert torch.equal(
-        seen[0] != 0, trained[..., None, None].expand_as(seen[0])
-    )  # whole channels, each picture its own
+    # Whole channels, and each picture its own.
+    assert torch.equal(seen[0] != 0, trained[..., None, None].expand_as(seen[0]))
     assert len({tuple(row) for row in trained.tolist()}) > 10
 
 
