@@ -96,6 +96,10 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a bundle without training, from a CLIP."""
+    from nsfse_runtime.extras import need
+
+    for module in ("torch", "transformers", "onnx"):
+        need(module, "clip,export")
     from nsfse.printing import outline
     from nsfse.untrained import untrained_run
     from nsfse_export import export_bundle
@@ -210,7 +214,7 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Find pictures: like IMAGE, but as TEXT says."""
-    from nsfse.opening import conditions, open_retriever, picture_file, place_of
+    from nsfse.opening import check_references, conditions, open_retriever, picture_file, place_of
     from nsfse.printing import query_text, write_sheets
     from nsfse.terminal import in_colour, show_query
 
@@ -218,7 +222,9 @@ def query(
     options: dict[str, Any] = {"k": k, "where": conditions(where or ()), "rerank": rerank, "min_score": min_score}
     options |= {"minus_texts": without or (), "minus": not_like or (), "balance": balance, "maps": maps}
     texts = [each for each in (text, *(more or ())) if each is not None]
-    result = retriever.query([image, *(and_like or ())], texts, **options)
+    references = [image, *(and_like or ())]
+    check_references(retriever.gallery, [*references, *(not_like or ())], texts, balance)
+    result = retriever.query(references, texts, **options)
     said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
     others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in not_like or ()]
     write_sheets(retriever.gallery, image, said, result, png, html, others)

@@ -6,6 +6,7 @@ What a run needs to be opened again without that folder (shapes, special tokens,
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError
 from nsfse_runtime.extras import need
 
 HUB = "hub:"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # The statistics of CLIP's training pictures, for a folder without preprocessor_config.json (Radford et al., its code).
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SHAPES = (
@@ -250,6 +252,9 @@ def _file(weights: str, name: str) -> Path:
         raise DataError("model.weights: the clip backbone needs a folder saved by transformers, or hub:OWNER/NAME")
     source, local = _source(weights)
     if local:
+        if not Path(source).exists():
+            fetch = f", or {HUB}{source} to fetch it" if _HUB_NAME.fullmatch(source) else ""
+            raise NotFoundError(f"model.weights: no folder {source}; give a folder saved by transformers{fetch}")
         if not (Path(source) / name).is_file():
             raise NotFoundError(f"model.weights: no {name} in {source}; give a folder saved by transformers")
         return Path(source) / name

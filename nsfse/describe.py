@@ -19,6 +19,8 @@ def describe(path: Path) -> dict[str, Any]:
         from nsfse.checkpoint import checkpoint_info
 
         return {"schema_version": 1, **checkpoint_info(path)}
+    if not path.exists():
+        raise NotFoundError(f"there is nothing at {path}; check the path")
     raise NotFoundError(f"{path} is no run, bundle or gallery; give the folder of a run or bundle, or a gallery file")
 
 

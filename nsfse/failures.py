@@ -35,9 +35,18 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, NsfseError):
         return str(error), error.exit_code
     if isinstance(error, typer.TyperException):
-        return f"{error.format_message()} (see nsfse --help)", 2
+        return f"{error.format_message()}{_advice(error.format_message())} (see nsfse --help)", 2
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
         return f'{error.name} is not installed; run: pip install "nsfse[{extra}]"', 2
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or 'no file named'}", 3
     return f"{type(error).__name__}: {error} - this is a bug in nsfse; run again with NSFSE_DEBUG=1 and report it", 1
+
+
+def _advice(message: str) -> str:
+    """Return what to do about a mistyped command line; nothing where its message says so."""
+    if message.startswith("Got unexpected extra argument"):
+        return '; put a text of several words into quotes: "make it red"'
+    if message.startswith("No such option: -") and not message.startswith("No such option: --"):
+        return "; write ./ before a file name that begins with a dash"
+    return ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import nsfse
 from nsfse.progress import say
-from nsfse_runtime.bundle import Bundle
+from nsfse_runtime.bundle import MANIFEST, Bundle
 from nsfse_runtime.devices import ON_CPU, Device, Place, choose
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.extras import need
@@ -37,6 +37,8 @@ def open_gallery(
 
     Raises NotFoundError, UsageError, VersionError (a gallery of another bundle) and IntegrityError.
     """
+    if path.is_dir():
+        raise _folder_instead(path)
     if bundle is None and path.exists():
         with Gallery.open(path) as gallery:
             bundle = gallery.bundle_path
@@ -50,6 +52,14 @@ def open_gallery(
         raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
     opened = scorer_on(Bundle.open(bundle), place)
     return opened, Gallery.open(path, opened, create=create)
+
+
+def _folder_instead(path: Path) -> UsageError:
+    """Return the error for a folder that was named in place of a gallery file."""
+    if (path / MANIFEST).exists():
+        return UsageError(f"{path} is a bundle, not a gallery; name it with -b, and a gallery file in its place")
+    kind = "a run" if (path / "config.json").exists() else "a folder"
+    return UsageError(f"{path} is {kind}, not a gallery; the file comes first: nsfse index GALLERY FOLDER -b BUNDLE")
 
 
 def open_retriever(path: Path, bundle: Path | None, place: Place = ON_CPU, search: Search = "auto") -> Retriever:
@@ -88,9 +98,49 @@ def need_server() -> None:
         need(module, "serve")
 
 
+def check_references(gallery: Gallery, references: Sequence[str], texts: Sequence[str], balance: float) -> None:
+    """Raise UsageError for a reference that is a URL or stdin, and for a text in the place of the reference.
+
+    `references` are the query's images, the first one first; `texts` its texts.
+    """
+    for each in references:
+        if each == "-":
+            raise UsageError("an image is not read from stdin; save it to a file and name that")
+        if "://" in each or each.startswith("data:"):
+            raise UsageError(f"{each[:80]!r} is a URL, and nothing is fetched; save the image and name its file")
+    first = references[0]
+    if not texts and balance > 0 and not (Path(first).exists() or _names_image(gallery, first)):
+        raise UsageError(
+            f"a query starts from an image, and {first[:80]!r} is neither a file nor an id of the gallery; "
+            f'put the image first: nsfse query IMAGE "{first[:80]}" -g {gallery.path}'
+        )
+
+
+def _names_image(gallery: Gallery, name: str) -> bool:
+    """Tell whether an image of the gallery, or several, are called `name`."""
+    try:
+        gallery.row(name)
+    except NotFoundError:
+        return False
+    except UsageError:
+        pass
+    return True
+
+
 def picture_file(gallery: Gallery, reference: str) -> Path:
-    """Return the file of a query's reference: `reference` itself, or where the gallery's picture of that id lies."""
-    return Path(reference) if Path(reference).is_file() else gallery.path_of(gallery.row(reference))
+    """Return the file of a query's reference: `reference` itself, or that of the gallery's image of that id.
+
+    Raises NotFoundError where the gallery's folder is gone.
+    """
+    if Path(reference).is_file():
+        return Path(reference)
+    folder = Path(gallery.snapshot.folder)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"the images of {gallery.path} were in {folder}, which is gone; if it was moved: "
+            f"nsfse index {gallery.path} NEW_FOLDER"
+        )
+    return gallery.path_of(gallery.row(reference))
 
 
 def folders(pairs: Sequence[str]) -> dict[str, Path]:

@@ -9,8 +9,11 @@ import pytest
 
 from nsfse import cli, failures
 from nsfse.printing import index_text, query_text
+from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
+from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.retriever import Hit, Result, WordEvidence
+from tests.galleries import save_picture
 
 BUNDLE = Path(__file__).parents[1] / "golden" / "bundle"
 HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers", "rich")
@@ -54,7 +57,18 @@ def test_every_command_explains_itself(capsys):
         (["query", "a.jpg", "red", "-g", "nowhere.gallery"], 3, "no gallery at nowhere.gallery"),
         (["index", "new.gallery", "."], 2, "needs a bundle"),
         (["index", "new.gallery", ".", "-b", "nowhere"], 3, "nowhere"),
-        (["info", "nowhere"], 3, "nowhere is no run, bundle or gallery"),
+        (["info", "nowhere"], 3, "there is nothing at nowhere"),
+        (["info", "."], 3, ". is no run, bundle or gallery"),
+        (
+            ["query", "a.jpg", "make", "it", "red", "-g", "g"],
+            2,
+            'put a text of several words into quotes: "make it red"',
+        ),
+        (["query", "-dash.jpg", "red", "-g", "g"], 2, "write ./ before a file name that begins with a dash"),
+        (["query", "a.jpg", "red", "-g", "."], 2, ". is a folder, not a gallery"),
+        (["query", "a.jpg", "red", "-g", str(BUNDLE)], 2, "is a bundle, not a gallery; name it with -b"),
+        (["index", ".", "my.gallery", "-b", str(BUNDLE)], 2, "the file comes first: nsfse index GALLERY FOLDER"),
+        (["train", "-o", "run", "--preset", "nope"], 2, "no preset 'nope'; there are: boxed"),
         (["evaluate", "nowhere", "."], 3, "nowhere is neither a checkpoint nor a bundle"),
         (["evaluate", "m", "d", "--mode", "guess"], 2, "composed"),
         (["train", "-o", "run", "--preset", "drawn-esay"], 2, "no preset 'drawn-esay'"),
@@ -131,6 +145,45 @@ def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
     said = [query_text(found(matches=matches)) for matches in (None, False, True)]
     assert said[:2] == ["no picture in the gallery fits these conditions", "nothing here matches"]
     assert "lower --min-score" in said[2]
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """A gallery of two images in the folder `images` beside it."""
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        save_picture(tmp_path / "images" / name, seed)
+    bundle = Bundle.open(BUNDLE)
+    with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as opened:
+        opened.sync(tmp_path / "images", bundle)
+    return tmp_path / "my.gallery"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a red bag"], 'put the image first: nsfse query IMAGE "a red bag" -g'),
+        (["red"], 'put the image first: nsfse query IMAGE "red" -g'),
+        (["-", "red"], "an image is not read from stdin"),
+        (["https://example.com/a.jpg", "red"], "is a URL, and nothing is fetched"),
+        (["file:///a.jpg", "red"], "is a URL, and nothing is fetched"),
+        (["data:image/png;base64,AAAA", "red"], "is a URL, and nothing is fetched"),
+        (["a.png", "red", "--and-like", "ftp://example.com/b.png"], "is a URL, and nothing is fetched"),
+        (["a.png", "red", "--not-like", "-"], "an image is not read from stdin"),
+        (["a.png"], "a query needs a text"),
+        (["a"], "a query needs a text"),
+    ],
+)
+def test_what_is_no_reference_image_is_named(capsys, gallery, arguments, words):
+    code, out, err = run(capsys, "query", *arguments, "-g", str(gallery))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def test_a_folder_that_was_moved_is_named_with_the_way_on(capsys, gallery, tmp_path):
+    (tmp_path / "images").rename(tmp_path / "moved")
+    code, _, err = run(capsys, "query", "a.png", "red", "-g", str(gallery), "--html", str(tmp_path / "page.html"))
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"nsfse index {gallery} NEW_FOLDER" in err
 
 
 def test_an_index_says_how_fast_on_what_and_what_its_search_misses():

@@ -100,14 +100,26 @@ def test_a_batch_is_its_queries_alone_and_one_failure_does_not_spoil_it(server):
     ids = server.service.galleries["shop"].gallery.ids
     queries = [{"ids": [name], "texts": ["make it red"], "k": 3} for name in ids[:3]]
     queries.insert(1, {"ids": ["nowhere.png"], "texts": ["make it red"]})
+    queries += [{"id": ids[0], "texts": ["make it red"]}, {"ids": [ids[0]], "texts": ["make it red"], "k": 0}, 7]
     body = json.dumps({"queries": queries}).encode()
     status, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
     assert status == 200
     assert reply["results"][1]["error"]["type"] == "not_found"
+    for result, words in zip(
+        reply["results"][4:], ["unknown field `id`", "queries[5].k: ", "queries[6]: "], strict=True
+    ):
+        assert result["error"]["type"] == "usage"
+        assert words in result["error"]["message"]
     alone = [server.query([("id", name), TEXT, ("k", "3")])[1] for name in ids[:3]]
     assert [hits(each) for each in reply["results"] if "hits" in each] == [
         [(hit["id"], hit["score"]) for hit in each["hits"]] for each in alone
     ]
+
+
+def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
+    body = json.dumps({"queries": [{"x": 1}]}).encode()
+    status, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
+    assert (status, reply["results"][0]["error"]["type"]) == (200, "usage")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from nsfse_runtime.features import Pixels
 from nsfse_runtime.intake import usual_workers
 from nsfse_runtime.queries import Query
 from nsfse_runtime.server import messages as m
-from nsfse_runtime.server.asking import decode, query_of, reply_of, watch
+from nsfse_runtime.server.asking import batch_queries, decode, query_of, reply_of, watch
 from nsfse_runtime.server.assets import Assets
 from nsfse_runtime.server.forms import converted, form, json_body
 from nsfse_runtime.server.galleries import Answer, Served
@@ -138,16 +138,19 @@ class Service:
         self.waiting.check(_client(request))
         asked = await json_body(request, m.BatchForm, self.settings.body_seconds)
         served = self._gallery(asked.gallery)
-        queries = [query_of(each, (each.ids, each.texts), (each.minus_ids, each.minus_texts)) for each in asked.queries]
-        with self.waiting.places(_client(request), len(queries)):
+        queries = batch_queries(asked.queries)
+        good = [query for query in queries if isinstance(query, Query)]
+        with self.waiting.places(_client(request), len(good)):
             gone, deadline = watch(request), perf_counter() + self.settings.deadline
-            jobs = [self._job(query, served, deadline) for query in queries]
+            jobs = [self._job(query, served, deadline) for query in good]
             try:
-                found = await self.waiting.ask(jobs, gone)
+                found = await self.waiting.ask(jobs, gone) if jobs else []
             finally:
                 gone.cancel()
-        _notes(request).facts |= {"gallery": served.name, "queries": len(jobs), "batch": jobs[0].batch}
-        results = [self._result(job, each, request) for job, each in zip(jobs, found, strict=True)]
+        _notes(request).facts |= {"gallery": served.name, "queries": len(queries)}
+        _notes(request).facts |= {"batch": jobs[0].batch} if jobs else {}
+        answered = iter([self._result(job, each, request) for job, each in zip(jobs, found, strict=True)])
+        results = [self._failed(each, request) if isinstance(each, Refused) else next(answered) for each in queries]
         return _json(m.BatchReply(results=results))
 
     def _job(self, query: Query, served: Served, deadline: float) -> Job:
@@ -171,6 +174,9 @@ class Service:
         refused = refusal_of(found)
         if refused is None:
             raise found
+        return self._failed(refused, request)
+
+    def _failed(self, refused: Refused, request: Request) -> m.FailedQuery:
         return m.FailedQuery(Failure(refused.kind, self._without_paths(refused.message), _notes(request).id))
 
     def _reply(self, job: Job, found: Answer, request: Request, decoded: float) -> m.QueryReply:

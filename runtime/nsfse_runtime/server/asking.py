@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from time import perf_counter
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from starlette.requests import Request
 
@@ -11,7 +11,9 @@ from nsfse_runtime.features import Pixels
 from nsfse_runtime.images import load_image
 from nsfse_runtime.queries import PictureId, Query, Reference
 from nsfse_runtime.server import messages as m
+from nsfse_runtime.server.forms import checked
 from nsfse_runtime.server.galleries import Answer
+from nsfse_runtime.server.refusals import Refused
 from nsfse_runtime.server.waiting import Job
 
 
@@ -37,6 +39,19 @@ def query_of(
         min_score=asked.min_score,
         maps=asked.maps,
     )
+
+
+def batch_queries(values: Sequence[Any]) -> list[Query | Refused]:
+    """Return the queries of a batch, in the place of one that is not in its form why it is refused."""
+    found: list[Query | Refused] = []
+    for number, value in enumerate(values):
+        try:
+            each = checked(value, m.BatchQuery, f"queries[{number}]")
+        except Refused as refused:
+            found.append(refused)
+        else:
+            found.append(query_of(each, (each.ids, each.texts), (each.minus_ids, each.minus_texts)))
+    return found
 
 
 def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Pixels:

@@ -83,7 +83,7 @@ class Guard:
             raise Refused(401, "token", "give the server's token as a bearer token, or as a password")
         origin = headers.get("origin") if request.method not in _READS else None
         if origin is not None and origin.lower().partition("://")[2] != hosts[0].lower():
-            raise Refused(403, "origin", "another site may not ask this of the server")
+            raise Refused(403, "origin", "another site may not ask this of the server; a proxy must pass Host on")
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > BODY_BYTES:
             raise Refused(413, "too_large", f"the body is over the limit of {BODY_BYTES / 1e6:.0f} MB")

@@ -56,10 +56,14 @@ class BatchQuery(Choices, kw_only=True):
     minus_ids: Ids = []
 
 
+# Checked one by one: one that is not in its form does not spoil the others.
+_AnyQuery = Annotated[Any, Meta(extra_json_schema={"$ref": "#/components/schemas/BatchQuery"})]
+
+
 class BatchForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Several queries of one gallery."""
 
-    queries: Annotated[list[BatchQuery], Meta(min_length=1, max_length=MOST_QUERIES)]
+    queries: Annotated[list[_AnyQuery], Meta(min_length=1, max_length=MOST_QUERIES)]
     gallery: Name | None = None
 
 

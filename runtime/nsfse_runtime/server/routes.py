@@ -151,7 +151,7 @@ def openapi(version: str) -> dict[str, Any]:
     """Return the description of ROUTES in OpenAPI 3.1, its schemas made from the types that requests are checked by."""
     kinds = [kind for each in ROUTES for kind in (each.body, each.gives) if isinstance(kind, type)]
     _, schemas = msgspec.json.schema_components(
-        [*kinds, m.FailedQuery, ErrorReply], ref_template="#/components/schemas/{name}"
+        [*kinds, m.BatchQuery, m.FailedQuery, ErrorReply], ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, Any] = {}
     for each in ROUTES:
