@@ -170,6 +170,7 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         for metric, figure in figures.items()
     ]
     entries = {result.protocol.name: result.to_json() for result in found.results}
+    about = found.to_json()
     return {
         "schema_version": 1,
         "recipe": name,
@@ -182,6 +183,8 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         "note": recipe.expected.note,
         "incomplete": {name: entry["incomplete"] for name, entry in entries.items() if entry.get("incomplete")},
         "skipped": found.skipped,
+        "not_scored": about["not_scored"],
+        "summary": about["summary"],
         "files": files,
     }
 

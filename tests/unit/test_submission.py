@@ -40,7 +40,7 @@ def test_files_have_the_official_form(result, tmp_path):
     [
         (lambda c: c.update(version="rc1"), "version is 'rc1'"),
         (lambda c: c.update(metric="r@1"), "metric is 'r@1'"),
-        (lambda c: c.pop("1001"), "1 pairs are not answered, such as 1001"),
+        (lambda c: c.pop("1001"), "1 pair is not answered, such as 1001"),
         (lambda c: c.update({"7": []}), "pair 7 is not one of the split"),
         (lambda c: c["1000"].pop(), "pair 1000: 49 names, not 50"),
         (lambda c: c["1000"].__setitem__(3, c["1000"][4]), "a name occurs twice"),
