@@ -1,6 +1,6 @@
 """Which queries of a protocol are scored, which are left out and why, and what is odd about those that count."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,19 +53,19 @@ def answerable(protocol: Protocol, missing: Collection[str] = (), unlisted: Coll
     `missing` are ids outside the gallery whose images are missing, `unlisted` ids that no list of the data set has.
     """
     reasons = _reasons(protocol, missing, unlisted)
-    return [query for query, reason in zip(protocol.queries, reasons, strict=True) if reason is None]
+    return [query for query, reason in zip(protocol.queries, reasons, strict=True) if not reason]
 
 
 def left_out(protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()) -> tuple[Noted, ...]:
     """Return why the other queries are left out, the reasons in the order of LEFT_OUT."""
-    reasons = _reasons(protocol, missing, unlisted)
-    return _noted(protocol, [() if reason is None else (reason,) for reason in reasons], LEFT_OUT)
+    return _noted(protocol, list(_reasons(protocol, missing, unlisted)), LEFT_OUT)
 
 
 def odd_queries(protocol: Protocol, scored: Iterable[Triplet]) -> tuple[Noted, ...]:
     """Return what is odd about the queries that are `scored`, each kind counted by itself."""
     known = {id(query) for query in scored}
-    return _noted(protocol, [tuple(_odd(q)) if id(q) in known else () for q in protocol.queries], ODD)
+    found = [dict.fromkeys(_odd(query), "") if id(query) in known else {} for query in protocol.queries]
+    return _noted(protocol, found, ODD)
 
 
 def unlisted(source: Source, protocols: Iterable[Protocol]) -> frozenset[str]:
@@ -85,14 +85,13 @@ def text_counts(scorer: object, texts: Sequence[str]) -> dict[str, int] | None:
     tokenizer = getattr(scorer, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         return None
-    whole = Tokenizer(tokenizer._tokenizer, MAX_CHARACTERS)  # reads every word
     unknown = longer = 0
     for text in texts:
         try:
-            longer += len(whole.tokens(text)) > tokenizer.max_words
-            unknown += not whole.knows(text)
+            odd, rest = _not_read(tokenizer, text)
         except TextError:
             continue
+        unknown, longer = unknown + odd, longer + rest
     return {
         "count": len(texts),
         "with_unknown_word": unknown,
@@ -101,21 +100,31 @@ def text_counts(scorer: object, texts: Sequence[str]) -> dict[str, int] | None:
     }
 
 
-def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[str]) -> Iterator[str | None]:
+def _not_read(tokenizer: Tokenizer, text: str) -> tuple[bool, bool]:
+    """Return whether `tokenizer` does not know a word of a text, and whether the text goes on where it stops."""
+    if read := getattr(tokenizer, "read", None):
+        reading = read(text)
+        return bool(reading.unknown), bool(reading.unread)
+    whole = Tokenizer(tokenizer._tokenizer, MAX_CHARACTERS)
+    return not tokenizer.knows(text), len(whole.tokens(text)) > tokenizer.max_words
+
+
+def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield for each query why it is left out → the id that is to blame, or nothing."""
     gallery, gone = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
     strange = frozenset(unlisted)
     secret = not any(query.targets for query in protocol.queries)  # then a server keeps the answers
     for query in protocol.queries:
-        if not strange.isdisjoint(query.pictures):
-            yield "reference_unlisted"
-        elif not gone.isdisjoint(query.pictures):
-            yield "reference_missing"
+        if found := next((item for item in query.pictures if item in strange), ""):
+            yield {"reference_unlisted": found}
+        elif found := next((item for item in query.pictures if item in gone), ""):
+            yield {"reference_missing": found}
         elif secret or not gallery.isdisjoint(query.targets):
-            yield None
+            yield {}
         elif not query.targets:
-            yield "no_target"
+            yield {"no_target": ""}
         else:
-            yield "target_not_in_split" if gone.isdisjoint(query.targets) else "target_missing"
+            yield {"target_not_in_split" if gone.isdisjoint(query.targets) else "target_missing": query.targets[0]}
 
 
 def _odd(query: Triplet) -> Iterator[str]:
@@ -131,15 +140,16 @@ def _odd(query: Triplet) -> Iterator[str]:
         yield "target_twice"
 
 
-def _noted(protocol: Protocol, found: Sequence[Collection[str]], order: Iterable[str]) -> tuple[Noted, ...]:
+def _noted(protocol: Protocol, found: Sequence[Mapping[str, str]], order: Iterable[str]) -> tuple[Noted, ...]:
     noted = []
     for reason in order:
         at = [place for place, reasons in enumerate(found) if reason in reasons]
         if at:
-            examples = tuple(_name(protocol.queries[place], place) for place in at[:EXAMPLES])
-            noted.append(Noted(reason, len(at), examples))
+            named = (_name(protocol.queries[place], place, found[place][reason]) for place in at[:EXAMPLES])
+            noted.append(Noted(reason, len(at), tuple(named)))
     return tuple(noted)
 
 
-def _name(query: Triplet, place: int) -> str:
-    return f"pairid {query.pairid}" if query.pairid else f"query {place + 1}, reference {query.reference}"
+def _name(query: Triplet, place: int, item: str) -> str:
+    said = f"pairid {query.pairid}" if query.pairid else f"query {place + 1}, reference {query.reference}"
+    return said if item in ("", query.reference) and not query.pairid else f"{said}: {item}" if item else said

@@ -18,7 +18,7 @@ from nsfse.counting import answerable, left_out, odd_queries, text_counts, unlis
 from nsfse.data.fashioniq import CATEGORIES
 from nsfse.encoded import EncodedPictures, Images, Progress, encode_pictures, source_images
 from nsfse.examining import Examined, examine
-from nsfse.notices import left_out_line
+from nsfse.notices import counted, left_out_line
 from nsfse.ranking import MODES, Mode, Search, TextScorer
 from nsfse.scoring import ProtocolResult, Ranked, category_means, score_rankings, split_category
 from nsfse.submission import check_split, write_submission
@@ -217,7 +217,7 @@ def evaluate_dataset(
     protocols = source.protocols(split)
     if not protocols:
         raise DataError(_nothing_to_score(source, split, folder))
-    server = name == "cirr" and not any(query.targets for protocol in protocols for query in protocol.queries)
+    server = source.name == "cirr" and not any(query.targets for protocol in protocols for query in protocol.queries)
     _refuse_submission(source, split, protocols, server, submission, html)
     found = evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, html=html)
     return found if submission is None else replace(found, files=write_submission(found.results[0], Path(submission)))
@@ -229,9 +229,9 @@ def _nothing_to_score(source: data.Source, split: str, folder: str | os.PathLike
     for other in dict.fromkeys((*getattr(source, "splits", ()), *SPLITS)):
         if found := source.protocols(other):
             there.setdefault(tuple(protocol.name for protocol in found), other)
-    images = "has images of it, and no targets that are public" if source.items(split) else "does not know it"
-    others = f"it can be scored on: {', '.join(there.values())}" if there else "nor on any other split"
-    return f"{source.name} has nothing to score on split {split!r} in {folder}: it {images}; {others}"
+    why = "it has images and no queries with known targets" if source.items(split) else "there is no such split"
+    others = f"can be scored: {', '.join(sorted(there.values()))}" if there else "nor has it another split to score"
+    return f"{source.name} has nothing to score on split {split!r} in {folder}: {why}; {others}"
 
 
 def _refuse_submission(
@@ -288,8 +288,8 @@ def _why_none(protocol: data.Protocol, missing: Collection[str], unlisted: Colle
     if not protocol.queries:
         return "the annotations hold no query of it"
     if not protocol.gallery:
-        listed = len(protocol.missing_ids) or protocol.missing
-        return f"of the {listed} images of its gallery none is there"
+        listed = max(len(protocol.missing_ids), protocol.missing)
+        return f"none of its {counted(listed, 'image')} is there" if listed else "no list names an image of its gallery"
     if answerable(protocol, missing, unlisted):
         return ""
     return left_out_line([noted.to_json() for noted in left_out(protocol, missing, unlisted)])

@@ -5,7 +5,7 @@ from typing import Any
 
 from nsfse.counting import LEFT_OUT, ODD
 
-__all__ = ["category_line", "counted", "gap_parts", "left_out_line", "notices"]
+__all__ = ["by_line", "category_line", "counted", "gap_parts", "left_out_line", "notices"]
 
 
 def notices(entry: Mapping[str, Any]) -> Iterator[str]:
@@ -15,6 +15,15 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
     for noted in entry.get("odd_queries", ()):
         yield _queries(noted, ODD, "")
     yield from _text_parts(entry)
+
+
+def by_line(noted: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield each line of (protocol, line) once, with all the protocols that it is said of."""
+    names: dict[str, list[str]] = {}
+    for name, line in noted:
+        names.setdefault(line, []).append(name)
+    for line, those in names.items():
+        yield f"{', '.join(those)}: {line}"
 
 
 def gap_parts(incomplete: Mapping[str, Any]) -> Iterator[str]:

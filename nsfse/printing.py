@@ -171,7 +171,7 @@ def _match(hit: "Hit") -> str:
 
 def scores_text(found: Mapping[str, Any]) -> str:
     """Return scores as one table of protocols and modes, and a line for each thing to know of a protocol."""
-    from nsfse.notices import category_line, notices
+    from nsfse.notices import by_line, category_line, notices
 
     entries = [(name, entry) for part in (found["protocols"], *found["modes"].values()) for name, entry in part.items()]
     shown = [key for key in SCORES if any(entry.get(key) is not None for _, entry in entries)]
@@ -179,8 +179,9 @@ def scores_text(found: Mapping[str, Any]) -> str:
     rows = [(name, entry["mode"], *(entry.get(key) for key in shown)) for name, entry in (*entries, *bare)]
     lines = [columns(("protocol", "mode", *shown), rows)]
     lines += [f"{printable(group)}: {category_line(means)}" for group, means in found["summary"].items()]
-    lines += [printable(f"{name}: {line}") for name, entry in found["protocols"].items() for line in notices(entry)]
-    lines += [printable(f"{name}: not scored: {each['reason']}") for name, each in found["not_scored"].items()]
+    noted = [(name, line) for name, entry in found["protocols"].items() for line in notices(entry)]
+    noted += [(name, f"not scored: {each['reason']}") for name, each in found["not_scored"].items()]
+    lines += map(printable, by_line(noted))
     return "\n".join([*lines, *(f"written: {printable(file)}" for file in found["files"])])
 
 
