@@ -42,6 +42,7 @@ SCORES = (
     "R_subset@1",
     "R_subset@2",
     "R_subset@3",
+    "soft_R@1",
     "soft_R_subset@1",
     "hard_negative_rate",
     "phrasing_spread",
