@@ -23,6 +23,7 @@ ODD = {
     "target_is_reference": ("its target is its reference", "their targets are their references"),
     "target_not_in_set": ("its target is not in its image set", "their targets are not in their image sets"),
     "set_not_of_five": ("its image set does not have five candidates", "their image sets do not have five candidates"),
+    "member_missing": ("a member of its image set is not in the gallery", "members of their image sets are not there"),
     "member_twice": ("its image set lists a member twice", "their image sets list a member twice"),
     "target_twice": ("it lists a target twice", "they list a target twice"),
 }
@@ -64,7 +65,8 @@ def left_out(protocol: Protocol, missing: Collection[str] = (), unlisted: Collec
 def odd_queries(protocol: Protocol, scored: Iterable[Triplet]) -> tuple[Noted, ...]:
     """Return what is odd about the queries that are `scored`, each kind counted by itself."""
     known = {id(query) for query in scored}
-    found = [dict.fromkeys(_odd(query), "") if id(query) in known else {} for query in protocol.queries]
+    gallery = frozenset(protocol.gallery)
+    found = [dict.fromkeys(_odd(query, gallery), "") if id(query) in known else {} for query in protocol.queries]
     return _noted(protocol, found, ODD)
 
 
@@ -127,13 +129,15 @@ def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[
             yield {"target_not_in_split" if gone.isdisjoint(query.targets) else "target_missing": query.targets[0]}
 
 
-def _odd(query: Triplet) -> Iterator[str]:
+def _odd(query: Triplet, gallery: frozenset[str]) -> Iterator[str]:
     if query.targets and set(query.targets) <= set(query.pictures):
         yield "target_is_reference"
     if query.subset and query.targets and set(query.subset).isdisjoint(query.targets):
         yield "target_not_in_set"
     if query.subset and len(query.subset) != CANDIDATES:
         yield "set_not_of_five"
+    if not gallery.issuperset(query.subset):
+        yield "member_missing"
     if len(set(query.subset)) < len(query.subset):
         yield "member_twice"
     if len(set(query.targets)) < len(query.targets):

@@ -279,7 +279,8 @@ def evaluate_query_set(
     times = Counter(protocol.name for _, protocol in found)
     protocols = [replace(p, name=f"{p.name}-{of}") if times[p.name] > 1 else p for of, p in found]
     if not protocols:
-        raise DataError(f"{folder} has no queries{f' on split {split!r}' if split else ''}; look at its queries.jsonl")
+        there = f"; can be scored: {', '.join(source.splits)}" if source.splits else "; look at its queries.jsonl"
+        raise DataError(f"{folder} has no queries{f' on split {split!r}' if split else ''}{there}")
     return evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, html=html)
 
 

@@ -121,16 +121,18 @@ def test_odd_queries_are_scored_and_counted():
         Triplet("0", ("1",), ("1",), subset=(*five, "0"), pairid="5"),
         Triplet("0", ("1",), ("1",), subset=("1", "1", "2", "3", "4"), pairid="6"),
         Triplet("0", ("1",), ("1", "2", "1"), subset=five, pairid="7"),
+        Triplet("0", ("1",), ("1",), subset=("1", "2", "3", "4", "9"), pairid="8"),
     )
     assert reasons(odd_queries(toy, toy.queries)) == {
         "target_is_reference": (1, ("pairid 2",)),
         "target_not_in_set": (2, ("pairid 2", "pairid 3")),
         "set_not_of_five": (2, ("pairid 4", "pairid 5")),
+        "member_missing": (1, ("pairid 8",)),
         "member_twice": (1, ("pairid 6",)),
         "target_twice": (1, ("pairid 7",)),
     }
     found = evaluate_source(NumberScorer(), Source(*GALLERY), [toy])
-    assert found.results[0].scores["queries"] == 7
+    assert found.results[0].scores["queries"] == 8
     assert "toy: 1 query: its target is its reference (pairid 2)" in said(found)
     assert "toy: 2 queries: their targets are not in their image sets (pairid 2; pairid 3)" in said(found)
 
@@ -273,6 +275,12 @@ def test_a_split_that_is_not_there_names_those_that_are(fashioniq):
         score(fashioniq, "dev")
     with pytest.raises(DataError, match=r"images and no queries with known targets; can be scored: train, val$"):
         score(fashioniq, "test")
+
+
+def test_splits_of_a_table_are_those_that_it_names(tmp_path):
+    (tmp_path / "t.csv").write_text("reference,target,text,split\na,b,c,mine\na,b,c,val\n")
+    with pytest.raises(DataError, match=r"can be scored: mine, val$"):
+        score(tmp_path, "dev", "table")
 
 
 def test_a_split_without_queries_is_not_called_secret(tmp_path):
