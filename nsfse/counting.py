@@ -72,8 +72,8 @@ def odd_queries(protocol: Protocol, scored: Iterable[Triplet]) -> tuple[Noted, .
 
 def unlisted(source: Source, protocols: Iterable[Protocol]) -> frozenset[str]:
     """Return the ids that queries show and that no list of `source` has, so that it has no image of them."""
-    images = getattr(source, "images", None)  # a source that makes its images has all that it names
-    if images is None:
+    images = getattr(source, "images", None)
+    if not images:  # it draws what it names, or has no image at all, so that nothing can be scored
         return frozenset()
     shown = {item for protocol in protocols for query in protocol.queries for item in query.pictures}
     return frozenset(shown.difference(images, source.missing))

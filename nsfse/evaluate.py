@@ -287,7 +287,7 @@ def evaluate_query_set(
 def _why_none(protocol: data.Protocol, missing: Collection[str], unlisted: Collection[str]) -> str:
     """Return why no query of a protocol can be scored; nothing where one can."""
     if not protocol.queries:
-        return "the annotations hold no query of it"
+        return "the annotations have no query whose images are of this split"
     if not protocol.gallery:
         listed = max(len(protocol.missing_ids), protocol.missing)
         return f"none of its {counted(listed, 'image')} is there" if listed else "no list names an image of its gallery"

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from nsfse.counting import answerable, left_out, odd_queries, text_counts
+from nsfse.counting import answerable, left_out, odd_queries, text_counts, unlisted
 from nsfse.data import Protocol, Triplet
+from nsfse.data.drawn import DrawnSource
 from nsfse.evaluate import evaluate, evaluate_dataset, evaluate_source
 from nsfse.notices import counted
 from nsfse.printing import reproduced_text, scores_text, to_json
@@ -102,6 +103,11 @@ def test_a_reference_that_no_list_has_costs_its_query_alone():
     only = protocol(toy.queries[1])
     with pytest.raises(DataError, match="toy: 1 query left out: its reference is in no split list"):
         evaluate_source(NumberScorer(), Source(*GALLERY), [only])
+
+
+def test_a_source_that_draws_its_images_has_all_that_it_names():
+    source = DrawnSource("easy", items=40, gallery=8)
+    assert unlisted(source, source.protocols("test")) == frozenset()
 
 
 def test_more_than_three_are_counted_and_not_named():
@@ -288,7 +294,7 @@ def test_a_split_without_queries_is_not_called_secret(tmp_path):
     (tmp_path / "eval_im_names.txt").write_text("\n".join(names))
     pair = {"ImageName": "c.jpg", "ReferenceImageName": "d.jpg", "RelativeCaption": "red"}
     write(tmp_path / "relative_captions_shoes.json", [pair])
-    with pytest.raises(DataError, match="shoes-test: the annotations hold no query of it"):
+    with pytest.raises(DataError, match="shoes-test: the annotations have no query whose images are of this split"):
         score(tmp_path, "test", "shoes")
 
 
