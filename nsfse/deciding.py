@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nsfse.config import FITTING_QUERIES
 from nsfse.data import Protocol, Source, Triplet, held_out
 from nsfse.encoded import EncodedPictures, Images, encode_pictures
-from nsfse.evaluate import BATCH, answerable, pictures_of
+from nsfse.evaluate import BATCH, answerable, pictures_of, unlisted
 from nsfse.ranking import Search, TextScorer
 from nsfse_runtime.decision import FEATURES, Decision, Reals, hit_features, logistic, products, standardised
 from nsfse_runtime.features import QueryFeatures, boundaries_of
@@ -63,7 +63,8 @@ def fit_decision(
     protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
     encoded: EncodedPictures | None = None
-    for protocol, asks in zip(protocols, _spread(protocols, source.missing, ASKED * queries), strict=True):
+    missing = frozenset(source.missing) | unlisted(source, protocols)
+    for protocol, asks in zip(protocols, _spread(protocols, missing, ASKED * queries), strict=True):
         if not asks:
             continue
         wanted = pictures_of(protocol, [query for query, _ in asks])

@@ -8,6 +8,7 @@ import numpy as np
 
 from nsfse.data import Triplet
 from nsfse.examining import HITS, Examined, Shown, Spread
+from nsfse.notices import category_line, notices
 from nsfse.scoring import ProtocolResult
 from nsfse_runtime.answers import Hit
 from nsfse_runtime.features import Pixels
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 Load = Callable[[str, tuple[int, int]], Pixels]
 """An id and a size (height, width) → the picture [H, W, 3] that fits it."""
 
-LABELS = {"hard_negative_rate": "hard negative first", "phrasing_spread": "phrasing spread"}
-COUNTS, POINTS = ("queries",), ("phrasing_spread",)
+LABELS = {
+    "hard_negative_rate": "hard negative first",
+    "phrasing_spread": "phrasing spread",
+    "phrasing_sensitivity_R@1": "phrasing sensitivity, R@1",
+    "phrasing_sensitivity_P@10": "phrasing sensitivity, P@10",
+}
+COUNTS = ("queries",)
+POINTS = ("phrasing_spread", "phrasing_sensitivity_R@1", "phrasing_sensitivity_P@10")
 WIDE, HIGH, UNDER = 400, 120, 18
 """A histogram's size and the room under it, in units of its drawing."""
 
@@ -30,8 +37,8 @@ def evaluation_page(found: "Evaluation", examined: Sequence[Examined], load: Loa
     """Write what was `found` and `examined` as one page at `path`; `load` reads pictures. Raises OutputError."""
     body = "".join(part for each in examined for part in _protocol(found, each, load))
     first, *others = (each.result.protocol.name for each in examined)
-    means = [f"{group}: mean {_line(scores)}" for group, scores in found.summary.items()]
-    skipped = [f"not scored, for want of pictures: {', '.join(found.skipped)}"] if found.skipped else []
+    means = [f"{group}: {category_line(scores)}" for group, scores in found.summary.items()]
+    skipped = [f"{name} is not scored: {reason}" for name, reason in found.reasons.items()]
     note = "; ".join([f"model {found.fingerprint[:16]}", *means, *skipped])
     title = f"nsfse evaluate: {first}{f' and {len(others)} more' if others else ''}"
     overview = _overview([each.result for each in examined]) if others else ""
@@ -61,10 +68,7 @@ def _about(result: ProtocolResult) -> str:
     parts = [f"{len(protocol.gallery)} pictures", result.mode, f"version {protocol.version}", protocol.note]
     parts.append("the reference is no hit" if protocol.remove_reference else "the reference may be a hit")
     parts.append(f"stage 2 over {about['rerank']}" if about["rerank"] else "stage 1 alone")
-    if gap := about["incomplete"]:
-        parts.append(f"incomplete: {gap['gallery_found']} of {gap['gallery_expected']} pictures")
-    if result.unreadable:
-        parts.append(f"{result.unreadable} texts could not be read")
+    parts += notices(about)
     return " · ".join(part for part in parts if part)
 
 
@@ -79,10 +83,6 @@ def _figures(scores: Mapping[str, Any]) -> Iterator[str]:
         unit = "" if name in COUNTS else " points" if name in POINTS else " %"
         shown = f"{value:.0f}" if name in COUNTS else f"{value:.1f}<small>{unit}</small>"
         yield f"<div><dt>{safe(LABELS.get(name, name))}</dt><dd>{shown}</dd></div>"
-
-
-def _line(scores: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.1f}" for name, value in _numbers(scores) if name != "categories")
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -16,7 +16,7 @@ from nsfse.checkpoint import save_state, save_tensors, write_decision, write_fil
 from nsfse.config import Config
 from nsfse.data import Source, Triplet, held_out
 from nsfse.deciding import fit_decision, of_training
-from nsfse.evaluate import evaluate
+from nsfse.evaluate import answerable, evaluate, unlisted
 from nsfse.mixing import fit_mix
 from nsfse.model import NSFSE
 from nsfse.scorer import TorchScorer
@@ -121,13 +121,24 @@ class Log:
             self.saved = time.monotonic()
 
     def _validate(self, scorer: TorchScorer) -> dict[str, Any]:
-        limit = self.data.validation_queries
+        """Score the first queries of every protocol that can be answered; the mean says over how many protocols."""
+        limit, source = self.data.validation_queries, self.source
+        protocols = source.protocols(self.data.validation) if limit else []
+        missing, strange = source.missing, unlisted(source, protocols)
         found: dict[str, Any] = {}
-        for protocol in self.source.protocols(self.data.validation) if limit else []:
-            short = dataclasses.replace(protocol, queries=protocol.queries[:limit])
-            found[protocol.name] = evaluate(scorer, short, self.pictures).scores
+        for protocol in protocols:
+            queries = answerable(protocol, missing, strange)[:limit]
+            if protocol.gallery and any(query.targets for query in queries):
+                short = dataclasses.replace(protocol, queries=tuple(queries))
+                found[protocol.name] = evaluate(scorer, short, self.pictures).scores
+        others = [protocol.name for protocol in protocols if protocol.name not in found]
         if found:
             found["mean_R@1"] = sum(scores["R@1"] for scores in found.values()) / len(found)
+        if others:
+            found["not_scored"] = others
+            if self.progress:
+                said = f"mean R@1 is over {len(protocols) - len(others)} of {len(protocols)} protocols"
+                self.progress({"note": f"validation: {said}; no query can be answered of {', '.join(others)}"})
         return found
 
     def _write(self, entry: dict[str, Any], step: int) -> None:

@@ -42,8 +42,12 @@ SCORES = (
     "R_subset@1",
     "R_subset@2",
     "R_subset@3",
+    "soft_R@1",
+    "soft_R_subset@1",
     "hard_negative_rate",
     "phrasing_spread",
+    "phrasing_sensitivity_R@1",
+    "phrasing_sensitivity_P@10",
 )
 """The columns of a table of scores, of which those are shown that a protocol has; JSON has all there are."""
 
@@ -167,18 +171,19 @@ def _match(hit: "Hit") -> str:
 
 
 def scores_text(found: Mapping[str, Any]) -> str:
-    """Return scores as one table of protocols and modes, and a line for each gallery that is not complete."""
+    """Return scores as one table of protocols and modes, and a line for each thing to know of a protocol."""
+    from nsfse.notices import by_line, category_line, notices
+
     entries = [(name, entry) for part in (found["protocols"], *found["modes"].values()) for name, entry in part.items()]
     shown = [key for key in SCORES if any(entry.get(key) is not None for _, entry in entries)]
-    rows = [(name, entry["mode"], *(entry.get(key) for key in shown)) for name, entry in entries]
+    bare = [(name, {"mode": "-", "queries": each["queries"]}) for name, each in found["not_scored"].items()]
+    rows = [(name, entry["mode"], *(entry.get(key) for key in shown)) for name, entry in (*entries, *bare)]
     lines = [columns(("protocol", "mode", *shown), rows)]
-    lines += [f"{printable(group)}: mean {_pairs(means)}" for group, means in found["summary"].items()]
-    lines += [f"{printable(name)}: {_gap(entry['incomplete'])}" for name, entry in entries if entry.get("incomplete")]
+    lines += [f"{printable(group)}: {category_line(means)}" for group, means in found["summary"].items()]
+    noted = [(name, line) for name, entry in found["protocols"].items() for line in notices(entry)]
+    noted += [(name, f"not scored: {each['reason']}") for name, each in found["not_scored"].items()]
+    lines += map(printable, by_line(noted))
     return "\n".join([*lines, *(f"written: {printable(file)}" for file in found["files"])])
-
-
-def _pairs(means: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in means.items() if isinstance(value, float))
 
 
 def recipe_text(found: Mapping[str, Any]) -> str:
@@ -202,16 +207,16 @@ def recipe_text(found: Mapping[str, Any]) -> str:
 
 def reproduced_text(found: Mapping[str, Any]) -> str:
     """Return the protocol, then what was expected against what came."""
+    from nsfse.notices import category_line, gap_parts
+
     rows = [(row["protocol"], row["metric"], row["expected"], row["got"], _difference(row)) for row in found["rows"]]
     cut = [f"training was ended after {found['steps']} steps: no reproduction"] if found["steps"] else []
     return "\n".join(
         [
             *(found["title"], *_protocol_lines(found["protocol"]), ""),
-            *(f"{printable(name)}: {_gap(entry)}" for name, entry in found["incomplete"].items()),
-            *(
-                f"{printable(name)}: no query can be answered with the pictures that are there"
-                for name in found["skipped"]
-            ),
+            *(printable(f"{name}: {'; '.join(gap_parts(entry))}") for name, entry in found["incomplete"].items()),
+            *(printable(f"{name}: not scored: {each['reason']}") for name, each in found["not_scored"].items()),
+            *(f"{printable(group)}: {category_line(means)}" for group, means in found["summary"].items()),
             *(f"written for the test server: {printable(file)}" for file in found["files"]),
             *cut,
             columns(("protocol", "metric", "expected", "got", "difference"), rows),
@@ -231,11 +236,6 @@ def _origin_lines(source: str, note: str) -> list[str]:
 def _difference(row: Mapping[str, Any]) -> float | None:
     known = isinstance(row["expected"], float) and isinstance(row["got"], float)
     return row["got"] - row["expected"] if known else None
-
-
-def _gap(incomplete: Mapping[str, Any]) -> str:
-    gallery = f"incomplete gallery, {incomplete['gallery_found']} of {incomplete['gallery_expected']} pictures"
-    return f"{gallery}, {incomplete['queries_dropped']} queries left out"
 
 
 def write_sheets(

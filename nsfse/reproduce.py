@@ -12,7 +12,7 @@ from nsfse.config import Config, load_config
 from nsfse.data import Source
 from nsfse.data.sources import open_source
 from nsfse.progress import say, stages_bar, training_bar
-from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -161,7 +161,7 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
     wanted = [protocol for protocol in source.protocols(recipe.split) if protocol.name in recipe.expected.scores]
     with stages_bar() as follow:
         found = evaluate_source(scorer, source, wanted, progress=follow)
-        files = _for_the_server(recipe, scorer, source, run, follow)
+        files, refused = _for_the_server(recipe, scorer, source, run, follow)
     got: dict[str, dict[str, Any]] = {result.protocol.name: dict(result.scores) for result in found.results}
     got |= found.summary
     rows = [
@@ -170,6 +170,7 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         for metric, figure in figures.items()
     ]
     entries = {result.protocol.name: result.to_json() for result in found.results}
+    about = found.to_json()
     return {
         "schema_version": 1,
         "recipe": name,
@@ -182,17 +183,29 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         "note": recipe.expected.note,
         "incomplete": {name: entry["incomplete"] for name, entry in entries.items() if entry.get("incomplete")},
         "skipped": found.skipped,
+        "not_scored": about["not_scored"] | refused,
+        "summary": about["summary"],
         "files": files,
     }
 
 
-def _for_the_server(recipe: Recipe, scorer: Any, source: Source, run: Path, follow: Any) -> list[str]:
-    """Write the test server's files where the recipe has such a split and all its pictures are there."""
-    from nsfse.evaluate import evaluate_source
-    from nsfse.submission import write_submission
+def _for_the_server(
+    recipe: Recipe, scorer: Any, source: Source, run: Path, follow: Any
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Write the test server's files where the recipe has such a split; or return why none are written.
+
+    Training is done by then: what is wrong with that split must not cost its scores.
+    """
+    from nsfse.evaluate import evaluate_source, unlisted
+    from nsfse.submission import check_split, write_submission
 
     hidden = source.protocols(recipe.submission) if recipe.submission else []
-    if not hidden or hidden[0].missing or not hidden[0].gallery:
-        return []
+    if not hidden:
+        return [], {}
+    name = hidden[0].name
+    try:
+        check_split(hidden[0], unlisted(source, hidden))
+    except DataError as error:
+        return [], {name: {"queries": 0, "reason": str(error).removeprefix(f"{name}: ")}}
     result = evaluate_source(scorer, source, hidden, progress=follow).results[0]
-    return [str(path) for path in write_submission(result, run / "submission")]
+    return [str(path) for path in write_submission(result, run / "submission")], {}

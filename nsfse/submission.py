@@ -5,15 +5,17 @@ names, or 3 for the subset, the best first, never the reference, at most 5 MB a 
 """
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nsfse.data import Protocol, Triplet
+from nsfse.notices import counted
 from nsfse.scoring import ProtocolResult
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
-__all__ = ["METRICS", "submission_faults", "submissions", "write_submission"]
+__all__ = ["METRICS", "check_split", "submission_faults", "submissions", "write_submission"]
 
 METRICS = {"recall": 50, "recall_subset": 3}
 """Metric → how many names the server wants for each pair."""
@@ -21,40 +23,105 @@ MAX_BYTES = 5_000_000
 HEADER = ("version", "metric")
 
 
+def check_split(protocol: Protocol, unlisted: Collection[str] = ()) -> None:
+    """Raise DataError for a test split of which no valid files can be made, before it is ranked.
+
+    The server wants every pair once, with whole rankings. `unlisted` are ids that no split list has.
+    """
+    fault = next(_split_faults(protocol, frozenset(unlisted)), None)
+    if fault:
+        raise DataError(f"{protocol.name}: {fault}; the files would be refused by the test server, so none is written")
+
+
 def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
     """Write `recall.json` and `recall_subset.json` into `folder`, made if need be, and return their paths.
 
-    Raises DataError when the files would not be accepted (an incomplete gallery), OutputError when they cannot be
-    written.
+    Both are written or neither. Raises DataError when the server would refuse one of them, OutputError when they
+    cannot be written.
     """
-    paths: list[Path] = []
+    check_split(result.protocol)
+    texts: dict[Path, bytes] = {}
     for metric, content in submissions(result).items():
-        text = json.dumps(content, separators=(",", ":"))
+        text = json.dumps(content, separators=(",", ":")).encode()
         faults = list(_faults(content, len(text), result.protocol))
         if faults:
             raise DataError(f"the {metric} file would be refused: {faults[0]}; see `nsfse data check cirr`")
-        path = folder / f"{metric}.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path} ({error.strerror}); name another folder") from error
-        paths.append(path)
-    return tuple(paths)
+        texts[folder / f"{metric}.json"] = text
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_all(texts)
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder} ({error.strerror}); name another folder") from error
+    return tuple(texts)
+
+
+def _write_all(texts: Mapping[Path, bytes]) -> None:
+    """Write all files or none: each beside its place first, then all are renamed; what was there comes back if not."""
+    before = {path: path.read_bytes() if path.exists() else None for path in texts}
+    aside = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
+    done: list[Path] = []
+    try:
+        for path, text in texts.items():
+            aside[path].write_bytes(text)
+        for path in texts:
+            os.replace(aside[path], path)
+            done.append(path)
+    except OSError:
+        for path in done:
+            old = before[path]
+            path.unlink() if old is None else path.write_bytes(old)
+        raise
+    finally:
+        for path in aside.values():
+            path.unlink(missing_ok=True)
 
 
 def submissions(result: ProtocolResult) -> dict[str, dict[str, Any]]:
-    """Return metric → content of its file, from whole rankings of the test split."""
+    """Return metric → content of its file; the members of a set stand in the order of their own scores.
+
+    Raises DataError for a pairid that two pairs share.
+    """
     gallery, version = result.protocol.gallery, result.protocol.version
     recall: dict[str, Any] = {"version": version, "metric": "recall"}
     subset: dict[str, Any] = {"version": version, "metric": "recall_subset"}
     for ranked in result.rankings:
-        query = ranked.query
-        names = [gallery[row] for row in ranked.rows.tolist()]
-        recall[query.pairid] = names[: METRICS["recall"]]
-        members = frozenset(query.subset)
-        subset[query.pairid] = [name for name in names if name in members][: METRICS["recall_subset"]]
+        pairid = ranked.query.pairid
+        if pairid in recall:
+            raise DataError(f"pairid {pairid!r} cannot be used twice, nor for a field of the file; give it another one")
+        recall[pairid] = [gallery[row] for row in ranked.rows[: METRICS["recall"]].tolist()]
+        subset[pairid] = [gallery[row] for row in ranked.subset[: METRICS["recall_subset"]].tolist()]
     return {"recall": recall, "recall_subset": subset}
+
+
+def _split_faults(protocol: Protocol, unlisted: frozenset[str]) -> Iterator[str]:
+    """Yield what is wrong with the annotations of a test split, as far as the files depend on it."""
+    yield from _pairid_faults(protocol)
+    lacking = max(protocol.missing, len(protocol.missing_ids))
+    if lacking:
+        yield f"{counted(lacking, 'image')} of its gallery {'is' if lacking == 1 else 'are'} missing"
+    gallery = frozenset(protocol.gallery)
+    if len(gallery) <= METRICS["recall"]:
+        yield f"its gallery has {counted(len(gallery), 'image')}, and 50 besides the reference are sent"
+    for query in protocol.queries:
+        if query.reference in unlisted:
+            yield f"pairid {query.pairid}: its reference {query.reference} is in no split list"
+        members = gallery.intersection(query.subset) - {query.reference}
+        if len(members) < METRICS["recall_subset"]:
+            yield f"pairid {query.pairid}: {len(members)} of its image set can be ranked, and 3 are sent"
+
+
+def _pairid_faults(protocol: Protocol) -> Iterator[str]:
+    """Yield the pairids that cannot be keys of a file: they are no integers, or two pairs have the same."""
+    seen: dict[str, int] = {}
+    for place, query in enumerate(protocol.queries, 1):
+        if not (query.pairid.isascii() and query.pairid.isdigit()):
+            yield f"pair {place} has the pairid {query.pairid!r}, which is not an integer"
+        if first := seen.get(query.pairid):
+            yield (
+                f"pairid {query.pairid} is that of pair {first} (reference {protocol.queries[first - 1].reference}) "
+                f"and of pair {place} (reference {query.reference})"
+            )
+        seen.setdefault(query.pairid, place)
 
 
 def submission_faults(file: Path, protocol: Protocol) -> list[str]:
@@ -64,11 +131,23 @@ def submission_faults(file: Path, protocol: Protocol) -> list[str]:
     """
     if not file.is_file():
         raise NotFoundError(f"no such file: {file}")
+    twice: list[str] = []
     try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
+        content = json.loads(file.read_bytes(), object_pairs_hook=lambda pairs: _unique(pairs, twice))
+    except (ValueError, RecursionError) as error:
         return [f"not JSON: {error}"]
-    return list(_faults(content, file.stat().st_size, protocol))
+    faults = [f"{key!r} is there twice" for key in twice]
+    return faults + list(_faults(content, file.stat().st_size, protocol))
+
+
+def _unique(pairs: Iterable[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+    """Return the fields of a JSON object; those that are there `twice` are noted."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            twice.append(key)
+        found[key] = value
+    return found
 
 
 def _faults(content: Any, size: int, protocol: Protocol) -> Iterator[str]:
@@ -79,14 +158,15 @@ def _faults(content: Any, size: int, protocol: Protocol) -> Iterator[str]:
         yield f"{size} bytes; the server takes at most {MAX_BYTES}"
     if content.get("version") != protocol.version:
         yield f"version is {content.get('version')!r}, not {protocol.version!r}"
-    if content.get("metric") not in METRICS:
+    if content.get("metric") not in tuple(METRICS):
         yield f"metric is {content.get('metric')!r}, not one of {', '.join(METRICS)}"
         return
     gallery = frozenset(protocol.gallery)
     queries = {query.pairid: query for query in protocol.queries}
     lacking = queries.keys() - content.keys()
     if lacking:
-        yield f"{len(lacking)} pairs are not answered, such as {min(lacking)}"
+        are = "is" if len(lacking) == 1 else "are"
+        yield f"{counted(len(lacking), 'pair')} {are} not answered, such as {min(lacking)}"
     for pairid, names in content.items():
         if pairid not in HEADER:
             yield from _pair_faults(pairid, names, queries.get(pairid), content["metric"], gallery)

@@ -77,7 +77,7 @@ class CIRR:
         missing = absent(self._lists[split], self.images)
         gallery = tuple(item for item in self._lists[split] if item in self.images)
         queries = tuple(_query(pair) for pair in self._pairs[split])
-        note = "R_subset from the whole ranking, over the five other members of the image set"
+        note = "R_subset: the five other members of the image set, each ranked by its own score"
         return [Protocol(f"cirr-{split}", "rc2", gallery, queries, True, (1, 5, 10, 50), note, len(missing), missing)]
 
     def check(self) -> CheckReport:

@@ -40,6 +40,11 @@ class Table:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
         return load_picture(self.images, item, size)
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have rows."""
+        return tuple(self._queries)
+
     def items(self, split: str) -> tuple[str, ...]:
         """Return the pictures that the split's rows name, those missing left out."""
         return tuple(item for item in self._listed(split) if item in self.images)

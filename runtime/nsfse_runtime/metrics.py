@@ -36,7 +36,11 @@ def recall_at_k(ranks: Ranks, k: int, weights: Weights | None = None) -> float:
 def ranks_in_subset(
     orders: Sequence[Rows] | Rows, subsets: Sequence[Collection[int]], targets: Sequence[Collection[int]]
 ) -> Ranks:
-    """Return [Q]: the rank of the first right answer among the members of its subset, in the order of the ranking."""
+    """Return [Q]: the rank of the first right answer among the members of its subset, in the order of the ranking.
+
+    The `orders` [Q, N] are whole rankings by one score. A ranking of two stages orders only its head by S, so that its
+    members are to be scored by themselves, and `ranks_of_targets` of that order is their rank.
+    """
     kept = [order[np.isin(order, list(subset))] for order, subset in zip(orders, subsets, strict=True)]
     return ranks_of_targets(kept, targets)
 
@@ -48,7 +52,7 @@ def recall_subset_at_k(
     k: int,
     weights: Weights | None = None,
 ) -> float:
-    """Return CIRR's R_subset@k from whole rankings [Q, N]: only the members of each query's image set are ranked."""
+    """Return CIRR's R_subset@k from whole rankings [Q, N] by one score (see ranks_in_subset)."""
     return recall_at_k(ranks_in_subset(orders, subsets, targets), k, weights)
 
 
@@ -66,7 +70,10 @@ def soft_recall(
 def mean_average_precision_at_k(
     orders: Sequence[Rows] | Rows, targets: Sequence[Collection[int]], k: int, weights: Weights | None = None
 ) -> float:
-    """Return CIRCO's mAP@k: precision at each right answer in the first k, summed and divided by min(k, answers)."""
+    """Return CIRCO's mAP@k: precision at each right answer in the first k, summed and divided by min(k, answers).
+
+    An answer that is listed twice counts once, in the sum and in the divisor.
+    """
     values = (_average_precision(order[:k], right, k) for order, right in zip(orders, targets, strict=True))
     return _percent(np.fromiter(values, np.float64, len(targets)), weights)
 
@@ -82,6 +89,23 @@ def hard_negative_rate(
 def phrasing_spread(recalls: Sequence[float]) -> float:
     """Return max - min of R@1 over phrasing positions, in points; 0 for a single position."""
     return max(recalls) - min(recalls)
+
+
+def precisions_at_k(orders: Sequence[Rows] | Rows, targets: Sequence[Collection[int]], k: int) -> NDArray[np.float64]:
+    """Return P@k of each ranking [Q], 0...1: right answers among its first k, by k, however short it is."""
+    pairs = zip(orders, targets, strict=True)
+    hits = (np.isin(order[:k], list(right)).sum() for order, right in pairs)
+    return np.fromiter(hits, np.float64, len(targets)) / k
+
+
+def mean_range(groups: Sequence[NDArray[np.float64]]) -> float | None:
+    """Return the mean over queries of how far the values of a query's phrasings lie apart, in points.
+
+    Each of `groups` holds one query's values, 0...1. A query of one phrasing does not count; None where no other is.
+    This is PinPoint's linguistic sensitivity: queries that flip in opposite directions do not cancel.
+    """
+    ranges = [float(values.max() - values.min()) for values in groups if len(values) > 1]
+    return 100 * float(np.mean(ranges)) if ranges else None
 
 
 def auc(low: NDArray[Any], high: NDArray[Any]) -> float:

@@ -125,6 +125,16 @@ def test_cirr_val_and_test_server_files(tmp_path):
     lost = 100 * sum(Oracle.knows(query.texts[0]) for query in differ) / 4181
     assert score["soft_R@1"] == pytest.approx(score["R@1"] - lost, abs=0.5)
     assert score["soft_R@1"] != score["R@1"]
+    # CoVR's Recall_subset, from the official soft targets and the members in our order.
+    (val,) = found.results
+    for k in (1, 2, 3):
+        firsts = [{val.protocol.gallery[row] for row in ranked.subset[:k]} for ranked in val.rankings]
+        best = [
+            max([0.0, *(weight for item, weight in ranked.query.soft if item in first)])
+            for ranked, first in zip(val.rankings, firsts, strict=True)
+        ]
+        assert score[f"soft_R_subset@{k}"] == pytest.approx(100 * sum(best) / 4181, abs=1e-4)
+    assert score["soft_R_subset@1"] < score["R_subset@1"] and score["odd_queries"] == []
     assert score["headline"] == pytest.approx((score["R@5"] + score["R_subset@1"]) / 2, abs=1e-3)
     # Known targets come first; of five guessed members each is first as often as any other.
     assert score["R_subset@1"] == pytest.approx(score["R@1"] + (100 - score["R@1"]) / 5, abs=2)

@@ -17,7 +17,9 @@ from nsfse_runtime.metrics import (
     MISS,
     hard_negative_rate,
     mean_average_precision_at_k,
+    mean_range,
     phrasing_spread,
+    precisions_at_k,
     ranks_in_subset,
     ranks_of_targets,
     recall_at_k,
@@ -66,6 +68,28 @@ def test_mean_average_precision():
     assert mean_average_precision_at_k(ORDERS, TARGETS, 6) == pytest.approx((1 / 3 + 1) / 3 * 100)
     # k = 1 with two right answers: the best possible is one, so the divisor is 1.
     assert mean_average_precision_at_k(ORDERS[:1], [{3, 4}], 1) == pytest.approx(100)
+
+
+def test_an_answer_that_is_listed_twice_counts_once():
+    # CIRCO's and SEARLE's divisor would be min(6, 3): (1/3 + 2/6) / 3.
+    assert mean_average_precision_at_k(ORDERS[:1], [[4, 2, 4]], 6) == pytest.approx(100 / 3)
+
+
+def test_precision():
+    # A at 3: one right of three. Of ten, as many are counted as the ranking has; the divisor stays ten.
+    assert precisions_at_k(ORDERS, TARGETS, 3).tolist() == pytest.approx([1 / 3, 1 / 3, 0])
+    assert precisions_at_k(ORDERS, TARGETS, 10).tolist() == pytest.approx([0.2, 0.1, 0])
+
+
+def test_queries_that_flip_in_opposite_directions_do_not_cancel():
+    # Two queries of two phrasings: one is found by the first alone, one by the second alone. R@1 by position is 50, 50.
+    assert phrasing_spread([50.0, 50.0]) == 0.0
+    assert mean_range([np.array([1.0, 0.0]), np.array([0.0, 1.0])]) == pytest.approx(100)
+    # PinPoint's ling_sens_range of P@10, six phrasings and one: (0.4 - 0.1); a query told once is not of the mean.
+    six = np.array([0.4, 0.3, 0.1, 0.2, 0.4, 0.4])
+    assert mean_range([six, np.array([0.9])]) == pytest.approx(30)
+    assert mean_range([six, np.array([0.5, 0.5])]) == pytest.approx(15)
+    assert mean_range([np.array([0.9])]) is None
 
 
 def test_hard_negatives_count_over_all_queries():

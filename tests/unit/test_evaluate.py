@@ -255,7 +255,7 @@ def test_query_sets_are_scored_by_split(tmp_path):
     assert found["all"]["incomplete"]["queries_dropped"] == 1
     assert found["mine-val"]["incomplete"] is None
     assert list(evaluate_query_set(NumberScorer(), tmp_path, split="val").to_json()["protocols"]) == ["mine"]
-    with pytest.raises(DataError, match="no queries on split 'train'"):
+    with pytest.raises(DataError, match="no queries on split 'train'; can be scored: "):
         evaluate_query_set(NumberScorer(), tmp_path, split="train")
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime")
 from nsfse.data.drawn import DrawnSource
 from nsfse.encoded import encode_pictures, source_images
 from nsfse.evaluate import Evaluation, evaluate, pictures_of
-from nsfse.evaluation_page import evaluation_page
+from nsfse.evaluation_page import _about, evaluation_page
 from nsfse.examining import HITS, _Samples, examine
 from nsfse.scorer import open_scorer
 from nsfse_runtime.errors import OutputError
@@ -127,7 +127,9 @@ def written(ranked, path):
     """Write the page of what was ranked; its pictures are white."""
     results = [result for result, _, _ in ranked]
     image_only = replace(results[0], mode="image-only")
-    evaluation_page(Evaluation("f" * 64, (*results, image_only), {}), [each for _, each, _ in ranked], white, path)
+    summary = {"fashioniq-VAL": {"R@10": None, "R@50": None, "categories": 2, "expected": 3, "missing": ["dress"]}}
+    found = Evaluation("f" * 64, (*results, image_only), summary, ("bare",), reasons={"bare": "no list names it"})
+    evaluation_page(found, [each for _, each, _ in ranked], white, path)
     return results
 
 
@@ -144,6 +146,12 @@ def test_the_page_holds_all_and_loads_nothing(ranked, scorer, tmp_path):
             row = re.search(f'<th scope="row">{kind}</th><td>{scores["queries"]}</td><td>([\\d.]+)<', bare)
             assert row and row[1] == f"{scores['R@1']:.1f}"
     assert bare.count('role="img"') == 2 and f"t = {scorer.boundaries.cross:.2f}" in bare
+    assert "no mean: 2 of 3 categories (no dress)" in bare and "bare is not scored: no list names it" in bare
+    assert f"<dt>phrasing sensitivity, P@10</dt><dd>{first.scores['phrasing_sensitivity_P@10']:.1f}" in bare
+    texts = {"count": 4, "with_unknown_word": 1, "longer_than_read": 2, "words_read": 24}
+    about = _about(replace(first, texts=texts))
+    assert "1 of 4 texts (25.0 %) has a word that the model does not know" in about
+    assert "2 of 4 texts (50.0 %) are longer than the 24 words that the model reads" in about
     assert "image-only" in bare and "a hard negative" in bare and "without " in bare and "not like" in bare
     assert 'class="mismatched"' in bare and 'class="right' in bare
 

@@ -91,17 +91,26 @@ def test_an_evaluation_prints_what_is_documented(shelf, capsys, tmp_path):
 
 def test_what_public_data_sets_add_is_documented():
     query = Triplet("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)))
-    toy = Protocol("cirr-toy", "rc2", tuple("01234567"), (query,), ks=(1, 5, 10, 50), missing=2, missing_ids=("8",))
+    lost = (replace(query, targets=("9",)), replace(query, reference="8"))
+    toy = Protocol(
+        "cirr-toy", "rc2", tuple("01234567"), (query, *lost), ks=(1, 5, 10, 50), missing=2, missing_ids=("8",)
+    )
     result = evaluate(NumberScorer(), toy, number_images)
     hidden = replace(toy, name="test", queries=(replace(query, targets=()),))
     every = Evaluation(
         "0" * 64,
         (result, evaluate(NumberScorer(), hidden, number_images)),
-        {"fashioniq": {"R@10": 1.0, "R@50": 2.0, "categories": 3}},
+        {
+            "fashioniq": {"R@10": 1.0, "R@50": 2.0, "categories": 3, "expected": 3, "missing": []},
+            "fashioniq-VAL": {"R@10": None, "R@50": None, "categories": 2, "expected": 3, "missing": ["dress"]},
+        },
         skipped=("none",),
+        reasons={"none": "the annotations hold no query of it"},
     )
     found = json.loads(to_json(every.to_json()))
-    assert {"headline", "R_subset@1", "soft_R@1"} <= set(found["protocols"]["cirr-toy"])
+    assert {"headline", "R_subset@1", "soft_R@1", "soft_R_subset@1"} <= set(found["protocols"]["cirr-toy"])
+    assert len(found["protocols"]["cirr-toy"]["incomplete"]["left_out"]) == 2
+    assert found["protocols"]["cirr-toy"]["odd_queries"]
     check("evaluate", found)
 
 
@@ -112,7 +121,7 @@ def test_the_examples_fit_and_every_field_is_told(command):
     check(command, json.loads(example))
     names = re.findall(r'"properties": \{|"(\w+)": \{', json.dumps(schema(command)))
     fields = {name for name in names if name} - {"items", "properties", "patternProperties", "additionalProperties"}
-    structure = {"result", "results", "kind", "percent", "hit", "propertyNames", "defs"}
+    structure = {"result", "results", "kind", "percent", "percent_or_null", "noted", "hit", "propertyNames", "defs"}
     assert [name for name in sorted(fields - structure) if f'"{name}"' not in told and f"`{name}`" not in told] == []
 
 

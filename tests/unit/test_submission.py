@@ -1,11 +1,12 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
 
 from nsfse.data import Protocol, Triplet
 from nsfse.evaluate import evaluate
-from nsfse.submission import submission_faults, write_submission
+from nsfse.submission import check_split, submission_faults, write_submission
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 from tests.unit.number_scorer import NumberScorer, number_images
 
@@ -40,7 +41,7 @@ def test_files_have_the_official_form(result, tmp_path):
     [
         (lambda c: c.update(version="rc1"), "version is 'rc1'"),
         (lambda c: c.update(metric="r@1"), "metric is 'r@1'"),
-        (lambda c: c.pop("1001"), "1 pairs are not answered, such as 1001"),
+        (lambda c: c.pop("1001"), "1 pair is not answered, such as 1001"),
         (lambda c: c.update({"7": []}), "pair 7 is not one of the split"),
         (lambda c: c["1000"].pop(), "pair 1000: 49 names, not 50"),
         (lambda c: c["1000"].__setitem__(3, c["1000"][4]), "a name occurs twice"),
@@ -78,6 +79,78 @@ def test_an_incomplete_gallery_writes_nothing(tmp_path):
     with pytest.raises(DataError, match="would be refused"):
         write_submission(evaluate(NumberScorer(60), small, number_images), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def nothing_written(protocol, folder, match):
+    """Refused before it is ranked, and when it is written; no file is left, and no folder made."""
+    with pytest.raises(DataError, match=match):
+        check_split(protocol)
+    with pytest.raises(DataError, match=match):
+        write_submission(evaluate(NumberScorer(60), protocol, number_images), folder)
+    assert not folder.exists()
+
+
+def test_two_pairs_of_one_pairid_are_both_named(tmp_path):
+    twice = replace(TEST1, queries=(*QUERIES[:2], replace(QUERIES[2], pairid="1000")))
+    nothing_written(
+        twice, tmp_path / "out", r"pairid 1000 is that of pair 1 \(reference 0\) and of pair 3 \(reference 2\)"
+    )
+
+
+@pytest.mark.parametrize("pairid", ["metric", "version", "", "1.0", "-1", "True", "a1", "\u0661", " 7"])
+def test_a_pairid_is_an_integer(tmp_path, pairid):
+    spoilt = replace(TEST1, queries=(replace(QUERIES[0], pairid=pairid), *QUERIES[1:]))
+    nothing_written(spoilt, tmp_path / "out", "pair 1 has the pairid .* which is not an integer")
+
+
+@pytest.mark.parametrize("members", [(), ("1", "2"), ("0", "1", "2"), ("1", "2", "2"), ("1", "2", "x.png")])
+def test_a_set_of_too_few_refuses_both_files(tmp_path, members):
+    small = replace(TEST1, queries=(replace(QUERIES[0], subset=members), *QUERIES[1:]))
+    nothing_written(small, tmp_path / "out", "pairid 1000: [02] of its image set can be ranked, and 3 are sent")
+
+
+def test_a_gallery_of_fifty_is_too_small(tmp_path):
+    nothing_written(replace(TEST1, gallery=GALLERY[:50]), tmp_path / "out", "50 images, and 50 besides the reference")
+
+
+def test_a_reference_of_no_list_is_found_before_ranking():
+    with pytest.raises(DataError, match="pairid 1001: its reference 1 is in no split list"):
+        check_split(TEST1, ("1",))
+
+
+def test_both_files_are_written_or_none(result, tmp_path):
+    (tmp_path / "recall_subset.json").mkdir()
+    with pytest.raises(OutputError, match="name another folder"):
+        write_submission(result, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["recall_subset.json"]
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_what_was_there_comes_back_where_the_second_fails(result, tmp_path, monkeypatch, before):
+    if before:
+        (tmp_path / "recall.json").write_bytes(before)
+    real = os.replace
+
+    def broken(source, target):
+        if target.name == "recall_subset.json":
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OutputError, match="Permission denied"):
+        write_submission(result, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({"recall.json": before} if before else {})
+
+
+def test_a_pairid_that_a_file_has_twice_is_a_fault(result, tmp_path):
+    file, _ = write_submission(result, tmp_path)
+    text = file.read_text()
+    file.write_text(text[:-1] + ',"1000":' + json.dumps(json.loads(text)["1000"]) + "}")
+    assert submission_faults(file, TEST1) == ["'1000' is there twice"]
+    file.write_text('{"version": "rc2", "metric": ["recall"]}')
+    assert any("metric is ['recall']" in fault for fault in submission_faults(file, TEST1))
+    file.write_text("[" * 100_000)
+    assert submission_faults(file, TEST1)[0].startswith("not JSON")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(result, tmp_path):
