@@ -123,13 +123,13 @@ def test_check_lists_missing_zero_byte_and_broken(fashioniq):
     (fashioniq / "images/C.jpg").write_bytes(b"not a picture")
     report = report_json(FashionIQ(fashioniq).check())
     assert not report["ok"]
-    assert report["missing"] == ["B", "D", "E"]
+    assert report["missing"] == ["B", "C", "D", "E"]
     assert [Path(file).name for file in report["zero_byte"]] == ["B.jpg"]
     assert [Path(fault["file"]).name for fault in report["broken"]] == ["C.jpg"]
-    assert report["counts"]["dress.val.pictures"] == {"found": 2, "expected": 5}
+    assert report["counts"]["dress.val.pictures"] == {"found": 1, "expected": 5}
     assert report["counts"]["dress.val.queries"] == {"found": 2, "expected": 2017}
     json.dumps(report)
-    with pytest.raises(ImageError):
+    with pytest.raises(NotFoundError):
         FashionIQ(fashioniq).load("C", (8, 6))
 
 
@@ -282,11 +282,11 @@ def test_table_jsonl_takes_lists(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("t.csv", "reference,target\na,b\n", "line 2 has no text"),
+        ("t.csv", "reference,target\na,b\n", "line 1 has no column text"),
         ("t.jsonl", '{"reference": "a", "text": "x"}', "line 1 has no target"),
         ("t.jsonl", '{"reference": ["a", "b"], "text": "x", "target": "c"}', "line 1 has no reference"),
-        ("t.jsonl", "[1]", "line 1 is not an object"),
-        ("t.jsonl", "{", "is not a UTF-8 jsonl table"),
+        ("t.jsonl", "[1]", "line 1 is not a JSON object"),
+        ("t.jsonl", "{", "line 1 is not JSON"),
     ],
 )
 def test_table_faults_are_one_line(tmp_path, name, content, complaint):

@@ -11,7 +11,7 @@ def test_drawn_opens_without_a_folder():
     assert source.name == "drawn-easy" and len(source.triplets(0)) == 20
 
 
-@pytest.mark.parametrize(("name", "meant"), [("fashion-iq", "fashioniq"), ("CIRR", "cirr"), ("query_set", "queryset")])
+@pytest.mark.parametrize(("name", "meant"), [("fashion-iq", "fashioniq"), ("CIRRR", "cirr"), ("query_set", "queryset")])
 def test_an_unknown_name_is_told_the_nearest(name, meant):
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         open_source(name, Path())
