@@ -293,9 +293,13 @@ def evaluate(
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
         rest |= {"html": html}
         if dataset:
-            rest |= {"submission": submission} | ({"images": images} if images else {}) | ({"join": join} if join else {})
+            rest |= (
+                {"submission": submission} | ({"images": images} if images else {}) | ({"join": join} if join else {})
+            )
             found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)
         elif join:
+            from nsfse_runtime.errors import UsageError
+
             raise UsageError("--join says how FashionIQ's captions become a text; it goes with --dataset fashioniq")
         else:
             found = evaluate_query_set(scorer, folder, split=split, **rest)

@@ -79,7 +79,7 @@ def _train(
         config.data.source, Path(config.data.folder) if config.data.folder else None, **config.data.options
     )
     if progress and not share.rank:
-        for told in notes_of(source):
+        for told in notes_of(source, training=True):
             progress({"note": told})
     if share.rank:
         share.wait()  # until the first process has made the folder
@@ -142,7 +142,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     seen = [*first, *source.triplets(1)]
     texts = [text for triplet in seen for text in triplet.texts]
     if not texts:
-        why = "; ".join(("", *notes_of(source)))
+        why = "; ".join(("", *notes_of(source, training=True)))
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}{why}; check the data set")
     slips = [slip for triplet in seen for slip in triplet.slips]
     titles = source.titles.values() if isinstance(source, Titled) and config.train.title_weight else ()

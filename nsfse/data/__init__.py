@@ -176,12 +176,21 @@ class Source(typing.Protocol):
 
 
 @typing.runtime_checkable
-class Noting(typing.Protocol):
-    """A source that may have to say what it left out."""
+class Scanned(typing.Protocol):
+    """A source that looks for images through folders."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line each: folders that could not be read, training pairs without a caption."""
+        """Folders and files that could not be looked at, a line each."""
+
+
+@typing.runtime_checkable
+class Selective(typing.Protocol):
+    """A source of given texts, some of which cannot be trained on."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out beside missing images, a line each."""
 
 
 @typing.runtime_checkable
@@ -223,9 +232,10 @@ def held_out(source: Source) -> Protocol | None:
     return source.held_out() if isinstance(source, HoldsOut) else None
 
 
-def notes_of(source: Source) -> tuple[str, ...]:
-    """Return what `source` has to say of what it left out."""
-    return source.notes if isinstance(source, Noting) else ()
+def notes_of(source: Source, training: bool = False) -> tuple[str, ...]:
+    """Return what `source` has to say of what it left out; with `training` also of what training leaves out."""
+    notes = source.notes if isinstance(source, Scanned) else ()
+    return (*notes, *source.left_out) if training and isinstance(source, Selective) else notes
 
 
 def trainable(text: str) -> bool:

@@ -84,10 +84,15 @@ class CIRR:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a run on this data should tell: what was left out, and why."""
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
         silent = sum(not trainable(pair.caption) for pair in self._pairs.get("train", ()))
         said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return self._layout.notes + ((said,) if silent else ())
+        return (said,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -232,9 +237,7 @@ def _judge(pair: _Query, listed: Container[str], faults: Findings, notes: Findin
     if pair.reference not in members:
         faults.add("reference is not a member of its set", "references are not members of their set", entry)
     if any(member not in listed for member in members):
-        faults.add(
-            "pair has a member that is not in its split", "pairs have a member that is not in their split", entry
-        )
+        faults.add("pair has a member outside its split", "pairs have a member outside their split", entry)
     for target in pair.targets:
         if target == pair.reference:
             faults.add("pair has its reference as target", "pairs have their reference as target", entry)
@@ -244,8 +247,8 @@ def _judge(pair: _Query, listed: Container[str], faults: Findings, notes: Findin
             faults.add("target is not a member of its set", "targets are not members of their set", entry)
     if any(name not in listed for name in pair.target_soft):
         faults.add(
-            "pair has a soft target that is not in its split",
-            "pairs have a soft target that is not in their split",
+            "pair has a soft target outside its split",
+            "pairs have a soft target outside their split",
             entry,
         )
     if pair.reference in pair.target_soft:

@@ -56,7 +56,7 @@ class Fashion200K:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a run on this data should tell: what was left out, and why."""
+        """What could not be looked at, a line each."""
         return self._layout.notes
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:

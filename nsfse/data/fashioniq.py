@@ -79,10 +79,15 @@ class FashionIQ:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a run on this data should tell: what was left out, and why."""
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
         silent = sum(not trainable(_all_of(pair.captions)) for c in CATEGORIES for pair in self._answered(c, "train"))
         said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return self._layout.notes + ((said,) if silent else ())
+        return (said,) if silent else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:
@@ -140,7 +145,9 @@ class FashionIQ:
         if path := files.get(f"split.{category}.{split}.json"):
             self._lists[category, split] = tuple(dict.fromkeys(map(image_id, read_json(path, list[Name], "id"))))
         if path := files.get(f"cap.{category}.{split}.json"):
-            read: Sequence[_Query] = read_json(path, list[_Query] if split == "test" else list[_Pair], "pair")
+            read: Sequence[_Query] = read_json(
+                path, list[_Query] if split == "test" else list[_Pair], "pair", "candidate"
+            )
             self._pairs[category, split] = [_with_ids(pair) for pair in read]
 
     def _answered(self, category: str, split: str) -> list[_Pair]:

@@ -80,18 +80,19 @@ class Layout:
         self, group: Sequence["_Listed"], files: Sequence[Path], folders: Collection[str]
     ) -> dict[str, tuple[Path, ...]]:
         """Return name → files that it may be, the best first, for listed names and files of one stem."""
-        exact = [one for one in group if one.folders or one.suffix]
+        placed = [one for one in group if one.folders]
+        bare = [one for one in group if one.suffix and not one.folders]
         ids = [one for one in group if not (one.folders or one.suffix)]
         tails: dict[tuple[str, ...], list[_Listed]] = defaultdict(list)
-        for one in exact if len(exact) > 1 else ():
-            for start in range(len(one.folders) + 1):
-                if start < len(one.folders) or not one.folders:
-                    tails[one.folders[start:]].append(one)
+        for one in placed if len(placed) > 1 else ():
+            for start in range(len(one.folders)):
+                tails[one.folders[start:]].append(one)
         fitting: dict[str, list[tuple[tuple[int, bool], Path]]] = defaultdict(list)
         for path in files:
             top, place = self._place(path)
-            best = exact if len(exact) < 2 else _best((top, *place), path.name, tails)
-            for one in (*best, *ids):
+            within = placed if len(placed) < 2 else _of_place((top, *place), path.name, tails)
+            named = bare if len(bare) < 2 else _of_name(path.name, bare)
+            for one in (*within, *named, *ids):
                 if (fit := one.fit(top, place, path.name, folders)) is not None:
                     fitting[one.name].append((fit, path))
         return {
@@ -277,13 +278,20 @@ def _shared(place: Sequence[str], wanted: Sequence[str]) -> int:
     return next((at for at, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(place), len(wanted)))
 
 
-def _best(place: tuple[str, ...], file: str, tails: Mapping[tuple[str, ...], Sequence[_Listed]]) -> Sequence[_Listed]:
-    """Return the one listed name that fits a file best; none where two fit it alike."""
-    for start in range(len(place) + 1):
+def _of_place(
+    place: tuple[str, ...], file: str, tails: Mapping[tuple[str, ...], Sequence[_Listed]]
+) -> Sequence[_Listed]:
+    """Return the one listed name whose folders a file has most of in common; none where two fit it alike."""
+    for start in range(len(place)):
         if found := tails.get(place[start:]):
-            same = [one for one in found if one.last == _normal(file)] or list(found)
-            return same if len(same) == 1 else ()
+            return found if len(found) == 1 else _of_name(file, found)
     return ()
+
+
+def _of_name(file: str, listed: Sequence[_Listed]) -> Sequence[_Listed]:
+    """Return the one of `listed` that has a file's very name, suffix included; none where there is not one."""
+    same = [one for one in listed if one.last == _normal(file)]
+    return same if len(same) == 1 else ()
 
 
 def _preference(path: Path, empty: Collection[Path]) -> tuple[bool, int, int, str]:

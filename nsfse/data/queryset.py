@@ -77,12 +77,11 @@ class QuerySetSource:
             self._queries.setdefault((row.split, row.protocol), []).append(query)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a run on this data should tell: what was left out, and why."""
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
         silent = sum(not all(map(trainable, query.texts)) for query in self._given())
-        return (f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long",) * (
-            silent > 0
-        )
+        said = f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long"
+        return (said,) if silent else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:

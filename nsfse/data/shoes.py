@@ -57,7 +57,7 @@ class Shoes:
         if not self._lists:
             raise NotFoundError(f"no train_im_names.txt or eval_im_names.txt under {folder}; fetch the official lists")
         path = self._layout.file("relative_captions_shoes.json")
-        self._given = [pair.triplet for pair in read_json(path, list[_Pair], "pair")]
+        self._given = [pair.triplet for pair in read_json(path, list[_Pair], "pair", "ImageName")]
         self._pairs = {split: self._split_pairs(split) for split in self._lists}
         listed = [item for ids in self._lists.values() for item in ids]
         self.images = self._layout.locate(listed)
@@ -65,10 +65,15 @@ class Shoes:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a run on this data should tell: what was left out, and why."""
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
         silent = sum(not trainable(pair.texts[0]) for pair in self._pairs.get("train", ()))
         said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return self._layout.notes + ((said,) if silent else ())
+        return (said,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""

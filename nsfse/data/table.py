@@ -62,10 +62,15 @@ class Table:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a run on this data should tell: what was left out, and why."""
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
         silent = sum(not all(map(trainable, q.texts)) for q in self._queries.get(DEFAULT_SPLIT, ()))
         said = f"{counted(silent, 'training row')} left out: a text is far too long"
-        return self._layout.notes + ((said,) if silent else ())
+        return (said,) if silent else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:
