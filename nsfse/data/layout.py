@@ -284,14 +284,19 @@ def _of_place(
     """Return the one listed name whose folders a file has most of in common; none where two fit it alike."""
     for start in range(len(place)):
         if found := tails.get(place[start:]):
-            return found if len(found) == 1 else _of_name(file, found)
+            return found if _one_image(found) else _of_name(file, found)
     return ()
 
 
 def _of_name(file: str, listed: Sequence[_Listed]) -> Sequence[_Listed]:
     """Return the one of `listed` that has a file's very name, suffix included; none where there is not one."""
     same = [one for one in listed if one.last == _normal(file)]
-    return same if len(same) == 1 else ()
+    return same if _one_image(same) else ()
+
+
+def _one_image(listed: Sequence[_Listed]) -> bool:
+    """Return whether the names are one, spelled in several ways."""
+    return len({(one.folders, one.last) for one in listed}) == 1
 
 
 def _preference(path: Path, empty: Collection[Path]) -> tuple[bool, int, int, str]:

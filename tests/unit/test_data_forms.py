@@ -173,12 +173,13 @@ def facts(source):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_byte_order_mark_and_line_ends_change_nothing(made, tmp_path, name, ending):
     folder = made(name, tmp_path)
-    before = facts(open_source(name, folder))
+    options = {"triplets": 20} if name == "catalogue" else {}
+    before = facts(open_source(name, folder, **options))
     for file in folder.rglob("*"):
         if file.suffix in (".json", ".jsonl", ".txt", ".csv"):
             content = file.read_bytes().replace(b"\n", ending.encode())
             file.write_bytes(codecs.BOM_UTF8 + content)
-    assert facts(open_source(name, folder)) == before
+    assert facts(open_source(name, folder, **options)) == before
 
 
 ODD_MARKS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"

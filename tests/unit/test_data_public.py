@@ -14,7 +14,7 @@ from nsfse.data.fashion200k import Fashion200K, clean_caption, modification
 from nsfse.data.fashioniq import FashionIQ
 from nsfse.data.shoes import Shoes
 from nsfse.data.table import Table
-from nsfse_runtime.errors import DataError, ImageError, NotFoundError, UsageError
+from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))
 official = pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="the official annotations are not here")
