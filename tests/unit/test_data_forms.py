@@ -410,3 +410,29 @@ def test_numbers_are_ids_in_own_tables_and_one_image_is_one_id(tmp_path):
     source = open_source("table", folder / "n.jsonl")
     assert [(t.reference, t.targets) for t in source.triplets(0)] == [("0", ("1",))]
     assert [str(fault) for fault in source.check().faults] == [f"1 row lists a target twice: {folder}/n.jsonl line 2"]
+
+
+def test_training_knows_the_words_of_phrasings_that_its_first_epochs_do_not_tell(tmp_path):
+    pytest.importorskip("torch")
+    from nsfse.config import load_config
+    from nsfse.train import _prepare
+
+    folder = table_csv(tmp_path / "data")
+    texts = [f"word{number}" for number in range(30)]
+    write(folder / "n.jsonl", json.dumps({"reference": "a", "target": "b", "text": texts}))
+    source = open_source("table", folder / "n.jsonl")
+    config = load_config(overrides=["data.source='table'"], data=folder / "n.jsonl")
+    tokenizer = _prepare(tmp_path / "run", config, source, source.triplets(0), resume=False)
+    assert all(tokenizer.knows(text) for text in texts)
+
+
+def test_where_no_training_pair_has_a_caption_the_line_says_so(made, tmp_path):
+    pytest.importorskip("torch")
+    from nsfse.config import load_config
+    from nsfse.train import _prepare
+
+    folder = made("shoes", tmp_path)
+    spoil(folder, SHOES, lambda rows: [{**row, "RelativeCaption": " "} for row in rows])
+    source, config = open_source("shoes", folder), load_config(overrides=["data.source='shoes'"], data=folder)
+    with pytest.raises(DataError, match="no training triplets in .*; 2 training pairs left out: no caption"):
+        _prepare(tmp_path / "run", config, source, source.triplets(0), resume=False)

@@ -3,9 +3,11 @@
 import copy
 import json
 import random
+import tomllib
 
 import pytest
 
+from nsfse.data import phrasing_file
 from nsfse.data.sources import open_source
 from nsfse_runtime.errors import NsfseError
 from tests.unit.data_folders import FOLDERS, table_csv
@@ -126,3 +128,14 @@ def test_only_our_errors_come_from_a_spoiled_file(name, tmp_path):
         finally:
             file.write_bytes(before)
     assert 0 < good < 200
+
+
+def test_only_value_errors_come_from_spoiled_phrasings():
+    rng, told = random.Random("phrasings"), 0
+    tree = tomllib.loads((phrasing_file.FOLDER / "de.toml").read_text("utf-8"))
+    for _ in range(200):
+        try:
+            phrasing_file._read(dict(changed(tree, rng) or {}), "x", ("value", "double"))
+        except ValueError:  # load_phrasings names the file
+            told += 1
+    assert 0 < told < 200

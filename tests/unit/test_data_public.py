@@ -296,6 +296,33 @@ def test_table_faults_are_one_line(tmp_path, name, content, complaint):
 
 
 @official
+def test_official_annotations_hold_no_degenerate_pair_and_37_references_among_soft_targets():
+    fashion, cirr = FashionIQ(ANNOTATIONS / "fashioniq").check(), CIRR(ANNOTATIONS / "cirr").check()
+    assert fashion.faults == cirr.faults == ()
+    assert any(note.startswith("16 pairs have an empty caption: shirt.val pair 1928") for note in fashion.notes)
+    assert any(note.startswith("37 pairs have their own reference among their soft targets: ") for note in cirr.notes)
+    assert any(note.startswith("1 pair has no caption: test1 pair 1387 (pairid 27098)") for note in cirr.notes)
+
+
+@official
+def test_official_captions_joined_as_clip4cir_does():
+    plain, theirs = (
+        [q.texts[0] for p in FashionIQ(ANNOTATIONS / "fashioniq", join=join).protocols("val")[::4] for q in p.queries]
+        for join in ("c1 and c2", "clip4cir")
+    )
+    given = [
+        pair["captions"]
+        for category in ("dress", "shirt", "toptee")
+        for pair in json.loads((ANNOTATIONS / f"fashioniq/captions/cap.{category}.val.json").read_text())
+    ]
+    marks = ".?, "
+    assert theirs == [f"{one.strip(marks).capitalize()} and {two.strip(marks)}" for one, two in given]
+    assert len(theirs) == 6016 and sum(text.startswith(" and ") for text in theirs) == 3
+    assert sum(any(c.strip() != c.strip(marks) for c in pair) for pair in given) == 895
+    assert sum(a.lower() != b.lower() for a, b in zip(plain, theirs, strict=True)) >= 895
+
+
+@official
 def test_official_annotations_give_the_official_counts_without_a_picture():
     for source in (FashionIQ(ANNOTATIONS / "fashioniq"), CIRR(ANNOTATIONS / "cirr")):
         report = source.check()
