@@ -4,9 +4,9 @@ Facts and counts: docs/benchmarks.md.
 """
 
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -149,13 +149,14 @@ class CIRR:
         return self._file(kind, split) in self._layout.files
 
     def _read_list(self, split: str) -> tuple[str, ...]:
-        path = self._layout.file(self._file("split", split))
-        return tuple(dict.fromkeys(map(image_id, read_json(path, Mapping[Name, str] | list[Name], "name"))))
+        form: Any = Mapping[Name, str] | list[Name]
+        names: Iterable[str] = read_json(self._layout.file(self._file("split", split)), form, "name")
+        return tuple(dict.fromkeys(map(image_id, names)))
 
     def _read_pairs(self, split: str) -> list[_Query]:
         path = self._layout.file(self._file("cap", split))
-        form = list[_Query] if split == "test1" else list[_Pair]
-        pairs = [_with_ids(pair) for pair in read_json(path, form, "pair", "pairid")]
+        given: Sequence[_Query] = read_json(path, list[_Query] if split == "test1" else list[_Pair], "pair", "pairid")
+        pairs = [_with_ids(pair) for pair in given]
         first: dict[str, int] = {}
         for number, pair in enumerate(pairs):
             key = str(pair.pairid)

@@ -56,8 +56,12 @@ class Fashion200K:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, a line each."""
-        return self._layout.notes
+        """What could not be looked at, and the test queries left out, a line each."""
+        if all(self._captions["test"].values()) or "test_queries.txt" not in self._layout.files:
+            return self._layout.notes
+        silent = sum(not self._told(pair) for pair in self._test_pairs())
+        said = f"{counted(silent, 'test query', 'test queries')} left out: no description"
+        return (*self._layout.notes, *([said] if silent else []))
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -95,7 +99,7 @@ class Fashion200K:
             for said in dict.fromkeys([*self._twice["test"].get(item, ()), caption]):
                 alike[said].append(item)
         pairs = self._test_pairs()
-        told = [pair for pair in pairs if all(captions[item].split() for item in pair)]
+        told = [pair for pair in pairs if self._told(pair)]
         queries = tuple(self._query(source, target, alike) for source, target in told)
         note = "a hit is any picture with the target's caption; the query picture is excluded"
         if silent := len(pairs) - len(told):
@@ -157,6 +161,10 @@ class Fashion200K:
             pairs.append((items[0], items[1]))
         return pairs
 
+    def _told(self, pair: tuple[str, str]) -> bool:
+        """Return whether both pictures of a test query have a description."""
+        return all(self._captions["test"][item].split() for item in pair)
+
     def _findings(self, pairs: Sequence[tuple[str, str]]) -> tuple[Findings, Findings]:
         """Return what makes entries unfit to be scored, and what only has to be known."""
         faults, notes = Findings(), Findings()
@@ -171,7 +179,7 @@ class Fashion200K:
                 faults.add("path is in both splits", "paths are in both splits", item)
         for number, (source, target) in enumerate(pairs):
             entry = f"query {number} {source}"
-            if not all(self._captions["test"][item].split() for item in (source, target)):
+            if not self._told((source, target)):
                 faults.add("query lacks a description", "queries lack a description", entry)
             if source == target:
                 faults.add("query has its reference as target", "queries have their reference as target", entry)

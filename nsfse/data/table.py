@@ -143,8 +143,8 @@ class Table:
                 self._faults.add("row has its reference as target", "rows have their reference as target", where)
             found.update(dict.fromkeys(targets))
         queries: dict[str, list[Triplet]] = {}
-        for (split, reference, texts), targets in merged.items():
-            queries.setdefault(split, []).append(Triplet(reference, texts, tuple(targets)))
+        for (split, reference, texts), right in merged.items():
+            queries.setdefault(split, []).append(Triplet(reference, texts, tuple(right)))
         return queries
 
     def _listed(self, split: str) -> tuple[str, ...]:

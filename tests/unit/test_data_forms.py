@@ -232,6 +232,7 @@ def test_fashion200k_without_a_description(made, tmp_path):
     (protocol,) = source.protocols("test")
     assert len(protocol.gallery) == 4 and protocol.queries == ()
     assert "2 queries without a description left out" in protocol.note
+    assert source.notes == ("2 test queries left out: no description",)
     assert {t.reference for t in source.triplets(0)} == {path200k(f"a{i}") for i in range(3)}
     lines = [str(fault) for fault in source.check().faults]
     assert lines == [f"2 queries lack a description: query 0 {path200k('b0')}, query 1 {path200k('b1')}"]
@@ -353,6 +354,18 @@ def test_fashioniq_texts_as_clip4cir_joins_them(made, tmp_path):
     assert [q.texts for q in plain.queries] == [("Is RED., and has 0 dots?",), ("x.",), ("y",)]
 
 
+def test_a_score_says_how_captions_were_joined(made, tmp_path, capsys):
+    bundle, folder = str(Path(__file__).parents[1] / "golden/bundle"), made("fashioniq", tmp_path)
+    command = ["evaluate", bundle, str(folder), "--json", "--join", "clip4cir"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--dataset", "FashionIQ"])
+    protocol = json.loads(capsys.readouterr().out)["protocols"]["fashioniq-VAL-dress"]["protocol"]
+    assert stop.value.code in (0, None) and "captions: clip4cir" in protocol["note"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 2 and "--dataset fashioniq" in capsys.readouterr().err
+
+
 def test_the_vocabulary_has_every_text_that_training_may_tell(made, tmp_path):
     for name in ("fashioniq", "table", "queryset"):
         source = open_source(name, made(name, tmp_path))
@@ -434,5 +447,5 @@ def test_where_no_training_pair_has_a_caption_the_line_says_so(made, tmp_path):
     folder = made("shoes", tmp_path)
     spoil(folder, SHOES, lambda rows: [{**row, "RelativeCaption": " "} for row in rows])
     source, config = open_source("shoes", folder), load_config(overrides=["data.source='shoes'"], data=folder)
-    with pytest.raises(DataError, match="no training triplets in .*; 2 training pairs left out: no caption"):
+    with pytest.raises(DataError, match=r"no training triplets in .*; 2 training pairs left out: no caption"):
         _prepare(tmp_path / "run", config, source, source.triplets(0), resume=False)
