@@ -277,6 +277,7 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="A public data set: fashioniq, cirr, fashion200k, shoes.")] = None,
     split: Annotated[str | None, typer.Option(help="The split: val by default with --dataset, else all.")] = None,
     images: Annotated[Path | None, typer.Option(help="Where the pictures of --dataset lie, when elsewhere.")] = None,
+    join: Annotated[str | None, typer.Option(help="How FashionIQ's two captions become a text: clip4cir ...")] = None,
     mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     submission: Annotated[Path | None, typer.Option(help="Folder for CIRR's test-server files.")] = None,
@@ -298,8 +299,14 @@ def evaluate(
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
         rest |= {"html": html}
         if dataset:
-            rest |= {"submission": submission} | ({"images": images} if images else {})
+            rest |= (
+                {"submission": submission} | ({"images": images} if images else {}) | ({"join": join} if join else {})
+            )
             found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)
+        elif join:
+            from nsfse_runtime.errors import UsageError
+
+            raise UsageError("--join says how FashionIQ's captions become a text; it goes with --dataset fashioniq")
         else:
             found = evaluate_query_set(scorer, folder, split=split, **rest)
     _print(found.to_json(), scores_text, as_json)

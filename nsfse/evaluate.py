@@ -211,9 +211,13 @@ def evaluate_dataset(
     `options` are the reader's, such as `images`. CIRR's test split has no answers here: name a folder `submission` for
     the two files of its test server. Raises DataError where the split has no protocol or no pictures.
     """
-    from nsfse.data.sources import open_source
+    from nsfse.data.sources import known_name, open_source
+    from nsfse.progress import say
 
+    name = known_name(name)
     source = open_source(name, folder, **options)
+    for note in data.notes_of(source):
+        say(note)
     protocols = source.protocols(split)
     if not protocols:
         raise DataError(_nothing_to_score(source, split, folder))

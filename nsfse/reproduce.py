@@ -117,7 +117,9 @@ def reproduce(
 
 
 def _open(recipe: Recipe, data: Path, images: Path | None) -> Source:
-    return open_source(recipe.dataset, data, **({"images": images} if images else {}))
+    """Open the data set with the reader's options that training has."""
+    options = {**recipe.config.get("data", {}).get("options", {}), **({"images": images} if images else {})}
+    return open_source(recipe.dataset, data, **options)
 
 
 def _official(dataset: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from nsfse.baselines import build_model
 from nsfse.batches import Pictures, batches
 from nsfse.checkpoint import DECISION, STATES, load_state, read_header, write_file, write_header
 from nsfse.config import Config, ModelConfig
-from nsfse.data import Source, Titled, Triplet
+from nsfse.data import Source, Titled, Triplet, Worded, notes_of
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
 from nsfse.parallel import Share, joined, pick_device
@@ -78,6 +78,9 @@ def _train(
     source = open_source(
         config.data.source, Path(config.data.folder) if config.data.folder else None, **config.data.options
     )
+    if progress and not share.rank:
+        for told in notes_of(source, training=True):
+            progress({"note": told})
     if share.rank:
         share.wait()  # until the first process has made the folder
     triplets = source.triplets(0)
@@ -139,10 +142,12 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     seen = [*first, *source.triplets(1)]
     texts = [text for triplet in seen for text in triplet.texts]
     if not texts:
-        raise DataError(f"{source.name} has no training triplets in {config.data.folder}; check the data set")
+        why = "; ".join(("", *notes_of(source, training=True)))
+        raise DataError(f"{source.name} has no training triplets in {config.data.folder}{why}; check the data set")
     slips = [slip for triplet in seen for slip in triplet.slips]
     titles = source.titles.values() if isinstance(source, Titled) and config.train.title_weight else ()
-    vocabulary = own_tokenizer(config.model) or build_vocabulary(texts, slips=slips, titles=titles)
+    told = [*texts, *(source.training_texts if isinstance(source, Worded) else ())]
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(told, slips=slips, titles=titles)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})

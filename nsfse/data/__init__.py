@@ -10,10 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.features import Pixels
+from nsfse_runtime.text import MAX_CHARACTERS
 
-__all__ = ["CheckReport", "Claim", "Pixels", "Protocol", "Source", "Triplet", "gallery_digest", "load_picture"]
+if typing.TYPE_CHECKING:
+    from nsfse.data.degenerate import Finding
+
+__all__ = [
+    "CheckReport",
+    "Claim",
+    "Pixels",
+    "Protocol",
+    "Source",
+    "Triplet",
+    "gallery_digest",
+    "load_picture",
+    "notes_of",
+    "trainable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,7 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `nsfse data check` found: counts by name against the official ones, and files missing or broken."""
+    """What `nsfse data check` found: counts by name against the official ones, files missing or broken, odd entries."""
 
     name: str
     counts: Mapping[str, int]
@@ -113,6 +128,10 @@ class CheckReport:
     broken: tuple[tuple[str, str], ...] = ()
     """(file, one-line reason)."""
     notes: tuple[str, ...] = ()
+    faults: tuple["Finding", ...] = ()
+    """Entries of the annotations that cannot be scored as they stand."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(folder or file, reason) of what could not be looked at; what is missing for it is in `missing`."""
 
     @property
     def differing(self) -> dict[str, tuple[int, int]]:
@@ -121,8 +140,8 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether all is there, readable and of the official size."""
-        return not (self.missing or self.broken or self.differing)
+        """Whether all is there, readable, of the official size and fit to be scored."""
+        return not (self.missing or self.broken or self.differing or self.faults)
 
 
 class Source(typing.Protocol):
@@ -157,6 +176,33 @@ class Source(typing.Protocol):
 
 
 @typing.runtime_checkable
+class Scanned(typing.Protocol):
+    """A source that looks for images through folders."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Folders and files that could not be looked at, a line each."""
+
+
+@typing.runtime_checkable
+class Selective(typing.Protocol):
+    """A source of given texts, some of which cannot be trained on."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out beside missing images, a line each."""
+
+
+@typing.runtime_checkable
+class Worded(typing.Protocol):
+    """A source that tells a pair in one of several given texts, another one each epoch."""
+
+    @property
+    def training_texts(self) -> tuple[str, ...]:
+        """Every text that training may tell: the vocabulary needs the words of all."""
+
+
+@typing.runtime_checkable
 class Described(typing.Protocol):
     """A source that knows what is in its pictures."""
 
@@ -186,6 +232,17 @@ def held_out(source: Source) -> Protocol | None:
     return source.held_out() if isinstance(source, HoldsOut) else None
 
 
+def notes_of(source: Source, training: bool = False) -> tuple[str, ...]:
+    """Return what `source` has to say of what it left out; with `training` also of what training leaves out."""
+    notes = source.notes if isinstance(source, Scanned) else ()
+    return (*notes, *source.left_out) if training and isinstance(source, Selective) else notes
+
+
+def trainable(text: str) -> bool:
+    """Return whether a text can be trained on: it is not blank, and a tokenizer takes its length."""
+    return bool(text.strip()) and len(text) <= MAX_CHARACTERS
+
+
 def load_picture(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:
     """Return picture `item` [H, W, 3] fitted to `size` (H, W).
 
@@ -194,8 +251,11 @@ def load_picture(images: Mapping[str, Path], item: str, size: tuple[int, int]) -
     from nsfse_runtime.images import load_image
 
     if item not in images:
-        raise NotFoundError(f"no picture for {item!r}; run `nsfse data check` on the data set to list what is missing")
-    return load_image(images[item], size)
+        raise NotFoundError(f"no image for {item!r}; run `nsfse data check` on the data set to list what is missing")
+    try:
+        return load_image(images[item], size)
+    except ImageError as error:
+        raise ImageError(f"{error}; fetch or convert it, or delete the file to go on without the image") from error
 
 
 def gallery_digest(gallery: Sequence[str]) -> str:

@@ -180,9 +180,9 @@ class CatalogueSource:
         counts = {f"{split or 'all'}.pictures": len(self.items(split)) for split in splits}
         expected = {f"{split or 'all'}.pictures": len(self._table.of_split(split)) for split in splits}
         layout = scan(self._images_folder or self._folder)
-        broken = broken_pictures(list(self.images.values()), layout)
+        broken = broken_pictures(list(self.images.values()), layout, self._table.dead)
         note = f"attributes: {', '.join(self.attributes)}"
-        return CheckReport(self.name, counts, expected, self.missing, broken, (note,))
+        return CheckReport(self.name, counts, expected, self.missing, broken, (note,), (), layout.skipped)
 
     def _training_ids(self, split: str) -> tuple[str, ...]:
         """Return the ids of the training split; all where the table names no splits."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfse.data import CheckReport
+from nsfse.data.layout import EMPTY, counted
 
 __all__ = ["check_dataset", "report_json", "report_lines"]
 
@@ -21,7 +22,7 @@ def check_dataset(name: str, folder: Path, **options: Any) -> CheckReport:
 
 def report_json(report: CheckReport) -> dict[str, Any]:
     """Return the report as JSON-able values, with the whole list of missing ids and of broken files."""
-    zero = [file for file, reason in report.broken if reason == "0 bytes"]
+    zero = [file for file, reason in report.broken if reason == EMPTY]
     return {
         "schema_version": 1,
         "dataset": report.name,
@@ -29,7 +30,9 @@ def report_json(report: CheckReport) -> dict[str, Any]:
         "counts": {key: {"found": n, "expected": report.expected.get(key)} for key, n in _all_counts(report).items()},
         "missing": list(report.missing),
         "zero_byte": zero,
-        "broken": [{"file": file, "reason": reason} for file, reason in report.broken if reason != "0 bytes"],
+        "broken": [{"file": file, "reason": reason} for file, reason in report.broken if reason != EMPTY],
+        "faults": [{"what": fault.many, "entries": list(fault.entries)} for fault in report.faults],
+        "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
         "notes": list(report.notes),
     }
 
@@ -39,9 +42,16 @@ def report_lines(report: CheckReport, names: int = 5) -> list[str]:
     counts = _all_counts(report)
     width = max((len(key) for key in counts), default=0)
     lines = [_count_line(report, key, width, n) for key, n in counts.items()]
-    lines += _listed("missing pictures", list(report.missing), names)
-    lines += _listed("broken files", [f"{file}: {reason}" for file, reason in report.broken], names)
-    return [*lines, *report.notes, f"{report.name}: {'complete' if report.ok else 'not complete'}"]
+    lines += _listed("missing image", list(report.missing), names)
+    lines += _listed("broken file", [f"{file}: {reason}" for file, reason in report.broken], names)
+    lines += _listed("unread place", [f"{path}: {reason}" for path, reason in report.skipped], names)
+    lines += map(str, report.faults)
+    verdict = "complete" if report.ok else "not complete" if _incomplete(report) else "complete, with faulty entries"
+    return [*lines, *report.notes, f"{report.name}: {verdict}"]
+
+
+def _incomplete(report: CheckReport) -> bool:
+    return bool(report.missing or report.broken or report.differing)
 
 
 def _all_counts(report: CheckReport) -> dict[str, int]:
@@ -60,4 +70,4 @@ def _listed(what: str, names: list[str], limit: int) -> list[str]:
     if not names:
         return []
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return [f"{len(names)} {what}: {', '.join(names[:limit])}{rest}"]
+    return [f"{counted(len(names), what)}: {', '.join(names[:limit])}{rest}"]

@@ -4,12 +4,16 @@ Facts and counts: docs/benchmarks.md.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
-from nsfse.data.layout import absent, broken_pictures, read_json, scan
+import msgspec
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data.degenerate import Anything, Findings
+from nsfse.data.layout import absent, broken_pictures, counted, image_id, scan
+from nsfse.data.reading import Name, read_json
 from nsfse_runtime.errors import DataError, NotFoundError
 
 __all__ = ["CIRR", "OFFICIAL"]
@@ -26,11 +30,41 @@ OFFICIAL: Mapping[str, int] = {
 }
 """The official counts by `split.what` (docs/benchmarks.md)."""
 
+_SERVER_KEYS = ("version", "metric")
+"""Keys of the test server's files beside the pairids."""
+
+Weight = Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+class _ImageSet(msgspec.Struct, frozen=True):
+    members: tuple[Name, ...]
+
+
+class _Query(msgspec.Struct, frozen=True):
+    """A pair of cap.rc2.test1.json."""
+
+    pairid: int | Name
+    reference: Name
+    caption: str
+    img_set: _ImageSet
+    target_hard: Name | None = None
+    target_soft: Mapping[Name, Weight] = {}
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target_hard,) if self.target_hard else ()
+
+
+class _Pair(_Query, frozen=True, kw_only=True):
+    """A pair of cap.rc2.train.json or cap.rc2.val.json."""
+
+    target_hard: Name
+
 
 class CIRR:
     """CIRR rc2; `test` is accepted for `test1`.
 
-    `folder` holds `cap.rc2.*.json` and `split.rc2.*.json` in any depth; pictures lie anywhere under it or under
+    `folder` holds `cap.rc2.*.json` and `split.rc2.*.json` in any depth; images lie anywhere under it or under
     `images`: `train/34/x.png`, `train/x.png` or all in one folder, .png or .jpg.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """
@@ -40,13 +74,25 @@ class CIRR:
     def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
         self._layout = scan(folder, *([images] if images else []))
         self._seed = seed
-        self._lists = {s: tuple(self._annotation("split", s)) for s in SPLITS if self._has("split", s)}
+        self._lists = {s: self._read_list(s) for s in SPLITS if self._has("split", s)}
         self._pairs = {s: self._read_pairs(s) for s in SPLITS if self._has("cap", s)}
         if not self._lists:
             raise DataError(f"no split.rc2.SPLIT.json under {folder}; give the folder of the official annotations")
         listed = [item for ids in self._lists.values() for item in ids]
         self.images = self._layout.locate(listed)
         self.missing = absent(listed, self.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        silent = sum(not trainable(pair.caption) for pair in self._pairs.get("train", ()))
+        said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
+        return (said,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -57,7 +103,7 @@ class CIRR:
         return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
 
     def triplets(self, epoch: int) -> list[Triplet]:
-        """Return the training pairs in a seeded shuffle, those with a missing picture left out.
+        """Return the training pairs in a seeded shuffle, those without a picture or a caption left out.
 
         Soft targets of full weight are right answers too. Raises NotFoundError where the train captions are absent.
         """
@@ -65,9 +111,10 @@ class CIRR:
             raise NotFoundError(
                 f"no cap.rc2.train.json under {self._layout.roots[0]}; CIRR cannot be trained on without it"
             )
-        pairs = [p for p in self._pairs["train"] if p["reference"] in self.images and p["target_hard"] in self.images]
+        pairs = [p for p in self._pairs["train"] if trainable(p.caption)]
+        pairs = [p for p in pairs if p.reference in self.images and p.target_hard in self.images]
         random.Random(f"{self._seed}/{epoch}").shuffle(pairs)
-        return [Triplet(p["reference"], (p["caption"],), _right_answers(p), pairid=str(p["pairid"])) for p in pairs]
+        return [Triplet(p.reference, (p.caption,), _right_answers(p), pairid=str(p.pairid)) for p in pairs]
 
     def protocols(self, split: str) -> list[Protocol]:
         """Return the split's protocol: R@1, 5, 10, 50, R_subset@1, 2, 3 and soft recall, the reference removed."""
@@ -81,7 +128,7 @@ class CIRR:
         return [Protocol(f"cirr-{split}", "rc2", gallery, queries, True, (1, 5, 10, 50), note, len(missing), missing)]
 
     def check(self) -> CheckReport:
-        """Count pairs, listed images and pictures per split; decode every picture."""
+        """Count pairs, listed images and pictures per split; name odd pairs; decode every picture."""
         counts: dict[str, int] = {}
         expected = dict(OFFICIAL)
         for split, listed in self._lists.items():
@@ -90,8 +137,10 @@ class CIRR:
             counts[f"{split}.images"] = len(listed)
             counts[f"{split}.pictures"] = len(listed) - len(absent(listed, self.images))
             expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
+        faults, odd = self._findings()
         broken = broken_pictures(sorted(set(self.images.values())), self._layout)
-        return CheckReport(self.name, counts, expected, self.missing, broken, self._notes())
+        notes = (*map(str, odd.all()), *self._notes())
+        return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._layout.skipped)
 
     def _file(self, kind: str, split: str) -> str:
         return f"{kind}.rc2.{split}.json"
@@ -99,15 +148,40 @@ class CIRR:
     def _has(self, kind: str, split: str) -> bool:
         return self._file(kind, split) in self._layout.files
 
-    def _annotation(self, kind: str, split: str) -> Any:
-        return read_json(self._layout.file(self._file(kind, split)))
+    def _read_list(self, split: str) -> tuple[str, ...]:
+        form: Any = Mapping[Name, str] | list[Name]
+        names: Iterable[str] = read_json(self._layout.file(self._file("split", split)), form, "name")
+        return tuple(dict.fromkeys(map(image_id, names)))
 
-    def _read_pairs(self, split: str) -> list[dict[str, Any]]:
-        pairs: list[dict[str, Any]] = self._annotation("cap", split)
-        needed = {"pairid", "reference", "caption", "img_set"} | (set() if split == "test1" else {"target_hard"})
-        if not isinstance(pairs, list) or not all(needed <= pair.keys() for pair in pairs):
-            raise DataError(f"{self._layout.file(self._file('cap', split))} lacks {sorted(needed)}; fetch it again")
+    def _read_pairs(self, split: str) -> list[_Query]:
+        path = self._layout.file(self._file("cap", split))
+        given: Sequence[_Query] = read_json(path, list[_Query] if split == "test1" else list[_Pair], "pair", "pairid")
+        pairs = [_with_ids(pair) for pair in given]
+        first: dict[str, int] = {}
+        for number, pair in enumerate(pairs):
+            key = str(pair.pairid)
+            if first.setdefault(key, number) != number:
+                raise DataError(f"{path}: pairs {first[key]} and {number} have the pairid {key}; fix or fetch it again")
+            if key in _SERVER_KEYS:
+                raise DataError(f"{path}: pair {number}: pairid: {key!r} is a key of the server's files; change it")
+            if bool(pair.targets) != bool(pairs[0].targets):
+                where = f"{path}: pair {number if pairs[0].targets else 0}"
+                raise DataError(f"{where}: target_hard: missing, while other pairs have it; fix or fetch it again")
         return pairs
+
+    def _findings(self) -> tuple[Findings, Findings]:
+        """Return what makes pairs unfit to be scored, and what the official files have too."""
+        faults, notes = Findings(), Findings()
+        met: dict[str, str] = {}
+        for split, pairs in self._pairs.items():
+            listed = frozenset(self._lists[split]) if split in self._lists else Anything()
+            for number, pair in enumerate(pairs):
+                entry = f"{split} pair {number} (pairid {pair.pairid})"
+                _judge(pair, listed, faults, notes, entry)
+                if (other := met.setdefault(str(pair.pairid), split)) != split:
+                    what = f"of the split {other}"
+                    notes.add(f"pairid is also {what}", f"pairids are also {what}", entry)
+        return faults, notes
 
     def _notes(self) -> tuple[str, ...]:
         gone = [self._file(k, s) for k in ("cap", "split") for s in SPLITS if not self._has(k, s)]
@@ -125,18 +199,64 @@ def _official(split: str) -> str:
     return "test1" if split == "test" else split
 
 
-def _query(pair: dict[str, Any]) -> Triplet:
-    reference = pair["reference"]
-    return Triplet(
-        reference=reference,
-        texts=(pair["caption"],),
-        targets=(pair["target_hard"],) if "target_hard" in pair else (),
-        subset=tuple(member for member in pair["img_set"]["members"] if member != reference),
-        soft=tuple(pair.get("target_soft", {}).items()),
-        pairid=str(pair["pairid"]),
+def _with_ids(pair: _Query) -> _Query:
+    """Return a pair whose names are ids, without an image's suffix."""
+    return msgspec.structs.replace(
+        pair,
+        reference=image_id(pair.reference),
+        target_hard=image_id(pair.target_hard) if pair.target_hard else None,
+        target_soft={image_id(name): weight for name, weight in pair.target_soft.items()},
+        img_set=_ImageSet(tuple(map(image_id, pair.img_set.members))),
     )
 
 
-def _right_answers(pair: dict[str, Any]) -> tuple[str, ...]:
-    soft = (name for name, weight in pair.get("target_soft", {}).items() if weight >= 1.0)
-    return tuple(dict.fromkeys([pair["target_hard"], *(name for name in soft if name != pair["reference"])]))
+def _query(pair: _Query) -> Triplet:
+    return Triplet(
+        reference=pair.reference,
+        texts=(pair.caption,),
+        targets=pair.targets,
+        subset=tuple(member for member in pair.img_set.members if member != pair.reference),
+        soft=tuple(pair.target_soft.items()),
+        pairid=str(pair.pairid),
+    )
+
+
+def _right_answers(pair: _Query) -> tuple[str, ...]:
+    soft = (name for name, weight in pair.target_soft.items() if weight >= 1.0)
+    return tuple(dict.fromkeys([*pair.targets, *(name for name in soft if name != pair.reference)]))
+
+
+def _judge(pair: _Query, listed: Container[str], faults: Findings, notes: Findings, entry: str) -> None:
+    """Note what is odd about a pair."""
+    members = pair.img_set.members
+    if pair.reference not in listed:
+        faults.add("reference is not in its split", "references are not in their split", f"{entry} {pair.reference}")
+    if len(members) != 6:
+        faults.add("pair does not have six members", "pairs do not have six members", f"{entry}: {len(members)}")
+    if len(set(members)) < len(members):
+        faults.add("pair has a member twice", "pairs have a member twice", entry)
+    if pair.reference not in members:
+        faults.add("reference is not a member of its set", "references are not members of their set", entry)
+    if any(member not in listed for member in members):
+        faults.add("pair has a member outside its split", "pairs have a member outside their split", entry)
+    for target in pair.targets:
+        if target == pair.reference:
+            faults.add("pair has its reference as target", "pairs have their reference as target", entry)
+        if target not in listed:
+            faults.add("target is not in its split", "targets are not in their split", f"{entry} {target}")
+        if target not in members:
+            faults.add("target is not a member of its set", "targets are not members of their set", entry)
+    if any(name not in listed for name in pair.target_soft):
+        faults.add(
+            "pair has a soft target outside its split",
+            "pairs have a soft target outside their split",
+            entry,
+        )
+    if pair.reference in pair.target_soft:
+        notes.add(
+            "pair has its own reference among its soft targets",
+            "pairs have their own reference among their soft targets",
+            entry,
+        )
+    if not pair.caption.strip():
+        notes.add("pair has no caption", "pairs have no caption", entry)

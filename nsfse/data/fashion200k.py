@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
-from nsfse.data.layout import absent, broken_pictures, read_lines, scan
+from nsfse.data.degenerate import Findings
+from nsfse.data.layout import absent, broken_pictures, counted, scan
+from nsfse.data.reading import read_lines
 from nsfse_runtime.errors import DataError, NotFoundError
 
 __all__ = ["OFFICIAL", "Fashion200K", "clean_caption", "modification"]
@@ -42,6 +44,7 @@ class Fashion200K:
     def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
         self._layout = scan(folder, *([images] if images else []))
         self._seed = seed
+        self._twice: dict[str, dict[str, list[str]]] = {split: {} for split in SPLITS}
         self._captions = {split: self._read_labels(split) for split in SPLITS}
         if not any(self._captions.values()):
             raise DataError(
@@ -50,6 +53,15 @@ class Fashion200K:
         listed = [item for captions in self._captions.values() for item in captions]
         self.images = self._layout.locate(listed)
         self.missing = absent(listed, self.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, and the test queries left out, a line each."""
+        if all(self._captions["test"].values()) or "test_queries.txt" not in self._layout.files:
+            return self._layout.notes
+        silent = sum(not self._told(pair) for pair in self._test_pairs())
+        said = f"{counted(silent, 'test query', 'test queries')} left out: no description"
+        return (*self._layout.notes, *([said] if silent else []))
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -72,7 +84,11 @@ class Fashion200K:
         return [self._sample(source, rng) for source in sources]
 
     def protocols(self, split: str) -> list[Protocol]:
-        """Return TIRG's protocol on the test split: R@1, 10, 50, a hit if the caption is the target's."""
+        """Return TIRG's protocol on the test split: R@1, 10, 50, a hit if the caption is the target's.
+
+        A pair of which one has no description has no modification text: it is left out, and the note says so. A picture
+        that is listed with several descriptions is right for each, and its last one makes the text.
+        """
         if _official(split) != "test" or "test_queries.txt" not in self._layout.files:
             return []
         captions = self._captions["test"]
@@ -80,9 +96,14 @@ class Fashion200K:
         gallery = tuple(item for item in captions if item in self.images)
         alike: dict[str, list[str]] = defaultdict(list)
         for item, caption in captions.items():
-            alike[caption].append(item)
-        queries = tuple(self._query(source, target, alike) for source, target in self._test_pairs())
+            for said in dict.fromkeys([*self._twice["test"].get(item, ()), caption]):
+                alike[said].append(item)
+        pairs = self._test_pairs()
+        told = [pair for pair in pairs if self._told(pair)]
+        queries = tuple(self._query(source, target, alike) for source, target in told)
         note = "a hit is any picture with the target's caption; the query picture is excluded"
+        if silent := len(pairs) - len(told):
+            note += f"; {counted(silent, 'query', 'queries')} without a description left out"
         return [Protocol("fashion200k-tirg", "1", gallery, queries, True, (1, 10, 50), note, len(missing), missing)]
 
     def check(self) -> CheckReport:
@@ -101,30 +122,68 @@ class Fashion200K:
             counts[f"{split}.pictures"] = len(captions) - len(absent(captions, self.images))
             expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
         broken = broken_pictures(sorted(set(self.images.values())), self._layout)
-        notes = () if has_queries else ("absent: test_queries.txt (TIRG's release): nothing can be scored without it",)
-        return CheckReport(self.name, counts, expected, self.missing, broken, notes)
+        faults, odd = self._findings(self._test_pairs() if has_queries else [])
+        notes = [*map(str, odd.all())]
+        if not has_queries:
+            notes.append("absent: test_queries.txt (TIRG's release): nothing can be scored without it")
+        return CheckReport(
+            self.name, counts, expected, self.missing, broken, tuple(notes), faults.all(), self._layout.skipped
+        )
 
     def _read_labels(self, split: str) -> dict[str, str]:
         captions: dict[str, str] = {}
         for category in CATEGORIES:
-            name = f"{category}_{split}_detect_all.txt"
-            for number, line in enumerate(read_lines(self._layout.file(name)) if name in self._layout.files else (), 1):
+            path = self._layout.files.get(f"{category}_{split}_detect_all.txt")
+            for number, line in read_lines(path) if path else ():
                 fields = line.split("\t")
-                if len(fields) != 3:
+                if len(fields) < 3 or not fields[0].strip():
                     raise DataError(
-                        f"{name} line {number} is not path, score and description with tabs; fetch it again"
+                        f"{path} line {number} is not path, score and description with tabs; fix or fetch it again"
                     )
-                captions[fields[0]] = clean_caption(fields[2])
+                item = fields[0].strip()
+                if item in captions:
+                    self._twice[split].setdefault(item, []).append(captions[item])
+                captions[item] = clean_caption(fields[2])
         return captions
 
     def _test_pairs(self) -> list[tuple[str, str]]:
+        path = self._layout.file("test_queries.txt")
         pairs: list[tuple[str, str]] = []
-        for number, line in enumerate(read_lines(self._layout.file("test_queries.txt")), 1):
-            source, _, target = line.strip().partition(" ")
-            if source not in self._captions["test"] or target.strip() not in self._captions["test"]:
-                raise DataError(f"test_queries.txt line {number} is not two paths of the test labels; fetch it again")
-            pairs.append((source, target.strip()))
+        for number, line in read_lines(path):
+            items = line.split()
+            strange = [item for item in items if item not in self._captions["test"]]
+            if len(items) != 2:
+                raise DataError(f"{path} line {number} is not two paths; fix or fetch it again")
+            if strange:
+                raise DataError(
+                    f"{path} line {number} names {strange[0]}, which no test label file lists; fetch both again"
+                )
+            pairs.append((items[0], items[1]))
         return pairs
+
+    def _told(self, pair: tuple[str, str]) -> bool:
+        """Return whether both pictures of a test query have a description."""
+        return all(self._captions["test"][item].split() for item in pair)
+
+    def _findings(self, pairs: Sequence[tuple[str, str]]) -> tuple[Findings, Findings]:
+        """Return what makes entries unfit to be scored, and what only has to be known."""
+        faults, notes = Findings(), Findings()
+        for split, captions in self._captions.items():
+            for item, caption in captions.items():
+                if not caption.split():
+                    notes.add("picture has no description", "pictures have no description", f"{split} {item}")
+            for item in self._twice[split]:
+                faults.add("path is listed twice", "paths are listed twice", f"{split} {item}")
+        for item in self._captions["train"]:
+            if item in self._captions["test"]:
+                faults.add("path is in both splits", "paths are in both splits", item)
+        for number, (source, target) in enumerate(pairs):
+            entry = f"query {number} {source}"
+            if not self._told((source, target)):
+                faults.add("query lacks a description", "queries lack a description", entry)
+            if source == target:
+                faults.add("query has its reference as target", "queries have their reference as target", entry)
+        return faults, notes
 
     def _query(self, source: str, target: str, alike: Mapping[str, Sequence[str]]) -> Triplet:
         captions = self._captions["test"]

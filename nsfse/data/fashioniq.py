@@ -4,12 +4,16 @@ Facts and counts: docs/benchmarks.md. `candidate` in the official files is the r
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
-from nsfse.data.layout import Layout, absent, broken_pictures, read_json, scan
+import msgspec
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data.degenerate import Anything, Findings
+from nsfse.data.layout import absent, broken_pictures, counted, image_id, scan
+from nsfse.data.reading import Name, read_json
 from nsfse_runtime.errors import DataError, UsageError
 
 __all__ = ["CATEGORIES", "OFFICIAL", "FashionIQ"]
@@ -25,28 +29,46 @@ OFFICIAL: Mapping[str, int] = {
 }
 """The official counts by `category.split.what` (docs/benchmarks.md)."""
 
-Join = Literal["c1 and c2", "both orders"]
+Join = Literal["c1 and c2", "both orders", "clip4cir"]
+JOINS = get_args(Join)
+_MARKS = ".?, "
+"""What CLIP4Cir and those after it cut off both ends of a caption."""
+
+
+class _Query(msgspec.Struct, frozen=True):
+    """A pair of the test split: its target is not published."""
+
+    candidate: Name
+    captions: tuple[str, ...]
+
+
+class _Pair(_Query, frozen=True):
+    """A pair of cap.CATEGORY.SPLIT.json."""
+
+    target: Name
 
 
 class FashionIQ:
     """The three categories as one source.
 
-    `folder` holds `captions/cap.*.json` and `image_splits/split.*.json` in any depth; pictures lie anywhere under it
+    `folder` holds `captions/cap.*.json` and `image_splits/split.*.json` in any depth; images lie anywhere under it
     or under `images`: one folder or one per category, `ID.jpg`, `ID.png` or `CATEGORY_ID.jpg`.
-    `join`: one query "c1 and c2" (CLIP4Cir), or both orders, scored as two phrasings (CoSMo, ARTEMIS).
+    `join`: one query "c1 and c2" with the captions as they are; both orders, scored as two phrasings (CoSMo, ARTEMIS);
+    or as CLIP4Cir, SPRC and Bi-BLIP4CIR write it: marks cut off both ends, the first capitalised, "C1 and c2" even
+    where one of them is empty.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """
 
     name = "fashioniq"
 
     def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0, join: Join = "c1 and c2") -> None:
-        if join not in ("c1 and c2", "both orders"):
-            raise UsageError(f"join is {join!r}; it is 'c1 and c2' or 'both orders'")
+        if join not in JOINS:
+            raise UsageError(f"join is {join!r}; it is one of: {', '.join(JOINS)}")
         self._layout = scan(folder, *([images] if images else []))
         self._seed = seed
         self._join = join
         self._lists: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._pairs: dict[tuple[str, str], list[_Query]] = {}
         for category in CATEGORIES:
             for split in SPLITS:
                 self._read(category, split)
@@ -54,6 +76,23 @@ class FashionIQ:
             raise DataError(f"no split.CATEGORY.SPLIT.json under {folder}; give the folder of the official annotations")
         self.images = self._find_pictures()
         self.missing = absent((item for ids in self._lists.values() for item in ids), self.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        silent = sum(not trainable(_all_of(pair.captions)) for c in CATEGORIES for pair in self._answered(c, "train"))
+        said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
+        return (said,) if silent else ()
+
+    @property
+    def training_texts(self) -> tuple[str, ...]:
+        """Every caption that training may tell."""
+        return tuple(c for category in CATEGORIES for pair in self._trained(category) for c in pair.captions)
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -67,77 +106,92 @@ class FashionIQ:
     def triplets(self, epoch: int) -> list[Triplet]:
         """Return the training pairs in a seeded shuffle; a quarter each is told as c1+c2, c2+c1, c1 and c2 (CLIP4Cir).
 
-        Pairs with a missing picture are left out: `missing` and the score's stamp say how many pictures that is.
+        Pairs with a missing picture, and those without a caption, are left out: `missing` and `notes` tell.
         """
         rng = random.Random(f"{self._seed}/{epoch}")
-        pairs = [pair for c in CATEGORIES for pair in self._pairs.get((c, "train"), ())]
-        pairs = [pair for pair in pairs if pair["candidate"] in self.images and pair["target"] in self.images]
+        pairs = [pair for category in CATEGORIES for pair in self._trained(category)]
         rng.shuffle(pairs)
-        return [Triplet(p["candidate"], (_told(p["captions"], rng),), (p["target"],)) for p in pairs]
+        return [Triplet(p.candidate, (_told(p.captions, self._join, rng),), (p.target,)) for p in pairs]
 
     def protocols(self, split: str) -> list[Protocol]:
         """Return, per category, both galleries with the reference removed and kept; none for test (no targets)."""
         found: list[Protocol] = []
         for category in CATEGORIES:
-            pairs = self._pairs.get((category, split), [])
-            if split == "test" or not pairs:
+            pairs = self._answered(category, split)
+            if not pairs:
                 continue
             for gallery, listed in self._galleries(category, split):
                 found += [self._protocol(gallery, category, split, listed, pairs, keep) for keep in (False, True)]
         return found
 
     def check(self) -> CheckReport:
-        """Count queries, galleries and pictures per category and split; decode every picture."""
+        """Count queries, galleries and pictures per category and split; name odd pairs; decode every picture."""
         counts: dict[str, int] = {}
         expected = dict(OFFICIAL)
         for (category, split), ids in self._lists.items():
-            pairs, key = self._pairs.get((category, split), []), f"{category}.{split}"
-            counts[f"{key}.queries"] = len(pairs)
+            key = f"{category}.{split}"
+            counts[f"{key}.queries"] = len(self._pairs.get((category, split), []))
             if split == "val":
                 counts |= {f"{key}.gallery-{name}": len(listed) for name, listed in self._galleries(category, split)}
             counts[f"{key}.pictures"] = len(ids) - len(absent(ids, self.images))
             expected[f"{key}.pictures"] = len(ids)
-        listed_ids = {item for ids in self._lists.values() for item in ids}
-        broken = broken_pictures(
-            sorted({self.images[item] for item in listed_ids if item in self.images}), self._layout
-        )
-        return CheckReport(self.name, counts, expected, self.missing, broken, self._notes())
+        faults, odd = self._findings()
+        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+        notes = (*map(str, odd.all()), *self._notes())
+        return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._layout.skipped)
 
     def _read(self, category: str, split: str) -> None:
-        names = self._layout.files
-        if f"split.{category}.{split}.json" in names:
-            ids = read_json(names[f"split.{category}.{split}.json"])
-            self._lists[category, split] = tuple(dict.fromkeys(ids))
-        if f"cap.{category}.{split}.json" in names:
-            path = names[f"cap.{category}.{split}.json"]
-            pairs = read_json(path)
-            if not isinstance(pairs, list) or not all({"candidate", "captions"} <= pair.keys() for pair in pairs):
-                raise DataError(f"{path} is not a list of {{candidate, captions, target}}; fetch it again")
-            self._pairs[category, split] = pairs
+        files = self._layout.files
+        if path := files.get(f"split.{category}.{split}.json"):
+            self._lists[category, split] = tuple(dict.fromkeys(map(image_id, read_json(path, list[Name], "id"))))
+        if path := files.get(f"cap.{category}.{split}.json"):
+            read: Sequence[_Query] = read_json(
+                path, list[_Query] if split == "test" else list[_Pair], "pair", "candidate"
+            )
+            self._pairs[category, split] = [_with_ids(pair) for pair in read]
+
+    def _answered(self, category: str, split: str) -> list[_Pair]:
+        return [pair for pair in self._pairs.get((category, split), ()) if isinstance(pair, _Pair)]
+
+    def _trained(self, category: str) -> list[_Pair]:
+        pairs = self._answered(category, "train")
+        there = [pair for pair in pairs if pair.candidate in self.images and pair.target in self.images]
+        return [pair for pair in there if trainable(_all_of(pair.captions))]
 
     def _find_pictures(self) -> dict[str, Path]:
-        layout: Layout = self._layout
-        images = layout.locate(item for ids in self._lists.values() for item in ids)
+        images = self._layout.locate(item for ids in self._lists.values() for item in ids)
         for (category, _), ids in self._lists.items():
-            prefixed = layout.locate(f"{category}_{item}" for item in ids if item not in images)
+            prefixed = self._layout.locate(f"{category}_{item}" for item in ids if item not in images)
             images |= {name.removeprefix(f"{category}_"): path for name, path in prefixed.items()}
         return images
 
     def _galleries(self, category: str, split: str) -> list[tuple[str, tuple[str, ...]]]:
         whole = self._lists.get((category, split), ())
-        used = {pair[role] for pair in self._pairs[category, split] for role in ("candidate", "target")}
+        used = {item for pair in self._pairs.get((category, split), ()) for item in _ids(pair)}
         return [("original", whole), ("VAL", tuple(item for item in whole if item in used))]
 
     def _protocol(
-        self, gallery: str, category: str, split: str, listed: tuple[str, ...], pairs: list[dict[str, Any]], keep: bool
+        self, gallery: str, category: str, split: str, listed: tuple[str, ...], pairs: Sequence[_Pair], keep: bool
     ) -> Protocol:
         missing = absent(listed, self.images)
         present = tuple(item for item in listed if item in self.images)
         name = f"fashioniq-{gallery}{'-keepref' if keep else ''}-{category}{'' if split == 'val' else '-' + split}"
-        queries = tuple(Triplet(p["candidate"], _joined(p["captions"], self._join), (p["target"],)) for p in pairs)
+        queries = tuple(Triplet(p.candidate, _joined(p.captions, self._join), (p.target,)) for p in pairs)
         which = "all of the split" if gallery == "original" else "the split's references and targets"
         note = f"gallery: {which}; captions: {self._join}; reference {'kept' if keep else 'removed'}"
         return Protocol(name, "1", present, queries, not keep, (1, 10, 50), note, len(missing), missing)
+
+    def _findings(self) -> tuple[Findings, Findings]:
+        """Return what makes pairs unfit to be scored, and what the official files have too."""
+        faults, notes = Findings(), Findings()
+        for (category, split), pairs in self._pairs.items():
+            seen: set[_Pair] = set()
+            ids = self._lists.get((category, split))
+            listed = Anything() if ids is None else frozenset(ids)
+            for number, pair in enumerate(pairs):
+                _judge_captions(pair, notes, f"{category}.{split} pair {number}")
+                _judge_images(pair, listed, seen, faults, f"{category}.{split} pair {number}")
+        return faults, notes
 
     def _notes(self) -> tuple[str, ...]:
         gone = [
@@ -151,17 +205,68 @@ class FashionIQ:
         return tuple(notes)
 
 
+def _with_ids(pair: _Query) -> _Query:
+    names = {"candidate": image_id(pair.candidate)}
+    if isinstance(pair, _Pair):
+        names["target"] = image_id(pair.target)
+    return msgspec.structs.replace(pair, **names)
+
+
+def _ids(pair: _Query) -> tuple[str, ...]:
+    return (pair.candidate, pair.target) if isinstance(pair, _Pair) else (pair.candidate,)
+
+
+def _judge_captions(pair: _Query, notes: Findings, entry: str) -> None:
+    said = _spoken(pair.captions)
+    if not said:
+        notes.add("pair has no caption", "pairs have no caption", entry)
+    elif len(said) < len(pair.captions):
+        notes.add("pair has an empty caption", "pairs have an empty caption", entry)
+    if len(pair.captions) != 2:
+        notes.add("pair does not have two captions", "pairs do not have two captions", entry)
+
+
+def _judge_images(pair: _Query, listed: Container[str], seen: set[_Pair], faults: Findings, entry: str) -> None:
+    if pair.candidate not in listed:
+        faults.add("reference is not in its split", "references are not in their split", f"{entry} {pair.candidate}")
+    if not isinstance(pair, _Pair):
+        return
+    if pair.target not in listed:
+        faults.add("target is not in its split", "targets are not in their split", f"{entry} {pair.target}")
+    if pair.target == pair.candidate:
+        faults.add("pair has its reference as target", "pairs have their reference as target", entry)
+    if pair in seen:
+        faults.add("pair is there twice", "pairs are there twice", entry)
+    seen.add(pair)
+
+
 def _spoken(captions: Iterable[str]) -> list[str]:
     return [caption.strip() for caption in captions if caption.strip()]
 
 
-def _joined(captions: Iterable[str], join: Join) -> tuple[str, ...]:
+def _all_of(captions: Iterable[str]) -> str:
+    return " and ".join(_spoken(captions))
+
+
+def _joined(captions: Sequence[str], join: Join) -> tuple[str, ...]:
+    if join == "clip4cir":
+        return (_clip4cir(captions) if captions else "",)
     said = _spoken(captions)
-    one = " and ".join(said)
+    one = _all_of(captions)
     return (one,) if join == "c1 and c2" else (one, " and ".join(reversed(said)))
 
 
-def _told(captions: Iterable[str], rng: random.Random) -> str:
+def _clip4cir(captions: Sequence[str]) -> str:
+    first, *others = (caption.strip(_MARKS) for caption in captions)
+    return " and ".join([first.capitalize(), *others])
+
+
+def _told(captions: Sequence[str], join: Join, rng: random.Random) -> str:
+    """Return a training text: c1 and c2, c2 and c1, c1 or c2, each as `join` writes it."""
     said = _spoken(captions)
-    ways = [" and ".join(said), " and ".join(reversed(said)), said[0], said[-1]]
+    if join == "clip4cir":
+        cut = [caption.strip(_MARKS) for caption in said]
+        ways = [_clip4cir(said), _clip4cir(said[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
+    else:
+        ways = [" and ".join(said), " and ".join(reversed(said)), said[0], said[-1]]
     return rng.choice(ways)

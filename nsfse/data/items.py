@@ -1,12 +1,12 @@
 """The table of items that query sets and catalogues share: `items.csv` with ids, pictures, splits and attributes."""
 
-import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nsfse.data.layout import SUFFIXES
+from nsfse.data.layout import dead_files
+from nsfse.data.reading import SUFFIXES, read_csv
 from nsfse_runtime.errors import DataError, NotFoundError
 
 RESERVED = ("id", "file", "split")
@@ -22,6 +22,8 @@ class ItemTable:
     rows: Mapping[str, Mapping[str, str]]
     splits: Mapping[str, str]
     images: Mapping[str, Path]
+    dead: Mapping[Path, str]
+    """Files that hold no image, with the reason: as missing as no file at all."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -48,43 +50,24 @@ def read_items(folder: Path, table: str = "items.csv", images: Path | None = Non
     rows: dict[str, dict[str, str]] = {}
     splits: dict[str, str] = {}
     found: dict[str, Path] = {}
-    columns, lines = _read_csv(file)
-    for number, row in lines:
+    header, lines = read_csv(file, ("id",), RESERVED)
+    columns = tuple(column for column in header if column not in RESERVED)
+    for where, row in lines:
         item = row["id"]
         if not item:
-            raise DataError(f"{file}:{number} has no id; give each row one")
+            raise DataError(f"{where} has no id; give each row one")
         if item in rows:
-            raise DataError(f"{file}:{number} repeats the id {item!r}; ids must be unique")
-        path = places.find(item, row.get("file", ""), f"{file}:{number}")
+            raise DataError(f"{where} repeats the id {item!r}; ids must be unique")
+        path = places.find(item, row.get("file", ""), where)
         if path:
             found[item] = path
         splits[item] = row.get("split", "")
         rows[item] = {column: row[column] for column in columns}
     if not rows:
         raise DataError(f"{file} has no rows; write one per picture")
-    return ItemTable(file, columns, rows, splits, found)
-
-
-def _read_csv(file: Path) -> tuple[tuple[str, ...], list[tuple[int, dict[str, str]]]]:
-    """Return the attribute columns and (line number, row) of a table, every value stripped."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, strict=True)
-            header = list(reader.fieldnames or ())
-            if "id" not in header:
-                raise DataError(f"{file}:1 has no column id; its columns are: {', '.join(header) or 'none'}")
-            if len(set(header)) < len(header):
-                raise DataError(f"{file}:1 names a column twice; give each its own name")
-            rows = []
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(f"{file}:{reader.line_num} does not have {len(header)} columns like the header")
-                rows.append((reader.line_num, {column: value.strip() for column, value in row.items()}))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num} is not a CSV row: {error}") from error
-    return tuple(column for column in header if column not in RESERVED), rows
+    dead = dead_files(set(found.values()))
+    found = {item: path for item, path in found.items() if path not in dead}
+    return ItemTable(file, columns, rows, splits, found, dead)
 
 
 class _Places:
@@ -92,7 +75,10 @@ class _Places:
 
     def __init__(self, folder: Path, images: Path) -> None:
         self.folder, self.images = folder, images
-        names = os.listdir(images) if images.is_dir() else []
+        try:
+            names = os.listdir(images) if images.is_dir() else []
+        except OSError as error:
+            raise DataError(f"{images} cannot be read: {error.strerror}; check its permissions") from None
         self._by_stem: dict[str, list[str]] = {}
         for name in names:
             stem, dot, suffix = name.rpartition(".")
@@ -107,7 +93,14 @@ class _Places:
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise DataError(f"{where} names the file {file!r} outside the folder; use a path under {self.folder}")
         tried = (self.folder / file, self.images / file)
-        return next((path for path in tried if path.is_file()), None)
+        return next((path for path in tried if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name far too long, a locked folder: there is no image to be had
+        return False
 
 
 def _preference(name: str) -> int:

@@ -61,10 +61,16 @@ def load_phrasings(named: str, needed: Sequence[str] = ()) -> Phrasings:
     try:
         content = path.read_bytes()
         tree = tomllib.loads(content.decode("utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise NotFoundError(f"no phrasings {named!r}; name a TOML file, or one of: {', '.join(LANGUAGES)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path} is not TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except RecursionError:
+        raise DataError(f"{path} is not TOML: it is nested too deeply") from None
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    except (OSError, ValueError):  # no such file, a folder, a name that no file can have
+        raise NotFoundError(f"no phrasings {named!r}; name a TOML file, or one of: {', '.join(LANGUAGES)}") from None
     try:
         own = path.stem if named in LANGUAGES else f"{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}"
         found = _read(tree, own, needed)

@@ -16,15 +16,39 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
+import msgspec
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data.degenerate import Findings
 from nsfse.data.items import ItemTable, read_items
-from nsfse.data.layout import broken_pictures, scan
+from nsfse.data.layout import broken_pictures, counted, scan
+from nsfse.data.reading import Name, read_json_line, read_lines
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
 ANY_SPLIT = "test"
 """Where the queries that name no split are found."""
+
+
+_Id = Name | int
+_Texts = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A line of queries.jsonl; numbers are ids, too."""
+
+    protocol: Name
+    reference: _Id
+    texts: _Texts
+    targets: Annotated[tuple[_Id, ...], msgspec.Meta(min_length=1)]
+    split: str = ""
+    kind: str = ""
+    hard_negatives: tuple[_Id, ...] | None = None
+    more_references: tuple[_Id, ...] | None = None
+    more_texts: tuple[_Texts, ...] | None = None
+    minus_texts: tuple[Name, ...] | None = None
+    minus: tuple[_Id, ...] | None = None
 
 
 class QuerySetSource:
@@ -44,12 +68,25 @@ class QuerySetSource:
         self._seed = seed
         self._queries: dict[tuple[str, str], list[Triplet]] = {}
         galleries: dict[str, frozenset[str]] = {}
-        for where, row in _read_lines(self._file):
-            split = _text(row, "split", where, default="")
-            if split not in galleries:
-                galleries[split] = frozenset(self._table.of_split(split))
-            query = _query(row, where, self._table, galleries[split], split)
-            self._queries.setdefault((split, _text(row, "protocol", where)), []).append(query)
+        self._faults = Findings()
+        for where, row in _read_rows(self._file):
+            if row.split not in galleries:
+                galleries[row.split] = frozenset(self._table.of_split(row.split))
+            query = _query(row, where, self._table, galleries[row.split])
+            _judge(query, self._faults, where)
+            self._queries.setdefault((row.split, row.protocol), []).append(query)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        silent = sum(not all(map(trainable, query.texts)) for query in self._given())
+        said = f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long"
+        return (said,) if silent else ()
+
+    @property
+    def training_texts(self) -> tuple[str, ...]:
+        """Every text that training may tell."""
+        return tuple(text for query in self._given() for text in query.texts)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -67,13 +104,18 @@ class QuerySetSource:
     def triplets(self, epoch: int) -> list[Triplet]:
         """Return the queries of the train split in a seeded shuffle, one text each, incomplete ones left out."""
         rng = random.Random(f"{self._seed}/{epoch}")
-        given = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
+        given = self._given()
         made: list[Triplet] = []
         for query in rng.sample(given, len(given)):
             targets = tuple(item for item in query.targets if item in self.images)
-            if targets and query.plain and query.reference in self.images:
+            if targets and query.reference in self.images and all(map(trainable, query.texts)):
                 made.append(Triplet(query.reference, (rng.choice(query.texts),), targets, kind=query.kind))
         return made
+
+    def _given(self) -> list[Triplet]:
+        """Return the queries of the train split that ask with one picture and one text."""
+        every = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
+        return [query for query in every if query.plain]
 
     def protocols(self, split: str) -> list[Protocol]:
         """Return the protocols of a split; queries that name no split belong to `test`."""
@@ -97,7 +139,7 @@ class QuerySetSource:
         return found
 
     def check(self) -> CheckReport:
-        """Count items and queries, and decode every picture."""
+        """Count items and queries, name odd queries, and decode every picture."""
         counts: dict[str, int] = {}
         expected: dict[str, int] = {}
         for split in dict.fromkeys(self._table.splits.values()):
@@ -108,9 +150,8 @@ class QuerySetSource:
             key = f"{split or 'all'}.queries.{protocol}"
             counts[key] = counts.get(key, 0) + len(queries)
         layout = scan(self._images_folder or self._folder)
-        return CheckReport(
-            self.name, counts, expected, self.missing, broken_pictures(list(self.images.values()), layout)
-        )
+        broken = broken_pictures(list(self.images.values()), layout, self._table.dead)
+        return CheckReport(self.name, counts, expected, self.missing, broken, (), self._faults.all(), layout.skipped)
 
 
 def write_query_set(
@@ -143,40 +184,25 @@ def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value}
 
 
-def _read_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_rows(file: Path) -> Iterator[tuple[str, _Row]]:
     if not file.is_file():
         raise NotFoundError(f"no {file.name} in {file.parent}; it needs one JSON object a line")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{file}:{number} is not JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{file}:{number} is not a JSON object; write one object a line")
-        yield f"{file}:{number}", row
+    for number, line in read_lines(file):
+        where = f"{file}:{number}"
+        yield where, read_json_line(line, _Row, where, "protocol, reference, texts and targets")
 
 
-def _query(row: Mapping[str, Any], where: str, table: ItemTable, gallery: frozenset[str], split: str) -> Triplet:
+def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> Triplet:
     """Return the query of one line; raise DataError where it names what is not there."""
-    reference = _text(row, "reference", where)
-    texts, targets = _texts(row, "texts", where), _texts(row, "targets", where)
-    hard, more, minus, minus_texts = (
-        _texts(row, name, where) if row.get(name) else ()
-        for name in ("hard_negatives", "more_references", "minus", "minus_texts")
-    )
+    reference, targets = str(row.reference), _ids(row.targets)
+    hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.minus)
     for item in (reference, *targets, *hard, *more, *minus):
         if item not in table.rows:
             raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
     for item in targets:
         if item not in gallery:
             raise DataError(
-                f"{where} has the target {item!r}, which is not of its split {split!r}; give both one split"
+                f"{where} has the target {item!r}, which is not of its split {row.split!r}; give both one split"
             )
     if not set(targets) - {reference, *more, *minus}:
         what = (
@@ -185,36 +211,32 @@ def _query(row: Mapping[str, Any], where: str, table: ItemTable, gallery: frozen
             else "its reference as the only target; it is"
         )
         raise DataError(f"{where} has {what} removed from the gallery")
+    if any(len(texts) != len(row.texts) for texts in row.more_texts or ()):
+        raise DataError(
+            f"{where} has more_texts that are not lists of {len(row.texts)}, one text for each of its texts"
+        )
     return Triplet(
         reference,
-        texts,
+        row.texts,
         targets,
         hard,
-        kind=_text(row, "kind", where, default=""),
+        kind=row.kind,
         more_references=more,
-        more_texts=_more_texts(row, where, len(texts)),
-        minus_texts=minus_texts,
+        more_texts=row.more_texts or (),
+        minus_texts=row.minus_texts or (),
         minus=minus,
     )
 
 
-def _more_texts(row: Mapping[str, Any], where: str, phrasings: int) -> tuple[tuple[str, ...], ...]:
-    value = row.get("more_texts") or []
-    found = tuple(_texts({"more_texts": texts}, "more_texts", where) for texts in value if isinstance(value, list))
-    if not isinstance(value, list) or any(len(texts) != phrasings for texts in found):
-        raise DataError(f"{where} has more_texts that are not lists of {phrasings}, one text for each of its texts")
-    return found
+def _ids(items: Sequence[str | int] | None) -> tuple[str, ...]:
+    return tuple(map(str, items or ()))
 
 
-def _text(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
-    value = row.get(name, default)
-    if not isinstance(value, str) or (default is None and not value.strip()):
-        raise DataError(f"{where} has no {name}; give it as text")
-    return value
-
-
-def _texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
-    values: Sequence[Any] = row.get(name) or ()
-    if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
-        raise DataError(f"{where} has no {name}; give a list of one text or more")
-    return tuple(values)
+def _judge(query: Triplet, faults: Findings, entry: str) -> None:
+    """Note what is odd about a query."""
+    if len(set(query.targets)) < len(query.targets):
+        faults.add("query lists a target twice", "queries list a target twice", entry)
+    if not set(query.targets).isdisjoint(query.pictures):
+        faults.add("query has an image of its own as target", "queries have an image of their own as target", entry)
+    if not set(query.targets).isdisjoint(query.hard_negatives):
+        faults.add("query has a target as hard negative", "queries have a target as hard negative", entry)

@@ -5,11 +5,15 @@ Facts: docs/benchmarks.md. In the official file `ImageName` is the target.
 
 import random
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
-from nsfse.data.layout import absent, broken_pictures, read_json, read_lines, scan
-from nsfse_runtime.errors import DataError, NotFoundError
+import msgspec
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data.degenerate import Findings
+from nsfse.data.layout import absent, broken_pictures, counted, image_id, scan
+from nsfse.data.reading import Name, read_json, read_lines
+from nsfse_runtime.errors import NotFoundError
 
 __all__ = ["OFFICIAL", "Shoes"]
 
@@ -22,6 +26,18 @@ OFFICIAL: Mapping[str, int] = {
     "test.queries": 1761,
 }
 """The counts that published work scores on (VAL, ARTEMIS); the captions themselves are 10 751."""
+
+
+class _Pair(msgspec.Struct, frozen=True):
+    """A pair of relative_captions_shoes.json."""
+
+    reference: Name = msgspec.field(name="ReferenceImageName")
+    target: Name = msgspec.field(name="ImageName")
+    caption: str = msgspec.field(name="RelativeCaption")
+
+    @property
+    def triplet(self) -> Triplet:
+        return Triplet(image_id(self.reference), (self.caption.strip(),), (image_id(self.target),))
 
 
 class Shoes:
@@ -40,10 +56,24 @@ class Shoes:
         self._lists = {s: self._names(name) for s, name in LISTS.items() if name in self._layout.files}
         if not self._lists:
             raise NotFoundError(f"no train_im_names.txt or eval_im_names.txt under {folder}; fetch the official lists")
+        path = self._layout.file("relative_captions_shoes.json")
+        self._given = [pair.triplet for pair in read_json(path, list[_Pair], "pair", "ImageName")]
         self._pairs = {split: self._split_pairs(split) for split in self._lists}
         listed = [item for ids in self._lists.values() for item in ids]
         self.images = self._layout.locate(listed)
         self.missing = absent(listed, self.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        silent = sum(not trainable(pair.texts[0]) for pair in self._pairs.get("train", ()))
+        said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
+        return (said,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one picture [H, W, 3] fitted to `size` (H, W)."""
@@ -54,8 +84,8 @@ class Shoes:
         return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
 
     def triplets(self, epoch: int) -> list[Triplet]:
-        """Return the training pairs in a seeded shuffle, those with a missing picture left out."""
-        pairs = self._pairs.get("train", ())
+        """Return the training pairs in a seeded shuffle, those without a picture or a caption left out."""
+        pairs = [pair for pair in self._pairs.get("train", ()) if trainable(pair.texts[0])]
         pairs = [p for p in pairs if p.reference in self.images and p.targets[0] in self.images]
         random.Random(f"{self._seed}/{epoch}").shuffle(pairs)
         return pairs
@@ -72,7 +102,7 @@ class Shoes:
         ]
 
     def check(self) -> CheckReport:
-        """Count pairs, listed images and pictures per split; decode every picture."""
+        """Count pairs, listed images and pictures per split; name odd pairs; decode every picture."""
         counts: dict[str, int] = {}
         expected = dict(OFFICIAL)
         for split, listed in self._lists.items():
@@ -81,29 +111,43 @@ class Shoes:
             counts[f"{split}.pictures"] = len(listed) - len(absent(listed, self.images))
             expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
         broken = broken_pictures(sorted(set(self.images.values())), self._layout)
-        notes = tuple(f"absent: {name}" for split, name in LISTS.items() if split not in self._lists)
-        return CheckReport(self.name, counts, expected, self.missing, broken, notes)
+        faults, odd = self._findings()
+        notes = [*map(str, odd.all())]
+        notes += [f"absent: {name}" for split, name in LISTS.items() if split not in self._lists]
+        return CheckReport(
+            self.name, counts, expected, self.missing, broken, tuple(notes), faults.all(), self._layout.skipped
+        )
 
     def _names(self, name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_item(line) for line in read_lines(self._layout.file(name))))
+        return tuple(dict.fromkeys(image_id(line) for _, line in read_lines(self._layout.file(name))))
 
     def _split_pairs(self, split: str) -> list[Triplet]:
-        path = self._layout.file("relative_captions_shoes.json")
-        try:
-            pairs = [
-                Triplet(
-                    _item(pair["ReferenceImageName"]), (pair["RelativeCaption"].strip(),), (_item(pair["ImageName"]),)
-                )
-                for pair in read_json(path)
-            ]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} lacks ImageName, ReferenceImageName or RelativeCaption; fetch it again") from error
         here = set(self._lists[split])
-        return [pair for pair in pairs if pair.reference in here and pair.targets[0] in here]
+        return [pair for pair in self._given if pair.reference in here and pair.targets[0] in here]
 
-
-def _item(name: str) -> str:
-    return PurePosixPath(name.strip()).stem
+    def _findings(self) -> tuple[Findings, Findings]:
+        """Return what makes pairs unfit to be scored, and what only has to be known."""
+        faults, notes = Findings(), Findings()
+        of = {item: split for split, ids in self._lists.items() for item in ids}
+        seen: set[Triplet] = set()
+        for number, pair in enumerate(self._given):
+            entry, (target,) = f"pair {number}", pair.targets
+            for role, item in (("reference", pair.reference), ("target", target)):
+                if item not in of and len(self._lists) == len(LISTS):
+                    faults.add(f"{role} is in no list", f"{role}s are in no list", f"{entry} {item}")
+            if {of.get(pair.reference), of.get(target)} >= set(LISTS):
+                faults.add("pair lies across both splits", "pairs lie across both splits", entry)
+            if pair.reference == target:
+                faults.add("pair has its reference as target", "pairs have their reference as target", entry)
+            if pair in seen:
+                notes.add("pair is there twice", "pairs are there twice", entry)
+            if not pair.texts[0]:
+                notes.add("pair has no caption", "pairs have no caption", entry)
+            seen.add(pair)
+        both = set(self._lists.get("train", ())) & set(self._lists.get("test", ()))
+        for item in sorted(both):
+            faults.add("image is in both lists", "images are in both lists", item)
+        return faults, notes
 
 
 def _official(split: str) -> str:

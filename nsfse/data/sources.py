@@ -31,14 +31,11 @@ SOURCES: dict[str, Callable[..., Source]] = {
 
 
 def open_source(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Source:
-    """Open a data set by name; `options` are its reader's.
+    """Open a data set by name, in small letters or capitals; `options` are its reader's.
 
     Raises UsageError for an unknown name or option and for a folder too many or too few, and the reader's own errors.
     """
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name.lower(), SOURCES, 1, 0.4)
-        meant = f"; did you mean {near[0]!r}?" if near else ";"
-        raise UsageError(f"unknown data set {name!r}{meant} there are: {', '.join(SOURCES)}")
+    name = known_name(name)
     if name == "drawn" and folder is not None:
         raise UsageError("the drawn catalogue is made in memory and takes no folder; leave it out")
     if name != "drawn" and folder is None:
@@ -47,6 +44,15 @@ def open_source(name: str, folder: str | os.PathLike[str] | None = None, **optio
     if isinstance(options.get("images"), str):  # from TOML
         options["images"] = Path(options["images"])
     return SOURCES[name](**options) if folder is None else SOURCES[name](Path(folder), **options)
+
+
+def known_name(name: str) -> str:
+    """Return a data set's name as SOURCES has it. Raises UsageError for an unknown one, with the nearest."""
+    if name.lower() in SOURCES:
+        return name.lower()
+    near = difflib.get_close_matches(name.lower(), SOURCES, 1, 0.4)
+    meant = f"; did you mean {near[0]!r}?" if near else ";"
+    raise UsageError(f"unknown data set {name!r}{meant} there are: {', '.join(SOURCES)}")
 
 
 def _refuse_unknown(name: str, options: dict[str, Any]) -> None:

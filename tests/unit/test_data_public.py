@@ -14,7 +14,7 @@ from nsfse.data.fashion200k import Fashion200K, clean_caption, modification
 from nsfse.data.fashioniq import FashionIQ
 from nsfse.data.shoes import Shoes
 from nsfse.data.table import Table
-from nsfse_runtime.errors import DataError, ImageError, NotFoundError, UsageError
+from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))
 official = pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="the official annotations are not here")
@@ -123,13 +123,13 @@ def test_check_lists_missing_zero_byte_and_broken(fashioniq):
     (fashioniq / "images/C.jpg").write_bytes(b"not a picture")
     report = report_json(FashionIQ(fashioniq).check())
     assert not report["ok"]
-    assert report["missing"] == ["B", "D", "E"]
+    assert report["missing"] == ["B", "C", "D", "E"]
     assert [Path(file).name for file in report["zero_byte"]] == ["B.jpg"]
     assert [Path(fault["file"]).name for fault in report["broken"]] == ["C.jpg"]
-    assert report["counts"]["dress.val.pictures"] == {"found": 2, "expected": 5}
+    assert report["counts"]["dress.val.pictures"] == {"found": 1, "expected": 5}
     assert report["counts"]["dress.val.queries"] == {"found": 2, "expected": 2017}
     json.dumps(report)
-    with pytest.raises(ImageError):
+    with pytest.raises(NotFoundError):
         FashionIQ(fashioniq).load("C", (8, 6))
 
 
@@ -282,17 +282,44 @@ def test_table_jsonl_takes_lists(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("t.csv", "reference,target\na,b\n", "line 2 has no text"),
+        ("t.csv", "reference,target\na,b\n", "line 1 has no column text"),
         ("t.jsonl", '{"reference": "a", "text": "x"}', "line 1 has no target"),
         ("t.jsonl", '{"reference": ["a", "b"], "text": "x", "target": "c"}', "line 1 has no reference"),
-        ("t.jsonl", "[1]", "line 1 is not an object"),
-        ("t.jsonl", "{", "is not a UTF-8 jsonl table"),
+        ("t.jsonl", "[1]", "line 1 is not a JSON object"),
+        ("t.jsonl", "{", "line 1 is not JSON"),
     ],
 )
 def test_table_faults_are_one_line(tmp_path, name, content, complaint):
     write(tmp_path / name, content)
     with pytest.raises(DataError, match=complaint):
         Table(tmp_path / name)
+
+
+@official
+def test_official_annotations_hold_no_degenerate_pair_and_37_references_among_soft_targets():
+    fashion, cirr = FashionIQ(ANNOTATIONS / "fashioniq").check(), CIRR(ANNOTATIONS / "cirr").check()
+    assert fashion.faults == cirr.faults == ()
+    assert any(note.startswith("16 pairs have an empty caption: shirt.val pair 1928") for note in fashion.notes)
+    assert any(note.startswith("37 pairs have their own reference among their soft targets: ") for note in cirr.notes)
+    assert any(note.startswith("1 pair has no caption: test1 pair 1387 (pairid 27098)") for note in cirr.notes)
+
+
+@official
+def test_official_captions_joined_as_clip4cir_does():
+    plain, theirs = (
+        [q.texts[0] for p in FashionIQ(ANNOTATIONS / "fashioniq", join=join).protocols("val")[::4] for q in p.queries]
+        for join in ("c1 and c2", "clip4cir")
+    )
+    given = [
+        pair["captions"]
+        for category in ("dress", "shirt", "toptee")
+        for pair in json.loads((ANNOTATIONS / f"fashioniq/captions/cap.{category}.val.json").read_text())
+    ]
+    marks = ".?, "
+    assert theirs == [f"{one.strip(marks).capitalize()} and {two.strip(marks)}" for one, two in given]
+    assert len(theirs) == 6016 and sum(text.startswith(" and ") for text in theirs) == 3
+    assert sum(any(c.strip() != c.strip(marks) for c in pair) for pair in given) == 895
+    assert sum(a.lower() != b.lower() for a, b in zip(plain, theirs, strict=True)) >= 895
 
 
 @official

@@ -4,6 +4,7 @@ import pytest
 
 from nsfse.data.sources import SOURCES, open_source
 from nsfse_runtime.errors import NotFoundError, UsageError
+from tests.unit.data_folders import FOLDERS
 
 
 def test_drawn_opens_without_a_folder():
@@ -11,10 +12,16 @@ def test_drawn_opens_without_a_folder():
     assert source.name == "drawn-easy" and len(source.triplets(0)) == 20
 
 
-@pytest.mark.parametrize(("name", "meant"), [("fashion-iq", "fashioniq"), ("CIRR", "cirr"), ("query_set", "queryset")])
+@pytest.mark.parametrize(("name", "meant"), [("fashion-iq", "fashioniq"), ("CIRRR", "cirr"), ("query_set", "queryset")])
 def test_an_unknown_name_is_told_the_nearest(name, meant):
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         open_source(name, Path())
+
+
+@pytest.mark.parametrize("name", ["CIRR", "FashionIQ", "Fashion200K", "Shoes"])
+def test_capitals_are_the_same_name(name, tmp_path):
+    folder = FOLDERS[name.lower()](tmp_path)
+    assert open_source(name, folder).name == name.lower()
 
 
 def test_a_name_like_none_is_told_all():

@@ -92,7 +92,7 @@ def test_wrong_use_is_one_line(capsys, tmp_path):
         load_recipe("cirr-resnet")
     assert run(capsys, "cirr-clip")[0] == 2
     for item in "AB":
-        (tmp_path / f"{item}.jpg").write_bytes(b"x")
+        (tmp_path / f"{item}.jpg").write_bytes(b"\xff\xd8\xff")
     code, _, err = run(capsys, "fashioniq-clip", "--data", bare_fashioniq(tmp_path), "-o", tmp_path / "run")
     assert code == 2 and "--weights" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
