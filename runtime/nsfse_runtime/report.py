@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     Font = FreeTypeFont | BitmapFont
 
-INK, FAINT, PAPER, LINE = "#1b1f24", "#6b7280", "#ffffff", "#d9dde3"
+INK, FAINT, PAPER, LINE, WARN = "#1b1f24", "#6b7280", "#ffffff", "#d9dde3", "#8a5a00"
 GOOD, BAD, GOOD_TINT, BAD_TINT = "#15803d", "#b42318", "#dcf5e4", "#fbe3e0"
 _TONES = {"matched": (GOOD, GOOD_TINT), "mismatched": (BAD, BAD_TINT), "silent": (FAINT, PAPER)}
-_GAP, _MARGIN, _UNDER, _WORD_LINES = 14, 24, 104, 2
+_GAP, _MARGIN, _UNDER, _WORD_LINES, _NOTE_LINES = 14, 24, 104, 2, 6
 _LONGEST = 200
 """Characters of a text that a sheet ever measures: a longer one does not fit in any case."""
 
@@ -38,7 +38,8 @@ def _draw(rows: Sequence[SheetRow], title: str) -> "Image":
     from PIL import Image, ImageDraw
 
     columns = 1 + max((len(row.hits) for row in rows), default=0)
-    step_x, step_y = THUMBNAIL[1] + _GAP, THUMBNAIL[0] + _UNDER
+    under = _UNDER + 15 * _NOTE_LINES * any(row.notes for row in rows)
+    step_x, step_y = THUMBNAIL[1] + _GAP, THUMBNAIL[0] + under
     top = _MARGIN + (44 if title else 0)
     width = 2 * _MARGIN + columns * step_x + _GAP
     sheet = Image.new("RGB", (width, top + max(len(rows), 1) * step_y + 40), PAPER)
@@ -62,6 +63,11 @@ def _draw_query(sheet: "Image", pen: "ImageDraw", row: SheetRow, corner: tuple[i
         pen.text((x, y), line, INK, _font(16))
         y += 20
     pen.text((x, y), _cut(pen, printable(row.note), _font(12), THUMBNAIL[1]), FAINT, _font(12))
+    if row.notes:
+        said = printable("; ".join(row.notes))
+        for line in _wrap(pen, said, _font(12), THUMBNAIL[1] + _GAP, _NOTE_LINES):
+            y += 15
+            pen.text((x, y), line, WARN, _font(12))
     edge = corner[0] + THUMBNAIL[1] + _GAP + _GAP // 2
     pen.line((edge, corner[1], edge, corner[1] + THUMBNAIL[0] + 60), LINE, 1)
 

@@ -102,6 +102,7 @@ class Served:
             trained_on=_source(manifest.trained_on),
             precision=manifest.precision,
             has_confidence=self.model.decision is not None,
+            max_words=manifest.max_words,
             grid=manifest.grid,
         )
 
