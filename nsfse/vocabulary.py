@@ -1,11 +1,13 @@
 """A word vocabulary from the training texts, as a tokenizer.json that the runtime reads."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from nsfse_runtime.errors import TextError
 from nsfse_runtime.text import PADDING, UNKNOWN
+from nsfse_runtime.text import Tokenizer as Reader
 from nsfse_runtime.unicode_text import normalise
 
 SEEN_IN_TITLES = 3  # fewer products do not tell what a word looks like
@@ -40,3 +42,30 @@ def build_vocabulary(
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
     return tokenizer
+
+
+def count_read(tokenizer: Reader, texts: Iterable[str], slips: Iterable[str] = ()) -> dict[str, int]:
+    """Return how many `texts` there are, have unknown words other than `slips`, are cut, and cannot be read at all."""
+    found = {"texts": 0, "texts_with_unknown_words": 0, "texts_cut": 0, "texts_unreadable": 0}
+    known = {normalise(slip).lower() for slip in slips}
+    for text, count in Counter(texts).items():
+        found["texts"] += count
+        try:
+            reading = tokenizer.read(text)
+        except TextError:
+            found["texts_unreadable"] += count
+            continue
+        found["texts_with_unknown_words"] += count * any(word.lower() not in known for word in reading.unknown)
+        found["texts_cut"] += count * bool(reading.unread)
+    return found
+
+
+def read_note(found: Mapping[str, int], max_words: int) -> str:
+    """Return a line on the training texts that the model does not read as they are, "" where there are none."""
+    said = {
+        "texts_with_unknown_words": "have words that the vocabulary lacks",
+        "texts_cut": f"are cut after {max_words} words (model.max_words)",
+        "texts_unreadable": "cannot be read",
+    }
+    parts = [f"{found[name]} {what}" for name, what in said.items() if found.get(name)]
+    return f"of {found['texts']} training texts, {'; '.join(parts)}" if parts else ""

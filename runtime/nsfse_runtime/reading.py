@@ -12,8 +12,8 @@ from nsfse_runtime.text import Reading, Tokenizer
 # Unknown words of these say nothing of what is asked for: without them a text means the same.
 _FUNCTION_WORDS = frozenset(
     "could should would might must shall have having been being were your mine ours their theirs them they "
-    "this that these those there here please kindly thanks thank hello maybe perhaps just really also "
-    "bitte danke hallo vielleicht könnte könntest sollte möchte würde hätte wäre diese dieser dieses diesen "
+    "this that these those there here please kindly thanks thank hello maybe perhaps just really also and "
+    "bitte danke hallo und vielleicht könnte könntest sollte möchte würde hätte wäre diese dieser dieses diesen "
     "meine meinen meiner deine auch wirklich".split()
 )
 NOT_WHOLE = "so no hit has a confidence, and none is called a match"
@@ -22,8 +22,8 @@ NOT_WHOLE = "so no hit has a confidence, and none is called a match"
 class UnknownWord(msgspec.Struct, frozen=True):
     """A word that the vocabulary does not have. It has no effect on the answer.
 
-    `nearest` is the known word that may be meant, None where none is near. `position` is how many of the text's known
-    words, those of the evidence, come before it.
+    `nearest` is the known word that may be meant, None where none is near or the word only makes a sentence whole
+    ("should"). `position` is how many of the text's known words, those of the evidence, come before it.
     """
 
     word: str
@@ -41,10 +41,12 @@ class IgnoredNegation(msgspec.Struct, frozen=True):
 class TextReading(msgspec.Struct, frozen=True, kw_only=True):
     """What was not read of one text of a query, or not followed. `minus` tells a text of `minus_texts`.
 
-    `unread` are the words after the model's limit. `ignored_negation` is None where there is none.
+    `words` is how many words of the evidence are this text's; the evidence has the texts in this order. `unread` are the
+    words after the model's limit. `ignored_negation` is None where there is none.
     """
 
     minus: bool = False
+    words: int = 0
     unknown: tuple[UnknownWord, ...] = ()
     unread: tuple[str, ...] = ()
     ignored_negation: IgnoredNegation | None = None
@@ -75,11 +77,12 @@ def readings(
     found = []
     for at, text in enumerate((*texts, *minus_texts)):  # the order of `asked.texts`
         reading = None if tokenizer is None else tokenizer.read(text)
-        minus = at >= len(texts)
-        ignored = None if minus else negated(asked.tokens[asked.texts[at]], asked.word_weights[asked.texts[at]])
+        minus, words = at >= len(texts), asked.tokens[asked.texts[at]]
+        ignored = None if minus else negated(words, asked.word_weights[asked.texts[at]])
         found.append(
             TextReading(
                 minus=minus,
+                words=len(words),
                 unknown=() if reading is None or tokenizer is None else _unknown(tokenizer, reading),
                 unread=() if reading is None else reading.unread,
                 ignored_negation=None if ignored is None else IgnoredNegation(*ignored),
@@ -99,7 +102,7 @@ def notes_of(found: Iterable[TextReading], max_words: int) -> tuple[str, ...]:
 
 def _unknown(tokenizer: Tokenizer, reading: Reading) -> tuple[UnknownWord, ...]:
     return tuple(
-        UnknownWord(word, tokenizer.nearest(word), position)
+        UnknownWord(word, None if word.lower() in _FUNCTION_WORDS else tokenizer.nearest(word), position)
         for word, position in zip(reading.unknown, reading.positions, strict=True)
     )
 
