@@ -18,10 +18,10 @@ WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’][\p{L}][\p{L}\p{M}]*)*|[^\s\p{L}
 def build_vocabulary(
     texts: Iterable[str], at_least: int = 1, slips: Iterable[str] = (), titles: Iterable[str] = ()
 ) -> Tokenizer:
-    """Return a tokenizer of lower-case words (after `normalise`) seen `at_least` times in `texts`; others become the unknown word.
+    """Return a tokenizer of lower-case words seen `at_least` times in `texts`; others become the unknown word.
 
-    `slips` are words that the texts hold mistyped on purpose: they are not counted. Words of `titles` are kept where
-    SEEN_IN_TITLES of them or more have them.
+    Texts are normalised first, as the runtime does it. `slips` are words that the texts hold mistyped on purpose: they
+    are not counted. Words of `titles` are kept where SEEN_IN_TITLES of them or more have them.
     """
     splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
     normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

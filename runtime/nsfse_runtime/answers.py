@@ -87,7 +87,7 @@ def hits_of(
     struck = asked.struck(pair)
     matches = asked.fulfilled(pair) & ~struck
     confidences = maps = None
-    if decision and targets and asked.reference is not None:
+    if decision and targets and asked.reference is not None and whole:
         confidences = decision.confidences(asked.parts[0], asked.reference, ranking, targets)
         if confidences is not None:
             below = np.nextafter(decision.threshold, 0)

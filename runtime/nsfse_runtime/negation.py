@@ -4,18 +4,23 @@ from collections.abc import Sequence
 
 from nsfse_runtime.features import Floats
 
-_CUES = frozenset(
-    "not no without never none neither nor except excluding minus isn't aren't don't doesn't shouldn't "
-    "remove avoid exclude nicht kein keine keinen keinem keiner keines ohne statt anstatt außer".split()
+
+def words_of(*lines: str) -> frozenset[str]:
+    """Return the words of several lines."""
+    return frozenset(" ".join(lines).split())
+
+
+_CUES = words_of(
+    "not no without never none neither nor except excluding minus isn't aren't don't doesn't shouldn't",
+    "remove avoid exclude nicht kein keine keinen keinem keiner keines ohne statt anstatt außer",
 )
-_PAIRS = frozenset(
-    [("instead", "of"), ("rather", "than"), ("other", "than"), ("different", "than"), ("apart", "from")]
-    + [("drop", "the"), ("lose", "the"), ("skip", "the")]
-    + [("anything", "but"), ("everything", "but"), ("all", "but"), ("anstelle", "von")]
+_PAIRS = words_of(
+    "instead_of rather_than other_than different_than apart_from anything_but everything_but all_but",
+    "drop_the lose_the skip_the anstelle_von",
 )
-_QUANTIFIERS = frozenset("any every all other another different".split())
-_ENDS = frozenset(", ; . : ! ? but and or instead rather aber und oder sondern".split())
-_EMPTY = frozenset("a an the this that these those it one me der die das den dem ein eine einen".split())
+_QUANTIFIERS = words_of("any every all other another different")
+_ENDS = words_of(", ; . : ! ? but and or instead rather aber und oder sondern")
+_EMPTY = words_of("a an the this that these those it one me der die das den dem ein eine einen")
 _REACH = 5  # words after the cue in which what it negates is looked for
 
 
@@ -50,7 +55,7 @@ def _cues(words: Sequence[str]) -> list[tuple[int, int]]:
     for at, word in enumerate(words):
         if word in _CUES:
             found.append((at, at + 1))
-        elif (word, *words[at + 1 : at + 2]) in _PAIRS:
+        elif "_".join(words[at : at + 2]) in _PAIRS:
             found.append((at, at + 2))
         elif words[at + 2 : at + 3] and words[at + 2] in ("but", "than", "except") and word in _QUANTIFIERS:
             found.append((at, at + 3))  # any colour but, a different colour than

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from nsfse_runtime.features import Scorer
-from nsfse_runtime.negation import negated
+from nsfse_runtime.negation import negated, words_of
 from nsfse_runtime.queries import Asked
 from nsfse_runtime.text import Reading, Tokenizer
 
 # Unknown words of these say nothing of what is asked for: without them a text means the same.
-_FUNCTION_WORDS = frozenset(
-    "could should would might must shall have having been being were your mine ours their theirs them they "
-    "this that these those there here please kindly thanks thank hello maybe perhaps just really also and "
-    "bitte danke hallo und vielleicht könnte könntest sollte möchte würde hätte wäre diese dieser dieses diesen "
-    "meine meinen meiner deine auch wirklich".split()
+_FUNCTION_WORDS = words_of(
+    "could should would might must shall have having been being were your mine ours their theirs them they",
+    "this that these those there here please kindly thanks thank hello maybe perhaps just really also and",
+    "bitte danke hallo und vielleicht könnte könntest sollte möchte würde hätte wäre diese dieser dieses diesen",
+    "meine meinen meiner deine auch wirklich",
 )
 NOT_WHOLE = "so no hit has a confidence, and none is called a match"
 
@@ -41,8 +41,8 @@ class IgnoredNegation(msgspec.Struct, frozen=True):
 class TextReading(msgspec.Struct, frozen=True, kw_only=True):
     """What was not read of one text of a query, or not followed. `minus` tells a text of `minus_texts`.
 
-    `words` is how many words of the evidence are this text's; the evidence has the texts in this order. `unread` are the
-    words after the model's limit. `ignored_negation` is None where there is none.
+    `words` is how many words of the evidence are this text's; the evidence has the texts in this order. `unread` are
+    the words after the model's limit. `ignored_negation` is None where there is none.
     """
 
     minus: bool = False

@@ -261,7 +261,7 @@ class Retriever:
             # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
             found = score_rows(self._scorer, asked.all, ranking.rows, fetch) if asked.tokens else None
             pair = asked.combined(found) if found else no_evidence(ranking.scores)
-        decision = self._decision if asked.reference is not None and ranking.pair and whole else None
+        decision = self._decision if asked.reference is not None and ranking.pair else None
         targets = fetch(ranking.rows) if decision or grid else None
         return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, targets, grid, whole=whole)
 

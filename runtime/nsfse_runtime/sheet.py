@@ -112,8 +112,9 @@ def sheet_row(
 ) -> SheetRow:
     """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
 
-    `more` are further pictures of the query, each with what it is there for; `notes` say what of the text was not read. A hit whose file is gone since it was
-    indexed keeps its place without a picture. Raises NotFoundError and ImageError for the query's own pictures.
+    `more` are further pictures of the query, each with what it is there for; `notes` say what of the text was not
+    read. A hit whose file is gone since it was indexed keeps its place without a picture. Raises NotFoundError and
+    ImageError for the query's own pictures.
     """
     from nsfse_runtime.images import load_image
 

@@ -1,7 +1,6 @@
 """Modification text → ids and mask, from a tokenizer.json; training uses it too."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from nsfse_runtime.errors import IntegrityError, NotFoundError, TextError
 from nsfse_runtime.spelling import Speller
-from nsfse_runtime.unicode_text import is_word, normalise
+from nsfse_runtime.unicode_text import is_word, normalise, trimmed
 
 MAX_CHARACTERS = 2000
 UNKNOWN, PADDING = "[UNK]", "[PAD]"
@@ -164,4 +163,4 @@ class _Tokens:
         start = self.offsets[token][0]
         while start and self.text[start - 1].isalnum() and self.text[start].isalnum():
             start -= 1
-        return tuple(word for word in self.text[start:].split() if is_word(word))
+        return tuple(word for each in self.text[start:].split() if is_word(word := trimmed(each)))

@@ -36,3 +36,9 @@ def _shown(letter: str) -> str:
 def is_word(token: str) -> bool:
     """Return whether a token says anything: a letter, a digit or a symbol such as an emoji, not punctuation alone."""
     return any(not unicodedata.category(letter).startswith(_NO_WORD) for letter in token)
+
+
+def trimmed(word: str) -> str:
+    """Return `word` without the punctuation before and after it."""
+    marks = "".join(letter for letter in word if unicodedata.category(letter).startswith("P"))
+    return word.strip(marks)

@@ -112,7 +112,18 @@ def test_the_examples_fit_and_every_field_is_told(command):
     check(command, json.loads(example))
     names = re.findall(r'"properties": \{|"(\w+)": \{', json.dumps(schema(command)))
     fields = {name for name in names if name} - {"items", "properties", "patternProperties", "additionalProperties"}
-    structure = {"result", "results", "kind", "percent", "hit", "propertyNames", "defs", "reading", "unknown_word", "negation"}
+    structure = {
+        "result",
+        "results",
+        "kind",
+        "percent",
+        "hit",
+        "propertyNames",
+        "defs",
+        "reading",
+        "unknown_word",
+        "negation",
+    }
     assert [name for name in sorted(fields - structure) if f'"{name}"' not in told and f"`{name}`" not in told] == []
 
 

@@ -64,6 +64,7 @@ class Served:
         picture = io.BytesIO()
         Image.new("RGB", (8, 8), "grey").save(picture, "PNG")
         text = self._known_text()
+        self.model.tokenizer.nearest(text)  # the first unknown word would wait for the vocabulary's index
         self.retriever.query(picture.getvalue(), text, k=1)
         if ids := self.gallery.ids[:1]:
             self.retriever.query(PictureId(ids[0]), text)

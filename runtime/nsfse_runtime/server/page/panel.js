@@ -99,8 +99,11 @@ export function showUnread(texts, most, on) {
     ...(unread.length ? [[`not read, after the first ${most} words: ${unread.join(" ")}`]] : []),
     ...(ignored ? [[`not followed: “${ignored.phrase}”`, offered(`exclude ${ignored.word}`, () => on.exclude(ignored.word))]] : []),
   ]);
-  find("#unread").replaceChildren(...lines.map((parts) => make("li", {}, ...parts.flatMap((part) => [part, " "]))));
-  find("#unread").hidden = !lines.length;
+  const list = find("#unread");
+  const before = new Map([...list.children].map((item) => [item.textContent, item])); // what stays does not blink
+  const items = lines.map((parts) => make("li", {}, ...parts.flatMap((part) => [part, " "])));
+  list.replaceChildren(...items.map((item) => before.get(item.textContent) ?? item));
+  list.hidden = !lines.length;
 }
 
 function offered(said, act) {
