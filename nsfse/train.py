@@ -101,8 +101,9 @@ def _train(
         trainer.load_state(state)
     log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
     notes = [note, "" if state else read_note(read_header(out)["trained_on"], config.model.max_words)]
-    for note in filter(None, notes if progress and share.rank == 0 else []):
-        progress({"note": note})
+    if progress and share.rank == 0:
+        for line in filter(None, notes):
+            progress({"note": line})
     with (
         _stop_on_signal(enough, share.world > 1) as stopped,
         _sound_convolutions(config.model),
