@@ -122,7 +122,7 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
     for at, triplet in enumerate(triplets):
         right[at, [row[name, 0] for name in triplet.targets if (name, 0) in row]] = True
-    ids, mask = tokenizer.encode([t.texts[0] for t in triplets])
+    ids, mask = tokenizer.encode([t.texts[0] for t in triplets], unknown=True)
     rows = torch.cat(share.rows(len(keys)))
     shown = [keys[at] for at in rows]
     pixels = pictures([name for name, _ in shown], [seed for _, seed in shown])
@@ -132,7 +132,7 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     of = named.nonzero()[:, 0]
     titles = {row[name, 0]: pictures.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
     titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
-    title_ids, title_mask = tokenizer.encode(list(titles.values()))
+    title_ids, title_mask = tokenizer.encode(list(titles.values()), unknown=True)
     fulfils = fulfils.scatter(1, reference[of][:, None], -1).masked_fill(right[of], 1)
     return Batch(
         torch.from_numpy(pixels),
@@ -152,7 +152,7 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
 
 def _readable(title: str, tokenizer: Tokenizer) -> bool:
     try:
-        tokenizer.encode([title])
+        tokenizer.encode([title], unknown=True)
     except TextError:  # empty, far too long, or of words that hardly any other title has
         return False
     return True
@@ -171,7 +171,7 @@ def _named(
     fulfils: list[list[int]] = []
     for at, triplet in enumerate(triplets):
         says = {word: claim for claim in triplet.truth for word in claim.words}
-        for place, word in enumerate(tokenizer.tokens(triplet.texts[0]) if says else ()):
+        for place, word in enumerate(tokenizer.tokens(triplet.texts[0], unknown=True) if says else ()):
             if claim := says.get(word.lower()):
                 named[at, place] = -1 if claim.absent else 1
                 fulfils.append(fulfil(claim.fact, claim.values))

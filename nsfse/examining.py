@@ -19,6 +19,7 @@ from nsfse_runtime.decision import decision_of
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.features import boundaries_of, no_evidence
 from nsfse_runtime.queries import Asked
+from nsfse_runtime.reading import readings, tokenizer_of
 from nsfse_runtime.rerank import correspondences
 from nsfse_runtime.search import Ranking
 
@@ -130,19 +131,21 @@ class _Examiner:
         for (ranked, rank), asked in zip(chosen, self._search.asked(told, BALANCES[self._mode]), strict=True):
             if isinstance(asked, NsfseError):  # it was ranked by its picture alone, which has nothing to show
                 continue
-            found, mean = self._first(ranked.query, asked)
+            texts = ranked.query.texts_at(ranked.position), ranked.query.minus_texts
+            whole = all(text.whole for text in readings(tokenizer_of(self._scorer), *texts, asked))
+            found, mean = self._first(ranked.query, asked, whole)
             rest = self._answers(ranked.query)
             missed = None
             if not rest.intersection(ranked.rows[:HITS].tolist()):
                 row = min(rest) if rank == metrics.MISS else int(ranked.rows[rank])
-                missed = self._hits(asked, self._alone(asked, row, mean))[0]
+                missed = self._hits(asked, self._alone(asked, row, mean), whole)[0]
             yield Shown(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
 
-    def _first(self, query: Triplet, asked: Asked) -> tuple[tuple[Hit, ...], float]:
+    def _first(self, query: Triplet, asked: Asked, whole: bool) -> tuple[tuple[Hit, ...], float]:
         mask = self._search.mask(query.pictures)
         most = len(self._gallery) if mask is None else int(mask.sum())
         ranking = self._search.answer(asked, mask, min(HITS, most))
-        return self._hits(asked, ranking), ranking.mean
+        return self._hits(asked, ranking, whole), ranking.mean
 
     def _alone(self, asked: Asked, row: int, mean: float) -> Ranking:
         """Return one row as the search would have ranked it; `mean` is that of S over the re-ranked."""
@@ -152,12 +155,13 @@ class _Examiner:
         pair = self._search.pairs(asked, rows) if looks else None
         return Ranking(rows, cosines if pair is None else pair.score, pair, cosines, mean)
 
-    def _hits(self, asked: Asked, ranking: Ranking) -> tuple[Hit, ...]:
+    def _hits(self, asked: Asked, ranking: Ranking, whole: bool) -> tuple[Hit, ...]:
         pair = ranking.pair
         if pair is None:
             pair = self._search.pairs(asked, ranking.rows) if asked.tokens else no_evidence(ranking.scores)
         targets = self._search.pictures([self._gallery[row] for row in ranking.rows])
-        return hits_of(self._gallery, "", asked, ranking, pair, decision_of(self._scorer), targets)
+        decision = decision_of(self._scorer)
+        return hits_of(self._gallery, "", asked, ranking, pair, decision, targets, whole=whole)
 
     def spreads(self) -> tuple[Spread | None, Spread | None]:
         """Return how the correspondences of words and of probes are spread, of SAMPLED queries at most."""

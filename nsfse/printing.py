@@ -140,12 +140,18 @@ def index_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def empty(result: "Result") -> str:
+    """Return what is said of no hits."""
+    whole = all(text.whole for text in result.texts)
+    return EMPTY[result.matches] if whole else "no hit is left"
+
+
 def query_text(result: Any) -> str:
     """Return the hits as a table: each word stands with + where matched, - where not, bare where it says little."""
     from nsfse_runtime.sheet import verdict
 
     if not result.hits:
-        return EMPTY[result.matches]
+        return "\n".join([*map(printable, result.notes), empty(result)])
     rows = (
         (
             rank,
@@ -159,6 +165,7 @@ def query_text(result: Any) -> str:
     lines = [columns(("rank", "score", "match", "id", "words"), rows)]
     if result.matches is False:
         lines.append(NO_MATCH)
+    lines += map(printable, result.notes)
     if (total := result.timings_ms.get("total")) is not None:
         lines.append(f"{total:.0f} ms")
     return "\n".join(lines)
@@ -259,9 +266,10 @@ def write_sheets(
     from nsfse_runtime.sheet import sheet_row
 
     names = [Path(image).name, *(f"{said} {Path(name).name}" for said, name in more)]
-    note = ", ".join([NO_MATCH, *names] if result.matches is False else names)
+    said = [NO_MATCH] if result.matches is False else []
+    note = ", ".join([*said, *names])
     others = [(said, picture_file(gallery, name)) for said, name in more]
-    row = sheet_row(picture_file(gallery, image), text, result.hits, note=note, more=others)
+    row = sheet_row(picture_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
     if png:
         contact_sheet([row], png)
     if html:

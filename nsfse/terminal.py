@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nsfse.printing import EMPTY, NO_MATCH
+from nsfse.printing import NO_MATCH, empty
 from nsfse.progress import say
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.printable import printable
@@ -65,11 +65,14 @@ def print_query(console: "Console", result: "Result") -> None:
     from rich.text import Text
 
     if not result.hits:
-        console.print(Text(EMPTY[result.matches]))
+        for line in (*map(printable, result.notes), empty(result)):
+            console.print(Text(line))
         return
     console.print(query_table(result))
     if result.matches is False:
         console.print(Text(NO_MATCH, "bold"))
+    for note in result.notes:
+        console.print(Text(printable(note), "yellow"))
     if (total := result.timings_ms.get("total")) is not None:
         console.print(Text(f"{total:.0f} ms", "bright_black"))
 

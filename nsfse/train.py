@@ -21,7 +21,7 @@ from nsfse.log import Log, Progress, Silence
 from nsfse.parallel import Share, joined, pick_device
 from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.trainer import Trainer
-from nsfse.vocabulary import build_vocabulary
+from nsfse.vocabulary import build_vocabulary, count_read, read_note
 from nsfse_runtime.errors import DataError, OutputError, UsageError
 from nsfse_runtime.text import Tokenizer
 
@@ -103,8 +103,10 @@ def _train(
     if state:
         trainer.load_state(state)
     log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
-    if note and progress and share.rank == 0:
-        progress({"note": note})
+    notes = [note, "" if state else read_note(read_header(out)["trained_on"], config.model.max_words)]
+    if progress and share.rank == 0:
+        for line in filter(None, notes):
+            progress({"note": line})
     with (
         _stop_on_signal(enough, share.world > 1) as stopped,
         _sound_convolutions(config.model),
@@ -150,9 +152,11 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     vocabulary = own_tokenizer(config.model) or build_vocabulary(told, slips=slips, titles=titles)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
+    tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
+    trained_on |= count_read(tokenizer, texts, slips)
     trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
-    return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
+    return tokenizer
 
 
 def _keep_freed_memory() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from nsfse_runtime.decision import Decision
 from nsfse_runtime.features import PairScores, TargetFeatures
 from nsfse_runtime.queries import Asked
+from nsfse_runtime.reading import TextReading
 from nsfse_runtime.search import Ranking
 
 
@@ -31,6 +32,9 @@ class WordEvidence(msgspec.Struct, frozen=True):
 class Hit(msgspec.Struct, frozen=True):
     """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
 
+    A hit on which the heaviest word of a text is mismatched is no match, and its confidence is under the threshold.
+    Where a text was not read or not followed as a whole (see TextReading.whole) both are None.
+
     Where the model has no decision, nothing was re-ranked, or the query is not one picture and one text, `confidence`
     is None and `match` says whether the words of every text as a whole, by their weights, are over the boundary. Where
     no words are looked at `match` is None and `evidence` empty.
@@ -49,7 +53,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
     among them: where it is False, nothing here matches. None where no picture has a confidence. `grid` is (rows,
-    columns) of the evidence's `regions`, None where there are none.
+    columns) of the evidence's `regions`, None where there are none. `texts` say how each text was read, those of
+    `minus_texts` last, and `notes` the same as sentences.
     """
 
     schema_version: int = 1
@@ -57,6 +62,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     matches: bool | None = None
     timings_ms: dict[str, float]
     grid: tuple[int, int] | None = None
+    texts: tuple[TextReading, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def hits_of(
@@ -68,17 +75,24 @@ def hits_of(
     decision: Decision | None,
     targets: TargetFeatures | None,
     grid: tuple[int, int] | None = None,
+    *,
+    whole: bool = True,
 ) -> tuple[Hit, ...]:
     """Return the hits of `ranking`, with the words' scores `pair` of all of them.
 
     `ids` [N] are those of the gallery, whose files lie in `folder`. `targets` are the hits' features, which a
-    `decision` and the maps of a `grid` of (rows, columns) need.
+    `decision` and the maps of a `grid` of (rows, columns) need. Where the texts were not read as a `whole`, no hit has
+    a confidence or is called a match.
     """
-    matches = asked.fulfilled(pair)
+    struck = asked.struck(pair)
+    matches = asked.fulfilled(pair) & ~struck
     confidences = maps = None
-    if decision and targets and asked.reference is not None:
+    if decision and targets and asked.reference is not None and whole:
         confidences = decision.confidences(asked.parts[0], asked.reference, ranking, targets)
-        matches = matches if confidences is None else confidences >= decision.threshold
+        if confidences is not None:
+            below = np.nextafter(decision.threshold, 0)
+            confidences = np.where(struck, np.minimum(confidences, below), confidences)
+            matches = confidences >= decision.threshold
     if grid and targets and asked.tokens:
         maps = asked.maps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
     return tuple(
@@ -86,7 +100,7 @@ def hits_of(
             id=ids[row],
             path=str(Path(folder, ids[row])),
             score=float(ranking.scores[at]),
-            match=bool(matches[at]) if asked.tokens else None,
+            match=bool(matches[at]) if asked.tokens and whole else None,
             evidence=_evidence(asked, pair, at, None if maps is None else maps[at]),
             confidence=None if confidences is None else float(confidences[at]),
         )

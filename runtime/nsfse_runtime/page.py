@@ -63,10 +63,12 @@ def section(row: SheetRow, heading: str = "h2") -> str:
     """Return one query with its hits as HTML, its text in a `heading`."""
     hits = "".join(_figure(place, hit) for place, hit in enumerate(row.hits, 1))
     more = "".join(f'<li>{safe(said)}<span class="frame">{_picture(each, said)}</span></li>' for said, each in row.more)
+    notes = "".join(f'<p class="unread">{safe(note)}</p>' for note in row.notes)
     return (
         '<section class="asked"><div class="query">'
         f'<div class="frame">{_picture(row.picture, "the reference picture")}</div>'
         f'<div><{heading}>“{safe(row.text)}”</{heading}><p class="note">{safe(row.note)}</p>'
+        f"{notes}"
         f'<ul class="more">{more}</ul></div></div><ol>{hits}</ol></section>\n'
     )
 

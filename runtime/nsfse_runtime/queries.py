@@ -124,6 +124,15 @@ class Asked:
         each = [margins[:, text] @ self.word_weights[text] >= 0 for text in self.texts]
         return np.logical_and.reduce(each) if each else np.ones(len(margins), np.bool_)
 
+    def struck(self, pair: PairScores) -> NDArray[np.bool_]:
+        """Return which of K candidates mismatch the word of the greatest weight of a text."""
+        found = np.zeros(len(pair.word_scores), np.bool_)
+        for text in self.texts:
+            if len(kappa := self.word_weights[text]):
+                heaviest = int(np.argmax(np.abs(kappa)))
+                found |= (pair.word_scores[:, text][:, heaviest] >= pair.boundary) != (kappa[heaviest] >= 0)
+        return found
+
     def maps(self, cells: Floats, columns: int) -> Floats:
         """Return where each of L words is in K pictures, [K, L, R] (see word_maps), the mean over the references."""
         found: Floats = np.mean([word_maps(part.words, cells, columns) for part in self.parts], axis=0)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     Font = FreeTypeFont | BitmapFont
 
-INK, FAINT, PAPER, LINE = "#1b1f24", "#6b7280", "#ffffff", "#d9dde3"
+INK, FAINT, PAPER, LINE, WARN = "#1b1f24", "#6b7280", "#ffffff", "#d9dde3", "#8a5a00"
 GOOD, BAD, GOOD_TINT, BAD_TINT = "#15803d", "#b42318", "#dcf5e4", "#fbe3e0"
 _TONES = {"matched": (GOOD, GOOD_TINT), "mismatched": (BAD, BAD_TINT), "silent": (FAINT, PAPER)}
-_GAP, _MARGIN, _UNDER, _WORD_LINES = 14, 24, 104, 2
+_GAP, _MARGIN, _UNDER, _WORD_LINES, _NOTE_LINES = 14, 24, 104, 2, 16
 _LONGEST = 200
 """Characters of a text that a sheet ever measures: a longer one does not fit in any case."""
 
@@ -38,7 +38,9 @@ def _draw(rows: Sequence[SheetRow], title: str) -> "Image":
     from PIL import Image, ImageDraw
 
     columns = 1 + max((len(row.hits) for row in rows), default=0)
-    step_x, step_y = THUMBNAIL[1] + _GAP, THUMBNAIL[0] + _UNDER
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    under = _UNDER + 15 * max((len(_note_lines(measure, row)) for row in rows), default=0)
+    step_x, step_y = THUMBNAIL[1] + _GAP, THUMBNAIL[0] + under
     top = _MARGIN + (44 if title else 0)
     width = 2 * _MARGIN + columns * step_x + _GAP
     sheet = Image.new("RGB", (width, top + max(len(rows), 1) * step_y + 40), PAPER)
@@ -62,8 +64,17 @@ def _draw_query(sheet: "Image", pen: "ImageDraw", row: SheetRow, corner: tuple[i
         pen.text((x, y), line, INK, _font(16))
         y += 20
     pen.text((x, y), _cut(pen, printable(row.note), _font(12), THUMBNAIL[1]), FAINT, _font(12))
+    for line in _note_lines(pen, row):
+        y += 15
+        pen.text((x, y), line, WARN, _font(12))
     edge = corner[0] + THUMBNAIL[1] + _GAP + _GAP // 2
     pen.line((edge, corner[1], edge, corner[1] + THUMBNAIL[0] + 60), LINE, 1)
+
+
+def _note_lines(pen: "ImageDraw", row: SheetRow) -> list[str]:
+    """Return what of the text was not read, as lines under it."""
+    each = (_wrap(pen, printable(note), _font(12), THUMBNAIL[1] + _GAP, 3) for note in row.notes)
+    return [line for lines in each for line in lines][:_NOTE_LINES]
 
 
 def _draw_hit(sheet: "Image", pen: "ImageDraw", hit: SheetHit, corner: tuple[int, int]) -> None:

@@ -17,6 +17,7 @@ from nsfse_runtime.features import PairScores, Pixels, Scorer, TargetFeatures, g
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
 from nsfse_runtime.queries import Asked, PictureId, Query, Reference
+from nsfse_runtime.reading import notes_of, readings, tokenizer_of
 from nsfse_runtime.resident import MOST_PAIRS, shelf
 from nsfse_runtime.search import Mask, Ranking, Rows, ordered, rerank_rows, score_rows, taken
 from nsfse_runtime.session import as_scorer
@@ -55,6 +56,7 @@ class Retriever:
         """
         self._scorer, self.gallery = as_scorer(model), gallery
         self._decision = decision_of(self._scorer)
+        self._reads = tokenizer_of(self._scorer)
         gallery.check_model(self._scorer)
         self._shelf = shelf(self._scorer, resident)
         self._stage1 = Stage1(gallery.path, self._scorer.fingerprint, search)
@@ -78,7 +80,8 @@ class Retriever:
         `reference` is a file, a picture's bytes, or the id of a gallery picture, which needs no encoding and is not
         among the hits. `where` keeps only pictures with these metadata (see Snapshot.mask); k are found if there are k.
         The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
-        Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out.
+        Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out; where words of a text are not
+        known or not read, no hit has a confidence, and with a `min_score` none is left.
 
         Several references, several texts (one edit each), `minus_texts` (what must not be there), `minus` (pictures
         that hits must not be like) and `balance` (0 like the picture, 1 like the words) are as in Query and
@@ -199,12 +202,19 @@ class Retriever:
         wanted = asked.pairs_scored(self._scorer, deep, len(snapshot))
         ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
         grid = grid_of(self._scorer) if query.maps else None
-        hits = self._hits(snapshot, asked, ranking, fetch, grid)
+        texts = readings(self._reads, query.texts, query.minus_texts, asked)
+        whole = all(text.whole for text in texts)
+        hits = self._hits(snapshot, asked, ranking, fetch, grid, whole)
         clock.lap("stage2")
         decided = [hit.match for hit in hits if hit.confidence is not None]
-        kept = tuple(hit for hit in hits if hit.confidence is None or hit.confidence >= query.min_score)
+        kept = tuple(hit for hit in hits if (hit.confidence or 0.0) >= query.min_score)
         return Result(
-            hits=kept, matches=any(decided) if decided else None, timings_ms=clock.end(), grid=grid if kept else None
+            hits=kept,
+            matches=any(decided) if decided else None,
+            timings_ms=clock.end(),
+            grid=grid if kept else None,
+            texts=texts,
+            notes=notes_of(texts, self._reads.max_words if self._reads else 0),
         )
 
     def _ranked(
@@ -242,6 +252,7 @@ class Retriever:
         ranking: Ranking,
         fetch: Callable[[Rows], TargetFeatures],
         grid: tuple[int, int] | None,
+        whole: bool,
     ) -> tuple[Hit, ...]:
         if not len(ranking.rows):
             return ()
@@ -252,7 +263,7 @@ class Retriever:
             pair = asked.combined(found) if found else no_evidence(ranking.scores)
         decision = self._decision if asked.reference is not None and ranking.pair else None
         targets = fetch(ranking.rows) if decision or grid else None
-        return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, targets, grid)
+        return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, targets, grid, whole=whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class SheetRow:
     """A short line under the text: the reference's id, the kind of edit."""
     more: tuple[tuple[str, Pixels], ...] = ()
     """Further pictures of the query, each with what it is there for: `and like`, `not like`."""
+    notes: tuple[str, ...] = ()
+    """What of the text was not read or not followed: sentences."""
 
 
 class Found(Protocol):
@@ -106,11 +108,13 @@ def sheet_row(
     right: Collection[str] | None = None,
     note: str = "",
     more: Sequence[tuple[str, str | os.PathLike[str]]] = (),
+    notes: Sequence[str] = (),
 ) -> SheetRow:
     """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
 
-    `more` are further pictures of the query, each with what it is there for. A hit whose file is gone since it was
-    indexed keeps its place without a picture. Raises NotFoundError and ImageError for the query's own pictures.
+    `more` are further pictures of the query, each with what it is there for; `notes` say what of the text was not
+    read. A hit whose file is gone since it was indexed keeps its place without a picture. Raises NotFoundError and
+    ImageError for the query's own pictures.
     """
     from nsfse_runtime.images import load_image
 
@@ -125,7 +129,7 @@ def sheet_row(
         for h in hits
     )
     others = tuple((said, load_image(path, THUMBNAIL)) for said, path in more)
-    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note, others)
+    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note, others, tuple(notes))
 
 
 def thumbnail(picture: Pixels) -> "Image":

@@ -233,6 +233,30 @@ def test_red_comes_first(page, shop):
         assert "match" in page.one("#headline").text
 
 
+def test_a_word_that_is_unknown_or_not_read_is_named_and_mended_by_a_click(page, shop):
+    def told():
+        return [line.text for line in page.all("#unread li")]
+
+    page.open(f"?{urlencode([('id', plain(shop)), ('edit', 'xyzzy with dots'), ('text', 'make it redd')])}")
+    assert page.sentences[0][0] == ["xyzzy", "unread"] and page.sentences[0][-1] == ["redd", "unread"]
+    assert page.one("#headline").text == "Nearest first" and not page.all(".tile.match")
+    page.wait(lambda: told() == ["unknown word: xyzzy", "unknown word: redd did you mean red?"], "two unknown words")
+    page.press(page.one("#unread button"))
+    assert page.one("#text").get_property("value") == "make it red" and page.sentences[0][-1][0] == "red"
+    page.wait(lambda: told() == ["unknown word: xyzzy"], "one unknown word")
+    page.press(page.one("#edits button"))
+    page.wait(lambda: not page.one("#unread").is_displayed(), "nothing unread")
+    assert "match" in page.one("#headline").text
+    page.open(f"?{urlencode([('id', plain(shop)), ('text', 'red ' * 24 + 'in blue')])}")
+    assert page.sentences[0][-2:] == [["in", "unread"], ["blue", "unread"]]
+    page.wait(lambda: told() == ["not read, after the first 24 words: in blue"], "words beyond the limit")
+
+
+def test_the_first_word_to_leave_out_is_where_without_stands(page, shop):
+    page.open(f"?{urlencode([('id', plain(shop)), ('text', 'make it red'), ('without', 'long sleeves, belt')])}")
+    assert page.one(".evidence").text.replace(" ✓", "").startswith("make it red without long sleeves belt")
+
+
 def test_a_hit_becomes_the_next_picture_and_back(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     before, hit = page.ids, page.ids[2]

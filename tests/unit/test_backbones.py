@@ -444,6 +444,9 @@ def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
 def test_clips_words_are_the_texts_words(clip_model):
     _, tokenizer = clip_model
     assert tokenizer.tokens("Make it RED") == ("Make", "it", "RED")
+    found = tokenizer.read("red " * 30 + "zorblaxing")
+    assert not found.unknown and len(found.words) == tokenizer.max_words
+    assert found.unread == ("red",) * (30 - tokenizer.max_words) + ("zorblaxing",)
     ids, mask = tokenizer.encode(["red " * 40])
     assert ids.shape == (1, 14) and mask.all()
 

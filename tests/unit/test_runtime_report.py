@@ -1,6 +1,7 @@
 """Contact sheets and pages: what they show, and what they must never carry."""
 
 import base64
+import dataclasses
 import io
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from PIL import Image
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.page import html_page
 from nsfse_runtime.printable import printable
-from nsfse_runtime.report import GOOD, contact_sheet
+from nsfse_runtime.report import GOOD, WARN, contact_sheet
 from nsfse_runtime.sheet import SheetHit, SheetRow, sheet_row, verdict
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m\u202egpj.\udcff\n"
@@ -60,6 +61,19 @@ def test_a_sheet_grows_with_its_rows_and_hits(tmp_path):
     sizes = [Image.open(tmp_path / name).size for name in ("1-2.png", "1-5.png", "4-5.png")]
     assert sizes[0][0] < sizes[1][0] == sizes[2][0]
     assert sizes[0][1] == sizes[1][1] < sizes[2][1]
+
+
+def test_words_that_are_not_read_are_on_sheet_and_page(tmp_path):
+    said = ("unknown word: <redd>; did you mean red?", "so no hit has a confidence")
+    for name, notes in (("plain", ()), ("noted", said)):
+        noted = dataclasses.replace(row(), notes=notes)
+        contact_sheet([noted], tmp_path / f"{name}.png")
+        html_page([noted], tmp_path / f"{name}.html")
+    wanted = tuple(int(WARN[at : at + 2], 16) for at in (1, 3, 5))
+    plain, drawn = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("plain", "noted"))
+    assert (drawn == wanted).all(-1).sum() > 10 > (plain == wanted).all(-1).sum() and len(drawn) > len(plain)
+    pages = [(tmp_path / f"{name}.html").read_text("utf-8") for name in ("plain", "noted")]
+    assert "unknown word: &lt;redd&gt;; did you mean red?" in pages[1] and 'class="unread"' not in pages[0]
 
 
 def test_right_answers_are_framed_green(tmp_path):

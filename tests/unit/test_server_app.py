@@ -153,6 +153,30 @@ def test_a_bad_query_is_told_in_one_line(server, fields, status, kind, words):
     assert reply["error"]["request_id"] == headers["x-request-id"]
 
 
+def test_words_that_are_not_read_are_told_with_every_answer(server):
+    served = server.service.galleries["shop"]
+    name, most = served.gallery.ids[3], served.model.tokenizer.max_words
+    long = " ".join(["red"] * (most + 2))
+    _, reply, _ = server.query([("id", name), ("text", "make it redd"), ("text", long), ("minus_text", "blu stripes")])
+    first, second, minus = reply["texts"]
+    assert [(word["word"], word["nearest"], word["position"]) for word in first["unknown"]] == [("redd", "red", 2)]
+    assert second["unread"] == ["red", "red"] and second["words"] == most and not second["unknown"]
+    assert minus["minus"] and [word["nearest"] for word in minus["unknown"]] == ["blue"]
+    assert reply["notes"][:2] == [
+        "unknown word: redd; did you mean red?",
+        f"not read, after the first {most} words: red red",
+    ]
+    assert reply["matches"] is None and all(hit["match"] is None and hit["confidence"] is None for hit in reply["hits"])
+    queries = [{"ids": [name], "texts": [text]} for text in ("make it redd", "make it red", "redd")]
+    body = json.dumps({"queries": queries}).encode()
+    _, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
+    results = reply["results"]
+    assert [bool(each["notes"]) for each in results[:2]] == [True, False]
+    assert results[2]["error"]["message"].endswith("of 'redd'; did you mean red?")
+    info = server.json("GET", "/v1/info")[1]
+    assert info["limits"]["text_words"] == info["galleries"][0]["bundle"]["max_words"] == most
+
+
 def test_what_is_no_picture_is_told(server):
     status, reply, _ = server.query([TEXT], [("image", b"<svg onload=alert(1)>")])
     assert (status, reply["error"]["type"]) == (422, "image")

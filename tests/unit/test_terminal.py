@@ -10,6 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from nsfse import terminal
+from nsfse.printing import query_text
+from nsfse_runtime.reading import NOT_WHOLE, TextReading, UnknownWord
 from nsfse_runtime.retriever import Hit, Result, WordEvidence
 
 WORDS = (
@@ -49,6 +51,24 @@ def test_words_are_green_struck_or_grey_and_matches_stand_apart():
 def test_what_matches_nothing_says_so_and_no_hits_say_why():
     assert "nothing here matches" in plain(printed(result(("a.png", False, 0.1), matches=False)))
     assert plain(printed(result(matches=None))) == "no picture in the gallery fits these conditions\n"
+
+
+UNREAD = ("unknown word: re\x1bdd; did you mean red?", NOT_WHOLE)
+
+
+def noted(*hits):
+    texts = (TextReading(unknown=(UnknownWord("re\x1bdd", "red", 0),)),)
+    return Result(hits=hits, timings_ms={}, texts=texts, notes=UNREAD)
+
+
+@pytest.mark.parametrize("show", [lambda found: plain(printed(found)), query_text])
+def test_words_that_are_not_read_have_a_line(show):
+    hit = Hit(id="a.png", path="a.png", score=2.0, match=None, evidence=WORDS)
+    for found in (noted(hit), noted()):
+        lines = show(found).splitlines()
+        assert "unknown word: re\\x1bdd; did you mean red?" in lines and NOT_WHOLE in lines
+    assert "no hit is left" in lines and not any("fits these conditions" in line for line in lines)
+    assert "unknown" not in show(result(("a.png", True, 0.9)))
 
 
 def test_a_name_from_outside_is_text_and_breaks_no_line():

@@ -50,6 +50,9 @@ def test_run_leaves_what_others_need(whole):
     checkpoint = load_checkpoint(whole)
     assert checkpoint.model.config.image_size == (32, 48)
     assert '"t_c"' in (whole / "metrics.jsonl").read_text()
+    told = checkpoint.info["trained_on"]
+    assert told["texts"] == 2 * told["triplets_per_epoch"]
+    assert told["texts_cut"] == told["texts_with_unknown_words"] == told["texts_unreadable"] == 0
 
 
 def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):

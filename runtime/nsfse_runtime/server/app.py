@@ -238,6 +238,7 @@ class Service:
             k=m.MOST_HITS,
             image_bytes=IMAGE_BYTES,
             text_chars=MAX_CHARACTERS,
+            text_words=first.model.tokenizer.max_words,
             deadline_seconds=self.settings.deadline,
         )
         return _json(

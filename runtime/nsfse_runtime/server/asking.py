@@ -94,6 +94,8 @@ def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.Quer
         hits=hits,
         matches=result.matches,
         grid=result.grid,
+        texts=result.texts,
+        notes=result.notes,
         timings_ms={**result.timings_ms, **own},
         gallery=job.gallery.name,
         request_id=request_id,

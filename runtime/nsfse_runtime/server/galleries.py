@@ -64,6 +64,7 @@ class Served:
         picture = io.BytesIO()
         Image.new("RGB", (8, 8), "grey").save(picture, "PNG")
         text = self._known_text()
+        self.model.tokenizer.nearest(text)  # the first unknown word would wait for the vocabulary's index
         self.retriever.query(picture.getvalue(), text, k=1)
         if ids := self.gallery.ids[:1]:
             self.retriever.query(PictureId(ids[0]), text)
@@ -102,6 +103,7 @@ class Served:
             trained_on=_source(manifest.trained_on),
             precision=manifest.precision,
             has_confidence=self.model.decision is not None,
+            max_words=manifest.max_words,
             grid=manifest.grid,
         )
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from nsfse_runtime.answers import WordEvidence
+from nsfse_runtime.reading import TextReading
 from nsfse_runtime.server.refusals import Failure
 from nsfse_runtime.text import MAX_CHARACTERS
 
@@ -109,6 +110,8 @@ class QueryReply(msgspec.Struct, kw_only=True):
     hits: list[ServedHit]
     matches: bool | None
     grid: tuple[int, int] | None
+    texts: tuple[TextReading, ...]
+    notes: tuple[str, ...]
     timings_ms: dict[str, float]
     gallery: str
     request_id: str
@@ -158,13 +161,17 @@ class ChangeReply(msgspec.Struct, kw_only=True):
 
 
 class BundleFacts(msgspec.Struct, kw_only=True):
-    """The model of a gallery; `grid` is (rows, columns) of its regions where they lie on one."""
+    """The model of a gallery; `grid` is (rows, columns) of its regions where they lie on one.
+
+    `max_words` is how many words of a text it reads: tokens, of a model with a subword tokenizer.
+    """
 
     name: str
     fingerprint: str
     trained_on: str
     precision: str
     has_confidence: bool
+    max_words: int
     grid: tuple[int, int] | None
 
 
@@ -178,11 +185,12 @@ class GalleryFacts(msgspec.Struct, kw_only=True):
 
 
 class Limits(msgspec.Struct, kw_only=True):
-    """What a request may ask for."""
+    """What a request may ask for; `text_words` is how many words of a text the first gallery's model reads."""
 
     k: int
     image_bytes: int
     text_chars: int
+    text_words: int
     deadline_seconds: float
 
 

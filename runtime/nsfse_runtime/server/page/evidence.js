@@ -17,9 +17,9 @@ export function said({ word, weight, matched }) {
 
 export const found = ({ weight, matched }) => (weight < 0 ? !matched : matched);
 
-// The sentence under a hit; `show(word index or null)` is called as words are looked at. The last `without` words are
-// those that must not be there.
-export function sentence(evidence, without, show) {
+// The sentence under a hit; `show(word index or null)` is called as words are looked at. `texts` say what of each text
+// was not read; those that must not be there come last.
+export function sentence(evidence, texts, show) {
   const words = evidence.map((each, at) => {
     const kind = verdict(each, evidence.length);
     if (kind === "silent") return make("span", { className: "word silent" }, each.word);
@@ -29,9 +29,26 @@ export function sentence(evidence, without, show) {
     for (const event of ["pointerleave", "blur"]) word.addEventListener(event, () => show(null));
     return word;
   });
-  if (without && without < words.length) words.splice(-without, 0, make("span", { className: "without-these" }, "without"));
-  return make("p", { className: "evidence" }, ...words.flatMap((word) => [word, " "]));
+  const parts = inOrder(words, texts);
+  return make("p", { className: "evidence" }, ...parts.flatMap((part) => [part, " "]));
 }
+
+// The words of the evidence, with those that are unknown in their places, those after the model's limit, and "without"
+// before the first text that must not be there.
+function inOrder(words, texts) {
+  let start = 0;
+  const first = texts.findIndex(({ minus }) => minus);
+  return texts.flatMap(({ words: count, unknown, unread }, at) => {
+    const own = words.slice(start, (start += count)).map((word) => [word]);
+    own.push([]);
+    for (const each of unknown.toReversed()) own[Math.min(each.position, own.length - 1)].unshift(unreadWord(each.word, hintOf(each)));
+    const label = at === first && at > 0 ? [make("span", { className: "without-these" }, "without")] : [];
+    return [...label, ...own.flat(), ...unread.map((word) => unreadWord(word, `${word}: not read, the text is too long`))];
+  });
+}
+
+const unreadWord = (word, title) => make("span", { className: "word unread", title }, word);
+export const hintOf = ({ word, nearest }) => `unknown word: ${word}${nearest ? `; did you mean ${nearest}?` : ""}`;
 
 // Darken a picture where a word is not, and return what to write on it. `regions` are rows × columns of the word's
 // correspondence less the boundary. A word may be found in the picture as a whole and in none of its parts.

@@ -15,11 +15,11 @@ export class Grid {
   }
 
   // Show `hits` in their order, or the pictures of a shelf; `line` is before which of them matching ends, or null, and
-  // `words` stand there. The last `without` words of the evidence are those that must not be there.
-  show(hits, { line = null, words = "", without = 0 } = {}) {
+  // `words` stand there. `texts` say how each text of the question was read.
+  show(hits, { line = null, words = "", texts = [] } = {}) {
     const before = new Map([...this.tiles.values()].map((tile) => [tile, tile.getBoundingClientRect()]));
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
-    const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line, without)]));
+    const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line, texts)]));
     const items = [...tiles.values()];
     if (line !== null && items.length) items.splice(line, 0, this.line);
     this.line.firstChild.textContent = words;
@@ -37,13 +37,13 @@ export class Grid {
     while (children.length > items.length) this.list.lastChild.remove();
   }
 
-  tile(hit, at, weak, without) {
+  tile(hit, at, weak, texts) {
     const tile = this.tiles.get(hit.id) ?? this.blank(hit.id);
     tile.classList.toggle("weak", weak);
     tile.classList.toggle("match", hit.match === true && hit.confidence != null);
     const caption = find(".caption", tile);
     const told = hit.score === undefined ? [] : [this.told(hit)];
-    const evidence = hit.evidence?.length ? [sentence(hit.evidence, without, (word) => this.light(tile, word))] : [];
+    const evidence = hit.evidence?.length ? [sentence(hit.evidence, texts, (word) => this.light(tile, word))] : [];
     caption.replaceChildren(...evidence, make("p", { className: "which" }, ...told, make("bdi", { title: hit.id }, hit.id)));
     find(".take", tile).setAttribute("aria-label", label(hit, at));
     for (const button of tile.querySelectorAll(".less, .more")) button.hidden = hit.score === undefined;

@@ -127,6 +127,7 @@ async function showError(error, signal) {
   if (error.type === "not_found" && state.steps.length) {
     return showShelf(await shelf(state, HITS, signal).catch(() => []), ...GONE);
   }
+  panel.showUnread([]);
   const quiet = error.type === "text"; // half a word is no mistake
   tell(error.busy ? "The server is busy; trying again …" : error.message, quiet ? "quiet" : "loud");
   if (!grid.tiles.size) head("No answer yet", error.message);
@@ -168,15 +169,29 @@ function showAnswer(found) {
   const { hits, matches } = found;
   const last = hits.findLastIndex(({ match }) => match);
   const line = matches === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
-  const unwanted = found.state.without.split(/[\s,]+/).filter(Boolean).length;
   const words = matches === false ? "the nearest there are" : "weak matches from here";
-  grid.show(hits, { line, words, without: unwanted });
+  grid.show(hits, { line, words, texts: found.texts });
   const headline = headlineOf(found);
   head(headline, hits.length === 0 ? "The filters leave none; take one away." : "");
   find("#others").hidden = true;
   tell("");
+  panel.showUnread(found.texts, gallery().bundle.max_words, { correct, exclude });
   panel.showSpeed(found.timings_ms, info.device);
-  announce(`${headline}. ${hits.length} pictures${hits.length ? `, the first is ${hits[0].id}` : ""}.`);
+  announce([headline, `${hits.length} pictures${hits.length ? `, the first is ${hits[0].id}` : ""}`, ...found.notes].join(". "));
+}
+
+// Exclude a word that the model did not take for an exclusion in a sentence.
+function exclude(word) {
+  const parts = [...state.without.split(","), word].map((part) => part.trim()).filter(Boolean);
+  go({ ...state, without: parts.join(", ") });
+}
+
+// Put the known word in place of the one that was typed, where that is still to be seen.
+function correct({ word, nearest }) {
+  const plain = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const mended = (said) => said.replace(new RegExp(`(?<![\\p{L}\\p{N}])${plain}(?![\\p{L}\\p{N}])`, "giu"), nearest);
+  const next = altered(state, ({ text, edits }) => ({ text: mended(text), edits: edits.map(mended) }));
+  go({ ...next, without: mended(state.without) });
 }
 
 
@@ -191,6 +206,7 @@ function headlineOf({ hits, matches, state: { steps } }) {
 
 function showShelf(images, headline, lead) {
   answer = undefined;
+  panel.showUnread([]);
   grid.show(images);
   head(headline, lead);
   tell(!state.steps.length && text.value.trim() ? "Now choose a picture to start from." : "");

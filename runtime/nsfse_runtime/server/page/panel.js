@@ -86,6 +86,32 @@ export function showEdits(state, remove) {
   find("#another").hidden = !step?.text.trim() || items.length + 1 >= MOST;
 }
 
+// What was not read of the question, and what to say instead: `on.correct(unknown)` and `on.exclude(word)` are called for
+// what is offered.
+export function showUnread(texts, most, on) {
+  const told = new Set();
+  const first = ({ word }) => !told.has(word) && told.add(word);
+  const lines = texts.flatMap(({ unknown, unread, ignored_negation: ignored }) => [
+    ...unknown.filter(first).map((each) => {
+      const offer = each.nearest ? [offered(`did you mean ${each.nearest}?`, () => on.correct(each))] : [];
+      return [`unknown word: ${each.word}`, ...offer];
+    }),
+    ...(unread.length ? [[`not read, after the first ${most} words: ${unread.join(" ")}`]] : []),
+    ...(ignored ? [[`not followed: “${ignored.phrase}”`, offered(`exclude ${ignored.word}`, () => on.exclude(ignored.word))]] : []),
+  ]);
+  const list = find("#unread");
+  const before = new Map([...list.children].map((item) => [item.textContent, item])); // what stays does not blink
+  const items = lines.map((parts) => make("li", {}, ...parts.flatMap((part) => [part, " "])));
+  list.replaceChildren(...items.map((item) => before.get(item.textContent) ?? item));
+  list.hidden = !lines.length;
+}
+
+function offered(said, act) {
+  const button = make("button", { type: "button" }, said);
+  button.addEventListener("click", act);
+  return button;
+}
+
 export function showChips(suggestions, take) {
   const chips = suggestions.slice(0, 8).map((text) => {
     const chip = make("button", { type: "button", className: "chip" }, text);
