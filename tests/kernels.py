@@ -15,7 +15,10 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-FLAGS = "avx avx2 fma f16c avx512f avx512_vnni avx_vnni avx512_bf16 amx_tile amx_bf16 asimd asimddp i8mm bf16 sve".split()
+FLAGS = (
+    *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
 VARIABLES = {
     "ATEN_CPU_CAPABILITY": "default",  # torch's own loops
     "ONEDNN_MAX_CPU_ISA": "SSE41",  # torch's convolutions
