@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 FENCE = re.compile(r"(?:^<!-- parsed only: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}(?:nsfse|python|pip|torchrun) .*\n)(?: {4,}.*\n)*")
 # A service in a block that is not marked would go on for ever.
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(200)
 
 
 class Block:
