@@ -1,6 +1,8 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
 # make box    trains the model of `nsfse demo` again and packs it with its pictures into nsfse/box
 # make test   the tests
+# make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
+# make kernels   what decides how numbers are rounded on this machine
 # make lint   ruff, mypy, import-linter
 # make docs   the docs as a site, in build/site
 # Each makes its own virtual environment in .venv when there is none. Needs Python 3.11 or newer: make PYTHON=python3.12 demo
@@ -10,7 +12,9 @@ OUT ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo box test lint docs bench clean
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo box test test-numerics kernels lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -30,7 +34,13 @@ box: $(READY)
 	$(BIN)/python export/make_box.py runs/box
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS)
+
+test-numerics: $(READY)
+	plain=$$($(BIN)/python tests/kernels.py plain) && OMP_NUM_THREADS=1 env $$plain $(PYTEST) -m numerics $(ARGS)
+
+kernels: $(READY)
+	@$(BIN)/python tests/kernels.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

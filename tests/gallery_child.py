@@ -14,15 +14,16 @@ from tests.galleries import ColourScorer
 
 class SlowScorer(ColourScorer):
     def encode_images(self, pixels: Pixels) -> TargetFeatures:
-        time.sleep(0.004)
+        time.sleep(0.004)  # so that more of the kills fall between commits
         return super().encode_images(pixels)
 
 
 class EarlySync(sync._Sync):
-    """The null control: a store that reports before it commits."""
+    """The null control: a store that reports before it commits, and then waits for a line of stdin."""
 
     def commit(self, reads: list[Read]) -> None:
         say(sync.SyncProgress(0, 0, tuple(read.name for read in reads)))
+        sys.stdin.readline()
         super().commit(reads)
 
 

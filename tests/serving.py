@@ -8,8 +8,9 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from nsfse_runtime import Bundle, Gallery
 from nsfse_runtime.server.app import Service
@@ -21,6 +22,10 @@ from tests.galleries import save_pictures
 
 BUNDLE = Path(__file__).parent / "golden" / "bundle"
 TOKEN = "a-token-of-nineteen"
+PATIENCE = 200.0
+"""Seconds after which what hangs is given up. No test's outcome depends on it."""
+_TIMED = ("app", "asking", "waiting")
+"""The server's modules that look at perf_counter to tell what is late."""
 
 
 def open_served(folder, name="shop", pictures=12):
@@ -40,10 +45,25 @@ def open_served(folder, name="shop", pictures=12):
 class Running:
     """A server that runs: its `service`, its `port`, and what it has logged."""
 
-    def __init__(self, service, port, server, log):
-        self.service, self.port, self.server, self._log = service, port, server, log
+    def __init__(self, service, port, server, log, clock):
+        self.service, self.port, self.server, self._log, self._clock = service, port, server, log, clock
 
-    def __call__(self, method, path, body=b"", headers=(), timeout=20):
+    def advance(self, seconds):
+        """Let `seconds` pass at once: what they make late is late, and timers that they make due ring."""
+        passed = threading.Event()
+
+        def move():
+            self._clock.ahead += seconds
+            passed.set()
+
+        self._clock.loop.call_soon_threadsafe(move)
+        assert passed.wait(PATIENCE)
+
+    def connect(self):
+        """Return a connection of its own."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+    def __call__(self, method, path, body=b"", headers=(), timeout=PATIENCE):
         """Send one request as it stands; return (status, headers, body)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
@@ -67,9 +87,9 @@ class Running:
         status, got, reply = self("POST", path, body, [("Content-Type", kind), *headers])
         return status, json.loads(reply), got
 
-    def raw(self, data, timeout=10.0):
+    def raw(self, data):
         """Send bytes on a connection of their own; return all that comes until it is closed."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+        with self.connect() as connection:
             connection.sendall(data)
             parts = []
             while part := connection.recv(65536):
@@ -94,30 +114,60 @@ def multipart(fields=(), files=(), name=b"picture.png"):
     return f"multipart/form-data; boundary={mark.decode()}", b"".join(parts) + b"--%s--\r\n" % mark
 
 
+class Clock:
+    """The time of a server: the machine's, and as much more as a test lets pass."""
+
+    def __init__(self):
+        self.ahead, self.loop = 0.0, None
+
+    def __call__(self):
+        return time.perf_counter() + self.ahead
+
+    def make_loop(self):
+        """Return an event loop that goes by this clock."""
+        clock = self
+
+        class Loop(asyncio.SelectorEventLoop):
+            def time(self):
+                return super().time() + clock.ahead
+
+        self.loop = Loop()
+        return self.loop
+
+
 @contextmanager
 def running(*galleries, **settings):
-    """Serve `galleries` for a while."""
-    log = io.StringIO()
+    """Serve `galleries` for a while, with time enough for any machine but where `settings` say so."""
+    log, clock = io.StringIO(), Clock()
+    settings = {"deadline": 600.0, "body_seconds": 600.0} | settings
     service = Service(galleries, Settings(port=0, **settings), "test", Log(log))
     listener = listen(service.settings)
     port = listener.getsockname()[1]
     server = make_server(service)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
-    thread.start()
-    wait_until(lambda: service.warm or service.failure)
-    try:
-        yield Running(service, port, server, log)
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        listener.close()
+
+    def serve():
+        with asyncio.Runner(loop_factory=clock.make_loop) as runner:
+            runner.run(server.serve([listener]))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    with ExitStack() as patches:
+        for name in _TIMED:
+            patches.enter_context(patch(f"nsfse_runtime.server.{name}.perf_counter", clock))
+        thread.start()
+        try:
+            wait_until(lambda: service.warm or service.failure)
+            yield Running(service, port, server, log, clock)
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            listener.close()
     assert not thread.is_alive()
 
 
-def wait_until(true, seconds=20.0):
-    end = time.monotonic() + seconds
+def wait_until(true):
+    end = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "it does not happen"
         time.sleep(0.005)
 
 
@@ -134,7 +184,7 @@ class Gate:
         self.seen += len(pixels)
         self.batches.append(len(pixels))
         self.held.set()
-        assert self.open.wait(20)
+        assert self.open.wait(PATIENCE)
         return self._encode(pixels)
 
 

@@ -1,8 +1,9 @@
 """Trainings in processes of their own, each step's losses on stdout as JSON.
 
 python -m tests.train_child double RUN section.key=value ...     one, in float64, titles and a boundary from the start
-python -m tests.train_child serve section.key=value ...          one for each folder that stdin names, each in a fork
-                                                                 that can be killed; its pid comes first
+python -m tests.train_child serve FD section.key=value ...       one for each folder that stdin names, each in a fork
+                                                                 that can be killed; its pid comes first, and after
+                                                                 each step it waits for a byte of the pipe FD
 """
 
 import functools
@@ -40,14 +41,19 @@ def double(run, *settings):
     train(load_config(overrides=settings), Path(run), progress=say)
 
 
-def serve(*settings):
+def serve(pipe, *settings):
+    def step(entry):
+        say(entry)
+        if "loss" in entry:
+            os.read(int(pipe), 1)
+
     importlib.import_module("torch._dynamo")  # what an optimizer imports for seconds, here once for all forks
     if importlib.util.find_spec("tensorboard"):
         importlib.import_module("torch.utils.tensorboard")
     for line in sys.stdin:
         if (child := os.fork()) == 0:
             say({"pid": os.getpid()})
-            train(load_config(overrides=settings), Path(line.strip()), progress=say)
+            train(load_config(overrides=settings), Path(line.strip()), progress=step)
             os._exit(0)
         say({"ended": os.waitpid(child, 0)[1]})
 

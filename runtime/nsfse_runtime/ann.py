@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.extras import need
 from nsfse_runtime.features import Floats
-from nsfse_runtime.search import Rows
+from nsfse_runtime.search import Rows, exact_search
 
 if TYPE_CHECKING:
     from nsfse_runtime.snapshot import Snapshot
@@ -181,8 +181,7 @@ class Candidates:
     def _newest(self, query: Floats, depth: int) -> Rows:
         if len(self._new) <= depth:
             return self._new
-        scores = self._new_vectors @ query
-        return self._new[np.argpartition(scores, len(scores) - depth)[len(scores) - depth :]]
+        return self._new[exact_search(self._new_vectors, query, depth)[0]]
 
 
 def present() -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.features import Floats
-from nsfse_runtime.search import Mask, Rows, best_of, exact_search, rounding
+from nsfse_runtime.search import Mask, Rows, best_of, exact_search, rounding, slack
 from nsfse_runtime.session import Session
 
 # Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63 fits, more would not.
@@ -51,7 +51,8 @@ class Codes:
         first = np.argpartition(scores, count - some)[count - some :]
         found = np.vecdot(self._vectors[first], query)
         found[np.isneginf(scores[first])] = -np.inf
-        rows = np.flatnonzero(scores + error >= np.partition(found, some - k)[some - k])
+        last = np.partition(found, some - k)[some - k]
+        rows = np.flatnonzero(scores + error >= last - slack(query, last))
         # Where too few are allowed every row passes: then, too, it is the plain product's turn.
         if len(rows) * _WORTH > count:
             return exact_search(self._vectors, query, k, mask)

@@ -10,7 +10,7 @@ import numpy as np
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.features import Floats, PairScores, QueryFeatures, TargetFeatures
 from nsfse_runtime.regions import pack
-from nsfse_runtime.search import Mask, Rows
+from nsfse_runtime.search import Mask, Rows, best_first, slack, taken
 from nsfse_runtime.search_graph import search_graph
 from nsfse_runtime.session import OnnxScorer, Session, on_device
 from nsfse_runtime.snapshot import Snapshot
@@ -20,17 +20,21 @@ MOST_REGIONS = 8 * 2**30
 MOST_PAIRS = 4096
 """Candidates that stage 2 scores at once on the device; who asks for more is served from the file."""
 _CHUNK = 1024
+# So many more than are wanted are looked at: a device orders ties as its kernels round.
+_SPARE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Stage 1's `rows` [k] and `scores` [k], best first; `vectors` [k, d] and `regions` [k, R, d] are on the device.
+    """Stage 1's `rows` [k] and `scores` [k], best first, of M rows `seen` [M] on the device: row i is `seen[at[i]]`.
 
-    `regions` is None where the device does not keep them.
+    `vectors` [M, d] and `regions` [M, R, d] are there; `regions` is None where the device does not keep them.
     """
 
     rows: Rows
     scores: Floats
+    at: Rows
+    seen: Rows
     vectors: Any
     regions: Any
 
@@ -59,20 +63,37 @@ class ResidentGallery:
     def search(self, query: Floats, k: int, mask: Mask) -> Found:
         """Find the `k` rows that `mask` [N] allows with the largest inner product with `query` [d].
 
-        Equal scores come in the order of rows, as ONNX has it of TopK.
+        Scores and the order of ties are those of search.exact_search, computed here from the rows found there.
         """
-        k = min(k, int(mask.sum()))
-        if k < 1:
-            return Found(np.empty(0, np.intp), np.empty(0, np.float32), None, None)
-        given = {**self._inputs, "query": query, "mask": mask, "k": np.array([k], np.int64)}
+        allowed = int(mask.sum())
+        if (k := min(k, allowed)) < 1:
+            none = np.empty(0, np.intp)
+            return Found(none, np.empty(0, np.float32), none, none, None, None)
+        depth = k + _SPARE
+        while True:
+            found = self._nearest(query, k, mask, min(depth, allowed))
+            if depth >= min(allowed, MOST_PAIRS) or not self._cuts_a_tie(found, query):
+                return found
+            depth *= 4
+
+    def _nearest(self, query: Floats, k: int, mask: Mask, depth: int) -> Found:
+        given = {**self._inputs, "query": query, "mask": mask, "k": np.array([depth], np.int64)}
         out = self._graph.bound(given, stay=("found_vectors", "found_regions"))
-        rows: Rows = out["rows"].astype(np.intp)
-        return Found(rows, out["scores"], out["found_vectors"], out.get("found_regions"))
+        seen: Rows = out["rows"].astype(np.intp)
+        order, scores = best_first(np.vecdot(self.snapshot.vectors[seen], query), seen)
+        at = order[:k]
+        return Found(seen[at], scores[:k], at, seen, out["found_vectors"], out.get("found_regions"))
+
+    def _cuts_a_tie(self, found: Found, query: Floats) -> bool:
+        """Tell whether rows that were not seen may tie with the last that is wanted."""
+        least = np.vecdot(self.snapshot.vectors[found.seen], query).min()
+        return bool(least >= found.scores[-1] - slack(query, found.scores[-1]))
 
     def pairs(self, queries: Sequence[QueryFeatures], found: Found) -> list[PairScores]:
         """Return the whole score S of all that stage 1 found, one or more, for each of `queries`."""
-        regions = self._read(found.rows).regions if found.regions is None else found.regions
-        return [self._scorer.score_on_device(query, found.vectors, regions) for query in queries]
+        regions = self._read(found.seen).regions if found.regions is None else found.regions
+        every = (self._scorer.score_on_device(query, found.vectors, regions) for query in queries)
+        return [taken(pair, found.at) for pair in every]
 
 
 class Shelf:

@@ -1,5 +1,8 @@
 """Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
 
+A tie is what rounding alone can part (TIE). The same image in two rows has two scores that may differ in the last
+bit, by the processor's kernels and by what stands beside it in a batch: that must not decide an order.
+
 Stage 1's answer does not depend on how it was found: whatever narrows the gallery down (a matrix product, int8 codes,
 an index), `best_of` scores what is left, row by row and always in the same order of additions.
 """
@@ -18,6 +21,8 @@ Mask = NDArray[np.bool_]
 Stages = Literal["one", "two", "all"]
 """How a model ranks: by one vector; by it and then by pairs over the best; by pairs over everything."""
 
+TIE = 1e-6
+"""Scores tie with the best of them where they lie within TIE · max(1, its size) of it."""
 # Regions are fetched and scored so many pictures at a time: an exhaustive ranking needs no more memory than this one.
 _PAIR_CHUNK = 512
 # A row that has to be copied first costs about so many that are multiplied where they lie.
@@ -52,7 +57,7 @@ def pairs_scored(scorer: Scorer, asked: int, pictures: int) -> int:
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
     """Find the `k` rows of `vectors` [N, d] with the largest inner product with `query` [d] → rows [k], scores [k].
 
-    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may. Equal scores come in
+    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may. Ties (TIE) come in
     the order of rows.
     """
     if not len(vectors):
@@ -64,16 +69,41 @@ def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = Non
         scores = vectors[rows] @ query
     if (k := min(k, len(scores))) < 1:
         return np.empty(0, np.intp), np.empty(0, np.float32)
-    kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k] - rounding(query))
+    last = np.partition(scores, len(scores) - k)[len(scores) - k]
+    kept = np.flatnonzero(scores >= last - slack(query, last))
     return best_of(vectors, query, kept if rows is None else rows[kept], k)
 
 
 def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
-    """Return the `k` best of `rows`, which ascend, and their scores: each row's by itself, whoever stands beside it."""
+    """Return the `k` best of `rows` and their scores: each row's by itself, whoever stands beside it."""
     most = 2 * len(rows) > len(vectors)
     scores = np.vecdot(vectors, query)[rows] if most else np.vecdot(vectors[rows], query)
-    order = np.argsort(-scores, kind="stable")[:k]
-    return rows[order], scores[order]
+    order, scores = best_first(scores, rows)
+    return rows[order[:k]], scores[:k]
+
+
+def best_first(scores: Floats, rows: Rows) -> tuple[Rows, Floats]:
+    """Return the places [n] of `scores` [n], best first and ties by `rows` [n], and the scores [n] in that order.
+
+    Scores that tie (TIE) are returned as one, the greatest of them. The first of a tie is never tied with a better
+    score: a chain of small steps is no tie of its two ends.
+    """
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # scores that are no numbers are for others to refuse
+        ends = np.searchsorted(-falling, TIE * np.maximum(1, np.abs(falling)) - falling, side="right").tolist()
+    starts = []
+    at = 0
+    while at < len(ends):
+        starts.append(at)
+        at = max(ends[at], at + 1)
+    tie = np.repeat(np.arange(len(starts)), np.diff([*starts, len(ends)]))
+    return order[np.lexsort((rows[order], tie))], scores[order[starts]][tie]
+
+
+def slack(query: Floats, score: float) -> float:
+    """Return how far below `score`, the least that is wanted, a row's product with `query` [d] may be and still tie."""
+    return rounding(query) + 2 * TIE * max(1.0, abs(float(score)))
 
 
 def rounding(query: Floats) -> float:
@@ -114,17 +144,16 @@ def rerank_rows(score: Callable[[Rows], PairScores], rows: Rows, scores: Floats,
 def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) -> Ranking:
     """Order stage 1's `rows` by the scores S of the first M of them, and keep `k`.
 
-    `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them: a stable sort by S then leaves
-    ties in that order.
+    `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them; ties (TIE) keep that order.
     """
     first = rows[: len(by_row)][by_row]
-    order = np.argsort(-pair.score, kind="stable")
-    best = taken(pair, order[:k])
+    order, whole = best_first(pair.score, first)
+    best = PairScores(whole[:k], pair.word_scores[order[:k]], pair.boundary)
     rest = slice(len(first), max(k, len(first)))
     ranked = np.concatenate([first[order], rows[rest]])[:k]
-    whole = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
+    shown = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
     cosines = np.concatenate([scores[by_row[order]], scores[rest]])[:k]
-    return Ranking(ranked, whole, best, cosines, float(pair.score.mean()))
+    return Ranking(ranked, shown, best, cosines, float(pair.score.mean()))
 
 
 def taken(pair: PairScores, order: Rows) -> PairScores:

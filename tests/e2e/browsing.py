@@ -17,6 +17,12 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage")
+# What a Chromium would ask of other machines, and on its first start; chromedriver gives it a fresh folder.
+OFFLINE = (
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
+    *("--no-first-run",),
+)
 # A headless Chromium says that it has no mouse; the page then shows what others see when they hover.
 _MOUSE = "primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
 
@@ -35,11 +41,11 @@ def serving(gallery: Path, name: str = "shelf", *arguments: str) -> Iterator[str
             yield _once_ready(server, log, f"http://127.0.0.1:{port}/")
         finally:
             server.send_signal(signal.SIGTERM)
-            server.wait(timeout=20)
+            server.wait(timeout=200)
 
 
 def _once_ready(server: subprocess.Popen, log: IO[str], address: str) -> str:
-    for _ in range(600):
+    for _ in range(4000):  # this many only end a start that hangs
         if server.poll() is not None:
             log.seek(0)
             raise RuntimeError(f"the server ended with {server.returncode}: {log.read()}")
@@ -49,7 +55,7 @@ def _once_ready(server: subprocess.Popen, log: IO[str], address: str) -> str:
                     return address
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise RuntimeError("the server was not ready within 30 seconds")
+    raise RuntimeError("the server does not become ready")
 
 
 @contextmanager
@@ -60,7 +66,7 @@ def browsing(width: int = 1440, height: int = 900, *, phone: bool = False, dark:
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
+    for argument in (*ARGUMENTS, *OFFLINE):
         options.add_argument(argument)
     if not phone:
         options.add_argument(f"--blink-settings={_MOUSE}")

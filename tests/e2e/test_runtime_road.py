@@ -24,7 +24,7 @@ def nsfse(*arguments, absent=ABSENT, cwd=None, stdout=subprocess.PIPE):
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
     out = {"stdout": stdout, "stderr": subprocess.PIPE}
-    return subprocess.run(command, text=True, encoding="utf-8", timeout=120, cwd=cwd, **out)
+    return subprocess.run(command, text=True, encoding="utf-8", timeout=200, cwd=cwd, **out)
 
 
 def draw(path, colour, size=(36, 60)):
@@ -218,6 +218,6 @@ def test_the_five_lines_of_the_readme(pictures, word, tmp_path):
     draw(tmp_path / "dress.jpg", "red")
     code = f"import sys; sys.path[:0] = {[str(Path(entry).resolve()) for entry in sys.path if entry]}\n"
     code += example.read_text("utf-8").replace("make it red", word)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 8

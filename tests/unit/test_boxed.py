@@ -136,7 +136,7 @@ def test_the_command_shows_a_page_without_torch_or_anything_beside_its_own_folde
             assert b"<main>" in page.read()
             note = json.load(info)["note"]
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(20) == 0
+        assert demo.wait(200) == 0
     assert ready["pictures"] == 2000 and Gallery.open(ready["gallery"]).bundle_path == Path(ready["bundle"])
     assert "drawings of 6 kinds (shirt" in note and "8 colours (red" in note and "photographs" in note
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["nsfse"]  # ONNX Runtime's reports lie elsewhere

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from PIL import Image
@@ -141,20 +141,29 @@ def test_texts_that_cannot_be_read_are_ranked_by_the_picture_and_counted():
     assert result.scores["R@1"] == 100.0  # of the first, all but the reference tie: 1 leads
 
 
-def test_pictures_are_encoded_once_and_at_most_two_batches_are_held():
-    read = []
+def test_pictures_are_encoded_once_and_at_most_two_batches_are_held(monkeypatch):
+    read, wanted = [], []
 
-    class Slow(NumberScorer):
+    class Reader(ThreadPoolExecutor):
+        """Reads at once what it is asked for: nothing that is asked for too early can come late."""
+
+        def submit(self, function, *given):
+            wanted.append(given)
+            found = super().submit(function, *given)
+            wait([found])
+            return found
+
+    class Held(NumberScorer):
         def encode_images(self, pixels):
-            time.sleep(0.01)
-            assert len(read) - len(self.batches) <= 2  # the one being encoded and the next
+            assert len(wanted) - len(self.batches) == min(2, 8 - len(self.batches))  # this one and the next
             return super().encode_images(pixels)
 
     def images(ids):
         read.append(len(ids))
         return number_images(ids)
 
-    scorer = Slow()
+    monkeypatch.setattr("nsfse.encoded.ThreadPoolExecutor", Reader)
+    scorer = Held()
     encoded = encode_pictures(scorer, GALLERY, images, batch=1)
     assert scorer.batches == read == [1] * 8
     evaluate(scorer, protocol(*[Triplet("0", ("1",), ("1",))] * 5), images, encoded=encoded)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.galleries import save_pictures
+from tests.galleries import save_picture, save_pictures
 
 ARCHIVE = Path(os.environ.get("NSFSE_BAD_IMAGES", Path(__file__).parents[2] / "../shared/data/bad-images.tar.gz"))
 pytestmark = pytest.mark.skipif(
@@ -24,17 +24,20 @@ from tests.galleries import ColourScorer, peak_mb
 
 slowest, load = [0.0], images.load_image
 def timed(stream, size):
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         return load(stream, size)
     finally:
-        slowest[0] = max(slowest[0], time.perf_counter() - began)
+        slowest[0] = max(slowest[0], time.thread_time() - began)
+began = time.thread_time()
+images.decode_image(sys.argv[3])
+yardstick = time.thread_time() - began
 images.load_image = timed
 gallery = Gallery.open(sys.argv[1], ColourScorer(), create=True)
 first = gallery.sync(sys.argv[2])
 second = gallery.sync(sys.argv[2])
 print(json.dumps({"ids": gallery.ids, "failed": first.failed, "again": second.failed, "encoded": second.encoded,
-                  "slowest": slowest[0], "peak": peak_mb()}))
+                  "slowest": slowest[0] / yardstick, "peak": peak_mb()}))
 """
 
 
@@ -43,15 +46,16 @@ def test_each_malformed_file_is_indexed_or_listed_with_a_reason(tmp_path: Path) 
     good = save_pictures(photos, 200)
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(photos / "bad", filter="data")
+    large = save_picture(tmp_path / "large.png", 0, (4000, 3000))
     files = {
         str(path.relative_to(photos)) for path in photos.rglob("*") if path.is_file() and not path.name.startswith(".")
     }
     assert len(files) > len(good) + 100
     run = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{CHILD}", tmp_path / "g", photos],
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{CHILD}", tmp_path / "g", photos, large],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=230,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stderr == "", "a library warned on the user's terminal"
@@ -61,4 +65,5 @@ def test_each_malformed_file_is_indexed_or_listed_with_a_reason(tmp_path: Path) 
     assert set(good) <= set(found["ids"])
     assert all(reason and "\n" not in reason for reason in failed.values())
     assert sorted(found["again"]) == sorted(found["failed"]) and found["encoded"] == 0
-    assert found["slowest"] < 5 and found["peak"] < 700
+    # In processor time of a good PNG of 12 megapixels: no clock of the wall, and no machine, decides.
+    assert found["slowest"] < 25 and found["peak"] < 700

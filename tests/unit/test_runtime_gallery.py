@@ -94,15 +94,19 @@ def test_pictures_that_exchange_names_are_not_encoded(gallery: Gallery, photos: 
     np.testing.assert_array_equal(gallery.vectors()[[1, 2]], before[::-1])
 
 
-def test_a_change_within_the_clocks_tick_is_seen(tmp_path: Path, scorer: ColourScorer) -> None:
+@pytest.mark.parametrize(("age", "seen"), [(0.0, 1), (1.9, 1), (2.1, 0)])
+def test_a_change_within_the_clocks_tick_is_seen(
+    tmp_path: Path, scorer: ColourScorer, monkeypatch: pytest.MonkeyPatch, age: float, seen: int
+) -> None:
     path = save_picture(tmp_path / "photos/a.bmp", 1)
+    stamp = path.stat()
+    monkeypatch.setattr("time.time_ns", lambda: stamp.st_mtime_ns + int(age * 1e9))
     gallery = Gallery.open(tmp_path / "g", scorer, create=True)
     gallery.sync(tmp_path / "photos")
-    stamp = path.stat()
     save_picture(path, 2)
     os.utime(path, ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
     assert path.stat().st_size == stamp.st_size
-    assert gallery.sync(tmp_path / "photos").updated == 1
+    assert gallery.sync(tmp_path / "photos").updated == seen
 
 
 def test_bad_files_are_listed_with_their_reason_and_not_tried_again(
