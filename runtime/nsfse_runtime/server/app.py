@@ -15,9 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Router
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
-from nsfse_runtime.features import Pixels
 from nsfse_runtime.intake import usual_workers
-from nsfse_runtime.queries import Query
+from nsfse_runtime.queries import Query, Upload
 from nsfse_runtime.server import messages as m
 from nsfse_runtime.server.asking import decode, query_of, reply_of, watch
 from nsfse_runtime.server.assets import Assets
@@ -155,7 +154,7 @@ class Service:
 
     async def _decoded(
         self, served: Served, files: Sequence[Any], gone: "asyncio.Task[None]", deadline: float
-    ) -> list[Pixels]:
+    ) -> list[Upload]:
         """Decode a query's files in the pool, one after the other. Raises ImageError, or Refused or Gone when late."""
         pixels = []
         for file in files:

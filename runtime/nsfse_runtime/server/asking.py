@@ -7,9 +7,8 @@ from typing import BinaryIO
 
 from starlette.requests import Request
 
-from nsfse_runtime.features import Pixels
-from nsfse_runtime.images import load_image
-from nsfse_runtime.queries import PictureId, Query, Reference
+from nsfse_runtime.images import load_image, sha256_of
+from nsfse_runtime.queries import PictureId, Query, Reference, Upload
 from nsfse_runtime.server import messages as m
 from nsfse_runtime.server.galleries import Answer
 from nsfse_runtime.server.waiting import Job
@@ -19,8 +18,8 @@ def query_of(
     asked: m.Choices,
     wanted: tuple[Sequence[str], Sequence[str]],
     unwanted: tuple[Sequence[str], Sequence[str]],
-    references: Sequence[Pixels] = (),
-    minus: Sequence[Pixels] = (),
+    references: Sequence[Upload] = (),
+    minus: Sequence[Upload] = (),
 ) -> Query:
     """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of pictures that were sent."""
     pictures: tuple[Reference, ...] = (*references, *map(PictureId, wanted[0]))
@@ -39,14 +38,16 @@ def query_of(
     )
 
 
-def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Pixels:
+def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Upload:
     """Decode a picture and fit it to `size` (height, width), unless nobody waits for it.
 
     Raises ImageError, or TimeoutError: the client has gone, or it is too late.
     """
     if gone.done() or deadline <= perf_counter():
         raise TimeoutError
-    return load_image(stream, size)
+    pixels = load_image(stream, size)
+    stream.seek(0)
+    return Upload(pixels, sha256_of(stream))
 
 
 def watch(request: Request) -> "asyncio.Task[None]":
