@@ -22,6 +22,7 @@ from nsfse_runtime import gallery_file
 from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.outputs import check_folder
 from nsfse_runtime.session import OnnxScorer
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
 
     Raises OutputError, and VersionError where a gallery of another model lies there.
     """
+    check_folder(folder, (IMAGES, TABLE, LOG), (GALLERY,))
     changed = unpack(folder)
     if not gallery_file.exists(folder / GALLERY):
         _copy_gallery(folder)

@@ -27,6 +27,8 @@ def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
     Raises DataError when the files would not be accepted (an incomplete gallery), OutputError when they cannot be
     written.
     """
+    for metric in METRICS:
+        _refuse_others(folder / f"{metric}.json")
     paths: list[Path] = []
     for metric, content in submissions(result).items():
         text = json.dumps(content, separators=(",", ":"))
@@ -41,6 +43,16 @@ def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
             raise OutputError(f"cannot write {path} ({error.strerror}); name another folder") from error
         paths.append(path)
     return tuple(paths)
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise OutputError where `path` is there and is no submission."""
+    try:
+        known = not path.exists() or json.loads(path.read_bytes()).get("metric") in METRICS
+    except (ValueError, AttributeError, OSError):
+        known = False
+    if not known:
+        raise OutputError(f"{path} is there and is no submission; name another folder, or delete it first")
 
 
 def submissions(result: ProtocolResult) -> dict[str, dict[str, Any]]:
