@@ -22,7 +22,6 @@ from nsfse_runtime import gallery_file
 from nsfse_runtime.bundle import Bundle
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.gallery import Gallery
-from nsfse_runtime.outputs import check_folder
 from nsfse_runtime.session import OnnxScorer
 
 if TYPE_CHECKING:
@@ -100,7 +99,6 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
 
     Raises OutputError, and VersionError where a gallery of another model lies there.
     """
-    check_folder(folder, (IMAGES, TABLE, LOG), (GALLERY,))
     changed = unpack(folder)
     if not gallery_file.exists(folder / GALLERY):
         _copy_gallery(folder)
@@ -108,7 +106,8 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
     if gallery.bundle_path != BUNDLE:  # it was made by another installation, which may be gone
         _tell_bundle(folder / GALLERY)
     if changed or gallery.snapshot.folder != str((folder / IMAGES).resolve()):
-        gallery.sync(folder / IMAGES, metadata=folder / TABLE)  # by their hashes: there is nothing to encode
+        # By their hashes: there is nothing to encode. Whatever is not there is not in the box, either.
+        gallery.sync(folder / IMAGES, metadata=folder / TABLE, allow_removals=True)
     return gallery
 
 
@@ -129,8 +128,11 @@ def _tell_bundle(gallery: Path) -> None:
 
 
 def unpack(folder: Path) -> bool:
-    """Make the box's pictures and table lie in `folder`; return whether one was missing or not as it was packed."""
-    changed = False
+    """Make the box's pictures and table lie in `folder`; return whether one was missing or not as it was packed.
+
+    Raises OutputError, also for a file of such a name in a folder that no demo was unpacked to before.
+    """
+    changed, first = False, not (folder / GALLERY).exists()
     try:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         with ZipFile(PICTURES) as packed:
@@ -138,8 +140,13 @@ def unpack(folder: Path) -> bool:
                 place = folder / entry.filename
                 if not place.is_file() or zlib.crc32(place.read_bytes()) != entry.CRC:
                     changed = True
+                    # One that was killed here left a file's beginning.
+                    if first and place.exists() and not packed.read(entry).startswith(place.read_bytes()):
+                        raise OutputError(f"{place} is not the demo's; name an empty folder with -o")
                     place.write_bytes(packed.read(entry))
                     os.utime(place, ns=(WRITTEN_NS, WRITTEN_NS))
+    except OutputError:
+        raise
     except OSError as error:
         raise _unwritable(folder, error) from error
     return changed

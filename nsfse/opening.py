@@ -170,12 +170,9 @@ def index_folder(
     A gallery that was not there before, and in which nothing is when this fails, is not left behind. Raises what
     open_gallery and Gallery.sync raise; UsageError where the two arguments have changed places.
     """
-    from nsfse_runtime.sync import check_is_folder
-
     if path.is_dir():
         turned = " and the folder second" if not folder.is_dir() else ""
         raise UsageError(f"{path} is a folder; the gallery, a file, comes first{turned}: nsfse index GALLERY FOLDER")
-    check_is_folder(folder)
     new = not path.exists()
     try:
         model, opened = open_gallery(path, bundle, place, create=True)

@@ -129,7 +129,7 @@ def index_text(report: Mapping[str, Any]) -> str:
     if ann := report["ann"]:
         enough = "" if ann["recall"] >= 0.99 else ", which is too few: it is searched exactly"
         lines.append(f"its index finds {100 * ann['recall']:.1f} % of the best 100{enough}")
-    if report["left_out"]:
+    if report.get("left_out"):
         rules = ", ".join(f"{count} {printable(rule)}" for rule, count in report["left_out"].items())
         lost = f"; {report['excluded']} pictures are in the gallery no more" if report["excluded"] else ""
         lines.append(f"left out by their names: {rules}{lost}")
@@ -138,7 +138,7 @@ def index_text(report: Mapping[str, Any]) -> str:
         shown, rest = report["unmatched"][:5], len(report["unmatched"]) - 5
         names_shown = ", ".join(map(printable, shown)) + (f" and {rest} more" if rest > 0 else "")
         lines.append(f"{len(report['unmatched'])} rows of the table name no picture, or several: {names_shown}")
-    if report["loose"]:
+    if report.get("loose"):
         pairs = ", ".join(f"{printable(key)} = {printable(name)}" for key, name in report["loose"][:3])
         lines.append(f"{len(report['loose'])} rows of the table name a picture by a part of its path or name: {pairs}")
     return "\n".join(lines)
