@@ -56,11 +56,12 @@ def stem(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return what is most like `name` among `known`, None where nothing is near."""
     wanted = loose(name[:_LONGEST])
-    start, end = wanted[: len(wanted) // 2], wanted[len(wanted) // 2 :]
+    third = len(wanted) // 3
+    start, end = wanted[:third], wanted[len(wanted) - third :]
     forms: dict[str, str] = {}
     for each in islice(known, _MOST_KNOWN):
         form = loose(each)
-        # One slip leaves the half at its other side whole, so that few have to be compared at length.
+        # One slip leaves the first or the last third whole, so that few have to be compared at length.
         if abs(len(form) - len(wanted)) <= 3 and (form.startswith(start) or form.endswith(end)):
             forms.setdefault(form, each)
             if len(forms) == _MOST_COMPARED:

@@ -37,8 +37,10 @@ def check_output(path: str | os.PathLike[str], kind: Output) -> None:
     try:
         if not target.exists() or target.is_dir():  # writing tells of a folder
             return
-        with target.open("rb") as file:
-            head = file.read(_LOOKED_AT) if target.is_file() else b"a device"
+        head = b"a pipe or a device"
+        if target.is_file():
+            with target.open("rb") as file:
+                head = file.read(_LOOKED_AT)
     except OSError as error:
         raise OutputError(f"cannot write {printable(str(target))}: {error.strerror}; choose another place") from error
     if head and kind.mark not in head:

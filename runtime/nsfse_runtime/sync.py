@@ -284,7 +284,8 @@ class _Sync:
             whole, top = gone == had[folder], folder.count("/") == 1
             unmounted = folder in mounts and folder not in self.listing.mounts
             emptied = whole and gone >= _MANY_EMPTY and (self.folder / folder).is_dir() and not self._holds(folder)
-            if unmounted or emptied or (gone >= _MANY and (whole or (top and 2 * gone > had[folder]))):
+            most = had[folder] >= _MANY and (whole or (top and 2 * gone > had[folder]))
+            if unmounted or emptied or most:
                 return f"{gone} of {had[folder]} pictures are gone from {printable(str(self.folder / folder))}"
         return None
 

@@ -195,6 +195,8 @@ class Service:
     async def _shown(self, request: Request, side: int) -> Response:
         asked = converted(request.query_params.multi_items(), m.GalleryForm)
         served, name = self._gallery(asked.gallery), request.path_params["id"]
+        if side == THUMBNAIL_SIDE and await self._in_pool(served.has, f"{name}/thumbnail"):
+            name, side = f"{name}/thumbnail", LONGEST_SIDE  # the image's own name ends as the route does
         shown = await self._in_pool(Shown, served, name, side)
         headers = {"etag": shown.etag, "cache-control": _CACHED}
         if shown.etag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
