@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import TYPE_CHECKING, Union
 
 import msgspec
 import numpy as np
@@ -25,7 +25,8 @@ class PictureId(str):
     __slots__ = ()
 
 
-class Upload(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
     """An image that was decoded elsewhere: its pixels [H, W, 3] and the SHA-256 of its file."""
 
     pixels: Pixels

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -62,7 +62,7 @@ class Retriever:
 
     def query(
         self,
-        reference: Reference | list[Reference] | tuple[Reference, ...],
+        reference: Reference | Sequence[Reference],
         text: str | Sequence[str] = (),
         k: int = 10,
         where: Mapping[str, str | Sequence[str]] | None = None,
@@ -90,7 +90,7 @@ class Retriever:
         found = self.answer(
             [
                 Query(
-                    references=tuple(reference) if isinstance(reference, list | tuple) else (reference,),
+                    references=_each(reference),
                     texts=(text,) if isinstance(text, str) else tuple(text),
                     minus_texts=tuple(minus_texts),
                     minus=tuple(minus),
@@ -277,6 +277,12 @@ def tried(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") ->
         return function(*args, **options)
     except NsfseError as error:
         return error
+
+
+def _each(reference: "Reference | Sequence[Reference]") -> tuple[Reference, ...]:
+    """Return the references of a query: an array, bytes and a name are one, though they could be iterated over."""
+    one = isinstance(reference, bytes | bytearray | memoryview | str | os.PathLike | np.ndarray | Upload)
+    return (reference,) if one or not isinstance(reference, Iterable) else tuple(reference)  # type: ignore[arg-type, return-value]
 
 
 def _decoded(reference: Reference, size: tuple[int, int]) -> "tuple[Pixels, bytes | None]":
