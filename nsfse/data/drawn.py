@@ -329,11 +329,11 @@ def draw_query_set(
 def _refuse_others(folder: Path, protocol: str) -> None:
     """Raise OutputError where `folder` holds something else than a drawn query set."""
     check_folder(folder, ("items.csv", "images"), ("queries.jsonl",))
-    queries = folder / "queries.jsonl"
-    with suppress(OSError, UnicodeDecodeError):
-        first = queries.open(encoding="utf-8").readline() if queries.exists() else ""
-        if first and f'"protocol": "{protocol}"' not in first:
-            raise OutputError(f"{folder} holds another query set; choose an empty folder or a new one")
+    first = b""
+    with suppress(FileNotFoundError), (folder / "queries.jsonl").open("rb") as file:
+        first = file.readline()
+    if first and f'"protocol": "{protocol}"'.encode() not in first:
+        raise OutputError(f"{folder} holds another query set; choose an empty folder or a new one")
 
 
 @functools.cache
