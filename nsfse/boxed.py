@@ -135,6 +135,8 @@ def unpack(folder: Path) -> bool:
     changed, first = False, not (folder / GALLERY).exists()
     try:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        if first and (folder / LOG).exists() and (folder / LOG).read_bytes()[:1] not in (b"", b"{"):
+            raise OutputError(f"{folder / LOG} is not the demo's; name an empty folder with -o")
         with ZipFile(PICTURES) as packed:
             for entry in packed.infolist():
                 place = folder / entry.filename
