@@ -106,7 +106,8 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
     if gallery.bundle_path != BUNDLE:  # it was made by another installation, which may be gone
         _tell_bundle(folder / GALLERY)
     if changed or gallery.snapshot.folder != str((folder / IMAGES).resolve()):
-        gallery.sync(folder / IMAGES, metadata=folder / TABLE)  # by their hashes: there is nothing to encode
+        # By their hashes: there is nothing to encode. Whatever is not there is not in the box, either.
+        gallery.sync(folder / IMAGES, metadata=folder / TABLE, allow_removals=True)
     return gallery
 
 
@@ -127,17 +128,27 @@ def _tell_bundle(gallery: Path) -> None:
 
 
 def unpack(folder: Path) -> bool:
-    """Make the box's pictures and table lie in `folder`; return whether one was missing or not as it was packed."""
-    changed = False
+    """Make the box's pictures and table lie in `folder`; return whether one was missing or not as it was packed.
+
+    Raises OutputError, also for a file of such a name in a folder that no demo was unpacked to before.
+    """
+    changed, first = False, not (folder / GALLERY).exists()
     try:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        if first and (folder / LOG).exists() and (folder / LOG).read_bytes()[:1] not in (b"", b"{"):
+            raise OutputError(f"{folder / LOG} is not the demo's; name an empty folder with -o")
         with ZipFile(PICTURES) as packed:
             for entry in packed.infolist():
                 place = folder / entry.filename
                 if not place.is_file() or zlib.crc32(place.read_bytes()) != entry.CRC:
                     changed = True
+                    # One that was killed here left a file's beginning.
+                    if first and place.exists() and not packed.read(entry).startswith(place.read_bytes()):
+                        raise OutputError(f"{place} is not the demo's; name an empty folder with -o")
                     place.write_bytes(packed.read(entry))
                     os.utime(place, ns=(WRITTEN_NS, WRITTEN_NS))
+    except OutputError:
+        raise
     except OSError as error:
         raise _unwritable(folder, error) from error
     return changed

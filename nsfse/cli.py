@@ -12,6 +12,7 @@ import typer
 
 import nsfse
 from nsfse.failures import report
+from nsfse_runtime.errors import InputError
 
 app = typer.Typer(
     add_completion=False,
@@ -154,6 +155,13 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
     bundle: BundleOption = None,
     metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="A glob of files or folders to leave out, kept for the next time; '' for none. Repeatable."),
+    ] = None,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Let most images, or most metadata, go from the gallery.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; one a core by default.")] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
@@ -162,16 +170,23 @@ def index(
     """Bring a gallery in step with a folder of pictures.
 
     New pictures are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
-    picture is skipped and listed with its reason.
+    picture is skipped and listed with its reason. Folders of systems (@eaDir, $RECYCLE.BIN, node_modules ...) and
+    hidden ones are left out.
     """
-    from nsfse.opening import open_gallery, place_of
+    from nsfse.opening import index_folder, place_of
     from nsfse.printing import index_text
-    from nsfse.progress import indexing_bar
+    from nsfse.progress import indexing_bar, say
 
-    model, opened = open_gallery(gallery, bundle, place_of(device, provider), create=True)
+    options: dict[str, Any] = {"metadata": metadata, "workers": workers}
+    options |= {"exclude": exclude, "allow_removals": allow_removals}
     with indexing_bar() as follow:
-        done = opened.sync(folder, model, metadata=metadata, workers=workers, progress=follow)
+        place = place_of(device, provider)
+        done, count = index_folder(gallery, folder, bundle, place, **options, progress=follow)
     _print({"schema_version": 1, **asdict(done)}, index_text, as_json)
+    if not count and not done.failed:
+        say(f"nsfse: the gallery is empty: {folder} holds no images")
+    if done.failed and not count:
+        raise InputError(f"none of the {len(done.failed)} files in {folder} could be taken; the gallery is empty")
 
 
 @app.command()
@@ -214,11 +229,20 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Find pictures: like IMAGE, but as TEXT says."""
-    from nsfse.opening import check_references, conditions, open_retriever, picture_file, place_of
+    from nsfse.opening import (
+        check_references,
+        check_sheets,
+        conditions,
+        open_retriever,
+        picture_file,
+        place_of,
+        why_empty,
+    )
     from nsfse.printing import query_text, write_sheets
     from nsfse.terminal import in_colour, show_query
 
     retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
+    check_sheets(retriever.gallery, [image, *(and_like or ()), *(not_like or ())], png, html)
     options: dict[str, Any] = {"k": k, "where": conditions(where or ()), "rerank": rerank, "min_score": min_score}
     options |= {"minus_texts": without or (), "minus": not_like or (), "balance": balance, "maps": maps}
     texts = [each for each in (text, *(more or ())) if each is not None]
@@ -228,6 +252,9 @@ def query(
     said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
     others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in not_like or ()]
     write_sheets(retriever.gallery, image, said, result, png, html, others)
+    if not as_json and not result.hits and result.matches is None and all(text.whole for text in result.texts):
+        typer.echo(why_empty(retriever.gallery, options["where"]))
+        return
     if not as_json and in_colour():
         show_query(result, picture_file(retriever.gallery, image), preview)
         return
@@ -293,7 +320,10 @@ def evaluate(
     from nsfse.printing import scores_text
     from nsfse.progress import stages_bar
     from nsfse.scorer import open_scorer
+    from nsfse_runtime.outputs import PAGE, check_output
 
+    if html:
+        check_output(html, PAGE)
     scorer = open_scorer(model, device, provider)
     with stages_bar() as follow:
         rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}

@@ -25,6 +25,7 @@ from nsfse.progress import say, stages_bar, training_bar
 from nsfse.scorer import TorchScorer, open_scorer
 from nsfse.train import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
+from nsfse_runtime.outputs import check_folder
 
 SPLITS = ("test", "val")
 """Where a protocol is looked for: validation only where the data set has no test queries of it."""
@@ -183,6 +184,7 @@ class _Results:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        check_folder(out, (), ("results",))
         try:
             (out / "results").mkdir(parents=True, exist_ok=True)
         except OSError as error:

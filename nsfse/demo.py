@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nsfse.look import look
 from nsfse.progress import indexing_bar, say, stages_bar, training_bar
+from nsfse_runtime.outputs import check_folder
 
 PRESET = "drawn-easy"
 PROTOCOL = "drawn"
@@ -28,6 +29,7 @@ def run_demo(
     seconds: dict[str, float] = {}
     stage = _stages(seconds)
     catalogue, run, bundle, gallery = (out / name for name in ("catalogue", "run", "bundle", "easy.gallery"))
+    check_folder(out, (), ("catalogue",))
     out.mkdir(parents=True, exist_ok=True)
     with stage("draw", "pictures to search in, and queries whose right answers are known"):
         from nsfse.data.drawn import draw_query_set

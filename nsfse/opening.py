@@ -1,16 +1,20 @@
 """What the command line names, opened: a gallery with its bundle, a reference picture, conditions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nsfse
 from nsfse.progress import say
+from nsfse_runtime import gallery_file
 from nsfse_runtime.bundle import MANIFEST, Bundle
 from nsfse_runtime.devices import ON_CPU, Device, Place, choose
-from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.errors import NotFoundError, NsfseError, OutputError, UsageError
 from nsfse_runtime.extras import need
 from nsfse_runtime.gallery import Gallery
+from nsfse_runtime.outputs import PAGE, SHEET, check_output
 from nsfse_runtime.printable import printable
 from nsfse_runtime.retriever import Retriever
 from nsfse_runtime.session import OnnxScorer, scorer_on
@@ -18,6 +22,7 @@ from nsfse_runtime.stage1 import Search
 
 if TYPE_CHECKING:
     from nsfse_runtime.server.app import Service
+    from nsfse_runtime.sync import SyncReport
 
 
 def place_of(device: Device | None, provider: str | None) -> Place:
@@ -152,11 +157,79 @@ def folders(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def conditions(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse the COLUMN=VALUE pairs of --where. Raises UsageError."""
+    """Parse the COLUMN=VALUE pairs of --where. Raises UsageError, also for a column that is given twice."""
+    found: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        column, equals, value = (part.strip() for part in pair.partition("="))
+        compared = column[-1:] in ("<", ">", "!", "~") or value.startswith("=")
+        if compared or (not equals and not {"<", ">", "!", "~"}.isdisjoint(pair)):
+            raise UsageError(f"--where compares by = alone: COLUMN=VALUE[,VALUE], not {pair!r}")
+        if not equals or not column:
             raise UsageError(f"--where takes COLUMN=VALUE, not {pair!r}; for example --where category=dress")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if column in found:
+            raise UsageError(
+                f"--where names {column} twice; give its values together: --where {column}={found[column]},{value}"
+            )
+        found[column] = value
+    return found
+
+
+def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html: Path | None) -> None:
+    """Raise where a sheet or a page may not be written: over an image of the gallery, or anything not of nsfse.
+
+    `images` are those of the query. Raises OutputError or UsageError.
+    """
+    for path, kind in ((png, SHEET), (html, PAGE)):
+        if path is None:
+            continue
+        check_output(path, kind)
+        folder, real = Path(gallery.snapshot.folder), Path(path).resolve()
+        own = real.is_relative_to(folder) and gallery.snapshot.has(real.relative_to(folder).as_posix())
+        if own or real in {Path(image).resolve() for image in images}:
+            raise OutputError(f"{printable(str(path))} is an image of the gallery or the query; choose another name")
+
+
+def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
+    """Return why a query without a confidence to reach has found nothing."""
+    if not len(gallery):
+        failed = gallery.failures()
+        if not failed:
+            return "the gallery is empty; index a folder of images: nsfse index GALLERY FOLDER"
+        (reason, most), *rest = Counter(reason for _, reason in failed).most_common()
+        more = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
+        return f"the gallery is empty: {len(failed)} files were refused ({most} of them: {printable(reason)}{more})"
+    if not where:
+        return "the gallery has no image but those of the query"
+    for column, value in where.items():
+        if not gallery.mask({column: value}).any():
+            near = gallery.snapshot.nearest_value(column, value)
+            hint = f"; did you mean {near}?" if near else ""
+            return printable(f"no image in the gallery has {column}={value}{hint}")
+    if gallery.mask(where).any():
+        return "no image but those of the query fits these conditions"
+    return "no image in the gallery fits all of these conditions"
+
+
+def index_folder(
+    path: Path, folder: Path, bundle: Path | None, place: Place, **options: Any
+) -> tuple["SyncReport", int]:
+    """Make the gallery at `path` equal to `folder`; return what was done, and how many images it has then.
+
+    A gallery that was not there before, and in which nothing is when this fails, is not left behind. Raises what
+    open_gallery and Gallery.sync raise; UsageError where the two arguments have changed places.
+    """
+    if path.is_dir():
+        turned = " and the folder second" if not folder.is_dir() else ""
+        raise UsageError(f"{path} is a folder; the gallery, a file, comes first{turned}: nsfse index GALLERY FOLDER")
+    new = not path.exists()
+    try:
+        model, opened = open_gallery(path, bundle, place, create=True)
+        with closing(opened):
+            return opened.sync(folder, model, **options), len(opened)
+    except NsfseError:
+        if new:
+            gallery_file.discard_empty(path)
+        raise
 
 
 def numbers(text: str) -> list[int]:

@@ -24,6 +24,9 @@ nsfse finds pictures by a picture and a few words: "this dress, but red".
 """
 
 
+_SHOWN = 10
+"""Names of files of one reason that the report of an index shows."""
+
 MARKS = {"matched": "+", "mismatched": "-", "silent": ""}
 NO_MATCH = "nothing here matches"
 EMPTY = {
@@ -130,13 +133,18 @@ def index_text(report: Mapping[str, Any]) -> str:
     if ann := report["ann"]:
         enough = "" if ann["recall"] >= 0.99 else ", which is too few: it is searched exactly"
         lines.append(f"its index finds {100 * ann['recall']:.1f} % of the best 100{enough}")
-    if report["failed"]:
-        lines.append(f"{len(report['failed'])} files are not in the gallery:")
-        lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in report["failed"]]
+    if report.get("left_out"):
+        rules = ", ".join(f"{count} {printable(rule)}" for rule, count in report["left_out"].items())
+        lost = f"; {report['excluded']} pictures are in the gallery no more" if report["excluded"] else ""
+        lines.append(f"left out by their names: {rules}{lost}")
+    lines += _failed_lines(report["failed"])
     if report["unmatched"]:
         shown, rest = report["unmatched"][:5], len(report["unmatched"]) - 5
         names_shown = ", ".join(map(printable, shown)) + (f" and {rest} more" if rest > 0 else "")
         lines.append(f"{len(report['unmatched'])} rows of the table name no picture, or several: {names_shown}")
+    if report.get("loose"):
+        pairs = ", ".join(f"{printable(key)} = {printable(name)}" for key, name in report["loose"][:3])
+        lines.append(f"{len(report['loose'])} rows of the table name a picture by a part of its path or name: {pairs}")
     return "\n".join(lines)
 
 
@@ -144,6 +152,26 @@ def empty(result: "Result") -> str:
     """Return what is said of no hits."""
     whole = all(text.whole for text in result.texts)
     return EMPTY[result.matches] if whole else "no hit is left"
+
+
+def _failed_lines(failed: Sequence[tuple[str, str]]) -> list[str]:
+    """Return files that were not taken by their reason, those that are images first, the most frequent first."""
+    groups: dict[str, list[str]] = {}
+    for path, reason in failed:
+        groups.setdefault(reason, []).append(path)
+    order = sorted(groups.items(), key=lambda group: (_is_no_image(group[0]), -len(group[1])))
+    lines = [f"{len(failed)} files are not in the gallery:"] if failed else []
+    for reason, paths in order:
+        if len(paths) == 1:
+            lines.append(f"  {printable(paths[0])}: {printable(reason)}")
+            continue
+        some = ", ".join(map(printable, paths[:_SHOWN])) + (", ..." if len(paths) > _SHOWN else "")
+        lines.append(f"  {len(paths)} files: {printable(reason)} ({some})")
+    return lines
+
+
+def _is_no_image(reason: str) -> bool:
+    return reason.endswith("not an image") or reason.startswith("not a picture")
 
 
 def query_text(result: Any) -> str:

@@ -40,6 +40,8 @@ def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
     cannot be written.
     """
     check_split(result.protocol)
+    for metric in METRICS:
+        _refuse_others(folder / f"{metric}.json")
     texts: dict[Path, bytes] = {}
     for metric, content in submissions(result).items():
         text = json.dumps(content, separators=(",", ":")).encode()
@@ -74,6 +76,16 @@ def _write_all(texts: Mapping[Path, bytes]) -> None:
     finally:
         for path in aside.values():
             path.unlink(missing_ok=True)
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise OutputError where `path` is there and is no submission."""
+    try:
+        known = not path.exists() or json.loads(path.read_bytes()).get("metric") in METRICS
+    except (ValueError, AttributeError, OSError):
+        known = False
+    if not known:
+        raise OutputError(f"{path} is there and is no submission; name another folder, or delete it first")
 
 
 def submissions(result: ProtocolResult) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,8 @@ from nsfse.parallel import Share, joined, pick_device
 from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.trainer import Trainer
 from nsfse.vocabulary import build_vocabulary, count_read, read_note
-from nsfse_runtime.errors import DataError, OutputError, UsageError
+from nsfse_runtime.errors import DataError, NsfseError, OutputError, UsageError
+from nsfse_runtime.outputs import check_folder
 from nsfse_runtime.text import Tokenizer
 
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # of malloc.h
@@ -135,6 +136,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
         if read_header(run)["config"] != config:
             raise UsageError(f"{run} holds a run of another configuration; name another folder or pass --fresh")
         return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
+    _refuse_others(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -157,6 +159,18 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
     return tokenizer
+
+
+def _refuse_others(run: Path) -> None:
+    """Raise OutputError where `run` is a folder of something else, whose files a new run would overwrite."""
+    files = ("tokenizer.json", "metrics.jsonl", "config.json.tmp", "tokenizer.json.tmp")
+    if not (run / "config.json").exists():
+        check_folder(run, files, ())
+        return
+    try:
+        read_header(run)
+    except (NsfseError, KeyError):
+        raise OutputError(f"{run} holds a config.json that is no run's; choose another folder with -o") from None
 
 
 def _keep_freed_memory() -> None:

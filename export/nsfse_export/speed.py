@@ -79,6 +79,8 @@ def measure(
         check_photos(photos)
     began = time.monotonic()
     torch.set_num_threads(cpu_threads())
+    if not (out / "speed.json").exists() and any((out / f"speed.{kind}").exists() for kind in ("md", "svg")):
+        raise OutputError(f"{out} holds a speed.md or speed.svg of something else; choose another with -o")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

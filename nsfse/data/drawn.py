@@ -8,6 +8,7 @@ negatives are right but for exactly one attribute.
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from nsfse.data.queryset import write_query_set
 from nsfse.data.retelling import VARIETY, Retelling
 from nsfse.data.stock import LEVELS, Codes, Stock
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError, UsageError
+from nsfse_runtime.outputs import check_folder
 
 VERSION = "1"
 SEEN_TEXTS = 2
@@ -313,6 +315,7 @@ def draw_query_set(
     protocols = [*source.protocols("test"), *source.questions()]
     queries = [(p.name, "test", query) for p in protocols for query in p.queries]
     rows = {item: {"file": f"images/{item}.png", "split": "test", **source.attributes(item)} for item in ids}
+    _refuse_others(folder, protocols[0].name)
     write_query_set(folder, rows, queries)
     try:
         (folder / "images").mkdir(exist_ok=True)
@@ -321,6 +324,16 @@ def draw_query_set(
     except OSError as error:
         raise OutputError(f"cannot write pictures to {folder}: {error.strerror}; choose another folder") from error
     return {"items": len(ids), "queries": len(source.protocols("test")[0].queries), "seed": seed, "size": size}
+
+
+def _refuse_others(folder: Path, protocol: str) -> None:
+    """Raise OutputError where `folder` holds something else than a drawn query set."""
+    check_folder(folder, ("items.csv", "images"), ("queries.jsonl",))
+    first = b""
+    with suppress(FileNotFoundError), (folder / "queries.jsonl").open("rb") as file:
+        first = file.readline()
+    if first and f'"protocol": "{protocol}"'.encode() not in first:
+        raise OutputError(f"{folder} holds another query set; choose an empty folder or a new one")
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Gallery: pictures' features in one SQLite file, kept equal to a folder; one writer, many readers."""
 
+import json
 import os
 import sqlite3
 import threading
@@ -167,16 +168,26 @@ class Gallery:
         return Path(self.snapshot.folder, self.ids[row])
 
     def is_current(self, row: int, snapshot: Snapshot | None = None) -> bool:
-        """Tell whether the picture's file is still as it was when it was encoded."""
+        """Tell whether the image's file is still as it was when it was encoded, by its time or by its content."""
+        from nsfse_runtime.intake import content_hash
+
         snapshot = snapshot or self.snapshot
-        query = "SELECT size, mtime_ns FROM items WHERE id = ?"
+        path = Path(snapshot.folder, snapshot.ids[row])
+        query = "SELECT size, mtime_ns, sha256 FROM items JOIN contents ON key = content WHERE id = ?"
         with translated(self.path):
             found = self._connection().execute(query, (snapshot.ids[row],)).fetchone()
         try:
-            status = Path(snapshot.folder, snapshot.ids[row]).stat()
+            status = path.stat()
         except OSError:
             return False
-        return bool(found == (status.st_size, status.st_mtime_ns))
+        if found is None or found[0] != status.st_size:
+            return False
+        return bool(found[1] == status.st_mtime_ns or found[2] == content_hash(path))
+
+    def copies(self, sha256: bytes, snapshot: Snapshot) -> NDArray[np.intp]:
+        """Return the rows of the images whose files have this SHA-256."""
+        with translated(self.path):
+            return snapshot.rows_of(self._connection(), sha256)
 
     @property
     def fingerprint(self) -> str:
@@ -206,6 +217,7 @@ class Gallery:
                 "dim": meta.get("dim"),
                 "regions": meta.get("regions"),
                 "folder": meta["folder"],
+                "exclude": json.loads(meta.get("exclude", "[]")),
                 "bundle": meta["bundle"],
                 "fingerprint": meta["fingerprint"],
                 "generation": meta["generation"],
@@ -226,14 +238,19 @@ class Gallery:
         batch: int | None = None,
         workers: int | None = None,
         progress: "Callable[[SyncProgress], None] | None" = None,
+        exclude: Sequence[str] | None = None,
+        allow_removals: bool = False,
     ) -> "SyncReport":
         """Make the gallery equal to `folder`: encode what is new or changed, follow renames, drop what is gone.
 
         Each batch is committed before `progress` hears of it; whatever interrupts, the next sync goes on from there.
         `batch` pictures are encoded at a time, by default as many as the free memory allows, while `workers` threads
         decode the next ones, by default one a core. A gallery of more than stage1.EXACT_UP_TO pictures gets its index.
-        `metadata` is a CSV table (docs: metadata.read_table). Raises NotFoundError, UsageError, InputError (an empty
-        folder: is its disk mounted?), DataError, OutputError (a second writer, at once), IntegrityError.
+        `metadata` is a CSV table (docs: metadata.read_table). `exclude` are globs of files and folders to leave out
+        (docs: folder.list_folder) from now on; None leaves those in force that the gallery keeps. More than half of the
+        images, of a sub-folder, or of all metadata go only where `allow_removals` says so.
+        Raises NotFoundError, UsageError, InputError (too much would be removed: is a disk not mounted?), DataError,
+        OutputError (a second writer, at once), IntegrityError. Nothing is changed by the first four.
         """
         from nsfse_runtime.session import as_scorer
         from nsfse_runtime.stage1 import Stage1
@@ -246,7 +263,8 @@ class Gallery:
         if any(each is not None and each < 1 for each in (batch, workers)):
             raise UsageError(f"batch is {batch} and workers is {workers}; give 1 or more, or neither")
         table = Path(metadata) if metadata is not None else None
-        report = sync(self.path, Path(folder), as_scorer(model), table, batch, workers, progress)
+        scorer = as_scorer(model)
+        report = sync(self.path, Path(folder), scorer, table, batch, workers, progress, exclude, allow_removals)
         self.refresh()
         index = Stage1(self.path, model.fingerprint).prepare_index(self.snapshot)
         report.ann = index.summary() if index else None

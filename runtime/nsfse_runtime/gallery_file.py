@@ -54,6 +54,20 @@ def create(path: Path, fingerprint: str, bundle: str) -> None:
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
 
+def discard_empty(path: Path) -> None:
+    """Delete a gallery in which nothing is, with its companions; one that holds an image or is written stays."""
+    try:
+        with sole_writer(path), translated(path):
+            if path.exists() and exists(path):
+                with closing(connect_reader(path)) as connection:
+                    if connection.execute("SELECT count(*) FROM items").fetchone()[0]:
+                        return
+            for suffix in COMPANIONS:
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+    except (NsfseError, OSError):
+        return  # somebody else has it
+
+
 def format_of(connection: sqlite3.Connection) -> int:
     """Return the format of an open gallery. Raises sqlite3.Error."""
     return _pragma(connection, "user_version")

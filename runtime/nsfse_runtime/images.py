@@ -1,9 +1,11 @@
 """Bytes or a file → uint8 pixels, safely: the only decoder, for training and for serving alike.
 
 Content decides the format, not the name. The size is checked in the header before a pixel is decoded, EXIF's turn comes
-before anything else, transparency (palettes' too) lies on white, and of an animation the first frame is taken.
+before anything else, transparency (palettes' too) is on white, of an animation the first frame is taken, and colours
+with a profile become sRGB.
 """
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -19,14 +21,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from nsfse_runtime.budget import ByteBudget
+from nsfse_runtime.colours import Colours, colours_of
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.features import Pixels
+from nsfse_runtime.kinds import HEAD_BYTES, reason_against
 from nsfse_runtime.printable import printable
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 100_000_000
-# Bumped when pictures that were refused may be read, so that a gallery tries them again.
-DECODER_VERSION = 1
+# Bumped when images that were refused may be read, so that a gallery tries them again, or are read with other colours
+# (2: those with a profile; see has_profile), so that it encodes them again.
+DECODER_VERSION = 2
 Source = bytes | str | os.PathLike[str] | BinaryIO
 _T = TypeVar("_T")
 
@@ -38,16 +43,6 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"GIF89a": GifImageFile,
     b"BM": BmpImageFile,
 }
-_OTHERS = {
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"8BPS": "Photoshop",
-    b"%PDF": "PDF",
-    b"\0\0\1\0": "ICO",
-    b"\0\0\0\x0cjP": "JPEG 2000",
-    b"<svg": "SVG",
-}
-_READABLE = "JPEG, PNG, WEBP, BMP or GIF"
 # Bytes per pixel at the peak: the decoded picture and its copy on white, 4 each. WEBP's decoder holds two canvases and
 # a third copy more (7000x7000 peaked at 850 MB), so a WEBP may have half the pixels.
 _PIXEL_COST, _WEBP_PIXEL_COST = 8, 16
@@ -66,7 +61,7 @@ def decode_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     `source` is the bytes, a path, or an open seekable stream. Raises ImageError (not a readable picture, too large,
     damaged: one line says which), NotFoundError, or OSError from a stream that fails.
     """
-    return _with_stream(source, lambda stream: _decode(stream, max_pixels, None, np.asarray))
+    return _with_stream(source, lambda stream: _decode(stream, max_pixels, None, _whole))
 
 
 def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -74,7 +69,9 @@ def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_P
 
     A JPEG is decoded at a fraction of its size where at least twice the target remains. Raises as `decode_image`.
     """
-    return _with_stream(source, lambda stream: _decode(stream, max_pixels, size, lambda image: _fit(image, size)))
+    return _with_stream(
+        source, lambda stream: _decode(stream, max_pixels, size, lambda image, colours: _fit(image, size, colours))
+    )
 
 
 def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -83,12 +80,48 @@ def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> 
     A small picture stays as it is. Raises as `decode_image`.
     """
     size = (side, side)
-    return _with_stream(source, lambda stream: _decode(stream, max_pixels, size, lambda image: _shrink(image, size)))
+    return _with_stream(
+        source, lambda stream: _decode(stream, max_pixels, size, lambda image, colours: _shrink(image, size, colours))
+    )
 
 
 def fit_image(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize `pixels` [H, W, 3], aspect kept, antialiased, to fit inside `size` (height, width), centred on white."""
     return _fit(Image.fromarray(pixels), size)
+
+
+def fit_pillow(image: Image.Image, size: tuple[int, int]) -> Pixels:
+    """Fit a Pillow image to `size` (height, width), turned, on white and in sRGB as one from a file → [h, w, 3].
+
+    Raises ImageError where it has no pixels, or cannot be loaded.
+    """
+    if not (image.width and image.height):
+        raise ImageError("the image has no pixels")
+    try:
+        image.load()
+        turn, colours = _turn(image), colours_of(image)
+        flat = image if colours and colours.mode == "CMYK" else _on_white(image)
+        return _fit(flat if turn is None else flat.transpose(turn), size, colours)
+    except Exception as error:  # it may be one of a damaged file that is only now read
+        raise ImageError(f"damaged or incomplete: {_first_line(error)}") from error
+
+
+def has_profile(stream: BinaryIO) -> bool:
+    """Tell whether an image's colours are converted by its profile; only its head is read. Raises OSError."""
+    try:
+        with _open(stream) as image:
+            return colours_of(image) is not None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return False
+    except Exception:  # no image, or a damaged one: decoding tells
+        return False
+
+
+def is_readable_kind(head: bytes) -> bool:
+    """Tell whether a file that begins with `head` says that it is an image of a format that is read."""
+    return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head.startswith(tuple(_READERS))
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
@@ -102,6 +135,14 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         stream.close()
         raise ImageError("not a regular file; give a picture")
     return stream
+
+
+def sha256_of(stream: BinaryIO) -> bytes:
+    """Return the SHA-256 of what is left of `stream`. Raises OSError."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    return digest.digest()
 
 
 def check_bytes(nbytes: int) -> None:
@@ -129,9 +170,7 @@ def _with_stream(source: Source, decode: Callable[[BinaryIO], _T]) -> _T:
         raise ImageError(f"{name} cannot be opened: {_first_line(error)}") from error
 
 
-def _decode(
-    stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, finish: Callable[[Image.Image], Pixels]
-) -> Pixels:
+def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, finish: "_Finish") -> Pixels:
     nbytes = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     check_bytes(nbytes)
@@ -143,11 +182,12 @@ def _decode(
                 if size is not None and isinstance(image, JpegImageFile):
                     _draft(image, size, turned=_turn(image) in _ON_SIDE)
                 image.load()
-                turn, flat = _turn(image), _on_white(image)
+                turn, colours = _turn(image), colours_of(image)
+                flat = image if colours and colours.mode == "CMYK" else _on_white(image)
                 if flat is not image:
                     # Or three copies of a large picture are held while it is turned; the caller's stream stays open.
                     Image.Image.close(image)
-                return finish(flat if turn is None else flat.transpose(turn))
+                return finish(flat if turn is None else flat.transpose(turn), colours)
     except ImageError:
         raise
     except MemoryError as error:
@@ -161,15 +201,15 @@ def _decode(
 
 
 def _open(stream: BinaryIO) -> ImageFile.ImageFile:
-    head = stream.read(16)
+    head = stream.read(HEAD_BYTES)
     stream.seek(0)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return WebPImageFile(stream)
     for magic, reader in _READERS.items():
         if head.startswith(magic):
             return reader(stream)
-    kind = "HEIC or AVIF" if head[4:8] == b"ftyp" else next((k for m, k in _OTHERS.items() if head.startswith(m)), "")
-    raise ImageError(f"{kind} is not read; convert it to {_READABLE}" if kind else f"not a picture ({_READABLE})")
+    name = getattr(stream, "name", "")
+    raise ImageError(reason_against(head, os.fspath(name) if isinstance(name, str | os.PathLike) else ""))
 
 
 def _check_size(image: ImageFile.ImageFile, stream: BinaryIO, max_pixels: int) -> None:
@@ -260,19 +300,28 @@ def _inner(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def _fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
+def _whole(image: Image.Image, colours: Colours | None) -> Pixels:
+    return np.asarray(colours.to_srgb(image) if colours else image)
+
+
+def _fit(image: Image.Image, size: tuple[int, int], colours: Colours | None = None) -> Pixels:
     inner = _inner(image.size, size)
     if image.size != inner:
         image = image.resize(inner, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if colours:  # of few pixels; the margin is white already
+        image = colours.to_srgb(image)
     canvas = Image.new("RGB", (size[1], size[0]), "white")
     canvas.paste(image, ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2))
     return np.asarray(canvas)
 
 
-def _shrink(image: Image.Image, size: tuple[int, int]) -> Pixels:
+def _shrink(image: Image.Image, size: tuple[int, int], colours: Colours | None) -> Pixels:
     if max(image.size) > size[0]:
         image = image.resize(_inner(image.size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return np.asarray(image)
+    return np.asarray(colours.to_srgb(image) if colours else image)
+
+
+_Finish = Callable[[Image.Image, Colours | None], Pixels]
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from nsfse_runtime import images
 from nsfse_runtime.errors import ImageError
 from nsfse_runtime.features import Pixels
 from nsfse_runtime.folder import Stamp
+from nsfse_runtime.kinds import HEAD_BYTES
 
 # A batch is no larger than pays off on a CPU, and takes no more than this share of the memory that is free.
 _LARGEST, _SHARE = 64, 0.25
@@ -95,6 +96,35 @@ def _read(folder: Path, name: str, stamp: Stamp, size: tuple[int, int], known: C
     if (status.st_size, status.st_mtime_ns) != stamp:
         return Read(name, stamp, reason="it was changed while it was read; index again")
     return Read(name, stamp, sha256, pixels)
+
+
+def content_hash(path: Path) -> bytes | None:
+    """Return a file's SHA-256, None where it cannot be read."""
+    try:
+        with images.open_regular(path) as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except (OSError, ImageError):
+        return None
+
+
+def looks_like_image(path: Path) -> bool:
+    """Tell by a file's first bytes whether it may be an image that is read; True where it cannot be opened now."""
+    try:
+        with images.open_regular(path) as stream:
+            return images.is_readable_kind(stream.read(HEAD_BYTES))
+    except ImageError:
+        return False
+    except OSError:
+        return True
+
+
+def has_profile(path: Path) -> bool:
+    """Tell whether an image has a colour profile by which its colours are converted."""
+    try:
+        with images.open_regular(path) as stream:
+            return images.has_profile(stream)
+    except (OSError, ImageError):
+        return False
 
 
 def batches(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:

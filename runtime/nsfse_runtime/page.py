@@ -9,8 +9,9 @@ from html import escape
 from pathlib import Path
 
 from nsfse_runtime.features import Pixels
+from nsfse_runtime.outputs import PAGE, write_output
 from nsfse_runtime.printable import printable
-from nsfse_runtime.sheet import SheetHit, SheetRow, Word, thumbnail, verdict, write_output
+from nsfse_runtime.sheet import SheetHit, SheetRow, Word, thumbnail, verdict
 
 _STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 
@@ -35,7 +36,7 @@ def write_page(
     allows nothing but its own style and its own pictures. Raises OutputError when `path` cannot be written.
     """
     text = _page(body, title, note, _LEGEND + (" A green frame is a right answer." if answers_known else ""))
-    write_output(path, lambda file: file.write_bytes(text.encode("utf-8")))
+    write_output(path, PAGE, lambda file: file.write_bytes(text.encode("utf-8")))
 
 
 def _page(body: str, title: str, note: str, legend: str) -> str:
@@ -43,6 +44,7 @@ def _page(body: str, title: str, note: str, legend: str) -> str:
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="generator" content="nsfse">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'

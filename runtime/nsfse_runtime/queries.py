@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
 
 import msgspec
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer
 from nsfse_runtime.search import pairs_scored
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CORNERS = np.float32(0.7)  # what a cell loses in a word's map for being like the corners
 
@@ -21,8 +25,16 @@ class PictureId(str):
     __slots__ = ()
 
 
-Reference = bytes | str | os.PathLike[str] | PictureId | Pixels
-"""A picture's bytes, a file or an id, an id alone, or pixels [h, w, 3] already fitted to the model's `image_size`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """An image that was decoded elsewhere: its pixels [H, W, 3] and the SHA-256 of its file."""
+
+    pixels: Pixels
+    sha256: bytes
+
+
+Reference = Union[bytes, str, os.PathLike[str], PictureId, Pixels, Upload, "Image"]
+"""An image's bytes, a file or an id, an id alone, pixels [H, W, 3] (uint8, RGB), an upload, or a Pillow image."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nsfse_runtime.features import Pixels
+from nsfse_runtime.outputs import SHEET, write_output
 from nsfse_runtime.printable import printable
-from nsfse_runtime.sheet import THUMBNAIL, SheetHit, SheetRow, Word, thumbnail, verdict, write_output
+from nsfse_runtime.sheet import THUMBNAIL, SheetHit, SheetRow, Word, thumbnail, verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,10 +29,14 @@ def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], *, tit
     """Write `rows` as one PNG at `path`: a line a query, the reference at the left, the hits at its right.
 
     Right answers, where known, are framed green and wrong ones grey; words stand green when matched, red when not.
-    Raises OutputError when `path` cannot be written.
+    Raises OutputError when `path` cannot be written, or holds anything but a sheet, and UsageError where it does not
+    end in .png.
     """
-    sheet = _draw(rows, title)
-    write_output(path, lambda file: sheet.save(file, format="PNG", optimize=True))
+    from PIL.PngImagePlugin import PngInfo
+
+    sheet, mark = _draw(rows, title), PngInfo()
+    mark.add_text("Software", "nsfse")
+    write_output(path, SHEET, lambda file: sheet.save(file, format="PNG", optimize=True, pnginfo=mark))
 
 
 def _draw(rows: Sequence[SheetRow], title: str) -> "Image":

@@ -1,7 +1,8 @@
 """Retriever: a reference picture and a text in, hits with the evidence of each word out."""
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -16,7 +17,7 @@ from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.features import PairScores, Pixels, Scorer, TargetFeatures, grid_of, no_evidence
 from nsfse_runtime.gallery import Gallery
 from nsfse_runtime.printable import printable
-from nsfse_runtime.queries import Asked, PictureId, Query, Reference
+from nsfse_runtime.queries import Asked, PictureId, Query, Reference, Upload
 from nsfse_runtime.reading import notes_of, readings, tokenizer_of
 from nsfse_runtime.resident import MOST_PAIRS, shelf
 from nsfse_runtime.search import Mask, Ranking, Rows, ordered, rerank_rows, score_rows, taken
@@ -77,9 +78,10 @@ class Retriever:
     ) -> Result:
         """Find the `k` pictures that are like `reference` but for what `text` says.
 
-        `reference` is a file, a picture's bytes, or the id of a gallery picture, which needs no encoding and is not
-        among the hits. `where` keeps only pictures with these metadata (see Snapshot.mask); k are found if there are k.
-        The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
+        `reference` is a file, an image's bytes, its pixels [H, W, 3] (uint8, RGB), a Pillow image, or the id of a
+        gallery image, which needs no encoding where its file is as it was. It is not among the hits, nor is any image
+        whose file has the same bytes. `where` keeps only images with these metadata (see Snapshot.mask); k are found if
+        there are k. The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
         Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out; where words of a text are not
         known or not read, no hit has a confidence, and with a `min_score` none is left.
 
@@ -91,7 +93,7 @@ class Retriever:
         found = self.answer(
             [
                 Query(
-                    references=(reference,) if isinstance(reference, bytes | str | os.PathLike) else tuple(reference),
+                    references=_each(reference),
                     texts=(text,) if isinstance(text, str) else tuple(text),
                     minus_texts=tuple(minus_texts),
                     minus=tuple(minus),
@@ -150,18 +152,23 @@ class Retriever:
             )
 
     def _picture(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: Clock) -> "int | Pixels":
-        """Return a picture's row, whose features are still right, or its pixels [H, W, 3]; `mask` loses the row."""
+        """Return an image's row, whose features are still right, or its pixels [H, W, 3].
+
+        `mask` loses that row and all images whose files have the same bytes.
+        """
         row = _row_of(snapshot, reference)
         if row is not None:
-            mask[row] = False
-            if isinstance(reference, str) or self.gallery.is_current(row, snapshot):
+            mask[snapshot.copies(row)] = False
+            path = Path(snapshot.folder, snapshot.ids[row])
+            if isinstance(reference, PictureId) or self.gallery.is_current(row, snapshot):
                 return row
-        if isinstance(reference, np.ndarray):
-            return reference
-        from nsfse_runtime.images import load_image
-
+            if isinstance(reference, str) and snapshot.has(reference) and not path.is_file():
+                return row  # an id, whose file is gone: its features are all there is
+            reference = path
         clock.start()
-        pixels = load_image(reference, self._scorer.image_size)
+        pixels, sha256 = _decoded(reference, self._scorer.image_size)
+        if sha256 is not None:
+            mask[self.gallery.copies(sha256, snapshot)] = False
         clock.lap("decode")
         return pixels
 
@@ -283,15 +290,63 @@ def tried(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") ->
         return error
 
 
+def _each(reference: "Reference | Sequence[Reference]") -> tuple[Reference, ...]:
+    """Return the references of a query: an array, bytes and a name are one, though they could be iterated over."""
+    one = isinstance(reference, bytes | bytearray | memoryview | str | os.PathLike | np.ndarray | Upload)
+    return (reference,) if one or not isinstance(reference, Iterable) else tuple(reference)  # type: ignore[arg-type, return-value]
+
+
+def _decoded(reference: Reference, size: tuple[int, int]) -> "tuple[Pixels, bytes | None]":
+    """Return an image fitted to `size` (height, width) [h, w, 3], and the SHA-256 of its file where there is one.
+
+    Raises ImageError, NotFoundError, or UsageError for what is no image.
+    """
+    from PIL import Image
+
+    from nsfse_runtime import images
+    from nsfse_runtime.intake import content_hash
+
+    if isinstance(reference, Upload):
+        return _fitted(reference.pixels, size), reference.sha256
+    if isinstance(reference, np.ndarray):
+        return _fitted(reference, size), None
+    if isinstance(reference, Image.Image):
+        return images.fit_pillow(reference, size), None
+    if isinstance(reference, bytes | bytearray | memoryview):
+        data = bytes(reference)
+        return images.load_image(data, size), hashlib.sha256(data).digest()
+    if not isinstance(reference, str | os.PathLike):
+        raise UsageError(
+            f"a reference is a {type(reference).__name__}; give a path, an id, bytes, an array [H, W, 3] of uint8, "
+            "or a Pillow image"
+        )
+    path = os.fsdecode(os.fspath(reference))
+    pixels, sha256 = images.load_image(path, size), content_hash(Path(path))
+    return pixels, sha256
+
+
+def _fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return `pixels` fitted to `size` (height, width). Raises UsageError for an array that is no image."""
+    from nsfse_runtime.images import fit_image
+
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise UsageError(
+            f"an array of {pixels.dtype} {list(pixels.shape)} is no image; give uint8 of the shape [height, width, 3], "
+            "RGB from 0 to 255"
+        )
+    return pixels if pixels.shape[:2] == size else fit_image(np.ascontiguousarray(pixels), size)
+
+
 def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
-    """Return the row of a reference that is a gallery picture: by its id, by its file, or by its name alone."""
-    if isinstance(reference, bytes | np.ndarray):
+    """Return the row of a reference that is a gallery image: by its id, by its file, or by its name alone."""
+    if not isinstance(reference, str | os.PathLike):
         return None
-    name = os.fspath(reference)
-    if isinstance(reference, str) and snapshot.has(name):
-        return snapshot.row(name)
+    name = os.fsdecode(os.fspath(reference))
+    if isinstance(reference, str) and (same := snapshot.same(name)):
+        return snapshot.row(same)
     if isinstance(reference, PictureId):
-        raise NotFoundError(f"the gallery has no picture {printable(name[:200])}; give an id as results show it")
+        hint = snapshot.hint(name) or "give an id as results show it"
+        raise NotFoundError(printable(f"the gallery has no picture {name[:200]}; {hint}"))
     if os.path.exists(name) or not isinstance(reference, str):
         real, folder = os.path.realpath(name), Path(snapshot.folder)
         inside = Path(real).is_relative_to(folder) and snapshot.has(Path(real).relative_to(folder).as_posix())
@@ -299,6 +354,15 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
     try:
         return snapshot.row(name)
     except NotFoundError:
-        raise NotFoundError(
-            f"{printable(name)} is neither a file nor a picture of the gallery; check the path or the id"
-        ) from None
+        raise NotFoundError(f"{_what_is_not_there(name)}{_hinted(snapshot, name)}") from None
+
+
+def _what_is_not_there(name: str) -> str:
+    if "://" in name or name.startswith("data:"):
+        return "a picture is not fetched from a URL; save it as a file and name that"
+    return f"{printable(name[:200])} is neither a file nor a picture of the gallery; check the path or the id"
+
+
+def _hinted(snapshot: Snapshot, name: str) -> str:
+    hint = snapshot.hint(name)
+    return f"; {printable(hint)}" if hint else ""

@@ -1,15 +1,12 @@
 """What a contact sheet or page shows: queries, their hits as thumbnails, and what is known of each."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from nsfse_runtime.errors import ImageError, NotFoundError, OutputError
+from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.features import Pixels
-from nsfse_runtime.printable import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -138,17 +135,3 @@ def thumbnail(picture: Pixels) -> "Image":
 
     image = Image.fromarray(picture)
     return ImageOps.contain(image, THUMBNAIL[::-1], Image.Resampling.LANCZOS)
-
-
-def write_output(path: str | os.PathLike[str], save: Callable[[Path], object]) -> None:
-    """Let `save` write a file beside `path` and move it there whole. Raises OutputError naming `path`."""
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        save(part)
-        os.replace(part, target)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        reason = error.strerror or type(error).__name__
-        raise OutputError(f"cannot write {printable(str(target))}: {reason}; choose another place") from error

@@ -5,7 +5,7 @@ import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nsfse_runtime.errors import InputError, NotFoundError, UsageError
 from nsfse_runtime.features import Floats, TargetFeatures
 from nsfse_runtime.gallery_file import damaged, format_of
+from nsfse_runtime.names import Names, loose, nearest, nfc
 from nsfse_runtime.printable import printable
 from nsfse_runtime.regions import from_bytes
 
@@ -32,6 +33,15 @@ def content_crc(sha256: bytes, vector: bytes) -> int:
 def regions_crc(key: int, data: bytes) -> int:
     """Return the CRC-32 of a row of `regions`."""
     return zlib.crc32(data, key & 0xFFFFFFFF)
+
+
+def _plain(value: str) -> str:
+    return nfc(value.strip())
+
+
+def _told_apart(name: str) -> str:
+    """Return an id as it can be told from one that looks the same: what is no ASCII as its escape, where it must."""
+    return name if nfc(name) == name else ascii(name)[1:-1]
 
 
 class Snapshot:
@@ -116,32 +126,46 @@ class Snapshot:
         return name in self._rows
 
     def row(self, name: str) -> int:
-        """Return the row of the picture with id `name`, or of the only one called so but for folder and suffix.
+        """Return the row of the image with id `name`, or of the only one that is called so (see names.Names.find).
 
-        Raises NotFoundError, or UsageError when several are called so.
+        Raises NotFoundError, with the nearest id, or UsageError when several are called so.
         """
         if name in self._rows:
             return self._rows[name]
-        rows = self._stems.get(name, [])
-        if len(rows) > 1:
-            some = ", ".join(self.ids[row] for row in rows[:3])
-            raise UsageError(printable(f"{len(rows)} pictures are called {name} ({some}); give the whole id"))
-        if not rows:
-            raise NotFoundError(printable(f"{self._path} has no picture {name}; give an id as results show it"))
-        return rows[0]
+        found = self._names.find(name)
+        if len(found.ids) > 1:
+            some = ", ".join(map(_told_apart, found.ids[:3]))
+            raise UsageError(printable(f"{len(found.ids)} pictures are called {name} ({some}); give the whole id"))
+        if found.id is None:
+            hint = self.hint(name) or "give an id as results show it"
+            raise NotFoundError(printable(f"{self._path} has no picture {name[:200]}; {hint}"))
+        return self._rows[found.id]
+
+    def same(self, name: str) -> str | None:
+        """Return the id that `name` is, in whatever Unicode form; None where there is none."""
+        return name if name in self._rows else self._names.same(name)
+
+    def hint(self, name: str) -> str:
+        """Return "did you mean ID?" with the id that is most like `name`, "" where none is."""
+        near = self._names.nearest(name)
+        return f"did you mean {near}?" if near else ""
+
+    def copies(self, row: int) -> NDArray[np.intp]:
+        """Return the rows of all images whose files have the same bytes as that of `row`, itself among them."""
+        return np.flatnonzero(self.contents == self.contents[row])
+
+    def rows_of(self, connection: sqlite3.Connection, sha256: bytes) -> NDArray[np.intp]:
+        """Return the rows of the images whose files have this SHA-256."""
+        found = connection.execute("SELECT key FROM contents WHERE sha256 = ?", (sha256,)).fetchone()
+        return np.flatnonzero(self.contents == found[0]) if found else np.empty(0, np.intp)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids)}
 
     @cached_property
-    def _stems(self) -> dict[str, list[int]]:
-        stems: dict[str, list[int]] = {}
-        for row, name in enumerate(self.ids):
-            path = PurePosixPath(name)
-            for stem in {path.stem, path.name, str(path.with_suffix(""))}:
-                stems.setdefault(stem, []).append(row)
-        return stems
+    def _names(self) -> Names:
+        return Names(self.ids, self.folder)
 
     @cached_property
     def metadata(self) -> tuple[dict[str, str], ...]:
@@ -156,17 +180,38 @@ class Snapshot:
     def mask(self, where: Mapping[str, str | Sequence[str]] | None) -> NDArray[np.bool_]:
         """Return which rows [N] meet every condition: the value is the given one, or any of several.
 
-        In a string a comma parts several values. Raises UsageError for a column that no picture has.
+        A string is one value where an image has it, else a comma parts several. Blanks around values and their Unicode
+        form do not count. Raises UsageError for a column that no image has.
         """
         mask = np.ones(len(self), np.bool_)
-        for column, value in (where or {}).items():
-            if column not in self.columns:
-                there = ", ".join(self.columns) or "none: index with --metadata"
-                raise UsageError(printable(f"{self._path} has no column {column}; columns: {there}"))
-            allowed = {part.strip() for part in value.split(",")} if isinstance(value, str) else set(value)
-            known, which = self._values(column)
-            mask &= np.array([each in allowed for each in known], np.bool_)[which]
+        for name, value in (where or {}).items():
+            known, which = self._values(self._column(name))
+            values = [None if each is None else _plain(each) for each in known]
+            if not isinstance(value, str):
+                allowed = set(map(_plain, value))
+            elif _plain(value) in values:
+                allowed = {_plain(value)}
+            else:
+                allowed = set(map(_plain, value.split(",")))
+            mask &= np.array([each in allowed for each in values], np.bool_)[which]
         return mask
+
+    def _column(self, name: str) -> str:
+        """Return the column called `name`, or the only one called so but for case and blanks. Raises UsageError."""
+        if name in self.columns:
+            return name
+        same = [column for column in self.columns if loose(column) == loose(name)]
+        if len(same) == 1:
+            return same[0]
+        there = ", ".join(self.columns) or "none: index with --metadata"
+        near = nearest(name, self.columns)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UsageError(printable(f"{self._path} has no column {name}; columns: {there}{hint}"))
+
+    def nearest_value(self, column: str, value: str) -> str | None:
+        """Return the value of `column` most like `value`, None where it has that one, or none is near."""
+        known = [each for each in self._values(self._column(column))[0] if each is not None]
+        return None if _plain(value) in map(_plain, known) else nearest(value, known)
 
     def _values(self, column: str) -> tuple[list[str | None], NDArray[np.int32]]:
         """Return the different values of a column, and which of them each row has [N]."""

@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,21 @@ import numpy as np
 import PIL
 
 from nsfse_runtime import images
-from nsfse_runtime.errors import InputError, IntegrityError, NotFoundError, OutputError, UsageError
+from nsfse_runtime.errors import DataError, InputError, IntegrityError, NotFoundError, OutputError, UsageError
 from nsfse_runtime.features import Pixels, Scorer, TargetFeatures
-from nsfse_runtime.folder import Listing, Stamp, list_folder
+from nsfse_runtime.folder import Listing, Stamp, clean_globs, is_left_out, list_folder
 from nsfse_runtime.gallery_file import COMPANIONS, connect_writer, format_of, sole_writer, transaction, translated
-from nsfse_runtime.intake import Read, batches, read_files, usual_batch, usual_workers
-from nsfse_runtime.metadata import match_table, read_table
+from nsfse_runtime.intake import (
+    Read,
+    batches,
+    content_hash,
+    has_profile,
+    looks_like_image,
+    read_files,
+    usual_batch,
+    usual_workers,
+)
+from nsfse_runtime.metadata import TableRow, match_table, read_table
 from nsfse_runtime.printable import printable
 from nsfse_runtime.regions import to_bytes
 from nsfse_runtime.snapshot import content_crc, item_crc, regions_crc
@@ -31,6 +41,9 @@ _DECODER = f"{images.DECODER_VERSION}/Pillow {PIL.__version__}"
 # A file changed so recently may change again within the clock's tick, unseen: next time it is hashed again.
 _FRESH_NS = 2_000_000_000
 _UNTRUSTED = -1
+# Removals are looked at from so many images on; in a sub-folder from so many, or so many where it is there but empty.
+_FEW, _MANY, _MANY_EMPTY = 4, 10, 5
+_ASKED = "nothing was changed; where that is meant: --allow-removals (allow_removals=True)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +58,14 @@ class SyncProgress:
 
 @dataclass(slots=True)
 class SyncReport:
-    """Counts of pictures, `encoded` those the model has seen; `failed` (path, reason) is every file not taken.
+    """Counts of images, `encoded` those the model has seen; `failed` (path, reason) is every file not taken.
 
-    `unmatched` are keys of the metadata table that name no picture, or several. `device` is what encoded, in batches of
-    up to `batch`, with `workers` threads that decoded; `seconds` is the time of reading, encoding and committing, and
-    `images_per_second` how many pictures were encoded in it. `ann` tells of the gallery's index, where it has one.
+    `excluded` are images that were in the gallery and are left out now, by a rule; `left_out` counts files and folders
+    by the rule that left them out of this sync, a folder as one. `unmatched` are keys of the metadata table that name
+    no image, or several; `loose` (key, id) those that name one by a part of its path or name. `device` is what encoded,
+    in batches of up to `batch`, with `workers` threads that decoded; `seconds` is the time of reading, encoding and
+    committing, and `images_per_second` how many images were encoded in it. `ann` tells of the gallery's index, where it
+    has one.
     """
 
     added: int = 0
@@ -60,6 +76,9 @@ class SyncReport:
     encoded: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    loose: list[tuple[str, str]] = field(default_factory=list)
+    excluded: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     device: str = ""
     workers: int = 0
     batch: int = 0
@@ -83,23 +102,30 @@ def sync(
     batch: int | None = None,
     workers: int | None = None,
     progress: Callable[[SyncProgress], None] | None = None,
+    exclude: Sequence[str] | None = None,
+    allow_removals: bool = False,
 ) -> SyncReport:
     """Make the gallery at `path` equal to `folder`. See Gallery.sync for what it promises and raises."""
     batch, workers = batch or usual_batch(scorer.image_size), workers or usual_workers()
-    if not folder.is_dir():
-        raise NotFoundError(f"no folder at {folder}; check the path")
+    check_is_folder(folder)
     rows = read_table(table) if table is not None else None
+    if rows == [] and not allow_removals:
+        raise DataError(f"{table} has a header and no rows, which would clear all metadata; {_ASKED}")
     with sole_writer(path), translated(path), closing(connect_writer(path)) as connection:
         own = {os.path.realpath(path) + suffix for suffix in COMPANIONS}
-        run = _Sync(path, folder, connection, scorer, list_folder(folder, own), progress)
+        globs = clean_globs(exclude) if exclude is not None else _kept_globs(connection)
+        run = _Sync(path, folder, connection, scorer, list_folder(folder, own, globs), progress, globs)
         run.check_folder()
+        if not allow_removals:
+            run.check_removals()
         if table is not None and rows is not None:
-            columns, run.report.unmatched = match_table(table, rows, run.listing.files)
-            run.columns = {name: json.dumps(columns.get(name, {}), ensure_ascii=False) for name in run.listing.files}
+            run.take_table(table, rows)
+            if not allow_removals:
+                run.check_metadata(table)
         run.start()
         started = time.perf_counter()
         changed, ahead = run.changed(), batch + 2 * workers
-        with closing(read_files(run.folder, changed, scorer.image_size, run.contents, workers, ahead)) as reads:
+        with closing(read_files(run.folder, changed, scorer.image_size, run.known, workers, ahead)) as reads:
             for part in batches(reads, batch):
                 run.commit(part)
         run.report.seconds = round(time.perf_counter() - started, 3)
@@ -110,20 +136,39 @@ def sync(
         return run.report
 
 
+def check_is_folder(folder: Path) -> None:
+    """Raise NotFoundError or UsageError where `folder` is none."""
+    if folder.is_dir():
+        return
+    if not folder.exists():
+        raise NotFoundError(f"no folder at {folder}; check the path")
+    if folder.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
+        raise UsageError(f"{folder} is an archive, not a folder; unpack it and name the folder")
+    raise UsageError(f"{folder} is a file, not a folder; name the folder that it is in")
+
+
+def _kept_globs(connection: sqlite3.Connection) -> tuple[str, ...]:
+    found = connection.execute("SELECT value FROM meta WHERE key = 'exclude'").fetchone()
+    return tuple(json.loads(found[0])) if found else ()
+
+
 def sync_one(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict[str, str] | None) -> SyncReport:
     """Take the one file `name` under `folder`, the gallery's own, in and look at nothing else.
 
     Its metadata stay as they are where `metadata` is None. Raises OutputError (a second writer), IntegrityError.
     """
     with sole_writer(path), translated(path), closing(connect_writer(path)) as connection:
+        globs = _kept_globs(connection)
+        if is_left_out(name, globs):
+            raise InputError(f"{printable(name)} is left out of this gallery by its name; give it another one")
         status = (folder / name).stat()
-        # Whatever else lies in the folder was not looked at, so that nothing is known to be gone.
+        # Whatever else is in the folder was not looked at, so that nothing is known to be gone.
         listing = Listing({name: (status.st_size, status.st_mtime_ns)}, unread=[""])
-        run = _Sync(path, folder, connection, scorer, listing, None)
+        run = _Sync(path, folder, connection, scorer, listing, None, globs)
         if metadata is not None:
             run.columns = {name: json.dumps(metadata, ensure_ascii=False)}
         run.start()
-        with closing(read_files(run.folder, run.changed(), scorer.image_size, run.contents, 1, 1)) as reads:
+        with closing(read_files(run.folder, run.changed(), scorer.image_size, run.known, 1, 1)) as reads:
             run.commit(list(reads))
         run.finish()
         return run.report
@@ -156,50 +201,141 @@ class _Sync:
         scorer: Scorer,
         listing: Listing,
         progress: Callable[[SyncProgress], None] | None,
+        globs: Sequence[str] = (),
     ) -> None:
         self.path, self.folder, self.listing = path, folder.resolve(), listing
         self._connection, self._scorer, self._progress = connection, scorer, progress
-        self._format = format_of(connection)
-        self.report = SyncReport(failed=list(listing.skipped))
+        self._format, self._globs = format_of(connection), globs
+        self.report = SyncReport(failed=list(listing.skipped), left_out=dict(sorted(listing.left_out.items())))
         self.columns: dict[str, str] | None = None
         query = "SELECT id, content, size, mtime_ns, metadata FROM items"
         self._items = {row[0]: _Item(row[1], (row[2], row[3]), row[4]) for row in connection.execute(query)}
         self.contents: dict[bytes, int] = dict(connection.execute("SELECT sha256, key FROM contents"))
+        # Contents that an older decoder read with other colours: they are encoded again, under their key.
+        self._outdated: set[int] = set()
         self._done = 0
         # Names that are gone, by what they showed: a new file that shows the same is a rename.
         self._gone: dict[int, list[str]] = {}
         for name, item in self._items.items():
             if not listing.may_exist(name):
                 self._gone.setdefault(item.content, []).append(name)
+        self._excluded = {name for names in self._gone.values() for name in names if is_left_out(name, globs)}
+
+    @property
+    def known(self) -> Collection[bytes]:
+        """Return the sha256 of what need not be encoded."""
+        if not self._outdated:
+            return self.contents.keys()
+        return {sha256 for sha256, key in self.contents.items() if key not in self._outdated}
 
     def check_folder(self) -> None:
-        """Refuse a folder that would wipe the gallery by mistake: an empty one, or one that has nothing in common."""
-        if not self._items:
-            return
-        if not self.listing.files:
-            raise InputError(
-                f"{self.folder} holds no files but {self.path} has {len(self._items)} pictures; "
-                "is the disk mounted? to start again, delete the gallery"
-            )
+        """Refuse a folder that has nothing in common with the gallery's own, which is still there."""
         before = self._meta("folder")
         elsewhere = before and Path(before).is_dir() and not os.path.samefile(before, self.folder)
-        if elsewhere and not self._items.keys() & self.listing.files.keys():
+        if self._items and elsewhere and self.listing.files and not self._items.keys() & self.listing.files.keys():
             raise UsageError(
                 f"{self.path} follows {before}, and {self.folder} has none of its pictures; "
                 "use another gallery, or put both folders into one and index that"
             )
 
+    def check_removals(self) -> None:
+        """Refuse to drop most of the gallery, or of one of its sub-folders: a disk may not be mounted.
+
+        Moved images are not lost; what a rule leaves out now is asked for. Raises InputError: nothing is changed then.
+        """
+        total = len(self._items) - len(self._excluded)
+        if total and not self.listing.files and not self.listing.unread:
+            raise InputError(
+                f"{self.folder} holds no files but {self.path} has {total} pictures; is the disk mounted? {_ASKED}"
+            )
+        lost = self._lost()
+        if self._refusal(lost) and (refusal := self._refusal(lost - self._moved())):
+            raise InputError(f"{refusal}; is a disk not mounted? {_ASKED}")
+
+    def _lost(self) -> set[str]:
+        """Return the images whose files are gone, or hold no image any more."""
+        lost = {name for names in self._gone.values() for name in names} - self._excluded
+        changed = [name for name, item in self._items.items() if self.listing.files.get(name, item.stamp) != item.stamp]
+        if len(lost) + len(changed) >= _FEW:
+            lost |= {name for name in changed if not looks_like_image(self.folder / name)}
+        return lost
+
+    def _moved(self) -> set[str]:
+        """Return names that are gone whose contents are there under new names."""
+        sizes = {self._items[name].stamp[0] for names in self._gone.values() for name in names}
+        left = {content: list(names) for content, names in self._gone.items()}
+        moved = set()
+        for name, stamp in self.listing.files.items():
+            sha256 = content_hash(self.folder / name) if name not in self._items and stamp[0] in sizes else None
+            if names := left.get(self.contents.get(sha256 or b"", -1)):
+                moved.add(names.pop())
+        return moved
+
+    def _refusal(self, lost: set[str]) -> str | None:
+        """Return why these many images are not dropped unasked, None where they may be."""
+        if not lost:
+            return None
+        total = len(self._items) - len(self._excluded)
+        if 2 * len(lost) > total and (len(lost) >= _FEW or (len(lost) == total and not self._has_new())):
+            return f"{len(lost)} of {total} pictures of {self.path} are gone from {self.folder}"
+        had = _by_folder(name for name in self._items if name not in self._excluded)
+        mounts = json.loads(self._meta("mounts") or "[]")
+        for folder, gone in sorted(_by_folder(lost).items()):
+            whole, top = gone == had[folder], folder.count("/") == 1
+            unmounted = folder in mounts and folder not in self.listing.mounts
+            emptied = whole and gone >= _MANY_EMPTY and (self.folder / folder).is_dir() and not self._holds(folder)
+            most = had[folder] >= _MANY and (whole or (top and 2 * gone > had[folder]))
+            if unmounted or emptied or most:
+                return f"{gone} of {had[folder]} pictures are gone from {printable(str(self.folder / folder))}"
+        return None
+
+    def _holds(self, folder: str) -> bool:
+        return any(name.startswith(folder) for name in self.listing.files)
+
+    def _has_new(self) -> bool:
+        new = (name for name in self.listing.files if name not in self._items)
+        return any(looks_like_image(self.folder / name) for name in new)
+
+    def take_table(self, table: Path, rows: Sequence[TableRow]) -> None:
+        """Take each image's metadata from a table. Raises DataError: two rows name one image."""
+        found = match_table(table, rows, self.listing.files, str(self.folder))
+        self.report.unmatched, self.report.loose = found.unmatched, found.loose
+        self.columns = {
+            name: json.dumps(found.columns.get(name, {}), ensure_ascii=False) for name in self.listing.files
+        }
+
+    def check_metadata(self, table: Path) -> None:
+        """Refuse a table that clears the metadata of most images that have any. Raises DataError."""
+        had = [name for name, item in self._items.items() if item.metadata != "{}" and name in self.listing.files]
+        cleared = [name for name in had if self._metadata(name, self._items[name]) == "{}"]
+        nothing = all(values == "{}" for values in (self.columns or {}).values())
+        if cleared and (nothing or (2 * len(cleared) > len(had) and len(cleared) >= _FEW)):
+            raise DataError(
+                f"{table} would clear the metadata of {len(cleared)} of {len(had)} pictures, "
+                f"as {len(self.report.unmatched)} of its rows name none; {_ASKED}"
+            )
+
     def start(self) -> None:
-        """Commit what needs no picture: the folder's place, other metadata."""
+        """Commit what needs no image: the folder's place, the rules, other metadata."""
         with transaction(self._connection):
             before = self._connection.total_changes
-            if self._meta("folder") != str(self.folder):
-                self._set_meta("folder", str(self.folder))
+            facts = {"folder": str(self.folder), "exclude": json.dumps(list(self._globs))}
+            if not self._items:
+                facts["decoder"] = str(images.DECODER_VERSION)
+            for key, value in facts.items():
+                self._keep(key, value)
             for name, item in self._items.items():
                 metadata = self._metadata(name, item)
                 if metadata != item.metadata:
                     self._put(name, item.content, item.stamp, metadata)
             self._advance_since(before)
+        self._find_outdated()
+
+    def _find_outdated(self) -> None:
+        """Find what an older decoder read without its colour profile."""
+        if self._meta("decoder") != str(images.DECODER_VERSION):
+            known = (name for name in self.listing.files if name in self._items)
+            self._outdated = {self._items[name].content for name in known if has_profile(self.folder / name)}
 
     def changed(self) -> dict[str, Stamp]:
         """Return the files that are not as they were; count and tell of the others."""
@@ -210,7 +346,7 @@ class _Sync:
 
     def _is_as_before(self, name: str) -> bool:
         stamp, item = self.listing.files[name], self._items.get(name)
-        if item is not None and item.stamp == stamp:
+        if item is not None and item.stamp == stamp and item.content not in self._outdated:
             self.report.unchanged += 1
             return True
         query = "SELECT reason FROM failures WHERE (id, size, mtime_ns, decoder) = (?, ?, ?, ?)"
@@ -222,9 +358,9 @@ class _Sync:
     def commit(self, reads: list[Read]) -> None:
         """Encode what is new in `reads`, commit all of it, and only then report it."""
         # Features are made before the file is locked for writing, and read back only when committed.
-        new = {read.sha256: read.pixels for read in reads if read.pixels is not None}
-        new = {sha256: pixels for sha256, pixels in new.items() if sha256 not in self.contents}
-        features = self._encode([pixels for pixels in new.values() if pixels is not None])
+        known = self.known
+        new = {read.sha256: read.pixels for read in reads if read.pixels is not None and read.sha256 not in known}
+        features = self._encode(list(new.values()))
         with transaction(self._connection):
             if features is not None:
                 self._insert(list(new), features)
@@ -250,10 +386,15 @@ class _Sync:
         self._set_meta("regions", features.regions.shape[1])
         for sha256, vector, regions in zip(hashes, features.vectors, features.regions, strict=True):
             blob, cached = vector.astype("<f4").tobytes(), to_bytes(regions, self._format)
-            insert = "INSERT INTO contents (sha256, vector, crc) VALUES (?, ?, ?) RETURNING key"
+            insert = (
+                "INSERT INTO contents (sha256, vector, crc) VALUES (?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET "
+                "vector = excluded.vector, crc = excluded.crc RETURNING key"
+            )
             key = self._connection.execute(insert, (sha256, blob, content_crc(sha256, blob))).fetchone()[0]
-            self._connection.execute("INSERT INTO regions VALUES (?, ?, ?)", (key, cached, regions_crc(key, cached)))
+            insert = "INSERT OR REPLACE INTO regions VALUES (?, ?, ?)"
+            self._connection.execute(insert, (key, cached, regions_crc(key, cached)))
             self.contents[sha256] = key
+            self._outdated.discard(key)
 
     def _record(self, read: Read) -> None:
         item = self._items.get(read.name)
@@ -294,8 +435,12 @@ class _Sync:
             lost = ((name,) for name in failures if not self.listing.may_exist(name))
             self._connection.executemany("DELETE FROM failures WHERE id = ?", lost)
             self._connection.execute("DELETE FROM contents WHERE key NOT IN (SELECT content FROM items)")
+            if not self.listing.unread:
+                self._keep("mounts", json.dumps(sorted(self.listing.mounts)))
+                self._keep("decoder", str(images.DECODER_VERSION))
             self._advance_since(before)
-        self.report.removed = len(gone)
+        self.report.excluded = sum(name in self._excluded for name in gone)
+        self.report.removed = len(gone) - self.report.excluded
 
     def _metadata(self, name: str, item: _Item | None) -> str:
         if self.columns is not None and name in self.columns:
@@ -313,8 +458,15 @@ class _Sync:
     def _set_meta(self, key: str, value: str | int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def _keep(self, key: str, value: str) -> None:
+        """Set a fact where it is another one than before; an empty list need not be told."""
+        before = self._meta(key)
+        if before != value and (before or value != "[]"):
+            self._set_meta(key, value)
+
     def _meta(self, key: str) -> str:
-        return str(self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
+        found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(found[0]) if found else ""
 
     def _advance_since(self, changes: int) -> None:
         if self._connection.total_changes != changes:
@@ -326,6 +478,15 @@ class _Sync:
     def _tell(self, ids: tuple[str, ...] = (), failed: tuple[tuple[str, str], ...] = ()) -> None:
         if self._progress is not None:
             self._progress(SyncProgress(self._done, len(self.listing.files), ids, failed))
+
+
+def _by_folder(names: Iterable[str]) -> Counter[str]:
+    """Count `names` by each folder that they are in, at any depth: "a/", "a/b/"."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        parts = name.split("/")
+        counts.update("/".join(parts[:depth]) + "/" for depth in range(1, len(parts)))
+    return counts
 
 
 def _trusted(stamp: Stamp) -> Stamp:

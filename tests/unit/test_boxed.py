@@ -97,6 +97,14 @@ def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(she
     assert boxed.open_gallery(tmp_path, scorer).ids == ids and len(ids) == 10
 
 
+@pytest.mark.parametrize("name", [boxed.TABLE, boxed.LOG])
+def test_files_of_somebody_else_are_left_alone(shelf, tmp_path, name):
+    (tmp_path / name).write_text("id\nmine\n")
+    with pytest.raises(OutputError, match=f"{name} is not the demo's"):
+        boxed.open_gallery(tmp_path, shelf[1])
+    assert (tmp_path / name).read_text() == "id\nmine\n" and not (tmp_path / boxed.GALLERY).exists()
+
+
 def test_a_gallery_that_a_lost_installation_unpacked_is_told_of_this_ones_bundle(shelf, tmp_path, monkeypatch):
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(boxed, "BUNDLE", tmp_path / "lost")

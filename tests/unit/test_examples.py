@@ -41,7 +41,8 @@ def test_there_is_a_test_for_each_example():
 
 def test_five_lines_print_the_hits(laid, monkeypatch, capsys):
     lines = run(monkeypatch, capsys, "five_lines.py")
-    assert len(lines) == 6 and lines[0].split()[0].endswith(".png")
+    # dress.jpg has the bytes of one of the six, which is therefore no answer.
+    assert len(lines) == 5 and lines[0].split()[0].endswith(".png")
 
 
 def test_a_folder_is_searched_and_what_cannot_be_read_is_told(laid, monkeypatch, capsys):

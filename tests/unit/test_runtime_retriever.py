@@ -1,14 +1,20 @@
 """A query's answer: hits, evidence, what is encoded and what is left out."""
 
+import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import NotFoundError, UsageError, VersionError
+from nsfse_runtime.images import decode_image, load_image
+from nsfse_runtime.queries import PictureId, Upload
 from tests.galleries import ColourScorer, save_picture, save_pictures
 
 
@@ -134,3 +140,102 @@ def test_an_empty_gallery_answers_with_nothing(tmp_path: Path, scorer: ColourSco
     outside = save_picture(tmp_path / "mine.png", 500)
     gallery = Gallery.open(tmp_path / "empty", scorer, create=True)
     assert Retriever(scorer, gallery).query(outside, "red").hits == ()
+
+
+def test_copies_of_the_reference_are_no_hits(tmp_path: Path, gallery: Gallery, scorer: ColourScorer) -> None:
+    photos, copy = tmp_path / "photos", tmp_path / "elsewhere.png"
+    own = gallery.ids[4]
+    shutil.copy(photos / own, photos / "IMG (1).png")
+    shutil.copy(photos / own, copy)
+    gallery.sync(photos)
+    retriever = Retriever(scorer, gallery)
+    upload = Upload(load_image(copy, scorer.image_size), hashlib.sha256(copy.read_bytes()).digest())
+    for reference in (own, PictureId(own), photos / own, "IMG (1).png", copy, str(copy), copy.read_bytes(), upload):
+        found = {hit.id for hit in retriever.query(reference, "make it red", k=40).hits}
+        assert found == set(gallery.ids) - {own, "IMG (1).png"}, reference
+        avoided = retriever.query(gallery.ids[0], "make it red", k=40, minus=[reference])
+        assert {hit.id for hit in avoided.hits} == found - {gallery.ids[0]}
+
+
+def test_a_file_that_has_changed_is_encoded_anew_whatever_names_it(
+    tmp_path: Path, gallery: Gallery, scorer: ColourScorer
+) -> None:
+    path = tmp_path / "photos" / gallery.ids[4]
+    retriever = Retriever(scorer, gallery)
+    before = [hit.score for hit in retriever.query(gallery.ids[4], "make it red", k=5).hits]
+    os.utime(path)  # another time, the same content
+    assert [hit.score for hit in retriever.query(gallery.ids[4], "make it red", k=5).hits] == before
+    assert scorer.encoded == 0
+    save_picture(path, 4000)
+    expected = retriever.query(path.read_bytes(), "make it red", k=40).hits
+    kept = [hit.score for hit in expected if hit.id != gallery.ids[4]]
+    for reference in (gallery.ids[4], "item0004", str(path), path):
+        scorer.encoded = 0
+        found = retriever.query(reference, "make it red", k=40).hits
+        assert scorer.encoded == 1 and [hit.score for hit in found] == kept, reference
+    path.unlink()
+    assert len(retriever.query(gallery.ids[4], "make it red", k=5).hits) == 5  # its features are all there is
+
+
+def test_an_array_or_a_pillow_image_is_the_image_it_is(gallery: Gallery, scorer: ColourScorer) -> None:
+    retriever, path = Retriever(scorer, gallery), gallery.path_of(7)
+    pixels = decode_image(path)
+    assert pixels.shape[:2] != scorer.image_size
+    asked = (pixels, Image.open(path), bytearray(path.read_bytes()), load_image(path, scorer.image_size))
+    expected = [hit.score for hit in retriever.query(path.read_bytes(), "make it red", k=30).hits]
+    for reference in asked:
+        scores = {hit.id: hit.score for hit in retriever.query(reference, "make it red", k=30).hits}
+        scores.pop(gallery.ids[7], None)
+        assert list(scores.values()) == pytest.approx(expected, abs=1e-5), type(reference)
+    assert len(retriever.query([pixels, path], "make it red", k=3).hits) == 3
+    view = pixels[:, ::-1]  # not contiguous
+    assert retriever.query(view, "make it red").hits == retriever.query(view.copy(), "make it red").hits
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((2, 8, 8, 3), np.uint8),
+    ],
+    ids=lambda wrong: f"{wrong.dtype}{wrong.shape}",
+)
+def test_an_array_that_is_no_image_is_refused(gallery: Gallery, scorer: ColourScorer, wrong: np.ndarray) -> None:
+    with pytest.raises(UsageError, match=r"give uint8 of the shape \[height, width, 3\]"):
+        Retriever(scorer, gallery).query(wrong, "make it red")
+    with pytest.raises(UsageError, match="a reference is a int"):
+        Retriever(scorer, gallery).query(7, "make it red")  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_not_there_tells_the_nearest(gallery: Gallery, scorer: ColourScorer) -> None:
+    retriever = Retriever(scorer, gallery)
+    for name in ("shelf00/itme0004.png", PictureId("shelf00/item0004.pgn")):
+        with pytest.raises(NotFoundError, match=r"did you mean shelf00/item0004\.png\?"):
+            retriever.query(name, "make it red")
+    with pytest.raises(NotFoundError, match="not fetched from a URL"):
+        retriever.query("https://example.org/a.png", "make it red")
+
+
+def test_values_of_a_filter(tmp_path: Path, gallery: Gallery) -> None:
+    table = tmp_path / "values.csv"
+    names = list(gallery.ids[:4])
+    cells = ['"red, blue"', "red", " blue ", "cafe\u0301"]
+    lines = [f"{name},{cell}" for name, cell in zip(names, cells, strict=True)]
+    table.write_text("\n".join(["id, Colour", *lines]) + "\n", encoding="utf-8")
+    gallery.sync(tmp_path / "photos", metadata=table, allow_removals=True)
+    for where, rows in (
+        ({"Colour": "red, blue"}, [0]),
+        ({"colour": "blue, red"}, [1, 2]),
+        ({"Colour": "red,blue"}, [1, 2]),
+        ({" colour ": " red "}, [1]),
+        ({"Colour": ["red, blue", "blue"]}, [0, 2]),
+        ({"Colour": "caf\u00e9"}, [3]),
+        ({"Colour": "r"}, []),
+    ):
+        assert np.flatnonzero(gallery.mask(where)).tolist() == rows, where
+    with pytest.raises(UsageError, match="no column color; columns: Colour; did you mean Colour"):
+        gallery.mask({"color": "red"})

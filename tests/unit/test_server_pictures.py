@@ -54,7 +54,9 @@ def test_a_picture_taken_in_is_found_and_one_taken_out_is_not(server):
     status, reply, _ = add(server, "new shelf/täsche.png", data, metadata='{"colour": "green"}')
     assert (status, reply) == (201, {"schema_version": 1, "id": "new shelf/täsche.png", "change": "added"})
     assert (folder_of(server) / "new shelf/täsche.png").read_bytes() == data
-    _, found, _ = server.query([TEXT, ("where", '{"colour": "green"}')], [("image", data)], BEARER)
+    green = [TEXT, ("where", '{"colour": "green"}')]
+    assert server.query(green, [("image", data)], BEARER)[1]["hits"] == []  # the same file is no answer
+    _, found, _ = server.query(green, [("image", picture(78, (40, 30)))], BEARER)
     assert [(hit["id"], hit["metadata"]) for hit in found["hits"]] == [("new shelf/täsche.png", {"colour": "green"})]
     assert server.query([TEXT, ("id", "new shelf/täsche.png")], headers=BEARER)[0] == 200
     path = f"/v1/images/{quote('new shelf/täsche.png')}"

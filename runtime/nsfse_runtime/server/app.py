@@ -15,9 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Router
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
-from nsfse_runtime.features import Pixels
 from nsfse_runtime.intake import usual_workers
-from nsfse_runtime.queries import Query
+from nsfse_runtime.queries import Query, Upload
 from nsfse_runtime.server import messages as m
 from nsfse_runtime.server.asking import batch_queries, decode, query_of, reply_of, watch
 from nsfse_runtime.server.assets import Assets
@@ -158,7 +157,7 @@ class Service:
 
     async def _decoded(
         self, served: Served, files: Sequence[Any], gone: "asyncio.Task[None]", deadline: float
-    ) -> list[Pixels]:
+    ) -> list[Upload]:
         """Decode a query's files in the pool, one after the other. Raises ImageError, or Refused or Gone when late."""
         pixels = []
         for file in files:
@@ -202,6 +201,8 @@ class Service:
     async def _shown(self, request: Request, side: int) -> Response:
         asked = converted(request.query_params.multi_items(), m.GalleryForm)
         served, name = self._gallery(asked.gallery), request.path_params["id"]
+        if side == THUMBNAIL_SIDE and await self._in_pool(served.has, f"{name}/thumbnail"):
+            name, side = f"{name}/thumbnail", LONGEST_SIDE  # the image's own name ends as the route does
         shown = await self._in_pool(Shown, served, name, side)
         headers = {"etag": shown.etag, "cache-control": _CACHED}
         if shown.etag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:

@@ -7,9 +7,8 @@ from typing import Any, BinaryIO
 
 from starlette.requests import Request
 
-from nsfse_runtime.features import Pixels
-from nsfse_runtime.images import load_image
-from nsfse_runtime.queries import PictureId, Query, Reference
+from nsfse_runtime.images import load_image, sha256_of
+from nsfse_runtime.queries import PictureId, Query, Reference, Upload
 from nsfse_runtime.server import messages as m
 from nsfse_runtime.server.forms import checked
 from nsfse_runtime.server.galleries import Answer
@@ -21,8 +20,8 @@ def query_of(
     asked: m.Choices,
     wanted: tuple[Sequence[str], Sequence[str]],
     unwanted: tuple[Sequence[str], Sequence[str]],
-    references: Sequence[Pixels] = (),
-    minus: Sequence[Pixels] = (),
+    references: Sequence[Upload] = (),
+    minus: Sequence[Upload] = (),
 ) -> Query:
     """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of pictures that were sent."""
     pictures: tuple[Reference, ...] = (*references, *map(PictureId, wanted[0]))
@@ -54,14 +53,16 @@ def batch_queries(values: Sequence[Any]) -> list[Query | Refused]:
     return found
 
 
-def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Pixels:
+def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Upload:
     """Decode a picture and fit it to `size` (height, width), unless nobody waits for it.
 
     Raises ImageError, or TimeoutError: the client has gone, or it is too late.
     """
     if gone.done() or deadline <= perf_counter():
         raise TimeoutError
-    return load_image(stream, size)
+    pixels = load_image(stream, size)
+    stream.seek(0)
+    return Upload(pixels, sha256_of(stream))
 
 
 def watch(request: Request) -> "asyncio.Task[None]":

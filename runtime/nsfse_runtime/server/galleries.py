@@ -86,6 +86,11 @@ class Served:
             return None
         return _DRAWINGS.format("drawings" if isinstance(told, str) else told.get("knows", "drawings"))
 
+    def has(self, name: str) -> bool:
+        """Tell whether `name` is an id, in the newest generation."""
+        with self.gallery.reading() as snapshot:
+            return snapshot.has(name)
+
     def facts(self) -> GalleryFacts:
         """Return what the gallery is, in its newest generation."""
         with self.gallery.reading() as snapshot:

@@ -77,7 +77,7 @@ class Guard:
         headers = request.headers
         hosts = headers.getlist("host")
         name = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if name is None or name[1].strip("[]").lower() not in self._hosts:
+        if name is None or name[1].removesuffix(".").strip("[]").lower() not in self._hosts:
             raise Refused(421, "host", "this server is not called by that name; start it with --allow-host NAME")
         if self._token is not None and request.path not in _OPEN and not self._knows_token(headers):
             raise Refused(401, "token", "give the server's token as a bearer token, or as a password")
@@ -87,6 +87,8 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > BODY_BYTES:
             raise Refused(413, "too_large", f"the body is over the limit of {BODY_BYTES / 1e6:.0f} MB")
+        if request.method not in _READS and headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Refused(415, "content_type", "send the body as it is, without Content-Encoding")
         if self._at_work > MOST_REQUESTS and request.path not in _OPEN:
             self._metrics.refused.labels("full").inc()
             raise Refused(503, "overloaded", "too many requests are at work; try again", 1)

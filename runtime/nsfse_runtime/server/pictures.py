@@ -40,9 +40,11 @@ class Shown:
     def __init__(self, served: Served, name: str, side: int) -> None:
         """Raises NotFoundError: no such picture, or its file is gone or is a link."""
         with served.gallery.reading() as snapshot:
-            if not snapshot.has(name):
+            same = snapshot.same(name)
+            if same is None:
                 raise _no_picture(served, name)
-            folder, content = Path(snapshot.folder), int(snapshot.marks[snapshot.row(name)])
+            folder, content = Path(snapshot.folder), int(snapshot.marks[snapshot.row(same)])
+        name = same
         self._path, self._side = own_file(folder, name), side
         try:
             status = self._path.stat()
@@ -115,8 +117,10 @@ def take_out(served: Served, name: str) -> None:
     with _writing:
         served.gallery.refresh()
         snapshot = served.gallery.snapshot
-        if not snapshot.has(name):
+        same = snapshot.same(name)
+        if same is None:
             raise _no_picture(served, name)
+        name = same
         own_file(Path(snapshot.folder), name)
         drop_one(served.gallery.path, Path(snapshot.folder), name)
         served.gallery.refresh()
