@@ -1,6 +1,7 @@
 """Trainings in processes of their own, each step's losses on stdout as JSON.
 
 python -m tests.train_child double RUN section.key=value ...     one, in float64, titles and a boundary from the start
+python -m tests.train_child once RUN section.key=value ...       one as it is
 python -m tests.train_child serve section.key=value ...          one for each folder that stdin names, each in a fork
                                                                  that can be killed; its pid comes first
 """
@@ -40,6 +41,10 @@ def double(run, *settings):
     train(load_config(overrides=settings), Path(run), progress=say)
 
 
+def once(run, *settings):
+    train(load_config(overrides=settings), Path(run), progress=say)
+
+
 def serve(*settings):
     importlib.import_module("torch._dynamo")  # what an optimizer imports for seconds, here once for all forks
     if importlib.util.find_spec("tensorboard"):
@@ -53,4 +58,4 @@ def serve(*settings):
 
 
 if __name__ == "__main__":
-    {"double": double, "serve": serve}[sys.argv[1]](*sys.argv[2:])
+    {"double": double, "once": once, "serve": serve}[sys.argv[1]](*sys.argv[2:])
