@@ -57,9 +57,14 @@ class NumberTypes:
         """Return a block without autocast, whatever stands around it; `lowered` functions have their own inside."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def step(self) -> AbstractContextManager[Any]:
-        """Return the block for one step, forward and backward: products of bfloat16 are fast in it on any CPU."""
-        return nullcontext() if self.native or not self.bfloat16 else _Rounded()
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Take one step, forward and backward, in the block: `full`, and products of bfloat16 are fast on any CPU.
+
+        Backward as well: under somebody's autocast it would lower the products of float32.
+        """
+        with self.full(), nullcontext() if self.native or not self.bfloat16 else _Rounded():
+            yield
 
 
 class _Rounded(TorchDispatchMode):
