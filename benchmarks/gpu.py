@@ -5,7 +5,7 @@ python benchmarks/gpu.py --trt [--smoke] [--bundle BUNDLE] [-o DIR]    serving i
 
 The towers are those of ViT-B/32. The plain loop is in the manner of CLIP4Cir: one vector for each picture and text, a
 combiner, cross entropy over the batch. Both train all of the towers, encode each picture of the batch once and use
-bfloat16.
+bfloat16 where training would (NSFSE_AMP=on or off forces it).
 """
 
 import argparse
@@ -27,6 +27,7 @@ from nsfse.batches import Batch
 from nsfse.config import Config, ModelConfig, TrainConfig
 from nsfse.encoders import BACKBONES
 from nsfse.model import NSFSE
+from nsfse.number_types import choose
 from nsfse.trainer import Trainer
 
 try:
@@ -70,9 +71,8 @@ class PictureTower(nn.Module):
 class TextTower(nn.Module):
     """A CLIP text tower of random weights: [B, L] → unit words [B, L, d], unit sentences [B, d]."""
 
-    def __init__(self, size: dict[str, Any], amp: bool) -> None:
+    def __init__(self, size: dict[str, Any]) -> None:
         super().__init__()
-        self.amp = amp
         self.tower = CLIPTextModel(
             CLIPTextConfig(**size["text"], vocab_size=size["vocabulary"], bos_token_id=1, eos_token_id=2)
         )
@@ -81,10 +81,9 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode texts; the sentence is the last word's state."""
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.amp):
-            states = self.tower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            last = states.gather(1, (mask.sum(1) - 1)[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-            words, sentence = self.word(states).float(), self.sentence(last).float()
+        states = self.tower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        last = states.gather(1, (mask.sum(1) - 1)[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
+        words, sentence = self.word(states).float(), self.sentence(last).float()
         return F.normalize(words, dim=-1) * mask[..., None], F.normalize(sentence, dim=-1)
 
 
@@ -120,7 +119,7 @@ def synthetic(size: dict[str, Any], queries: int) -> Batch:
 
 def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
     """Return NSFSE's training step on the towers."""
-    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size, settings.amp))
+    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size))
     torch.manual_seed(0)
     model = NSFSE(
         ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"]), size["vocabulary"]
@@ -132,18 +131,22 @@ def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device
 def plain_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
     """Return the plain loop's training step on the same towers."""
     torch.manual_seed(0)
-    pictures, texts, combiner = PictureTower(size), TextTower(size, settings.amp), Combiner(size["dim"])
+    pictures, texts, combiner = PictureTower(size), TextTower(size), Combiner(size["dim"])
     model = nn.ModuleList([pictures, texts, combiner]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
+    numbers = choose(str(settings.amp), device)
+
+    def encoded(pixels: Tensor, reference: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        vectors, _ = pictures(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        return vectors, combiner(vectors[reference], texts(ids, mask)[1])
 
     def step(batch: Batch) -> float:
         here = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp):
-            vectors, _ = pictures(here.pixels.permute(0, 3, 1, 2).float() / 255.0)
-            query = combiner(vectors[here.reference], texts(here.ids, here.mask)[1])
-        loss = F.cross_entropy(100.0 * query @ vectors.T, here.target)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with numbers.step():
+            vectors, query = numbers.lowered(encoded)(here.pixels, here.reference, here.ids, here.mask)
+            loss = F.cross_entropy(100.0 * query @ vectors.T, here.target)
+            loss.backward()
         optimizer.step()
         return float(loss.detach())
 
@@ -174,7 +177,7 @@ def agreement(size: dict[str, Any], settings: TrainConfig, device: torch.device)
         return None
     batch = synthetic(size, 16)
     found = {
-        kind: nsfse_step(size, changed_settings(settings, amp=False), torch.device(kind))(batch)
+        kind: nsfse_step(size, changed_settings(settings, amp="off"), torch.device(kind))(batch)
         for kind in ("cpu", "cuda")
     }
     return found | {"agree": abs(found["cpu"] - found["cuda"]) <= AGREE * abs(found["cpu"])}
@@ -216,7 +219,7 @@ def main() -> None:
     size = TOY if given.toy else BASE
     device = torch.device("cuda" if torch.cuda.is_available() and not given.toy else "cpu")
     batch = synthetic(size, given.batch or (8 if given.toy else 256))
-    settings = TrainConfig(lr=1e-5, batch=len(batch.pixels), amp=True)
+    settings = TrainConfig(lr=1e-5, batch=len(batch.pixels))
     common: dict[str, Any] = {"batch": batch, "steps": size["steps"]}
     parts = changed_settings(settings, accumulate=4)
     checked = agreement(size, settings, device)
@@ -225,7 +228,8 @@ def main() -> None:
         "machine": machine,
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
         "torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__,
-        "device": device.type, "toy": given.toy, "batch": len(batch.pixels), "picture": size["side"],
+        "device": device.type, "bfloat16": str(choose("auto", device)),
+        "toy": given.toy, "batch": len(batch.pixels), "picture": size["side"],
         "plain": timed(plain_step, size, settings, device, **common),
         "nsfse": timed(nsfse_step, size, settings, device, **common),
         "nsfse_in_4_parts": timed(nsfse_step, size, parts, device, **common),

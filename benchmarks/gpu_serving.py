@@ -343,7 +343,7 @@ def random_bundle(folder: Path, smoke: bool) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     size = TOY if smoke else BASE
-    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size, amp=False))
+    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size))
     config = ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"])
     torch.manual_seed(0)
     model = NSFSE(config, size["vocabulary"]).eval()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
+from nsfse.number_types import widened
 from nsfse.trunk import Trunk, TrunkEncoder, reached
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError
 from nsfse_runtime.extras import need
@@ -72,7 +73,7 @@ class ClipTail(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, 1 + R, p] into unit vectors [B, d] and unit regions [B, R, d]."""
         vectors, regions = self.vector(features[:, 0]), self.region(reached(features[:, 1:], self.head_reach))
-        return F.normalize(vectors.float(), dim=-1), F.normalize(regions.float(), dim=-1)
+        return F.normalize(widened(vectors), dim=-1), F.normalize(widened(regions), dim=-1)
 
 
 class ClipTextTrunk(nn.Module):
@@ -108,8 +109,8 @@ class ClipTextEncoder(nn.Module):
         framed = torch.where(at == 0, self.start, torch.where(ends, self.end, framed))
         tokens = self.trunk(framed)
         sentence = (tokens * ends[..., None]).sum(1)
-        words = F.normalize(self.word(reached(tokens[:, 1:-1], self.head_reach)), dim=-1) * mask[..., None]
-        return words, F.normalize(self.sentence(sentence), dim=-1)
+        words = F.normalize(widened(self.word(reached(tokens[:, 1:-1], self.head_reach))), dim=-1) * mask[..., None]
+        return words, F.normalize(widened(self.sentence(sentence)), dim=-1)
 
 
 def _covers(patches: int, cells: int) -> Tensor:

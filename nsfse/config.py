@@ -15,6 +15,8 @@ from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 FITTING_QUERIES = 600
+AMP, AMP_VARIABLE = ("auto", "on", "off"), "NSFSE_AMP"
+_OLD_AMP = {"true": "auto", "1": "auto", "false": "off", "0": "off"}
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,8 +98,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float = 1.0
     average: float = 0.998
     """Decay of the running average of the weights, which is what is saved for use; 0 for none."""
-    amp: bool = True
-    """bfloat16 in the image encoder and the head, where the processor has it."""
+    amp: str | bool = "auto"
+    """bfloat16 in encoders and in products of the pair head: auto (where the processor computes in it), on or off.
+
+    The environment's NSFSE_AMP stands in for auto. True and false, as older configurations have it, are auto and off.
+    """
     augment: float = 1.0
     """Strength of shifts, scaling, flips and brightness on pictures; 0 for none."""
     word_dropout: float = 0.05
@@ -130,6 +135,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Threads that read pictures; the weights do not depend on it."""
     cache_gb: float = 4.0
     """Decoded pictures kept in memory, up to this size."""
+
+    def __post_init__(self) -> None:
+        """Give `amp` its name. Raises UsageError for another value than those."""
+        said = str(self.amp).lower()
+        msgspec.structs.force_setattr(self, "amp", _OLD_AMP.get(said, said))
+        if self.amp not in AMP:
+            raise UsageError(f"train.amp is {said!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,6 +194,8 @@ def parse_config(tree: dict[str, Any], origin: str) -> Config:
     try:
         return msgspec.convert(tree, Config, strict=False)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise UsageError(f"{origin}: {error.__cause__}") from None
         raise DataError(f"{origin}: {error}") from None
 
 

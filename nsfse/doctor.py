@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nsfse
+from nsfse.config import AMP_VARIABLE
 from nsfse_runtime.errors import NsfseError
 
 PACKAGES = (
@@ -21,7 +22,7 @@ PACKAGES = (
     *("tensorrt", "tensorrt-cu12-libs", "tensorrt-cu13-libs", "tensorrt-rtx", "cuda-bindings", "openvino"),
 )
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
-SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NSFSE_DEBUG")
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NSFSE_DEBUG", AMP_VARIABLE)
 ENOUGH_MEMORY, ENOUGH_DISK = 1.0, 1.0
 """GiB below which the doctor warns."""
 
@@ -45,6 +46,7 @@ def examine(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
         "providers": _providers(versions),
     }
     report["accelerators"] = accelerators(report["providers"])
+    report["training"] = {"bfloat16": _bfloat16(versions)}
     if full:
         report["paths"] = {
             "python": sys.executable,
@@ -101,6 +103,19 @@ def accelerators(providers: list[str]) -> dict[str, str]:
         "TensorRT in ONNX Runtime": _tensorrt_provider(providers),
         "TensorRT engines": _engines(),
     }
+
+
+def _bfloat16(versions: dict[str, str]) -> str:
+    """Return whether training computes in bfloat16 here, and why."""
+    if "torch" not in versions:
+        return 'missing: torch is not installed; pip install "nsfse[train]"'
+    try:
+        from nsfse.number_types import choose
+        from nsfse.parallel import pick_device
+
+        return str(choose("auto", pick_device("auto")))
+    except (NsfseError, ImportError, OSError) as error:  # torch's own libraries may not load
+        return f"failed: {error}".splitlines()[0]
 
 
 def _driver() -> str:
@@ -224,5 +239,7 @@ def _problems(report: dict[str, Any]) -> list[str]:
         problems.append(f"only {memory} GiB of memory are free; close other programs")
     if report["disk_free_gib"] < ENOUGH_DISK:
         problems.append(f"only {report['disk_free_gib']} GiB of disk are free in this folder; make room")
+    if (found := report["training"]["bfloat16"]).startswith("failed: "):
+        problems.append(found.removeprefix("failed: "))
     problems += [f"cannot {name}: {found}" for name, found in report["checks"].items() if found.startswith("failed")]
     return problems

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
+from nsfse.number_types import in_full, widened
 from nsfse.trunk import reached
 from nsfse_runtime.errors import DataError
 
@@ -66,7 +67,8 @@ class TinyImageEncoder(nn.Module):
         cells = torch.cat([F.avg_pool2d(x, x.shape[-1] // maps[-1].shape[-1]) for x in maps], 1)
         regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2)
         pooled = [cells.mean((2, 3)), maps[-1].amax((2, 3))]
-        return F.normalize(self.vector(torch.cat(pooled, -1)).float(), dim=-1), F.normalize(regions.float(), dim=-1)
+        vectors = self.vector(torch.cat(pooled, -1))
+        return F.normalize(widened(vectors), dim=-1), F.normalize(widened(regions), dim=-1)
 
 
 class MaskedGru(nn.GRU):
@@ -77,8 +79,10 @@ class MaskedGru(nn.GRU):
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         """Read `embedded` [B, L, i] where `mask` [B, L]; return states [B, L, o]."""
-        packed = nn.utils.rnn.pack_padded_sequence(embedded, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = super().forward(packed)
+        lengths = mask.sum(1).cpu()
+        with in_full(embedded.device):  # its state would be rounded again at every word
+            packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+            states, _ = super().forward(packed)
         return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])[0]
 
 
@@ -102,8 +106,8 @@ class GruTextEncoder(nn.Module):
         embedded = self.embedding(ids)
         both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
         peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
-        words = F.normalize(self.word(reached(embedded, self.head_reach)), dim=-1) * mask[..., None]
-        return words, F.normalize(self.sentence(peak), dim=-1)
+        words = F.normalize(widened(self.word(reached(embedded, self.head_reach))), dim=-1) * mask[..., None]
+        return words, F.normalize(widened(self.sentence(peak)), dim=-1)
 
 
 def _tiny(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from nsfse.composer import Composer
 from nsfse.config import ModelConfig
 from nsfse.encoders import BACKBONES
+from nsfse.number_types import widened
 from nsfse.similarity import QuerySide, Reading, SimilarityHead
 from nsfse.trunk import reached
 from nsfse_runtime.errors import DataError
@@ -60,7 +61,7 @@ class NSFSE(Encoders):
         """
         vectors, regions = super().encode_images(pixels)
         pooled = torch.cat([reached(vectors, self.config.head_reach), regions.mean(1), regions.amax(1)], -1)
-        views = self.views(pooled).float().unflatten(-1, (self.config.views, self.config.dim))
+        views = widened(self.views(pooled)).unflatten(-1, (self.config.views, self.config.dim))
         return vectors, torch.cat([regions, F.normalize(views, dim=-1)], 1)
 
     def compose(

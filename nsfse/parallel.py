@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nsfse.config import TrainConfig
+from nsfse.number_types import widened
 from nsfse_runtime.errors import UsageError
 
 PATIENCE = timedelta(hours=2)  # the others wait for the first process while it validates
@@ -129,7 +130,7 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         """Normalise `x` [B, C, H, W], B of any size in each process."""
         if not self.training:
             return super().forward(x)
-        wide = x.float()
+        wide = widened(x)
         size = wide.new_tensor([x.numel() / x.shape[1]])
         sums = _sum(torch.cat([wide.sum((0, 2, 3)), size]))
         count = sums[-1].detach()
@@ -167,16 +168,6 @@ def _still(module: nn.Module) -> Iterator[None]:
     finally:
         for m, momentum, counted in before:
             m.momentum, m.num_batches_tracked = momentum, counted
-
-
-def bfloat16_helps(device: torch.device) -> bool:
-    """Tell whether `device` computes in bfloat16 itself.
-
-    A CPU that does not takes up to sixty times as long as in float32.
-    """
-    if device.type != "cpu":
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -55,7 +55,7 @@ class Reading:
 
     def gist(self) -> Tensor:
         """Return what the words and their probes say together, [B, 2d]."""
-        signed = self.weights[:, None].to(self.words.dtype)
+        signed = self.weights[:, None]
         return torch.cat([signed @ self.words, signed.abs() @ self.asked], -1).squeeze(1)
 
 
@@ -145,8 +145,8 @@ class SimilarityHead(nn.Module):
         attended = torch.softmax(self.probe_scale * affinity, -1) @ regions
         asked = F.normalize(torch.sigmoid(self.probe_gate(infused)) * attended, dim=-1) * mask[..., None]
         claimed = affinity.masked_fill(~mask[..., None], FAR).amax(1)
-        signs = self.word_sign(words * mask[..., None]).float()
-        share = masked_softmax(self.word_weight(infused).squeeze(-1).float(), mask) * torch.tanh(signs)
+        signs = self.word_sign(words * mask[..., None])
+        share = masked_softmax(self.word_weight(infused).squeeze(-1), mask) * torch.tanh(signs)
         weights = share / share.abs().sum(1, keepdim=True).clamp_min(LEAST_SHARE)
         return Reading(infused, asked, weights, signs, claimed, mask)
 
@@ -157,7 +157,7 @@ class SimilarityHead(nn.Module):
         probes = torch.cat([kept, self.view_probes(sentence, regions), reading.asked], 1)
         prior = F.pad(-self.claim_weight * reading.claimed, (0, reading.mask.shape[1]))
         every = torch.cat([torch.ones_like(reading.claimed, dtype=torch.bool), reading.mask], 1)
-        weights = masked_softmax(self.probe_weight(probes).squeeze(-1).float() + prior, every)
+        weights = masked_softmax(self.probe_weight(probes).squeeze(-1) + prior, every)
         return QuerySide(reading.words, probes, reading.weights, weights, reading.mask)
 
     def _infuse(self, words: Tensor, regions: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class SimilarityHead(nn.Module):
 
     def view_scores(self, probes: Tensor, regions: Tensor) -> Tensor:
         """Score B queries by their view `probes` [B, V, d] alone against U pictures' `regions` [U, R, d]: [B, U]."""
-        view = torch.einsum("bvd,uvd->buv", probes, regions[:, -self.views :]).float()
+        view = torch.einsum("bvd,uvd->buv", probes, regions[:, -self.views :])
         return self._view_branches(view).mean(-1)
 
     def _view_branches(self, view: Tensor) -> Tensor:
@@ -184,13 +184,17 @@ class SimilarityHead(nn.Module):
 
     def pair_side(self, query: QuerySide, regions: Tensor, gram: Tensor | None = None) -> PairSide:
         """Score B queries against M candidates each, `regions` [B, M, R, d], their Gram matrices [B, M, R, R]."""
+        return self.correspond(query, *self.products(query, regions), grams(regions) if gram is None else gram)
+
+    def products(self, query: QuerySide, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `across`, `near` and `view` of `correspond` for B queries and `regions` [B, M, R + V, d]."""
         places = regions.shape[2] - self.views  # as many of them as kept regions
         kept, views = query.probes[:, :places], query.probes[:, places : places + self.views]
         asked = query.probes[:, places + self.views :]
         across = torch.einsum("bld,bmrd->bmlr", query.words, regions)
         near = torch.einsum("bld,bmrd->bmlr", torch.cat([kept, asked], 1), regions)
         view = torch.einsum("bvd,bmvd->bmv", views, regions[:, :, places:])
-        return self.correspond(query, across, near, view, grams(regions) if gram is None else gram)
+        return across, near, view
 
     def correspond(self, query: QuerySide, across: Tensor, near: Tensor, view: Tensor, gram: Tensor) -> PairSide:
         """Turn products and Gram matrices [B, M, R + V, R + V] into similarities.

@@ -18,6 +18,7 @@ from nsfse.config import Config, ModelConfig
 from nsfse.data import Source, Titled, Triplet, Worded, notes_of
 from nsfse.data.sources import open_source
 from nsfse.log import Log, Progress, Silence
+from nsfse.number_types import choose
 from nsfse.parallel import Share, joined, pick_device
 from nsfse.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.trainer import Trainer
@@ -58,6 +59,7 @@ def train(
     and the data set's errors.
     """
     config = settle(config)
+    choose(str(config.train.amp), pick_device(config.train.device))  # a wrong setting is refused before all else
     with joined(config.train) as share:
         return _train(config, out, resume, progress, steps, enough, kept, share)
 

@@ -15,7 +15,8 @@ from nsfse.baselines import Baseline
 from nsfse.batches import Batch, augment, drop_words
 from nsfse.config import Config
 from nsfse.model import NSFSE
-from nsfse.parallel import Share, bfloat16_helps, join_normalisation
+from nsfse.number_types import choose
+from nsfse.parallel import Share, join_normalisation
 from nsfse.pretrained import paced
 from nsfse.similarity import PairSide, QuerySide, Reading, grams
 from nsfse.trunk import reached
@@ -29,7 +30,8 @@ class Trainer:
     def __init__(self, config: Config, model: NSFSE | Baseline, total_steps: int, share: Share | None = None) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
         self.share, self.device = share or Share(parts=config.train.accumulate), next(model.parameters()).device
-        self.amp = config.train.amp and bfloat16_helps(self.device)
+        self.numbers = choose(str(self.config.amp), self.device)
+        self.amp = self.numbers.bfloat16
         if self.share.world > 1:
             join_normalisation(model)
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -61,10 +63,10 @@ class Trainer:
         torch.manual_seed(seed)  # for a backbone with dropout
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["pace"]
-        parts = self.batch_losses(batch.to(self.device), generator)
-        loss = parts["loss"]
         self.optimizer.zero_grad(set_to_none=True)
-        (loss / self.share.world).backward()  # type: ignore[no-untyped-call]
+        with self.numbers.step():
+            parts = self.batch_losses(batch.to(self.device), generator)
+            (parts["loss"] / self.share.world).backward()  # type: ignore[no-untyped-call]
         self.share.agree(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
@@ -73,24 +75,26 @@ class Trainer:
         return {name: float(value.detach()) for name, value in parts.items()} | {"grad_norm": float(norm)}
 
     def batch_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the losses of one batch by name, `loss` their weighted sum (docs/method.md §6)."""
-        settings, model, share = self.config, self.model, self.share
+        """Return the losses of one batch by name, `loss` their weighted sum (docs/method.md §6); float32 or better."""
+        with self.numbers.full():
+            return self._batch_losses(batch, generator)
+
+    def _batch_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        settings, model, share, lowered = self.config, self.model, self.share, self.numbers.lowered
         queries, pictures = batch.right.shape
         pixels = augment(batch.pixels, batch.rows, pictures, settings.augment, generator).contiguous()
         ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            vectors, regions = share.encode(model, model.encode_images, (pixels,), pictures)
+        vectors, regions = share.encode(model, lowered(model.encode_images), (pixels,), pictures)
         mine = torch.cat(share.rows(queries))
-        words, sentence = share.encode(model, model.encode_text, (ids[mine], batch.mask[mine]), queries)
+        words, sentence = share.encode(model, lowered(model.encode_text), (ids[mine], batch.mask[mine]), queries)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         titles = self._titles(batch, vectors, generator)
         if isinstance(model, Baseline):
             parts = model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing) | titles
             parts["loss"] = sum((settings.title_weight * value for value in titles.values()), parts["loss"])
             return parts
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
-        query = model.stage1(vectors[batch.reference], sentence, reading).float()
+        reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
+        query = model.stage1(vectors[batch.reference], sentence, reading)
         parts = self._stage1(batch, vectors, query, sentence, blocked) | titles
         parts |= self._words(batch, ids, reading, regions)
         sentence = reached(sentence, model.config.head_reach)
@@ -103,9 +107,9 @@ class Trainer:
         chosen = losses.choose_candidates(
             cosines[rows], blocked[rows], batch.target[rows], batch.reference[rows], settings.candidates, generator
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            side = model.head.query_side(reading.take(rows), sentence[rows], regions[batch.reference[rows]])
-            pair = model.head.pair_side(side, regions[chosen], grams(regions)[chosen])
+        side = model.head.query_side(reading.take(rows), sentence[rows], regions[batch.reference[rows]])
+        across, near, view = lowered(model.head.products)(side, regions[chosen])
+        pair = model.head.correspond(side, across, near, view, grams(regions)[chosen])
         parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
         weights = {
             "stage1": 1.0,
@@ -137,7 +141,8 @@ class Trainer:
             return {}
         ids = drop_words(batch.title_ids, batch.title_mask, settings.word_dropout, generator)
         mine = torch.cat(share.rows(count))
-        _, called = share.encode(self.model, self.model.encode_text, (ids[mine], batch.title_mask[mine]), count)
+        encode = self.numbers.lowered(self.model.encode_text)
+        _, called = share.encode(self.model, encode, (ids[mine], batch.title_mask[mine]), count)
         logits = self.model.stage1_scale.exp().clamp_max(100.0) * called @ vectors[batch.titled].T
         own = torch.arange(count, device=logits.device)
         alike = (batch.title_ids[:, None] == batch.title_ids).all(-1) & (own[:, None] != own)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
+from nsfse.number_types import widened
 from nsfse_runtime.errors import DataError
 
 DROPOUT = 0.2
@@ -116,9 +117,9 @@ class CellTail(nn.Module):
         cells = torch.cat([maps, around], 1)
         peaks = [around.amax((2, 3)), maps[:, -self.last :].amax((2, 3))]
         pooled = torch.cat([cells.mean((2, 3)), *peaks], -1)
-        vectors = (self.vector(pooled) + self.deeper(pooled)).float()
-        regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2).float()
-        return F.normalize(vectors, dim=-1), F.normalize(regions, dim=-1)
+        vectors = widened(self.vector(pooled)) + widened(self.deeper(pooled))
+        regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2)
+        return F.normalize(vectors, dim=-1), F.normalize(widened(regions), dim=-1)
 
 
 def join_cells(maps: list[Tensor]) -> Tensor:

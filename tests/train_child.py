@@ -1,6 +1,7 @@
 """Trainings in processes of their own, each step's losses on stdout as JSON.
 
 python -m tests.train_child double RUN section.key=value ...     one, in float64, titles and a boundary from the start
+python -m tests.train_child once RUN section.key=value ...       one as it is
 python -m tests.train_child serve FD section.key=value ...       one for each folder that stdin names, each in a fork
                                                                  that can be killed; its pid comes first, and after
                                                                  each step it waits for a byte of the pipe FD
@@ -41,6 +42,10 @@ def double(run, *settings):
     train(load_config(overrides=settings), Path(run), progress=say)
 
 
+def once(run, *settings):
+    train(load_config(overrides=settings), Path(run), progress=say)
+
+
 def serve(pipe, *settings):
     def step(entry):
         say(entry)
@@ -59,4 +64,4 @@ def serve(pipe, *settings):
 
 
 if __name__ == "__main__":
-    {"double": double, "serve": serve}[sys.argv[1]](*sys.argv[2:])
+    {"double": double, "once": once, "serve": serve}[sys.argv[1]](*sys.argv[2:])

@@ -41,7 +41,6 @@ TOY = [
     "train.head_share=1.0",
     "train.epochs=1",
     "train.seed=3",  # its boundary wakes within the six steps
-    "train.amp=false",
 ]
 
 

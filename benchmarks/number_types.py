@@ -1,0 +1,109 @@
+"""Time training steps in float32 and in bfloat16 from the same weights and batches, and compare their losses.
+
+python benchmarks/number_types.py [--preset drawn-easy] [--steps 10] [--set section.key=value] [--data DIR]
+
+Run it on a processor before bfloat16 becomes its default there (docs/training.md). Steps of both take turns. On a CPU
+without bfloat16 products are computed in float32 and rounded: that shows what bfloat16 costs in loss, not in time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nsfse.baselines import build_model
+from nsfse.batches import Pictures, make_batch
+from nsfse.config import load_config
+from nsfse.data.sources import open_source
+from nsfse.number_types import choose
+from nsfse.parallel import Share, pick_device
+from nsfse.pretrained import freeze, kept_instead, load_pretrained, own_tokenizer, settle
+from nsfse.trainer import Trainer
+from nsfse.vocabulary import build_vocabulary
+from nsfse_runtime.text import Tokenizer
+
+MODES = {"float32": "off", "bfloat16": "on"}
+WARM = 2
+"""Steps before the clock starts."""
+
+
+def measure(preset: str | None, steps: int, overrides: list[str], data: Path | None = None) -> dict[str, Any]:
+    """Return seconds a step, and the loss of each step, of both modes."""
+    config = settle(load_config(preset, None, overrides, data))
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    folder = Path(config.data.folder) if config.data.folder else None
+    source = open_source(config.data.source, folder, **config.data.options)
+    triplets = source.triplets(0)
+    device = pick_device(config.train.device)
+    with tempfile.TemporaryDirectory() as place:
+        texts = [text for triplet in triplets for text in triplet.texts]
+        words = own_tokenizer(config.model) or build_vocabulary(texts)
+        path = Path(place) / "tokenizer.json"
+        path.write_text(words.to_str(), "utf-8")
+        tokenizer = Tokenizer.from_file(path, config.model.max_words)
+        trainers = {}
+        for mode, amp in MODES.items():
+            changed = load_config(bases=[_tree(config)], overrides=[f"train.amp={amp}"])
+            torch.manual_seed(config.train.seed)
+            model = build_model(changed.model, len(tokenizer))
+            load_pretrained(model, path)
+            freeze(model, changed)
+            model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            trainers[mode] = Trainer(changed, model, 1000)
+    instead = kept_instead(trainers["float32"].model, config)
+    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers, instead)
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    losses: dict[str, list[float]] = {mode: [] for mode in MODES}
+    size = config.train.batch
+    for at in range(WARM + steps):
+        start = at * size % (len(triplets) - size + 1)
+        batch = make_batch(triplets[start : start + size], pictures, tokenizer, Share())
+        for mode, trainer in trainers.items():
+            began = time.perf_counter()
+            losses[mode].append(trainer.train_step(batch)["loss"])  # reads the loss, so the device is done
+            seconds[mode] += [time.perf_counter() - began] if at >= WARM else []
+    medians = {mode: statistics.median(found) for mode, found in seconds.items()}
+    found = trainers["bfloat16"].numbers
+    return {
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "preset": preset,
+        "native": found.native,
+        "auto": str(choose("auto", device)),
+        "seconds_per_step": {mode: round(value, 4) for mode, value in medians.items()},
+        "times_faster": round(medians["float32"] / medians["bfloat16"], 3),
+        "losses": {mode: [round(value, 4) for value in values] for mode, values in losses.items()},
+    }
+
+
+def _tree(config: Any) -> dict[str, Any]:
+    import msgspec
+
+    found: dict[str, Any] = msgspec.to_builtins(config)
+    return found
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="drawn-easy")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    parser.add_argument("--data", type=Path)
+    given = parser.parse_args()
+    print(json.dumps(measure(given.preset, given.steps, given.set, given.data), indent=2))
+
+
+if __name__ == "__main__":
+    main()
