@@ -13,6 +13,7 @@ from nsfse import cli, comparison
 from nsfse.comparison import ABLATIONS, compare, method_settings
 from nsfse.comparison_table import Row, markdown, mean_and_deviation, plot, spread, table
 from nsfse.config import load_config
+from nsfse.significance import Versus
 from nsfse.train import train
 from nsfse_runtime.errors import DataError, UsageError
 
@@ -69,10 +70,14 @@ def test_a_table_has_a_row_for_each_method_on_each_protocol():
         entry("sum", 0, 30, a=(5.0, 6.0, None, 2.0)),
     ]
     rows = table(results, ["b", "a"], ["sum", "tirg"])
+    no_p = {name: Versus(name, no_p="results of an older version") for name in ("sum", "tirg")}
     assert rows == (
         Row("tirg", "b", 1, 1.0, None, 2.0, None, 3.0, 4.0, 1.0, 5),
-        Row("sum", "a", 1, 5.0, None, 6.0, None, None, 2.0, 0.5, 5),
-        Row("tirg", "a", 2, 15.0, pytest.approx(50**0.5), 40.0, 0.0, 6.0, None, 1.5, 5),
+        Row("sum", "a", 1, 5.0, None, 6.0, None, None, 2.0, 0.5, 5, against_best=no_p["tirg"]),
+        Row(
+            *("tirg", "a", 2, 15.0, pytest.approx(50**0.5), 40.0, 0.0, 6.0, None, 1.5, 5),
+            **{name: no_p["sum"] for name in ("against_best", "against_first", "least_sure")},
+        ),
     )
     text = markdown(rows, ["sum, seed 1: a"])
     assert "| tirg | 2 | 15.0 ± 7.1 | 40.0 ± 0.0 | 6.0 |  | 5 | 1.5 |" in text
