@@ -65,12 +65,13 @@ def equal_minutes(
 
 def minutes_text(preset: str, timed: Mapping[str, Timed]) -> str:
     """Return a line on what was measured."""
-    first = next(iter(timed.values()))
+    count = next(iter(timed.values())).threads
+    threads = "1 thread" if count == 1 else f"{count} threads"
     each = "; ".join(
         f"{method} {one.steps} steps of {one.seconds_per_step:.3g} s = {one.minutes:.2f} minutes"
         for method, one in timed.items()
     )
-    return f"{preset}, measured beforehand on {first.threads} threads: {each}"
+    return f"{preset}, measured beforehand with {threads}: {each}"
 
 
 def _read(file: Path) -> dict[str, Timed]:

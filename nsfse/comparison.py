@@ -170,7 +170,7 @@ def _ablation(switch: str) -> list[str]:
 
 def _baseline_switch(name: str, switch: str) -> list[str]:
     if switch != FACTS:
-        raise UsageError(f"no switch {switch!r} of {name}; there are: {name}:{FACTS}, {name}:{MINUTES}")
+        raise UsageError(f"no method '{name}:{switch}'; of {name} there are: {name}:{FACTS}, {name}:{MINUTES}")
     return ["model.facts=true"]
 
 
