@@ -9,13 +9,15 @@ a candidate's vector is the score.
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.batches import Batch
+from nsfse.boundary import AdaptiveBoundary
 from nsfse.config import ModelConfig
-from nsfse.losses import classification
+from nsfse.losses import asking_words, classification, evidence
 from nsfse.model import NSFSE, Encoders
 from nsfse.similarity import QuerySide
 from nsfse_runtime.errors import DataError
@@ -142,14 +144,34 @@ METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] 
 }
 
 
+class Facts(nn.Module):
+    """What a method of one vector learns from facts by, in training alone (docs/method.md §9).
+
+    Words (P), images (P′) and sentences (P″) are mapped into one space, by maps that no score reads: what is learned
+    reaches the ranking through the encoders.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.word, self.image, self.sentence = (nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, words: Tensor, vectors: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map `words` [B, L, d], `vectors` [U, d] and `sentence` [B, d] to unit rows of the same shapes."""
+        mapped = self.word(words), self.image(vectors), self.sentence(sentence)
+        word, image, text = (F.normalize(rows, dim=-1) for rows in mapped)
+        return word, image, text
+
+
 class Baseline(Encoders):
     """Encoders and one of METHODS, with the interface of NSFSE. Only whole pictures count: it has no regions."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
-        super().__init__(config, vocabulary)
+        # There is no head to hold back: what facts teach reaches all of the encoders.
+        super().__init__(msgspec.structs.replace(config, head_reach=1.0) if config.facts else config, vocabulary)
         self.method = METHODS[config.method](config)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of the temperature
         self.stages: Stages = "all" if isinstance(self.method, Artemis) else "one"
+        self.facts = Facts(config.dim) if config.facts else None
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and no regions [B, 0, d]."""
@@ -187,9 +209,30 @@ class Baseline(Encoders):
         loss = classification(scale * logits, blocked, batch.target, smoothing)
         return {"stage1": loss, "loss": loss}
 
+    def fact_losses(
+        self, words: Tensor, vectors: Tensor, sentence: Tensor, ids: Tensor, named: Tensor, fulfils: Tensor
+    ) -> dict[str, Tensor]:
+        """Return `naming` and `evidence` from the facts that NSFSE has (losses.naming, losses.evidence); {} without.
+
+        `words` [B, L, d] and `sentence` [B, d] are of the texts `ids` [B, L], `vectors` [U, d] of all images of the
+        batch; `named` [B, L] and `fulfils` [N, U] are those of Batch. An image is one region.
+        """
+        if self.facts is None:
+            return {}
+        word, image, text = self.facts(words, vectors, sentence)
+        scale, never = self.stage1_scale.exp().clamp_max(100.0), AdaptiveBoundary(self.config.alpha)
+        return {
+            "naming": asking_words(text, word, ids, named, scale),
+            "evidence": evidence(never, word, image[:, None], named, fulfils),
+        }
+
 
 def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:
     """Return the model that `config.method` names, untrained. Raises DataError for an unknown method."""
+    if config.method == "nsfse" and config.facts:
+        raise DataError(
+            "model.facts is for baselines; nsfse learns facts by train.evidence_weight and train.naming_weight"
+        )
     if config.method == "nsfse":
         return NSFSE(config, vocabulary)
     if config.method not in METHODS:

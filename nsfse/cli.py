@@ -407,8 +407,17 @@ def accuracy(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the table; the same command continues it.")],
     protocols: Annotated[str, typer.Option(help="Protocols, by commas; each starts with its preset's name.")] = "drawn",
     methods: Annotated[
-        str, typer.Option(help="Methods, by commas; nsfse:gamma=0 is an ablation (docs/benchmarks.md).")
-    ] = "nsfse,image-only,text-only,sum,tirg,combiner,artemis",
+        str | None,
+        typer.Option(
+            help="Methods, by commas; nsfse:gamma=0 is an ablation, tirg:facts learns from facts, tirg:minutes trains "
+            "as long as the first (docs/benchmarks.md). [default: nsfse,image-only,text-only,sum,tirg,combiner,"
+            "artemis; in blocks nsfse,tirg,artemis,combiner,sum]"
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Fair tables, by commas: right-answers, facts, minutes. They spell the methods themselves."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each method.")] = 3,
     data: Annotated[list[str] | None, typer.Option(help="A preset's folder: products=DIR. Repeatable.")] = None,
     override: Annotated[
@@ -418,12 +427,15 @@ def accuracy(
     as_json: Json = False,
 ) -> None:
     """Train methods alike and compare their scores."""
+    from nsfse.blocks import COMPARED, METHODS
     from nsfse.comparison import compare
     from nsfse.opening import folders
     from nsfse.printing import comparison_text
 
     settings: dict[str, Any] = {"seeds": seeds, "data": folders(data or ()), "overrides": override or ()}
-    found = compare(protocols.split(","), methods.split(","), out, minutes=minutes, **settings)
+    named = methods.split(",") if methods else METHODS if blocks else COMPARED
+    settings |= {"minutes": minutes, "blocks": blocks.split(",") if blocks else ()}
+    found = compare(protocols.split(","), named, out, **settings)
     _print({"schema_version": 1, **asdict(found)}, comparison_text, as_json)
     raise typer.Exit(130 if found.interrupted else 0)
 

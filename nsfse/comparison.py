@@ -14,15 +14,18 @@ import msgspec
 from numpy.typing import NDArray
 
 from nsfse.batches import Pictures
+from nsfse.blocks import FACTS, MINUTES, Block, blocks_of
+from nsfse.calibration import Timed, equal_minutes, minutes_text
 from nsfse.checkpoint import checkpoint_info, write_file
-from nsfse.comparison_table import Row, markdown, plot, table
-from nsfse.config import PRESETS, Config, load_config
-from nsfse.data import Protocol, Source
+from nsfse.comparison_table import Row, findings, markdown, plot, table
+from nsfse.config import PRESETS, Config, load_config, same_config
+from nsfse.data import Described, Protocol, Source
 from nsfse.data.sources import open_source
 from nsfse.evaluate import evaluate_source
 from nsfse.pretrained import kept_instead, settle
 from nsfse.progress import say, stages_bar, training_bar
 from nsfse.scorer import TorchScorer, open_scorer
+from nsfse.significance import outcomes
 from nsfse.train import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.outputs import check_folder
@@ -90,20 +93,32 @@ def compare(
     data: Mapping[str, Path] | None = None,
     overrides: Sequence[str] = (),
     minutes: float = 0.0,
+    blocks: Sequence[str] = (),
 ) -> Comparison:
     """Train every method from seeds 0 ... `seeds` - 1, score each on `protocols`; write table.md, .json, .svg in `out`.
 
+    With `blocks` (nsfse.blocks) the plain `methods` are compared in each of them. Methods of equal minutes are timed
+    first, and take the minutes of the first method of their block.
     A protocol belongs to the preset that its name starts with; `data` gives a preset's folder, `overrides` change every
     configuration alike. No training goes on after `minutes` (0: no limit). All methods of a seed come before the next
-    seed. Raises UsageError for an unknown method or protocol and where `out` holds results of another configuration.
+    seed. Raises UsageError for an unknown method, block or protocol and where `out` holds results of another
+    configuration.
     """
     started = time.monotonic()
-    protocols, methods = list(dict.fromkeys(protocols)), list(dict.fromkeys(methods))
-    for method in methods:
+    protocols, parts = list(dict.fromkeys(protocols)), blocks_of(blocks, methods)
+    every = list(dict.fromkeys(method for part in parts for method in part.methods))
+    for method in every:
         method_settings(method)  # a wrong name is refused before any data is opened
     tasks = _tasks(protocols, data or {}, overrides)
-    runs = [_run(task, method, seed, overrides) for seed in range(seeds) for task in tasks for method in methods]
+    _refuse_nothing_to_learn(every, tasks)
     results = _Results(out)
+    timed = {task.preset: _equal_minutes(task, parts, out, overrides) for task in tasks}
+    runs = [
+        _run(task, method, seed, overrides, timed[task.preset].get(method))
+        for seed in range(seeds)
+        for task in tasks
+        for method in every
+    ]
     for run in runs:
         results.read(run)
 
@@ -119,29 +134,81 @@ def compare(
                 break
             _evaluate(run, results)
     found = [results.read(run) for run in runs]
-    rows = table([entry for entry in found if entry["scores"]], protocols, methods)
+    scored = [entry for entry in found if entry["scores"]]
+    rows = tuple(row for part in parts for row in table(scored, protocols, part.methods, part.name))
     lacking = [(run, names) for run in runs if (names := results.lacks(run))]
     missing = tuple(f"{run.method}, seed {run.seed}: {', '.join(names)}" for run, names in lacking)
-    files = _write(out, rows, missing)
+    captions = {part.name: _caption(part, timed) for part in parts if part.name}
+    files = _write(out, rows, missing, captions)
     total = sum(entry["train_seconds"] + entry["evaluate_seconds"] for entry in found) / 3600
     return Comparison(rows, missing, (time.monotonic() - started) / 3600, total, files, interrupted)
 
 
 def method_settings(method: str) -> list[str]:
-    """Return the settings of a method, or of an ablation such as `nsfse:gamma=0+no-infusion`. Raises UsageError."""
+    """Return the settings of a method with its switches: `nsfse:gamma=0+no-infusion`, `tirg:facts+minutes`.
+
+    `minutes` is no setting of its own: the number of steps is measured. Raises UsageError.
+    """
     from nsfse.baselines import METHODS
 
     name, _, switches = method.partition(":")
-    if name not in ("nsfse", *METHODS) or (switches and name != "nsfse"):
+    if name not in ("nsfse", *METHODS):
         raise UsageError(f"no method {method!r}; there are: nsfse, {', '.join(METHODS)}, and nsfse:ABLATION")
     settings = [f"model.method={name}"]
-    for switch in filter(None, switches.split("+")):
-        key, _, value = switch.partition("=")
-        if key not in ABLATIONS or bool(value) == ("=" in ABLATIONS[key]):
-            known = ", ".join(name if "=" in setting else f"{name}=NUMBER" for name, setting in ABLATIONS.items())
-            raise UsageError(f"no ablation {switch!r} of nsfse; there are: {known}")
-        settings += [f"{ABLATIONS[key]}={value}"] if value else ABLATIONS[key].split()
+    for switch in switches.split("+") if ":" in method else ():
+        if switch != MINUTES:
+            settings += _ablation(switch) if name == "nsfse" else _baseline_switch(name, switch)
     return settings
+
+
+def _ablation(switch: str) -> list[str]:
+    key, _, value = switch.partition("=")
+    if key not in ABLATIONS or bool(value) == ("=" in ABLATIONS[key]):
+        known = ", ".join(name if "=" in setting else f"{name}=NUMBER" for name, setting in ABLATIONS.items())
+        raise UsageError(f"no ablation {switch!r} of nsfse; there are: {known}, {MINUTES}")
+    return [f"{ABLATIONS[key]}={value}"] if value else ABLATIONS[key].split()
+
+
+def _baseline_switch(name: str, switch: str) -> list[str]:
+    if switch != FACTS:
+        raise UsageError(f"no method '{name}:{switch}'; of {name} there are: {name}:{FACTS}, {name}:{MINUTES}")
+    return ["model.facts=true"]
+
+
+def _switches(method: str) -> list[str]:
+    return method.partition(":")[2].split("+")
+
+
+def _refuse_nothing_to_learn(methods: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Raise UsageError for a method of facts on data that knows none: it would be the plain method again."""
+    for method in methods:
+        for task in tasks:
+            if FACTS in _switches(method) and not isinstance(task.source, Described):
+                raise UsageError(f"{method}: {task.source.name} knows no facts of its images; leave {FACTS!r} out")
+
+
+def _equal_minutes(task: Task, parts: Sequence[Block], out: Path, overrides: Sequence[str]) -> dict[str, Timed]:
+    """Return the steps of each method of equal minutes, timed; of nothing where there is none."""
+    found: dict[str, Timed] = {}
+    for part in parts:
+        wanted = [method for method in part.methods if MINUTES in _switches(method)]
+        first = part.methods[0]
+        if wanted and first in wanted:
+            raise UsageError(f"the first method sets the minutes by its own steps; put another before {first}")
+        if wanted:
+            configs = {method: _run(task, method, 0, overrides).config for method in [first, *wanted]}
+            found |= equal_minutes(task.preset, configs, out, task.kept)
+    return found
+
+
+def _caption(part: Block, timed: Mapping[str, Mapping[str, Timed]]) -> str:
+    """Return what stands above a block's tables, with the minutes that were measured."""
+    measured = [
+        minutes_text(preset, {method: times[method] for method in part.methods})
+        for preset, times in timed.items()
+        if any(MINUTES in _switches(method) for method in part.methods)
+    ]
+    return " ".join([part.caption, *(f"{line}." for line in measured)])
 
 
 def _tasks(protocols: Sequence[str], data: Mapping[str, Path], overrides: Sequence[str]) -> list[Task]:
@@ -173,8 +240,10 @@ def _task(preset: str, names: Sequence[str], folder: Path | None, overrides: Seq
     return Task(preset, config, source, found)
 
 
-def _run(task: Task, method: str, seed: int, overrides: Sequence[str]) -> Run:
+def _run(task: Task, method: str, seed: int, overrides: Sequence[str], timed: Timed | None = None) -> Run:
     own = [*overrides, *method_settings(method), f"train.seed={seed}", "data.validation_queries=0"]
+    if timed and MINUTES in _switches(method):
+        own.append(f"train.total_steps={timed.steps}")
     folder = Path(task.config.data.folder) if task.config.data.folder else None
     return Run(task, method, seed, load_config(task.preset, None, own, folder))
 
@@ -202,7 +271,7 @@ class _Results:
             entry: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise IntegrityError(f"{file} is damaged: {error}; remove it, and its run is made again") from None
-        if entry["config"] != msgspec.json.decode(msgspec.json.encode(config)):
+        if not same_config(entry["config"], run.config):
             raise UsageError(f"{file} is of another configuration; choose another folder with -o, or remove it")
         return entry
 
@@ -251,7 +320,7 @@ def _evaluate(run: Run, results: _Results) -> None:
         scorer = open_scorer(results.out / "runs" / run.name)
         protocols = [run.task.protocols[name] for name in lacking]
         scored = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_pictures(run, scorer))
-    by_name = {result.protocol.name: result.to_json() for result in scored.results}
+    by_name = {result.protocol.name: result.to_json() | {"outcomes": outcomes(result)} for result in scored.results}
     scores = {name: by_name[run.task.protocols[name].name] for name in lacking}
     seconds = entry["evaluate_seconds"] + time.monotonic() - started
     results.write(run, scores=entry["scores"] | scores, evaluate_seconds=seconds)
@@ -264,10 +333,10 @@ def _pictures(run: Run, scorer: TorchScorer) -> Pictures:
     return Pictures(task.source, size, room, config.train.workers, kept_instead(scorer.model, config), task.kept)
 
 
-def _write(out: Path, rows: Sequence[Row], missing: Sequence[str]) -> tuple[Path, ...]:
-    tree = {"schema_version": 1, "rows": rows, "missing": missing}
+def _write(out: Path, rows: Sequence[Row], missing: Sequence[str], captions: Mapping[str, str]) -> tuple[Path, ...]:
+    tree = {"schema_version": 1, "rows": rows, "findings": findings(rows), "blocks": captions, "missing": missing}
     texts = {
-        "table.md": markdown(rows, missing).encode(),
+        "table.md": markdown(rows, missing, captions).encode(),
         "table.json": msgspec.json.format(msgspec.json.encode(tree), indent=2),
         "table.svg": plot(rows).encode(),
     }

@@ -73,6 +73,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"
     """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, slerp, tirg, combiner, artemis."""
+    facts: bool = False
+    """Whether a baseline learns from known facts, too, by train.naming_weight and train.evidence_weight (§9)."""
     text_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """How much the text counts in `sum` and `slerp`: 0 is image-only, 1 text-only."""
     boundary: Literal["dynamic"] | float = "dynamic"
@@ -88,6 +90,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     seed: int = 0
     epochs: int = 10
+    total_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Steps in all, in as many epochs as they need; 0 for those of `epochs`."""
     batch: int = 256
     lr: float = 1e-3
     backbone_lr: float = 0.1
@@ -197,6 +201,14 @@ def parse_config(tree: dict[str, Any], origin: str) -> Config:
         if isinstance(error.__cause__, UsageError):
             raise UsageError(f"{origin}: {error.__cause__}") from None
         raise DataError(f"{origin}: {error}") from None
+
+
+def same_config(tree: dict[str, Any], config: Config) -> bool:
+    """Tell whether a saved `tree` is `config`; a setting of a later version, which it lacks, counts as the default."""
+    try:
+        return parse_config(tree, "a saved configuration") == config
+    except DataError:
+        return False
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ class Log:
         step: int = 0,
     ) -> None:
         self.run, self.source, self.pictures, self.tokenizer = run, source, pictures, tokenizer
-        self.data, self.model_config, self.epochs = config.data, config.model, config.train.epochs
+        self.data, self.model_config = config.data, config.model
         self.progress = progress
         self.started = self.saved = time.monotonic()
         self.save_every = 60.0 * config.train.save_every
@@ -86,7 +86,7 @@ class Log:
             model.load_state_dict(served)
         scorer = TorchScorer(model, self.tokenizer)
         scores = self._validate(scorer)
-        if isinstance(model, NSFSE) and epoch + 1 == self.epochs:
+        if isinstance(model, NSFSE) and trainer.step == trainer.total_steps:
             self._decide(scorer, triplets)
         entry = {
             "epoch": epoch + 1,

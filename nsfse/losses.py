@@ -105,6 +105,32 @@ def naming(weights: Tensor, signs: Tensor, named: Tensor) -> Tensor:
     return each / there.clamp_min(1.0) - (share.log() * rows).sum() / rows.sum().clamp_min(1.0)
 
 
+def asking_words(sentence: Tensor, words: Tensor, ids: Tensor, named: Tensor, scale: Tensor) -> Tensor:
+    """Cross entropy of a sentence's own asking words among those that any sentence of the batch asks by.
+
+    For methods of one vector, in place of `naming` (docs/method.md §9): `sentence` [B, d] and `words` [B, L, d] are
+    unit rows, `ids` [B, L] the words' numbers, `named` [B, L] is 1 where a word asks for what it names, −1 where for
+    its absence. A word and its sign are one class, whose vector is the mean of its words times the sign; `scale` is
+    the temperature. Other classes that the same sentence asks by are no negatives; both signs count alike.
+    """
+    rows, places = named.nonzero(as_tuple=True)
+    if not len(rows):
+        return sentence.sum() * 0.0
+    signs = named[rows, places]
+    kinds, which = torch.unique(2 * ids[rows, places] + (signs < 0), return_inverse=True)
+    members = F.one_hot(which, len(kinds)).to(words.dtype)
+    sign = 1.0 - 2.0 * (kinds % 2).to(words.dtype)
+    vectors = sign[:, None] * (members.T @ words[rows, places]) / members.sum(0)[:, None]
+    logits = scale * sentence @ vectors.T
+    asked = (F.one_hot(rows, len(sentence)).to(words.dtype).T @ members) > 0
+    own = logits[rows, which][:, None]
+    each = F.cross_entropy(
+        logits.masked_fill(asked, FAR)[rows].scatter(1, which[:, None], own), which, reduction="none"
+    )
+    means = [each[signs == kind].mean() for kind in (1, -1) if bool((signs == kind).any())]
+    return torch.stack(means).mean()
+
+
 def choose_candidates(
     logits: Tensor, blocked: Tensor, target: Tensor, reference: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:

@@ -312,22 +312,28 @@ def doctor_text(found: Mapping[str, Any]) -> str:
 
 
 def comparison_text(found: Mapping[str, Any]) -> str:
-    """Return the table of a comparison, where it lies, what is missing and how long it took."""
-    from nsfse.comparison_table import spread
+    """Return the table of a comparison, what leads, where it lies, what is missing and how long it took."""
+    from nsfse.comparison_table import findings, spread
 
     names = ("protocol", "method", "seeds", "R@1", "R@10", "hard negative first", "phrasing spread", "minutes")
     rows = [
         (
-            *(row.protocol, row.method, row.seeds, spread(row.r1, row.r1_sd), spread(row.r10, row.r10_sd)),
+            *(_in_block(row.block, row.protocol), row.method, row.seeds),
+            *(spread(row.r1, row.r1_sd), spread(row.r10, row.r10_sd)),
             *(row.hard_negative_rate, row.phrasing_spread, row.minutes),
         )
         for row in found["rows"]
     ]
     lines = [columns(names, rows)] if rows else ["nothing is scored yet"]
+    lines += [printable(f"{_in_block(one.block, one.protocol)}: {one.text}") for one in findings(found["rows"])]
     if found["missing"]:
         lines += ["missing; the same command continues:", *(f"  {printable(name)}" for name in found["missing"])]
     lines.append(f"{found['hours']:.2f} hours now, {found['total_hours']:.2f} in all trainings and evaluations")
     return "\n".join([*lines, *(f"written: {printable(str(file))}" for file in found["files"])])
+
+
+def _in_block(block: str, protocol: str) -> str:
+    return f"{block}: {protocol}" if block else protocol
 
 
 def boxed_text(ready: Mapping[str, Any]) -> str:

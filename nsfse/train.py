@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import ctypes
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -102,7 +103,8 @@ def _train(
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")
-    trainer = Trainer(config, model, per_epoch * config.train.epochs, share)
+    total = config.train.total_steps or per_epoch * config.train.epochs
+    trainer = Trainer(config, model, total, share)
     if state:
         trainer.load_state(state)
     log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
@@ -115,13 +117,14 @@ def _train(
         _sound_convolutions(config.model),
         _same_each_time(device),
     ):
-        for epoch in range(trainer.step // per_epoch, config.train.epochs):
+        epochs = math.ceil(total / per_epoch) if trainer.step < total else 0
+        for epoch in range(trainer.step // per_epoch, epochs):
             triplets, start = source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
             for batch in batches(triplets, config.train.batch, pictures, tokenizer, share, start):
                 log.step(trainer, trainer.train_step(batch))
                 ended = 0 < steps <= trainer.step
-                if trainer.step % per_epoch == 0:
-                    continue  # the epoch's end saves, after its scores
+                if trainer.step % per_epoch == 0 or trainer.step == total:
+                    break  # the epoch's end saves, after its scores
                 if share.any(stopped(), device) or ended:
                     log.save(trainer, trainer.average)
                     return TrainResult(out, dict(log.last), not ended)
@@ -158,6 +161,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
     trained_on |= count_read(tokenizer, texts, slips)
+    trained_on |= {"steps": config.train.total_steps} if config.train.total_steps else {}
     trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)
     return tokenizer

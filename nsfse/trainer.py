@@ -90,9 +90,13 @@ class Trainer:
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         titles = self._titles(batch, vectors, generator)
         if isinstance(model, Baseline):
-            parts = model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing) | titles
-            parts["loss"] = sum((settings.title_weight * value for value in titles.values()), parts["loss"])
-            return parts
+            parts = model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
+            facts = model.fact_losses(words, vectors, sentence, batch.ids, *self._known(batch, ids))
+            weights = {"naming": settings.naming_weight, "evidence": settings.evidence_weight}
+            more = [(settings.title_weight, value) for value in titles.values()]
+            more += [(weights[name], value) for name, value in facts.items()]
+            parts["loss"] = sum((weight * value for weight, value in more), parts["loss"])
+            return parts | titles | facts
         reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
         query = model.stage1(vectors[batch.reference], sentence, reading)
         parts = self._stage1(batch, vectors, query, sentence, blocked) | titles
@@ -149,13 +153,17 @@ class Trainer:
         both = [losses.classification(x, alike, own, settings.label_smoothing) for x in (logits, logits.T)]
         return {"titles": 0.5 * (both[0] + both[1])}
 
+    def _known(self, batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `named` and `fulfils` of a batch without the words that were dropped from `ids` [B, L]."""
+        kept = ids == batch.ids
+        return batch.named * kept, batch.fulfils[kept[batch.named != 0]]
+
     def _words(self, batch: Batch, ids: Tensor, reading: Reading, regions: Tensor) -> dict[str, Tensor]:
         """Return what is learned of words that are known to ask, but for those dropped from `ids` [B, L]."""
         head = cast(NSFSE, self.model).head
         if head.sentence_only:
             return {name: reading.words.sum() * 0.0 for name in ("naming", "evidence")}
-        kept = ids == batch.ids
-        named, fulfils = batch.named * kept, batch.fulfils[kept[batch.named != 0]]
+        named, fulfils = self._known(batch, ids)
         return {
             "naming": losses.naming(reading.weights, reading.signs, named),
             "evidence": losses.evidence(head.cross_boundary, reading.words, regions, named, fulfils)

@@ -117,6 +117,15 @@ def test_the_graph_of_other_methods_and_ablations_is_that_of_torch(name, model):
         np.testing.assert_allclose(mine, yours.numpy(), atol=1e-5)
 
 
+def test_what_a_method_learned_from_facts_by_is_not_exported():
+    taught = random_model(ModelConfig(**SMALL, method="tirg", facts=True), 30)
+    plain = random_model(ModelConfig(**SMALL, method="tirg"), 30)
+    plain.load_state_dict({name: x for name, x in taught.state_dict().items() if not name.startswith("facts.")})
+    assert len(taught.state_dict()) == len(plain.state_dict()) + 6
+    files = [to_onnx("query", build_graphs(model)["query"]) for model in (taught, plain)]
+    assert b"facts" not in files[0] and len(files[0]) == len(files[1])
+
+
 @pytest.mark.parametrize(
     "model", [{"branches": "visual"}, {"gamma": 0.0}, {"boundary": 0.4}, {"infusion": False}, ONE_BRANCH]
 )

@@ -72,6 +72,32 @@ def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):
     assert load_checkpoint(tmp_path).decision is None
 
 
+def test_steps_in_all_end_training_within_an_epoch_with_all_that_an_end_leaves(tmp_path):
+    config = load_config(overrides=[*SMALL, "train.total_steps=4", "data.validation_queries=0"])  # three steps an epoch
+    entries = []
+    result = train(config, tmp_path / "run", progress=entries.append)
+    assert not result.interrupted and result.metrics["step"] == 4 and result.metrics["epoch"] == 2
+    steps = [(entry["step"], entry["of"]) for entry in entries if "of" in entry]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    rates = [entry["lr"] for entry in entries if "of" in entry]
+    assert rates[-1] < 0.05 * config.train.lr  # the schedule ends with them
+    assert (tmp_path / "run" / DECISION).exists()
+    before = weights(tmp_path / "run")
+    train(config, tmp_path / "run", progress=entries.append)
+    assert len(entries) == 6 and weights(tmp_path / "run") == before  # four steps and two epochs, and no more
+
+
+def test_a_run_of_steps_in_all_stopped_in_its_last_part_of_an_epoch_continues(tmp_path):
+    settings = ["train.total_steps=5", "model.method=sum", "data.validation_queries=0"]
+    config = load_config(overrides=[*SMALL, *settings])
+    assert not train(config, tmp_path / "whole").interrupted
+    stops = iter([False, False, False, True])  # asked after each step, the fourth is in the second epoch
+    stopped = train(config, tmp_path / "parts", enough=lambda: next(stops))
+    assert stopped.interrupted and int(load_tensors(tmp_path / "parts" / "state.safetensors")["step"]) == 4
+    assert not train(config, tmp_path / "parts").interrupted
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
 def test_starting_afresh_and_stopping_early_leave_no_old_decision(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     train(load_config(overrides=SMALL), tmp_path / "run", resume=False, steps=4)
