@@ -117,7 +117,9 @@ class Log:
         for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
             found[name] = boundary.summary() | {"refit": refits[name]}
             if self.progress and refits[name] not in ("refitted", "fixed"):
-                self.progress({"note": f"{name} of the served weights: {refits[name]}; training's {boundary.t:.3f} stays"})
+                self.progress(
+                    {"note": f"{name} of the served weights: {refits[name]}; training's {boundary.t:.3f} stays"}
+                )
         return model, found
 
     def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:

@@ -18,7 +18,8 @@ _STATISTICS = {"mu_p": "μ₊", "sd_p": "σ₊", "mu_n": "μ₋", "sd_n": "σ₋
 def training_scores(run: Path, which: str) -> dict[str, Any]:
     """Return the validation entry of metrics.jsonl that belongs to the `last` or `best` weights; {} where none is.
 
-    Its boundaries are left out: the manifest has those of the weights themselves. Raises IntegrityError for a line that is not JSON.
+    Its boundaries are left out: the manifest has those of the weights themselves. Raises IntegrityError for a line that
+    is not JSON.
     """
     path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []

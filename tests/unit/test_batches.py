@@ -52,7 +52,7 @@ def test_a_batch_knows_which_pictures_are_as_each_word_asks():
 
 
 def test_a_reference_has_what_a_text_names_of_it():
-    """"make it red": "it" stands for a word of what the reference has, such as the dress in "a red dress"."""
+    """ "make it red": "it" stands for a word of what the reference has, such as the dress in "a red dress"."""
     red, large = Claim("colour", ("red",), "colour", ("red",)), Claim("size", ("it",), "size", ("large",))
     unknown = Claim("kind", ("make",), "kind", ("dress",))
     told = Triplet("a", ("make it red",), ("b",), truth=(red, large, unknown))

@@ -6,10 +6,10 @@ torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
 
+from nsfse.boundary import solve_boundary  # noqa: E402
 from nsfse.config import ModelConfig  # noqa: E402
 from nsfse.data import Protocol, Triplet  # noqa: E402
 from nsfse.deciding import of_training  # noqa: E402
-from nsfse.boundary import solve_boundary  # noqa: E402
 from nsfse.mixing import Lists, Question, _fit, fit_boundaries, fit_mix, fit_served, random_wrong  # noqa: E402
 from nsfse.vocabulary import build_vocabulary  # noqa: E402
 from nsfse_runtime.features import QueryFeatures, TargetFeatures  # noqa: E402
@@ -70,7 +70,11 @@ def test_a_right_answer_that_is_not_there_gives_way_to_the_next():
     found = fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(plain)), pictures)
     first = [replace(query, targets=("99", query.reference, *query.targets)) for query in plain]
     assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(first)), pictures), found)
-    gone = [Triplet("98", ("in blue",), ("1",)), Triplet("0", ("in blue",), ("99",)), Triplet("0", ("in blue",), ("0",))]
+    gone = [
+        Triplet("98", ("in blue",), ("1",)),
+        Triplet("0", ("in blue",), ("99",)),
+        Triplet("0", ("in blue",), ("0",)),
+    ]
     assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, (*gone, *plain)), pictures), found)
     assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(gone)), pictures), model.head.mix)
     assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", (), tuple(plain)), pictures), model.head.mix)
@@ -81,7 +85,7 @@ def rows(random, *shape):
     return made / np.linalg.norm(made, axis=-1, keepdims=True)
 
 
-def lists_of_answers(model, count=60, images=90, words=3):
+def lists_of_answers(model, count=120, images=150, words=3):
     """Return queries whose words and probes are near a region of their answer, and a gallery of the model's shape."""
     random, views, dim = np.random.default_rng(3), model.head.views, model.config.dim
     places = 5
@@ -92,7 +96,7 @@ def lists_of_answers(model, count=60, images=90, words=3):
         near = np.concatenate([own[[1, 2, 4]], own[:places], own[places:], own[[0, 3, 1]]])
         near = near + 0.15 * random.normal(size=near.shape).astype(np.float32)
         near /= np.linalg.norm(near, axis=-1, keepdims=True)
-        kappa = np.array([0.6, -0.3, 0.1], np.float32)
+        kappa = np.array([0.4, -0.2, 0.4], np.float32)
         nu = random.dirichlet(np.ones(places + views + words)).astype(np.float32)
         query = QueryFeatures(rows(random, dim), near[:words], near[words:], kappa, nu, ("a", "b", "c"))
         questions.append(Question(query, answer, (images - 1 - answer % 7, (answer + 1) % count)))
@@ -117,7 +121,10 @@ def test_both_boundaries_are_those_of_a_computation_by_hand():
             y = (query.probes @ regions.T).max(1)
             views = slice(places, places + model.head.views)
             y[views] = (query.probes[views] * regions[places:]).sum(1)
-            for side, x, w in (("c", (query.words @ regions.T).max(1), query.word_weights), ("v", y, query.probe_weights)):
+            for side, x, w in (
+                ("c", (query.words @ regions.T).max(1), query.word_weights),
+                ("v", y, query.probe_weights),
+            ):
                 found[side, kind][0].append(x)
                 found[side, kind][1].append(np.maximum(w, 0))
     for side, boundary in (("c", model.head.cross_boundary), ("v", model.head.visual_boundary)):
@@ -131,7 +138,7 @@ def test_mismatched_images_are_random_wrong_ones_without_the_hardest():
     lists = lists_of_answers(model)
     for number, question in enumerate(lists.questions):
         chosen = random_wrong(lists.gallery, question, number)
-        wrong = set(range(90)) - {question.answer, *question.others}
+        wrong = set(range(150)) - {question.answer, *question.others}
         hardest = sorted(wrong, key=lambda row: -float(lists.gallery.vectors[row] @ question.query.vector))[:32]
         assert len(set(chosen)) == 32 and set(chosen) <= wrong - set(hardest)
         assert chosen == random_wrong(lists.gallery, question, number)

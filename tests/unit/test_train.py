@@ -74,7 +74,9 @@ def test_only_the_mix_and_the_boundaries_of_the_served_weights_are_not_the_train
 
 def test_a_refit_that_is_refused_is_said_and_training_s_boundary_served(tmp_path):
     notes = []
-    train(load_config(overrides=SMALL), tmp_path / "run", steps=4, progress=lambda entry: notes.append(entry.get("note")))
+    train(
+        load_config(overrides=SMALL), tmp_path / "run", steps=4, progress=lambda entry: notes.append(entry.get("note"))
+    )
     assert "t_c of the served weights: too few samples; training's 0.000 stays" in notes
     served, state = (load_tensors(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "state"))
     assert served["head.cross_boundary.state"].equal(state["model.head.cross_boundary.state"])
