@@ -133,7 +133,8 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     titles = {row[name, 0]: pictures.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
     titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
     title_ids, title_mask = tokenizer.encode(list(titles.values()), unknown=True)
-    fulfils = fulfils.scatter(1, reference[of][:, None], -1).masked_fill(right[of], 1)
+    own = F.one_hot(reference[of], len(keys)).bool() & (fulfils == 0)  # unknown: its reference is what is to change
+    fulfils = fulfils.masked_fill(own, -1).masked_fill(right[of], 1)
     return Batch(
         torch.from_numpy(pixels),
         rows,

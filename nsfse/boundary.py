@@ -1,6 +1,7 @@
 """The adaptive boundary between matched and mismatched correspondences (docs/method.md §5)."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,14 @@ from torch import Tensor, nn
 EPSILON_RISK = 0.25
 """How much a boundary must beat "call everything one class" by: less, and α = 2 puts t where nothing is matched."""
 
-READY_WEIGHT = 200.0  # effective samples of each kind before the first t
+READY_WEIGHT = 200.0
+"""Least Σw of each kind before the first t: each batch adds its effective sample count (Σw)²/Σw².
+
+A batch counts a query's word once for each candidate, as if those were independent; one or two batches are enough.
+"""
+
+Refit = Literal["refitted", "too few samples", "rejected", "fixed"]
+"""What became of t in `AdaptiveBoundary.refit`; it is a new one only where it says `refitted`."""
 
 
 def _tail(z: float) -> float:
@@ -81,10 +89,7 @@ class AdaptiveBoundary(nn.Module):
     def update(self, matched: Tensor, matched_w: Tensor, mismatched: Tensor, mismatched_w: Tensor) -> None:
         """Take in correspondences and their weights, any shapes, and move t."""
         for at, x, w in ((0, matched, matched_w), (3, mismatched, mismatched_w)):
-            x64, w64 = x.double().flatten(), w.double().flatten()
-            w64 = w64 * (w64.sum() / w64.square().sum().clamp_min(1e-12))  # sums to the effective sample count
-            sums = torch.stack([w64.sum(), (w64 * x64).sum(), (w64 * x64 * x64).sum()])
-            self.state[at : at + 3] = self.decay * self.state[at : at + 3] + sums
+            self.state[at : at + 3] = self.decay * self.state[at : at + 3] + _sums(x, w)
         if self.fixed is not None:
             return
         if float(torch.minimum(self.state[0], self.state[3])) < READY_WEIGHT:
@@ -97,15 +102,45 @@ class AdaptiveBoundary(nn.Module):
         self.state[7] = risk(t, *self._gaussians(), self.alpha)
         self.state[8] = 1.0
 
+    @torch.no_grad()
+    def refit(self, matched: Tensor, matched_w: Tensor, mismatched: Tensor, mismatched_w: Tensor) -> Refit:
+        """Replace the streamed statistics by those of these correspondences, any shapes, and solve for t once.
+
+        Where t cannot be solved for, all stays as it was. A fixed t stays, with the new statistics.
+        """
+        sums = torch.cat([_sums(matched, matched_w), _sums(mismatched, mismatched_w)]).to(self.state.device)
+        if self.fixed is not None:
+            self.state[:6] = sums
+            return "fixed"
+        if float(torch.minimum(sums[0], sums[3])) < READY_WEIGHT:
+            return "too few samples"
+        solved = solve_boundary(*_gaussians(sums), self.alpha)
+        if solved is None:
+            return "rejected"
+        self.state.copy_(torch.cat([sums, torch.tensor([*solved, 1.0], dtype=sums.dtype, device=sums.device)]))
+        return "refitted"
+
     def _gaussians(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        found = []
-        for at in (0, 3):
-            weight, first, second = (float(v) for v in self.state[at : at + 3])
-            mean = first / max(weight, 1e-12)
-            found.append((mean, math.sqrt(max(second / max(weight, 1e-12) - mean * mean, 1e-12))))
-        return found[0], found[1]
+        return _gaussians(self.state)
 
     def summary(self) -> dict[str, float]:
         """Return μ₊, σ₊, μ₋, σ₋, t and ℛ(t), for logs and the manifest."""
         (mu_p, sd_p), (mu_n, sd_n) = self._gaussians()
         return {"mu_p": mu_p, "sd_p": sd_p, "mu_n": mu_n, "sd_n": sd_n, "t": self.t, "risk": float(self.state[7])}
+
+
+def _sums(x: Tensor, w: Tensor) -> Tensor:
+    """Return Σw, Σwx, Σwx² [3] in float64, the weights `w` scaled so that they sum to the effective sample count."""
+    x64, w64 = x.double().flatten(), w.double().flatten()
+    w64 = w64 * (w64.sum() / w64.square().sum().clamp_min(1e-12))
+    return torch.stack([w64.sum(), (w64 * x64).sum(), (w64 * x64 * x64).sum()])
+
+
+def _gaussians(state: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return (mean, standard deviation) of both kinds from their sums, the first six numbers of `state`."""
+    found = []
+    for at in (0, 3):
+        weight, first, second = (float(v) for v in state[at : at + 3])
+        mean = first / max(weight, 1e-12)
+        found.append((mean, math.sqrt(max(second / max(weight, 1e-12) - mean * mean, 1e-12))))
+    return found[0], found[1]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.config import FITTING_QUERIES
-from nsfse.data import Protocol, Source, Triplet, held_out
+from nsfse.data import EditsCategories, Protocol, Source, Triplet, held_out
 from nsfse.encoded import EncodedPictures, Images, encode_pictures
 from nsfse.evaluate import BATCH, answerable, pictures_of, unlisted
 from nsfse.ranking import Search, TextScorer
@@ -25,6 +25,8 @@ RERANK, HITS = 100, 10  # what Retriever.query does unless told otherwise
 SAMPLES = 5  # the first hits of either list that are fitted to
 FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said, at most, that nothing in them matches
 ASKED = 3  # times as many queries as the mix is fitted to: there are more weights, and it is done once
+CATEGORY_EDITS = 0.5
+"""As many queries as this share of the others exclude or replace the kind of thing, where the source knows kinds."""
 L2 = 30.0
 STEPS, LEAST = 100, 1e-6
 
@@ -55,13 +57,16 @@ def fit_decision(
 ) -> Decision | None:
     """Fit what tells a match on what `source` holds out, or on the protocols of `split`, or on training `triplets`.
 
-    About ASKED times `queries` are asked. `images` reads the source's pictures for the scorer. None where there is no
-    query to ask.
+    About ASKED times `queries` are asked, and of the same galleries CATEGORY_EDITS of that many which exclude or
+    replace the kind of thing, where the source knows it: no training text does, and what a model that cannot follow
+    finds for these is to have a low confidence. `images` reads the source's pictures for the scorer. None where there
+    is no query to ask.
     """
     held = held_out(source)
     given = [held] if held else [found for found in source.protocols(split) if found.remove_reference]
     protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
+    edited: list[Asked] = []
     encoded: EncodedPictures | None = None
     missing = frozenset(source.missing) | unlisted(source, protocols)
     for protocol, asks in zip(protocols, _spread(protocols, missing, ASKED * queries), strict=True):
@@ -71,7 +76,10 @@ def fit_decision(
         if encoded is None or not encoded.covers(wanted):
             encoded = encode_pictures(scorer, wanted, images, batch=BATCH)
         asked += ask(scorer, protocol, asks, encoded)
-    return _fit(asked) if asked else None
+        if isinstance(source, EditsCategories):
+            edits = source.category_edits(protocol.gallery, round(CATEGORY_EDITS * len(asks)))
+            edited += ask(scorer, protocol, [(query, 0) for query in edits], encoded, unanswered=True)
+    return _fit(asked, edited) if asked else None
 
 
 def of_training(triplets: Sequence[Triplet]) -> Protocol:
@@ -94,10 +102,13 @@ def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: i
     return asks
 
 
-def ask(scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedPictures) -> Iterator[Asked]:
+def ask(
+    scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedPictures, *, unanswered: bool = False
+) -> Iterator[Asked]:
     """Ask `asks` of the protocol's gallery as serving does, each twice; those that serving would refuse are left out.
 
-    A query's own reference is no hit, and a query that the gallery cannot answer is left out, too.
+    A query's own reference is no hit. One that the gallery cannot answer is left out, or, where `unanswered`, asked
+    once: there is nothing to take away.
     """
     search = Search(scorer, protocol, encoded, RERANK)
     gallery = frozenset(protocol.gallery)
@@ -113,22 +124,24 @@ def ask(scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedPict
         chunk = asks[start : start + BATCH]
         for (query, _), composed in zip(chunk, search.composed(chunk), strict=True):
             answers = gallery.intersection(query.targets) - {query.reference}
-            if composed is None or not answers:
+            if composed is None or not (answers or unanswered):
                 continue
-            whole = search.ranking(composed, query.reference, HITS)
-            without = search.ranking(composed, query.reference, HITS, answers)
-            right = np.array([protocol.gallery[row] in answers for row in whole.rows], np.bool_)
-            yield Asked(features(composed, query.reference, whole), right, features(composed, query.reference, without))
+            whole = features(composed, query.reference, ranking := search.ranking(composed, query.reference, HITS))
+            right = np.array([protocol.gallery[row] in answers for row in ranking.rows], np.bool_)
+            rest = search.ranking(composed, query.reference, HITS, answers) if answers else None
+            yield Asked(whole, right, whole[:0] if rest is None else features(composed, query.reference, rest))
 
 
-def _fit(asked: Sequence[Asked]) -> Decision:
-    features, right = samples(asked)
+def _fit(asked: Sequence[Asked], edited: Sequence[Asked] = ()) -> Decision:
+    """Fit to all lists; the threshold parts galleries with an answer of `asked` from all that show no right hit."""
+    features, right = samples([*asked, *edited])
     centre, spread = _scale(features)
     weights, bias = logistic_regression(products(standardised(features, centre, spread)), right, L2)
     numbers = {"centre": centre.tolist(), "spread": spread.tolist(), "weights": weights.tolist(), "bias": bias}
     decision = msgspec.convert(numbers | {"threshold": 0.0}, Decision)
     complete = np.array([decision.confidence(one.complete).max() for one in asked])
-    without = np.array([decision.confidence(one.without).max(initial=0.0) for one in asked])
+    gone = [one.without for one in asked] + [one.complete for one in edited if not one.right.any()]
+    without = np.array([decision.confidence(part).max(initial=0.0) for part in gone])
     return msgspec.structs.replace(decision, threshold=threshold_of(complete, without))
 
 

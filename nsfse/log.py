@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from nsfse.baselines import build_model
+from nsfse.baselines import Baseline, build_model
 from nsfse.batches import Pictures
 from nsfse.checkpoint import save_state, save_tensors, write_decision, write_file
 from nsfse.config import Config
 from nsfse.data import Source, Triplet, held_out
 from nsfse.deciding import fit_decision, of_training
 from nsfse.evaluate import answerable, evaluate, unlisted
-from nsfse.mixing import fit_mix
+from nsfse.mixing import fit_served
 from nsfse.model import NSFSE
 from nsfse.scorer import TorchScorer
 from nsfse.trainer import Trainer
@@ -72,18 +72,12 @@ class Log:
             self.progress(entry)
 
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
-        """Fit the mix of the averaged weights, score them on validation, keep the best, save for resuming.
+        """Fit t and ω of the averaged weights, score them on validation, keep the best, save for resuming.
 
         After the last epoch what tells a match is fitted, too, and written before the state that says training is done.
         """
-        model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
-        model.load_state_dict(trainer.average)
-        served = trainer.average
-        if isinstance(model, NSFSE):
-            fitting = held_out(self.source) or of_training(triplets[:FITTED])
-            mix = fit_mix(model, self.tokenizer, fitting, self.pictures, self.data.fitting_queries)
-            served = served | {"head.mix": mix}
-            model.load_state_dict(served)
+        model, boundaries = self._served(trainer, triplets)
+        served = model.state_dict()
         scorer = TorchScorer(model, self.tokenizer)
         scores = self._validate(scorer)
         if isinstance(model, NSFSE) and trainer.step == trainer.total_steps:
@@ -92,7 +86,7 @@ class Log:
             "epoch": epoch + 1,
             "step": trainer.step,
             "seconds": round(time.monotonic() - self.started, 2),
-        } | scores
+        } | (boundaries | scores)
         self.last = entry
         self._write(entry, trainer.step)
         mean = scores.get("mean_R@1", float(epoch))
@@ -102,6 +96,31 @@ class Log:
         self.save(trainer, served)
         if self.progress:
             self.progress(entry)
+
+    def stop(self, trainer: Trainer, triplets: Sequence[Triplet]) -> None:
+        """Save within an epoch: the state first, so that a kill during the fit of what is served loses nothing."""
+        self.save(trainer, trainer.average)
+        save_tensors(self.run / "model.safetensors", self._served(trainer, triplets)[0].state_dict())
+
+    def _served(self, trainer: Trainer, triplets: Sequence[Triplet]) -> tuple[NSFSE | Baseline, dict[str, Any]]:
+        """Return the averaged model with t and ω fitted to it, and what metrics.jsonl says of both boundaries.
+
+        The trainer's own weights and boundaries stay as they are: training continues as if nothing had been fitted.
+        """
+        model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
+        model.load_state_dict(trainer.average)
+        if not isinstance(model, NSFSE):
+            return model, {}
+        fitting = held_out(self.source) or of_training(triplets[:FITTED])
+        refits = fit_served(model, self.tokenizer, fitting, self.pictures, self.data.fitting_queries)
+        found: dict[str, Any] = {}
+        for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
+            found[name] = boundary.summary() | {"refit": refits[name]}
+            if self.progress and refits[name] not in ("refitted", "fixed"):
+                self.progress(
+                    {"note": f"{name} of the served weights: {refits[name]}; training's {boundary.t:.3f} stays"}
+                )
+        return model, found
 
     def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:
         known, queries = triplets[:FITTED], self.data.fitting_queries
@@ -161,7 +180,7 @@ class Silence:
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
         """Score nothing."""
 
-    def save(self, trainer: Trainer, served: dict[str, Tensor]) -> None:
+    def stop(self, trainer: Trainer, triplets: Sequence[Triplet]) -> None:
         """Write nothing."""
 
     def save_state(self, trainer: Trainer, due: bool = True) -> None:

@@ -126,7 +126,7 @@ def _train(
                 if trainer.step % per_epoch == 0 or trainer.step == total:
                     break  # the epoch's end saves, after its scores
                 if share.any(stopped(), device) or ended:
-                    log.save(trainer, trainer.average)
+                    log.stop(trainer, triplets)
                     return TrainResult(out, dict(log.last), not ended)
                 log.save_state(trainer, due=False)
             log.epoch(trainer, epoch, triplets)

@@ -18,7 +18,8 @@ _STATISTICS = {"mu_p": "μ₊", "sd_p": "σ₊", "mu_n": "μ₋", "sd_n": "σ₋
 def training_scores(run: Path, which: str) -> dict[str, Any]:
     """Return the validation entry of metrics.jsonl that belongs to the `last` or `best` weights; {} where none is.
 
-    Raises IntegrityError for a line that is not JSON.
+    Its boundaries are left out: the manifest has those of the weights themselves. Raises IntegrityError for a line that
+    is not JSON.
     """
     path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
@@ -31,7 +32,8 @@ def training_scores(run: Path, which: str) -> dict[str, Any]:
     epochs = [entry for entry in entries if "epoch" in entry]
     if not epochs:
         return {}
-    return max(epochs, key=lambda entry: float(entry.get("mean_R@1", 0))) if which == "best" else epochs[-1]
+    found = max(epochs, key=lambda entry: float(entry.get("mean_R@1", 0))) if which == "best" else epochs[-1]
+    return {name: value for name, value in found.items() if name not in ("t_c", "t_v")}
 
 
 def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:

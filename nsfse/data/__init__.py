@@ -227,6 +227,14 @@ class HoldsOut(typing.Protocol):
         """Return queries among such pictures; None where none are kept out."""
 
 
+@typing.runtime_checkable
+class EditsCategories(typing.Protocol):
+    """A source that knows what kind of thing each image shows."""
+
+    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
+        """Return up to `count` queries about `gallery` that exclude or replace a kind; `targets` may be empty."""
+
+
 def held_out(source: Source) -> Protocol | None:
     """Return what `source` holds out of training, if anything."""
     return source.held_out() if isinstance(source, HoldsOut) else None

@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet, load_picture
+from nsfse.data.category_edits import category_edits
 from nsfse.data.changes import Change, Changes, Place, Value
 from nsfse.data.items import MISSING_VALUES, RESERVED, ItemTable, read_items
 from nsfse.data.layout import broken_pictures, scan
@@ -96,7 +97,7 @@ class CatalogueSource:
             raise UsageError("variety, negation and held_out are shares, from 0 to 1")
         self._phrasings = load_phrasings(phrasings, ("value", DOUBLE, *(NEGATED.values() if negation else ())))
         self._variety, self._negation = variety, negation
-        self._folder, self._images_folder = folder, images
+        self._folder, self._images_folder, self._group = folder, images, group or "group"
         self._table = read_items(folder, table, images)
         self.images: Mapping[str, Path] = self._table.images
         self.missing = self._table.missing
@@ -158,7 +159,7 @@ class CatalogueSource:
         """Return the protocols of the folder's queries.jsonl; empty where there is none."""
         if not (self._folder / "queries.jsonl").is_file():
             return []
-        return QuerySetSource(self._folder, images=self._images_folder).protocols(split)
+        return QuerySetSource(self._folder, images=self._images_folder, group=self._group).protocols(split)
 
     def held_out(self) -> Protocol | None:
         """Return edits of products of the training split that no triplet shows; None without `held_out`.
@@ -173,6 +174,19 @@ class CatalogueSource:
             if triplet.reference not in self._rows and right[0] not in self._rows:
                 queries.append(replace(triplet, targets=tuple(right)))
         return Protocol("held out", "1", tuple(self._aside._rows), tuple(queries))
+
+    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
+        """Return queries that exclude or replace the category (see nsfse.data.category_edits).
+
+        None where no attribute is said as a category.
+        """
+        kinds = self._phrasings.columns
+        column = next((name for name in self.attributes if kinds.get(name.lower()) == "category"), None)
+        if column is None:
+            return ()
+        known = {item: {name: self._table.rows[item][name] for name in self.attributes} for item in gallery}
+        known = {item: about for item, about in known.items() if MISSING_VALUES.isdisjoint(about.values())}
+        return category_edits(known, column, (), self._phrasings, count)
 
     def check(self) -> CheckReport:
         """Count items and decode every picture."""

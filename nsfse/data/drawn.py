@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet
+from nsfse.data.category_edits import EXCLUDED, REPLACED, category_edits
 from nsfse.data.drawing import paint
 from nsfse.data.drawn_questions import PARTS, Question, questions
 from nsfse.data.edits import Option, fact, options
@@ -22,14 +23,14 @@ from nsfse.data.phrasing import Edit
 from nsfse.data.phrasing_file import FIELDS, load_phrasings
 from nsfse.data.queryset import write_query_set
 from nsfse.data.retelling import VARIETY, Retelling
-from nsfse.data.stock import LEVELS, Codes, Stock
+from nsfse.data.stock import FREE_WITH_CATEGORY, LEVELS, Codes, Stock
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError, UsageError
 from nsfse_runtime.outputs import check_folder
 
 VERSION = "1"
 SEEN_TEXTS = 2
 """A query has four texts: two phrasings of those training sees, then the two it never sees."""
-_SAID = tuple(kind for kind in FIELDS if kind not in ("gender", "value", "not value"))
+_SAID = tuple(kind for kind in FIELDS if kind not in ("gender", "value", "not value", EXCLUDED, REPLACED))
 """Kinds of edit that are drawn."""
 _PAIRS_TOGETHER = 2
 _SPLITS = {"train": 0, "val": 1, "test": 2}
@@ -219,6 +220,11 @@ class DrawnSource:
     def held_out(self) -> Protocol:
         """Return the validation queries: their pictures are drawn for nothing else."""
         return self.protocols("val")[0]
+
+    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
+        """Return queries that exclude or replace the category (see nsfse.data.category_edits)."""
+        known = {item: self.attributes(item) for item in gallery}
+        return category_edits(known, "category", FREE_WITH_CATEGORY, self._phrasings, count)
 
     def questions(self) -> list[Protocol]:
         """Return the test protocols of several pictures, texts and exclusions (see drawn_questions)."""

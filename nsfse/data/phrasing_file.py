@@ -35,6 +35,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "remove": ("v", "a"),
     "background": ("v",),
     "category": ("a", "v"),
+    "not category": ("a", "v", "many"),
+    "category over": ("a old", "v old"),
     "gender": ("v",),
     "value": ("v",),
     "not value": ("v",),

@@ -8,13 +8,17 @@
                      "minus_texts": [...], "minus": [ID, ...]
 
 The gallery of a query is the items of its split, all items where it names none.
+
+Where the table has a column that says which images show one product (`group`), a split has two halves, SPLIT-choose and
+SPLIT-report: one to choose settings by, one to report. No product is in both, as reference, target or other image.
 """
 
 import csv
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +33,8 @@ from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
 ANY_SPLIT = "test"
 """Where the queries that name no split are found."""
+HALVES = ("choose", "report")
+"""A product is in one or the other by the hash of its name."""
 
 
 _Id = Name | int
@@ -52,15 +58,15 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 class QuerySetSource:
-    """A query set read from a folder.
+    """A query set read from a folder; `group` is the column of items.csv that names products, by which splits halve.
 
     Raises NotFoundError and DataError naming file and line for what is not a query set.
     """
 
     name = "queryset"
 
-    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
-        self._folder, self._images_folder = folder, images
+    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0, group: str = "group") -> None:
+        self._folder, self._images_folder, self._group = folder, images, group
         self._table = read_items(folder, images=images)
         self.images: Mapping[str, Path] = self._table.images
         self.missing = self._table.missing
@@ -98,8 +104,29 @@ class QuerySetSource:
         return load_picture(self.images, item, size)
 
     def items(self, split: str) -> tuple[str, ...]:
-        """Return the ids of a split whose pictures are there; all for an empty name."""
-        return tuple(item for item in self._table.of_split(split) if item in self.images)
+        """Return the ids of a split, or of a half of one, whose pictures are there; all for an empty name."""
+        return tuple(item for item in self._listed(split) if item in self.images)
+
+    def _listed(self, split: str) -> tuple[str, ...]:
+        whole, half = self._halved(split)
+        every = self._table.of_split(whole)
+        return tuple(item for item in every if self._half(item) == half) if half else every
+
+    def _halved(self, split: str) -> tuple[str, str]:
+        """Return (split, half), the half empty for a whole one. Raises DataError where there is nothing to halve by."""
+        whole, _, half = split.rpartition("-")
+        known = {*self._table.splits.values(), *(named for named, _ in self._queries)}
+        if split in known or half not in HALVES or not whole:
+            return split, ""
+        if self._group not in self._table.columns:
+            told = f"{self._table.file} has no column {self._group!r} to halve the split {whole!r} by"
+            raise DataError(f"{told}; add one that names each image's product, or score the whole split")
+        return whole, half
+
+    def _half(self, item: str) -> str:
+        """Return the half of an item: that of its product, or its own where the table names none."""
+        product = self._table.rows[item][self._group] or item
+        return HALVES[hashlib.sha256(product.encode()).digest()[0] % 2]
 
     def triplets(self, epoch: int) -> list[Triplet]:
         """Return the queries of the train split in a seeded shuffle, one text each, incomplete ones left out."""
@@ -118,25 +145,41 @@ class QuerySetSource:
         return [query for query in every if query.plain]
 
     def protocols(self, split: str) -> list[Protocol]:
-        """Return the protocols of a split; queries that name no split belong to `test`."""
+        """Return the protocols of a split, or of a half of one; queries that name no split belong to `test`.
+
+        Those of a half are called NAME-choose and NAME-report.
+        """
+        whole, half = self._halved(split)
+        found = [
+            self._protocol(name, named, queries)
+            for (named, name), queries in self._queries.items()
+            if (named or ANY_SPLIT) == whole
+        ]
+        return [self._half_of(protocol, half) for protocol in found] if half else found
+
+    def _protocol(self, name: str, split: str, queries: Sequence[Triplet]) -> Protocol:
         version = f"sha256:{hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]}"
-        found = []
-        for (named, name), queries in self._queries.items():
-            if (named or ANY_SPLIT) == split:
-                missing = tuple(item for item in self._table.of_split(named) if item not in self.images)
-                note = f"gallery: the items of split {named}" if named else "gallery: all items"
-                found.append(
-                    Protocol(
-                        name,
-                        version,
-                        self.items(named),
-                        tuple(queries),
-                        note=note,
-                        missing=len(missing),
-                        missing_ids=missing,
-                    )
-                )
-        return found
+        missing = tuple(item for item in self._table.of_split(split) if item not in self.images)
+        note = f"gallery: the items of split {split}" if split else "gallery: all items"
+        gallery = self.items(split)
+        return Protocol(name, version, gallery, tuple(queries), note=note, missing=len(missing), missing_ids=missing)
+
+    def _half_of(self, protocol: Protocol, half: str) -> Protocol:
+        """Return the gallery and the queries of one half: those of which the images and a right answer are in it."""
+
+        def inside(items: Iterable[str]) -> tuple[str, ...]:
+            return tuple(item for item in items if self._half(item) == half)
+
+        gone = inside(protocol.missing_ids)
+        return replace(
+            protocol,
+            name=f"{protocol.name}-{half}",
+            gallery=inside(protocol.gallery),
+            queries=_halved_queries(protocol.queries, inside),
+            note=f"{protocol.note} whose {self._group} is of the half {half!r}",
+            missing=len(gone),
+            missing_ids=gone,
+        )
 
     def check(self) -> CheckReport:
         """Count items and queries, name odd queries, and decode every picture."""
@@ -152,6 +195,18 @@ class QuerySetSource:
         layout = scan(self._images_folder or self._folder)
         broken = broken_pictures(list(self.images.values()), layout, self._table.dead)
         return CheckReport(self.name, counts, expected, self.missing, broken, (), self._faults.all(), layout.skipped)
+
+
+def _halved_queries(
+    queries: Iterable[Triplet], inside: Callable[[Iterable[str]], tuple[str, ...]]
+) -> tuple[Triplet, ...]:
+    """Return the queries whose own images are all `inside`, with the answers that are; those without one are out."""
+    found = []
+    for query in queries:
+        targets = inside(query.targets)
+        if len(inside(query.pictures)) == len(query.pictures) and not set(targets) <= {*query.pictures}:
+            found.append(replace(query, targets=targets, hard_negatives=inside(query.hard_negatives)))
+    return tuple(found)
 
 
 def write_query_set(

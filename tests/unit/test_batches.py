@@ -51,6 +51,17 @@ def test_a_batch_knows_which_pictures_are_as_each_word_asks():
     assert sorted(make_batch([own], pictures, TOKENIZER, Share()).fulfils[0].tolist()) == [-1, 1]
 
 
+def test_a_reference_has_what_a_text_names_of_it():
+    """ "make it red": "it" stands for a word of what the reference has, such as the dress in "a red dress"."""
+    red, large = Claim("colour", ("red",), "colour", ("red",)), Claim("size", ("it",), "size", ("large",))
+    unknown = Claim("kind", ("make",), "kind", ("dress",))
+    told = Triplet("a", ("make it red",), ("b",), truth=(red, large, unknown))
+    batch = make_batch([told, Triplet("c", ("in blue",), ("a",))], pictures, TOKENIZER, Share())
+    row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
+    assert batch.named[0].tolist() == [1, 1, 1]
+    assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [1, 1, 0], [-1, 1, 0]]  # make (unknown), it, red
+
+
 def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
     red, stripes = Claim("colour", ("red",), "colour", ("red",)), Claim("pattern", ("it",), "pattern", ("plain",), True)
     told = [Triplet("a", ("make it Red",), ("b",), truth=truth) for truth in ((red, stripes), (red,), ())]

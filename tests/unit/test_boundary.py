@@ -108,3 +108,40 @@ def test_the_state_is_in_the_checkpoint():
     _update(boundary, 0.6, 0.3, 400)
     other.load_state_dict(boundary.state_dict())
     assert other.summary() == boundary.summary() and other.t > 0
+
+
+def _refit(boundary, mu_p, mu_n, count, sd=0.1):
+    samples = _samples(mu_p, sd, count, 7), torch.rand(count), _samples(mu_n, sd, count, 8), torch.rand(count)
+    return boundary.refit(*samples), [part.double().numpy() for part in samples]
+
+
+def test_a_refit_replaces_the_streamed_statistics_and_solves_once():
+    torch.manual_seed(0)
+    boundary = AdaptiveBoundary()
+    _update(boundary, 0.8, 0.5, 4000)
+    said, (matched, w, mismatched, v) = _refit(boundary, 0.6, 0.3, 2000)
+    moments = []
+    for x, weight in ((matched, w), (mismatched, v)):
+        mean = (weight * x).sum() / weight.sum()
+        moments.append((mean, math.sqrt((weight * (x - mean) ** 2).sum() / weight.sum())))
+    t, least = solve_boundary(*moments, 2.0)
+    found = boundary.summary()
+    assert said == "refitted" and found["t"] == pytest.approx(t, abs=1e-9)
+    assert [found[name] for name in ("mu_p", "sd_p", "mu_n", "sd_n")] == pytest.approx([*moments[0], *moments[1]])
+    assert found["risk"] == pytest.approx(least, abs=1e-9)
+    assert float(boundary.state[0]) == pytest.approx(w.sum() ** 2 / (w**2).sum())  # the effective sample count
+
+
+@pytest.mark.parametrize(("mu_p", "count", "said"), [(0.31, 2000, "rejected"), (0.6, 150, "too few samples")])
+def test_a_refit_that_is_refused_leaves_all_as_it_was(mu_p, count, said):
+    boundary = AdaptiveBoundary()
+    _update(boundary, 0.8, 0.5, 4000)
+    before = boundary.state.clone()
+    assert _refit(boundary, mu_p, 0.3, count)[0] == said
+    assert torch.equal(boundary.state, before)
+
+
+def test_a_refit_leaves_a_fixed_boundary_where_it_is():
+    boundary = AdaptiveBoundary(fixed=0.2)
+    assert _refit(boundary, 0.6, 0.3, 2000)[0] == "fixed"
+    assert boundary.t == 0.2 and boundary.summary()["mu_p"] == pytest.approx(0.6, abs=0.02)

@@ -142,3 +142,61 @@ def test_train_queries_are_triplets_of_one_text(tmp_path):
     Image.new("RGB", (4, 9)).save(folder / "images" / "e.bmp")
     (triplet,) = QuerySetSource(folder).triplets(0)
     assert (triplet.reference, triplet.targets) == ("d", ("e",)) and triplet.texts[0] in QUERY["texts"]
+
+
+GROUPED = "id,split,group\n" + "".join(f"{at},val,{'' if at % 7 == 0 else at // 3}\n" for at in range(60))
+
+
+def grouped(tmp_path, **columns):
+    """Return a set of 60 items, three to a product but for some without one, and queries all around."""
+    queries = [
+        QUERY
+        | {
+            "reference": str(at),
+            "targets": [str((at + 1) % 60), str((at + 30) % 60)],
+            "hard_negatives": [str((at + 2) % 60)],
+        }
+        for at in range(60)
+    ]
+    folder = write(tmp_path, *queries, items=GROUPED)
+    for at in range(60):
+        (folder / "images" / f"{at}.png").write_bytes(b"not read here")
+    return QuerySetSource(folder, **columns)
+
+
+def test_a_split_has_two_halves_that_share_no_product(tmp_path):
+    source = grouped(tmp_path)
+    (whole,), (choose,), (report,) = (source.protocols(split) for split in ("val", "val-choose", "val-report"))
+    assert (choose.name, report.name) == ("p-choose", "p-report")
+    assert sorted(choose.gallery + report.gallery) == sorted(whole.gallery) == sorted(source.items("val"))
+    assert source.items("val-report") == report.gallery and 15 < len(report.gallery) < 45
+
+    def products(protocol):
+        used = {item for q in protocol.queries for item in (*q.pictures, *q.targets, *q.hard_negatives)}
+        assert used <= set(protocol.gallery) and protocol.queries
+        return {item if int(item) % 7 == 0 else f"product {int(item) // 3}" for item in protocol.gallery}
+
+    assert not products(choose) & products(report)
+    for at, query in enumerate(whole.queries):
+        (home,) = [half for half in (choose, report) if query.reference in half.gallery]
+        targets = tuple(item for item in query.targets if item in home.gallery)
+        kept = [one.targets for one in home.queries if one.reference == str(at)]
+        assert kept == ([targets] if targets else [])
+    assert source.splits == ("val",)  # who names no split is scored on the whole one
+
+
+def test_halves_are_the_same_everywhere_and_of_the_named_column(tmp_path):
+    source = grouped(tmp_path)
+    assert source.items("val-choose")[:6] == ("6", "8", "9", "10", "11", "24")
+    with pytest.raises(DataError, match=r"no column 'brand' to halve the split 'val' by"):
+        grouped(tmp_path, group="brand").protocols("val-choose")
+    assert source.protocols("test-choose") == source.protocols("val-other") == []
+
+
+def test_a_missing_image_is_missing_in_its_half_alone(tmp_path):
+    source = grouped(tmp_path)
+    (folder,) = {path.parent for path in source.images.values()}
+    gone = source.items("val-choose")[0]
+    (folder / f"{gone}.png").unlink()
+    halves = [QuerySetSource(tmp_path).protocols(f"val-{half}")[0] for half in ("choose", "report")]
+    assert [half.missing_ids for half in halves] == [(gone,), ()] and gone not in halves[0].gallery

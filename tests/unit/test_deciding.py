@@ -138,3 +138,31 @@ def test_a_protocol_that_keeps_the_reference_is_not_asked():
     found = fit_decision(NumberScorer(), Numbers(removed, kept), "val", [], number_images)
     assert found == fit_decision(NumberScorer(), Numbers(removed), "val", [], number_images)
     assert msgspec.convert(msgspec.to_builtins(found), type(found)) == found
+
+
+class Kinds(Numbers):
+    """The same source, which knows of every image what kind of thing it shows."""
+
+    def category_edits(self, gallery, count):
+        self.asked = count
+        return tuple(Triplet(str(at % 10), (f"{at % 10} 0",), ()) for at in range(count))
+
+
+def test_edits_of_a_kind_that_the_model_does_not_follow_are_not_sure():
+    """A text that names what the reference is, and no answer is right: as "not a bag", read as "a bag"."""
+    source = Kinds(protocol(*queries()))
+    plain, wary = (
+        fit_decision(NumberScorer(), each, "val", [], number_images) for each in (Numbers(*source.found), source)
+    )
+    assert source.asked == round(deciding.CATEGORY_EDITS * len(queries()))
+    encoded = encode_pictures(NumberScorer(), GALLERY, number_images)
+    asks = [(edit, 0) for edit in source.category_edits(GALLERY, 20)]
+    toy = protocol(*(edit for edit, _ in asks))
+    assert list(ask(NumberScorer(), toy, asks, encoded)) == []
+    lists = list(ask(NumberScorer(), toy, asks, encoded, unanswered=True))
+    assert len(lists) == 20 and all(len(one.without) == 0 and not one.right.any() for one in lists)
+    before, after = (np.mean([found.confidence(one.complete).max() for one in lists]) for found in (plain, wary))
+    assert after < 0.5 * before
+    assert not any((wary.confidence(one.complete) >= wary.threshold).any() for one in lists)
+    good = [(wary.confidence(one.complete) >= wary.threshold).any() for one in asked(*queries())]
+    assert np.mean(good) >= 0.9

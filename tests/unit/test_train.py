@@ -55,6 +55,37 @@ def test_run_leaves_what_others_need(whole):
     assert told["texts_cut"] == told["texts_with_unknown_words"] == told["texts_unreadable"] == 0
 
 
+def test_only_the_mix_and_the_boundaries_of_the_served_weights_are_not_the_trainers(tmp_path, monkeypatch):
+    import msgspec
+
+    monkeypatch.setattr("nsfse.boundary.READY_WEIGHT", 5.0)
+    monkeypatch.setattr("nsfse.boundary.solve_boundary", lambda matched, mismatched, alpha: (0.3, 0.7))
+    train(load_config(overrides=SMALL), tmp_path / "run")
+    served = load_tensors(tmp_path / "run" / "model.safetensors")
+    state = load_tensors(tmp_path / "run" / "state.safetensors")
+    average = {k.removeprefix("average."): v for k, v in state.items() if k.startswith("average.")}
+    boundaries = [f"head.{kind}_boundary.state" for kind in ("cross", "visual")]
+    differing = {name for name, value in served.items() if not value.equal(average[name])}
+    assert served.keys() == average.keys() and differing <= {"head.mix", *boundaries}
+    assert differing == {"head.mix", *boundaries}
+    assert all(state[f"model.{name}"].equal(average[name]) for name in boundaries)  # training's own, still streamed
+    entries = [msgspec.json.decode(line) for line in (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()]
+    last = [entry for entry in entries if "epoch" in entry][-1]
+    assert last["t_c"]["refit"] == "refitted" and last["t_c"]["t"] == float(served[boundaries[0]][6])
+    assert {"mu_p", "sd_p", "mu_n", "sd_n", "risk"} <= last["t_v"].keys()
+
+
+def test_a_refit_that_is_refused_is_said_and_training_s_boundary_served(tmp_path):
+    notes = []
+    train(
+        load_config(overrides=SMALL), tmp_path / "run", steps=4, progress=lambda entry: notes.append(entry.get("note"))
+    )
+    assert "t_c of the served weights: too few samples; training's 0.000 stays" in notes
+    served, state = (load_tensors(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "state"))
+    assert served["head.cross_boundary.state"].equal(state["model.head.cross_boundary.state"])
+    assert not served["head.mix"].equal(state["average.head.mix"])  # fitted within an epoch, too
+
+
 def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):
     from nsfse.deciding import fit_decision
     from nsfse.encoded import source_images
