@@ -106,7 +106,7 @@ def test_a_reference_that_no_list_has_costs_its_query_alone():
 
 
 def test_a_source_that_draws_its_images_has_all_that_it_names():
-    source = DrawnSource("easy", items=40, gallery=8)
+    source = DrawnSource("easy", items=400, gallery=64)
     assert unlisted(source, source.protocols("test")) == frozenset()
 
 
