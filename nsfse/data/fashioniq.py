@@ -265,8 +265,8 @@ def _told(captions: Sequence[str], join: Join, rng: random.Random) -> str:
     """Return a training text: c1 and c2, c2 and c1, c1 or c2, each as `join` writes it."""
     said = _spoken(captions)
     if join == "clip4cir":
-        cut = [caption.strip(_MARKS) for caption in said]
-        ways = [_clip4cir(said), _clip4cir(said[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
+        cut = [bare for caption in said if (bare := caption.strip(_MARKS))] or said
+        ways = [_clip4cir(cut), _clip4cir(cut[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
     else:
         ways = [" and ".join(said), " and ".join(reversed(said)), said[0], said[-1]]
     return rng.choice(ways)

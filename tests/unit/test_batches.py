@@ -79,6 +79,13 @@ def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
     ]
 
 
+def test_training_keeps_unknown_words_in_their_places():
+    claim = Claim("colour", ("red",), "colour", ("red",))
+    batch = make_batch([Triplet("a", ("make it very red",), ("b",), truth=(claim,))], pictures, TOKENIZER, Share())
+    assert batch.ids[0].tolist() == TOKENIZER.encode(["make it very red"], unknown=True)[0][0].tolist()
+    assert batch.ids[0, 2] == TOKENIZER.unknown and batch.named[0].tolist() == [0, 0, 0, 1]
+
+
 def test_a_word_of_many_titles_is_known_and_one_of_few_is_not():
     titles = ["Acme Acme shirt", "Acme bag", "acme, blue", "Rare Rare Rare bag"]
     known = Tokenizer(build_vocabulary(["make it red"], titles=titles), 8)

@@ -350,6 +350,8 @@ def test_fashioniq_texts_as_clip4cir_joins_them(made, tmp_path):
     assert "captions: clip4cir" in first.note
     told = {t.texts[0] for epoch in range(9) for t in open_source("fashioniq", folder, join=join).triplets(epoch)}
     assert {"Is red and has 1 dots", "Has 1 dots and is red", "Is red", "Has 1 dots"} <= told
+    spoil(folder, "captions/cap.dress.train.json", lambda rows: [{**r, "captions": ["...", "?"]} for r in rows])
+    assert all(t.texts[0].strip() for t in open_source("fashioniq", folder, join=join).triplets(0))
     plain, *_ = open_source("fashioniq", folder).protocols("val")
     assert [q.texts for q in plain.queries] == [("Is RED., and has 0 dots?",), ("x.",), ("y",)]
 
