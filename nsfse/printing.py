@@ -191,12 +191,20 @@ def query_text(result: Any) -> str:
         for rank, hit in enumerate(result.hits, 1)
     )
     lines = [columns(("rank", "score", "match", "id", "words"), rows)]
-    if result.matches is False:
-        lines.append(NO_MATCH)
+    lines += match_lines(result)
     lines += map(printable, result.notes)
     if (total := result.timings_ms.get("total")) is not None:
         lines.append(f"{total:.0f} ms")
     return "\n".join(lines)
+
+
+def match_lines(result: "Result") -> list[str]:
+    """Return that nothing matches, where it is so, and from which confidence on a hit would."""
+    if result.threshold is None:
+        return [NO_MATCH] if result.matches is False else []
+    if result.matches is False:
+        return [f"{NO_MATCH}: no confidence reaches {result.threshold:.2f}"]
+    return [f"a match has a confidence of {result.threshold:.2f} or more"]
 
 
 def _match(hit: "Hit") -> str:

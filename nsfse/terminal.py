@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nsfse.printing import NO_MATCH, empty
+from nsfse.printing import empty, match_lines
 from nsfse.progress import say
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.printable import printable
@@ -69,8 +69,8 @@ def print_query(console: "Console", result: "Result") -> None:
             console.print(Text(line))
         return
     console.print(query_table(result))
-    if result.matches is False:
-        console.print(Text(NO_MATCH, "bold"))
+    for line in match_lines(result):
+        console.print(Text(line, "bold" if result.matches is False else "bright_black"))
     for note in result.notes:
         console.print(Text(printable(note), "yellow"))
     if (total := result.timings_ms.get("total")) is not None:

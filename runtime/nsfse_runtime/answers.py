@@ -52,14 +52,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
 
     `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
-    among them: where it is False, nothing here matches. None where no picture has a confidence. `grid` is (rows,
-    columns) of the evidence's `regions`, None where there are none. `texts` say how each text was read, those of
+    among them: where it is False, nothing here matches. None where no picture has a confidence. `threshold` is the
+    confidence from which on a hit is a match, None where none has one. `grid` is (rows, columns) of the evidence's
+    `regions`, None where there are none. `texts` say how each text was read, those of
     `minus_texts` last, and `notes` the same as sentences.
     """
 
     schema_version: int = 1
     hits: tuple[Hit, ...]
     matches: bool | None = None
+    threshold: float | None = None
     timings_ms: dict[str, float]
     grid: tuple[int, int] | None = None
     texts: tuple[TextReading, ...] = ()

@@ -218,6 +218,7 @@ class Retriever:
         return Result(
             hits=kept,
             matches=any(decided) if decided else None,
+            threshold=self._decision.threshold if self._decision and decided else None,
             timings_ms=clock.end(),
             grid=grid if kept else None,
             texts=texts,

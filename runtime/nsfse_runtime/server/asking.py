@@ -94,6 +94,7 @@ def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.Quer
     return m.QueryReply(
         hits=hits,
         matches=result.matches,
+        threshold=result.threshold,
         grid=result.grid,
         texts=result.texts,
         notes=result.notes,

@@ -109,6 +109,7 @@ class QueryReply(msgspec.Struct, kw_only=True):
     schema_version: int = 1
     hits: list[ServedHit]
     matches: bool | None
+    threshold: float | None
     grid: tuple[int, int] | None
     texts: tuple[TextReading, ...]
     notes: tuple[str, ...]

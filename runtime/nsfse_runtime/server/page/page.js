@@ -16,6 +16,7 @@ const LOST = [
   "This address begins with a picture from a device, and such pictures are kept nowhere else. " +
     "Choose it again, or start with another one.",
 ];
+const BARE = ["This gallery is empty", "Take images into it with: nsfse index GALLERY FOLDER"];
 const GONE = ["This picture is not here", "It may have been renamed or taken out. Start with another one."];
 const text = find("#text");
 let info, state, answer, asking;
@@ -112,7 +113,7 @@ async function ask() {
   try {
     const lost = step && pictures(step).some(({ upload }) => upload && !has(upload));
     if (step && !lost) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
-    else showShelf(await shelf(asked, HITS, signal), ...(lost ? LOST : START));
+    else showShelf(await shelf(asked, HITS, signal), ...(lost ? LOST : gallery().images ? START : BARE));
   } catch (error) {
     if (signal.aborted) return;
     await showError(error, signal);
@@ -172,7 +173,7 @@ function showAnswer(found) {
   const words = matches === false ? "the nearest there are" : "weak matches from here";
   grid.show(hits, { line, words, texts: found.texts });
   const headline = headlineOf(found);
-  head(headline, hits.length === 0 ? "The filters leave none; take one away." : "");
+  head(headline, leadOf(found));
   find("#others").hidden = true;
   tell("");
   panel.showUnread(found.texts, gallery().bundle.max_words, { correct, exclude });
@@ -194,6 +195,16 @@ function correct({ word, nearest }) {
   go({ ...next, without: mended(state.without) });
 }
 
+
+// Why there is no hit, or what a hit lacks to be a match.
+function leadOf({ hits, matches, threshold, state: { where } }) {
+  if (hits.length === 0) {
+    if (gallery().images === 0) return BARE[1];
+    return Object.keys(where).length ? "The filters leave none; take one away." : "The gallery has no other image.";
+  }
+  const percent = threshold === null ? "" : `${Math.round(100 * threshold)} %`;
+  return matches === false && percent ? `A match has a confidence of ${percent} or more.` : "";
+}
 
 function headlineOf({ hits, matches, state: { steps } }) {
   if (hits.length === 0) return "No picture is left";
