@@ -355,7 +355,7 @@ def digest(run: Path, name: str = "model.safetensors") -> str:
 @pytest.fixture(scope="module")
 def forced(tmp_path_factory):
     run = tmp_path_factory.mktemp("forced") / "run"
-    train(load_config(overrides=[*TOY, "train.amp=on"]), run)
+    train(load_config(overrides=[*TOY, "train.amp=on", "train.epochs=1"]), run)
     return run
 
 
