@@ -103,7 +103,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average: float = 0.998
     """Decay of the running average of the weights, which is what is saved for use; 0 for none."""
     amp: str | bool = "auto"
-    """bfloat16 in encoders and in products of the pair head: auto (where the processor computes in it), on or off.
+    """bfloat16 in encoders and in products of the pair head: auto (on GPUs that compute in it), on or off.
 
     The environment's NSFSE_AMP stands in for auto. True and false, as older configurations have it, are auto and off.
     """

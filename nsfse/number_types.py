@@ -63,7 +63,7 @@ class NumberTypes:
 
         Backward as well: under somebody's autocast it would lower the products of float32.
         """
-        with self.full(), nullcontext() if self.native or not self.bfloat16 else _Rounded():
+        with self.full(), nullcontext() if self.native or not self.bfloat16 else _Rounded():  # type: ignore[no-untyped-call]
             yield
 
 
@@ -106,36 +106,39 @@ def choose(setting: str, device: torch.device) -> NumberTypes:
         if found not in AMP:
             raise UsageError(f"{AMP_VARIABLE} is {found!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
         wanted, who = found, AMP_VARIABLE
-    native, default, what = _cuda(device) if device.type == "cuda" else _other(device)
+    native, what = _cuda(device) if device.type == "cuda" else _other(device)
     if wanted == "auto":
-        return NumberTypes(device, default, native, what)
+        return NumberTypes(device, native and device.type == "cuda", native, what)
     emulated = "" if native or wanted == "off" else f" ({what}, so products are computed in float32 and rounded)"
     return NumberTypes(device, wanted == "on", native, f"{who} is {wanted}{emulated}")
 
 
-def _cuda(device: torch.device) -> tuple[bool, bool, str]:
+def _cuda(device: torch.device) -> tuple[bool, str]:
     """Return what `_other` does, of a GPU: they compute in bfloat16 from Ampere on; before, torch emulates it."""
     with torch.cuda.device(device):
         there = bool(torch.cuda.is_bf16_supported(including_emulation=False))
     name = torch.cuda.get_device_name(device)
-    return there, there, f"{name} {'computes' if there else 'does not compute'} in bfloat16"
+    return there, f"{name} {'computes' if there else 'does not compute'} in bfloat16"
 
 
-def _other(device: torch.device) -> tuple[bool, bool, str]:
-    """Return whether a CPU computes in bfloat16 itself, whether it does so unasked, and a line on that.
+def _other(device: torch.device) -> tuple[bool, str]:
+    """Return whether a CPU computes in bfloat16 itself, and a line on that.
 
-    Flags decide, and no clock: a run must not change its number types between two starts on the same machine.
+    Unasked, none does: flags say what a processor can do, and not that it is faster so (benchmarks/number_types.py
+    measures it). No clock decides, either: a run must not change its number types between two starts.
     """
     if device.type != "cpu":
-        return False, False, f"it is not used on {device.type}"
+        return False, f"it is not used on {device.type}"
     if platform.machine().lower() in ("arm64", "aarch64"):
-        if not _arm_bfloat16():
-            return False, False, "this ARM CPU has no bf16"
-        return True, False, "this ARM CPU has bf16, but it was not measured to be faster; train.amp=on uses it"
-    known = {"AVX512-BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
-    flags = [name for name, check in known.items() if getattr(torch.cpu, check, lambda: False)()]
-    line = f"this CPU has {' and '.join(flags)}" if flags else "this CPU has neither AVX512-BF16 nor AMX"
-    return bool(flags), bool(flags), line
+        flags = ["bf16"] if _arm_bfloat16() else []
+        lacks = "this ARM CPU has no bf16"
+    else:
+        known = {"AVX512-BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+        flags = [name for name, check in known.items() if getattr(torch.cpu, check, lambda: False)()]
+        lacks = "this CPU has neither AVX512-BF16 nor AMX"
+    if not flags:
+        return False, lacks
+    return True, f"this CPU has {' and '.join(flags)}, which was not measured to be faster; train.amp=on uses it"
 
 
 def _arm_bfloat16() -> bool:

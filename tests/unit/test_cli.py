@@ -67,7 +67,11 @@ def test_every_command_explains_itself(capsys):
         (["query", "-dash.jpg", "red", "-g", "g"], 2, "write ./ before a file name that begins with a dash"),
         (["query", "a.jpg", "red", "-g", "."], 2, ". is a folder, not a gallery"),
         (["query", "a.jpg", "red", "-g", str(BUNDLE)], 2, "is a bundle, not a gallery; name it with -b"),
-        (["index", ".", "my.gallery", "-b", str(BUNDLE)], 2, "the file comes first: nsfse index GALLERY FOLDER"),
+        (
+            ["index", ".", "my.gallery", "-b", str(BUNDLE)],
+            2,
+            "comes first and the folder second: nsfse index GALLERY FOLDER",
+        ),
         (["train", "-o", "run", "--preset", "nope"], 2, "no preset 'nope'; there are: boxed"),
         (["evaluate", "nowhere", "."], 3, "nowhere is neither a checkpoint nor a bundle"),
         (["evaluate", "m", "d", "--mode", "guess"], 2, "composed"),
