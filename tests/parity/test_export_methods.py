@@ -1,5 +1,7 @@
 """Bundles of other methods and ablations: what can be exported says what torch says, the rest is refused in a line."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -119,11 +121,10 @@ def test_the_graph_of_other_methods_and_ablations_is_that_of_torch(name, model):
 
 def test_what_a_method_learned_from_facts_by_is_not_exported():
     taught = random_model(ModelConfig(**SMALL, method="tirg", facts=True), 30)
-    plain = random_model(ModelConfig(**SMALL, method="tirg"), 30)
-    plain.load_state_dict({name: x for name, x in taught.state_dict().items() if not name.startswith("facts.")})
-    assert len(taught.state_dict()) == len(plain.state_dict()) + 6
-    files = [to_onnx("query", build_graphs(model)["query"]) for model in (taught, plain)]
-    assert b"facts" not in files[0] and len(files[0]) == len(files[1])
+    assert sum(name.startswith("facts.") for name in taught.state_dict()) == 6
+    file = to_onnx("query", build_graphs(taught)["query"])
+    names = re.findall(rb"model\.(\w+)\.", file)
+    assert names and set(names) == {b"method"}
 
 
 @pytest.mark.parametrize(
