@@ -6,7 +6,7 @@ from typing import Any
 
 from nsfse.data import Protocol, Source, Triplet
 from nsfse_runtime.errors import TextError
-from nsfse_runtime.text import MAX_CHARACTERS, Tokenizer
+from nsfse_runtime.text import Tokenizer
 
 __all__ = ["LEFT_OUT", "ODD", "Noted", "answerable", "left_out", "odd_queries", "text_counts", "unlisted"]
 
@@ -90,25 +90,16 @@ def text_counts(scorer: object, texts: Sequence[str]) -> dict[str, int] | None:
     unknown = longer = 0
     for text in texts:
         try:
-            odd, rest = _not_read(tokenizer, text)
+            read = tokenizer.read(text)
         except TextError:
             continue
-        unknown, longer = unknown + odd, longer + rest
+        unknown, longer = unknown + bool(read.unknown), longer + bool(read.unread)
     return {
         "count": len(texts),
         "with_unknown_word": unknown,
         "longer_than_read": longer,
         "words_read": tokenizer.max_words,
     }
-
-
-def _not_read(tokenizer: Tokenizer, text: str) -> tuple[bool, bool]:
-    """Return whether `tokenizer` does not know a word of a text, and whether the text goes on where it stops."""
-    if read := getattr(tokenizer, "read", None):
-        reading = read(text)
-        return bool(reading.unknown), bool(reading.unread)
-    whole = Tokenizer(tokenizer._tokenizer, MAX_CHARACTERS)
-    return not tokenizer.knows(text), len(whole.tokens(text)) > tokenizer.max_words
 
 
 def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[str]) -> Iterator[dict[str, str]]:

@@ -61,7 +61,7 @@ class NSFSE(Encoders):
         """
         vectors, regions = super().encode_images(pixels)
         pooled = torch.cat([reached(vectors, self.config.head_reach), regions.mean(1), regions.amax(1)], -1)
-        views = widened(self.views(pooled)).unflatten(-1, (self.config.views, self.config.dim))
+        views = widened(self.views(pooled)).unflatten(-1, (self.config.views, self.config.dim))  # type: ignore[no-untyped-call]
         return vectors, torch.cat([regions, F.normalize(views, dim=-1)], 1)
 
     def compose(

@@ -67,7 +67,7 @@ class NumberTypes:
             yield
 
 
-class _Rounded(TorchDispatchMode):
+class _Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Products of bfloat16 computed in float32 and rounded, as a processor does that has them.
 
     torch's own kernels for CPUs without them took forty times as long as those of float32.

@@ -60,14 +60,9 @@ def bfloat16() -> str:
     """Return whether training computes in bfloat16 here, and why."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if find_spec("nsfse.number_types"):
-        from nsfse.number_types import choose
+    from nsfse.number_types import choose
 
-        return str(choose("auto", device))
-    from nsfse.parallel import bfloat16_helps
-
-    return "on" if bfloat16_helps(device) else "off"
+    return str(choose("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def flags() -> str:

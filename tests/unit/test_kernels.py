@@ -37,7 +37,5 @@ def test_the_plainest_kernels_are_those_in_use_where_they_are_asked_for() -> Non
 
 
 def test_one_of_both_passes_has_bfloat16_on() -> None:
-    if not kernels.find_spec("nsfse.number_types"):
-        pytest.skip("nothing reads NSFSE_AMP")
     states = {asked(**more)["bfloat16"].partition(";")[0] for more in ({}, kernels.plain())}
     assert states == {"on", "off"}
