@@ -3,8 +3,9 @@
 import ctypes
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,10 +191,16 @@ def _keep_freed_memory() -> None:
         libc.mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _sound_convolutions(model: ModelConfig) -> AbstractContextManager[None]:
+@contextmanager
+def _sound_convolutions(model: ModelConfig) -> Iterator[None]:
     """Do without oneDNN where it corrupts memory: convolutions of channels that are no multiple of 16, torch 2.13."""
     channels = model.width if model.backbone == "tiny" else 2 * model.dim  # those of a trunk's tail
-    return nullcontext() if channels % 16 == 0 else torch.backends.mkldnn.flags(enabled=False)
+    with ExitStack() as stack:
+        if channels % 16:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # of Intel's GPUs
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield
 
 
 @contextmanager
