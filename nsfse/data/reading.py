@@ -20,8 +20,9 @@ from nsfse_runtime.printable import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 """Suffixes of images, the preferred ones first where one id has several files."""
-Name = Annotated[str, msgspec.Meta(pattern=r"\S")]
-"""The name of an image: text that is not blank."""
+# Not `pattern`: in a union with other types it crashes the garbage collector now and then (msgspec 0.22.0).
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+"""The name of an image: text that is not blank, as `convert` empties what is."""
 MISSING = "missing"
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 T = TypeVar("T")
@@ -185,17 +186,26 @@ def parse_json(text: str) -> Any:
 
 
 def convert(value: Any, form: type[T]) -> T:
-    """Return a parsed JSON value as `form`. Raises FormError."""
+    """Return a parsed JSON value as `form`, blank text as empty text. Raises FormError."""
     try:
-        return msgspec.convert(value, form)
+        return msgspec.convert(_emptied(value), form)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         told = str(error)
     at = _AT.search(told)
     reason, path = (told[: at.start()], at[1]) if at else (told, "")
     if lacks := _LACKS.match(reason):
         raise FormError(f"{path}.{lacks[1]}".lstrip("."), MISSING)
-    reason = reason.replace("`", "").replace(" matching regex '\\\\S'", " that is not blank")
+    reason = reason.replace("`", "").replace("str of length >= 1", "str that is not blank")
     raise FormError(path.replace("[...]", "").lstrip("."), f"{reason[:1].lower()}{reason[1:]}")
+
+
+def _emptied(value: Any) -> Any:
+    """Return a parsed JSON value with "" in place of each blank text. Raises RecursionError."""
+    if isinstance(value, str):
+        return value if value.strip() else ""
+    if isinstance(value, list):
+        return [_emptied(part) for part in value]
+    return {_emptied(key): _emptied(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def grouped(tmp_path, **columns):
     ]
     folder = write(tmp_path, *queries, items=GROUPED)
     for at in range(60):
-        (folder / "images" / f"{at}.png").write_bytes(b"not read here")
+        (folder / "images" / f"{at}.png").write_bytes(b"\x89PNG\r\n\x1a\n, the rest is not read here")
     return QuerySetSource(folder, **columns)
 
 
