@@ -16,9 +16,10 @@ import numpy as np
 from nsfse import data
 from nsfse.counting import answerable, left_out, odd_queries, text_counts, unlisted
 from nsfse.data.fashioniq import CATEGORIES
+from nsfse.data.layout import counted
 from nsfse.encoded import EncodedPictures, Images, Progress, encode_pictures, source_images
 from nsfse.examining import Examined, examine
-from nsfse.notices import counted, left_out_line
+from nsfse.notices import left_out_line
 from nsfse.ranking import MODES, Mode, Search, TextScorer
 from nsfse.scoring import ProtocolResult, Ranked, category_means, score_rankings, split_category
 from nsfse.submission import check_split, write_submission

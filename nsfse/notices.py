@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nsfse.counting import LEFT_OUT, ODD
+from nsfse.data.layout import counted
 
-__all__ = ["by_line", "category_line", "counted", "gap_parts", "left_out_line", "notices"]
+__all__ = ["by_line", "category_line", "gap_parts", "left_out_line", "notices"]
 
 
 def notices(entry: Mapping[str, Any]) -> Iterator[str]:
@@ -45,11 +46,6 @@ def category_line(means: Mapping[str, Any]) -> str:
     if means["missing"]:
         return f"no mean: {means['categories']} of {means['expected']} categories (no {', no '.join(means['missing'])})"
     return "mean " + ", ".join(f"{name} {means[name]:.2f}" for name in ("R@10", "R@50"))
-
-
-def counted(number: int, thing: str, things: str = "") -> str:
-    """Return `1 query`, `2 queries`."""
-    return f"{number} {thing if number == 1 else things or thing + 's'}"
 
 
 def _queries(noted: Mapping[str, Any], reasons: Mapping[str, tuple[str, str]], what: str) -> str:

@@ -197,7 +197,7 @@ def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
             return "the gallery is empty; index a folder of images: nsfse index GALLERY FOLDER"
         (reason, most), *rest = Counter(reason for _, reason in failed).most_common()
         more = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
-        return f"the gallery is empty: {len(failed)} files were refused ({most} of them: {printable(reason)}{more})"
+        return f"the gallery is empty: no file could be taken ({most} of {len(failed)}: {printable(reason)}{more})"
     if not where:
         return "the gallery has no image but those of the query"
     for column, value in where.items():

@@ -141,11 +141,15 @@ def index_text(report: Mapping[str, Any]) -> str:
     if report["unmatched"]:
         shown, rest = report["unmatched"][:5], len(report["unmatched"]) - 5
         names_shown = ", ".join(map(printable, shown)) + (f" and {rest} more" if rest > 0 else "")
-        lines.append(f"{len(report['unmatched'])} rows of the table name no picture, or several: {names_shown}")
+        lines.append(f"{_rows_name(len(report['unmatched']))} no image, or several: {names_shown}")
     if report.get("loose"):
         pairs = ", ".join(f"{printable(key)} = {printable(name)}" for key, name in report["loose"][:3])
-        lines.append(f"{len(report['loose'])} rows of the table name a picture by a part of its path or name: {pairs}")
+        lines.append(f"{_rows_name(len(report['loose']))} an image by a part of its path or name: {pairs}")
     return "\n".join(lines)
+
+
+def _rows_name(count: int) -> str:
+    return "1 row of the table names" if count == 1 else f"{count} rows of the table name"
 
 
 def empty(result: "Result") -> str:
@@ -160,7 +164,7 @@ def _failed_lines(failed: Sequence[tuple[str, str]]) -> list[str]:
     for path, reason in failed:
         groups.setdefault(reason, []).append(path)
     order = sorted(groups.items(), key=lambda group: (_is_no_image(group[0]), -len(group[1])))
-    lines = [f"{len(failed)} files are not in the gallery:"] if failed else []
+    lines = [f"{len(failed)} {'file is' if len(failed) == 1 else 'files are'} not in the gallery:"] if failed else []
     for reason, paths in order:
         if len(paths) == 1:
             lines.append(f"  {printable(paths[0])}: {printable(reason)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfse.data import Protocol, Triplet
-from nsfse.notices import counted
+from nsfse.data.layout import counted
 from nsfse.scoring import ProtocolResult
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 

@@ -9,8 +9,8 @@ from PIL import Image
 from nsfse.counting import answerable, left_out, odd_queries, text_counts, unlisted
 from nsfse.data import Protocol, Triplet
 from nsfse.data.drawn import DrawnSource
+from nsfse.data.layout import counted
 from nsfse.evaluate import evaluate, evaluate_dataset, evaluate_source
-from nsfse.notices import counted
 from nsfse.printing import reproduced_text, scores_text, to_json
 from nsfse.vocabulary import build_vocabulary
 from nsfse_runtime.errors import DataError, UsageError

@@ -98,7 +98,7 @@ def test_an_index_of_which_nothing_was_taken_stands_out(tmp_path: Path, capsys) 
     assert "none of the 2 files" in err
     picture = str(save_picture(tmp_path / "a.png", 3))
     code, out, _ = run(capsys, "query", picture, "make it red", "-g", gallery)
-    assert code == 0 and out.startswith("the gallery is empty: 2 files were refused (1 of them: HEIC is not read")
+    assert code == 0 and out.startswith("the gallery is empty: no file could be taken (1 of 2: HEIC is not read")
 
 
 def test_why_nothing_was_found(tmp_path: Path, capsys, shop) -> None:
@@ -152,4 +152,4 @@ def test_a_report_groups_files_by_reason() -> None:
     assert lines[2] == "14 files are not in the gallery:"
     assert lines[3] == "  2 files: HEIC is not read; convert it (a.heic, b.heic)"
     assert lines[4].startswith("  12 files: a video (MOV), not an image (0.mov, ") and lines[4].endswith("9.mov, ...)")
-    assert lines[5] == "1 rows of the table name a picture by a part of its path or name: x = a/x.png"
+    assert lines[5] == "1 row of the table names an image by a part of its path or name: x = a/x.png"
