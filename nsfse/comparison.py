@@ -253,7 +253,7 @@ class _Results:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        check_folder(out, (), ("results",))
+        check_folder(out, ("minutes.json",), ("results",))
         try:
             (out / "results").mkdir(parents=True, exist_ok=True)
         except OSError as error:

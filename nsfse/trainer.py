@@ -31,7 +31,6 @@ class Trainer:
         self.config, self.model, self.total_steps = config.train, model, total_steps
         self.share, self.device = share or Share(parts=config.train.accumulate), next(model.parameters()).device
         self.numbers = choose(str(self.config.amp), self.device)
-        self.amp = self.numbers.bfloat16
         if self.share.world > 1:
             join_normalisation(model)
         decayed = [p for p in model.parameters() if p.ndim > 1]

@@ -22,6 +22,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("urllib3")
 
 import urllib3
+from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
@@ -68,7 +69,8 @@ class Shop:
         with ((catalogue or folder) / "items.csv").open(encoding="utf-8") as file:
             rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
         if not catalogue:
-            (self.images / HOSTILE).write_bytes((self.images / rows[0][0]).read_bytes())
+            with Image.open(self.images / rows[0][0]) as image:  # mirrored: a copy of the reference is no hit
+                image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(self.images / HOSTILE)
             rows.append((HOSTILE, *rows[0][1:]))
         table = folder / "shelf.csv"
         with table.open("w", encoding="utf-8", newline="") as file:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from nsfse import cli
 from nsfse.data.drawn import DrawnSource
+from nsfse_runtime import Bundle
 
 COLOURS = {
     **{"red": "Rot", "green": "Grün", "blue": "Blau", "yellow": "Gelb"},
@@ -63,6 +64,7 @@ def test_from_a_table_to_answers(tmp_path, capsys):
     nsfse(capsys, "train", "--config", tmp_path / "shop.toml", "--data", shop, "-o", run)
     nsfse(capsys, "export", run, "-o", bundle)
     assert nsfse(capsys, "index", gallery, shop / "images", "-b", bundle)["added"] == 48
-    found = nsfse(capsys, "query", shop / "images/train-000003.jpg", "lieber in rot", "-g", gallery, "-k", 3)
+    colour = next(word for word in COLOURS.values() if Bundle.open(bundle).scorer.tokenizer.knows(word))
+    found = nsfse(capsys, "query", shop / "images/train-000003.jpg", f"lieber in {colour}", "-g", gallery, "-k", 3)
     assert len(found["hits"]) == 3
-    assert [word["word"] for word in found["hits"][0]["evidence"]] == ["lieber", "in", "rot"]
+    assert [word["word"] for word in found["hits"][0]["evidence"]] == ["lieber", "in", colour]

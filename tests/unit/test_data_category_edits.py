@@ -54,7 +54,7 @@ def test_a_catalogue_does_where_a_column_is_said_as_a_category(tmp_path):
     for column, count in (("type", 5), ("make", 0)):
         (tmp_path / "items.csv").write_text(f"id,{column},colour\n" + "".join(rows) + "f,?,red\n", "utf-8")
         for name in (*SHOP, "f"):
-            (tmp_path / "images" / f"{name}.png").touch()
+            (tmp_path / "images" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n, the rest is not read here")
         source = CatalogueSource(tmp_path, attributes=[column, "colour"], double=0.0)
         edits = source.category_edits((*SHOP, "f"), 5)
         assert isinstance(source, EditsCategories) and len(edits) == count

@@ -104,7 +104,7 @@ def test_without_a_second_stage_hits_have_their_evidence(gallery: Gallery, score
 def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
     document = json.loads(msgspec.json.encode(Retriever(scorer, gallery).query(gallery.ids[0], "red", k=1)))
     assert (
-        list(document) == ["schema_version", "hits", "matches", "timings_ms", "grid", "texts", "notes"]
+        list(document) == ["schema_version", "hits", "matches", "threshold", "timings_ms", "grid", "texts", "notes"]
         and document["schema_version"] == 1
     )
     assert list(document["hits"][0]) == ["id", "path", "score", "match", "evidence", "confidence"]

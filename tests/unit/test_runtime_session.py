@@ -157,9 +157,9 @@ def test_pictures_are_encoded(bundle: Bundle) -> None:
 
 
 def test_a_batch_is_cut_to_each_texts_own_words(bundle: Bundle) -> None:
-    scorer, given, texts = OnnxScorer(bundle), references(3), ["red", "make it longer", "make zebra"]
+    scorer, given, texts = OnnxScorer(bundle), references(3), ["red", "make it longer", "make it"]
     queries = scorer.compose(given, texts)
-    assert [query.tokens for query in queries] == [("red",), ("make", "it", "longer"), ("make", "zebra")]
+    assert [query.tokens for query in queries] == [("red",), ("make", "it", "longer"), ("make", "it")]
     for at, (query, text) in enumerate(zip(queries, texts, strict=True)):
         length = len(text.split())
         assert query.words.shape == (length, 3) and query.probes.shape == (length + 1, 3)

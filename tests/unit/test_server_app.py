@@ -106,7 +106,7 @@ def test_a_batch_is_its_queries_alone_and_one_failure_does_not_spoil_it(server):
     assert status == 200
     assert reply["results"][1]["error"]["type"] == "not_found"
     for result, words in zip(
-        reply["results"][4:], ["unknown field `id`", "queries[5].k: ", "queries[6]: "], strict=True
+        reply["results"][4:], ["there is no field id", "queries[5].k: ", "queries[6]: "], strict=True
     ):
         assert result["error"]["type"] == "usage"
         assert words in result["error"]["message"]

@@ -125,7 +125,7 @@ def test_both_files_are_written_or_none(result, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["recall_subset.json"]
 
 
-@pytest.mark.parametrize("before", [None, b"old"])
+@pytest.mark.parametrize("before", [None, b'{"metric": "recall"}'])
 def test_what_was_there_comes_back_where_the_second_fails(result, tmp_path, monkeypatch, before):
     if before:
         (tmp_path / "recall.json").write_bytes(before)

@@ -67,18 +67,6 @@ def test_titles_are_told_from_pictures_of_other_titles(method):
     assert apart["titles"].item() == pytest.approx(sum(each) / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_bfloat16_is_used_where_the_processor_has_it_and_nowhere_else(monkeypatch, there):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.delenv("NSFSE_AMP", raising=False)
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    config = load_config(overrides=OVERRIDES)
-    assert Trainer(config, NSFSE(config.model, 9), 10).amp is there
-    off = load_config(overrides=[*OVERRIDES, "train.amp=off"])
-    assert not Trainer(off, NSFSE(config.model, 9), 10).amp
-
-
 def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch):
     config = load_config(overrides=OVERRIDES)
     torch.manual_seed(0)

@@ -25,8 +25,11 @@ export class Grid {
     this.line.firstChild.textContent = words;
     this.tiles = tiles;
     this.place(items);
-    this.activate(focused?.closest(".tile") ?? this.first());
-    if (focused?.isConnected) focused.focus({ preventScroll: true });
+    const stays = focused?.isConnected ? focused : null;
+    const tile = stays?.closest(".tile") ?? this.first();
+    this.activate(tile);
+    // A tile that is no hit any more hands the focus to the first one: it would be lost to the page.
+    if (focused && tile) (stays ?? find(".take", tile)).focus({ preventScroll: true });
     if (!still()) this.move(before);
   }
 
