@@ -116,7 +116,7 @@ def calm(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, resnet.Bottleneck):
-            module.bn3.weight.fill_(0.2)
+            module.bn3.weight.fill_(0.05)
         if isinstance(module, efficientnet.LiteBlock) and module.shortcut:
             module.project.weight.mul_(0.3)
 
