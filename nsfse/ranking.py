@@ -12,7 +12,7 @@ from nsfse_runtime.composing import Given, ask
 from nsfse_runtime.errors import NsfseError, TextError
 from nsfse_runtime.features import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
 from nsfse_runtime.queries import Asked, Query
-from nsfse_runtime.search import Ranking, best_of, exact_search, pairs_scored, rank, rerank_rows, score_rows
+from nsfse_runtime.search import Ranking, best_first, best_of, exact_search, pairs_scored, rank, rerank_rows, score_rows
 
 __all__ = ["MODES", "Mode", "Ordered", "Search", "TextScorer", "each_readable"]
 
@@ -163,7 +163,7 @@ class Search:
         return exact_search(self._vectors, query, depth, mask)[0]
 
     def _members(self, query: data.Triplet, asked: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:
-        """Return the members of a query's image set that may be found, the best first; equal ones in gallery order."""
+        """Return the members of a query's image set that may be found, the best first; ties in gallery order."""
         known = sorted({self._row_of[item] for item in query.subset if item in self._row_of})
         rows = np.array([row for row in known if mask is None or mask[row]], np.intp)
         if not len(rows):
@@ -175,7 +175,7 @@ class Search:
         else:
             vector = asked.vector if isinstance(asked, Asked | QueryFeatures) else asked
             return best_of(self._vectors, vector, rows, len(rows))[0]
-        return rows[np.argsort(-score, kind="stable")]
+        return rows[best_first(score, rows)[0]]
 
     def _deep(self, mask: Mask | None) -> int:
         return self._depth if mask is None else min(self._depth, int(mask.sum()))
