@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from nsfse.batches import Pictures
 from nsfse.blocks import FACTS, MINUTES, Block, blocks_of
-from nsfse.calibration import Timed, equal_minutes, minutes_text
 from nsfse.checkpoint import checkpoint_info, write_file
 from nsfse.comparison_table import Row, findings, markdown, plot, table
 from nsfse.config import PRESETS, Config, load_config, same_config
@@ -26,6 +25,7 @@ from nsfse.pretrained import kept_instead, settle
 from nsfse.progress import say, stages_bar, training_bar
 from nsfse.scorer import TorchScorer, open_scorer
 from nsfse.significance import outcomes
+from nsfse.timing import Timed, equal_minutes, minutes_text
 from nsfse.train import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.outputs import check_folder

@@ -13,13 +13,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from nsfse import calibration, cli, comparison
+from nsfse import cli, comparison, timing
 from nsfse.blocks import CAPTIONS, blocks_of
-from nsfse.calibration import equal_minutes
 from nsfse.comparison import ABLATIONS, compare, method_settings
 from nsfse.comparison_table import Row, findings, markdown, mean_and_deviation, plot, spread, table
 from nsfse.config import load_config
 from nsfse.significance import Versus
+from nsfse.timing import equal_minutes
 from nsfse.train import train
 from nsfse_runtime.errors import DataError, UsageError
 
@@ -225,7 +225,7 @@ def test_steps_take_the_minutes_of_the_first_method(tmp_path, monkeypatch, capsy
         asked.append(config.model.method)
         return seconds[config.model.method].pop(0), 30
 
-    monkeypatch.setattr(calibration, "_steps", steps)
+    monkeypatch.setattr(timing, "_steps", steps)
     configs = {name: load_config(overrides=method_settings(name)) for name in ("nsfse", "sum:minutes")}
     found = equal_minutes("drawn", configs, tmp_path, {})
     # The first turn reads images and does not count; 30 steps of 2 s are a minute, and 120 of half a second.
@@ -246,13 +246,13 @@ def test_steps_take_the_minutes_of_the_first_method(tmp_path, monkeypatch, capsy
 
 
 def test_steps_are_timed_and_leave_nothing(tmp_path):
-    seconds, steps = calibration._steps(load_config("drawn-easy", overrides=[*TOY, "model.method=sum"]), tmp_path, {})
+    seconds, steps = timing._steps(load_config("drawn-easy", overrides=[*TOY, "model.method=sum"]), tmp_path, {})
     assert 0 < seconds < 100 and steps == 2 and not list(tmp_path.iterdir())
 
 
 def test_three_blocks_from_one_command(tmp_path, monkeypatch):
     speed = {"nsfse": 0.4, "sum": 0.2}
-    monkeypatch.setattr(calibration, "_steps", lambda config, *rest: (speed[config.model.method], 2))
+    monkeypatch.setattr(timing, "_steps", lambda config, *rest: (speed[config.model.method], 2))
     options = {"methods": ("nsfse", "sum"), "seeds": 1, "blocks": tuple(CAPTIONS)}
     found = toy(tmp_path, **options)
     assert [(row.block, row.method) for row in found.rows] == [
@@ -278,7 +278,7 @@ def test_three_blocks_from_one_command(tmp_path, monkeypatch):
     assert len(words) == score["queries"]
     assert np.mean([word.count("1") / len(word) for word in words]) * 100 == pytest.approx(score["R@1"], abs=1e-3)
     monkeypatch.setattr(comparison, "train", refuse)
-    monkeypatch.setattr(calibration, "_steps", refuse)
+    monkeypatch.setattr(timing, "_steps", refuse)
     assert toy(tmp_path, **options).rows == found.rows
 
 
