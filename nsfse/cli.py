@@ -12,7 +12,7 @@ import typer
 
 import nsfse
 from nsfse.failures import report
-from nsfse_runtime.errors import InputError
+from nsfse_runtime.errors import InputError, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -334,8 +334,6 @@ def evaluate(
             )
             found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)
         elif join:
-            from nsfse_runtime.errors import UsageError
-
             raise UsageError("--join says how FashionIQ's captions become a text; it goes with --dataset fashioniq")
         else:
             found = evaluate_query_set(scorer, folder, split=split, **rest)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsfse.data import Protocol, Source, Triplet
-from nsfse_runtime.errors import TextError
+from nsfse.vocabulary import count_read
 from nsfse_runtime.text import Tokenizer
 
 __all__ = ["LEFT_OUT", "ODD", "Noted", "answerable", "left_out", "odd_queries", "text_counts", "unlisted"]
@@ -87,17 +87,11 @@ def text_counts(scorer: object, texts: Sequence[str]) -> dict[str, int] | None:
     tokenizer = getattr(scorer, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         return None
-    unknown = longer = 0
-    for text in texts:
-        try:
-            read = tokenizer.read(text)
-        except TextError:
-            continue
-        unknown, longer = unknown + bool(read.unknown), longer + bool(read.unread)
+    found = count_read(tokenizer, texts)
     return {
-        "count": len(texts),
-        "with_unknown_word": unknown,
-        "longer_than_read": longer,
+        "count": found["texts"],
+        "with_unknown_word": found["texts_with_unknown_words"],
+        "longer_than_read": found["texts_cut"],
         "words_read": tokenizer.max_words,
     }
 

@@ -306,8 +306,7 @@ def write_sheets(
     from nsfse_runtime.sheet import sheet_row
 
     names = [Path(image).name, *(f"{said} {Path(name).name}" for said, name in more)]
-    said = [NO_MATCH] if result.matches is False else []
-    note = ", ".join([*said, *names])
+    note = ", ".join([NO_MATCH, *names] if result.matches is False else names)
     others = [(said, picture_file(gallery, name)) for said, name in more]
     row = sheet_row(picture_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
     if png:

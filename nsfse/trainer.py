@@ -88,14 +88,23 @@ class Trainer:
         words, sentence = share.encode(model, lowered(model.encode_text), (ids[mine], batch.mask[mine]), queries)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
         titles = self._titles(batch, vectors, generator)
+        weights = {
+            "stage1": 1.0,
+            "text": settings.sentence_weight,
+            "titles": settings.title_weight,
+            "naming": settings.naming_weight,
+            "evidence": settings.evidence_weight,
+            "views": settings.head_weight,
+            "head": settings.head_weight,
+            "distill": settings.distill_weight,
+            "boundary": settings.boundary_weight,
+        }
         if isinstance(model, Baseline):
             parts = model.losses(batch, vectors, sentence, blocked, generator, settings.label_smoothing)
             facts = model.fact_losses(words, vectors, sentence, batch.ids, *self._known(batch, ids))
-            weights = {"naming": settings.naming_weight, "evidence": settings.evidence_weight}
-            more = [(settings.title_weight, value) for value in titles.values()]
-            more += [(weights[name], value) for name, value in facts.items()]
-            parts["loss"] = sum((weight * value for weight, value in more), parts["loss"])
-            return parts | titles | facts
+            more = titles | facts
+            parts["loss"] = sum((weights[name] * value for name, value in more.items()), parts["loss"])
+            return parts | more
         reading = model.head.read(words, sentence, batch.mask, regions[batch.reference])
         query = model.stage1(vectors[batch.reference], sentence, reading)
         parts = self._stage1(batch, vectors, query, sentence, blocked) | titles
@@ -114,17 +123,6 @@ class Trainer:
         across, near, view = lowered(model.head.products)(side, regions[chosen])
         pair = model.head.correspond(side, across, near, view, grams(regions)[chosen])
         parts |= self._head(side, pair, chosen, cosines[rows].gather(1, chosen))
-        weights = {
-            "stage1": 1.0,
-            "text": settings.sentence_weight,
-            "titles": settings.title_weight,
-            "naming": settings.naming_weight,
-            "evidence": settings.evidence_weight,
-            "views": settings.head_weight,
-            "head": settings.head_weight,
-            "distill": settings.distill_weight,
-            "boundary": settings.boundary_weight,
-        }
         parts["loss"] = sum((weights[name] * value for name, value in parts.items()), torch.zeros(()))
         return parts
 

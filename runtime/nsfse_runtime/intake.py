@@ -102,7 +102,7 @@ def content_hash(path: Path) -> bytes | None:
     """Return a file's SHA-256, None where it cannot be read."""
     try:
         with images.open_regular(path) as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+            return images.sha256_of(stream)
     except (OSError, ImageError):
         return None
 

@@ -195,7 +195,6 @@ function correct({ word, nearest }) {
   go({ ...next, without: mended(state.without) });
 }
 
-
 // Why there is no hit, or what a hit lacks to be a match.
 function leadOf({ hits, matches, threshold, state: { where } }) {
   if (hits.length === 0) {
