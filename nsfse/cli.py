@@ -501,7 +501,7 @@ def demo(
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser, where there is one.")] = True,
     train: Annotated[
-        bool, typer.Option("--train", help="Walk the whole road instead: draw, train, export, index, query and score.")
+        bool, typer.Option("--train", help="Do every step instead: draw, train, export, index, query and score.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ import json
 import numpy as np
 import pytest
 
+from nsfse import ranking
 from nsfse.data import Protocol, Triplet
 from nsfse.evaluate import evaluate
 from nsfse.submission import write_submission
@@ -148,6 +149,14 @@ def test_equal_members_stand_in_gallery_order():
     query = Triplet("0", ("7",), ("3",), subset=("5", "3", "4"))
     assert subset_of(query) == subset_of(query, rerank=0) == ["3", "4", "5"]
     assert subset_of(query, gallery=tuple("01254367")) == ["5", "4", "3"]
+
+
+def test_members_within_a_tie_stand_in_gallery_order(monkeypatch):
+    # A step of float32 between two scores, as another processor may round them, changes no order.
+    step = np.float32([0, 1, 2]) * np.finfo(np.float32).eps / 2
+    monkeypatch.setattr(ranking, "score_rows", lambda *_: [PairScores(0.5 + step, step[:, None], 0.0)])
+    query = Triplet("0", ("7",), ("3",), subset=("5", "3", "4"))
+    assert subset_of(query) == ["3", "4", "5"]
 
 
 def test_the_reference_and_what_is_not_there_are_no_members():
