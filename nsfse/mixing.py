@@ -69,16 +69,6 @@ def fit_served(
     return found
 
 
-def fit_mix(
-    model: NSFSE, tokenizer: Tokenizer, protocol: Protocol, images: Images, queries: int = FITTING_QUERIES
-) -> Tensor:
-    """Return `head.mix` [3] (before its softplus) that ranks the right answers of a protocol best by cross entropy.
-
-    About `queries` of it are asked (see `make_lists`).
-    """
-    return _mix(model, make_lists(model, tokenizer, protocol, images, queries))
-
-
 def make_lists(model: NSFSE, tokenizer: Tokenizer, protocol: Protocol, images: Images, queries: int) -> Lists:
     """Encode the protocol's gallery and about `queries` of its queries, spread evenly, one phrasing after another.
 
@@ -173,7 +163,10 @@ def _pair(model: NSFSE, gallery: TargetFeatures, query: QueryFeatures, rows: np.
 
 
 def _mix(model: NSFSE, lists: Lists) -> Tensor:
-    """Return what `fit_mix` does of `lists`; where these ask nothing, the model's own."""
+    """Return the `head.mix` [3] (before its softplus) that ranks the answers of `lists` best by cross entropy.
+
+    Where these have no questions, the model's own.
+    """
     parts = [_scored(model, lists.gallery, question) for question in lists.questions]
     return _fit(torch.stack(parts).clone()) if parts else model.head.mix.detach().cpu()
 

@@ -10,7 +10,7 @@ from nsfse.boundary import solve_boundary  # noqa: E402
 from nsfse.config import ModelConfig  # noqa: E402
 from nsfse.data import Protocol, Triplet  # noqa: E402
 from nsfse.deciding import of_training  # noqa: E402
-from nsfse.mixing import Lists, Question, _fit, fit_boundaries, fit_mix, fit_served, random_wrong  # noqa: E402
+from nsfse.mixing import Lists, Question, _fit, _mix, fit_boundaries, fit_served, make_lists, random_wrong  # noqa: E402
 from nsfse.vocabulary import build_vocabulary  # noqa: E402
 from nsfse_runtime.features import QueryFeatures, TargetFeatures  # noqa: E402
 from nsfse_runtime.text import Tokenizer  # noqa: E402
@@ -23,18 +23,22 @@ def pictures(names):
     return np.stack([np.random.default_rng(int(name)).integers(0, 256, (32, 32, 3), np.uint8) for name in names])
 
 
+def fit_mix(model, protocol):
+    return _mix(model, make_lists(model, WORDS, protocol, pictures, 600))
+
+
 def test_the_fit_asks_all_phrasings_and_leaves_recoloured_references_out():
     config = ModelConfig(width=16, dim=16, image_size=(32, 32))
     model = random_model(config, len(WORDS))
     texts = ("make it red", "in blue")
     plain = [Triplet(str(at), texts, (str(at + 1),)) for at in range(0, 12, 2)]
     own = [Triplet(str(at), texts, (str(at),), recolour=3) for at in range(12)]
-    found = fit_mix(model, WORDS, of_training(plain), pictures)
-    assert torch.equal(fit_mix(model, WORDS, of_training(plain + own), pictures), found)
+    found = fit_mix(model, of_training(plain))
+    assert torch.equal(fit_mix(model, of_training(plain + own)), found)
     first = [replace(query, texts=query.texts[at % 2 : at % 2 + 1]) for at, query in enumerate(plain)]
-    assert torch.equal(fit_mix(model, WORDS, of_training(first), pictures), found)
+    assert torch.equal(fit_mix(model, of_training(first)), found)
     alike = [replace(query, texts=texts[:1]) for query in plain]
-    assert not torch.equal(fit_mix(model, WORDS, of_training(alike), pictures), found)
+    assert not torch.equal(fit_mix(model, of_training(alike)), found)
 
 
 def test_queries_in_unknown_words_say_nothing_of_the_mix():
@@ -42,10 +46,10 @@ def test_queries_in_unknown_words_say_nothing_of_the_mix():
     known = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 8, 2)]
     gallery = of_training(known).gallery
     strange = replace(known[0], texts=("zzz",))
-    found = fit_mix(model, WORDS, Protocol("p", "1", gallery, (*known, strange)), pictures)
-    plain = fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(known)), pictures)
+    found = fit_mix(model, Protocol("p", "1", gallery, (*known, strange)))
+    plain = fit_mix(model, Protocol("p", "1", gallery, tuple(known)))
     torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)  # read in other company
-    assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, (strange,)), pictures), model.head.mix)
+    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, (strange,))), model.head.mix)
 
 
 def test_the_fit_trusts_the_part_that_knows_the_target():
@@ -67,17 +71,17 @@ def test_a_right_answer_that_is_not_there_gives_way_to_the_next():
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
     plain = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
     gallery = of_training(plain).gallery
-    found = fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(plain)), pictures)
+    found = fit_mix(model, Protocol("p", "1", gallery, tuple(plain)))
     first = [replace(query, targets=("99", query.reference, *query.targets)) for query in plain]
-    assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(first)), pictures), found)
+    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, tuple(first))), found)
     gone = [
         Triplet("98", ("in blue",), ("1",)),
         Triplet("0", ("in blue",), ("99",)),
         Triplet("0", ("in blue",), ("0",)),
     ]
-    assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, (*gone, *plain)), pictures), found)
-    assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", gallery, tuple(gone)), pictures), model.head.mix)
-    assert torch.equal(fit_mix(model, WORDS, Protocol("p", "1", (), tuple(plain)), pictures), model.head.mix)
+    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, (*gone, *plain))), found)
+    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, tuple(gone))), model.head.mix)
+    assert torch.equal(fit_mix(model, Protocol("p", "1", (), tuple(plain))), model.head.mix)
 
 
 def rows(random, *shape):
@@ -152,7 +156,7 @@ def test_omega_is_fitted_with_the_boundaries_that_are_served():
     plain = [Triplet(str(at), ("make it red", "in blue"), (str(at + 1),)) for at in range(0, 160, 2)]
     protocol = of_training(plain)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    mixed = fit_mix(model, WORDS, protocol, pictures)
+    mixed = fit_mix(model, protocol)
 
     def move(_model, _lists):
         _model.head.cross_boundary.state[6] = 0.45
@@ -162,6 +166,6 @@ def test_omega_is_fitted_with_the_boundaries_that_are_served():
         patch.setattr("nsfse.mixing.fit_boundaries", move)
         assert fit_served(model, WORDS, protocol, pictures) == {"t_c": "refitted", "t_v": "rejected"}
     assert not torch.equal(model.head.mix, mixed)
-    torch.testing.assert_close(model.head.mix.detach(), fit_mix(model, WORDS, protocol, pictures))
+    torch.testing.assert_close(model.head.mix.detach(), fit_mix(model, protocol))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.mix", "head.cross_boundary.state"}
