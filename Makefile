@@ -1,5 +1,5 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
-# make box    trains the model of `nsfse demo` again and packs it with its pictures into nsfse/box
+# make box    trains the model of `nsfse demo` again and packs it with its pictures into nsfse/demo/assets
 # make test   the tests
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
 # make kernels   what decides how numbers are rounded on this machine
@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/nsfse demo --train -o $(OUT)
 
 box: $(READY)
-	$(BIN)/python export/make_box.py runs/box
+	$(BIN)/python export/make_demo_assets.py runs/box
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS)

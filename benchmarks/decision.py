@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data.drawn import DrawnSource
-from nsfse.deciding import FALSE_ALARMS, ask, samples
-from nsfse.encoded import encode_pictures, source_images
-from nsfse.scorer import open_scorer
-from nsfse_runtime.decision import decision_of
+from nsfse.data.synthetic.source import DrawnSource
+from nsfse.evaluation.features import encode_pictures, source_images
+from nsfse.evaluation.metrics import auc
+from nsfse.models.torch_scorer import open_scorer
+from nsfse.training.calibration import FALSE_ALARMS, ask, samples
 from nsfse_runtime.errors import NotFoundError
-from nsfse_runtime.metrics import auc
+from nsfse_runtime.inference.confidence import decision_of
 
 BINS = 10
 SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in pixels

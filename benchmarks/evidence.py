@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data import Triplet
-from nsfse.data.drawn import DrawnSource
-from nsfse.encoded import EncodedPictures, encode_pictures, source_images
-from nsfse.scorer import open_scorer
-from nsfse_runtime.features import Scorer
-from nsfse_runtime.metrics import auc
-from nsfse_runtime.search import rank
+from nsfse.data.synthetic.source import DrawnSource
+from nsfse.evaluation.features import EncodedPictures, encode_pictures, source_images
+from nsfse.evaluation.metrics import auc
+from nsfse.models.torch_scorer import open_scorer
+from nsfse_runtime.search.two_stage import rank
+from nsfse_runtime.types import Scorer
 
 RERANK, TOP = 100, 10
 

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nsfse.batches import Batch
 from nsfse.config import Config, ModelConfig, TrainConfig
-from nsfse.encoders import BACKBONES
-from nsfse.model import NSFSE
-from nsfse.number_types import choose
-from nsfse.trainer import Trainer
+from nsfse.models.autocast import choose
+from nsfse.models.backbones.registry import BACKBONES
+from nsfse.models.nsfse import NSFSE
+from nsfse.training.dataloader import Batch
+from nsfse.training.trainer import Trainer
 
 try:
     import transformers

@@ -21,23 +21,23 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import nsfse
 from nsfse.config import ModelConfig
-from nsfse.encoders import BACKBONES
-from nsfse.model import NSFSE
-from nsfse_export.engines import build_engine, build_engines
+from nsfse.evaluation.reference_head import HeadConstants, score_pairs
+from nsfse.models.backbones.registry import BACKBONES
+from nsfse.models.nsfse import NSFSE
+from nsfse_export.export import head_constants, to_onnx
 from nsfse_export.graphs import BATCH, Graph, build_graphs
-from nsfse_export.onnx import head_constants, to_onnx
-from nsfse_runtime.bundle import Bundle, Manifest, write_manifest
-from nsfse_runtime.cuda import CudaMemory
-from nsfse_runtime.devices import ON_CPU, Place, choose
-from nsfse_runtime.engine import EngineScorer, EngineSession, load_tensorrt
+from nsfse_export.tensorrt import build_engine, build_engines
 from nsfse_runtime.extras import installed
-from nsfse_runtime.features import Pixels, TargetFeatures
-from nsfse_runtime.images import load_image
-from nsfse_runtime.rerank import HeadConstants, score_pairs
-from nsfse_runtime.resident import ResidentGallery
-from nsfse_runtime.search import ordered, taken
-from nsfse_runtime.search_graph import search_graph
-from nsfse_runtime.session import OnnxScorer, Session, on_device
+from nsfse_runtime.images.decode import load_image
+from nsfse_runtime.inference.bundle import Bundle, Manifest, write_manifest
+from nsfse_runtime.inference.devices import ON_CPU, Place, choose
+from nsfse_runtime.inference.onnx_graphs import search_graph
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer, Session, on_device
+from nsfse_runtime.inference.tensorrt.cuda import CudaMemory
+from nsfse_runtime.inference.tensorrt.engine import EngineScorer, EngineSession, load_tensorrt
+from nsfse_runtime.search.on_device import ResidentGallery
+from nsfse_runtime.search.two_stage import ordered, taken
+from nsfse_runtime.types import Pixels, TargetFeatures
 
 Row = dict[str, Any]
 Run = Callable[[], Any]
@@ -314,7 +314,7 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
         return once
 
     def engines() -> Run:
-        from nsfse_runtime.search import rank
+        from nsfse_runtime.search.two_stage import rank
 
         scorer = EngineScorer(bundle)
         return lambda: rank(scorer, asked(scorer), rows.vectors, rows.read, 10, 100)

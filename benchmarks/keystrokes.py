@@ -20,7 +20,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nsfse.boxed import BUNDLE, GALLERY, IMAGES, TABLE, open_gallery, unpack
+from nsfse.demo.app import BUNDLE, GALLERY, IMAGES, TABLE, open_gallery, unpack
 from nsfse_runtime import Bundle, Gallery
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, serving
 

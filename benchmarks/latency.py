@@ -51,7 +51,7 @@ def measure(bundle: Path, folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _cold(file: Path, text: str, gallery: Path) -> None:
-    command = [sys.executable, "-m", "nsfse.cli", "query", str(file), text, "-g", str(gallery), "--json"]
+    command = [sys.executable, "-m", "nsfse", "query", str(file), text, "-g", str(gallery), "--json"]
     subprocess.run(command, check=True, capture_output=True)
 
 

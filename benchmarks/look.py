@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from nsfse.look import look
+from nsfse.demo.contact_sheet import look
 
 QUERIES = 20
 

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from nsfse.baselines import build_model
-from nsfse.batches import Pictures, make_batch
 from nsfse.config import load_config
-from nsfse.data.sources import open_source
-from nsfse.number_types import choose
-from nsfse.parallel import Share, pick_device
-from nsfse.pretrained import freeze, kept_instead, load_pretrained, own_tokenizer, settle
-from nsfse.trainer import Trainer
-from nsfse.vocabulary import build_vocabulary
-from nsfse_runtime.text import Tokenizer
+from nsfse.data.registry import open_source
+from nsfse.data.text.vocabulary import build_vocabulary
+from nsfse.models.autocast import choose
+from nsfse.models.baselines import build_model
+from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, own_tokenizer, settle
+from nsfse.training.dataloader import Pictures, make_batch
+from nsfse.training.distributed import Share, pick_device
+from nsfse.training.trainer import Trainer
+from nsfse_runtime.inference.tokenizer import Tokenizer
 
 MODES = {"float32": "off", "bfloat16": "on"}
 WARM = 2

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from nsfse.data.phrasing import Edit, Phrasings
-from nsfse.data.phrasing_file import load_phrasings
+from nsfse.data.text.template_file import load_phrasings
+from nsfse.data.text.templates import Edit, Phrasings
 
 SEEN = 4
 MORE = {"more_texts", "more_references", "minus", "minus_texts"}

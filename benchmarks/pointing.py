@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data import Triplet
-from nsfse.data.drawing import paint
-from nsfse.data.drawn import DrawnSource
-from nsfse.encoded import EncodedPictures, encode_pictures, source_images
-from nsfse.scorer import open_scorer
+from nsfse.data.synthetic.render import paint
+from nsfse.data.synthetic.source import DrawnSource
+from nsfse.evaluation.features import EncodedPictures, encode_pictures, source_images
+from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import UsageError
-from nsfse_runtime.features import grid_of
-from nsfse_runtime.queries import word_maps
+from nsfse_runtime.retrieval.query import word_maps
+from nsfse_runtime.types import grid_of
 
 TENTH, SEEN = 0.1, 40
 """How much of a cell counts as more than touched, and by how many of 255 levels a pixel changes that belongs to it."""

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from nsfse.data import Protocol, Triplet
-from nsfse.data.drawn import DrawnSource
-from nsfse.encoded import encode_pictures, source_images
-from nsfse.ranking import Search
-from nsfse.scorer import open_scorer
-from nsfse_runtime import metrics
-from nsfse_runtime.composing import Given, ask, unit
+from nsfse.data.synthetic.source import DrawnSource
+from nsfse.evaluation import metrics
+from nsfse.evaluation.features import encode_pictures, source_images
+from nsfse.evaluation.ranker import Search
+from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.features import TargetFeatures
-from nsfse_runtime.queries import Asked, Query
+from nsfse_runtime.retrieval.compose import Given, ask, unit
+from nsfse_runtime.retrieval.query import Asked, Query
+from nsfse_runtime.types import TargetFeatures
 
 RERANK, POSITIONS = 100, (0, 2)
 SAID = 'an edit more, "no ..."'

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from nsfse_export.speed_setting import clustered
-from nsfse_runtime import ann, stage1
-from nsfse_runtime.codes import Codes
-from nsfse_runtime.search import exact_search
+from nsfse_export.benchmark.fixtures import clustered
+from nsfse_runtime.search import ann, first_stage
+from nsfse_runtime.search.int8 import Codes
+from nsfse_runtime.search.two_stage import exact_search
 
 DIM, ASKED, QUERIES = 512, 100, 4
 
@@ -96,7 +96,7 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
     }
     if ann.present():
         with tempfile.TemporaryDirectory() as place:
-            searcher = stage1.Stage1(Path(place) / "bench.gallery", "bench", "ann")
+            searcher = first_stage.Stage1(Path(place) / "bench.gallery", "bench", "ann")
             index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
         row |= {"index_depth": index.facts.depth, "index_recall_at_build": index.facts.recall}
         ways["index"] = lambda query: searcher(Vectors(vectors), query, ASKED)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 os.environ["COLUMNS"] = "100"
 
-from nsfse.cli import main
+from nsfse.cli.app import main
 
 HEAD = """\
 # The command line

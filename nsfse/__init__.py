@@ -10,12 +10,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "evaluate_dataset": "nsfse.evaluate",
-    "evaluate_query_set": "nsfse.evaluate",
-    "load_checkpoint": "nsfse.checkpoint",
+    "evaluate_dataset": "nsfse.evaluation.evaluate",
+    "evaluate_query_set": "nsfse.evaluation.evaluate",
+    "load_checkpoint": "nsfse.models.checkpoint",
     "load_config": "nsfse.config",
-    "open_scorer": "nsfse.scorer",
-    "open_source": "nsfse.data.sources",
+    "open_scorer": "nsfse.models.torch_scorer",
+    "open_source": "nsfse.data.registry",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,5 +1,5 @@
 """`python -m nsfse` is `nsfse`: what `torchrun -m nsfse` starts."""
 
-from nsfse.cli import main
+from nsfse.cli.app import main
 
 main()

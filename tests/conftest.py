@@ -6,51 +6,84 @@ The files that take longest begin first, so that no worker is left with one at t
 import functools
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-LONGEST = [
-    "test_road.py",
-    "test_export.py",
-    "test_train_kill.py",
-    "test_backbones.py",
-    "test_train.py",
-    "test_public_protocols.py",
-    "test_page.py",
-    "test_shop_road.py",
-    "test_export_methods.py",
-    "test_parallel.py",
-    "test_untrained.py",
-    "test_ablations.py",
-    "test_benchmarks.py",
-    "test_comparison.py",
-    "test_gpu_benchmark.py",
-    "test_data_catalogue.py",
-    "test_baselines.py",
-    "test_runtime_gallery_kill.py",
-]
+TESTS = Path(__file__).parent
+
+LONGEST = """
+    e2e/test_train_to_query.py
+    parity/test_export.py
+    unit/training/test_kill.py
+    unit/models/test_backbones.py
+    unit/training/test_loop.py
+    e2e/test_public_protocols.py
+    e2e/test_page.py
+    e2e/test_shop.py
+    parity/test_export_methods.py
+    unit/training/test_distributed.py
+    unit/models/test_zero_shot.py
+    unit/training/test_ablations.py
+    unit/repository/test_benchmarks.py
+    unit/benchmark/test_compare.py
+    unit/repository/test_gpu_benchmark.py
+    unit/data/test_catalogue.py
+    unit/models/test_baselines.py
+    unit/runtime/test_gallery_kill.py
+""".split()
 
 
 # Files whose tests compute nothing that a kernel could round; all others are marked `numerics` and run twice.
-EXACT = {
-    *("test_page.py", "test_public_protocols.py", "test_cli.py", "test_config.py", "test_deploy.py"),
-    *("test_docs_code.py", "test_examples.py", "test_gpu_benchmark.py", "test_kernels.py", "test_notices.py"),
-    *("test_public_names.py", "test_readme.py", "test_site.py", "test_submission.py", "test_terminal.py"),
-    *("test_data_drawing.py", "test_data_phrasing.py", "test_data_public.py", "test_data_queryset.py"),
-    *("test_data_retelling.py", "test_data_sources.py", "test_runtime_bad_images.py", "test_runtime_bundle.py"),
-    *("test_runtime_gallery_kill.py", "test_runtime_images.py", "test_runtime_intake.py", "test_runtime_memory.py"),
-    *("test_runtime_metrics.py", "test_runtime_report.py", "test_runtime_text.py", "test_server_app.py"),
-    *("test_server_guard.py", "test_server_pictures.py", "test_server_stop.py"),
-}
+EXACT = """
+    e2e/test_page.py
+    e2e/test_public_protocols.py
+    unit/cli/test_app.py
+    unit/cli/test_rich_output.py
+    unit/data/test_augmentation.py
+    unit/data/test_datasets.py
+    unit/data/test_query_set.py
+    unit/data/test_registry.py
+    unit/data/test_render.py
+    unit/data/test_templates.py
+    unit/evaluation/test_cirr_submission.py
+    unit/evaluation/test_metrics.py
+    unit/repository/test_deploy.py
+    unit/repository/test_docs_code.py
+    unit/repository/test_examples.py
+    unit/repository/test_gpu_benchmark.py
+    unit/repository/test_kernels.py
+    unit/repository/test_notices.py
+    unit/repository/test_public_names.py
+    unit/repository/test_readme.py
+    unit/repository/test_site.py
+    unit/runtime/test_bad_images.py
+    unit/runtime/test_bundle.py
+    unit/runtime/test_decode.py
+    unit/runtime/test_gallery_kill.py
+    unit/runtime/test_memory.py
+    unit/runtime/test_reader.py
+    unit/runtime/test_tokenizer.py
+    unit/runtime/test_visualize.py
+    unit/server/test_app.py
+    unit/server/test_images.py
+    unit/server/test_middleware.py
+    unit/server/test_stop.py
+    unit/test_config.py
+""".split()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
     place = {name: at for at, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: place.get(_name(item), len(place)))
     for item in items:
-        if item.path.name not in EXACT:
+        if _name(item) not in EXACT:
             item.add_marker(pytest.mark.numerics)
+
+
+def _name(item):
+    return item.path.relative_to(TESTS).as_posix()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,7 +8,7 @@ from pathlib import Path
 from nsfse_runtime import Bundle, Gallery
 
 GOLDEN = Path(__file__).parent / "golden"
-PICTURES = sorted((GOLDEN / "pictures").glob("*.png"))
+PICTURES = sorted((GOLDEN / "images").glob("*.png"))
 COPIES = ("dress.jpg", "coat.jpg", "other.jpg", "a.jpg", "b.jpg", "c.jpg")
 QUERY = {"protocol": "colours", "reference": "2-brown-dress", "texts": ["make it white"], "targets": ["3-white-dress"]}
 
@@ -41,9 +41,9 @@ def parse(words):
     """Parse the words after `nsfse` as the program does, without doing it. Raises its UsageError."""
     import typer.main
 
-    from nsfse import cli
+    from nsfse.cli import app
 
-    command, words = typer.main.get_command(cli.app), list(words)
+    command, words = typer.main.get_command(app.app), list(words)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     return command.make_context("nsfse", words).params

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nsfse_runtime.features import PairScores, Pixels, QueryFeatures, TargetFeatures
+from nsfse_runtime.types import PairScores, Pixels, QueryFeatures, TargetFeatures
 
 DIM, REGIONS = 8, 3
 _PROJECTION = np.random.default_rng(7).normal(size=(6, DIM)).astype(np.float32)

@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from nsfse_runtime import sync
-from nsfse_runtime.features import Pixels, TargetFeatures
-from nsfse_runtime.gallery import Gallery
-from nsfse_runtime.intake import Read
+from nsfse_runtime.gallery import sync
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.gallery.reader import Read
+from nsfse_runtime.types import Pixels, TargetFeatures
 from tests.galleries import ColourScorer
 
 

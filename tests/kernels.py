@@ -60,7 +60,7 @@ def bfloat16() -> str:
     """Return whether training computes in bfloat16 here, and why."""
     import torch
 
-    from nsfse.number_types import choose
+    from nsfse.models.autocast import choose
 
     return str(choose("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import torch
 
-from nsfse.baselines import Baseline, build_model
-from nsfse.checkpoint import save_tensors, write_file, write_header
 from nsfse.config import Config, ModelConfig
-from nsfse.model import NSFSE
-from nsfse.vocabulary import build_vocabulary
+from nsfse.data.text.vocabulary import build_vocabulary
+from nsfse.models.baselines import Baseline, build_model
+from nsfse.models.checkpoint import save_tensors, write_file, write_header
+from nsfse.models.nsfse import NSFSE
 
 TEXTS = (
     "make it red and longer, with no stripes",

@@ -15,22 +15,22 @@ from unittest.mock import patch
 from nsfse_runtime import Bundle, Gallery
 from nsfse_runtime.server.app import Service
 from nsfse_runtime.server.galleries import Served
-from nsfse_runtime.server.observing import Log
-from nsfse_runtime.server.run import listen, make_server
+from nsfse_runtime.server.serve import listen, make_server
 from nsfse_runtime.server.settings import Settings
+from nsfse_runtime.server.telemetry import Log
 from tests.galleries import save_pictures
 
 BUNDLE = Path(__file__).parent / "golden" / "bundle"
 TOKEN = "a-token-of-nineteen"
 PATIENCE = 200.0
 """Seconds after which what hangs is given up. No test's outcome depends on it."""
-_TIMED = ("app", "asking", "waiting")
+_TIMED = ("app", "conversion", "queue")
 """The server's modules that look at perf_counter to tell what is late."""
 
 
 def open_served(folder, name="shop", pictures=12):
     """Index `pictures` pictures and return their gallery, served."""
-    from nsfse_runtime.session import OnnxScorer
+    from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
     model = OnnxScorer(Bundle.open(BUNDLE), threads=1)
     gallery = Gallery.open(folder / f"{name}.gallery", model, create=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from nsfse import boundary
 from nsfse.config import load_config
-from nsfse.data.drawn import DrawnSource
-from nsfse.log import Log
-from nsfse.train import train
-from nsfse.trainer import Trainer
+from nsfse.data.synthetic.source import DrawnSource
+from nsfse.models import boundary
+from nsfse.training.loop import train
+from nsfse.training.run_logger import Log
+from nsfse.training.trainer import Trainer
 
 
 def say(entry):

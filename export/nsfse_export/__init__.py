@@ -7,16 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nsfse_export.engines import build_engines, bundle_for_engines
-    from nsfse_export.onnx import ExportReport, export_bundle
+    from nsfse_export.export import ExportReport, export_bundle
+    from nsfse_export.tensorrt import build_engines, bundle_for_engines
     from nsfse_export.verify import Sample
 
 _HOMES = {
-    "ExportReport": "onnx",
+    "ExportReport": "export",
     "Sample": "verify",
-    "build_engines": "engines",
-    "bundle_for_engines": "engines",
-    "export_bundle": "onnx",
+    "build_engines": "tensorrt",
+    "bundle_for_engines": "tensorrt",
+    "export_bundle": "export",
 }
 
 __all__ = ["ExportReport", "Sample", "build_engines", "bundle_for_engines", "export_bundle"]

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from nsfse.baselines import Baseline
-from nsfse.encoders import MaskedGru
-from nsfse.model import NSFSE, Encoders
-from nsfse.similarity import QuerySide
+from nsfse.models.backbones.registry import MaskedGru
+from nsfse.models.baselines import Baseline
+from nsfse.models.nsfse import NSFSE, Encoders
+from nsfse.models.similarity_head import QuerySide
 
 BATCH, WORDS, CANDIDATES = "batch", "words", "candidates"
 Shape = tuple[int | str, ...]
@@ -187,7 +187,7 @@ def exportable(model: Model) -> Model:
 
 
 def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
-    """Return the bundle's graphs by name; names and shapes are what `nsfse_runtime.session.OnnxScorer` speaks."""
+    """Return the bundle's graphs by name; names and shapes are those of `inference.onnx_scorer.OnnxScorer`."""
     ready = exportable(model)
     d, (height, width) = model.config.dim, model.config.image_size
     regions, kept = _counts(model)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from nsfse.evaluation.reference_head import HeadConstants, boundary_margin, score_pairs
 from nsfse_runtime.errors import IntegrityError, UsageError
-from nsfse_runtime.features import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
-from nsfse_runtime.rerank import HeadConstants, boundary_margin, score_pairs
+from nsfse_runtime.types import Floats, PairScores, Pixels, QueryFeatures, Scorer, TargetFeatures
 
 BATCHES = (1, 2, 7, 16)
 LEAST_COSINE = 0.9999

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nsfse.data import CheckReport
-from nsfse.data.layout import EMPTY, counted
+from nsfse.data.datasets.file_index import EMPTY, counted
 
 __all__ = ["check_dataset", "report_json", "report_lines"]
 
@@ -15,7 +15,7 @@ def check_dataset(name: str, folder: Path, **options: Any) -> CheckReport:
     `options` are the reader's (`images`: where the pictures lie when not under `folder`). Works on annotations alone.
     Raises UsageError for an unknown name, NotFoundError and DataError for what is not a data set of that name.
     """
-    from nsfse.data.sources import open_source
+    from nsfse.data.registry import open_source
 
     return open_source(name, folder, **options).check()
 

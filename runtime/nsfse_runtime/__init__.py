@@ -15,23 +15,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nsfse_runtime.bundle import Bundle
     from nsfse_runtime.errors import NsfseError
-    from nsfse_runtime.gallery import Gallery
-    from nsfse_runtime.queries import Query
-    from nsfse_runtime.retriever import Hit, Result, Retriever
+    from nsfse_runtime.gallery.gallery import Gallery
+    from nsfse_runtime.inference.bundle import Bundle
+    from nsfse_runtime.retrieval.query import Query
+    from nsfse_runtime.retrieval.retriever import Hit, Result, Retriever
 
 # ONNX Runtime's own builds report to their maker, over the network, unless they are told not to before they start.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "Bundle": "bundle",
-    "Gallery": "gallery",
-    "Hit": "retriever",
+    "Bundle": "inference.bundle",
+    "Gallery": "gallery.gallery",
+    "Hit": "retrieval.retriever",
     "NsfseError": "errors",
-    "Query": "queries",
-    "Result": "retriever",
-    "Retriever": "retriever",
+    "Query": "retrieval.query",
+    "Result": "retrieval.retriever",
+    "Retriever": "retrieval.retriever",
 }
 
 __all__ = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever"]

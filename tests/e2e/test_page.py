@@ -26,7 +26,7 @@ from PIL import Image
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
-from nsfse import boxed
+from nsfse.demo import app
 from nsfse_runtime import Bundle, Gallery
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, look, serving
 
@@ -63,9 +63,9 @@ class Shop:
 
     def __init__(self, folder, bundle, catalogue=None):
         model = Bundle.open(bundle)
-        self.images, self.path = (catalogue or folder) / "images", folder / boxed.GALLERY
+        self.images, self.path = (catalogue or folder) / "images", folder / app.GALLERY
         if not catalogue:
-            boxed.open_gallery(folder, model.scorer).close()
+            app.open_gallery(folder, model.scorer).close()
         with ((catalogue or folder) / "items.csv").open(encoding="utf-8") as file:
             rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
         if not catalogue:
@@ -87,7 +87,7 @@ class Shop:
 def shop(tmp_path_factory):
     bundle, catalogue = (os.environ.get(f"NSFSE_PAGE_{name}") for name in ("BUNDLE", "CATALOGUE"))
     folder = tmp_path_factory.mktemp("shop")
-    return Shop(folder, bundle or boxed.BUNDLE, Path(catalogue) if catalogue else None)
+    return Shop(folder, bundle or app.BUNDLE, Path(catalogue) if catalogue else None)
 
 
 @pytest.fixture(scope="module")

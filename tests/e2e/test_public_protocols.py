@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsfse.data.cirr import CIRR
-from nsfse.data.fashioniq import CATEGORIES, FashionIQ
-from nsfse.evaluate import evaluate_dataset
-from nsfse.submission import submission_faults
-from nsfse_runtime.features import PairScores, QueryFeatures, TargetFeatures
+from nsfse.data.datasets.cirr import CIRR
+from nsfse.data.datasets.fashioniq import CATEGORIES, FashionIQ
+from nsfse.evaluation.cirr_submission import submission_faults
+from nsfse.evaluation.evaluate import evaluate_dataset
+from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
 
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))
 

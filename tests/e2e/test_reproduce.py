@@ -10,8 +10,8 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-from nsfse import cli
-from nsfse.checkpoint import load_tensors
+from nsfse.cli import app
+from nsfse.models.checkpoint import load_tensors
 
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))
 TINY = (
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def reproduce(capsys, name, folder, *more):
     overrides = [part for setting in TINY for part in ("--set", setting)]
     with pytest.raises(SystemExit) as stop:
-        cli.main(["reproduce", name, "--data", str(folder), "-o", str(folder / "run"), *overrides, *more])
+        app.main(["reproduce", name, "--data", str(folder), "-o", str(folder / "run"), *overrides, *more])
     out, err = capsys.readouterr()
     assert stop.value.code == 0, err
     return out

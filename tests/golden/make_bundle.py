@@ -1,4 +1,4 @@
-"""Make tests/golden/{bundle, pictures, torch_scores.json}: a tiny model of drawn pictures, for tests without torch.
+"""Make tests/golden/{bundle, images, torch_scores.json}: a tiny model of drawn pictures, for tests without torch.
 
     python tests/golden/make_bundle.py
 
@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from nsfse.config import Config, DataConfig, ModelConfig, TrainConfig
-from nsfse.data.drawn import DrawnSource
-from nsfse.scorer import open_scorer
-from nsfse.train import train
+from nsfse.data.synthetic.source import DrawnSource
+from nsfse.models.torch_scorer import open_scorer
+from nsfse.training.loop import train
 from nsfse_export import export_bundle
-from nsfse_runtime.bundle import Bundle
-from nsfse_runtime.images import load_image
+from nsfse_runtime.images.decode import load_image
+from nsfse_runtime.inference.bundle import Bundle
 
 HERE = Path(__file__).parent
 MOST_BYTES = 200_000
@@ -40,10 +40,10 @@ def main() -> None:
         train(CONFIG, Path(folder) / "run")
         shutil.rmtree(HERE / "bundle", ignore_errors=True)
         report = export_bundle(Path(folder) / "run", HERE / "bundle")
-        write_pictures(HERE / "pictures")
-        found = torch_scores(Path(folder) / "run", sorted((HERE / "pictures").iterdir()))
+        write_pictures(HERE / "images")
+        found = torch_scores(Path(folder) / "run", sorted((HERE / "images").iterdir()))
     (HERE / "torch_scores.json").write_text(json.dumps(found, indent=1) + "\n")
-    size = sum(path.stat().st_size for name in ("bundle", "pictures") for path in (HERE / name).iterdir())
+    size = sum(path.stat().st_size for name in ("bundle", "images") for path in (HERE / name).iterdir())
     print(f"{size} bytes; {report.scores}; {report.verified}")
     if not min(Bundle.open(HERE / "bundle").manifest.head[name] for name in ("t_c", "t_v")) > 0:
         raise SystemExit("a boundary is still 0, so that nothing would be mismatched; train longer")

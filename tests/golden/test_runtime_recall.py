@@ -13,7 +13,7 @@ First right answers stand at places 3, 1 and nowhere.
 import numpy as np
 import pytest
 
-from nsfse_runtime.metrics import (
+from nsfse.evaluation.metrics import (
     MISS,
     hard_negative_rate,
     mean_average_precision_at_k,

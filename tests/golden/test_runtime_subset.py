@@ -10,14 +10,14 @@ import json
 import numpy as np
 import pytest
 
-from nsfse import ranking
 from nsfse.data import Protocol, Triplet
-from nsfse.evaluate import evaluate
-from nsfse.submission import write_submission
-from nsfse_runtime.features import PairScores, QueryFeatures, TargetFeatures
-from nsfse_runtime.metrics import ranks_in_subset
-from nsfse_runtime.regions import pack, unpack
-from tests.unit.number_scorer import NumberScorer, number_images
+from nsfse.evaluation import ranker
+from nsfse.evaluation.cirr_submission import write_submission
+from nsfse.evaluation.evaluate import evaluate
+from nsfse.evaluation.metrics import ranks_in_subset
+from nsfse_runtime.inference.region_codec import pack, unpack
+from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 
 IMAGES, QUERIES, DIM, RERANK = 300, 150, 24, 20
 
@@ -154,7 +154,7 @@ def test_equal_members_stand_in_gallery_order():
 def test_members_within_a_tie_stand_in_gallery_order(monkeypatch):
     # A step of float32 between two scores, as another processor may round them, changes no order.
     step = np.float32([0, 1, 2]) * np.finfo(np.float32).eps / 2
-    monkeypatch.setattr(ranking, "score_rows", lambda *_: [PairScores(0.5 + step, step[:, None], 0.0)])
+    monkeypatch.setattr(ranker, "score_rows", lambda *_: [PairScores(0.5 + step, step[:, None], 0.0)])
     query = Triplet("0", ("7",), ("3",), subset=("5", "3", "4"))
     assert subset_of(query) == ["3", "4", "5"]
 

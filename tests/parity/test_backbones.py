@@ -1,5 +1,5 @@
 """CLIP the whole way: one step of training on drawn data, a verified bundle, a query without torch (EfficientNet-Lite0:
-tests/e2e/test_road.py), and the image graph of a ResNet."""
+tests/e2e/test_train_to_query.py), and the image graph of a ResNet."""
 
 import functools
 from pathlib import Path
@@ -10,20 +10,23 @@ import pytest
 for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
     pytest.importorskip(name)
 
-import torch  # noqa: E402
+import torch
 
-from nsfse import encoders, resnet  # noqa: E402
-from nsfse.checkpoint import load_checkpoint  # noqa: E402
-from nsfse.config import load_config  # noqa: E402
-from nsfse.model import NSFSE  # noqa: E402
-from nsfse.train import train  # noqa: E402
-from nsfse_export import export_bundle  # noqa: E402
-from nsfse_export.graphs import build_graphs  # noqa: E402
-from nsfse_export.onnx import to_onnx  # noqa: E402
-from nsfse_runtime import Bundle, Gallery, Retriever  # noqa: E402
-from nsfse_runtime.session import Session  # noqa: E402
+from nsfse.config import load_config
+from nsfse.models.backbones import (
+    registry,
+    resnet,
+)
+from nsfse.models.checkpoint import load_checkpoint
+from nsfse.models.nsfse import NSFSE
+from nsfse.training.loop import train
+from nsfse_export import export_bundle
+from nsfse_export.export import to_onnx
+from nsfse_export.graphs import build_graphs
+from nsfse_runtime import Bundle, Gallery, Retriever
+from nsfse_runtime.inference.onnx_scorer import Session
 
-PICTURES = Path(__file__).parents[1] / "golden" / "pictures"
+PICTURES = Path(__file__).parents[1] / "golden" / "images"
 SMALL = [
     'data.source="drawn"',
     'data.options.level="easy"',
@@ -63,7 +66,7 @@ def test_clip_trains_exports_and_serves(tmp_path):
 
 def test_the_image_graph_of_a_resnet_is_its_encoder(monkeypatch):
     """Its other graphs are those of every backbone with a GRU."""
-    monkeypatch.setitem(encoders.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setitem(registry.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
     monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
     settings = ["model.image_size=[64,32]", "model.dim=16", 'model.backbone="resnet50"']
     model = NSFSE(load_config(overrides=settings).model, 30).eval()

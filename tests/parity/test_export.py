@@ -13,27 +13,27 @@ import pytest
 for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
     pytest.importorskip(name)
 
-import onnx  # noqa: E402
-from onnx import numpy_helper  # noqa: E402
+import onnx
+from onnx import numpy_helper
 
-import nsfse_export.onnx as exporting  # noqa: E402
-from nsfse.checkpoint import load_checkpoint, write_decision  # noqa: E402
-from nsfse.config import ModelConfig  # noqa: E402
-from nsfse.scorer import TorchScorer, open_scorer  # noqa: E402
-from nsfse_export import export_bundle  # noqa: E402
-from nsfse_export.card import training_scores  # noqa: E402
-from nsfse_export.verify import STEP, Sample, draw_sample, verify  # noqa: E402
-from nsfse_runtime.bundle import GRAPHS, Bundle, write_manifest  # noqa: E402
-from nsfse_runtime.decision import Decision  # noqa: E402
-from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, OutputError, UsageError  # noqa: E402
-from nsfse_runtime.features import TargetFeatures  # noqa: E402
-from nsfse_runtime.gallery import Gallery  # noqa: E402
-from nsfse_runtime.rerank import HeadConstants, boundary_margin, score_pairs  # noqa: E402
-from nsfse_runtime.retriever import Retriever  # noqa: E402
-from nsfse_runtime.search import rank  # noqa: E402
-from nsfse_runtime.session import OnnxScorer  # noqa: E402
-from tests.galleries import save_pictures  # noqa: E402
-from tests.random_run import write_random_run  # noqa: E402
+import nsfse_export.export as exporting
+from nsfse.config import ModelConfig
+from nsfse.evaluation.reference_head import HeadConstants, boundary_margin, score_pairs
+from nsfse.models.checkpoint import load_checkpoint, write_decision
+from nsfse.models.torch_scorer import TorchScorer, open_scorer
+from nsfse_export import export_bundle
+from nsfse_export.model_card import training_scores
+from nsfse_export.verify import STEP, Sample, draw_sample, verify
+from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, OutputError, UsageError
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.inference.bundle import GRAPHS, Bundle, write_manifest
+from nsfse_runtime.inference.confidence import Decision
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.retrieval.retriever import Retriever
+from nsfse_runtime.search.two_stage import rank
+from nsfse_runtime.types import TargetFeatures
+from tests.galleries import save_pictures
+from tests.random_run import write_random_run
 
 WORDS = 12
 
@@ -176,7 +176,7 @@ def eight_pictures(tmp_path, monkeypatch):
     (tmp_path / "set" / "items.csv").write_text("\n".join(rows) + "\n")
     query = {"protocol": "eight", "reference": names[0], "texts": ["make it red"], "targets": [names[1]]}
     (tmp_path / "set" / "queries.jsonl").write_text(json.dumps(query))
-    monkeypatch.setattr("nsfse_export.precision.LEAST_DENSE", 1)  # of a toy
+    monkeypatch.setattr("nsfse_export.quantization.LEAST_DENSE", 1)  # of a toy
     return tmp_path / "set"
 
 
@@ -202,7 +202,7 @@ def test_a_precision_that_finds_other_pictures_is_refused_and_nothing_is_left(
     exported, ready_graphs, eight_pictures, monkeypatch
 ):
     told, out, before = [], eight_pictures.parent / "bundle", everything(eight_pictures.parent)
-    monkeypatch.setattr("nsfse_export.trial.POINTS", {"fp16": -1})
+    monkeypatch.setattr("nsfse_export.precision_gate.POINTS", {"fp16": -1})
     options = {"precision": "fp16", "tell": told.append}
     with pytest.raises(IntegrityError, match="fp16 moves R@10") as refusal:
         export_bundle(exported.run, out, verify_on=eight_pictures, **options)

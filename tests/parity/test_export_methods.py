@@ -8,24 +8,24 @@ import pytest
 for name in ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
     pytest.importorskip(name)
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import torch
+from PIL import Image
 
-from nsfse.checkpoint import load_checkpoint  # noqa: E402
-from nsfse.config import ModelConfig  # noqa: E402
-from nsfse.scorer import TorchScorer  # noqa: E402
-from nsfse_export import export_bundle  # noqa: E402
-from nsfse_export.graphs import build_graphs  # noqa: E402
-from nsfse_export.onnx import head_constants, to_onnx  # noqa: E402
-from nsfse_export.verify import STEP  # noqa: E402
-from nsfse_runtime import Bundle, Gallery, Retriever  # noqa: E402
-from nsfse_runtime.errors import UsageError  # noqa: E402
-from nsfse_runtime.page import html_page  # noqa: E402
-from nsfse_runtime.report import contact_sheet  # noqa: E402
-from nsfse_runtime.rerank import boundary_margin, score_pairs  # noqa: E402
-from nsfse_runtime.session import Session  # noqa: E402
-from nsfse_runtime.sheet import sheet_row  # noqa: E402
-from tests.random_run import random_model, write_random_run  # noqa: E402
+from nsfse.config import ModelConfig
+from nsfse.evaluation.reference_head import boundary_margin, score_pairs
+from nsfse.models.checkpoint import load_checkpoint
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse_export import export_bundle
+from nsfse_export.export import head_constants, to_onnx
+from nsfse_export.graphs import build_graphs
+from nsfse_export.verify import STEP
+from nsfse_runtime import Bundle, Gallery, Retriever
+from nsfse_runtime.errors import UsageError
+from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime.visualize.contact_sheet import contact_sheet
+from nsfse_runtime.visualize.html_page import html_page
+from nsfse_runtime.visualize.rows import sheet_row
+from tests.random_run import random_model, write_random_run
 
 SMALL = {"width": 4, "dim": 16, "image_size": (32, 48), "max_words": 12}
 

@@ -10,8 +10,8 @@ pytest.importorskip("onnxruntime")
 
 from nsfse.config import ModelConfig
 from nsfse.data import Protocol, Triplet
-from nsfse.evaluate import evaluate
-from nsfse.scorer import open_scorer
+from nsfse.evaluation.evaluate import evaluate
+from nsfse.models.torch_scorer import open_scorer
 from tests.random_run import TEXTS, write_random_run
 
 BUNDLE = Path(__file__).parents[1] / "golden" / "bundle"

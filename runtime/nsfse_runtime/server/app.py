@@ -15,21 +15,21 @@ from starlette.responses import Response
 from starlette.routing import Router
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
-from nsfse_runtime.intake import usual_workers
-from nsfse_runtime.queries import Query, Upload
-from nsfse_runtime.server import messages as m
-from nsfse_runtime.server.asking import batch_queries, decode, query_of, reply_of, watch
-from nsfse_runtime.server.assets import Assets
-from nsfse_runtime.server.forms import converted, form, json_body
+from nsfse_runtime.gallery.reader import usual_workers
+from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
+from nsfse_runtime.retrieval.query import Query, Upload
+from nsfse_runtime.server import schemas as m
+from nsfse_runtime.server.conversion import batch_queries, decode, query_of, reply_of, watch
+from nsfse_runtime.server.errors import Failure, Refused, refusal_of
 from nsfse_runtime.server.galleries import Answer, Served
-from nsfse_runtime.server.guard import Guard, Notes
-from nsfse_runtime.server.observing import MEDIA_TYPE, Log, Metrics
-from nsfse_runtime.server.pictures import Shown, take_in, take_out
-from nsfse_runtime.server.refusals import Failure, Refused, refusal_of
+from nsfse_runtime.server.images import Shown, take_in, take_out
+from nsfse_runtime.server.middleware import Guard, Notes
+from nsfse_runtime.server.parsing import converted, form, json_body
+from nsfse_runtime.server.queue import Job, Waiting, stand_back
 from nsfse_runtime.server.routes import openapi, routes
 from nsfse_runtime.server.settings import IMAGE_BYTES, LONGEST_SIDE, THUMBNAIL_SIDE, Settings
-from nsfse_runtime.server.waiting import Job, Waiting, stand_back
-from nsfse_runtime.text import MAX_CHARACTERS
+from nsfse_runtime.server.static_files import Assets
+from nsfse_runtime.server.telemetry import MEDIA_TYPE, Log, Metrics
 
 _T = TypeVar("_T")
 # Thumbnails may fill the browser's cache for a while; their ETag tells whether they are still right.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.queries import PictureId, Query
-from nsfse_runtime.retriever import Result, Retriever
-from nsfse_runtime.server.messages import MOST_VALUES, BundleFacts, GalleryFacts, Listed, ListReply
+from nsfse_runtime.retrieval.query import PictureId, Query
+from nsfse_runtime.retrieval.retriever import Result, Retriever
+from nsfse_runtime.server.schemas import MOST_VALUES, BundleFacts, GalleryFacts, Listed, ListReply
 
 if TYPE_CHECKING:
-    from nsfse_runtime.gallery import Gallery
-    from nsfse_runtime.session import OnnxScorer
+    from nsfse_runtime.gallery.gallery import Gallery
+    from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
 # Offered where the model knows all of their words.
 _SUGGESTIONS = (

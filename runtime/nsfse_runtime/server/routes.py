@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from nsfse_runtime.server import messages as m
-from nsfse_runtime.server.refusals import ErrorReply
+from nsfse_runtime.server import schemas as m
+from nsfse_runtime.server.errors import ErrorReply
 from nsfse_runtime.server.settings import BODY_BYTES
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,1 @@
+"""`nsfse bench`: speed of a bundle, by part and by size of the gallery."""

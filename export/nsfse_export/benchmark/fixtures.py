@@ -1,0 +1,219 @@
+"""What speed is measured on; where nothing is given, a CLIP of random weights. Galleries and pictures are made."""
+
+import json
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nsfse.config import Config, ModelConfig
+from nsfse.data.text.vocabulary import build_vocabulary
+from nsfse.models.backbones.clip import MEAN, STD
+from nsfse.models.checkpoint import save_tensors, write_file, write_header
+from nsfse.models.nsfse import NSFSE
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse_runtime.errors import ImageError, UsageError
+from nsfse_runtime.gallery import store
+from nsfse_runtime.gallery.snapshot import content_crc, item_crc, regions_crc
+from nsfse_runtime.gallery.store import FORMAT_VERSION
+from nsfse_runtime.images.decode import decode_image
+from nsfse_runtime.inference.bundle import TOKENIZER, Bundle
+from nsfse_runtime.inference.region_codec import to_bytes
+from nsfse_runtime.types import Floats, Scorer, TargetFeatures
+
+TEXT = "make it red"
+"""What is asked: three words, as many queries have."""
+WORDS = (TEXT, "but with longer sleeves and a darker pattern than this one has")
+
+_SHARED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0, "num_hidden_layers": 12}
+_VOCABULARY, _POSITIONS, _SIDE = 49408, 77, 224
+VIT_B_32: dict[str, Any] = {
+    "text_config": _SHARED
+    | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+    | {"vocab_size": _VOCABULARY, "max_position_embeddings": _POSITIONS},
+    "vision_config": _SHARED
+    | {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    | {"image_size": _SIDE, "patch_size": 32, "num_channels": 3},
+    "projection_dim": 512,
+    "start": _VOCABULARY - 2,
+    "end": _VOCABULARY - 1,
+    "mean": list(MEAN),
+    "std": list(STD),
+}
+_BLOBS = 256  # different regions in a made gallery; more would measure the same
+
+
+@dataclass
+class Setting:
+    """What is measured: one model in torch and as bundles by precision, where to write, and until when."""
+
+    run: Path
+    torch: TorchScorer
+    bundles: dict[str, Bundle]
+    place: Path
+    rounds: int
+    until: float
+    left_out: list[str] = field(default_factory=list)
+    galleries: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Bundle:
+        """Return the bundle that a CPU would serve: int8 where there is one."""
+        return self.bundles.get("int8", self.bundles["fp32"])
+
+    @property
+    def text(self) -> str:
+        """Return what is asked."""
+        return words_of(self.best)
+
+    @property
+    def scorers(self) -> dict[str, Scorer]:
+        """Return the model's forms by name, torch first."""
+        return {"torch": self.torch} | {name: bundle.scorer for name, bundle in self.bundles.items()}
+
+    def late(self, what: str) -> bool:
+        """Tell whether there is no time left for `what`, and note it."""
+        if time.monotonic() > self.until:
+            self.left_out.append(what)
+        return time.monotonic() > self.until
+
+    def gallery(self, size: int) -> Path:
+        """Return a made gallery of `size` pictures for the best bundle."""
+        if size not in self.galleries:
+            self.galleries[size] = made_gallery(self.place / f"{size}.gallery", self.best, size)
+        return self.galleries[size]
+
+
+def random_clip_run(run: Path, dim: int, cells: int) -> Path:
+    """Write the run of an NSFSE on a CLIP ViT-B/32 of random weights, untrained, and return its folder."""
+    clip = VIT_B_32 | {"cells": cells}
+    model = ModelConfig(backbone="clip", clip=clip, image_size=(_SIDE, _SIDE), dim=dim, max_words=_POSITIONS - 2)
+    run.mkdir(parents=True)
+    write_file(run / TOKENIZER, build_vocabulary(WORDS).to_str().encode())
+    torch.manual_seed(0)
+    write_header(run, Config(model=model), _VOCABULARY, {"source": "nothing (random weights)"})
+    save_tensors(run / "model.safetensors", NSFSE(model, _VOCABULARY).state_dict())
+    return run
+
+
+def words_of(bundle: Bundle) -> str:
+    """Return TEXT, or three words of its own where a model knows none of it."""
+    known = [
+        word
+        for word in json.loads(bundle.read(TOKENIZER))["model"].get("vocab", {})
+        if isinstance(word, str) and word.isalpha()
+    ]
+    if not known or set(TEXT.split()) & {word.removesuffix("</w>") for word in known}:
+        return TEXT
+    return " ".join(islice(known, 3))
+
+
+def clustered(size: int, dim: int, random: np.random.Generator, *, spread: bool = False) -> Floats:
+    """Draw unit vectors [size, dim]: 100 around each of the centres of a low-rank space, as real features lie.
+
+    With `spread` they are nearly independent instead: the worst that an index can meet.
+    """
+    rank = dim if spread else min(64, dim)
+    basis = random.normal(size=(rank, dim)).astype(np.float32) / np.sqrt(rank)
+    centres = random.normal(size=(max(1, size // 100), rank)).astype(np.float32)
+    found = np.empty((size, dim), np.float32)
+    for at in range(0, size, 50_000):
+        rows = found[at : at + 50_000]
+        near = random.standard_normal((len(rows), rank), np.float32)
+        spots = near if spread else centres[random.integers(len(centres), size=len(rows))] + 0.5 * near
+        rows[:] = spots @ basis + 0.3 * random.standard_normal(rows.shape, np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return found
+
+
+def made_gallery(path: Path, bundle: Bundle, size: int) -> Path:
+    """Write a gallery of `size` made-up pictures for `bundle`, called name_of(0) ..., and return its path.
+
+    Everything is as an index would leave it, but the features are drawn: what a query costs does not depend on them.
+    """
+    manifest, random = bundle.manifest, np.random.default_rng(size)
+    vectors = clustered(size, manifest.dim, random)
+    regions = random.standard_normal((_BLOBS, manifest.regions, manifest.dim)).astype(np.float32)
+    regions /= np.linalg.norm(regions, axis=-1, keepdims=True)
+    blobs = [to_bytes(each, FORMAT_VERSION) for each in regions]
+    store.create(path, bundle.fingerprint, str(bundle.path.absolute()))
+    with closing(store.connect_writer(path)) as connection, store.transaction(connection):
+        connection.executemany("INSERT INTO contents VALUES (?, ?, ?, ?)", _contents(vectors))
+        kept = ((key, blobs[key % _BLOBS]) for key in range(size))
+        rows = ((key, blob, regions_crc(key, blob)) for key, blob in kept)
+        connection.executemany("INSERT INTO regions VALUES (?, ?, ?)", rows)
+        named = ((name_of(key), key) for key in range(size))
+        items = ((name, key, 0, 0, "{}", item_crc(name, key, "{}")) for name, key in named)
+        connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", items)
+        facts = {"dim": manifest.dim, "regions": manifest.regions, "generation": 1}
+        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+    return path
+
+
+def _contents(vectors: Floats) -> Iterator[tuple[int, bytes, bytes, int]]:
+    for key, vector in enumerate(vectors):
+        sha256, blob = key.to_bytes(32, "big"), vector.astype("<f4").tobytes()
+        yield key, sha256, blob, content_crc(sha256, blob)
+
+
+def name_of(key: int) -> str:
+    """Return the id of a picture of a made gallery."""
+    return f"made-{key:07d}.jpg"
+
+
+def names_of(size: int) -> Iterator[str]:
+    """Return ids of such a gallery, one after another and for ever."""
+    return (name_of(97 * at % size) for at in count())
+
+
+def drawn_candidates(setting: Setting, size: int) -> TargetFeatures:
+    """Draw unit features of `size` pictures as the model has them."""
+    manifest, random = setting.best.manifest, np.random.default_rng(1)
+    vectors = random.standard_normal((size, manifest.dim), np.float32)
+    regions = random.standard_normal((size, manifest.regions, manifest.dim), np.float32)
+    return TargetFeatures(
+        vectors / np.linalg.norm(vectors, axis=-1, keepdims=True),
+        regions / np.linalg.norm(regions, axis=-1, keepdims=True),
+    )
+
+
+def long_text(text: str, words: int) -> str:
+    """Return a text of so many words, `text` again and again."""
+    return " ".join((text.split() * words)[:words])
+
+
+def drawn_jpeg(megapixels: float) -> bytes:
+    """Return a JPEG of 4 to 3 with as much detail as a photograph (about 0.25 bytes a pixel)."""
+    width = round((megapixels * 1e6 * 4 / 3) ** 0.5)
+    size, random = (width, round(width * 3 / 4)), np.random.default_rng(zlib.crc32(b"photo"))
+    coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    grain = random.normal(0, 6, (size[1], size[0], 1))
+    data = BytesIO()
+    Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=85)
+    return data.getvalue()
+
+
+def check_sizes(sizes: list[int]) -> None:
+    """Raise UsageError for galleries that cannot be made."""
+    if not sizes or min(sizes) < 200:
+        raise UsageError("--sizes are the pictures of galleries to measure, by commas, 200 at least: 10000,100000")
+
+
+def check_photos(folder: Path) -> None:
+    """Raise UsageError for a folder without a picture."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with suppress(ImageError):
+            decode_image(path)
+            return
+    raise UsageError(f"no picture in {folder}; give a folder of pictures with --photos")

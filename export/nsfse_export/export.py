@@ -1,0 +1,232 @@
+"""Checkpoint → graphs → verified bundle. Nothing is at the wanted place until torch and the bundle agree."""
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import onnxslim
+import torch
+
+import nsfse
+from nsfse.evaluation.features import Progress
+from nsfse.evaluation.reference_head import HeadConstants
+from nsfse.models.baselines import Baseline
+from nsfse.models.checkpoint import Checkpoint, load_checkpoint, write_file
+from nsfse.models.nsfse import NSFSE
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse_export.atomic_folder import new_bundle
+from nsfse_export.graphs import Graph, Shape, build_graphs
+from nsfse_export.model_card import card, training_scores
+from nsfse_export.precision_gate import exam_of, reduce_bundle
+from nsfse_export.verify import Sample, draw_sample, verify
+from nsfse_runtime.errors import IntegrityError, UsageError
+from nsfse_runtime.inference.bundle import CARD, TOKENIZER, Bundle, Manifest, Precision, write_manifest
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+
+OPSET = 23
+"""Has Attention and bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts of three words
+took 0.93 of the time; pictures the same."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: `files` with their sizes in bytes, `verified` how far ONNX Runtime and numpy are from torch.
+
+    `graphs` is the precision of each graph, `retrieval` what it was held to where that is not float32.
+    """
+
+    path: Path
+    fingerprint: str
+    files: dict[str, int]
+    scores: dict[str, Any]
+    verified: dict[str, Any]
+    precision: Precision
+    graphs: dict[str, Precision]
+    retrieval: dict[str, Any]
+
+
+def export_bundle(
+    run: Path,
+    out: Path,
+    *,
+    which: str = "last",
+    sample: Sample | None = None,
+    precision: Precision = "fp32",
+    verify_on: Path | None = None,
+    unverified: bool = False,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> ExportReport:
+    """Export the `last` or `best` weights of `run` as the bundle `out`, after verifying it against torch.
+
+    In a `precision` under float32 it is verified on retrieval, too, unless `unverified`: on the query set `verify_on`,
+    by default on the run's own validation protocols. `tell` is given the table of scores, `progress` how far it is.
+
+    `sample` are the pictures and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
+    at `out` is replaced whole; on any error `out` is as it was. What tells a match was fitted to the last weights, so
+    that the best ones are exported without it. Raises NotFoundError (no such run), UsageError (a model that no bundle
+    can hold, or for which the precision does nothing), DataError (nothing to verify the precision on), OutputError (not
+    writable, or something else lies there) or IntegrityError (a damaged run, the graphs do not agree with torch, or the
+    precision does not find what float32 finds).
+    """
+    checkpoint = load_checkpoint(run, which)
+    _refuse_unservable(run, checkpoint.model)
+    exam = exam_of(precision, checkpoint.config.data, verify_on, unverified, progress)
+    scores = training_scores(run, which)
+    tokenizer = (run / TOKENIZER).read_bytes()
+    with new_bundle(out) as folder:
+        graphs = build_graphs(checkpoint.model)
+        for name, graph in graphs.items():
+            write_file(folder / f"{name}.onnx", to_onnx(name, graph))
+        write_file(folder / TOKENIZER, tokenizer)
+        draft = write_manifest(folder, _manifest(out.absolute().name, checkpoint, graphs, scores))
+        sample = sample or draw_sample(draft.image_size, tokenizer, draft.max_words)
+        verified = verify(
+            TorchScorer(checkpoint.model, checkpoint.tokenizer),
+            OnnxScorer(Bundle.open(folder)),
+            HeadConstants.of(draft) if draft.stages == 2 else None,
+            sample,
+        )
+        manifest = write_manifest(folder, msgspec.structs.replace(draft, verified=verified))
+        if precision != "fp32":
+            manifest = reduce_bundle(folder, manifest, precision, exam, tell)
+        write_file(folder / CARD, card(manifest, graphs).encode())
+        fingerprint = Bundle.open(folder).fingerprint
+    sizes = {name: entry.size for name, entry in manifest.files.items()}
+    return ExportReport(out, fingerprint, sizes, scores, verified, precision, manifest.graphs, manifest.retrieval)
+
+
+def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:
+    what = ""
+    if isinstance(model, Baseline) and model.stages != "one":
+        what = f"of the method {model.config.method}, which has no vector for a query"
+    elif model.config.words != "each":
+        what = "of model.words = 'sentence', which has no evidence for each word"
+    if what:
+        raise UsageError(f"{run} is {what}: no bundle holds it; score the run itself with `nsfse evaluate {run}`")
+
+
+def to_onnx(name: str, graph: Graph) -> bytes:
+    """Return `graph` as one whole ONNX file, slimmed. Raises IntegrityError where a varying dimension became fixed."""
+    with _quiet():
+        program = torch.onnx.export(
+            graph.module,
+            kwargs=graph.example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=_dimensions(graph.inputs),
+            verbose=False,
+        )
+        if program is None:
+            raise IntegrityError(f"torch made no {name} graph; update torch and onnxscript and export again")
+        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+    _strip(model)
+    _check_shapes(name, model, graph)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def head_constants(model: NSFSE) -> HeadConstants:
+    """Return what of the pair head is not in the features."""
+    head = model.head
+    mix = torch.nn.functional.softplus(head.mix.detach())
+    kept = mix * torch.tensor([True, head.branches != "visual", head.branches != "cross"])
+    w_global, w_cross, w_visual = kept.tolist()
+    return HeadConstants(
+        t_c=head.cross_boundary.t,
+        t_v=head.visual_boundary.t,
+        gamma=head.gamma,
+        attention_scale=head.scale,
+        w_global=w_global,
+        w_cross=w_cross,
+        w_visual=w_visual,
+        views=head.views,
+    )
+
+
+def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], scores: dict[str, Any]) -> Manifest:
+    model, boundary = checkpoint.model, {}
+    if isinstance(model, NSFSE):
+        boundary = {f"{key}_c": value for key, value in model.head.cross_boundary.summary().items()}
+        boundary |= {f"{key}_v": value for key, value in model.head.visual_boundary.summary().items()}
+    return Manifest(
+        name=name,
+        method=model.config.method,
+        stages=1 if isinstance(model, Baseline) else 2,
+        created_with=nsfse.__version__,
+        image_size=model.config.image_size,
+        dim=model.config.dim,
+        regions=int(graphs["image"].outputs["regions"][1]),
+        max_words=model.config.max_words,
+        boundary=boundary,
+        head=head_constants(model).to_dict() if isinstance(model, NSFSE) else {},
+        decision=msgspec.to_builtins(checkpoint.decision) if checkpoint.decision else {},
+        graphs=dict.fromkeys(graphs, "fp32"),
+        trained_on=checkpoint.info.get("trained_on", {}),
+        scores=scores,
+    )
+
+
+def _dimensions(inputs: dict[str, Shape]) -> dict[str, dict[int, Any]]:
+    named: dict[str, Any] = {}
+
+    def dimension(size: str) -> Any:
+        base, plus, more = size.partition("+")
+        found = named.setdefault(base, torch.export.Dim(base))
+        return found + int(more) if plus else found
+
+    return {
+        name: {at: dimension(size) for at, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in inputs.items()
+    }
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    # The exporter notes for every node the Python file and line it came from: paths of this machine.
+    model.doc_string = model.graph.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _check_shapes(name: str, model: onnx.ModelProto, graph: Graph) -> None:
+    for found, wanted in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
+        shapes = {
+            value.name: tuple(
+                d.dim_param.replace(" ", "") if d.HasField("dim_param") else d.dim_value
+                for d in value.type.tensor_type.shape.dim
+            )
+            for value in found
+        }
+        if shapes != wanted:
+            raise IntegrityError(f"the {name} graph has shapes {shapes}, not {wanted}; update torch and export again")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's advice to its own developers off stderr, and the collector, a sixth of its time, waiting."""
+    log = logging.getLogger("torch.onnx")
+    before, collected = log.level, gc.isenabled()
+    log.setLevel(logging.ERROR)
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
+        if collected:
+            gc.enable()

@@ -1,0 +1,152 @@
+"""A reduced bundle on trial: does it still find what its float32 form finds? R@10 decides, not a cosine."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nsfse.config import DataConfig
+from nsfse.data.datasets.query_set import QuerySetSource
+from nsfse.data.registry import open_source
+from nsfse.evaluation.evaluate import Evaluation, TextScorer, evaluate_query_set, evaluate_source
+from nsfse.evaluation.features import Progress
+from nsfse.models.checkpoint import write_file
+from nsfse_export.quantization import HALVES, emulated, reduced
+from nsfse_runtime.errors import DataError, IntegrityError, NsfseError, UsageError
+from nsfse_runtime.inference.bundle import TOKENIZER, Bundle, Manifest, Precision, write_manifest
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+
+POINTS: Mapping[str, float] = {"int8": 0.5, "fp16": 0.1, "bf16": 0.1}
+"""By how many points of R@10, up or down, a precision may differ from float32."""
+
+METRICS = ("R@1", "R@10")
+
+Exam = Callable[[TextScorer], Evaluation]
+
+
+def exam_of(
+    precision: Precision,
+    trained_on: DataConfig,
+    queries: Path | None = None,
+    unverified: bool = False,
+    progress: Progress | None = None,
+) -> Exam | None:
+    """Return what scores a model: the query set `queries`, or the validation protocols of what the run learned from.
+
+    None for float32, and where the precision shall stay `unverified`. Raises UsageError for options that say nothing
+    together, DataError where there are no queries, and the errors of a query set.
+    """
+    if queries is not None and unverified:
+        raise UsageError("--verify-on and --unverified say opposite things; give one of them")
+    if precision == "fp32" and (queries is not None or unverified):
+        raise UsageError("--verify-on and --unverified are about a --precision of int8, fp16 or bf16; leave them out")
+    if precision == "fp32" or unverified:
+        return None
+    if queries is not None:
+        QuerySetSource(queries)  # its errors, before anything is exported
+        return lambda scorer: evaluate_query_set(scorer, queries, progress=progress)
+    folder = Path(trained_on.folder) if trained_on.folder else None
+    try:
+        source = open_source(trained_on.source, folder, **trained_on.options)
+        protocols = [p for p in source.protocols(trained_on.validation) if any(query.targets for query in p.queries)]
+    except NsfseError as error:
+        raise _no_data(str(error)) from error
+    if not protocols:
+        raise _no_data(f"{source.name} has no queries with answers on its split {trained_on.validation!r}")
+    return lambda scorer: evaluate_source(scorer, source, protocols, progress=progress)
+
+
+def reduce_bundle(
+    folder: Path, manifest: Manifest, precision: Precision, exam: Exam | None, tell: Callable[[str], None]
+) -> Manifest:
+    """Put the float32 bundle in `folder` into `precision`, hold it against what it was, and return its manifest.
+
+    `tell` is given the table of scores. Raises UsageError where the precision does nothing for any graph,
+    IntegrityError where the reduced bundle does not find what the other found.
+    """
+    files = {name: reduced(name, (folder / f"{name}.onnx").read_bytes(), precision) for name in manifest.graphs}
+    if not any(files.values()):
+        raise UsageError(
+            f"this model gains nothing from {precision}: its weights are too few, or of kinds that stay float32; "
+            "export it without --precision"
+        )
+    whole = exam(OnnxScorer(Bundle.open(folder))) if exam else None
+    for name, data in files.items():
+        if data is not None:
+            write_file(folder / f"{name}.onnx", data)
+    graphs: dict[str, Precision] = {name: precision if data else "fp32" for name, data in files.items()}
+    manifest = msgspec.structs.replace(manifest, precision=precision, graphs=graphs, retrieval={"verified": False})
+    manifest = write_manifest(folder, manifest)
+    if not exam or not whole:
+        return manifest
+    with _for_this_cpu(folder, manifest) as ready:
+        retrieval = compare(precision, whole, exam(OnnxScorer(Bundle.open(ready))))
+    tell(table(precision, retrieval))
+    refuse(precision, retrieval)
+    return write_manifest(folder, msgspec.structs.replace(manifest, retrieval=retrieval))
+
+
+@contextmanager
+def _for_this_cpu(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """Give the bundle `folder` in a form that a CPU can run: itself, or one that emulates its half type."""
+    if manifest.precision not in HALVES:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        twin = Path(place)
+        write_file(twin / TOKENIZER, (folder / TOKENIZER).read_bytes())
+        for name, kind in manifest.graphs.items():
+            data = (folder / f"{name}.onnx").read_bytes()
+            write_file(twin / f"{name}.onnx", emulated(data) if kind in HALVES else data)
+        write_manifest(twin, msgspec.structs.replace(manifest, precision="fp32"))
+        yield twin
+
+
+def compare(precision: str, whole: Evaluation, reduced: Evaluation) -> dict[str, Any]:
+    """Return, for the manifest, the scores of both by protocol, with what they are scores of."""
+    protocols = {}
+    for one, other in zip(whole.results, reduced.results, strict=True):
+        found = {
+            metric: {"fp32": one.scores[metric], precision: other.scores[metric]}
+            for metric in METRICS
+            if metric in one.scores
+        }
+        protocols[one.protocol.name] = {
+            "version": one.protocol.version,
+            "queries": one.scores["queries"],
+            "gallery": len(one.protocol.gallery),
+            **found,
+        }
+    return {"verified": True, "most_points": POINTS[precision], "protocols": protocols}
+
+
+def table(precision: str, retrieval: Mapping[str, Any]) -> str:
+    """Return the scores of both as lines."""
+    lines = [f"{'R@10 on':<24} {'queries':>8} {'fp32':>8} {precision:>8} {'apart':>8}"]
+    for name, found in retrieval["protocols"].items():
+        one, other = found["R@10"].values()
+        lines.append(f"{name:<24} {found['queries']:>8} {one:>8.2f} {other:>8.2f} {other - one:>+8.2f}")
+    return "\n".join(lines)
+
+
+def refuse(precision: str, retrieval: Mapping[str, Any]) -> None:
+    """Raise IntegrityError where the R@10 of a protocol is further from float32's than `precision` may be."""
+    most, wrong = retrieval["most_points"], []
+    for name, found in retrieval["protocols"].items():
+        one, other = found["R@10"].values()
+        if not round(abs(one - other), 4) <= most:  # a NaN is refused, too
+            wrong.append(f"{name} {one:.2f} → {other:.2f}")
+    if wrong:
+        raise IntegrityError(
+            f"{precision} moves R@10 by more than {most} points ({', '.join(wrong)}); nothing was written: export in "
+            "another precision, or verify on more queries with --verify-on"
+        )
+
+
+def _no_data(why: str) -> DataError:
+    return DataError(
+        f"no queries to verify the precision on ({why}); name a query set with --verify-on, or pass --unverified"
+    )

@@ -1,0 +1,117 @@
+"""How many steps of each method take equal minutes: a few steps of each are timed before anything is compared."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import torch
+from numpy.typing import NDArray
+
+from nsfse.config import Config, same_config
+from nsfse.models.checkpoint import write_file
+from nsfse.progress import say
+from nsfse.training.loop import train
+from nsfse_runtime.errors import IntegrityError, UsageError
+
+STEPS, ROUNDS = 12, 2  # timed at once, and how often the methods take turns
+WARMING = 2  # first steps of each turn, not counted
+
+
+class Timed(msgspec.Struct, frozen=True):
+    """One method of a preset: seconds a step, and the steps that take as many minutes as those of `like`."""
+
+    like: str
+    seconds_per_step: float
+    steps: int
+    minutes: float
+    threads: int
+    config: dict[str, Any]
+
+
+def equal_minutes(
+    preset: str, configs: Mapping[str, Config], out: Path, kept: dict[str, NDArray[Any]]
+) -> dict[str, Timed]:
+    """Return, for each method of `configs`, its steps for the minutes of the first one at its own number of steps.
+
+    What was measured is kept in `out`/minutes.json and not measured again. `kept` are the images that trainings share.
+    Raises UsageError where that file is of another configuration, KeyboardInterrupt when stopped by a signal.
+    """
+    file, like = out / "minutes.json", next(iter(configs))
+    known = _read(file)
+    names = {method: f"{preset}, {method}" for method in configs}
+    for method, config in configs.items():
+        before = known.get(names[method])
+        if before and not (before.like == like and same_config(before.config, config)):
+            raise UsageError(f"{file} is of another configuration; choose another folder with -o, or remove it")
+    lacking = [method for method in configs if names[method] not in known]
+    if lacking:
+        measured = _measure({method: configs[method] for method in dict.fromkeys([like, *lacking])}, out, kept)
+        first = known.get(names[like])
+        budget = first.minutes if first else measured[like][0] * measured[like][1] / 60
+        for method in lacking:
+            seconds, own = measured[method]
+            steps = own if method == like else max(1, round(60 * budget / seconds))
+            tree = msgspec.to_builtins(configs[method])
+            known[names[method]] = Timed(like, seconds, steps, seconds * steps / 60, torch.get_num_threads(), tree)
+        write_file(file, msgspec.json.format(msgspec.json.encode(known), indent=2))
+    found = {method: known[names[method]] for method in configs}
+    say(minutes_text(preset, found))
+    return found
+
+
+def minutes_text(preset: str, timed: Mapping[str, Timed]) -> str:
+    """Return a line on what was measured."""
+    count = next(iter(timed.values())).threads
+    threads = "1 thread" if count == 1 else f"{count} threads"
+    each = "; ".join(
+        f"{method} {one.steps} steps of {one.seconds_per_step:.3g} s = {one.minutes:.2f} minutes"
+        for method, one in timed.items()
+    )
+    return f"{preset}, measured beforehand with {threads}: {each}"
+
+
+def _read(file: Path) -> dict[str, Timed]:
+    if not file.exists():
+        return {}
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Timed])
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"{file} is damaged: {error}; remove it, and steps are timed again") from None
+
+
+def _measure(configs: Mapping[str, Config], out: Path, kept: dict[str, NDArray[Any]]) -> dict[str, tuple[float, int]]:
+    """Return the seconds of a step and the steps of its configuration for each method.
+
+    Methods take turns, and the faster turn counts: other work on the machine only adds.
+    """
+    say(f"timing {STEPS} steps of {', '.join(configs)}, {ROUNDS} times")
+    times: dict[str, list[float]] = {method: [] for method in configs}
+    steps: dict[str, int] = {}
+    like = next(iter(configs))
+    for method in [like, *[method for _ in range(ROUNDS) for method in configs]]:
+        seconds, steps[method] = _steps(configs[method], out, kept)
+        times[method].append(seconds)
+    times[like].pop(0)  # it read the images that all share
+    return {method: (min(found), steps[method]) for method, found in times.items()}
+
+
+def _steps(config: Config, out: Path, kept: dict[str, NDArray[Any]]) -> tuple[float, int]:
+    """Train a few steps; return the median seconds of one and how many the whole training has."""
+    clock, total = [time.monotonic()], [0]
+    times: list[float] = []
+
+    def follow(entry: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if "of" in entry:
+            times.append(now - clock[0])
+            total[0] = entry["of"]
+        clock[0] = now
+
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        if train(config, Path(folder) / "run", steps=STEPS, progress=follow, kept=kept).interrupted:
+            raise KeyboardInterrupt
+    return median(times[min(WARMING, len(times) - 1) :]), total[0]

@@ -1,0 +1,307 @@
+"""Results of several seeds → means, deviations and what leads, as rows, as Markdown and as a plot."""
+
+import html
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import msgspec
+
+from nsfse.benchmark.significance import (
+    LEVEL,
+    OLDER,
+    OTHER_QUERIES,
+    RESAMPLES,
+    Bootstrap,
+    Difference,
+    Outcomes,
+    Versus,
+    read_outcomes,
+)
+
+WIDTH, LEFT, LINE = 760, 240, 24  # of the plot, in pixels
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One method on one protocol, over `seeds` trainings; rates in percent.
+
+    A deviation (`_sd`) is that of a sample, over n - 1, and None for one seed; a rate is None where it does not apply.
+    """
+
+    method: str
+    protocol: str
+    seeds: int
+    r1: float
+    r1_sd: float | None
+    r10: float
+    r10_sd: float | None
+    hard_negative_rate: float | None
+    phrasing_spread: float | None
+    minutes: float
+    steps: int
+    block: str = ""
+    against_best: Versus | None = None
+    """Against the best other method by R@1; a variant of the same method is none, where there are others."""
+    against_first: Versus | None = None
+    """Against the first method of the table."""
+    least_sure: Versus | None = None
+    """Of the best by R@1 alone: the comparison with another method that has the largest p."""
+    leads: bool = False
+    """Whether R@1 is above that of every other method with p < 0.05 each."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What may be said of one protocol in one block."""
+
+    block: str
+    protocol: str
+    leader: str
+    """Empty where no lead is shown."""
+    text: str
+
+
+def table(
+    results: Sequence[Mapping[str, Any]], protocols: Sequence[str], methods: Sequence[str], block: str = ""
+) -> tuple[Row, ...]:
+    """Return the rows of `results` in the order of `protocols`, then `methods`; what no result has is left out."""
+    found = []
+    for protocol in protocols:
+        chosen = {
+            method: entries
+            for method in methods
+            if (entries := [e for e in results if e["method"] == method and protocol in e["scores"]])
+        }
+        rows = [_row(method, protocol, entries, block) for method, entries in chosen.items()]
+        noted = {method: read_outcomes([e["scores"][protocol] for e in of]) for method, of in chosen.items()}
+        found += _compared(rows, noted)
+    return tuple(found)
+
+
+def _compared(rows: Sequence[Row], noted: Mapping[str, Outcomes | None]) -> list[Row]:
+    """Return the rows of one table with their differences."""
+    known = {method: one for method, one in noted.items() if one}
+    groups = {
+        queries: Bootstrap({method: one for method, one in known.items() if one.queries == queries})
+        for queries in {one.queries for one in known.values()}
+    }
+
+    def versus(method: str, other: str) -> Versus:
+        if method not in known or other not in known:
+            return Versus(other, no_p=OLDER)
+        if known[method].queries != known[other].queries:
+            return Versus(other, no_p=OTHER_QUERIES)
+        return groups[known[method].queries].versus(method, other)
+
+    best = max(rows, key=lambda row: row.r1, default=None)
+    found = []
+    for row in rows:
+        others = _others(row, rows)
+        changes: dict[str, Any] = {}
+        if others:
+            changes["against_best"] = versus(row.method, max(others, key=lambda other: other.r1).method)
+        if row is not rows[0]:
+            changes["against_first"] = versus(row.method, rows[0].method)
+        if row is best and others:
+            each = [versus(row.method, other.method) for other in others]
+            changes["least_sure"] = max(each, key=lambda one: one.r1.p if one.r1 else 2.0)
+            changes["leads"] = all(one.r1 and one.r1.points > 0 and one.r1.p < LEVEL for one in each)
+        found.append(msgspec.structs.replace(row, **changes))
+    return found
+
+
+def _others(row: Row, rows: Sequence[Row]) -> list[Row]:
+    others = [other for other in rows if other.method != row.method]
+    strangers = [other for other in others if other.method.partition(":")[0] != row.method.partition(":")[0]]
+    return strangers or others
+
+
+def findings(rows: Sequence[Row]) -> tuple[Finding, ...]:
+    """Return for each table of several methods whether one leads at R@1, in words."""
+    found = []
+    for chosen in _tables(rows):
+        best = max(chosen, key=lambda row: row.r1)
+        if len(chosen) > 1:
+            leader = best.method if best.leads else ""
+            found.append(Finding(best.block, best.protocol, leader, _finding(best)))
+    return tuple(found)
+
+
+def _finding(best: Row) -> str:
+    against, unsure = best.against_best, best.least_sure
+    if best.leads and against and against.r1 and unsure and unsure.r1:
+        every = "" if unsure.method == against.method else f"; {p_text(unsure.r1.p)} against every other"
+        once = "" if against.seeds_resampled else ONE_SEED
+        return f"{best.method} leads at R@1: {_over(against.method, against.r1)}, the best other{every}{once}"
+    if unsure and unsure.r1:
+        once = "" if unsure.seeds_resampled else ONE_SEED
+        return f"no lead is shown at R@1: {best.method} is {_over(unsure.method, unsure.r1)}{once}"
+    return f"no lead is shown at R@1: no p ({unsure.no_p if unsure else OLDER})"
+
+
+ONE_SEED = " (one seed: seeds were not resampled)"
+
+
+def _over(method: str, found: Difference) -> str:
+    return f"{interval(found)} over {method}, {p_text(found.p)}"
+
+
+def interval(found: Difference) -> str:
+    """Return `+1.2 (−0.3 to +2.7)`: points and their interval."""
+    signed = [f"{value:+.1f}".replace("-", "−") for value in (found.points, found.low, found.high)]
+    return f"{signed[0]} ({signed[1]} to {signed[2]})"
+
+
+def p_text(p: float) -> str:
+    """Return `p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _tables(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.block, row.protocol), []).append(row)
+    return list(groups.values())
+
+
+def _row(method: str, protocol: str, chosen: Sequence[Mapping[str, Any]], block: str) -> Row:
+    scores = [entry["scores"][protocol] for entry in chosen]
+    r1, r1_sd = mean_and_deviation([found["R@1"] for found in scores])
+    r10, r10_sd = mean_and_deviation([found["R@10"] for found in scores])
+    return Row(
+        method=method,
+        protocol=protocol,
+        seeds=len(chosen),
+        r1=r1,
+        r1_sd=r1_sd,
+        r10=r10,
+        r10_sd=r10_sd,
+        hard_negative_rate=_mean_of_all([found["hard_negative_rate"] for found in scores]),
+        phrasing_spread=_mean_of_all([found["phrasing_spread"] for found in scores]),
+        minutes=fmean(entry["train_seconds"] for entry in chosen) / 60,
+        steps=int(chosen[0]["steps"]),
+        block=block,
+    )
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample's standard deviation, None for one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def markdown(rows: Sequence[Row], missing: Sequence[str] = (), captions: Mapping[str, str] | None = None) -> str:
+    """Return a table for each block and protocol, what leads, the differences, and what is missing."""
+    said = {(found.block, found.protocol): found for found in findings(rows)}
+    parts, told = [], set()
+    for chosen in _tables(rows):
+        block, protocol = chosen[0].block, chosen[0].protocol
+        parts.append(f"## {block}: {protocol}" if block else f"## {protocol}")
+        if block not in told and (caption := (captions or {}).get(block)):
+            parts.append(caption)
+        told.add(block)
+        lines = [
+            "| method | seeds | R@1 | R@10 | hard negative first | phrasing spread | steps | training minutes |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        parts.append("\n".join([*lines, *map(_line, chosen)]))
+        if found := said.get((block, protocol)):
+            text = f"{found.text[0].upper()}{found.text[1:]}."
+            parts.append(f"**{text}**" if found.leader else text)
+            parts.append("\n".join(_differences(chosen)))
+    parts.append(
+        "Percent; mean ± standard deviation over seeds. Differences are in points, with 95 % intervals and two-sided\n"
+        f"p of a paired bootstrap over queries and seeds, {RESAMPLES:,} resamples. A lead is claimed from p < {LEVEL}\n"
+        "against every other method."
+    )
+    if any(_one_seed(row) for row in rows):
+        parts.append("Where a method has one seed, seeds were not resampled: p says nothing of another training.")
+    if missing:
+        parts.append("\n".join(["Missing:\n", *(f"- {name}" for name in missing)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _one_seed(row: Row) -> bool:
+    return any(one and one.r1 and not one.seeds_resampled for one in (row.against_best, row.against_first))
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    lines = ["| method | against | R@1 | p | R@10 | p |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        best, first = row.against_best, row.against_first
+        same = best and first and best.method == first.method
+        for one, which in ((best, "the best other and the first" if same else "the best other"), (first, "the first")):
+            if one and not (same and one is first):
+                lines.append(f"| {row.method} | {one.method}, {which} | {' | '.join(_cells(one))} |")
+    return lines
+
+
+def _cells(found: Versus) -> list[str]:
+    if not found.r1 or not found.r10:
+        return ["", f"no p ({found.no_p or OLDER})", "", ""]
+    return [part for one in (found.r1, found.r10) for part in (interval(one), p_text(one.p).removeprefix("p = "))]
+
+
+def _line(row: Row) -> str:
+    r1 = spread(row.r1, row.r1_sd)
+    cells = [
+        row.method,
+        str(row.seeds),
+        f"**{r1}**" if row.leads else r1,
+        spread(row.r10, row.r10_sd),
+        spread(row.hard_negative_rate, None),
+        spread(row.phrasing_spread, None),
+        str(row.steps),
+        spread(row.minutes, None),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    """Return `12.3 ± 0.4`, the mean alone where there is no deviation, or nothing."""
+    if mean is None:
+        return ""
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def plot(rows: Sequence[Row]) -> str:
+    """Return an SVG of R@1: a panel for each table with what leads, a dot with its deviation for each method."""
+    most = max((row.r1 + (row.r1_sd or 0.0) for row in rows), default=0.0)
+    end = next(step for step in (5, 10, 20, 40, 60, 80, 100) if step >= min(most, 100.0))
+    said = {(found.block, found.protocol): found.text for found in findings(rows)}
+    parts, top = [], 10
+    for chosen in _tables(rows):
+        block, protocol = chosen[0].block, chosen[0].protocol
+        title = f"{block}: {protocol}" if block else protocol
+        parts += _panel(title, said.get((block, protocol), ""), chosen, top, end)
+        top += LINE * (len(chosen) + 4)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" font-family="sans-serif" font-size="13">'
+    )
+    return "\n".join([head, f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>', *parts, "</svg>"]) + "\n"
+
+
+def _panel(title: str, said: str, rows: Sequence[Row], top: int, end: int) -> list[str]:
+    def x(value: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - 60) * min(value, 100.0) / end, 1)
+
+    parts = [f'<text x="10" y="{top + 15}" font-weight="bold">{html.escape(title)}: R@1, percent</text>']
+    top += LINE
+    parts.append(f'<text x="10" y="{top + 10}" font-size="11" fill="#374151">{html.escape(said)}</text>')
+    bottom = top + LINE * (len(rows) + 1)
+    for tick in (0, end // 2, end) if end % 2 == 0 else (0, end):
+        parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{top + LINE}" y2="{bottom}" stroke="#d9dde3"/>')
+        parts.append(f'<text x="{x(tick)}" y="{bottom + 16}" fill="#6b7280" text-anchor="middle">{tick}</text>')
+    for at, row in enumerate(rows):
+        y = top + LINE * (at + 1) + LINE // 2
+        low, high = x(max(0.0, row.r1 - (row.r1_sd or 0.0))), x(row.r1 + (row.r1_sd or 0.0))
+        name, label = html.escape(row.method), spread(row.r1, row.r1_sd) + (", leads" if row.leads else "")
+        weight = ' font-weight="bold"' if row.leads else ""
+        parts.append(f'<text x="{LEFT - 12}" y="{y + 5}" text-anchor="end"{weight}>{name}</text>')
+        parts.append(f'<line x1="{low}" x2="{high}" y1="{y}" y2="{y}" stroke="#1f5fa8" stroke-width="3"/>')
+        parts.append(f'<circle cx="{x(row.r1)}" cy="{y}" r="5" fill="#1f5fa8"><title>{name} {label}</title></circle>')
+        parts.append(f'<text x="{high + 10}" y="{y + 5}" fill="#6b7280" font-size="11">{label}</text>')
+    return parts

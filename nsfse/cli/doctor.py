@@ -1,0 +1,245 @@
+"""What a bug report needs: versions, processor, memory, disk, and whether the installed parts work together."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nsfse
+from nsfse.config import AMP_VARIABLE
+from nsfse_runtime.errors import NsfseError
+
+PACKAGES = (
+    *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
+    *("torch", "safetensors", "transformers", "onnx", "onnxscript", "onnxslim", "tensorboard"),
+    *("tensorrt", "tensorrt-cu12-libs", "tensorrt-cu13-libs", "tensorrt-rtx", "cuda-bindings", "openvino"),
+)
+CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NSFSE_DEBUG", AMP_VARIABLE)
+ENOUGH_MEMORY, ENOUGH_DISK = 1.0, 1.0
+"""GiB below which the doctor warns."""
+
+
+def examine(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]:
+    """Return the findings; `problems` lists what should be mended, one line each.
+
+    With `bundle` a real query runs through it. Paths, which may hold a user's name, are told only when `full`.
+    """
+    versions = {name: version for name in PACKAGES if (version := _version(name))}
+    report: dict[str, Any] = {
+        "schema_version": 1,
+        "nsfse": nsfse.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "packages": versions,
+        "cpu": {"threads": os.cpu_count(), "usable_threads": _usable_threads(), "flags": _cpu_flags()},
+        "memory_free_gib": _free_memory(),
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "providers": _providers(versions),
+    }
+    report["accelerators"] = accelerators(report["providers"])
+    report["training"] = {"bfloat16": _bfloat16(versions)}
+    if full:
+        report["paths"] = {
+            "python": sys.executable,
+            "nsfse": str(Path(nsfse.__file__).parent),
+            "folder": str(Path.cwd()),
+        }
+    report["checks"] = _self_test(bundle)
+    report["problems"] = _problems(report)
+    return report
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _usable_threads() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _cpu_flags() -> list[str]:
+    """Return the flags that decide the speed of the kernels; Linux alone tells them without help."""
+    file = Path("/proc/cpuinfo")
+    words = set(file.read_text("utf-8", "replace").split()) if file.exists() else set()
+    return [flag for flag in CPU_FLAGS if flag in words]
+
+
+def _free_memory() -> float | None:
+    """Return GiB that programs can still take; None where only Linux's own file tells it."""
+    file = Path("/proc/meminfo")
+    if not file.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in file.read_text("ascii").splitlines())
+    return round(int(lines["MemAvailable"].split()[0]) / 2**20, 1)
+
+
+def _providers(versions: dict[str, str]) -> list[str]:
+    if not {"onnxruntime", "onnxruntime-gpu"} & set(versions):
+        return []
+    try:
+        import onnxruntime
+    except ImportError:  # both wheels in one environment leave a broken one; `problems` says so
+        return []
+    return list(onnxruntime.get_available_providers())
+
+
+def accelerators(providers: list[str]) -> dict[str, str]:
+    """Return, for each way to a GPU, `ok …` or what is missing and how to get it; on a CPU none is a problem."""
+    return {
+        "driver": _driver(),
+        "CUDA in ONNX Runtime": _cuda(providers),
+        "TensorRT in ONNX Runtime": _tensorrt_provider(providers),
+        "TensorRT engines": _engines(),
+    }
+
+
+def _bfloat16(versions: dict[str, str]) -> str:
+    """Return whether training computes in bfloat16 here, and why."""
+    if "torch" not in versions:
+        return 'missing: torch is not installed; pip install "nsfse[train]"'
+    try:
+        from nsfse.models.autocast import choose
+        from nsfse.training.distributed import pick_device
+
+        return str(choose("auto", pick_device("auto")))
+    except (NsfseError, ImportError, OSError) as error:  # torch's own libraries may not load
+        return f"failed: {error}".splitlines()[0]
+
+
+def _driver() -> str:
+    file = Path("/proc/driver/nvidia/version")
+    return f"ok, {file.read_text('utf-8').splitlines()[0].strip()}" if file.exists() else "missing: no NVIDIA driver"
+
+
+def _cuda(providers: list[str]) -> str:
+    from nsfse_runtime.inference.devices import CUDA, choose
+
+    if CUDA not in providers:
+        return 'missing: ONNX Runtime is built without it; pip uninstall onnxruntime, then pip install "nsfse[gpu]"'
+    try:
+        choose("cuda")
+    except NsfseError as error:
+        return f"missing: {error}"
+    return "ok"
+
+
+def _tensorrt_provider(providers: list[str]) -> str:
+    """Say which TensorRT the provider in ONNX Runtime was linked with, and whether it is the one that is here."""
+    from nsfse_runtime.inference.devices import FILES, TENSORRT, missing_library
+
+    if TENSORRT not in providers:
+        return "missing: ONNX Runtime is built without it"
+    import onnxruntime
+
+    file = Path(onnxruntime.__file__).parent / "capi" / FILES[TENSORRT]
+    major = linked_major(file)
+    lacks = missing_library(file)
+    here = _version("tensorrt")
+    if major and here and here.split(".")[0] != major:
+        return f"missing: it needs libnvinfer.so.{major}, and tensorrt here is {here}; pip install tensorrt=={major}.*"
+    return f"missing: it needs libnvinfer.so.{major or '?'} ({lacks})" if lacks else "ok"
+
+
+def linked_major(file: Path) -> str:
+    """Return the major version of libnvinfer that a shared object names; "" where it names none."""
+    found = re.search(rb"libnvinfer\.so\.(\d+)", file.read_bytes()) if file.is_file() else None
+    return found[1].decode() if found else ""
+
+
+def _engines() -> str:
+    from nsfse_runtime.inference.tensorrt.cache import EngineCache
+    from nsfse_runtime.inference.tensorrt.cuda import gpu
+    from nsfse_runtime.inference.tensorrt.engine import load_tensorrt
+
+    try:
+        version, device = load_tensorrt().__version__, gpu()
+        EngineCache.open()
+    except NsfseError as error:
+        return f"missing: {error}"
+    return f"ok, TensorRT {version} on {device.name} ({device.capability})"
+
+
+def _self_test(bundle: Path | None) -> dict[str, str]:
+    """Run what can be run; each check is `ok …` or the one-line reason why not."""
+    checks = {"decode a picture": _attempt(_decode), "write a temporary file": _attempt(_write)}
+    if bundle is not None:
+        checks["query the bundle"] = _attempt(lambda: _query(bundle))
+    return checks
+
+
+def _attempt(check: Callable[[], None]) -> str:
+    started = time.perf_counter()
+    try:
+        check()
+    except NsfseError as error:
+        return f"failed: {error}"
+    except Exception as error:  # a doctor reports what is broken, whatever it is
+        return f"failed: {type(error).__name__}: {error}".splitlines()[0]
+    return f"ok, {1000 * (time.perf_counter() - started):.0f} ms"
+
+
+def _decode() -> None:
+    import io
+
+    from PIL import Image
+
+    from nsfse_runtime.images.decode import decode_image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (31, 47), "red").save(buffer, format="JPEG")
+    if decode_image(buffer.getvalue()).shape != (47, 31, 3):
+        raise ValueError("a picture of 31×47 pixels did not come back with its size")
+
+
+def _write() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "probe").write_bytes(b"nsfse")
+
+
+def _query(path: Path) -> None:
+    """Encode a grey picture, compose it with one word the bundle knows, score the pair."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from nsfse_runtime.inference.bundle import Bundle
+    from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+
+    bundle = Bundle.open(path)
+    words = Tokenizer.from_str(bundle.read("tokenizer.json").decode("utf-8")).get_vocab()
+    word = next(word for word in sorted(words) if word.isalpha() and len(word) > 1)
+    scorer = OnnxScorer(bundle)
+    target = scorer.encode_images(np.full((1, *scorer.image_size, 3), 128, np.uint8))
+    score = scorer.score_pairs(scorer.compose(target, [word])[0], target).score
+    if not np.isfinite(score).all():
+        raise ValueError("the bundle's score is not a number")
+
+
+def _problems(report: dict[str, Any]) -> list[str]:
+    versions, problems = report["packages"], []
+    if {"onnxruntime", "onnxruntime-gpu"} <= set(versions):
+        problems.append(
+            "onnxruntime and onnxruntime-gpu overwrite each other: "
+            "pip uninstall both, then install one extra, nsfse[cpu] or nsfse[gpu]"
+        )
+    elif not report["providers"]:
+        problems.append('no ONNX Runtime, so no query or index: pip install "nsfse[cpu]"')
+    if (memory := report["memory_free_gib"]) is not None and memory < ENOUGH_MEMORY:
+        problems.append(f"only {memory} GiB of memory are free; close other programs")
+    if report["disk_free_gib"] < ENOUGH_DISK:
+        problems.append(f"only {report['disk_free_gib']} GiB of disk are free in this folder; make room")
+    if (found := report["training"]["bfloat16"]).startswith("failed: "):
+        problems.append(found.removeprefix("failed: "))
+    problems += [f"cannot {name}: {found}" for name, found in report["checks"].items() if found.startswith("failed")]
+    return problems

@@ -1,0 +1,167 @@
+"""A query's answer where stdout is a terminal: a table in colours and, where the terminal can, the pictures themselves.
+
+What a terminal can show is read from its environment alone: nothing is asked of it, so nothing comes back on stdin.
+"""
+
+import base64
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nsfse.cli.formatting import empty, match_lines
+from nsfse.progress import say
+from nsfse_runtime.errors import ImageError, NotFoundError
+from nsfse_runtime.escaping import printable
+from nsfse_runtime.visualize.rows import THUMBNAIL, thumbnail, verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from nsfse_runtime.retrieval.retriever import Hit, Result
+    from nsfse_runtime.types import Pixels
+
+Graphics = Literal["kitty", "iterm"]
+STYLES = {"matched": "green", "mismatched": "red strike", "silent": "bright_black"}
+KITTY = ("ghostty", "kitty")
+ITERM = ("iterm.app", "iterm2", "wezterm", "rio")
+MOST, GAP, CELL = 9, 10, 12
+"""Pictures in a row, pixels between them, and columns of the terminal for each."""
+CHUNK = 4096
+
+
+def in_colour() -> bool:
+    """Return whether stdout is a terminal that shows colours and wants them."""
+    if not sys.stdout.isatty():
+        return False
+    from rich.console import Console
+
+    console = Console()
+    return bool(console.color_system) and not console.no_color
+
+
+def show_query(result: "Result", reference: Path, preview: bool | None) -> None:
+    """Print hits as a table on the terminal; before it their pictures where it can, unless `preview` is False.
+
+    Where `preview` is True and the terminal is none that is known to show pictures, stderr says so.
+    """
+    from rich.console import Console
+
+    console, can = Console(highlight=False), graphics(os.environ)
+    if can and preview is not False and result.hits:
+        pictures = _pictures(result.hits, reference)[: max(1, console.width // CELL)]
+        sys.stdout.write("".join(picture_codes(strip(pictures), can, CELL * len(pictures))) + "\n")
+    elif preview:
+        say("nsfse: this terminal is not known to show pictures; kitty, Ghostty, iTerm2, WezTerm and Rio are")
+    print_query(console, result)
+
+
+def print_query(console: "Console", result: "Result") -> None:
+    """Print hits as a table: those that match set apart, the words that are not in a picture struck through."""
+    from rich.text import Text
+
+    if not result.hits:
+        for line in (*map(printable, result.notes), empty(result)):
+            console.print(Text(line))
+        return
+    console.print(query_table(result))
+    for line in match_lines(result):
+        console.print(Text(line, "bold" if result.matches is False else "bright_black"))
+    for note in result.notes:
+        console.print(Text(printable(note), "yellow"))
+    if (total := result.timings_ms.get("total")) is not None:
+        console.print(Text(f"{total:.0f} ms", "bright_black"))
+
+
+def query_table(result: "Result") -> "Table":
+    """Return the hits' table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    look = {"box": SIMPLE_HEAD, "show_edge": False, "header_style": "bright_black", "border_style": "bright_black"}
+    table = Table(**look)  # type: ignore[arg-type]
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("match")
+    table.add_column("name", overflow="fold", ratio=1)
+    table.add_column("words", overflow="fold", ratio=2)
+    last = max((rank for rank, hit in enumerate(result.hits, 1) if hit.match), default=0)
+    for rank, hit in enumerate(result.hits, 1):
+        name = _text(printable(hit.id), "" if hit.match is not False else "bright_black")
+        table.add_row(str(rank), f"{hit.score:.2f}", _match(hit), name, _words(hit), end_section=rank == last)
+    return table
+
+
+def _text(text: str, style: str) -> "Text":
+    from rich.text import Text
+
+    return Text(text, style)
+
+
+def _match(hit: "Hit") -> "Text":
+    said, style = {True: ("match", "bold green"), False: ("weak", "bright_black"), None: ("", "")}[hit.match]
+    sure = "" if hit.confidence is None else f" {100 * hit.confidence:.0f} %"
+    return _text(said + sure, style)
+
+
+def _words(hit: "Hit") -> "Text":
+    from rich.text import Text
+
+    words = [Text(printable(each.word), STYLES[verdict(each, len(hit.evidence))]) for each in hit.evidence]
+    return Text(" ").join(words)
+
+
+def graphics(environment: Mapping[str, str]) -> Graphics | None:
+    """Return how the terminal of `environment` takes pictures; None where it does not, or tmux or screen is between."""
+    named = {environment.get(name, "").lower() for name in ("TERM_PROGRAM", "LC_TERMINAL")}
+    term = environment.get("TERM", "")
+    if "TMUX" in environment or term.startswith(("screen", "tmux")):
+        return None
+    if "KITTY_WINDOW_ID" in environment or term in ("xterm-kitty", "xterm-ghostty") or named.intersection(KITTY):
+        return "kitty"
+    return "iterm" if named.intersection(ITERM) else None
+
+
+def _pictures(hits: "Sequence[Hit]", reference: Path) -> "list[Pixels | None]":
+    """Return the thumbnails of the reference and the first hits, None for one whose file is gone."""
+    from nsfse_runtime.images.decode import load_image
+
+    pictures: list[Pixels | None] = []
+    for path in (str(reference), *(hit.path for hit in hits[: MOST - 1])):
+        try:
+            pictures.append(load_image(path, THUMBNAIL))
+        except (NotFoundError, ImageError):
+            pictures.append(None)
+    return pictures
+
+
+def strip(pictures: "Sequence[Pixels | None]") -> bytes:
+    """Return a PNG with `pictures` in a row, the first of them, the reference, apart from the others."""
+    from PIL import Image
+
+    high, wide = THUMBNAIL
+    row = Image.new("RGBA", (len(pictures) * (wide + GAP) + GAP, high), (0, 0, 0, 0))
+    for at, picture in enumerate(pictures):
+        if picture is not None:
+            image = thumbnail(picture)
+            place = (at * (wide + GAP) + 2 * GAP * (at > 0) + (wide - image.width) // 2, (high - image.height) // 2)
+            row.paste(image, place)
+    buffer = io.BytesIO()
+    row.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def picture_codes(png: bytes, can: Graphics, columns: int) -> Iterator[str]:
+    """Yield what a terminal shows as a picture of `columns` columns; none of it makes the terminal answer."""
+    data = base64.b64encode(png).decode()
+    if can == "iterm":
+        yield f"\x1b]1337;File=inline=1;size={len(png)};width={columns};preserveAspectRatio=1:{data}\x07"
+        return
+    chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+    for number, chunk in enumerate(chunks, 1):
+        head = f"a=T,f=100,q=2,c={columns}," if number == 1 else ""
+        yield f"\x1b_G{head}m={int(number < len(chunks))};{chunk}\x1b\\"

@@ -1,0 +1,1 @@
+"""Readers of data sets that lie in folders and tables."""

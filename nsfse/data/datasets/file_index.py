@@ -1,0 +1,303 @@
+"""Where a data set's files really are: one walk of a folder, images found by name in whatever layout they lie.
+
+Public data sets are handed on in many forms: one folder or one per category, `train/34/x.png` or `train/x.png`, .png
+for .jpg, an extra folder on top, images far from the annotations. Names find them; where a name has folders, they tell
+images of the same file name apart.
+"""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from nsfse.data.text_files import SUFFIXES
+from nsfse_runtime.errors import ImageError, NotFoundError
+from nsfse_runtime.escaping import printable
+
+TABLES = (".json", ".jsonl", ".txt", ".csv")
+"""Suffixes of annotation files; where a name occurs twice, the file nearest to the top is taken."""
+EMPTY, NO_IMAGE = "0 bytes", "not an image"
+"""Why a file counts as missing: a dead download."""
+
+_STARTS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS", b"\0\0\1\0", b"\xff\x0a")
+_THREADS = 16
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What lies in a data set's folders: image files by stem (the best first), other files by name."""
+
+    roots: tuple[Path, ...]
+    pictures: Mapping[str, tuple[Path, ...]] = field(repr=False)
+    empty: frozenset[Path] = field(repr=False)
+    """Images of 0 bytes: a dead download, as missing as no file at all."""
+    files: Mapping[str, Path] = field(repr=False)
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(folder or file, reason) of what could not be looked at."""
+    no_images: dict[Path, str] = field(default_factory=dict, repr=False)
+    """Files found for a name that hold no image, with the reason; `locate` adds to them."""
+
+    def locate(self, names: Iterable[str]) -> dict[str, Path]:
+        """Return name → file for the images that are there, each an id, a file name or a path.
+
+        A file that fits another of the `names` as well or better is not taken: the image of the same name that is not
+        there is missing. So is one whose file is empty or holds no image at all, such as the page of a dead link.
+        """
+        listed = list(dict.fromkeys(names))
+        groups: dict[str, list[_Listed]] = defaultdict(list)
+        for name in listed:
+            groups[_key(name)].append(_Listed.of(name))
+        folders = frozenset(part for group in groups.values() for one in group for part in one.folders)
+        chosen: dict[str, tuple[Path, ...]] = {}
+        for key, group in groups.items():
+            if key in self.pictures:
+                chosen |= self._chosen(group, self.pictures[key], folders)
+        wrong = self._without_image({path for paths in chosen.values() for path in paths})
+        found = {name: next((path for path in chosen.get(name, ()) if path not in wrong), None) for name in listed}
+        return {name: path for name, path in found.items() if path is not None}
+
+    def file(self, name: str) -> Path:
+        """Return an annotation file by its name; raise NotFoundError that says where it was looked for."""
+        if name not in self.files:
+            raise NotFoundError(f"no {name} under {self.roots[0]}; give the folder that holds the official annotations")
+        return self.files[name]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what could not be looked at."""
+        if not self.skipped:
+            return ()
+        what = counted(len(self.skipped), "folder or file", "folders or files")
+        first = ", ".join(f"{place} ({reason})" for place, reason in self.skipped[:3])
+        more = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
+        return (f"{what} could not be read, the rest is used: {first}{more}",)
+
+    def _chosen(
+        self, group: Sequence["_Listed"], files: Sequence[Path], folders: Collection[str]
+    ) -> dict[str, tuple[Path, ...]]:
+        """Return name → files that it may be, the best first, for listed names and files of one stem."""
+        placed = [one for one in group if one.folders]
+        bare = [one for one in group if one.suffix and not one.folders]
+        ids = [one for one in group if not (one.folders or one.suffix)]
+        tails: dict[tuple[str, ...], list[_Listed]] = defaultdict(list)
+        for one in placed if len(placed) > 1 else ():
+            for start in range(len(one.folders)):
+                tails[one.folders[start:]].append(one)
+        fitting: dict[str, list[tuple[tuple[int, bool], Path]]] = defaultdict(list)
+        for path in files:
+            top, place = self._place(path)
+            within = placed if len(placed) < 2 else _of_place((top, *place), path.name, tails)
+            named = bare if len(bare) < 2 else _of_name(path.name, bare)
+            for one in (*within, *named, *ids):
+                if (fit := one.fit(top, place, path.name, folders)) is not None:
+                    fitting[one.name].append((fit, path))
+        return {
+            name: tuple(path for _, path in sorted(found, key=lambda pair: pair[0], reverse=True))
+            for name, found in fitting.items()
+        }
+
+    def _place(self, path: Path) -> tuple[str, tuple[str, ...]]:
+        """Return the name of the outermost root over a file, and the folders below it."""
+        root = min((root for root in self.roots if path.is_relative_to(root)), key=lambda root: len(root.parts))
+        return root.name, path.relative_to(root).parts[:-1]
+
+    def _without_image(self, paths: set[Path]) -> Mapping[Path, str]:
+        """Look at the first bytes of files not seen before; return all that hold no image."""
+        self.no_images.update(dead_files(paths - self.no_images.keys()))
+        return self.no_images
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An image as a data set lists it: the `folders` before its file name, and the `suffix` where it has one."""
+
+    name: str
+    folders: tuple[str, ...]
+    last: str
+    suffix: bool
+
+    @classmethod
+    def of(cls, name: str) -> "_Listed":
+        *folders, last = _normal(name).split("/")
+        kept = tuple(part for part in folders if part not in ("", "."))
+        return cls(name, kept, last, stem(last) != last)
+
+    def fit(self, top: str, place: tuple[str, ...], file: str, folders: Collection[str]) -> tuple[int, bool] | None:
+        """Return how well a file fits: folders in common from the end, and whether the suffix is the same.
+
+        `top` is the root's name, `place` the folders below it. None where the file lies in another place of the
+        listing: above the folders in common stands one that the listing knows, and what follows it is not listed so.
+        """
+        shared = _shared((top, *place), self.folders)
+        above = place[: max(0, len(place) - shared)]
+        known = next((at for at, part in enumerate(above) if part in folders), len(above))
+        wanted = iter(self.folders)
+        if shared < len(self.folders) and not all(part in wanted for part in above[known:]):
+            return None
+        return shared, _normal(file) == self.last
+
+
+def scan(*roots: Path) -> Layout:
+    """Walk folders once (links followed, each real folder once); what cannot be read is left out and told.
+
+    Raises NotFoundError for a folder that is not there.
+    """
+    pictures: dict[str, list[Path]] = {}
+    files: dict[str, Path] = {}
+    empty: set[Path] = set()
+    skipped: list[tuple[str, str]] = []
+    for root in roots:
+        if not root.is_dir():
+            raise NotFoundError(f"no such folder: {root}; give the folder of the data set")
+        for entry, size in _walk(root, skipped):
+            path = Path(entry.path)
+            if path.suffix.lower() in TABLES:
+                files.setdefault(entry.name, path)
+            elif path.suffix.lower() in SUFFIXES:
+                pictures.setdefault(_key(entry.name), []).append(path)
+                if size == 0:
+                    empty.add(path)
+    order = {key: tuple(sorted(paths, key=lambda path: _preference(path, empty))) for key, paths in pictures.items()}
+    return Layout(roots, order, frozenset(empty), files, tuple(skipped))
+
+
+def image_id(name: str) -> str:
+    """Return the id of an image that an annotation names: without folders, blanks around and the image's suffix."""
+    return stem(PurePosixPath(name.strip()).name)
+
+
+def stem(name: str) -> str:
+    """Return a file name without the suffix of an image; other dots belong to the name."""
+    head, dot, tail = name.rpartition(".")
+    return head if head and dot and f".{tail.lower()}" in SUFFIXES else name
+
+
+def dead_files(paths: Collection[Path]) -> dict[Path, str]:
+    """Return the files that hold no image, whole or damaged, by their first bytes, each with the reason."""
+    ordered = sorted(paths)
+    found: dict[Path, str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part in pool.map(_dead, [ordered[at : at + _BATCH] for at in range(0, len(ordered), _BATCH)]):
+            found.update(part)
+    return found
+
+
+def broken_pictures(
+    paths: Collection[Path], layout: Layout, also: Mapping[Path, str] | None = None, workers: int = 4
+) -> tuple[tuple[str, str], ...]:
+    """Decode every image; return (file, reason) of those that cannot be read, files that hold no image first.
+
+    `also` are such files that were not found by the layout.
+    """
+    dead = {path: EMPTY for path in layout.empty} | layout.no_images | dict(also or {})
+    first = tuple((str(path), reason) for path, reason in sorted(dead.items(), key=lambda found: (found[1], found[0])))
+    with ThreadPoolExecutor(workers) as pool:
+        reasons = pool.map(_reason, paths)
+        return first + tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
+
+
+def absent(listed: Iterable[str], images: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return the ids of `listed` that have no image, each once, in order."""
+    return tuple(item for item in dict.fromkeys(listed) if item not in images)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number and its noun: "1 pair", "2 pairs"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _dead(paths: Iterable[Path]) -> dict[Path, str]:
+    found: dict[Path, str] = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                head = file.read(16)
+        except OSError:  # reading the image will say what is wrong
+            continue
+        riff, boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[4:8] in (b"ftyp", b"jP  ", b"JXL ")
+        if not head:
+            found[path] = EMPTY
+        elif not (head.startswith(_STARTS) or riff or boxed):
+            found[path] = NO_IMAGE
+    return found
+
+
+def _reason(path: Path) -> str | None:
+    from nsfse_runtime.images.decode import decode_image
+
+    try:
+        decode_image(path)
+    except (ImageError, NotFoundError) as error:
+        return str(error).removeprefix(f"{printable(os.fspath(path))}: ")
+    return None
+
+
+def _walk(root: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[os.DirEntry[str], int]]:
+    """Yield the files under `root` and their sizes, nearest first; add to `skipped` what cannot be looked at."""
+    pending: list[str] = [str(root)]
+    seen: set[str] = set()
+    while pending:
+        folder = pending.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append((printable(folder), f"{error.strerror}"))
+            continue
+        for entry in listed:
+            if entry.name.startswith("."):
+                continue
+            try:
+                if entry.is_dir():
+                    pending.append(entry.path)
+                elif entry.is_file():
+                    yield entry, entry.stat().st_size
+            except OSError as error:
+                skipped.append((printable(entry.path), f"{error.strerror}"))
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
+def _key(name: str) -> str:
+    return stem(_normal(name).rpartition("/")[2])
+
+
+def _shared(place: Sequence[str], wanted: Sequence[str]) -> int:
+    """Return how many folders are the same, counted from the end."""
+    pairs = zip(reversed(place), reversed(wanted), strict=False)
+    return next((at for at, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(place), len(wanted)))
+
+
+def _of_place(
+    place: tuple[str, ...], file: str, tails: Mapping[tuple[str, ...], Sequence[_Listed]]
+) -> Sequence[_Listed]:
+    """Return the one listed name whose folders a file has most of in common; none where two fit it alike."""
+    for start in range(len(place)):
+        if found := tails.get(place[start:]):
+            return found if _one_image(found) else _of_name(file, found)
+    return ()
+
+
+def _of_name(file: str, listed: Sequence[_Listed]) -> Sequence[_Listed]:
+    """Return the one of `listed` that has a file's very name, suffix included; none where there is not one."""
+    same = [one for one in listed if one.last == _normal(file)]
+    return same if _one_image(same) else ()
+
+
+def _one_image(listed: Sequence[_Listed]) -> bool:
+    """Return whether the names are one, spelled in several ways."""
+    return len({(one.folders, one.last) for one in listed}) == 1
+
+
+def _preference(path: Path, empty: Collection[Path]) -> tuple[bool, int, int, str]:
+    return path in empty, SUFFIXES.index(path.suffix.lower()), len(path.parts), str(path)

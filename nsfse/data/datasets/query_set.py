@@ -1,0 +1,297 @@
+"""Query sets: a folder that anyone can make, with pictures, a table of them, and queries with their right answers.
+
+    items.csv        id[, file][, split][, attributes ...]
+    images/          ID.jpg, .png, .webp where the table names no file
+    queries.jsonl    {"protocol": NAME, "reference": ID, "texts": [...], "targets": [ID, ...]}, one a line
+                     and where wanted "split", "hard_negatives": [ID, ...], "kind"; of queries with several pictures,
+                     texts and exclusions (docs/queries.md) "more_references": [ID, ...], "more_texts": [[...], ...],
+                     "minus_texts": [...], "minus": [ID, ...]
+
+The gallery of a query is the items of its split, all items where it names none.
+
+Where the table has a column that says which images show one product (`group`), a split has two halves, SPLIT-choose and
+SPLIT-report: one to choose settings by, one to report. No product is in both, as reference, target or other image.
+"""
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data.anomalies import Findings
+from nsfse.data.datasets.file_index import broken_pictures, counted, scan
+from nsfse.data.datasets.items import ItemTable, read_items
+from nsfse.data.text_files import Name, read_json_line, read_lines
+from nsfse_runtime.errors import DataError, NotFoundError, OutputError
+
+ANY_SPLIT = "test"
+"""Where the queries that name no split are found."""
+HALVES = ("choose", "report")
+"""A product is in one or the other by the hash of its name."""
+
+
+_Id = Name | int
+_Texts = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A line of queries.jsonl; numbers are ids, too."""
+
+    protocol: Name
+    reference: _Id
+    texts: _Texts
+    targets: Annotated[tuple[_Id, ...], msgspec.Meta(min_length=1)]
+    split: str = ""
+    kind: str = ""
+    hard_negatives: tuple[_Id, ...] | None = None
+    more_references: tuple[_Id, ...] | None = None
+    more_texts: tuple[_Texts, ...] | None = None
+    minus_texts: tuple[Name, ...] | None = None
+    minus: tuple[_Id, ...] | None = None
+
+
+class QuerySetSource:
+    """A query set read from a folder; `group` is the column of items.csv that names products, by which splits halve.
+
+    Raises NotFoundError and DataError naming file and line for what is not a query set.
+    """
+
+    name = "queryset"
+
+    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0, group: str = "group") -> None:
+        self._folder, self._images_folder, self._group = folder, images, group
+        self._table = read_items(folder, images=images)
+        self.images: Mapping[str, Path] = self._table.images
+        self.missing = self._table.missing
+        self._file = folder / "queries.jsonl"
+        self._seed = seed
+        self._queries: dict[tuple[str, str], list[Triplet]] = {}
+        galleries: dict[str, frozenset[str]] = {}
+        self._faults = Findings()
+        for where, row in _read_rows(self._file):
+            if row.split not in galleries:
+                galleries[row.split] = frozenset(self._table.of_split(row.split))
+            query = _query(row, where, self._table, galleries[row.split])
+            _judge(query, self._faults, where)
+            self._queries.setdefault((row.split, row.protocol), []).append(query)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        silent = sum(not all(map(trainable, query.texts)) for query in self._given())
+        said = f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long"
+        return (said,) if silent else ()
+
+    @property
+    def training_texts(self) -> tuple[str, ...]:
+        """Every text that training may tell."""
+        return tuple(text for query in self._given() for text in query.texts)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have queries."""
+        return tuple(dict.fromkeys(split or ANY_SPLIT for split, _ in self._queries))
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
+        return load_picture(self.images, item, size)
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split, or of a half of one, whose pictures are there; all for an empty name."""
+        return tuple(item for item in self._listed(split) if item in self.images)
+
+    def _listed(self, split: str) -> tuple[str, ...]:
+        whole, half = self._halved(split)
+        every = self._table.of_split(whole)
+        return tuple(item for item in every if self._half(item) == half) if half else every
+
+    def _halved(self, split: str) -> tuple[str, str]:
+        """Return (split, half), the half empty for a whole one. Raises DataError where there is nothing to halve by."""
+        whole, _, half = split.rpartition("-")
+        known = {*self._table.splits.values(), *(named for named, _ in self._queries)}
+        if split in known or half not in HALVES or not whole:
+            return split, ""
+        if self._group not in self._table.columns:
+            told = f"{self._table.file} has no column {self._group!r} to halve the split {whole!r} by"
+            raise DataError(f"{told}; add one that names each image's product, or score the whole split")
+        return whole, half
+
+    def _half(self, item: str) -> str:
+        """Return the half of an item: that of its product, or its own where the table names none."""
+        product = self._table.rows[item][self._group] or item
+        return HALVES[hashlib.sha256(product.encode()).digest()[0] % 2]
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the queries of the train split in a seeded shuffle, one text each, incomplete ones left out."""
+        rng = random.Random(f"{self._seed}/{epoch}")
+        given = self._given()
+        made: list[Triplet] = []
+        for query in rng.sample(given, len(given)):
+            targets = tuple(item for item in query.targets if item in self.images)
+            if targets and query.reference in self.images and all(map(trainable, query.texts)):
+                made.append(Triplet(query.reference, (rng.choice(query.texts),), targets, kind=query.kind))
+        return made
+
+    def _given(self) -> list[Triplet]:
+        """Return the queries of the train split that ask with one picture and one text."""
+        every = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
+        return [query for query in every if query.plain]
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return the protocols of a split, or of a half of one; queries that name no split belong to `test`.
+
+        Those of a half are called NAME-choose and NAME-report.
+        """
+        whole, half = self._halved(split)
+        found = [
+            self._protocol(name, named, queries)
+            for (named, name), queries in self._queries.items()
+            if (named or ANY_SPLIT) == whole
+        ]
+        return [self._half_of(protocol, half) for protocol in found] if half else found
+
+    def _protocol(self, name: str, split: str, queries: Sequence[Triplet]) -> Protocol:
+        version = f"sha256:{hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]}"
+        missing = tuple(item for item in self._table.of_split(split) if item not in self.images)
+        note = f"gallery: the items of split {split}" if split else "gallery: all items"
+        gallery = self.items(split)
+        return Protocol(name, version, gallery, tuple(queries), note=note, missing=len(missing), missing_ids=missing)
+
+    def _half_of(self, protocol: Protocol, half: str) -> Protocol:
+        """Return the gallery and the queries of one half: those of which the images and a right answer are in it."""
+
+        def inside(items: Iterable[str]) -> tuple[str, ...]:
+            return tuple(item for item in items if self._half(item) == half)
+
+        gone = inside(protocol.missing_ids)
+        return replace(
+            protocol,
+            name=f"{protocol.name}-{half}",
+            gallery=inside(protocol.gallery),
+            queries=_halved_queries(protocol.queries, inside),
+            note=f"{protocol.note} whose {self._group} is of the half {half!r}",
+            missing=len(gone),
+            missing_ids=gone,
+        )
+
+    def check(self) -> CheckReport:
+        """Count items and queries, name odd queries, and decode every picture."""
+        counts: dict[str, int] = {}
+        expected: dict[str, int] = {}
+        for split in dict.fromkeys(self._table.splits.values()):
+            key = f"{split or 'all'}.pictures"
+            counts[key] = len(self.items(split))
+            expected[key] = len(self._table.of_split(split))
+        for (split, protocol), queries in self._queries.items():
+            key = f"{split or 'all'}.queries.{protocol}"
+            counts[key] = counts.get(key, 0) + len(queries)
+        layout = scan(self._images_folder or self._folder)
+        broken = broken_pictures(list(self.images.values()), layout, self._table.dead)
+        return CheckReport(self.name, counts, expected, self.missing, broken, (), self._faults.all(), layout.skipped)
+
+
+def _halved_queries(
+    queries: Iterable[Triplet], inside: Callable[[Iterable[str]], tuple[str, ...]]
+) -> tuple[Triplet, ...]:
+    """Return the queries whose own images are all `inside`, with the answers that are; those without one are out."""
+    found = []
+    for query in queries:
+        targets = inside(query.targets)
+        if len(inside(query.pictures)) == len(query.pictures) and not set(targets) <= {*query.pictures}:
+            found.append(replace(query, targets=targets, hard_negatives=inside(query.hard_negatives)))
+    return tuple(found)
+
+
+def write_query_set(
+    folder: Path, items: Mapping[str, Mapping[str, str]], queries: Iterable[tuple[str, str, Triplet]]
+) -> None:
+    """Write items.csv (id → its columns) and queries.jsonl ((protocol, split, query)) into `folder`.
+
+    Raises OutputError where it cannot be written.
+    """
+    columns = list(dict.fromkeys(column for row in items.values() for column in row))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["id", *columns], restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"id": item, **row} for item, row in items.items())
+        with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
+            for protocol, split, query in queries:
+                file.write(json.dumps(_row(protocol, split, query), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write the query set to {folder}: {error.strerror}; choose another folder") from error
+
+
+def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
+    row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
+    row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
+    row |= {"more_references": query.more_references, "more_texts": query.more_texts}
+    row |= {"minus_texts": query.minus_texts, "minus": query.minus}
+    row |= {"kind": query.kind, "truth": {claim.attribute: claim.words for claim in query.truth}}
+    return {name: value for name, value in row.items() if value}
+
+
+def _read_rows(file: Path) -> Iterator[tuple[str, _Row]]:
+    if not file.is_file():
+        raise NotFoundError(f"no {file.name} in {file.parent}; it needs one JSON object a line")
+    for number, line in read_lines(file):
+        where = f"{file}:{number}"
+        yield where, read_json_line(line, _Row, where, "protocol, reference, texts and targets")
+
+
+def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> Triplet:
+    """Return the query of one line; raise DataError where it names what is not there."""
+    reference, targets = str(row.reference), _ids(row.targets)
+    hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.minus)
+    for item in (reference, *targets, *hard, *more, *minus):
+        if item not in table.rows:
+            raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
+    for item in targets:
+        if item not in gallery:
+            raise DataError(
+                f"{where} has the target {item!r}, which is not of its split {row.split!r}; give both one split"
+            )
+    if not set(targets) - {reference, *more, *minus}:
+        what = (
+            "only pictures of its own as targets; they are"
+            if more or minus
+            else "its reference as the only target; it is"
+        )
+        raise DataError(f"{where} has {what} removed from the gallery")
+    if any(len(texts) != len(row.texts) for texts in row.more_texts or ()):
+        raise DataError(
+            f"{where} has more_texts that are not lists of {len(row.texts)}, one text for each of its texts"
+        )
+    return Triplet(
+        reference,
+        row.texts,
+        targets,
+        hard,
+        kind=row.kind,
+        more_references=more,
+        more_texts=row.more_texts or (),
+        minus_texts=row.minus_texts or (),
+        minus=minus,
+    )
+
+
+def _ids(items: Sequence[str | int] | None) -> tuple[str, ...]:
+    return tuple(map(str, items or ()))
+
+
+def _judge(query: Triplet, faults: Findings, entry: str) -> None:
+    """Note what is odd about a query."""
+    if len(set(query.targets)) < len(query.targets):
+        faults.add("query lists a target twice", "queries list a target twice", entry)
+    if not set(query.targets).isdisjoint(query.pictures):
+        faults.add("query has an image of its own as target", "queries have an image of their own as target", entry)
+    if not set(query.targets).isdisjoint(query.hard_negatives):
+        faults.add("query has a target as hard negative", "queries have a target as hard negative", entry)

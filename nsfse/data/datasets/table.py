@@ -1,0 +1,188 @@
+"""Anybody's triplets: one table of reference, target, text and, where wanted, split."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data.anomalies import Findings
+from nsfse.data.datasets.file_index import absent, broken_pictures, counted, scan
+from nsfse.data.text_files import Name, read_csv, read_json_line, read_lines
+from nsfse_runtime.errors import DataError, NotFoundError
+
+__all__ = ["Table"]
+
+NEEDS = "reference, target and text"
+SPREADSHEETS = (".csv", ".tsv")
+DEFAULT_SPLIT = "train"
+
+_Ids = Annotated[tuple[Name | int, ...], msgspec.Meta(min_length=1)]
+_Texts = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+
+
+class _Given(msgspec.Struct, frozen=True):
+    """A line of a JSONL table; numbers are ids, too."""
+
+    reference: Name | int
+    target: Name | int | _Ids
+    text: Name | _Texts
+    split: str | None = None
+
+
+class _Row(NamedTuple):
+    reference: str
+    targets: tuple[str, ...]
+    texts: tuple[str, ...]
+    split: str
+
+
+class Table:
+    """A CSV or JSONL file of `reference`, `target`, `text` and optionally `split` (train where it is not given).
+
+    In JSONL `target` and `text` may be lists: all right answers, several phrasings. Rows with the same split, reference
+    and text are one query with several right answers. A picture is named by its path under the table's folder (or
+    `images`), by its file name or by its file name without suffix. A CSV file may have commas, semicolons or tabs.
+    `file` is the table, or a folder that holds exactly one. Raises NotFoundError and DataError.
+    """
+
+    name = "table"
+
+    def __init__(self, file: Path, *, images: Path | None = None, seed: int = 0) -> None:
+        self._file = _the_table(file)
+        self._seed = seed
+        rows = list(_rows(self._file))
+        self._layout = scan(self._file.parent, *([images] if images else []))
+        self.images = self._layout.locate(item for _, row in rows for item in (row.reference, *row.targets))
+        self._faults = Findings()
+        self._queries = self._merged(rows)
+        self.missing = absent((item for split in self._queries for item in self._listed(split)), self.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, a line each."""
+        return self._layout.notes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        silent = sum(not all(map(trainable, q.texts)) for q in self._queries.get(DEFAULT_SPLIT, ()))
+        said = f"{counted(silent, 'training row')} left out: a text is far too long"
+        return (said,) if silent else ()
+
+    @property
+    def training_texts(self) -> tuple[str, ...]:
+        """Every text that training may tell."""
+        return tuple(text for query in self._trained() for text in query.texts)
+
+    def load(self, item: str, size: tuple[int, int]) -> Pixels:
+        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
+        return load_picture(self.images, item, size)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have rows."""
+        return tuple(self._queries)
+
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the pictures that the split's rows name, those missing left out."""
+        return tuple(item for item in self._listed(split) if item in self.images)
+
+    def triplets(self, epoch: int) -> list[Triplet]:
+        """Return the training rows in a seeded shuffle, one phrasing each, those with a missing picture left out."""
+        rng = random.Random(f"{self._seed}/{epoch}")
+        whole = self._trained()
+        rng.shuffle(whole)
+        targets = [tuple(item for item in query.targets if item in self.images) for query in whole]
+        return [Triplet(q.reference, (rng.choice(q.texts),), t) for q, t in zip(whole, targets, strict=True) if t]
+
+    def protocols(self, split: str) -> list[Protocol]:
+        """Return the split's protocol: gallery = every picture its rows name, the reference removed."""
+        queries = self._queries.get(split, [])
+        if not queries:
+            return []
+        missing = absent(self._listed(split), self.images)
+        note = f"gallery: the pictures named by the {split} rows of {self._file.name}"
+        name = f"{self._file.stem}-{split}"
+        return [Protocol(name, "1", self.items(split), tuple(queries), True, (1, 10, 50), note, len(missing), missing)]
+
+    def check(self) -> CheckReport:
+        """Count queries and pictures per split; name odd rows; decode every picture."""
+        counts: dict[str, int] = {}
+        expected: dict[str, int] = {}
+        for split, queries in self._queries.items():
+            counts[f"{split}.queries"] = len(queries)
+            counts[f"{split}.pictures"] = len(self.items(split))
+            expected[f"{split}.pictures"] = len(self._listed(split))
+        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+        faults, skipped = self._faults.all(), self._layout.skipped
+        return CheckReport(self.name, counts, expected, self.missing, broken, (), faults, skipped)
+
+    def _trained(self) -> list[Triplet]:
+        queries = self._queries.get(DEFAULT_SPLIT, [])
+        return [q for q in queries if q.reference in self.images and all(map(trainable, q.texts))]
+
+    def _merged(self, rows: Sequence[tuple[str, _Row]]) -> dict[str, list[Triplet]]:
+        """Return split → queries, rows of the same split, reference and text made one.
+
+        A picture that is named in several ways has the first name. Raises DataError for a row whose only target is its
+        reference: that is removed from the gallery.
+        """
+        first: dict[Path, str] = {}
+        for _, row in rows:
+            for item in (row.reference, *row.targets):
+                if path := self.images.get(item):
+                    first.setdefault(path, item)
+        ids = {item: first[path] for item, path in self.images.items()}
+        merged: dict[tuple[str, str, tuple[str, ...]], dict[str, None]] = {}
+        for where, row in rows:
+            reference, *targets = (ids.get(item, item) for item in (row.reference, *row.targets))
+            if set(targets) == {reference}:
+                raise DataError(f"{where} has its reference as the only target, which is removed from the gallery")
+            found = merged.setdefault((row.split or DEFAULT_SPLIT, reference, row.texts), {})
+            if found.keys() & set(targets) or len(set(targets)) < len(targets):
+                self._faults.add("row lists a target twice", "rows list a target twice", where)
+            if reference in targets:
+                self._faults.add("row has its reference as target", "rows have their reference as target", where)
+            found.update(dict.fromkeys(targets))
+        queries: dict[str, list[Triplet]] = {}
+        for (split, reference, texts), right in merged.items():
+            queries.setdefault(split, []).append(Triplet(reference, texts, tuple(right)))
+        return queries
+
+    def _listed(self, split: str) -> tuple[str, ...]:
+        queries = self._queries.get(split, [])
+        return tuple(dict.fromkeys(item for query in queries for item in (query.reference, *query.targets)))
+
+
+def _the_table(file: Path) -> Path:
+    if not file.is_dir():
+        if not file.is_file():
+            raise NotFoundError(f"no such table: {file}; give a .csv or .jsonl file")
+        return file
+    found = sorted(path for path in file.iterdir() if path.suffix.lower() in (*SPREADSHEETS, ".jsonl"))
+    if len(found) != 1:
+        raise DataError(f"{file} holds {counted(len(found), '.csv or .jsonl file')}; name the one with the triplets")
+    return found[0]
+
+
+def _rows(file: Path) -> Iterator[tuple[str, _Row]]:
+    """Yield (where, row); raise DataError for what is not a table of this form."""
+    if file.suffix.lower() in SPREADSHEETS:
+        for where, cells in read_csv(file, ("reference", "target", "text"), ("split",), " line ", short=True)[1]:
+            for column in ("reference", "target", "text"):
+                if not cells[column]:
+                    raise DataError(f"{where} has no {column}; it needs {NEEDS}")
+            yield where, _Row(cells["reference"], (cells["target"],), (cells["text"],), cells.get("split", ""))
+        return
+    for number, line in read_lines(file):
+        where = f"{file} line {number}"
+        row = read_json_line(line, _Given, where, NEEDS)
+        targets, texts = (value if isinstance(value, tuple) else (value,) for value in (row.target, row.text))
+        yield where, _Row(_id(row.reference), tuple(map(_id, targets)), tuple(map(_id, texts)), row.split or "")
+
+
+def _id(value: str | int) -> str:
+    return str(value).strip()

@@ -1,0 +1,1 @@
+"""The drawn catalogue: items, edits, and the images of them."""

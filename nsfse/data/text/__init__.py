@@ -1,0 +1,1 @@
+"""Texts of edits: templates, augmentation, vocabulary."""

@@ -1,0 +1,71 @@
+"""A word vocabulary from the training texts, as a tokenizer.json that the runtime reads."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from nsfse_runtime.errors import TextError
+from nsfse_runtime.inference.tokenizer import PADDING, UNKNOWN
+from nsfse_runtime.inference.tokenizer import Tokenizer as Reader
+from nsfse_runtime.inference.unicode_text import normalise
+
+SEEN_IN_TITLES = 3  # fewer products do not tell what a word looks like
+WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’][\p{L}][\p{L}\p{M}]*)*|[^\s\p{L}\p{N}]"
+"""A word with its marks (Hindi vowels, accents that have no letter of their own), or one other sign."""
+
+
+def build_vocabulary(
+    texts: Iterable[str], at_least: int = 1, slips: Iterable[str] = (), titles: Iterable[str] = ()
+) -> Tokenizer:
+    """Return a tokenizer of lower-case words seen `at_least` times in `texts`; others become the unknown word.
+
+    Texts are normalised first, as the runtime does it. `slips` are words that the texts hold mistyped on purpose: they
+    are not counted. Words of `titles` are kept where SEEN_IN_TITLES of them or more have them.
+    """
+    splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
+    normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+
+    def words(text: str) -> list[str]:
+        return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(normalise(text)))]
+
+    counts, called = Counter[str](), Counter[str]()
+    for text in texts:
+        counts.update(words(text))
+    for title in titles:
+        called.update(set(words(title)))
+    counts.subtract(normalizer.normalize_str(normalise(slip)) for slip in slips)
+    kept = {word for word, count in counts.items() if count >= at_least}
+    kept |= {word for word, count in called.items() if count >= SEEN_IN_TITLES}
+    vocabulary = {word: at for at, word in enumerate([PADDING, UNKNOWN, *sorted(kept)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    return tokenizer
+
+
+def count_read(tokenizer: Reader, texts: Iterable[str], slips: Iterable[str] = ()) -> dict[str, int]:
+    """Return how many `texts` there are, have unknown words other than `slips`, are cut, and cannot be read at all."""
+    found = {"texts": 0, "texts_with_unknown_words": 0, "texts_cut": 0, "texts_unreadable": 0}
+    known = {normalise(slip).lower() for slip in slips}
+    for text, count in Counter(texts).items():
+        found["texts"] += count
+        try:
+            reading = tokenizer.read(text)
+        except TextError:
+            found["texts_unreadable"] += count
+            continue
+        found["texts_with_unknown_words"] += count * any(word.lower() not in known for word in reading.unknown)
+        found["texts_cut"] += count * bool(reading.unread)
+    return found
+
+
+def read_note(found: Mapping[str, int], max_words: int) -> str:
+    """Return a line on the training texts that the model does not read as they are, "" where there are none."""
+    said = {
+        "texts_with_unknown_words": "have words that the vocabulary lacks",
+        "texts_cut": f"are cut after {max_words} words (model.max_words)",
+        "texts_unreadable": "cannot be read",
+    }
+    parts = [f"{found[name]} {what}" for name, what in said.items() if found.get(name)]
+    return f"of {found['texts']} training texts, {'; '.join(parts)}" if parts else ""

@@ -1,0 +1,40 @@
+"""Queries of a query set, chosen by a seed, as a contact sheet and a page: what a score cannot tell."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+HITS = 6
+
+
+def look(
+    gallery: Path, bundle: Path | None, folder: Path, out: Path, *, protocol: str, queries: int, seed: int
+) -> None:
+    """Write OUT.png and OUT.html: `queries` of the query set `folder`, asked of `gallery`, right answers framed.
+
+    The gallery holds the set's pictures by the names they have there. Raises the errors of opening and asking a
+    gallery, OutputError where `out` cannot be written.
+    """
+    from nsfse.open import open_retriever, picture_file
+    from nsfse_runtime.visualize.contact_sheet import contact_sheet
+    from nsfse_runtime.visualize.html_page import html_page
+    from nsfse_runtime.visualize.rows import sheet_row
+
+    retriever = open_retriever(gallery, bundle)
+    names = {Path(name).stem: name for name in retriever.gallery.ids}
+    rows = []
+    for query in _chosen(folder, protocol, queries, seed):
+        reference, text = names[query["reference"]], query["texts"][0]
+        hits = retriever.query(reference, text, k=HITS).hits
+        right = {names[target] for target in query["targets"] if target in names}
+        rows.append(sheet_row(picture_file(retriever.gallery, reference), text, hits, right=right, note=reference))
+    title = f"{protocol}: {len(rows)} queries, seed {seed}"
+    contact_sheet(rows, out.with_suffix(".png"), title=title)
+    html_page(rows, out.with_suffix(".html"), title=title, note="right answers are framed green")
+
+
+def _chosen(folder: Path, protocol: str, count: int, seed: int) -> list[dict[str, Any]]:
+    lines = (folder / "queries.jsonl").read_text("utf-8").splitlines()
+    queries = [query for query in map(json.loads, lines) if query["protocol"] == protocol]
+    return random.Random(seed).sample(queries, min(count, len(queries)))

@@ -1,0 +1,105 @@
+"""The whole road in one go, on drawn pictures: draw, train, export, index, evaluate, look."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from nsfse.demo.contact_sheet import look
+from nsfse.progress import indexing_bar, say, stages_bar, training_bar
+from nsfse_runtime.output_files import check_folder
+
+PRESET = "drawn-easy"
+PROTOCOL = "drawn"
+MODES: tuple[Literal["composed", "image-only", "text-only"], ...] = ("composed", "image-only", "text-only")
+PICTURE, SEED = 128, 0
+SHEET_QUERIES = 8
+_STAGES = ("draw", "train", "export", "index", "evaluate", "look")
+
+
+def run_demo(
+    out: Path, *, preset: str | None = PRESET, items: int | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Walk the road in folder `out`; return scores, files and seconds. The same call continues one that was broken off.
+
+    `items` pictures are drawn to search in, by default those of the benchmark's test split; `overrides` change the
+    training's configuration. Raises the errors of each stage, KeyboardInterrupt when training is stopped.
+    """
+    seconds: dict[str, float] = {}
+    stage = _stages(seconds)
+    catalogue, run, bundle, gallery = (out / name for name in ("catalogue", "run", "bundle", "easy.gallery"))
+    check_folder(out, (), ("catalogue",))
+    out.mkdir(parents=True, exist_ok=True)
+    with stage("draw", "pictures to search in, and queries whose right answers are known"):
+        from nsfse.data.synthetic.items import LEVELS
+        from nsfse.data.synthetic.source import draw_query_set
+
+        items = items or LEVELS["easy"].gallery
+        if not (catalogue / "queries.jsonl").exists():
+            draw_query_set(catalogue, items=items, seed=SEED, size=PICTURE, level="easy")
+    with stage("train", preset or "as told"), training_bar() as follow:
+        from nsfse.config import load_config
+        from nsfse.training.loop import train
+
+        trained = train(load_config(preset, None, overrides, None), run, progress=follow)
+    if trained.interrupted:
+        raise KeyboardInterrupt
+    with stage("export", "to ONNX, verified against torch"):
+        from nsfse_export import export_bundle
+
+        export_bundle(run, bundle)
+    with stage("index", "with the bundle, without torch"):
+        _index(gallery, bundle, catalogue)
+    with stage("evaluate", "with torch, then with ONNX Runtime"):
+        torch, runtime = _scores(run, catalogue), _scores(bundle, catalogue)
+    with stage("look", f"{SHEET_QUERIES} queries chosen by a fixed seed"):
+        look(gallery, bundle, catalogue, out / "sheet", protocol=PROTOCOL, queries=SHEET_QUERIES, seed=SEED)
+    return _summary(out, torch, runtime, seconds)
+
+
+def _stages(seconds: dict[str, float]) -> Any:
+    @contextmanager
+    def stage(name: str, what: str) -> Iterator[None]:
+        say(f"[{_STAGES.index(name) + 1}/{len(_STAGES)}] {name}: {what}")
+        started = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - started, 1)
+        say(f"      {seconds[name]:.1f} s")
+
+    return stage
+
+
+def _index(gallery: Path, bundle: Path, catalogue: Path) -> None:
+    from nsfse_runtime.gallery.gallery import Gallery
+    from nsfse_runtime.inference.bundle import Bundle
+
+    model = Bundle.open(bundle)
+    gallery.unlink(missing_ok=True)  # the demo's own file; a new training makes features of another model
+    with Gallery.open(gallery, model, create=True) as opened, indexing_bar() as follow:
+        opened.sync(catalogue / "images", metadata=catalogue / "items.csv", progress=follow)
+
+
+def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
+    """Return mode → scores of the protocol over all queries."""
+    from nsfse.data.datasets.query_set import QuerySetSource
+    from nsfse.evaluation.evaluate import evaluate_source
+    from nsfse.models.torch_scorer import open_scorer
+
+    source = QuerySetSource(catalogue)
+    asked = [protocol for protocol in source.protocols("test") if protocol.name == PROTOCOL]
+    with stages_bar() as follow:
+        found = evaluate_source(open_scorer(model), source, asked, modes=MODES, progress=follow)
+    return {result.mode: dict(result.scores) for result in found.results}
+
+
+def _summary(out: Path, torch: Any, runtime: Any, seconds: dict[str, float]) -> dict[str, Any]:
+    pairs = [(torch[mode][name], runtime[mode][name]) for mode in MODES for name in ("R@1", "R@10", "R@50")]
+    return {
+        "schema_version": 1,
+        "torch": torch,
+        "runtime": runtime,
+        "largest_difference": max(abs(a - b) for a, b in pairs),
+        "files": {name: str(out / name) for name in ("sheet.png", "sheet.html", "bundle", "easy.gallery")},
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+    }

@@ -1,0 +1,203 @@
+"""CIRR's test-server files: what to send for test1, and what to see to before sending.
+
+The form is docs/benchmarks.md's: {"version": "rc2", "metric": "recall" | "recall_subset", "<pairid>": [names]} with 50
+names, or 3 for the subset, the best first, never the reference, at most 5 MB a file.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nsfse.data import Protocol, Triplet
+from nsfse.data.datasets.file_index import counted
+from nsfse.evaluation.scores import ProtocolResult
+from nsfse_runtime.errors import DataError, NotFoundError, OutputError
+
+__all__ = ["METRICS", "check_split", "submission_faults", "submissions", "write_submission"]
+
+METRICS = {"recall": 50, "recall_subset": 3}
+"""Metric → how many names the server wants for each pair."""
+MAX_BYTES = 5_000_000
+HEADER = ("version", "metric")
+
+
+def check_split(protocol: Protocol, unlisted: Collection[str] = ()) -> None:
+    """Raise DataError for a test split of which no valid files can be made, before it is ranked.
+
+    The server wants every pair once, with whole rankings. `unlisted` are ids that no split list has.
+    """
+    fault = next(_split_faults(protocol, frozenset(unlisted)), None)
+    if fault:
+        raise DataError(f"{protocol.name}: {fault}; the files would be refused by the test server, so none is written")
+
+
+def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
+    """Write `recall.json` and `recall_subset.json` into `folder`, made if need be, and return their paths.
+
+    Both are written or neither. Raises DataError when the server would refuse one of them, OutputError when they
+    cannot be written.
+    """
+    check_split(result.protocol)
+    for metric in METRICS:
+        _refuse_others(folder / f"{metric}.json")
+    texts: dict[Path, bytes] = {}
+    for metric, content in submissions(result).items():
+        text = json.dumps(content, separators=(",", ":")).encode()
+        faults = list(_faults(content, len(text), result.protocol))
+        if faults:
+            raise DataError(f"the {metric} file would be refused: {faults[0]}; see `nsfse data check cirr`")
+        texts[folder / f"{metric}.json"] = text
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_all(texts)
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder} ({error.strerror}); name another folder") from error
+    return tuple(texts)
+
+
+def _write_all(texts: Mapping[Path, bytes]) -> None:
+    """Write all files or none: each beside its place first, then all are renamed; what was there comes back if not."""
+    before = {path: path.read_bytes() if path.exists() else None for path in texts}
+    aside = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
+    done: list[Path] = []
+    try:
+        for path, text in texts.items():
+            aside[path].write_bytes(text)
+        for path in texts:
+            os.replace(aside[path], path)
+            done.append(path)
+    except OSError:
+        for path in done:
+            old = before[path]
+            path.unlink() if old is None else path.write_bytes(old)
+        raise
+    finally:
+        for path in aside.values():
+            path.unlink(missing_ok=True)
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise OutputError where `path` is there and is no submission."""
+    try:
+        known = not path.exists() or json.loads(path.read_bytes()).get("metric") in METRICS
+    except (ValueError, AttributeError, OSError):
+        known = False
+    if not known:
+        raise OutputError(f"{path} is there and is no submission; name another folder, or delete it first")
+
+
+def submissions(result: ProtocolResult) -> dict[str, dict[str, Any]]:
+    """Return metric → content of its file; the members of a set stand in the order of their own scores.
+
+    Raises DataError for a pairid that two pairs share.
+    """
+    gallery, version = result.protocol.gallery, result.protocol.version
+    recall: dict[str, Any] = {"version": version, "metric": "recall"}
+    subset: dict[str, Any] = {"version": version, "metric": "recall_subset"}
+    for ranked in result.rankings:
+        pairid = ranked.query.pairid
+        if pairid in recall:
+            raise DataError(f"pairid {pairid!r} cannot be used twice, nor for a field of the file; give it another one")
+        recall[pairid] = [gallery[row] for row in ranked.rows[: METRICS["recall"]].tolist()]
+        subset[pairid] = [gallery[row] for row in ranked.subset[: METRICS["recall_subset"]].tolist()]
+    return {"recall": recall, "recall_subset": subset}
+
+
+def _split_faults(protocol: Protocol, unlisted: frozenset[str]) -> Iterator[str]:
+    """Yield what is wrong with the annotations of a test split, as far as the files depend on it."""
+    yield from _pairid_faults(protocol)
+    lacking = max(protocol.missing, len(protocol.missing_ids))
+    if lacking:
+        yield f"{counted(lacking, 'image')} of its gallery {'is' if lacking == 1 else 'are'} missing"
+    gallery = frozenset(protocol.gallery)
+    if len(gallery) <= METRICS["recall"]:
+        yield f"its gallery has {counted(len(gallery), 'image')}, and 50 besides the reference are sent"
+    for query in protocol.queries:
+        if query.reference in unlisted:
+            yield f"pairid {query.pairid}: its reference {query.reference} is in no split list"
+        members = gallery.intersection(query.subset) - {query.reference}
+        if len(members) < METRICS["recall_subset"]:
+            yield f"pairid {query.pairid}: {len(members)} of its image set can be ranked, and 3 are sent"
+
+
+def _pairid_faults(protocol: Protocol) -> Iterator[str]:
+    """Yield the pairids that cannot be keys of a file: they are no integers, or two pairs have the same."""
+    seen: dict[str, int] = {}
+    for place, query in enumerate(protocol.queries, 1):
+        if not (query.pairid.isascii() and query.pairid.isdigit()):
+            yield f"pair {place} has the pairid {query.pairid!r}, which is not an integer"
+        if first := seen.get(query.pairid):
+            yield (
+                f"pairid {query.pairid} is that of pair {first} (reference {protocol.queries[first - 1].reference}) "
+                f"and of pair {place} (reference {query.reference})"
+            )
+        seen.setdefault(query.pairid, place)
+
+
+def submission_faults(file: Path, protocol: Protocol) -> list[str]:
+    """Return what the server would refuse in a file, a line each; empty when it is in order.
+
+    Raises NotFoundError where there is no such file.
+    """
+    if not file.is_file():
+        raise NotFoundError(f"no such file: {file}")
+    twice: list[str] = []
+    try:
+        content = json.loads(file.read_bytes(), object_pairs_hook=lambda pairs: _unique(pairs, twice))
+    except (ValueError, RecursionError) as error:
+        return [f"not JSON: {error}"]
+    faults = [f"{key!r} is there twice" for key in twice]
+    return faults + list(_faults(content, file.stat().st_size, protocol))
+
+
+def _unique(pairs: Iterable[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+    """Return the fields of a JSON object; those that are there `twice` are noted."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            twice.append(key)
+        found[key] = value
+    return found
+
+
+def _faults(content: Any, size: int, protocol: Protocol) -> Iterator[str]:
+    if not isinstance(content, dict):
+        yield "not an object of pairid: names"
+        return
+    if size > MAX_BYTES:
+        yield f"{size} bytes; the server takes at most {MAX_BYTES}"
+    if content.get("version") != protocol.version:
+        yield f"version is {content.get('version')!r}, not {protocol.version!r}"
+    if content.get("metric") not in tuple(METRICS):
+        yield f"metric is {content.get('metric')!r}, not one of {', '.join(METRICS)}"
+        return
+    gallery = frozenset(protocol.gallery)
+    queries = {query.pairid: query for query in protocol.queries}
+    lacking = queries.keys() - content.keys()
+    if lacking:
+        are = "is" if len(lacking) == 1 else "are"
+        yield f"{counted(len(lacking), 'pair')} {are} not answered, such as {min(lacking)}"
+    for pairid, names in content.items():
+        if pairid not in HEADER:
+            yield from _pair_faults(pairid, names, queries.get(pairid), content["metric"], gallery)
+
+
+def _pair_faults(pairid: str, names: Any, query: Triplet | None, metric: str, gallery: frozenset[str]) -> Iterator[str]:
+    if query is None:
+        yield f"pair {pairid} is not one of the split"
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        yield f"pair {pairid}: not a list of names"
+        return
+    if len(names) != METRICS[metric]:
+        yield f"pair {pairid}: {len(names)} names, not {METRICS[metric]}"
+    if len(set(names)) != len(names):
+        yield f"pair {pairid}: a name occurs twice"
+    if query.reference in names:
+        yield f"pair {pairid}: the reference is among the names"
+    allowed = gallery if metric == "recall" else frozenset(query.subset)
+    strange = next((name for name in names if name not in allowed), None)
+    if strange is not None:
+        yield f"pair {pairid}: {strange} is not {'in the split' if metric == 'recall' else 'a member of its set'}"

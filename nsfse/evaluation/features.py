@@ -1,0 +1,87 @@
+"""Pictures encoded once for an evaluation: vectors, regions, and which row is whose."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse.data import Source
+from nsfse_runtime.errors import DataError
+from nsfse_runtime.inference.region_codec import pack, unpack
+from nsfse_runtime.types import Floats, Pixels, Scorer, TargetFeatures
+
+__all__ = ["EncodedPictures", "Images", "Progress", "encode_pictures", "source_images"]
+
+Images = Callable[[Sequence[str]], Pixels]
+"""Ids → pictures [B, H, W, 3] uint8, fitted to the scorer's image size."""
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPictures:
+    """Features of N pictures: `vectors` [N, d] float32, regions [N, R, d] as a gallery keeps them.
+
+    `codes` [N, R, d] and `factors` [N, R, 1] are of inference/region_codec.py: what is scored is what will be served.
+    """
+
+    fingerprint: str
+    rows: dict[str, int] = field(repr=False)
+    vectors: Floats = field(repr=False)
+    codes: NDArray[np.int8] = field(repr=False)
+    factors: Floats = field(repr=False)
+
+    def covers(self, ids: Iterable[str]) -> bool:
+        """Return whether every one of `ids` is encoded here."""
+        return all(item in self.rows for item in ids)
+
+    def rows_of(self, ids: Sequence[str]) -> NDArray[np.intp]:
+        """Return the rows [K] of `ids`."""
+        return np.fromiter((self.rows[item] for item in ids), np.intp, len(ids))
+
+    def targets(self, rows: NDArray[np.intp]) -> TargetFeatures:
+        """Return the features of `rows` [K] in float32."""
+        return TargetFeatures(self.vectors[rows], unpack(self.codes[rows], self.factors[rows]))
+
+
+def encode_pictures(
+    scorer: Scorer, ids: Sequence[str], images: Images, *, batch: int = 64, progress: Progress | None = None
+) -> EncodedPictures:
+    """Encode pictures in batches; one batch of pixels is being read while another is encoded, and no more are held.
+
+    Raises whatever `images` raises for a picture that cannot be read: a score must not silently lose a candidate.
+    """
+    if not ids:
+        raise DataError("the gallery has no pictures; run `nsfse data check` to list what is missing")
+    chunks = [ids[at : at + batch] for at in range(0, len(ids), batch)]
+    vectors: list[Floats] = []
+    regions: list[tuple[NDArray[np.int8], Floats]] = []
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(images, chunks[0])
+        for number in range(len(chunks)):
+            pixels = coming.result()
+            if number + 1 < len(chunks):
+                coming = reader.submit(images, chunks[number + 1])
+            features = scorer.encode_images(pixels)
+            vectors.append(features.vectors)
+            regions.append(pack(features.regions))
+            if progress:
+                progress("encode", min((number + 1) * batch, len(ids)), len(ids))
+    rows = {item: row for row, item in enumerate(ids)}
+    codes, factors = zip(*regions, strict=True)
+    return EncodedPictures(
+        scorer.fingerprint, rows, np.concatenate(vectors), np.concatenate(codes), np.concatenate(factors)
+    )
+
+
+def source_images(source: Source, size: tuple[int, int], workers: int = 4) -> Images:
+    """Return a reader of a source's pictures, `workers` at a time, fitted to `size` (H, W)."""
+
+    def images(ids: Sequence[str]) -> Pixels:
+        with ThreadPoolExecutor(workers) as pool:
+            return np.stack(list(pool.map(lambda item: source.load(item, size), ids)))
+
+    return images

@@ -1,0 +1,72 @@
+"""What is said in one line of queries left out, of odd ones, of incomplete galleries and of texts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nsfse.data.datasets.file_index import counted
+from nsfse.evaluation.query_counts import LEFT_OUT, ODD
+
+__all__ = ["by_line", "category_line", "gap_parts", "left_out_line", "notices"]
+
+
+def notices(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each thing that a reader of one protocol's scores must know; `entry` is its JSON."""
+    if incomplete := entry.get("incomplete"):
+        yield "; ".join(gap_parts(incomplete))
+    for noted in entry.get("odd_queries", ()):
+        yield _queries(noted, ODD, "")
+    yield from _text_parts(entry)
+
+
+def by_line(noted: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield each line of (protocol, line) once, with all the protocols that it is said of."""
+    names: dict[str, list[str]] = {}
+    for name, line in noted:
+        names.setdefault(line, []).append(name)
+    for line, those in names.items():
+        yield f"{', '.join(those)}: {line}"
+
+
+def gap_parts(incomplete: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how much of a gallery is there, where it is not all, and why queries are left out."""
+    found, expected = incomplete["gallery_found"], incomplete["gallery_expected"]
+    if found < expected:
+        yield f"incomplete gallery, {found} of {expected} images"
+    if incomplete["left_out"]:
+        yield left_out_line(incomplete["left_out"])
+
+
+def left_out_line(noted: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many queries are left out for each reason, and the first of them by name."""
+    return "; ".join(_queries(each, LEFT_OUT, " left out") for each in noted)
+
+
+def category_line(means: Mapping[str, Any]) -> str:
+    """Return the means over categories, or why there are none."""
+    if means["missing"]:
+        return f"no mean: {means['categories']} of {means['expected']} categories (no {', no '.join(means['missing'])})"
+    return "mean " + ", ".join(f"{name} {means[name]:.2f}" for name in ("R@10", "R@50"))
+
+
+def _queries(noted: Mapping[str, Any], reasons: Mapping[str, tuple[str, str]], what: str) -> str:
+    number, examples = noted["queries"], noted["examples"]
+    rest = f" and {number - len(examples)} more" if number > len(examples) else ""
+    said = reasons[noted["reason"]][number > 1]
+    return f"{counted(number, 'query', 'queries')}{what}: {said} ({'; '.join(examples)}{rest})"
+
+
+def _text_parts(entry: Mapping[str, Any]) -> Iterator[str]:
+    if unreadable := entry.get("unreadable_texts"):
+        have = "has" if unreadable == 1 else "have"
+        yield f"{counted(unreadable, 'text')} {have} no word that the model knows: ranked by the image alone"
+    texts = entry.get("texts") or {}
+    if unknown := texts.get("with_unknown_word"):
+        have = "has a word" if unknown == 1 else "have words"
+        yield f"{_share(unknown, texts['count'])} {have} that the model does not know"
+    if longer := texts.get("longer_than_read"):
+        verb, words = "is" if longer == 1 else "are", texts["words_read"]
+        yield f"{_share(longer, texts['count'])} {verb} longer than the {words} words that the model reads"
+
+
+def _share(number: int, whole: int) -> str:
+    return f"{number} of {counted(whole, 'text')} ({100 * number / whole:.1f} %)"

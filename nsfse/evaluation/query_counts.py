@@ -1,0 +1,144 @@
+"""Which queries of a protocol are scored, which are left out and why, and what is odd about those that count."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nsfse.data import Protocol, Source, Triplet
+from nsfse.data.text.vocabulary import count_read
+from nsfse_runtime.inference.tokenizer import Tokenizer
+
+__all__ = ["LEFT_OUT", "ODD", "Noted", "answerable", "left_out", "odd_queries", "text_counts", "unlisted"]
+
+LEFT_OUT = {
+    "reference_unlisted": ("its reference is in no split list", "their references are in no split list"),
+    "reference_missing": ("the image of its reference is missing", "the images of their references are missing"),
+    "no_target": ("it names no target", "they name no target"),
+    "target_missing": ("the image of its target is missing", "the images of their targets are missing"),
+    "target_not_in_split": ("its target is not in the split", "their targets are not in the split"),
+}
+"""Reason why a query is left out → what is said of one query, and of several. The first that holds is given."""
+
+ODD = {
+    "target_is_reference": ("its target is its reference", "their targets are their references"),
+    "target_not_in_set": ("its target is not in its image set", "their targets are not in their image sets"),
+    "set_not_of_five": ("its image set does not have five candidates", "their image sets do not have five candidates"),
+    "member_missing": ("a member of its image set is not in the gallery", "members of their image sets are not there"),
+    "member_twice": ("its image set lists a member twice", "their image sets list a member twice"),
+    "target_twice": ("it lists a target twice", "they list a target twice"),
+}
+"""What is odd about a query that is counted all the same → what is said of one query, and of several."""
+
+CANDIDATES = 5
+"""How many members of an image set R_subset ranks: CIRR's six without the reference."""
+EXAMPLES = 3
+"""How many queries are named for each reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Queries that share a `reason` of LEFT_OUT or ODD: how many `queries`, and the names of the first of them."""
+
+    reason: str
+    queries: int
+    examples: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the documented form."""
+        return {"reason": self.reason, "queries": self.queries, "examples": list(self.examples)}
+
+
+def answerable(protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()) -> list[Triplet]:
+    """Return the queries whose images are there and of whose targets, where they are known, one is.
+
+    `missing` are ids outside the gallery whose images are missing, `unlisted` ids that no list of the data set has.
+    """
+    reasons = _reasons(protocol, missing, unlisted)
+    return [query for query, reason in zip(protocol.queries, reasons, strict=True) if not reason]
+
+
+def left_out(protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()) -> tuple[Noted, ...]:
+    """Return why the other queries are left out, the reasons in the order of LEFT_OUT."""
+    return _noted(protocol, list(_reasons(protocol, missing, unlisted)), LEFT_OUT)
+
+
+def odd_queries(protocol: Protocol, scored: Iterable[Triplet]) -> tuple[Noted, ...]:
+    """Return what is odd about the queries that are `scored`, each kind counted by itself."""
+    known = {id(query) for query in scored}
+    gallery = frozenset(protocol.gallery)
+    found = [dict.fromkeys(_odd(query, gallery), "") if id(query) in known else {} for query in protocol.queries]
+    return _noted(protocol, found, ODD)
+
+
+def unlisted(source: Source, protocols: Iterable[Protocol]) -> frozenset[str]:
+    """Return the ids that queries show and that no list of `source` has, so that it has no image of them."""
+    images = getattr(source, "images", None)
+    if not images:  # it draws what it names, or has no image at all, so that nothing can be scored
+        return frozenset()
+    shown = {item for protocol in protocols for query in protocol.queries for item in query.pictures}
+    return frozenset(shown.difference(images, source.missing))
+
+
+def text_counts(scorer: object, texts: Sequence[str]) -> dict[str, int] | None:
+    """Return how many `texts` there are, have a word that `scorer` does not know, or are longer than it reads.
+
+    None for a scorer without a tokenizer. A text that cannot be read at all counts in the first alone.
+    """
+    tokenizer = getattr(scorer, "tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        return None
+    found = count_read(tokenizer, texts)
+    return {
+        "count": found["texts"],
+        "with_unknown_word": found["texts_with_unknown_words"],
+        "longer_than_read": found["texts_cut"],
+        "words_read": tokenizer.max_words,
+    }
+
+
+def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield for each query why it is left out → the id that is to blame, or nothing."""
+    gallery, gone = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
+    strange = frozenset(unlisted)
+    secret = not any(query.targets for query in protocol.queries)  # then a server keeps the answers
+    for query in protocol.queries:
+        if found := next((item for item in query.pictures if item in strange), ""):
+            yield {"reference_unlisted": found}
+        elif found := next((item for item in query.pictures if item in gone), ""):
+            yield {"reference_missing": found}
+        elif secret or not gallery.isdisjoint(query.targets):
+            yield {}
+        elif not query.targets:
+            yield {"no_target": ""}
+        else:
+            yield {"target_not_in_split" if gone.isdisjoint(query.targets) else "target_missing": query.targets[0]}
+
+
+def _odd(query: Triplet, gallery: frozenset[str]) -> Iterator[str]:
+    if query.targets and set(query.targets) <= set(query.pictures):
+        yield "target_is_reference"
+    if query.subset and query.targets and set(query.subset).isdisjoint(query.targets):
+        yield "target_not_in_set"
+    if query.subset and len(query.subset) != CANDIDATES:
+        yield "set_not_of_five"
+    if not gallery.issuperset(query.subset):
+        yield "member_missing"
+    if len(set(query.subset)) < len(query.subset):
+        yield "member_twice"
+    if len(set(query.targets)) < len(query.targets):
+        yield "target_twice"
+
+
+def _noted(protocol: Protocol, found: Sequence[Mapping[str, str]], order: Iterable[str]) -> tuple[Noted, ...]:
+    noted = []
+    for reason in order:
+        at = [place for place, reasons in enumerate(found) if reason in reasons]
+        if at:
+            named = (_name(protocol.queries[place], place, found[place][reason]) for place in at[:EXAMPLES])
+            noted.append(Noted(reason, len(at), tuple(named)))
+    return tuple(noted)
+
+
+def _name(query: Triplet, place: int, item: str) -> str:
+    said = f"pairid {query.pairid}" if query.pairid else f"query {place + 1}, reference {query.reference}"
+    return said if item in ("", query.reference) and not query.pairid else f"{said}: {item}" if item else said

@@ -1,0 +1,138 @@
+"""The similarity head in numpy (docs/method.md §4, §5, §7): the readable form, and what the pair graph is held against.
+
+Everything is said with inner products. A picture's regions v_j enter through X_kj = ⟨w_k, v_j⟩, Y_kj = ⟨b_k, v_j⟩ and
+G = VVᵀ, because the cosine of a unit row u with a weighted sum of regions is Σ_j a_j⟨u, v_j⟩ / √(aᵀGa).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.errors import IntegrityError
+from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.types import Floats, PairScores, QueryFeatures, TargetFeatures
+
+Reals = NDArray[np.floating[Any]]
+_LEAST_NORM = 1e-8  # of aᵀGa, as in training
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConstants:
+    """All of the pair head that is not in the features.
+
+    `t_c`, `t_v` the boundaries of words and probes; `gamma` (γ) the weight of the negative branch; `attention_scale`
+    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities; `views` (V) how many of a
+    picture's last regions are views of the whole, each compared with the same one alone.
+    """
+
+    t_c: float
+    t_v: float
+    gamma: float
+    attention_scale: float
+    w_global: float
+    w_cross: float
+    w_visual: float
+    views: int = 0
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "HeadConstants":
+        """Read them from a bundle's manifest. Raises IntegrityError where one is missing."""
+        needed = [name for name in cls.__slots__ if name != "views"]  # older bundles have none
+        if missing := [name for name in needed if name not in manifest.head]:
+            raise IntegrityError(f"the manifest of {manifest.name} has no head constant {missing[0]}; export it again")
+        found: dict[str, Any] = {name: manifest.head[name] for name in needed}
+        return cls(**found, views=int(manifest.head.get("views", 0)))
+
+    def to_dict(self) -> dict[str, float]:
+        """Return them as the manifest's `head`."""
+        return asdict(self)
+
+
+def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> PairScores:
+    """Score one query against K targets: S [K] and the words' best correspondences [K, L], in the features' precision.
+
+    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k), a probe's attention guided by its word. Where
+    κ_k < 0 the word names what must not be there, and n_k is how far it is over the boundary. Of a view's products the
+    one with the same view counts alone.
+    """
+    words, probes, gram = products(query, targets)
+    kept, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
+    cross = branches(words, words, gram, head.t_c, head, query.word_weights < 0) @ query.word_weights
+    view = probes[:, kept : kept + head.views, places:].diagonal(axis1=1, axis2=2)
+    near, asked = np.delete(probes, slice(kept, kept + head.views), axis=1), probes[:, kept + head.views :]
+    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * asked], axis=1)
+    found = branches(near, guide, gram, head.t_v, head)
+    found = np.concatenate([found[:, :kept], view_branches(view, head), found[:, kept:]], axis=1)
+    visual = found @ query.probe_weights
+    score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
+    return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
+
+
+def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -> tuple[Reals, Reals]:
+    """Return the best of each: x [K, L] of words and y [K, P+L] of probes, a view's with the same view alone."""
+    words, probes, _ = products(query, targets)
+    best: Reals = probes.max(-1)
+    kept = len(query.probes) - len(query.words) - views
+    best[:, kept : kept + views] = probes[:, kept : kept + views, probes.shape[2] - views :].diagonal(axis1=1, axis2=2)
+    return words.max(-1), best
+
+
+def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Reals, Reals]:
+    """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]; X and Y are one product of all rows with all regions."""
+    count, places, dim = targets.regions.shape
+    rows = np.concatenate([query.words, query.probes])
+    near = (rows @ targets.regions.reshape(-1, dim).T).reshape(len(rows), count, places).swapaxes(0, 1)
+    gram = targets.regions @ targets.regions.swapaxes(1, 2)
+    return near[:, : len(query.words)], near[:, len(query.words) :], gram
+
+
+def view_branches(view: Reals, head: HeadConstants) -> Reals:
+    """Return p + γn of views, each with one product `view` [K, V]: the two positive terms are then equal."""
+    found: Reals = view + view * (view > head.t_v) + head.gamma * np.minimum(0, view - head.t_v)
+    return found
+
+
+def branches(
+    near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants, unwanted: NDArray[np.bool_] | bool = False
+) -> Reals:
+    """Return p + γn [K, M] of M rows with products `near` [K, M, R]: the positive branch and the negative one.
+
+    Positive: the cosine with the regions over `t`, attended by `guide` (0 where there is none), and the mean product
+    weighted by relevance. Negative: how far the best product stays under `t`, or over it in `unwanted` [M] rows.
+    """
+    attention = _softmax(head.attention_scale * guide, near > t)
+    norm = np.sqrt(np.maximum(((attention @ gram) * attention).sum(-1), _LEAST_NORM))
+    gathered = (attention * near).sum(-1) / norm
+    relevance = _softmax(head.attention_scale * _unit(np.where(near > 0, near, 0.1 * near), axis=1))
+    positive: Reals = gathered + (relevance * near).sum(-1)
+    over: Reals = near.max(-1) - t
+    negative: Reals = np.where(unwanted, np.maximum(0, over), np.minimum(0, over))
+    return positive + head.gamma * negative
+
+
+def boundary_margin(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> Reals:
+    """Return, for each target [K], how near any product comes to its boundary.
+
+    S has a step there: a region enters or leaves the attended set. Two computations that differ by rounding agree
+    only on pairs whose margin is larger than it.
+    """
+    words, probes, _ = products(query, targets)
+    near: Reals = np.minimum(np.abs(words - head.t_c).min((1, 2)), np.abs(probes - head.t_v).min((1, 2)))
+    return near
+
+
+def _softmax(logits: Reals, keep: NDArray[np.bool_] | None = None) -> Reals:
+    """Softmax over the last axis, of those to `keep` where given; all 0 where none is kept."""
+    if keep is not None:
+        logits = np.where(keep, logits, -np.inf)
+    peak = logits.max(-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(peak), peak, 0))
+    found: Reals = weights / np.maximum(weights.sum(-1, keepdims=True), np.finfo(weights.dtype).tiny)
+    return found
+
+
+def _unit(rows: Reals, axis: int) -> Reals:
+    found: Reals = rows / np.maximum(np.linalg.norm(rows, axis=axis, keepdims=True), 1e-12)
+    return found

@@ -1,0 +1,1 @@
+"""Models: NSFSE, the baselines, their parts, and how weights are read and written."""

@@ -1,0 +1,1 @@
+"""Image and text encoders; `registry` opens one by name."""

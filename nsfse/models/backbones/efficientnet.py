@@ -1,0 +1,134 @@
+"""EfficientNet-Lite0 with its batch normalisation folded into the convolutions, which are then all there is.
+
+Stages, kernels, expansions and widths: Tan and Le, EfficientNet, 2019, table 1, in the "lite" form of its authors'
+code (no squeeze-and-excite, ReLU6). The known weights come from TensorFlow: "same" padding, ε 1e-3.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse.config import ModelConfig
+from nsfse.models.backbones.base import CellTail, Trunk, TrunkEncoder, check_cells, join_cells
+from nsfse.models.backbones.registry import GruTextEncoder
+from nsfse_runtime.errors import DataError
+
+# Blocks, kernel, stride, expansion, channels of each stage after the stem.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM = 32
+SEEN = {1: 24, 2: 40, 4: 112, 6: 320}
+"""Stages whose maps make the regions, at 1/4, 1/8, 1/16 and 1/32 of the picture, and their channels."""
+ENDS = {32: 7, 16: 5}
+"""Pixels of a region's side → how many stages there are: the first five have four in five operations and a fifth of the
+weights."""
+EPSILON = 1e-3
+
+
+class SameConv(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding on even sizes: stride 2 pads more on the right and below."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, 0 if stride == 2 else kernel // 2, groups=groups)
+        more = kernel - 2
+        self.around = (more // 2, more - more // 2) * 2 if stride == 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x [B, i, H, W] to [B, o, H / stride, W / stride]."""
+        return super().forward(x if self.around is None else F.pad(x, self.around))
+
+
+class LiteBlock(nn.Module):
+    """Widen, look around in each channel, narrow; a shortcut where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.expand = SameConv(inputs, inner, 1, 1) if expansion > 1 else None
+        self.depthwise = SameConv(inner, inner, kernel, stride, groups=inner)
+        self.project = SameConv(inner, outputs, 1, 1)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        inner = x if self.expand is None else F.relu6(self.expand(x))
+        found: Tensor = self.project(F.relu6(self.depthwise(inner)))
+        return x + found if self.shortcut else found
+
+
+class Lite0(Trunk):
+    """EfficientNet-Lite0 up to its last or fifth stage: [B, 3, H, W] → cells of some stages [B, R, 496 or 176]."""
+
+    def __init__(self, cell: int = 32) -> None:
+        super().__init__((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        self.stem = SameConv(3, STEM, 3, 2)
+        groups, inputs = [], STEM
+        for count, kernel, stride, expansion, outputs in STAGES[: ENDS[cell]]:
+            first = LiteBlock(inputs, outputs, kernel, stride, expansion)
+            rest = [LiteBlock(outputs, outputs, kernel, 1, expansion) for _ in range(count - 1)]
+            groups.append(nn.Sequential(first, *rest))
+            inputs = outputs
+        self.groups = nn.ModuleList(groups)
+        self.widths = tuple(width for at, width in SEEN.items() if at < len(groups))
+        for module in self.modules():
+            if isinstance(module, SameConv):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(cast(Tensor, module.bias))
+
+    def stages(self) -> list[nn.Module]:
+        """Return stem and stages."""
+        return [self.stem, *self.groups]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the features [B, R, C] of `pixels` [B, 3, H, W] in 0..1."""
+        x, maps = F.relu6(self.stem((pixels - self.mean) / self.std)), []
+        for at, group in enumerate(self.groups):
+            x = group(x)
+            if at in SEEN:
+                maps.append(x)
+        return join_cells(maps)
+
+
+def fold(trunk: Lite0, tensors: dict[str, Tensor], origin: str) -> None:
+    """Fill `trunk` from unfolded `tensors`, named as in the known weights. Raises DataError where they do not fit."""
+    _fold(trunk.stem, tensors, "_conv_stem", "_bn0", origin)
+    blocks = [block for block in trunk.modules() if isinstance(block, LiteBlock)]
+    for at, block in enumerate(blocks):
+        prefix = f"_blocks.{at}."
+        if block.expand is not None:
+            _fold(block.expand, tensors, f"{prefix}_expand_conv", f"{prefix}_bn0", origin)
+        _fold(block.depthwise, tensors, f"{prefix}_depthwise_conv", f"{prefix}_bn1", origin)
+        _fold(block.project, tensors, f"{prefix}_project_conv", f"{prefix}_bn2", origin)
+
+
+@torch.no_grad()
+def _fold(conv: SameConv, tensors: dict[str, Tensor], name: str, norm: str, origin: str) -> None:
+    """Put a convolution without bias and the normalisation after it, in evaluation, into one convolution with bias."""
+
+    def take(key: str, shape: torch.Size) -> Tensor:
+        if key not in tensors or tensors[key].shape != shape:
+            found = list(tensors[key].shape) if key in tensors else "missing"
+            raise DataError(f"{origin}: {key} is {found}, not {list(shape)}; it is no EfficientNet-Lite0")
+        return tensors[key].double()
+
+    each = torch.Size([conv.out_channels])
+    gain = take(f"{norm}.weight", each) / (take(f"{norm}.running_var", each) + EPSILON).sqrt()
+    conv.weight.copy_(take(f"{name}.weight", conv.weight.shape) * gain[:, None, None, None])
+    bias = take(f"{norm}.bias", each) - take(f"{norm}.running_mean", each) * gain
+    cast(Tensor, conv.bias).copy_(bias)
+
+
+def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
+    """Return both encoders. Raises DataError for another cell than 16 or 32, or sides that are no multiple of it."""
+    check_cells(config, "efficientnet-lite0", tuple(ENDS))
+    trunk = Lite0(config.cell)
+    return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)

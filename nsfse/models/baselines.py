@@ -1,0 +1,240 @@
+"""The methods that NSFSE is compared with, over the same encoders, batches, optimizer and loop (docs/method.md §9).
+
+Written from their papers: TIRG (Vo et al., CVPR 2019, arXiv 1812.07119), the Combiner of CLIP4Cir (Baldrati et al.,
+CVPR Workshops 2022), ARTEMIS (Delmas et al., ICLR 2022, arXiv 2203.08101). A method is a function of the reference's
+vector g and the sentence m, unit rows [B, d]. All but ARTEMIS return one unit vector [B, d], whose inner product with
+a candidate's vector is the score.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse.config import ModelConfig
+from nsfse.models.boundary import AdaptiveBoundary
+from nsfse.models.nsfse import NSFSE, Encoders
+from nsfse.models.similarity_head import QuerySide
+from nsfse.training.dataloader import Batch
+from nsfse.training.losses import asking_words, classification, evidence
+from nsfse_runtime.errors import DataError
+from nsfse_runtime.search.two_stage import Stages
+
+LEAST_NORM = 1e-6
+MOST_COSINE = 1 - 1e-6  # nearer than this, an arc has no direction
+
+
+def image_only(image: Tensor, _sentence: Tensor) -> Tensor:
+    """q = g: how far the reference alone leads."""
+    return image
+
+
+def text_only(_image: Tensor, sentence: Tensor) -> Tensor:
+    """q = m: how far the text alone leads."""
+    return sentence
+
+
+def vector_sum(image: Tensor, sentence: Tensor, share: float = 0.5) -> Tensor:
+    """q = unit((1 - a) g + a m), a the text's `share`."""
+    return F.normalize((1 - share) * image + share * sentence, dim=-1)
+
+
+def slerp(image: Tensor, sentence: Tensor, share: float = 0.5) -> Tensor:
+    """q = unit(sin((1 - a) θ) g + sin(a θ) m), θ the angle between them: the point at `share` a of the arc."""
+    angle = torch.acos((image * sentence).sum(-1, keepdim=True).clamp(-MOST_COSINE, MOST_COSINE))
+    return F.normalize(torch.sin((1 - share) * angle) * image + torch.sin(share * angle) * sentence, dim=-1)
+
+
+class Tirg(nn.Module):
+    """q = unit(w_g f_gate + w_r f_res), f_gate = σ(MLP[g; m]) ⊙ g, f_res = MLP[g; m]: the reference, modified.
+
+    The form for vectors of the last layer: linear maps for convolutions. Without the batch normalisation.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.residual = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.gate_weight = nn.Parameter(torch.tensor(1.0))
+        self.residual_weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Compose `image` [B, d] with `sentence` [B, d] into unit rows [B, d]."""
+        both = torch.cat([image, sentence], -1)
+        gated = torch.sigmoid(self.gate(both)) * image
+        return F.normalize(self.gate_weight * gated + self.residual_weight * self.residual(both), dim=-1)
+
+
+class Combiner(nn.Module):
+    """q = unit((1 − λ) g + λ m + v); λ in 0..1 and v [d] come from two branches over both features, projected."""
+
+    def __init__(self, dim: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        wide, hidden = 4 * dim, 8 * dim
+
+        def layer(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout))
+
+        self.image, self.text = layer(dim, wide), layer(dim, wide)
+        self.mixture = nn.Sequential(layer(2 * wide, hidden), nn.Linear(hidden, dim))
+        self.share = nn.Sequential(layer(2 * wide, hidden), nn.Linear(hidden, 1))
+
+    def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Compose `image` [B, d] with `sentence` [B, d] into unit rows [B, d]."""
+        both = torch.cat([self.image(image), self.text(sentence)], -1)
+        share = torch.sigmoid(self.share(both))
+        return F.normalize((1 - share) * image + share * sentence + self.mixture(both), dim=-1)
+
+
+class Artemis(nn.Module):
+    """s = cos(T m, A_EM(m) ⊙ t) + cos(A_IS(m) ⊙ g, A_IS(m) ⊙ t): explicit matching and implicit similarity.
+
+    The text weighs the target's dimensions, so no vector of the query alone gives this score. But both terms are
+    ⟨a, t⟩ / √⟨b, t²⟩ with rows a and b of the query alone: `forward` returns these as `rows` [B, 4, d].
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(dim, dim)
+        self.explicit, self.implicit = (
+            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.Softmax(-1)) for _ in range(2)
+        )
+
+    def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Return a and b of explicit matching, then a and b of implicit similarity, [B, 4, d]."""
+        explicit, implicit = self.explicit(sentence), self.implicit(sentence)
+        return torch.stack(
+            [
+                F.normalize(self.transform(sentence), dim=-1) * explicit,
+                explicit.square(),
+                F.normalize(implicit * image, dim=-1) * implicit,
+                implicit.square(),
+            ],
+            1,
+        )
+
+    def scores(self, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return s [B, U] of every query with every one of `vectors` [U, d], in -2..2."""
+        explicit, matched, implicit, kept = (rows[:, at] for at in range(4))
+        squares = vectors.square().T
+
+        def cosine(a: Tensor, b: Tensor) -> Tensor:
+            return (a @ vectors.T) / (b @ squares).sqrt().clamp_min(LEAST_NORM)
+
+        return cosine(explicit, matched) + cosine(implicit, kept)
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """Return the unit vector [B, d] that ranks most like `scores`: its norms taken as the same for every target."""
+        explicit, matched, implicit, kept = (rows[:, at] for at in range(4))
+        found = explicit / matched.sum(-1, keepdim=True).sqrt() + implicit / kept.sum(-1, keepdim=True).sqrt()
+        return F.normalize(found, dim=-1)
+
+
+METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] = {
+    "image-only": lambda config: image_only,
+    "text-only": lambda config: text_only,
+    "sum": lambda config: partial(vector_sum, share=config.text_share),
+    "slerp": lambda config: partial(slerp, share=config.text_share),
+    "tirg": lambda config: Tirg(config.dim),
+    "combiner": lambda config: Combiner(config.dim),
+    "artemis": lambda config: Artemis(config.dim),
+}
+
+
+class Facts(nn.Module):
+    """What a method of one vector learns from facts by, in training alone (docs/method.md §9).
+
+    Words (P), images (P′) and sentences (P″) are mapped into one space, by maps that no score reads: what is learned
+    reaches the ranking through the encoders.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.word, self.image, self.sentence = (nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, words: Tensor, vectors: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map `words` [B, L, d], `vectors` [U, d] and `sentence` [B, d] to unit rows of the same shapes."""
+        mapped = self.word(words), self.image(vectors), self.sentence(sentence)
+        word, image, text = (F.normalize(rows, dim=-1) for rows in mapped)
+        return word, image, text
+
+
+class Baseline(Encoders):
+    """Encoders and one of METHODS, with the interface of NSFSE. Only whole pictures count: it has no regions."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+        # There is no head to hold back: what facts teach reaches all of the encoders.
+        super().__init__(msgspec.structs.replace(config, head_reach=1.0) if config.facts else config, vocabulary)
+        self.method = METHODS[config.method](config)
+        self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of the temperature
+        self.stages: Stages = "all" if isinstance(self.method, Artemis) else "one"
+        self.facts = Facts(config.dim) if config.facts else None
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and no regions [B, 0, d]."""
+        vectors, regions = super().encode_images(pixels)
+        return vectors, regions[:, :0]
+
+    def compose(
+        self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor
+    ) -> tuple[Tensor, QuerySide]:
+        """Return the query [B, d] and a half without words; for ARTEMIS its probes are the rows [B, 4, d]."""
+        found = self.method(vectors, sentence)
+        query, probes = found, regions[:, :0]
+        if isinstance(self.method, Artemis):
+            query, probes = self.method.nearest(found), found
+        return query, QuerySide(words[:, :0], probes, mask[:, :0].float(), probes[..., 0], mask[:, :0])
+
+    def scores(self, query: Tensor, probes: Tensor, vectors: Tensor) -> Tensor:
+        """Return the score [B, U] of what `compose` gave with every one of `vectors` [U, d]."""
+        return self.method.scores(probes, vectors) if isinstance(self.method, Artemis) else query @ vectors.T
+
+    def losses(
+        self,
+        batch: Batch,
+        vectors: Tensor,
+        sentence: Tensor,
+        blocked: Tensor,
+        generator: torch.Generator,
+        smoothing: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """Return the cross entropy over every picture of the batch but the `blocked` [B, U], labels smoothed."""
+        torch.manual_seed(generator.initial_seed())  # dropout: a choice of (seed, step) like every other
+        found = self.method(vectors[batch.reference], sentence)
+        logits = self.scores(found, found, vectors)
+        scale = self.stage1_scale.exp().clamp_max(100.0)
+        loss = classification(scale * logits, blocked, batch.target, smoothing)
+        return {"stage1": loss, "loss": loss}
+
+    def fact_losses(
+        self, words: Tensor, vectors: Tensor, sentence: Tensor, ids: Tensor, named: Tensor, fulfils: Tensor
+    ) -> dict[str, Tensor]:
+        """Return `naming` and `evidence` from the facts that NSFSE has (losses.naming, losses.evidence); {} without.
+
+        `words` [B, L, d] and `sentence` [B, d] are of the texts `ids` [B, L], `vectors` [U, d] of all images of the
+        batch; `named` [B, L] and `fulfils` [N, U] are those of Batch. An image is one region.
+        """
+        if self.facts is None:
+            return {}
+        word, image, text = self.facts(words, vectors, sentence)
+        scale, never = self.stage1_scale.exp().clamp_max(100.0), AdaptiveBoundary(self.config.alpha)
+        return {
+            "naming": asking_words(text, word, ids, named, scale),
+            "evidence": evidence(never, word, image[:, None], named, fulfils),
+        }
+
+
+def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:
+    """Return the model that `config.method` names, untrained. Raises DataError for an unknown method."""
+    if config.method == "nsfse" and config.facts:
+        raise DataError(
+            "model.facts is for baselines; nsfse learns facts by train.evidence_weight and train.naming_weight"
+        )
+    if config.method == "nsfse":
+        return NSFSE(config, vocabulary)
+    if config.method not in METHODS:
+        raise DataError(f"model.method: no method {config.method!r}; there are: nsfse, {', '.join(METHODS)}")
+    return Baseline(config, vocabulary)

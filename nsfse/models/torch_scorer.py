@@ -1,0 +1,187 @@
+"""Any model behind the one interface of `nsfse_runtime.types.Scorer`: a checkpoint in torch, a bundle in ONNX."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.search.two_stage import Stages
+from nsfse_runtime.types import Boundaries, Floats, PairScores, Pixels, QueryFeatures, TargetFeatures, no_evidence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nsfse.models.baselines import Baseline
+    from nsfse.models.nsfse import NSFSE
+    from nsfse.models.similarity_head import QuerySide
+    from nsfse_runtime.inference.confidence import Decision
+    from nsfse_runtime.inference.devices import Device
+    from nsfse_runtime.inference.tokenizer import Tokenizer
+
+
+class TorchScorer:
+    """A model in torch, in evaluation mode; `decision` tells a match, where there is one."""
+
+    def __init__(self, model: "NSFSE | Baseline", tokenizer: "Tokenizer", decision: "Decision | None" = None) -> None:
+        self.model, self.tokenizer, self.decision = model, tokenizer, decision
+        self.device = next(model.parameters()).device
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return the (height, width) that `encode_images` takes."""
+        return self.model.config.image_size
+
+    @property
+    def stages(self) -> Stages:
+        """Return how this model ranks (see nsfse_runtime.search.two_stage)."""
+        return getattr(self.model, "stages", "two")
+
+    @property
+    def mix(self) -> tuple[float, float]:
+        """Return ω_g and ω_c of the pair head (see features.mix_of)."""
+        from torch.nn.functional import softplus
+
+        head = getattr(self.model, "head", None)
+        if head is None:
+            return 1.0, 0.0
+        w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
+        return w_global, 0.0 if head.branches == "visual" else w_cross
+
+    @property
+    def boundaries(self) -> Boundaries | None:
+        """Return t_c, t_v and the number of views (see features.boundaries_of)."""
+        head = getattr(self.model, "head", None)
+        return None if head is None else Boundaries(head.cross_boundary.t, head.visual_boundary.t, head.views)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode_images(self, pixels: Pixels) -> TargetFeatures:
+        """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""
+        import torch
+
+        with torch.inference_mode():
+            vectors, regions = self.model.encode_images(self._tensor(np.ascontiguousarray(pixels)))
+        return TargetFeatures(vectors.cpu().numpy(), regions.cpu().numpy())
+
+    def _tensor(self, array: Any) -> "Tensor":
+        import torch
+
+        return torch.from_numpy(array).to(self.device)
+
+    def _text(self, texts: Sequence[str]) -> tuple[Any, Any, Any]:
+        import torch
+
+        ids, mask = (self._tensor(array) for array in self.tokenizer.encode(texts))
+        with torch.inference_mode():
+            words, sentence = self.model.encode_text(ids, mask)
+        return words, sentence, mask
+
+    def sentence(self, texts: Sequence[str]) -> Floats:
+        """Return sentence vectors [B, d], the query of the text-only mode."""
+        found: Floats = self._text(texts)[1].cpu().numpy()
+        return found
+
+    def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
+        """Compose B references with B texts. Raises TextError for a text without a known word."""
+        import torch
+
+        words, sentence, mask = self._text(texts)
+        with torch.inference_mode():
+            query, side = self.model.compose(
+                self._tensor(references.vectors), self._tensor(references.regions), words, sentence, mask
+            )
+        kept = side.probes.shape[1] - side.words.shape[1]
+        query, side = query.cpu(), side.to("cpu")
+        found = []
+        for at, text in enumerate(texts):
+            length = int(mask[at].sum())
+            found.append(
+                QueryFeatures(
+                    query[at].numpy(),
+                    side.words[at, :length].numpy(),
+                    side.probes[at, : kept + length].numpy(),
+                    side.word_weights[at, :length].numpy(),
+                    side.probe_weights[at, : kept + length].numpy(),
+                    self._tokens(text, side.words.shape[1]),
+                )
+            )
+        return found
+
+    def _tokens(self, text: str, rows: int) -> tuple[str, ...]:
+        """Return what the words' rows stand for: words; the whole text where there is one row for it; or nothing."""
+        each = self.model.config.words == "each"
+        return self.tokenizer.tokens(text) if each and rows else (text,)[:rows]
+
+    def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
+        """Score one query against K targets."""
+        import torch
+
+        from nsfse.models.baselines import Baseline
+
+        if isinstance(self.model, Baseline):
+            rows = (torch.from_numpy(array) for array in (query.vector[None], query.probes[None], targets.vectors))
+            with torch.inference_mode():
+                return no_evidence(self.model.scores(*rows)[0].numpy())
+        head = self.model.head
+        with torch.inference_mode():
+            pair = head.pair_side(side_of(query).to(self.device), self._tensor(targets.regions)[None])
+            score = head.total(self._tensor(targets.vectors @ query.vector)[None], pair)
+        return PairScores(score[0].cpu().numpy(), pair.x[0].cpu().numpy(), head.cross_boundary.t)
+
+
+def side_of(query: QueryFeatures) -> "QuerySide":
+    """Return one query's half of the head as a batch of one."""
+    import torch
+
+    from nsfse.models.similarity_head import QuerySide
+
+    def row(array: Floats) -> "Tensor":
+        return torch.from_numpy(array)[None]
+
+    return QuerySide(
+        row(query.words),
+        row(query.probes),
+        row(query.word_weights),
+        row(query.probe_weights),
+        torch.ones(1, len(query.words), dtype=torch.bool),
+    )
+
+
+def open_scorer(model: str | os.PathLike[str], device: "Device | None" = None, provider: str | None = None) -> Any:
+    """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime or TensorRT.
+
+    `device` and `provider` say where a bundle runs (see inference/devices.py), `device` auto, cpu or cuda where
+    a checkpoint does: by default on the GPU where torch sees one. Raises NotFoundError where `model` is neither,
+    UsageError for a place that is not there.
+    """
+    model = Path(model)
+    if (model / "manifest.json").exists():
+        from nsfse.open import place_of
+        from nsfse_runtime.inference.bundle import Bundle
+        from nsfse_runtime.inference.onnx_scorer import scorer_on
+
+        return scorer_on(Bundle.open(model), place_of(device, provider))
+    if (model / "config.json").exists():
+        from nsfse_runtime.extras import need
+
+        if provider or device == "tensorrt":
+            raise UsageError(f"{model} is a run, which torch runs; export it first, or give --device auto, cpu or cuda")
+        need("torch", "train")
+        from nsfse.models.checkpoint import load_checkpoint
+        from nsfse.training.distributed import pick_device
+
+        checkpoint = load_checkpoint(model)
+        return TorchScorer(
+            checkpoint.model.to(pick_device(device or "auto")), checkpoint.tokenizer, checkpoint.decision
+        )
+    raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

@@ -1,0 +1,235 @@
+"""Triplets → batches: each picture of a batch once, and which of them answer which query."""
+
+import functools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from nsfse.data import Described, Pixels, Source, Titled, Triplet
+from nsfse.training.distributed import Share
+from nsfse_runtime.errors import TextError
+from nsfse_runtime.inference.tokenizer import Tokenizer
+
+UNKNOWN_ID = 1
+_OTHERWISE = "\0recoloured"  # after the id of what is kept of a picture in other colours
+LIFTED, CURVE = 0.6, 0.7  # share of recoloured pictures whose black is lifted; range of the logarithm of gamma
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries over U different pictures (a recoloured one is another picture).
+
+    pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
+    right [B, U] marks every picture that answers the query, the target among them; named [B, L] is 1 where a word is
+    known to ask for what it names, -1 where for its absence; fulfils [N, U] tells of each of these N words, row by row,
+    which pictures are as it asks: 1, -1 where not, 0 where nothing is known. The targets `titled` [T], each once, have
+    titles of known words: title_ids, title_mask [T, M].
+    """
+
+    pixels: Tensor
+    rows: Tensor
+    reference: Tensor
+    target: Tensor
+    ids: Tensor
+    mask: Tensor
+    right: Tensor
+    named: Tensor
+    fulfils: Tensor
+    titled: Tensor
+    title_ids: Tensor
+    title_mask: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+
+class Pictures:
+    """Fitted pictures of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes.
+
+    With `instead`, what it makes of them [B, ...] is kept and returned in their place: features of a frozen trunk.
+    `kept` is where they are kept: trainings on the same pictures may share it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        limit: float,
+        threads: int = 2,
+        instead: Callable[[Pixels], NDArray[Any]] | None = None,
+        kept: dict[str, NDArray[Any]] | None = None,
+    ) -> None:
+        self._source, self._size, self._instead = source, size, instead
+        self._kept = {} if kept is None else kept
+        self._room = limit - sum(found.nbytes for found in self._kept.values())
+        self._pool = ThreadPoolExecutor(threads)
+
+    def facts(self, name: str) -> Mapping[str, str]:
+        """Return what the source knows to be in a picture."""
+        return self._source.facts(name) if isinstance(self._source, Described) else {}
+
+    def title(self, name: str) -> str:
+        """Return what the source calls a picture; empty where nothing."""
+        return self._source.titles.get(name, "") if isinstance(self._source, Titled) else ""
+
+    def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
+        """Return pictures [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
+
+        Of features to keep instead there is one recolouring a picture. Raises ImageError or NotFoundError for the first
+        picture that cannot be read.
+        """
+        if self._instead and any(recolours):
+            names = [f"{name}{_OTHERWISE}" if seed else name for name, seed in zip(names, recolours, strict=True)]
+            return self._get(names)
+        found = self._get(names)
+        for at, seed in enumerate(recolours):
+            if seed:
+                found[at] = recolour(found[at], seed)
+        return found
+
+    def _get(self, keys: Sequence[str]) -> NDArray[Any]:
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        read: Iterable[NDArray[Any]] = self._pool.map(self._load, wanted)
+        if self._instead and wanted:
+            read = self._instead(np.stack(list(read)))
+        loaded = dict(zip(wanted, read, strict=True))
+        found = np.stack([self._kept[key] if key in self._kept else loaded[key] for key in keys])
+        for key, pixels in loaded.items():
+            if self._room >= pixels.nbytes:
+                self._kept[key] = pixels
+                self._room -= pixels.nbytes
+        return found
+
+    def _load(self, key: str) -> Pixels:
+        name = key.removesuffix(_OTHERWISE)
+        pixels = self._source.load(name, self._size)
+        return pixels if name == key else recolour(pixels, zlib.crc32(name.encode()))
+
+
+def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer, share: Share) -> Batch:
+    """Gather one batch, the pixels of `share` alone; the first of a triplet's targets is the one to pull towards."""
+    keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour))))
+    row = {key: at for at, key in enumerate(keys)}
+    right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
+    for at, triplet in enumerate(triplets):
+        right[at, [row[name, 0] for name in triplet.targets if (name, 0) in row]] = True
+    ids, mask = tokenizer.encode([t.texts[0] for t in triplets], unknown=True)
+    rows = torch.cat(share.rows(len(keys)))
+    shown = [keys[at] for at in rows]
+    pixels = pictures([name for name, _ in shown], [seed for _, seed in shown])
+    reference = torch.tensor([row[t.reference, t.recolour] for t in triplets])
+    facts = [{} if seed else pictures.facts(name) for name, seed in keys]
+    named, fulfils = _named(triplets, tokenizer, ids.shape[1], facts)
+    of = named.nonzero()[:, 0]
+    titles = {row[name, 0]: pictures.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
+    titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
+    title_ids, title_mask = tokenizer.encode(list(titles.values()), unknown=True)
+    own = F.one_hot(reference[of], len(keys)).bool() & (fulfils == 0)  # unknown: its reference is what is to change
+    fulfils = fulfils.masked_fill(own, -1).masked_fill(right[of], 1)
+    return Batch(
+        torch.from_numpy(pixels),
+        rows,
+        reference,
+        torch.tensor([row[t.targets[0], 0] for t in triplets]),
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        right,
+        named,
+        fulfils,
+        torch.tensor(list(titles), dtype=torch.long),
+        torch.from_numpy(title_ids),
+        torch.from_numpy(title_mask),
+    )
+
+
+def _readable(title: str, tokenizer: Tokenizer) -> bool:
+    try:
+        tokenizer.encode([title], unknown=True)
+    except TextError:  # empty, far too long, or of words that hardly any other title has
+        return False
+    return True
+
+
+def _named(
+    triplets: Sequence[Triplet], tokenizer: Tokenizer, length: int, facts: Sequence[Mapping[str, str]]
+) -> tuple[Tensor, Tensor]:
+    """Return `Batch.named` for texts of `length` words, and `Batch.fulfils` as far as the `facts` of pictures tell."""
+
+    @functools.cache
+    def fulfil(fact: str, values: tuple[str, ...]) -> list[int]:
+        return [0 if fact not in known else 1 if known[fact] in values else -1 for known in facts]
+
+    named = torch.zeros(len(triplets), length, dtype=torch.long)
+    fulfils: list[list[int]] = []
+    for at, triplet in enumerate(triplets):
+        says = {word: claim for claim in triplet.truth for word in claim.words}
+        for place, word in enumerate(tokenizer.tokens(triplet.texts[0], unknown=True) if says else ()):
+            if claim := says.get(word.lower()):
+                named[at, place] = -1 if claim.absent else 1
+                fulfils.append(fulfil(claim.fact, claim.values))
+    return named, torch.tensor(fulfils, dtype=torch.long).view(-1, len(facts))
+
+
+def batches(
+    triplets: Sequence[Triplet], size: int, pictures: Pictures, tokenizer: Tokenizer, share: Share, start: int = 0
+) -> Iterator[Batch]:
+    """Yield whole batches in order from batch `start`, each made while the one before is used."""
+    slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]
+    with ThreadPoolExecutor(1) as ahead:
+        coming = [ahead.submit(make_batch, part, pictures, tokenizer, share) for part in slices[:1]]
+        for at in range(len(slices)):
+            batch = coming.pop().result()
+            if at + 1 < len(slices):
+                coming.append(ahead.submit(make_batch, slices[at + 1], pictures, tokenizer, share))
+            yield batch
+
+
+def recolour(pixels: Pixels, seed: int) -> Pixels:
+    """Give `pixels` [H, W, 3] other colours: channels swapped, each curved and most lifted; white stays white.
+
+    A text that names a picture's own colour is then a query whose answer is that picture: the same product, without
+    a shop having to own it in two colours.
+    """
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0.0, 1.0, 256)[:, None]
+    depth = 1.0 - rng.random(3) * (rng.random() < LIFTED)
+    tables = 255.0 * (1.0 - (1.0 - ramp ** np.exp(rng.uniform(-CURVE, CURVE, 3))) * depth)
+    return tables.round().astype(np.uint8)[pixels[..., rng.permutation(3)], np.arange(3)]
+
+
+def augment(pixels: Tensor, rows: Tensor, count: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Shift, scale, mirror and brighten `pixels` [V, H, W, 3] uint8 at random; new pixels repeat the edge.
+
+    They are the `rows` [V] of a batch of `count` pictures: whoever augments a row draws the same numbers for it.
+    """
+    if strength <= 0:
+        return pixels
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator).to(pixels.device)[rows] * (high - low) + low
+
+    scale = 1.0 + strength * uniform(-0.12, 0.08)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    zero = torch.zeros_like(scale)
+    shift = strength * 0.12
+    theta = torch.stack([scale * mirror, zero, uniform(-shift, shift), zero, scale, uniform(-shift, shift)], 1)
+    planes = pixels.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta.view(-1, 2, 3), list(planes.shape), align_corners=False)
+    moved = F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+    bright = (1.0 + strength * uniform(-0.05, 0.05))[:, None, None, None]
+    return (moved * bright).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def drop_words(ids: Tensor, mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a `share` of the words of `ids` [B, L] by the unknown word."""
+    dropped = (torch.rand(ids.shape, generator=generator).to(ids.device) < share) & mask
+    return ids.masked_fill(dropped, UNKNOWN_ID)

@@ -1,0 +1,204 @@
+"""What a run leaves behind: metrics.jsonl, TensorBoard where installed, checkpoints, scores on validation."""
+
+import dataclasses
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from nsfse.config import Config
+from nsfse.data import Source, Triplet, held_out
+from nsfse.evaluation.evaluate import answerable, evaluate, unlisted
+from nsfse.models.baselines import Baseline, build_model
+from nsfse.models.checkpoint import save_state, save_tensors, write_decision, write_file
+from nsfse.models.nsfse import NSFSE
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse.training.calibration import fit_decision, of_training
+from nsfse.training.dataloader import Pictures
+from nsfse.training.score_weights import fit_served
+from nsfse.training.trainer import Trainer
+from nsfse_runtime.inference.tokenizer import Tokenizer
+
+FITTED = 3000  # triplets of the epoch whose pictures make a gallery to fit on
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Log:
+    """Writes metrics.jsonl, TensorBoard where installed, checkpoints; scores the validation protocols."""
+
+    def __init__(
+        self,
+        run: Path,
+        source: Source,
+        pictures: Pictures,
+        tokenizer: Tokenizer,
+        config: Config,
+        progress: Progress | None,
+        step: int = 0,
+    ) -> None:
+        self.run, self.source, self.pictures, self.tokenizer = run, source, pictures, tokenizer
+        self.data, self.model_config = config.data, config.model
+        self.progress = progress
+        self.started = self.saved = time.monotonic()
+        self.save_every = 60.0 * config.train.save_every
+        self.last: dict[str, Any] = {}
+        self.best = _keep_until(run / "metrics.jsonl", step)
+        self.board = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
+        """Record one step's losses, every tenth in the file, with both boundaries' statistics."""
+        entry: dict[str, Any] = {
+            "step": trainer.step,
+            "of": trainer.total_steps,
+            "lr": trainer.learning_rate(),
+            **parts,
+        }
+        entry["seconds"] = round(time.monotonic() - self.started, 2)
+        if trainer.step % 10 == 0 or trainer.step == trainer.total_steps:
+            if isinstance(trainer.model, NSFSE):
+                entry["t_c"] = trainer.model.head.cross_boundary.summary()
+                entry["t_v"] = trainer.model.head.visual_boundary.summary()
+            self._write(entry, trainer.step)
+        if self.progress:
+            self.progress(entry)
+
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
+        """Fit t and ω of the averaged weights, score them on validation, keep the best, save for resuming.
+
+        After the last epoch what tells a match is fitted, too, and written before the state that says training is done.
+        """
+        model, boundaries = self._served(trainer, triplets)
+        served = model.state_dict()
+        scorer = TorchScorer(model, self.tokenizer)
+        scores = self._validate(scorer)
+        if isinstance(model, NSFSE) and trainer.step == trainer.total_steps:
+            self._decide(scorer, triplets)
+        entry = {
+            "epoch": epoch + 1,
+            "step": trainer.step,
+            "seconds": round(time.monotonic() - self.started, 2),
+        } | (boundaries | scores)
+        self.last = entry
+        self._write(entry, trainer.step)
+        mean = scores.get("mean_R@1", float(epoch))
+        if mean > self.best:
+            self.best = mean
+            save_tensors(self.run / "best.safetensors", served)
+        self.save(trainer, served)
+        if self.progress:
+            self.progress(entry)
+
+    def stop(self, trainer: Trainer, triplets: Sequence[Triplet]) -> None:
+        """Save within an epoch: the state first, so that a kill during the fit of what is served loses nothing."""
+        self.save(trainer, trainer.average)
+        save_tensors(self.run / "model.safetensors", self._served(trainer, triplets)[0].state_dict())
+
+    def _served(self, trainer: Trainer, triplets: Sequence[Triplet]) -> tuple[NSFSE | Baseline, dict[str, Any]]:
+        """Return the averaged model with t and ω fitted to it, and what metrics.jsonl says of both boundaries.
+
+        The trainer's own weights and boundaries stay as they are: training continues as if nothing had been fitted.
+        """
+        model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
+        model.load_state_dict(trainer.average)
+        if not isinstance(model, NSFSE):
+            return model, {}
+        fitting = held_out(self.source) or of_training(triplets[:FITTED])
+        refits = fit_served(model, self.tokenizer, fitting, self.pictures, self.data.fitting_queries)
+        found: dict[str, Any] = {}
+        for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
+            found[name] = boundary.summary() | {"refit": refits[name]}
+            if self.progress and refits[name] not in ("refitted", "fixed"):
+                self.progress(
+                    {"note": f"{name} of the served weights: {refits[name]}; training's {boundary.t:.3f} stays"}
+                )
+        return model, found
+
+    def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:
+        known, queries = triplets[:FITTED], self.data.fitting_queries
+        decision = fit_decision(scorer, self.source, self.data.validation, known, self.pictures, queries)
+        if decision:
+            write_decision(self.run, decision)
+
+    def save(self, trainer: Trainer, served: dict[str, Tensor]) -> None:
+        """Write the weights for use and the whole state for resuming."""
+        save_tensors(self.run / "model.safetensors", served)
+        self.save_state(trainer)
+
+    def save_state(self, trainer: Trainer, due: bool = True) -> None:
+        """Write the state for resuming; unless `due`, only when `train.save_every` minutes have passed."""
+        if due or time.monotonic() - self.saved >= self.save_every:
+            save_state(self.run, trainer.state())
+            self.saved = time.monotonic()
+
+    def _validate(self, scorer: TorchScorer) -> dict[str, Any]:
+        """Score the first queries of every protocol that can be answered; the mean says over how many protocols."""
+        limit, source = self.data.validation_queries, self.source
+        protocols = source.protocols(self.data.validation) if limit else []
+        missing, strange = source.missing, unlisted(source, protocols)
+        found: dict[str, Any] = {}
+        for protocol in protocols:
+            queries = answerable(protocol, missing, strange)[:limit]
+            if protocol.gallery and any(query.targets for query in queries):
+                short = dataclasses.replace(protocol, queries=tuple(queries))
+                found[protocol.name] = evaluate(scorer, short, self.pictures).scores
+        others = [protocol.name for protocol in protocols if protocol.name not in found]
+        if found:
+            found["mean_R@1"] = sum(scores["R@1"] for scores in found.values()) / len(found)
+        if others:
+            found["not_scored"] = others
+            if self.progress:
+                said = f"mean R@1 is over {len(protocols) - len(others)} of {len(protocols)} protocols"
+                self.progress({"note": f"validation: {said}; no query can be answered of {', '.join(others)}"})
+        return found
+
+    def _write(self, entry: dict[str, Any], step: int) -> None:
+        with (self.run / "metrics.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(entry) + b"\n")
+        if self.board:
+            for name, value in entry.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, step)
+
+
+class Silence:
+    """The log of a process that is not the first: it says and writes nothing."""
+
+    last: Mapping[str, Any] = {}
+
+    def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
+        """Score nothing."""
+
+    def stop(self, trainer: Trainer, triplets: Sequence[Triplet]) -> None:
+        """Write nothing."""
+
+    def save_state(self, trainer: Trainer, due: bool = True) -> None:
+        """Write nothing."""
+
+
+def _keep_until(file: Path, step: int) -> float:
+    """Forget what was logged after `step`, where a run continues; return the best validation score left, or −1."""
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    entries = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= step]
+    if lines:
+        write_file(file, b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
+    return max((entry.get("mean_R@1", -1.0) for entry in entries), default=-1.0)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Read one line of metrics.jsonl; None for one that a kill cut short."""
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,1 @@
+"""The gallery: one SQLite file that follows a folder of images."""

@@ -1,0 +1,156 @@
+"""A table of images' metadata (CSV) → the columns of each image."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+from nsfse_runtime.errors import DataError, NotFoundError
+from nsfse_runtime.escaping import printable
+from nsfse_runtime.image_names import Match, Names, stem
+
+_KEYS = ("file", "id")
+_SEPARATORS = (",", ";", "\t", "|")
+_SPREADSHEETS = {
+    b"PK\x03\x04": "an Excel workbook or another ZIP file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\xff\xfe": "a text in UTF-16",
+    b"\xfe\xff": "a text in UTF-16",
+    b"{": "JSON",
+    b"[": "JSON",
+    b"PAR1": "Parquet",
+    b"SQLite format 3": "an SQLite file",
+    b"<": "HTML or XML",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One line: `keys` are what may name the image, best first; `values` its columns, empty ones left out."""
+
+    keys: tuple[str, ...]
+    values: dict[str, str]
+
+
+@dataclass(slots=True)
+class Matched:
+    """The columns of each image by its id; `unmatched` are keys of rows that name no image, or several.
+
+    `loose` has (key, id) for each row whose key is not the id itself.
+    """
+
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
+    loose: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_table(path: Path) -> list[TableRow]:
+    """Read a CSV with a column `id` or `file`, or both; the separator is a comma, semicolon, tab or |.
+
+    Names of columns and cells are taken without blanks around them. Raises NotFoundError, or DataError, which names
+    the line.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"no table at {path}; check the path") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error.strerror}; save it again") from error
+    for magic, kind in _SPREADSHEETS.items():
+        if data.removeprefix(b"\xef\xbb\xbf").startswith(magic):
+            raise DataError(f"{path} is {kind}, not CSV; save it as CSV in UTF-8")
+    try:
+        return list(_rows(path, data.decode("utf-8-sig")))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}; save it again") from error
+
+
+def _rows(path: Path, text: str) -> Iterator[TableRow]:
+    separator, skipped = _separator(text)
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
+    for _ in range(skipped):
+        next(reader, None)
+    header = _header(path, next(reader, []))
+    for cells in reader:
+        if cells:
+            yield _row(path, reader.line_num, header, cells)
+
+
+def _separator(text: str) -> tuple[str, int]:
+    """Return the separator and how many lines stand before the header: 1 for Excel's `sep=;`.
+
+    It is the comma, unless the header has its id or file with another one alone.
+    """
+    first = text.partition("\n")[0].strip().strip('"')
+    if first[:4].lower() == "sep=" and len(first) <= 5:
+        return first[4:] or "\t", 1
+    for separator in _SEPARATORS:
+        header = next(csv.reader(StringIO(text, newline=""), delimiter=separator), [])
+        if {name.strip().casefold() for name in header} & set(_KEYS):
+            return separator, 0
+    return ",", 0
+
+
+def _header(path: Path, names: Sequence[str]) -> list[str]:
+    """Return the columns' names, `id` and `file` in lower case. Raises DataError."""
+    header = [name.strip() for name in names]
+    header = [name.casefold() if name.casefold() in _KEYS else name for name in header]
+    if not set(_KEYS) & set(header):
+        there = ", ".join(filter(None, header)) or "none"
+        raise DataError(
+            printable(f"{path} has no column id or file that names each image; its columns: {there[:300]}; rename one")
+        )
+    folded = [name.casefold() for name in header if name]
+    if twice := [name for name in header if name and folded.count(name.casefold()) > 1]:
+        raise DataError(printable(f"{path} has the column {twice[0]} twice; rename or delete one"))
+    return header
+
+
+def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
+    if len(cells) > len(header):
+        raise DataError(f"{path}, line {line}: more cells than columns; put quotes around a cell with a separator")
+    values = {column: cell.strip() for column, cell in zip(header, cells, strict=False) if column and cell.strip()}
+    keys = tuple(values.pop(key) for key in _KEYS if key in values)
+    if not keys:
+        raise DataError(f"{path}, line {line}: no id and no file; name the image")
+    return TableRow(keys, values)
+
+
+def match_table(path: Path, rows: Iterable[TableRow], ids: Iterable[str], folder: str = "") -> Matched:
+    """Give each image of `ids` its columns: by its id, or by a part of its path in `folder` that is its own alone.
+
+    How a key is looked up: names.Names.find. A row that fits but weakly, by another suffix or case, gives way to one
+    that fits better. Raises DataError when two rows name the same image.
+    """
+    names = Names(ids, folder)
+    found: list[tuple[TableRow, Match]] = [(row, _match(row, names)) for row in rows]
+    taken = {match.id for _, match in found if match.id and not match.weak}
+    matched = Matched()
+    for row, match in found:
+        name = match.id
+        if name is None or (match.weak and name in taken):
+            matched.unmatched.append(row.keys[0])
+        elif name in matched.columns:
+            raise DataError(f"{path} names {printable(name)} twice; keep one line for each image")
+        else:
+            matched.columns[name] = row.values
+            if not match.exact:
+                matched.loose.append((row.keys[0], name))
+    return matched
+
+
+def _match(row: TableRow, names: Names) -> Match:
+    """Return the image of a row: by the first key that is an id, else by the first that fits one image.
+
+    A key that speaks of another image of the same name, in another folder, is not overruled by a key without folder.
+    """
+    found = [names.find(key) for key in row.keys]
+    best = next((match for match in found if match.exact), None) or next((match for match in found if match.id), None)
+    if best is None or best.id is None or best.exact:
+        return best or Match()
+    others = [
+        key.replace("\\", "/").rpartition("/") for key, match in zip(row.keys, found, strict=True) if not match.id
+    ]
+    name = stem(best.id.rpartition("/")[2])
+    return Match() if any(folder and stem(last) == name for folder, _, last in others) else best

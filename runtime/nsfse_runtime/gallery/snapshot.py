@@ -1,0 +1,222 @@
+"""One committed generation of a gallery, in memory: the rows that a search speaks of."""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.errors import InputError, NotFoundError, UsageError
+from nsfse_runtime.escaping import printable
+from nsfse_runtime.gallery.store import damaged, format_of
+from nsfse_runtime.image_names import Names, loose, nearest, nfc
+from nsfse_runtime.inference.region_codec import from_bytes
+from nsfse_runtime.types import Floats, TargetFeatures
+
+_ASKED = 500  # keys in one statement: SQLite may have been built for 999
+
+
+def item_crc(name: str, content: int, metadata: str) -> int:
+    """Return the CRC-32 of a row of `items`."""
+    return zlib.crc32(f"{name}\0{content}\0{metadata}".encode())
+
+
+def content_crc(sha256: bytes, vector: bytes) -> int:
+    """Return the CRC-32 of a row of `contents`."""
+    return zlib.crc32(vector, zlib.crc32(sha256))
+
+
+def regions_crc(key: int, data: bytes) -> int:
+    """Return the CRC-32 of a row of `regions`."""
+    return zlib.crc32(data, key & 0xFFFFFFFF)
+
+
+def _plain(value: str) -> str:
+    return nfc(value.strip())
+
+
+def _told_apart(name: str) -> str:
+    """Return an id as it can be told from one that looks the same: what is no ASCII as its escape, where it must."""
+    return name if nfc(name) == name else ascii(name)[1:-1]
+
+
+class Snapshot:
+    """N pictures, row by row in the order of their ids; `contents` [N] names each one's features in the file."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        """Load the generation that `connection` sees. Raises sqlite3.Error or IntegrityError."""
+        self._path, self._format = path, format_of(connection)
+        meta = dict(connection.execute("SELECT key, value FROM meta"))
+        self.generation, self.folder = int(meta["generation"]), str(meta["folder"])
+        items = sorted(connection.execute("SELECT id, content, metadata, crc FROM items NOT INDEXED").fetchall())
+        if len(items) != meta["items"]:
+            raise damaged(path, f"{len(items)} pictures of {meta['items']}")
+        if any(item_crc(*item[:3]) != item[3] for item in items):
+            raise damaged(path, "a picture's entry has changed by itself")
+        self.ids: tuple[str, ...] = tuple(item[0] for item in items)
+        self.contents = np.array([item[1] for item in items], np.int64)
+        self._metadata = [item[2] for item in items]
+        self._columns: dict[str, tuple[list[str | None], NDArray[np.int32]]] = {}
+        self._checks = np.empty(0, np.uint64)
+        self.vectors = self._load_vectors(connection)
+
+    def _load_vectors(self, connection: sqlite3.Connection) -> Floats:
+        """Return the vectors [N, d], float32."""
+        keys, checks, blobs = [], [], []
+        for key, sha256, vector, check in connection.execute(
+            "SELECT key, sha256, vector, crc FROM contents NOT INDEXED"
+        ):
+            if content_crc(sha256, vector) != check:
+                raise damaged(self._path, "a picture's vector has changed by itself")
+            keys.append(key)
+            checks.append(check)
+            blobs.append(vector)
+        if not keys:
+            if len(self.ids):
+                raise damaged(self._path, "the vectors are missing")
+            return np.empty((0, 0), np.float32)
+        order = np.argsort(np.array(keys, np.int64))
+        place = order[np.minimum(np.searchsorted(np.array(keys)[order], self.contents), len(order) - 1)]
+        if not np.array_equal(np.array(keys)[place], self.contents):
+            raise damaged(self._path, "a vector is missing")
+        self._checks = np.array(checks, np.uint64)[place]
+        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)[place].astype(np.float32, copy=False)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.ids)
+
+    @cached_property
+    def marks(self) -> NDArray[np.uint64]:
+        """Return what names each row's vector, in this generation and any other: its key and the CRC of its content."""
+        return self.contents.astype(np.uint64) << np.uint64(32) | self._checks
+
+    def targets(self, connection: sqlite3.Connection, rows: Sequence[int] | NDArray[np.intp]) -> TargetFeatures:
+        """Return the features of `rows` [K]: vectors [K, d], regions [K, R, d]. Raises InputError, IntegrityError."""
+        wanted = np.asarray(rows, np.intp)
+        vectors = self.vectors[wanted]
+        keys = self.contents[wanted].tolist()
+        found: dict[int, bytes] = {}
+        for at in range(0, len(keys), _ASKED):
+            found |= self._regions(connection, keys[at : at + _ASKED])
+        blobs = [found[key] for key in keys]
+        return TargetFeatures(vectors, from_bytes(blobs, vectors.shape[1], self._format))
+
+    def _regions(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
+        """Return the kept regions of `keys`, read by one statement."""
+        found = {}
+        query = f"SELECT key, data, crc FROM regions WHERE key IN ({','.join('?' * len(keys))})"
+        for key, data, crc in connection.execute(query, keys):
+            if regions_crc(key, data) != crc:
+                raise damaged(self._path, "a picture's regions have changed by themselves")
+            found[key] = data
+        if not found.keys() >= set(keys):
+            generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
+            if generation == self.generation:
+                raise damaged(self._path, "a picture's regions are missing")
+            raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
+        return found
+
+    def has(self, name: str) -> bool:
+        """Tell whether `name` is an id."""
+        return name in self._rows
+
+    def row(self, name: str) -> int:
+        """Return the row of the image with id `name`, or of the only one that is called so (see names.Names.find).
+
+        Raises NotFoundError, with the nearest id, or UsageError when several are called so.
+        """
+        if name in self._rows:
+            return self._rows[name]
+        found = self._names.find(name)
+        if len(found.ids) > 1:
+            some = ", ".join(map(_told_apart, found.ids[:3]))
+            raise UsageError(printable(f"{len(found.ids)} pictures are called {name} ({some}); give the whole id"))
+        if found.id is None:
+            hint = self.hint(name) or "give an id as results show it"
+            raise NotFoundError(printable(f"{self._path} has no picture {name[:200]}; {hint}"))
+        return self._rows[found.id]
+
+    def same(self, name: str) -> str | None:
+        """Return the id that `name` is, in whatever Unicode form; None where there is none."""
+        return name if name in self._rows else self._names.same(name)
+
+    def hint(self, name: str) -> str:
+        """Return "did you mean ID?" with the id that is most like `name`, "" where none is."""
+        near = self._names.nearest(name)
+        return f"did you mean {near}?" if near else ""
+
+    def copies(self, row: int) -> NDArray[np.intp]:
+        """Return the rows of all images whose files have the same bytes as that of `row`, itself among them."""
+        return np.flatnonzero(self.contents == self.contents[row])
+
+    def rows_of(self, connection: sqlite3.Connection, sha256: bytes) -> NDArray[np.intp]:
+        """Return the rows of the images whose files have this SHA-256."""
+        found = connection.execute("SELECT key FROM contents WHERE sha256 = ?", (sha256,)).fetchone()
+        return np.flatnonzero(self.contents == found[0]) if found else np.empty(0, np.intp)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self.ids, self.folder)
+
+    @cached_property
+    def metadata(self) -> tuple[dict[str, str], ...]:
+        """Return each row's columns and values."""
+        return tuple(json.loads(text) for text in self._metadata)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns, sorted."""
+        return tuple(sorted({column for values in self.metadata for column in values}))
+
+    def mask(self, where: Mapping[str, str | Sequence[str]] | None) -> NDArray[np.bool_]:
+        """Return which rows [N] meet every condition: the value is the given one, or any of several.
+
+        A string is one value where an image has it, else a comma parts several. Blanks around values and their Unicode
+        form do not count. Raises UsageError for a column that no image has.
+        """
+        mask = np.ones(len(self), np.bool_)
+        for name, value in (where or {}).items():
+            known, which = self._values(self._column(name))
+            values = [None if each is None else _plain(each) for each in known]
+            if not isinstance(value, str):
+                allowed = set(map(_plain, value))
+            elif _plain(value) in values:
+                allowed = {_plain(value)}
+            else:
+                allowed = set(map(_plain, value.split(",")))
+            mask &= np.array([each in allowed for each in values], np.bool_)[which]
+        return mask
+
+    def _column(self, name: str) -> str:
+        """Return the column called `name`, or the only one called so but for case and blanks. Raises UsageError."""
+        if name in self.columns:
+            return name
+        same = [column for column in self.columns if loose(column) == loose(name)]
+        if len(same) == 1:
+            return same[0]
+        there = ", ".join(self.columns) or "none: index with --metadata"
+        near = nearest(name, self.columns)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UsageError(printable(f"{self._path} has no column {name}; columns: {there}{hint}"))
+
+    def nearest_value(self, column: str, value: str) -> str | None:
+        """Return the value of `column` most like `value`, None where it has that one, or none is near."""
+        known = [each for each in self._values(self._column(column))[0] if each is not None]
+        return None if _plain(value) in map(_plain, known) else nearest(value, known)
+
+    def _values(self, column: str) -> tuple[list[str | None], NDArray[np.int32]]:
+        """Return the different values of a column, and which of them each row has [N]."""
+        if column not in self._columns:
+            known: dict[str | None, int] = {}
+            which = [known.setdefault(values.get(column), len(known)) for values in self.metadata]
+            self._columns[column] = list(known), np.array(which, np.int32)
+        return self._columns[column]

@@ -1,0 +1,1 @@
+"""Images from files and bytes to pixels: the one safe decoder."""

@@ -1,0 +1,1 @@
+"""A bundle of ONNX graphs, and the scorer that runs them."""

@@ -1,0 +1,1 @@
+"""TensorRT engines instead of ONNX Runtime: building blocks, cache, device memory."""

@@ -1,0 +1,194 @@
+"""TensorRT engines on this machine: a private folder, each engine beside what it was built from and a seal over both.
+
+An engine is native code. It is opened only where this user's own key sealed exactly these bytes for exactly this graph,
+TensorRT, GPU and precision; a copied, edited or renamed one is not.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from nsfse_runtime.errors import IntegrityError, OutputError
+from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.inference.tensorrt.cuda import Gpu
+
+Span = tuple[int, int, int]
+"""The least, the usual and the greatest size of a dimension that varies."""
+Profile = Mapping[str, Span]
+
+LONGEST = 0  # stands for the bundle's max_words
+PROFILES: dict[str, tuple[Profile, ...]] = {
+    "image": ({"batch": (1, 1, 1)}, {"batch": (2, 32, 64)}),
+    "text": ({"batch": (1, 1, 64), "words": (1, 6, LONGEST)},),
+    "query": ({"batch": (1, 1, 64), "words": (1, 6, LONGEST)},),
+    "pair": ({"candidates": (1, 100, 512), "words": (1, 6, LONGEST)},),
+}
+"""The shapes that an engine is built for, by graph; those of one profile are tuned for its usual sizes."""
+
+_KEY = "secret"
+
+
+class EngineKey(msgspec.Struct, frozen=True):
+    """What an engine belongs to: the graph by the SHA-256 of its ONNX, TensorRT, the GPU, precision and shapes."""
+
+    graph: str
+    tensorrt: str
+    gpu: str
+    capability: str
+    precision: str
+    profiles: tuple[dict[str, Span], ...]
+
+    @property
+    def name(self) -> str:
+        """Return the name of its files: a digest of all of it."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:32]
+
+
+class Sidecar(msgspec.Struct, frozen=True):
+    """What lies beside an engine: its `key`, the graph's `outputs` in order, `sha256` of the engine, and the `seal`."""
+
+    key: EngineKey
+    outputs: tuple[str, ...]
+    sha256: str
+    seal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEngine:
+    """An engine's bytes, `plan`, and the names of its graph's `outputs` in order."""
+
+    plan: bytes
+    outputs: tuple[str, ...]
+
+
+def profiles_of(graph: str, manifest: Manifest) -> tuple[dict[str, Span], ...]:
+    """Return the shapes that the engine of `graph` is built for, with the bundle's longest text filled in."""
+
+    def filled(span: Span) -> Span:
+        least, usual, most = span
+        most = most or manifest.max_words
+        return least, min(usual, most), most
+
+    return tuple({name: filled(span) for name, span in profile.items()} for profile in PROFILES[graph])
+
+
+def engine_key(graph: str, onnx_sha256: str, manifest: Manifest, tensorrt: str, gpu: Gpu) -> EngineKey:
+    """Return the key of the engine of a bundle's `graph` for this TensorRT and GPU."""
+    profiles = profiles_of(graph, manifest)
+    return EngineKey(onnx_sha256, tensorrt, gpu.name, gpu.capability, manifest.precision, profiles)
+
+
+def cache_folder() -> Path:
+    """Return where engines lie: nsfse/engines under XDG_CACHE_HOME, or under ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nsfse", "engines")
+
+
+class EngineCache:
+    """The folder of engines, of this user and no other. Made by `open`."""
+
+    def __init__(self, folder: Path, secret: bytes) -> None:
+        self.folder, self._secret = folder, secret
+
+    @classmethod
+    def open(cls, folder: Path | None = None) -> "EngineCache":
+        """Open or make the folder, mode 0700. Raises OutputError where it cannot be made or others can enter it."""
+        folder = folder or cache_folder()
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _refuse_shared(folder)
+            return cls(folder, _secret(folder / _KEY))
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"cannot keep engines in {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
+
+    def load(self, key: EngineKey) -> StoredEngine | None:
+        """Return the engine of `key`, None where there is none. Raises IntegrityError where it is not as sealed."""
+        plan_file, sidecar_file = self._files(key)
+        try:
+            plan, text = plan_file.read_bytes(), sidecar_file.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            sidecar = msgspec.json.decode(text, type=Sidecar)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise _changed(sidecar_file) from error
+        if not hmac.compare_digest(sidecar.seal, self._seal(sidecar)):
+            raise _changed(sidecar_file)
+        if sidecar.key != key or hashlib.sha256(plan).hexdigest() != sidecar.sha256:
+            raise _changed(plan_file)
+        return StoredEngine(plan, sidecar.outputs)
+
+    def store(self, key: EngineKey, engine: StoredEngine) -> None:
+        """Keep an engine that was built here, its sidecar last. Raises OutputError."""
+        plan_file, sidecar_file = self._files(key)
+        bare = Sidecar(key, engine.outputs, hashlib.sha256(engine.plan).hexdigest())
+        sidecar = msgspec.structs.replace(bare, seal=self._seal(bare))
+        sidecar_file.unlink(missing_ok=True)
+        self._write(plan_file, engine.plan)
+        self._write(sidecar_file, msgspec.json.format(msgspec.json.encode(sidecar), indent=2))
+
+    def remove(self, key: EngineKey) -> None:
+        """Forget the engine of `key`, if there is one."""
+        for file in reversed(self._files(key)):
+            file.unlink(missing_ok=True)
+
+    def timings(self, key: EngineKey) -> bytes:
+        """Return what TensorRT measured of its kernels here before; empty at first."""
+        file = self._timing_file(key)
+        return file.read_bytes() if file.exists() else b""
+
+    def store_timings(self, key: EngineKey, data: bytes) -> None:
+        """Keep what TensorRT measured. Raises OutputError."""
+        self._write(self._timing_file(key), data)
+
+    def _timing_file(self, key: EngineKey) -> Path:
+        where = f"{key.tensorrt}\0{key.gpu}\0{key.capability}".encode()
+        return self.folder / f"{hashlib.sha256(where).hexdigest()[:32]}.timing"
+
+    def _files(self, key: EngineKey) -> tuple[Path, Path]:
+        return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"
+
+    def _seal(self, sidecar: Sidecar) -> str:
+        bare = msgspec.structs.replace(sidecar, seal="")
+        return hmac.new(self._secret, msgspec.json.encode(bare, order="deterministic"), "sha256").hexdigest()
+
+    def _write(self, file: Path, data: bytes) -> None:
+        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        try:
+            draft.write_bytes(data)
+            draft.replace(file)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {file}: {error.strerror}; make room or set XDG_CACHE_HOME") from error
+
+
+def _refuse_shared(folder: Path) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise OutputError(f"{folder} is not a folder; move it away or set XDG_CACHE_HOME")
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+        raise OutputError(f"{folder} is open to others, and engines are code; run: chmod 700 {folder}")
+
+
+def _secret(file: Path) -> bytes:
+    """Return this user's key, made on the first call."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_bytes()
+    with os.fdopen(handle, "wb") as opened:
+        opened.write(found := secrets.token_bytes(32))
+    return found
+
+
+def _changed(file: Path) -> IntegrityError:
+    return IntegrityError(f"{file} is not as it was built here; build it again with: nsfse export BUNDLE --trt")

@@ -1,0 +1,161 @@
+"""TensorRT engines as callables, and a bundle's four as a Scorer: `tensorrt` and `cuda-bindings`, no torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError, VersionError
+from nsfse_runtime.extras import need
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.devices import Place
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.tensorrt.cache import EngineCache, engine_key
+from nsfse_runtime.inference.tensorrt.cuda import GUIDE, CudaMemory, Memory, gpu
+
+LEAST, BELOW = (10, 13), (12,)  # versions of TensorRT whose interface this is
+
+
+class Context(Protocol):
+    """What is used of tensorrt.IExecutionContext."""
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        """Take the shapes of one profile."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Say an input's shape; False where the profile does not hold it."""
+
+    def get_tensor_shape(self, name: str) -> Sequence[int]:
+        """Return a tensor's shape; an output's is known when those of all inputs are."""
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        """Say where a tensor lies on the device."""
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        """Queue the engine's work."""
+
+
+class Engine(Protocol):
+    """What is used of tensorrt.ICudaEngine."""
+
+    num_io_tensors: int
+    num_optimization_profiles: int
+
+    def create_execution_context(self) -> Context | None:
+        """Return a context with memory of its own; None where there is too little."""
+
+    def get_tensor_name(self, index: int) -> str:
+        """Return the name of one input or output."""
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        """Return a tensor's TensorRT type."""
+
+    def get_tensor_shape(self, name: str) -> Sequence[int]:
+        """Return a tensor's shape, -1 where it varies."""
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]:
+        """Return an input's least, usual and greatest shape in a profile."""
+
+
+class EngineSession:
+    """One engine, ready to run: `session(pixels=...)` → its outputs in order, as `session.Session` does."""
+
+    def __init__(
+        self, engine: Engine, memory: Memory, outputs: Sequence[str], nptype: Callable[[Any], Any], origin: str
+    ) -> None:
+        """Make a context for each profile; `nptype` turns a TensorRT type into numpy's. Raises UsageError."""
+        self._engine, self._memory, self._origin, self._running = engine, memory, origin, Lock()
+        self.outputs = tuple(outputs)
+        names = [engine.get_tensor_name(at) for at in range(engine.num_io_tensors)]
+        self._types = {name: np.dtype(nptype(engine.get_tensor_dtype(name))) for name in names}
+        self._inputs = [name for name in names if name not in self.outputs]
+        self._contexts = [self._context(profile) for profile in range(engine.num_optimization_profiles)]
+
+    def _context(self, profile: int) -> Context:
+        context = self._engine.create_execution_context()
+        if context is None or not context.set_optimization_profile_async(profile, self._memory.stream):
+            raise UsageError(f"the engine of {self._origin} does not fit the GPU's memory; use --device cuda")
+        self._memory.wait()
+        return context
+
+    def __call__(self, **inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Run the engine on its inputs by name. Raises UsageError for shapes that no profile holds."""
+        # A graph that leaves an input unread may have become an engine without it.
+        given = {name: np.ascontiguousarray(inputs[name], self._types[name]) for name in self._inputs}
+        with self._running:
+            context = self._contexts[self._profile({name: array.shape for name, array in given.items()})]
+            for name, array in given.items():
+                context.set_input_shape(name, array.shape)
+                self._memory.upload(self._place(context, name, array.nbytes), array)
+            found = {name: np.empty(tuple(context.get_tensor_shape(name)), self._types[name]) for name in self.outputs}
+            places = {name: self._place(context, name, array.nbytes) for name, array in found.items()}
+            if not context.execute_async_v3(self._memory.stream):
+                raise IntegrityError(f"the engine of {self._origin} failed; build it again with: nsfse export --trt")
+            for name, array in found.items():
+                self._memory.download(array, places[name])
+            self._memory.wait()
+        return tuple(found[name] for name in self.outputs)
+
+    def _place(self, context: Context, name: str, size: int) -> int:
+        address = self._memory.room(name, max(size, 1))
+        context.set_tensor_address(name, address)
+        return address
+
+    def _profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Return the first profile that holds `shapes`."""
+        for profile in range(self._engine.num_optimization_profiles):
+            if all(self._holds(profile, name, shape) for name, shape in shapes.items()):
+                return profile
+        name, shape = next(iter(shapes.items()))
+        raise UsageError(f"the engine of {self._origin} is not built for {name} {list(shape)}; use a smaller batch")
+
+    def _holds(self, profile: int, name: str, shape: tuple[int, ...]) -> bool:
+        if -1 not in tuple(self._engine.get_tensor_shape(name)):
+            return True
+        least, _, most = self._engine.get_tensor_profile_shape(name, profile)
+        return len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
+
+
+class EngineScorer(OnnxScorer):
+    """The Scorer of a bundle on the engines that `nsfse export BUNDLE --trt` built on this machine."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises MissingExtraError, UsageError (no GPU), VersionError (another TensorRT) or OutputError."""
+        super().__init__(bundle, Place(engines=True))
+        self._tensorrt, self._gpu, self._cache = load_tensorrt(), gpu(), EngineCache.open()
+        self._runtime = self._tensorrt.Runtime(self._tensorrt.Logger(self._tensorrt.Logger.ERROR))
+
+    def _open(self, name: str, data: bytes, origin: str) -> Callable[..., tuple[NDArray[Any], ...]]:
+        trt, entry = self._tensorrt, self.bundle.manifest.files[f"{name}.onnx"]
+        key = engine_key(name, entry.sha256, self.bundle.manifest, trt.__version__, self._gpu)
+        stored = self._cache.load(key)
+        if stored is None:
+            raise NotFoundError(
+                f"no engine of {origin} for {self._gpu.name} and TensorRT {trt.__version__}; "
+                f"build it with: nsfse export {self.bundle.path} --trt"
+            )
+        engine = self._runtime.deserialize_cuda_engine(stored.plan)
+        if engine is None:
+            raise IntegrityError(f"TensorRT does not open the engine of {origin}; build it again: nsfse export --trt")
+        return EngineSession(engine, CudaMemory(), stored.outputs, trt.nptype, origin)
+
+
+def load_tensorrt() -> Any:
+    """Return the module tensorrt. Raises MissingExtraError (it or its libraries) or VersionError (not 10.13 ... 11)."""
+    need("tensorrt", "trt", GUIDE)
+    need("cuda.bindings", "trt", GUIDE)
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise MissingExtraError(
+            f'tensorrt does not load ({reason}); run: pip install --force-reinstall "nsfse[trt]"; {GUIDE}'
+        ) from error
+    version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
+    if not LEAST <= version < BELOW:
+        raise VersionError(
+            f'TensorRT {tensorrt.__version__} is none of 10.13 to 11; run: pip install -U "nsfse[trt]"; {GUIDE}'
+        )
+    return tensorrt

@@ -1,0 +1,166 @@
+"""Modification text → ids and mask, from a tokenizer.json; training uses it too."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as FastTokenizer
+
+from nsfse_runtime.errors import IntegrityError, NotFoundError, TextError
+from nsfse_runtime.inference.spelling import Speller
+from nsfse_runtime.inference.unicode_text import is_word, normalise, trimmed
+
+MAX_CHARACTERS = 2000
+UNKNOWN, PADDING = "[UNK]", "[PAD]"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model reads of one text.
+
+    `words` are the L words that `Tokenizer.encode` encodes, as written (normalised). `unknown` are the words that the
+    vocabulary does not have, which are left out; `positions` says for each of them how many of `words` come before it.
+    `unread` are the words after the model's limit, known or not.
+    """
+
+    words: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    positions: tuple[int, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+class Tokenizer:
+    """Splits a text into at most `max_words` words, of which the known ones are encoded."""
+
+    def __init__(self, tokenizer: FastTokenizer, max_words: int = 24) -> None:
+        self._tokenizer, self.max_words = tokenizer, max_words
+        self.unknown = tokenizer.token_to_id(UNKNOWN)
+        self._speller: Speller | None = None
+        self._opening = Lock()
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], max_words: int = 24) -> "Tokenizer":
+        """Open a tokenizer.json. Raises NotFoundError or IntegrityError."""
+        try:
+            with open(path, "rb") as file:
+                return cls.from_bytes(file.read(), max_words, str(path))
+        except FileNotFoundError:
+            raise NotFoundError(f"no tokenizer at {path}; train or export the model again") from None
+
+    @classmethod
+    def from_bytes(cls, data: bytes, max_words: int = 24, origin: str = "tokenizer.json") -> "Tokenizer":
+        """Open a tokenizer.json from its bytes. Raises IntegrityError."""
+        try:
+            return cls(FastTokenizer.from_buffer(data), max_words)
+        except Exception as error:  # the library raises plain Exception
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise IntegrityError(f"{origin} is not a tokenizer: {reason}; export the model again") from None
+
+    def __len__(self) -> int:
+        """Return the vocabulary's size."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def _split(self, text: str) -> "_Tokens":
+        if len(text) > MAX_CHARACTERS:
+            raise TextError(f"the text has {len(text)} characters, the limit is {MAX_CHARACTERS}; say it shorter")
+        try:
+            clean = normalise(text)
+            encoding = self._tokenizer.encode(clean)
+        except (UnicodeError, TypeError):
+            raise TextError("the text holds characters that are not valid Unicode; type it again") from None
+        if not encoding.ids:
+            raise TextError('the text has no words; say what should be different, such as "make it red"')
+        return _Tokens(clean, encoding.ids, encoding.offsets)
+
+    def _read(self, text: str) -> tuple[list[int], Reading]:
+        """Return the ids of the known words of `text`, and its Reading."""
+        found = self._split(text)
+        known = [id != self.unknown for id in found.ids]
+        # Punctuation that the vocabulary lacks is no word.
+        counted = [at for at, word in enumerate(found.words) if known[at] or is_word(word)]
+        read, rest = counted[: self.max_words], counted[self.max_words :]
+        kept = [at for at in read if known[at]]
+        others = [at for at in read if not known[at]]
+        reading = Reading(
+            tuple(found.words[at] for at in kept),
+            tuple(found.words[at] for at in others),
+            tuple(sum(at < other for at in kept) for other in others),
+            found.words_from(rest[0]) if rest else (),
+        )
+        return [found.ids[at] for at in kept], reading
+
+    def read(self, text: str) -> Reading:
+        """Return which words of `text` are read, unknown, and beyond the limit.
+
+        Raises TextError for a text that has no words, too many characters, or invalid Unicode; not for one whose words
+        are all unknown.
+        """
+        return self._read(text)[1]
+
+    def nearest(self, word: str) -> str | None:
+        """Return the known word that `word` may be a slip or another form of, None where there is none."""
+        with self._opening:
+            if self._speller is None:
+                self._speller = Speller(self._tokenizer.get_vocab()) if self.unknown is not None else Speller(())
+        return self._speller.nearest(word)
+
+    def words(self) -> list[str]:
+        """Return the entries of the vocabulary that are plain words, sorted."""
+        return sorted(word for word in self._tokenizer.get_vocab() if word.isalpha())
+
+    def knows(self, text: str) -> bool:
+        """Tell whether every word of `text` is known and read.
+
+        Raises TextError for a text that has no words or too many characters.
+        """
+        reading = self.read(text)
+        return not reading.unknown and not reading.unread
+
+    def tokens(self, text: str, unknown: bool = False) -> tuple[str, ...]:
+        """Return the words of `text` as written, aligned with `encode` of the same `unknown`. Raises TextError."""
+        return self._split(text).words[: self.max_words] if unknown else self._read(text)[1].words
+
+    def encode(self, texts: Sequence[str], unknown: bool = False) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return ids [B, L] int64 (0 = padding) and mask [B, L] bool.
+
+        Unknown words are left out, as if they were not written; with `unknown`, as training reads its texts, each is
+        the unknown word. Raises TextError for a text that is empty, too long, or has no known word.
+        """
+        rows = [self._ids(text, unknown) for text in texts]
+        ids = np.zeros((len(rows), max(map(len, rows), default=1)), np.int64)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = row
+        return ids, np.arange(ids.shape[1])[None] < np.array([len(r) for r in rows], np.int64)[:, None]
+
+    def _ids(self, text: str, unknown: bool) -> list[int]:
+        ids, reading = (self._split(text).ids[: self.max_words], None) if unknown else self._read(text)
+        if ids and not (self.unknown is not None and all(id == self.unknown for id in ids)):
+            return ids
+        reading = reading or self.read(text)
+        offers = list(dict.fromkeys(near for word in reading.unknown if (near := self.nearest(word))))
+        advice = f"did you mean {' '.join(offers)}?" if offers else "use other words"
+        raise TextError(f"this model knows none of the words of {text[:80]!r}; {advice}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The tokens of a normalised text: `ids` and (start, end) `offsets`, one each."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the tokens as written."""
+        return tuple(self.text[start:end] for start, end in self.offsets)
+
+    def words_from(self, token: int) -> tuple[str, ...]:
+        """Return the words from a token on, the whole word where the token is within one."""
+        start = self.offsets[token][0]
+        while start and self.text[start - 1].isalnum() and self.text[start].isalnum():
+            start -= 1
+        return tuple(word for each in self.text[start:].split() if is_word(word := trimmed(each)))

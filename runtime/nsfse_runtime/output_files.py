@@ -1,0 +1,82 @@
+"""Where results may be written: a new file, or one that nsfse wrote before; never over anything else."""
+
+import os
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsfse_runtime.errors import OutputError, UsageError
+from nsfse_runtime.escaping import printable
+
+_LOOKED_AT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A kind of file: what it is called, its suffixes, and the bytes near its beginning by which it is known."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    mark: bytes
+
+
+SHEET = Output("contact sheet", (".png",), b"Software\0nsfse")
+PAGE = Output("page", (".html", ".htm"), b'<meta name="generator" content="nsfse">')
+
+
+def check_output(path: str | os.PathLike[str], kind: Output) -> None:
+    """Raise where a file of `kind` may not be written at `path`.
+
+    UsageError for another suffix, OutputError for a file that is there and is not one of `kind` by nsfse.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in ("", *kind.suffixes):
+        wanted = " or ".join(kind.suffixes)
+        raise UsageError(f"a {kind.name} is written as {wanted}, not {printable(target.suffix)}; name it so")
+    try:
+        if not target.exists() or target.is_dir():  # writing tells of a folder
+            return
+        head = b"a pipe or a device"
+        if target.is_file():
+            with target.open("rb") as file:
+                head = file.read(_LOOKED_AT)
+    except OSError as error:
+        raise OutputError(f"cannot write {printable(str(target))}: {error.strerror}; choose another place") from error
+    if head and kind.mark not in head:
+        raise OutputError(
+            f"{printable(str(target))} is there and is no {kind.name} by nsfse; choose another name, or delete it first"
+        )
+
+
+def write_output(path: str | os.PathLike[str], kind: Output, save: Callable[[Path], object]) -> None:
+    """Let `save` write a file beside `path` and move it there whole. Raises OutputError, and as `check_output`."""
+    check_output(path, kind)
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        save(part)
+        os.replace(part, target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"cannot write {printable(str(target))}: {reason}; choose another place") from error
+
+
+def check_folder(path: Path, ours: Collection[str], marks: Collection[str]) -> None:
+    """Raise OutputError where results may not be written into the folder `path`.
+
+    It may be absent or empty, hold one of `marks`, by which a folder of ours is known, or nothing but names of `ours`,
+    as one that was begun. Hidden files do not count.
+    """
+    try:
+        there = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.exists() else set()
+    except NotADirectoryError:
+        raise OutputError(f"{path} is a file, not a folder; choose another place") from None
+    except OSError as error:
+        raise OutputError(f"cannot write into {path}: {error.strerror}; choose another place") from error
+    if there & set(marks) or there <= set(ours):
+        return
+    other = min(there - set(ours))
+    raise OutputError(f"{path} holds other files, such as {printable(other)}; choose an empty folder or a new one")

@@ -1,0 +1,1 @@
+"""Queries over a gallery: from images and texts to ranked hits with evidence."""

@@ -1,0 +1,124 @@
+"""What a query's answer is made of: hits, and the evidence of each word for each of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from nsfse_runtime.inference.confidence import Decision
+from nsfse_runtime.retrieval.query import Asked
+from nsfse_runtime.retrieval.text_warnings import TextReading
+from nsfse_runtime.search.two_stage import Ranking
+from nsfse_runtime.types import PairScores, TargetFeatures
+
+
+class WordEvidence(msgspec.Struct, frozen=True):
+    """A word of the texts against a picture: `score` is its best correspondence, `matched` when that is as it should.
+
+    `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
+    what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
+    `regions` has, where maps were asked for, how much the word is in each cell of the picture's grid, less the
+    boundary, row by row (see queries.word_maps).
+    """
+
+    word: str
+    score: float
+    matched: bool
+    weight: float
+    regions: tuple[float, ...] | None = None
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
+
+    A hit on which the heaviest word of a text is mismatched is no match, and its confidence is under the threshold.
+    Where a text was not read or not followed as a whole (see TextReading.whole) both are None.
+
+    Where the model has no decision, nothing was re-ranked, or the query is not one picture and one text, `confidence`
+    is None and `match` says whether the words of every text as a whole, by their weights, are over the boundary. Where
+    no words are looked at `match` is None and `evidence` empty.
+    """
+
+    id: str
+    path: str
+    score: float
+    match: bool | None
+    evidence: tuple[WordEvidence, ...]
+    confidence: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
+
+    `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
+    among them: where it is False, nothing here matches. None where no picture has a confidence. `threshold` is the
+    confidence from which on a hit is a match, None where none has one. `grid` is (rows, columns) of the evidence's
+    `regions`, None where there are none. `texts` say how each text was read, those of
+    `minus_texts` last, and `notes` the same as sentences.
+    """
+
+    schema_version: int = 1
+    hits: tuple[Hit, ...]
+    matches: bool | None = None
+    threshold: float | None = None
+    timings_ms: dict[str, float]
+    grid: tuple[int, int] | None = None
+    texts: tuple[TextReading, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def hits_of(
+    ids: Sequence[str],
+    folder: str,
+    asked: Asked,
+    ranking: Ranking,
+    pair: PairScores,
+    decision: Decision | None,
+    targets: TargetFeatures | None,
+    grid: tuple[int, int] | None = None,
+    *,
+    whole: bool = True,
+) -> tuple[Hit, ...]:
+    """Return the hits of `ranking`, with the words' scores `pair` of all of them.
+
+    `ids` [N] are those of the gallery, whose files lie in `folder`. `targets` are the hits' features, which a
+    `decision` and the maps of a `grid` of (rows, columns) need. Where the texts were not read as a `whole`, no hit has
+    a confidence or is called a match.
+    """
+    struck = asked.struck(pair)
+    matches = asked.fulfilled(pair) & ~struck
+    confidences = maps = None
+    if decision and targets and asked.reference is not None and whole:
+        confidences = decision.confidences(asked.parts[0], asked.reference, ranking, targets)
+        if confidences is not None:
+            below = np.nextafter(decision.threshold, 0)
+            confidences = np.where(struck, np.minimum(confidences, below), confidences)
+            matches = confidences >= decision.threshold
+    if grid and targets and asked.tokens:
+        maps = asked.maps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
+    return tuple(
+        Hit(
+            id=ids[row],
+            path=str(Path(folder, ids[row])),
+            score=float(ranking.scores[at]),
+            match=bool(matches[at]) if asked.tokens and whole else None,
+            evidence=_evidence(asked, pair, at, None if maps is None else maps[at]),
+            confidence=None if confidences is None else float(confidences[at]),
+        )
+        for at, row in enumerate(ranking.rows)
+    )
+
+
+def _evidence(asked: Asked, pair: PairScores, at: int, maps: np.ndarray | None) -> tuple[WordEvidence, ...]:
+    words = zip(asked.tokens, pair.word_scores[at], asked.word_weights, strict=True)
+    return tuple(
+        WordEvidence(
+            word,
+            float(score),
+            bool((score >= pair.boundary) == (kappa >= 0)),
+            float(kappa),
+            None if maps is None else tuple(map(float, maps[number])),
+        )
+        for number, (word, score, kappa) in enumerate(words)
+    )

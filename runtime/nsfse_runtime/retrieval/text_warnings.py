@@ -1,0 +1,117 @@
+"""What a model did not read of a query's texts, or did not follow: told with every answer (docs/queries.md §8)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from nsfse_runtime.inference.tokenizer import Reading, Tokenizer
+from nsfse_runtime.retrieval.negation import negated, words_of
+from nsfse_runtime.retrieval.query import Asked
+from nsfse_runtime.types import Scorer
+
+# Unknown words of these say nothing of what is asked for: without them a text means the same.
+_FUNCTION_WORDS = words_of(
+    "could should would might must shall have having been being were your mine ours their theirs them they",
+    "this that these those there here please kindly thanks thank hello maybe perhaps just really also and",
+    "bitte danke hallo und vielleicht könnte könntest sollte möchte würde hätte wäre diese dieser dieses diesen",
+    "meine meinen meiner deine auch wirklich",
+)
+NOT_WHOLE = "so no hit has a confidence, and none is called a match"
+
+
+class UnknownWord(msgspec.Struct, frozen=True):
+    """A word that the vocabulary does not have. It has no effect on the answer.
+
+    `nearest` is the known word that may be meant, None where none is near or the word only makes a sentence whole
+    ("should"). `position` is how many of the text's known words, those of the evidence, come before it.
+    """
+
+    word: str
+    nearest: str | None
+    position: int
+
+
+class IgnoredNegation(msgspec.Struct, frozen=True):
+    """A negation that the model did not follow: `phrase` as written ("not a bag") and the `word` it ought to negate."""
+
+    phrase: str
+    word: str
+
+
+class TextReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What was not read of one text of a query, or not followed. `minus` tells a text of `minus_texts`.
+
+    `words` is how many words of the evidence are this text's; the evidence has the texts in this order. `unread` are
+    the words after the model's limit. `ignored_negation` is None where there is none.
+    """
+
+    minus: bool = False
+    words: int = 0
+    unknown: tuple[UnknownWord, ...] = ()
+    unread: tuple[str, ...] = ()
+    ignored_negation: IgnoredNegation | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Return whether all that the text asks for was read and followed; else a hit has no confidence.
+
+        An unknown word that only makes a sentence whole ("should") takes no confidence away.
+        """
+        missing = any(each.word.lower() not in _FUNCTION_WORDS for each in self.unknown)
+        return not missing and not self.unread and self.ignored_negation is None
+
+
+def tokenizer_of(scorer: Scorer) -> Tokenizer | None:
+    """Return a scorer's `tokenizer`, an attribute that a scorer need not have."""
+    found: Tokenizer | None = getattr(scorer, "tokenizer", None)
+    return found
+
+
+def readings(
+    tokenizer: Tokenizer | None,
+    texts: Sequence[str],
+    minus_texts: Sequence[str],
+    asked: Asked,
+) -> tuple[TextReading, ...]:
+    """Return how each text of the query `asked` was read, `texts` first, then `minus_texts`. Raises TextError."""
+    found = []
+    for at, text in enumerate((*texts, *minus_texts)):  # the order of `asked.texts`
+        reading = None if tokenizer is None else tokenizer.read(text)
+        minus, words = at >= len(texts), asked.tokens[asked.texts[at]]
+        ignored = None if minus else negated(words, asked.word_weights[asked.texts[at]])
+        found.append(
+            TextReading(
+                minus=minus,
+                words=len(words),
+                unknown=() if reading is None or tokenizer is None else _unknown(tokenizer, reading),
+                unread=() if reading is None else reading.unread,
+                ignored_negation=None if ignored is None else IgnoredNegation(*ignored),
+            )
+        )
+    return tuple(found)
+
+
+def notes_of(found: Iterable[TextReading], max_words: int) -> tuple[str, ...]:
+    """Return what a user should know of how the texts were read, a sentence each."""
+    each = list(found)
+    notes = [note for text in each for note in _notes(text, max_words)]
+    if not all(text.whole for text in each):
+        notes.append(NOT_WHOLE)
+    return tuple(dict.fromkeys(notes))
+
+
+def _unknown(tokenizer: Tokenizer, reading: Reading) -> tuple[UnknownWord, ...]:
+    return tuple(
+        UnknownWord(word, None if word.lower() in _FUNCTION_WORDS else tokenizer.nearest(word), position)
+        for word, position in zip(reading.unknown, reading.positions, strict=True)
+    )
+
+
+def _notes(each: TextReading, max_words: int) -> Iterator[str]:
+    for unknown in each.unknown:
+        offer = f"; did you mean {unknown.nearest}?" if unknown.nearest else ""
+        yield f"unknown word: {unknown.word}{offer}"
+    if each.unread:
+        yield f"not read, after the first {max_words} words: {' '.join(each.unread)}"
+    if ignored := each.ignored_negation:
+        yield f"this model did not follow '{ignored.phrase}'; use --without {ignored.word}"

@@ -1,0 +1,1 @@
+"""Search: the first stage over all vectors, the second over the candidates."""

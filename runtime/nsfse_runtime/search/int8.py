@@ -1,0 +1,110 @@
+"""A first look at many vectors in a quarter of the bytes: int8 codes, and how far off they can be.
+
+Stage 1 is bound by memory, so it reads codes first and the vectors only of rows that can still be among the best: the
+answer is that of search.exact_search, not an approximation.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime.search.two_stage import Mask, Rows, best_of, exact_search, rounding, slack
+from nsfse_runtime.types import Floats
+
+# Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63 fits, more would not.
+_LARGEST, _QUERY_LARGEST, _ZERO = 63, 127, 128
+_BLOCK = 1024  # rows at a time that stay in the processor's cache
+MOST_BYTES = 1_000_000_000
+"""Above so many codes a single graph would come near the 2 GB that a protocol buffer may have."""
+# Once more than one row in so many would have to be looked at again, the plain product is faster.
+_WORTH = 8
+
+
+class Codes:
+    """Codes of N unit vectors, and for each how far what it stands for lies from the vector itself."""
+
+    def __init__(self, vectors: Floats) -> None:
+        """Encode `vectors` [N, d], of at most MOST_BYTES numbers. Raises MissingExtraError (onnxruntime)."""
+        self._vectors = vectors
+        count, dim = vectors.shape
+        codes = np.empty((dim, count), np.int8)
+        self._scale, self._error = np.empty(count, np.float32), np.empty(count, np.float32)
+        for at in range(0, count, _BLOCK):
+            rows = slice(at, at + _BLOCK)
+            block = vectors[rows]
+            scale = np.maximum(np.abs(block).max(1, keepdims=True), 1e-12) / _LARGEST
+            code = np.rint(block / scale)
+            codes[:, rows], self._scale[rows] = code.astype(np.int8).T, scale[:, 0]
+            off = block - code * scale
+            self._error[rows] = np.sqrt(np.vecdot(off, off))
+        self._session = Session(_product_with(codes), origin="the graph of stage 1")
+
+    def search(self, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
+        """Find the `k` best rows for `query` [d]: the same rows and scores as exact_search."""
+        scores, error = self.estimate(query)
+        if mask is not None:
+            scores[~mask] = -np.inf
+        count = len(scores)
+        if count <= (some := 4 * k):
+            return exact_search(self._vectors, query, k, mask)
+        # The k-th best of these is met or passed by the true k-th best, so what cannot reach it is out.
+        first = np.argpartition(scores, count - some)[count - some :]
+        found = np.vecdot(self._vectors[first], query)
+        found[np.isneginf(scores[first])] = -np.inf
+        last = np.partition(found, some - k)[some - k]
+        rows = np.flatnonzero(scores + error >= last - slack(query, last))
+        # Where too few are allowed every row passes: then, too, it is the plain product's turn.
+        if len(rows) * _WORTH > count:
+            return exact_search(self._vectors, query, k, mask)
+        return best_of(self._vectors, query, rows, k)
+
+    def estimate(self, query: Floats) -> tuple[Floats, Floats]:
+        """Return the inner products [N] with `query` [d] as the codes have them, and the most they are off by [N]."""
+        step = max(float(np.abs(query).max()), 1e-12) / _QUERY_LARGEST
+        rounded = np.rint(query / step)
+        (sums,) = self._session(query=(rounded + _ZERO).astype(np.uint8)[None])
+        off = float(np.linalg.norm(query - rounded * step))
+        # In float32 from the start: numpy would make the product of int32 and float32 in twice the bytes.
+        scores: Floats = np.multiply(sums[0], self._scale, dtype=np.float32)
+        scores *= np.float32(step)
+        # |<q, v> - <q', v'>| <= |q| |v - v'| + |q - q'| |v'|, and |v'| <= 1 + |v - v'|
+        length = float(np.linalg.norm(query))
+        error: Floats = self._error * np.float32(length + off)
+        error += np.float32(off + 3 * rounding(query))
+        return scores, error
+
+
+def _product_with(codes: NDArray[np.int8]) -> bytes:
+    """Return the ONNX graph query [1, d] uint8 → sums [1, N] int32: MatMulInteger with `codes` [d, N] inside.
+
+    Written by hand, field by field of onnx.proto: serving has no onnx package.
+    """
+    dim, count = codes.shape
+    uint8, int8, int32 = 2, 3, 6
+    inputs = (_field(1, name) for name in (b"query", b"codes", b"zero"))
+    node = b"".join(inputs) + _field(2, b"sums") + _field(4, b"MatMulInteger")
+    weights = _field(1, dim) + _field(1, count) + _field(2, int8) + _field(8, b"codes") + _field(9, codes.tobytes())
+    zero = _field(2, uint8) + _field(8, b"zero") + _field(9, bytes([_ZERO]))
+    graph = _field(1, node) + _field(2, b"stage1") + _field(5, weights) + _field(5, zero)
+    graph += _field(11, _value(b"query", uint8, dim)) + _field(12, _value(b"sums", int32, count))
+    return _field(1, 8) + _field(8, _field(2, 17)) + _field(7, graph)  # IR version 8, opset 17
+
+
+def _value(name: bytes, kind: int, columns: int) -> bytes:
+    shape = b"".join(_field(1, _field(1, size)) for size in (1, columns))
+    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, shape)))
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    """Return one field of a protocol buffer: a varint, or bytes with their length."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])

@@ -1,0 +1,180 @@
+"""Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
+
+A tie is what rounding alone can part (TIE). The same image in two rows has two scores that may differ in the last
+bit, by the processor's kernels and by what stands beside it in a batch: that must not decide an order.
+
+Stage 1's answer does not depend on how it was found: whatever narrows the gallery down (a matrix product, int8 codes,
+an index), `best_of` scores what is left, row by row and always in the same order of additions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsfse_runtime.types import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
+
+Rows = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+Stages = Literal["one", "two", "all"]
+"""How a model ranks: by one vector; by it and then by pairs over the best; by pairs over everything."""
+
+TIE = 1e-6
+"""Scores tie with the best of them where they lie within TIE · max(1, its size) of it."""
+# Regions are fetched and scored so many pictures at a time: an exhaustive ranking needs no more memory than this one.
+_PAIR_CHUNK = 512
+# A row that has to be copied first costs about so many that are multiplied where they lie.
+_COPY_COST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`rows` [k] best first with their `scores` [k]; `pair` is the whole score of the first M rows, those re-ranked.
+
+    Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do not compare.
+    `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over all that were re-ranked, kept or
+    not. `pair` is None when nothing was re-ranked, and `mean` is then 0.
+    """
+
+    rows: Rows
+    scores: Floats
+    pair: PairScores | None
+    cosines: Floats
+    mean: float
+
+
+def pairs_scored(scorer: Scorer, asked: int, pictures: int) -> int:
+    """Return how many candidates stage 2 looks at where `asked` are wanted: 0 or all for a scorer with such `stages`.
+
+    `stages` is an attribute that a scorer of two stages need not have.
+    """
+    stages: Stages = getattr(scorer, "stages", "two")
+    return {"one": 0, "two": asked, "all": pictures}[stages]
+
+
+def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
+    """Find the `k` rows of `vectors` [N, d] with the largest inner product with `query` [d] → rows [k], scores [k].
+
+    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may. Ties (TIE) come in
+    the order of rows.
+    """
+    if not len(vectors):
+        return np.empty(0, np.intp), np.empty(0, np.float32)
+    rows = None if mask is None else np.flatnonzero(mask)
+    if rows is None or len(rows) * _COPY_COST > len(vectors):
+        scores = vectors @ query if rows is None else (vectors @ query)[rows]
+    else:
+        scores = vectors[rows] @ query
+    if (k := min(k, len(scores))) < 1:
+        return np.empty(0, np.intp), np.empty(0, np.float32)
+    last = np.partition(scores, len(scores) - k)[len(scores) - k]
+    kept = np.flatnonzero(scores >= last - slack(query, last))
+    return best_of(vectors, query, kept if rows is None else rows[kept], k)
+
+
+def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
+    """Return the `k` best of `rows` and their scores: each row's by itself, whoever stands beside it."""
+    most = 2 * len(rows) > len(vectors)
+    scores = np.vecdot(vectors, query)[rows] if most else np.vecdot(vectors[rows], query)
+    order, scores = best_first(scores, rows)
+    return rows[order[:k]], scores[:k]
+
+
+def best_first(scores: Floats, rows: Rows) -> tuple[Rows, Floats]:
+    """Return the places [n] of `scores` [n], best first and ties by `rows` [n], and the scores [n] in that order.
+
+    Scores that tie (TIE) are returned as one, the greatest of them. The first of a tie is never tied with a better
+    score: a chain of small steps is no tie of its two ends.
+    """
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # scores that are no numbers are for others to refuse
+        ends = np.searchsorted(-falling, TIE * np.maximum(1, np.abs(falling)) - falling, side="right").tolist()
+    starts = []
+    at = 0
+    while at < len(ends):
+        starts.append(at)
+        at = max(ends[at], at + 1)
+    tie = np.repeat(np.arange(len(starts)), np.diff([*starts, len(ends)]))
+    return order[np.lexsort((rows[order], tie))], scores[order[starts]][tie]
+
+
+def slack(query: Floats, score: float) -> float:
+    """Return how far below `score`, the least that is wanted, a row's product with `query` [d] may be and still tie."""
+    return rounding(query) + 2 * TIE * max(1.0, abs(float(score)))
+
+
+def rounding(query: Floats) -> float:
+    """Return how far two float32 inner products of `query` and a unit row can lie apart, in any order of additions."""
+    return 2 * len(query) * float(np.finfo(np.float32).eps * np.linalg.norm(query))
+
+
+def rank(
+    scorer: Scorer,
+    query: QueryFeatures,
+    vectors: Floats,
+    fetch: Callable[[Rows], TargetFeatures],
+    k: int,
+    rerank: int,
+    mask: Mask | None = None,
+) -> Ranking:
+    """Rank the gallery `vectors` [N, d]: stage 1, then the first `rerank` of it again by the whole score S.
+
+    `fetch` gives the features of rows. The rows after the re-ranked ones follow in stage 1's order; `rerank` = 0 is
+    stage 1 alone, and `rerank` = N equals scoring every pair.
+    """
+    rows, scores = exact_search(vectors, query.vector, max(k, rerank), mask)
+    return rerank_rows(lambda first: score_rows(scorer, [query], first, fetch)[0], rows, scores, k, rerank)
+
+
+def rerank_rows(score: Callable[[Rows], PairScores], rows: Rows, scores: Floats, k: int, rerank: int) -> Ranking:
+    """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S, and keep `k`.
+
+    `score` gives the S of rows, which ascend.
+    """
+    first = rows[:rerank]
+    if not len(first):
+        return Ranking(rows[:k], scores[:k], None, scores[:k], 0.0)
+    by_row = np.argsort(first)
+    return ordered(rows, scores, by_row, score(first[by_row]), k)
+
+
+def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) -> Ranking:
+    """Order stage 1's `rows` by the scores S of the first M of them, and keep `k`.
+
+    `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them; ties (TIE) keep that order.
+    """
+    first = rows[: len(by_row)][by_row]
+    order, whole = best_first(pair.score, first)
+    best = PairScores(whole[:k], pair.word_scores[order[:k]], pair.boundary)
+    rest = slice(len(first), max(k, len(first)))
+    ranked = np.concatenate([first[order], rows[rest]])[:k]
+    shown = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
+    cosines = np.concatenate([scores[by_row[order]], scores[rest]])[:k]
+    return Ranking(ranked, shown, best, cosines, float(pair.score.mean()))
+
+
+def taken(pair: PairScores, order: Rows) -> PairScores:
+    """Return the scores of the candidates `order` [k], in that order."""
+    return PairScores(pair.score[order], pair.word_scores[order], pair.boundary)
+
+
+def score_rows(
+    scorer: Scorer, queries: Sequence[QueryFeatures], rows: Rows, fetch: Callable[[Rows], TargetFeatures]
+) -> list[PairScores]:
+    """Score each of `queries` against the pictures of `rows` [K], a bounded number at a time, each fetched once."""
+    found: list[list[PairScores]] = [[] for _ in queries]
+    for at in range(0, max(len(rows), 1), _PAIR_CHUNK):
+        targets = fetch(rows[at : at + _PAIR_CHUNK])
+        for query, parts in zip(queries, found, strict=True):
+            parts.append(scorer.score_pairs(query, targets))
+    return [
+        PairScores(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.word_scores for part in parts]),
+            parts[0].boundary,
+        )
+        for parts in found
+    ]

@@ -1,0 +1,214 @@
+"""What goes in and out, as types: requests are checked against them, and /openapi.json is made from them."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
+from nsfse_runtime.retrieval.results import WordEvidence
+from nsfse_runtime.retrieval.text_warnings import TextReading
+from nsfse_runtime.server.errors import Failure
+
+MOST_HITS, MOST_PAIRS, MOST_PARTS, MOST_QUERIES, MOST_LISTED = 100, 500, 8, 16, 200
+MOST_VALUES = 50
+
+File = Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
+Id = Annotated[str, Meta(min_length=1, max_length=1024)]
+Text = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
+Name = Annotated[str, Meta(max_length=64)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Files = Annotated[list[File], Meta(max_length=MOST_PARTS)]
+Ids = Annotated[list[Id], Meta(max_length=MOST_PARTS)]
+Texts = Annotated[list[Text], Meta(max_length=MOST_PARTS)]
+_Values = Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=100)]
+Where = Annotated[dict[str, Annotated[str, Meta(max_length=2000)] | _Values], Meta(max_length=20)]
+
+
+class Choices(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What queries of both kinds share; see nsfse_runtime.retrieval.query.Query."""
+
+    k: Annotated[int, Meta(ge=1, le=MOST_HITS)] = 10
+    where: Where = {}
+    min_score: Share = 0.0
+    rerank: Annotated[int, Meta(ge=0, le=MOST_PAIRS)] = 100
+    balance: Share = 0.5
+    maps: bool = False
+
+
+class QueryForm(Choices, kw_only=True):
+    """A query as a form: pictures as files or as ids of the gallery; `where` is a JSON object."""
+
+    image: Files = []
+    id: Ids = []
+    text: Texts = []
+    minus_text: Texts = []
+    minus_id: Ids = []
+    minus_image: Files = []
+    gallery: Name | None = None
+
+
+class BatchQuery(Choices, kw_only=True):
+    """One query of several, by ids of the gallery alone."""
+
+    ids: Ids = []
+    texts: Texts = []
+    minus_texts: Texts = []
+    minus_ids: Ids = []
+
+
+# Checked one by one: one that is not in its form does not spoil the others.
+_AnyQuery = Annotated[Any, Meta(extra_json_schema={"$ref": "#/components/schemas/BatchQuery"})]
+
+
+class BatchForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Several queries of one gallery."""
+
+    queries: Annotated[list[_AnyQuery], Meta(min_length=1, max_length=MOST_QUERIES)]
+    gallery: Name | None = None
+
+
+class ListForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which pictures to list; `where` is a JSON object."""
+
+    offset: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+    limit: Annotated[int, Meta(ge=0, le=MOST_LISTED)] = 50
+    where: Where = {}
+    gallery: Name | None = None
+
+
+class GalleryForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which gallery: the first by default."""
+
+    gallery: Name | None = None
+
+
+class PictureForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A picture to be taken in, under the name `id`; `metadata` is a JSON object."""
+
+    image: Annotated[list[File], Meta(min_length=1, max_length=1)]
+    id: Annotated[str, Meta(min_length=1, max_length=255)]
+    metadata: Annotated[dict[str, Annotated[str, Meta(max_length=2000)]], Meta(max_length=50)] = {}
+    gallery: Name | None = None
+
+
+class ServedHit(msgspec.Struct, kw_only=True):
+    """A picture found; see nsfse_runtime.retrieval.retriever.Hit."""
+
+    id: str
+    score: float
+    match: bool | None
+    evidence: tuple[WordEvidence, ...]
+    confidence: float | None
+    metadata: dict[str, str]
+
+
+class QueryReply(msgspec.Struct, kw_only=True):
+    """Hits, best first; see nsfse_runtime.retrieval.retriever.Result. `timings_ms` adds the time in the queue."""
+
+    schema_version: int = 1
+    hits: list[ServedHit]
+    matches: bool | None
+    threshold: float | None
+    grid: tuple[int, int] | None
+    texts: tuple[TextReading, ...]
+    notes: tuple[str, ...]
+    timings_ms: dict[str, float]
+    gallery: str
+    request_id: str
+
+
+class FailedQuery(msgspec.Struct):
+    """A query of several that could not be answered."""
+
+    error: Failure
+
+
+# A union of two such types is more than msgspec describes.
+_REF = "#/components/schemas/"
+BatchResult = Annotated[
+    Any, Meta(extra_json_schema={"oneOf": [{"$ref": f"{_REF}QueryReply"}, {"$ref": f"{_REF}FailedQuery"}]})
+]
+
+
+class BatchReply(msgspec.Struct, kw_only=True):
+    """One result for each query, in their order."""
+
+    schema_version: int = 1
+    results: list[BatchResult]
+
+
+class Listed(msgspec.Struct):
+    """A picture of the gallery."""
+
+    id: str
+    metadata: dict[str, str]
+
+
+class ListReply(msgspec.Struct, kw_only=True):
+    """Pictures in the order of their ids; `total` is how many fit."""
+
+    schema_version: int = 1
+    total: int
+    images: list[Listed]
+
+
+class ChangeReply(msgspec.Struct, kw_only=True):
+    """What was done to the picture `id`: `added`, `removed`, or `unchanged` where it was there already."""
+
+    schema_version: int = 1
+    id: str
+    change: str
+
+
+class BundleFacts(msgspec.Struct, kw_only=True):
+    """The model of a gallery; `grid` is (rows, columns) of its regions where they lie on one.
+
+    `max_words` is how many words of a text it reads: tokens, of a model with a subword tokenizer.
+    """
+
+    name: str
+    fingerprint: str
+    trained_on: str
+    precision: str
+    has_confidence: bool
+    max_words: int
+    grid: tuple[int, int] | None
+
+
+class GalleryFacts(msgspec.Struct, kw_only=True):
+    """One gallery; `columns` counts the values of each column of its metadata that has few."""
+
+    name: str
+    images: int
+    columns: dict[str, dict[str, int]]
+    bundle: BundleFacts
+
+
+class Limits(msgspec.Struct, kw_only=True):
+    """What a request may ask for; `text_words` is how many words of a text the first gallery's model reads."""
+
+    k: int
+    image_bytes: int
+    text_chars: int
+    text_words: int
+    deadline_seconds: float
+
+
+class InfoReply(msgspec.Struct, kw_only=True):
+    """What is served, and how."""
+
+    schema_version: int = 1
+    version: str
+    device: str
+    galleries: list[GalleryFacts]
+    limits: Limits
+    suggestions: list[str]
+    writable: bool
+    note: str | None
+
+
+class State(msgspec.Struct):
+    """Whether it lives, or is ready."""
+
+    status: str

@@ -1,0 +1,1 @@
+"""Hits as an image or a page of HTML."""

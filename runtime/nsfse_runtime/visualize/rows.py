@@ -1,0 +1,137 @@
+"""What a contact sheet or page shows: queries, their hits as thumbnails, and what is known of each."""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from nsfse_runtime.errors import ImageError, NotFoundError
+from nsfse_runtime.types import Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THUMBNAIL = (176, 176)
+"""(height, width) of the pictures in a sheet or page, pixels."""
+
+
+class Word(Protocol):
+    """One word's evidence, as a hit carries it."""
+
+    @property
+    def word(self) -> str:
+        """Return the word as written."""
+
+    @property
+    def matched(self) -> bool:
+        """Return whether it is in the picture, or not in it where the text says so."""
+
+    @property
+    def weight(self) -> float:
+        """Return its share of what the text says, −1 to 1: under 0 it names what must not be there."""
+
+
+def verdict(word: Word, count: int) -> str:
+    """Return `matched`, `mismatched`, or `silent` for a word of `count` that has less than half an even share."""
+    if abs(word.weight) * count < 0.5:
+        return "silent"
+    return "matched" if word.matched else "mismatched"
+
+
+@dataclass(frozen=True, slots=True)
+class SheetHit:
+    """One found picture [H, W, 3] with what is written under it.
+
+    `picture` is None when its file is gone since it was indexed; `match` where the model does not say; `right` where
+    the answer is not known.
+    """
+
+    picture: Pixels | None
+    id: str
+    score: float
+    match: bool | None
+    words: tuple[Word, ...] = ()
+    right: bool | None = None
+    rank: str = ""
+    """Where it stands, when that is not its place among the hits."""
+    note: str = ""
+    """A short line about it: a hard negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class SheetRow:
+    """One query: the reference picture [H, W, 3], its text, and its hits, best first."""
+
+    picture: Pixels
+    text: str
+    hits: tuple[SheetHit, ...]
+    note: str = ""
+    """A short line under the text: the reference's id, the kind of edit."""
+    more: tuple[tuple[str, Pixels], ...] = ()
+    """Further pictures of the query, each with what it is there for: `and like`, `not like`."""
+    notes: tuple[str, ...] = ()
+    """What of the text was not read or not followed: sentences."""
+
+
+class Found(Protocol):
+    """What a row needs of a hit (`nsfse_runtime.retrieval.retriever.Hit` is one)."""
+
+    @property
+    def id(self) -> str:
+        """Return the gallery's id."""
+
+    @property
+    def path(self) -> str:
+        """Return the picture's file."""
+
+    @property
+    def score(self) -> float:
+        """Return the score."""
+
+    @property
+    def match(self) -> bool | None:
+        """Return whether the whole is a match, None where the model does not say."""
+
+    @property
+    def evidence(self) -> Sequence[Word]:
+        """Return the evidence per word."""
+
+
+def sheet_row(
+    reference: str | os.PathLike[str],
+    text: str,
+    hits: Sequence[Found],
+    *,
+    right: Collection[str] | None = None,
+    note: str = "",
+    more: Sequence[tuple[str, str | os.PathLike[str]]] = (),
+    notes: Sequence[str] = (),
+) -> SheetRow:
+    """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
+
+    `more` are further pictures of the query, each with what it is there for; `notes` say what of the text was not
+    read. A hit whose file is gone since it was indexed keeps its place without a picture. Raises NotFoundError and
+    ImageError for the query's own pictures.
+    """
+    from nsfse_runtime.images.decode import load_image
+
+    def picture(path: str) -> Pixels | None:
+        try:
+            return load_image(path, THUMBNAIL)
+        except (NotFoundError, ImageError):
+            return None
+
+    found = (
+        SheetHit(picture(h.path), h.id, h.score, h.match, tuple(h.evidence), None if right is None else h.id in right)
+        for h in hits
+    )
+    others = tuple((said, load_image(path, THUMBNAIL)) for said, path in more)
+    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note, others, tuple(notes))
+
+
+def thumbnail(picture: Pixels) -> "Image":
+    """Return `picture` [H, W, 3] as a Pillow image that fits THUMBNAIL; small pictures are enlarged."""
+    from PIL import Image, ImageOps
+
+    image = Image.fromarray(picture)
+    return ImageOps.contain(image, THUMBNAIL[::-1], Image.Resampling.LANCZOS)

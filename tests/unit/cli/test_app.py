@@ -1,0 +1,301 @@
+"""The command line's own behaviour: what it imports, how it fails, how it prints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsfse.cli import app, errors
+from nsfse.cli.formatting import index_text, query_text
+from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
+from tests.galleries import save_picture
+
+BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"
+HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers", "rich")
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        app.main(arguments)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys, nsfse.cli.app; sys.exit(' '.join(m for m in {HEAVY} if m in sys.modules) or 0)"
+    path = f"import sys; sys.path[:0] = {[entry for entry in sys.path if entry]}; "
+    found = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_bare_nsfse_is_a_tour_of_five_lines(capsys):
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 5
+    assert "nsfse demo" in out
+
+
+def test_every_command_explains_itself(capsys):
+    for command in (*NAMES, "data", "bench"):
+        code, out, err = run(capsys, command, "--help")
+        assert (code, err) == (0, "")
+        assert f"nsfse {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["qurey"], 2, "No such command 'qurey'"),
+        (["query", "a.jpg"], 2, "Missing option"),
+        (["query", "a.jpg", "red", "-g", "g", "--balance", "2"], 2, "--balance"),
+        (["query", "a.jpg", "red", "-g", "g", "-k", "0"], 2, "-k"),
+        (["query", "a.jpg", "red", "-g", "nowhere.gallery"], 3, "no gallery at nowhere.gallery"),
+        (["index", "new.gallery", "."], 2, "needs a bundle"),
+        (["index", "new.gallery", ".", "-b", "nowhere"], 3, "nowhere"),
+        (["info", "nowhere"], 3, "there is nothing at nowhere"),
+        (["info", "."], 3, ". is no run, bundle or gallery"),
+        (
+            ["query", "a.jpg", "make", "it", "red", "-g", "g"],
+            2,
+            'put a text of several words into quotes: "make it red"',
+        ),
+        (["query", "-dash.jpg", "red", "-g", "g"], 2, "write ./ before a file name that begins with a dash"),
+        (["query", "a.jpg", "red", "-g", "."], 2, ". is a folder, not a gallery"),
+        (["query", "a.jpg", "red", "-g", str(BUNDLE)], 2, "is a bundle, not a gallery; name it with -b"),
+        (
+            ["index", ".", "my.gallery", "-b", str(BUNDLE)],
+            2,
+            "comes first and the folder second: nsfse index GALLERY FOLDER",
+        ),
+        (["train", "-o", "run", "--preset", "nope"], 2, "no preset 'nope'; there are: boxed"),
+        (["evaluate", "nowhere", "."], 3, "nowhere is neither a checkpoint nor a bundle"),
+        (["evaluate", "m", "d", "--mode", "guess"], 2, "composed"),
+        (["train", "-o", "run", "--preset", "drawn-esay"], 2, "no preset 'drawn-esay'"),
+        (["train", "-o", "run", "--set", "train.epohcs=3"], 3, "epochs"),
+        (["train", "-o", "run", "--set", "nonsense"], 2, "section.key=value"),
+        (["train", "-o", "run", "--config", "nowhere.toml"], 3, "nowhere.toml"),
+        (["data", "check", "fashionjq", "."], 2, "fashionjq"),
+        (["bench", "accuracy", "-o", "t", "--methods", "nsfse:gama=0"], 2, "gamma=NUMBER"),
+        (["bench", "accuracy", "-o", "t", "--methods", "tirg:gamma=0"], 2, "no method 'tirg:gamma=0'"),
+        (["bench", "accuracy", "-o", "t", "--protocols", "photos"], 2, "drawn-easy"),
+        (["bench", "accuracy", "-o", "t", "--protocols", "products-instance"], 2, "--data products=DIR"),
+        (["bench", "accuracy", "-o", "t", "--data", "products"], 2, "NAME=DIR"),
+        (["data", "check", "cirr", "nowhere"], 3, "nowhere"),
+        (["demo", "--train", "--port", "8000"], 2, "--port and --no-browser are of the page"),
+    ],
+)
+def test_bad_input_is_one_line_and_its_exit_code(capsys, monkeypatch, tmp_path, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert words in err
+    assert err.startswith("nsfse: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (NotFoundError("no x; give y"), 3, "no x; give y"),
+        (VersionError("newer"), 4, "newer"),
+        (IntegrityError("damaged"), 5, "damaged"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, 'pip install "nsfse[train]"'),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx.helper"), 2, 'pip install "nsfse[export]"'),
+        (ModuleNotFoundError("No module named 'x'", name="nsfse.x"), 1, "this is a bug"),
+        (PermissionError(13, "Permission denied", "/a/b"), 3, "Permission denied: /a/b"),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero - this is a bug"),
+    ],
+)
+def test_each_error_has_its_line_and_code(error, code, words):
+    message, found = errors.explain(error)
+    assert found == code
+    assert words in message
+
+
+def test_an_unexpected_error_is_one_line_unless_debugging(capsys, monkeypatch):
+    def fail(path):
+        raise ZeroDivisionError("odd\nand even")
+
+    monkeypatch.setattr("nsfse.cli.info.describe", fail)
+    monkeypatch.delenv("NSFSE_DEBUG", raising=False)
+    code, _, err = run(capsys, "info", "x")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "Traceback" not in err
+    monkeypatch.setenv("NSFSE_DEBUG", "1")
+    assert "Traceback" in run(capsys, "info", "x")[2]
+
+
+def found(*confidences, matches=None):
+    evidence = (WordEvidence("red", 0.5, True, 1.0),)
+    hits = (Hit(f"{at}.png", "", 1.0, (c or 0) >= 0.5, evidence, c) for at, c in enumerate(confidences))
+    return Result(hits=tuple(hits), matches=matches, timings_ms={"total": 7.2})
+
+
+def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
+    assert query_text(found(0.914, 0.2, matches=True)).splitlines() == [
+        "rank  score  match     id     words",
+        "   1   1.00  yes 0.91  0.png  red+",
+        "   2   1.00  no  0.20  1.png  red+",
+        "7 ms",
+    ]
+    assert query_text(found(0.1, matches=False)).splitlines()[2:] == ["nothing here matches", "7 ms"]
+    assert query_text(found(None)).splitlines()[1:] == ["   1   1.00  no     0.png  red+", "7 ms"]
+    said = [query_text(found(matches=matches)) for matches in (None, False, True)]
+    assert said[:2] == ["no picture in the gallery fits these conditions", "nothing here matches"]
+    assert "lower --min-score" in said[2]
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """A gallery of two images in the folder `images` beside it."""
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        save_picture(tmp_path / "images" / name, seed)
+    bundle = Bundle.open(BUNDLE)
+    with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as opened:
+        opened.sync(tmp_path / "images", bundle)
+    return tmp_path / "my.gallery"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a red bag"], 'put the image first: nsfse query IMAGE "a red bag" -g'),
+        (["red"], 'put the image first: nsfse query IMAGE "red" -g'),
+        (["-", "red"], "an image is not read from stdin"),
+        (["https://example.com/a.jpg", "red"], "is a URL, and nothing is fetched"),
+        (["file:///a.jpg", "red"], "is a URL, and nothing is fetched"),
+        (["data:image/png;base64,AAAA", "red"], "is a URL, and nothing is fetched"),
+        (["a.png", "red", "--and-like", "ftp://example.com/b.png"], "is a URL, and nothing is fetched"),
+        (["a.png", "red", "--not-like", "-"], "an image is not read from stdin"),
+        (["a.png"], "a query needs a text"),
+        (["a"], "a query needs a text"),
+    ],
+)
+def test_what_is_no_reference_image_is_named(capsys, gallery, arguments, words):
+    code, out, err = run(capsys, "query", *arguments, "-g", str(gallery))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def test_a_folder_that_was_moved_is_named_with_the_way_on(capsys, gallery, tmp_path):
+    (tmp_path / "images").rename(tmp_path / "moved")
+    code, _, err = run(capsys, "query", "a.png", "red", "-g", str(gallery), "--html", str(tmp_path / "page.html"))
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"nsfse index {gallery} NEW_FOLDER" in err
+
+
+def test_an_index_says_how_fast_on_what_and_what_its_search_misses():
+    names = ("added", "updated", "renamed", "removed", "unchanged", "encoded")
+    report = dict.fromkeys(names, 0) | {"failed": [], "unmatched": [], "ann": None}
+    assert index_text(report).count("\n") == 0
+    report |= {"encoded": 30, "images_per_second": 45.26, "device": "cuda"}
+    assert index_text(report).splitlines()[1:] == ["45.3 images/s on cuda"]
+    for recall, said in ((0.996, "its index finds 99.6 % of the best 100"), (0.8, "too few: it is searched exactly")):
+        assert said in index_text(report | {"ann": {"recall": recall}}).splitlines()[2]
+
+
+def test_ctrl_c_exits_with_130(capsys, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nsfse.cli.info.describe", stop)
+    code, out, err = run(capsys, "info", "x")
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_names_cannot_steer_the_terminal(capsys, monkeypatch):
+    name = "a\x1b[31m\n\u202egpj.exe\udcff"
+    monkeypatch.setattr("nsfse.cli.info.describe", lambda path: {"kind": "gallery", "path": name})
+    code, out, _ = run(capsys, "info", "x")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "\\x1b[31m\\n\\u202egpj.exe\\udcff" in out
+    code, out, _ = run(capsys, "info", "x", "--json")
+    assert json.loads(out)["path"] == name
+    assert out.isascii()
+    assert "\x1b" not in out
+
+
+def test_a_reader_that_leaves_is_no_error():
+    path = f"import sys; sys.path[:0] = {[entry for entry in sys.path if entry]}; "
+    code = path + "from nsfse.cli.app import main; main(['--help'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode in (0, 141)
+
+
+def test_doctor_tells_no_home_path_unless_asked(capsys):
+    code, out, _ = run(capsys, "doctor", "--json")
+    report = json.loads(out)
+    assert report["schema_version"] == 1
+    assert (code == 0) == (report["problems"] == [])
+    assert str(Path(sys.executable).parent) not in out
+    assert report["checks"]["decode a picture"].startswith("ok")
+    assert str(Path(sys.executable)) in run(capsys, "doctor", "--json", "--full")[1]
+
+
+def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
+    from nsfse.cli import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name.startswith("onnxruntime") else None)
+    assert any("overwrite each other" in problem for problem in doctor.examine()["problems"])
+
+
+def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from nsfse.cli import doctor
+    from nsfse_runtime.inference import devices
+
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
+    found = doctor.accelerators(["CPUExecutionProvider"])
+    assert "nsfse[gpu]" in found["CUDA in ONNX Runtime"] and "built without it" in found["TensorRT in ONNX Runtime"]
+    assert found["TensorRT engines"].startswith('missing: tensorrt is not installed; run: pip install "nsfse[trt]"')
+
+    # as of onnxruntime-gpu 1.31: its provider is linked with TensorRT 10, and pip brings 11
+    (tmp_path / "capi").mkdir()
+    provider = tmp_path / "capi" / devices.FILES[devices.TENSORRT]
+    provider.write_bytes(b"\x7fELF..libcudart.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0")
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
+    for here, told in (
+        ("11.4.0.106", "needs libnvinfer.so.10, and tensorrt here is 11.4.0.106; pip install tensorrt==10.*"),
+        ("10.16.1.11", "needs libnvinfer.so.10 ("),
+        (None, "needs libnvinfer.so.10 ("),
+    ):
+        monkeypatch.setattr(doctor, "_version", lambda name, here=here: here if name == "tensorrt" else None)
+        found = doctor._tensorrt_provider([devices.TENSORRT])
+        assert found.startswith("missing: it ") and told in found
+    assert doctor.linked_major(tmp_path / "none.so") == ""
+
+
+def test_a_gpu_that_is_asked_for_and_is_not_there(capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    for command in (["index", "g", "p"], ["query", "a", "red", "-g", "g"], ["evaluate", str(BUNDLE), "q"]):
+        code, out, err = run(capsys, *command, "--device", "cuda")
+        assert (code, out, err.count("\n")) == (2, "", 1) and "no CUDAExecutionProvider here" in err
+        assert run(capsys, *command, "--device", "cpu", "--provider", "CPUExecutionProvider")[0] == 2
+        code, out, err = run(capsys, *command, "--device", "auto")
+        assert code == (2 if command[0] == "index" else 3) and out == ""  # a new gallery needs a bundle; none is there
+        assert "running on the CPU" in err.splitlines()[0] and len(err.splitlines()) == 2
+
+
+def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")
+    for words in ([], *([name] for name in NAMES), ["data", "draw"], ["data", "check"], ["bench", "accuracy"]):
+        text = run(capsys, *words, "--help")[1].strip()
+        assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
+
+
+NAMES = ("train", "init", "export", "index", "query", "serve", "evaluate", "reproduce", "info", "doctor", "demo")

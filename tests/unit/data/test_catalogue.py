@@ -1,0 +1,263 @@
+import csv
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nsfse.data.datasets.catalogue import CatalogueSource
+from nsfse.data.datasets.catalogue_pairs import Changes
+from nsfse_runtime.errors import DataError, UsageError
+
+COLOURS = ["red"] * 12 + ["blue"] * 6 + ["green"] * 3 + ["?"]
+
+
+def write(folder: Path, rows: list[dict[str, str]], pictures: bool = True) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with (folder / "items.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    if pictures:
+        picture = Image.new("RGB", (6, 4))
+        for row in rows:
+            picture.save(folder / "images" / f"{row['id']}.png")
+    return folder
+
+
+def shop(count: int = 132) -> list[dict[str, str]]:
+    articles = ("Shirts", "Caps", "Belts")
+    return [
+        {
+            "id": f"p{i}",
+            "split": "val" if i % 11 == 0 else "train",
+            "title": f"product {i}",
+            "gender": ("Men", "Women")[i % 2],
+            "article": articles[i % 3],
+            "department": ("Clothes", "Heads", "Clothes")[i % 3],
+            "colour": COLOURS[(i * 5) % len(COLOURS)],
+            "group": f"g{i // 48} {i % 6}" if i % 7 else "",
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("shop"), shop())
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return CatalogueSource(folder, triplets=801, double=0.2, instance=0.4)
+
+
+def rows_of(folder):
+    with (folder / "items.csv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_columns_of_few_values_are_attributes_unless_another_determines_them(source):
+    assert source.attributes == ("gender", "article", "colour")
+
+
+def test_titles_are_those_of_pictures_that_triplets_show(source, folder):
+    shown = {item for item, row in rows_of(folder).items() if row["split"] == "train"}
+    assert source.titles == {item: f"product {item[1:]}" for item in shown}
+    apart = CatalogueSource(folder, held_out=0.3).titles
+    assert 0 < len(apart) < len(shown)
+    assert CatalogueSource(folder, title=None).titles == {}
+    assert set(CatalogueSource(folder, title="department").titles.values()) == {"Clothes", "Heads"}
+    with pytest.raises(UsageError, match="no column 'name'"):
+        CatalogueSource(folder, title="name")
+
+
+def test_targets_are_all_items_that_are_right(source, folder):
+    rows = {item: row for item, row in rows_of(folder).items() if row["split"] == "train"}
+    kinds = Counter()
+    for triplet in source.triplets(0):
+        before, after = rows[triplet.reference], rows[triplet.targets[0]]
+        named = [claim.attribute for claim in triplet.truth]
+        kinds[triplet.kind] += 1
+        if triplet.kind == "instance":
+            assert named == ["colour"] and before["group"] == after["group"] != ""
+            kept = ["group", "colour"]
+        else:
+            kept = list(source.attributes)
+            assert [name for name in kept if before[name] != after[name]] == named
+        assert len(named) == 2 if triplet.kind == "double" else len(named) == 1
+        expected = {item for item, row in rows.items() if all(row[name] == after[name] for name in kept)}
+        assert set(triplet.targets) == expected and len(triplet.targets) == len(expected)
+        assert triplet.reference not in expected
+        assert all(before[name] != after[name] and "?" not in (before[name], after[name]) for name in named)
+    assert set(kinds) == {"instance", "attribute", "double"}
+    assert 0.3 < kinds["instance"] / kinds.total() < 0.5 and 0.12 < kinds["double"] / kinds.total() < 0.28
+
+
+def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(folder):
+    rows = rows_of(folder)
+    source = CatalogueSource(folder, triplets=801, instance=0.4, held_out=0.4)
+    held = source.held_out()
+    trained = {item for epoch in (0, 1) for t in source.triplets(epoch) for item in (t.reference, *t.targets)}
+    apart = {item for query in held.queries for item in (query.reference, query.targets[0])}
+    assert apart and trained and not apart & trained
+    assert apart < set(held.gallery) and trained & set(held.gallery)
+    assert {query.kind for query in held.queries} == {"attribute", "instance", "double"}
+    groups = [{rows[item]["group"] for item in items} - {""} for items in (apart, trained)]
+    assert not groups[0] & groups[1]
+    assert CatalogueSource(folder, held_out=0.4).held_out().gallery == held.gallery
+    assert CatalogueSource(folder).held_out() is None
+    with pytest.raises(UsageError, match="held_out keeps"):
+        CatalogueSource(folder, held_out=0.002)
+
+
+def test_an_answer_that_training_shows_is_an_answer_among_held_out_queries_too(folder):
+    rows = rows_of(folder)
+    held = CatalogueSource(folder, attributes=["colour", "article"], instance=0, double=0, held_out=0.4).held_out()
+    for query in held.queries[:50]:
+        wanted = {key: rows[query.targets[0]][key] for key in ("colour", "article")}
+        alike = {item for item in held.gallery if wanted.items() <= rows[item].items()} - {query.reference}
+        assert set(query.targets) == alike
+
+
+def test_exactly_as_many_as_asked_fresh_each_epoch_with_both_directions_together(source):
+    first = source.triplets(0)
+    assert len(first) == 801 and first == source.triplets(0) and first != source.triplets(1)
+    for there, back in zip(first[:-1:2], first[1::2], strict=True):
+        assert (there.reference, there.targets[0]) == (back.targets[0], back.reference)
+
+
+def test_the_text_names_the_new_value(source, folder):
+    rows = rows_of(folder)
+    for triplet in source.triplets(2):
+        after = rows[triplet.targets[0]]
+        assert all(after[claim.attribute].lower() in triplet.texts[0].lower() for claim in triplet.truth)
+        assert "?" not in triplet.texts[0]
+
+
+def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
+    def share(balance):
+        source = CatalogueSource(folder, triplets=4000, instance=0, double=0, balance=balance, changes={"colour": 1})
+        said = Counter(claim.words for triplet in source.triplets(0) for claim in triplet.truth)
+        return said[("green",)] / said.total()
+
+    assert share(0.0) > share(1.0) + 0.03
+
+
+def test_every_item_of_a_value_is_asked_for_as_often():
+    many = {("red",): tuple(f"r{i}" for i in range(45)), ("blue",): ("b",)}
+    few = {("red",): tuple(f"s{i}" for i in range(5)), ("blue",): tuple(f"c{i}" for i in range(30))}
+    drawn = Changes(("colour",), [many, few], 1.0).draw(4000, np.random.default_rng(0))
+    asked = Counter(change.item(1) for change in drawn if change.values[1] == ("red",))
+    assert len(asked) == 50 and max(asked.values()) < 2.2 * min(asked.values())
+    assert 0.58 < asked.total() / 4000 < 0.66
+
+
+def test_changes_weigh_the_attributes(folder):
+    source = CatalogueSource(folder, triplets=2000, instance=0, double=0, changes={"colour": 3, "gender": 1})
+    said = Counter(claim.attribute for triplet in source.triplets(0) for claim in triplet.truth)
+    assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
+
+
+def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(folder):
+    rows = {item: row for item, row in rows_of(folder).items() if row["split"] == "train"}
+    source = CatalogueSource(folder, triplets=600, double=0.2, negation=0.5, changes={"colour": 3, "gender": 1})
+    kinds = Counter()
+    for triplet in source.triplets(0):
+        kinds[triplet.kind] += 1
+        before = rows[triplet.reference]
+        if triplet.kind != "negation":
+            continue
+        assert [claim.attribute for claim in triplet.truth] == ["colour"]
+        assert before["colour"] in triplet.texts[0].lower()
+        first, where = rows[triplet.targets[0]], {item for item, row in rows.items() if row["group"] == before["group"]}
+        alike = {item for item, row in rows.items() if all(row[c] == before[c] for c in ("gender", "article"))}
+        if before["group"] and first["group"] == before["group"] and set(triplet.targets) <= where:
+            alike = where
+        right = {item for item in alike if rows[item]["colour"] not in (before["colour"], "?")}
+        assert set(triplet.targets) == right and len(triplet.targets) == len(right)
+    assert kinds["negation"] > 60 and kinds["attribute"] and kinds["double"]
+    assert "negation" not in {t.kind for t in CatalogueSource(folder, triplets=200).triplets(0)}
+
+
+def test_a_shop_in_german(tmp_path):
+    columns = {"colour": "Farbe", "gender": "Geschlecht", "article": "Artikel"}
+    said = {"red": "rot", "blue": "blau", "green": "grün", "Men": "Herren", "Women": "Damen", "Shirts": "Hemden"}
+    rows = [
+        {columns.get(name, name): said.get(value, value) for name, value in row.items() if name != "department"}
+        for row in shop()
+    ]
+    source = CatalogueSource(write(tmp_path, rows), triplets=900, double=0.2, negation=0.2, phrasings="de")
+    texts = [triplet.texts[0] for triplet in source.triplets(0)]
+    assert source.attributes == ("Geschlecht", "Artikel", "Farbe")
+    for words in ("lieber in rot", "nicht in blau", "für damen", "als hemden", "zeig mir das"):
+        assert any(words in text.lower() for text in texts), words
+    assert not {"make", "the", "please"} & {word for text in texts for word in text.lower().split()}
+
+
+def test_without_groups_and_splits_everything_is_for_training(tmp_path):
+    rows = [{k: v for k, v in row.items() if k not in ("group", "split")} for row in shop(30)]
+    source = CatalogueSource(write(tmp_path, rows), triplets=50)
+    assert {triplet.kind for triplet in source.triplets(0)} == {"attribute", "double"}
+    assert len(source.triplets(0)) == 50 and source.protocols("val") == []
+
+
+def test_pictures_that_are_not_there_are_left_out_and_listed(tmp_path):
+    folder = write(tmp_path, shop(60))
+    (folder / "images" / "p1.png").unlink()
+    source = CatalogueSource(folder, triplets=400)
+    used = {item for triplet in source.triplets(0) for item in (triplet.reference, *triplet.targets)}
+    assert source.missing == ("p1",) and "p1" not in used and "p1" not in source.items("train")
+    assert source.check().missing == ("p1",) and not source.check().ok
+
+
+def test_wrong_options_are_refused_by_name(folder, tmp_path):
+    with pytest.raises(UsageError, match="no column 'size'"):
+        CatalogueSource(folder, attributes=["size"])
+    with pytest.raises(UsageError, match="no attribute 'title'"):
+        CatalogueSource(folder, changes={"title": 1})
+    with pytest.raises(UsageError, match="variety, negation and held_out are shares"):
+        CatalogueSource(folder, negation=2)
+    with pytest.raises(UsageError, match="shares of at most 1"):
+        CatalogueSource(folder, instance=0.8, double=0.3)
+    with pytest.raises(DataError, match="no items of split 'dev'"):
+        CatalogueSource(folder, split="dev")
+    with pytest.raises(UsageError, match="from 0 to less than 1"):
+        CatalogueSource(folder, recoloured=1.0)
+    with pytest.raises(UsageError, match="needs a colour"):
+        CatalogueSource(folder, attributes=["gender", "article"], recoloured=0.2)
+    same = [{"id": str(i), "colour": "red", "title": str(i)} for i in range(9)]
+    with pytest.raises(DataError, match="no column of few values"):
+        CatalogueSource(write(tmp_path, same))
+
+
+def test_recoloured_references_are_asked_for_by_their_own_colour(folder):
+    source = CatalogueSource(folder, triplets=400, recoloured=0.25)
+    rows = rows_of(folder)
+    found = source.triplets(0)
+    own = [triplet for triplet in found if triplet.recolour]
+    assert len(found) == 400 and len(own) == 100
+    assert all(t.targets == (t.reference,) and rows[t.reference]["colour"] in t.texts[0].lower() for t in own)
+    assert all(rows[t.reference]["split"] == "train" and rows[t.reference]["colour"] != "?" for t in own)
+    assert len({t.recolour for t in own}) > 90
+    assert found == CatalogueSource(folder, triplets=400, recoloured=0.25).triplets(0)
+
+
+def test_two_columns_change_together_or_not_at_all():
+    place = {("red", "men"): ("a",), ("blue", "men"): ("b",), ("blue", "women"): ("c",)}
+    changes = Changes(("colour", "gender"), [place], 0.5)
+    drawn = changes.draw(40, np.random.default_rng(0))
+    assert {(change.item(0), change.item(1)) for change in drawn} == {("a", "c"), ("c", "a")}
+
+
+def test_a_large_catalogue_takes_seconds_and_names_a_bounded_number_of_answers(tmp_path):
+    rows = [row | {"file": "images/p0.png"} for row in shop(27_000)]
+    write(tmp_path, rows, pictures=False)
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "p0.png")
+    source = CatalogueSource(tmp_path, triplets=20_000)
+    started = time.process_time()
+    made = source.triplets(0)
+    assert time.process_time() - started < 10
+    assert len(made) == 20_000 and max(len(triplet.targets) for triplet in made) == 1000

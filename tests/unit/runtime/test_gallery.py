@@ -1,0 +1,536 @@
+"""A gallery follows its folder, keeps to one model, tells of damage, and has one writer and many readers."""
+
+import json
+import os
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nsfse_runtime.errors import (
+    DataError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    NsfseError,
+    OutputError,
+    UsageError,
+    VersionError,
+)
+from nsfse_runtime.gallery import reader, sync
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.gallery.sync import SyncProgress
+from nsfse_runtime.images.decode import load_image
+from nsfse_runtime.types import Pixels, TargetFeatures
+from tests.galleries import DIM, REGIONS, ColourScorer, save_picture, save_pictures
+
+
+@pytest.fixture
+def scorer() -> ColourScorer:
+    return ColourScorer()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    save_pictures(tmp_path / "photos", 25)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, photos: Path, scorer: ColourScorer) -> Gallery:
+    gallery = Gallery.open(tmp_path / "shop.gallery", scorer, create=True)
+    gallery.sync(photos)
+    scorer.encoded = 0
+    return gallery
+
+
+def test_a_sync_holds_each_picture_as_the_scorer_sees_it(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
+    assert list(gallery.ids) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
+    pixels = np.stack([load_image(photos / name, scorer.image_size) for name in gallery.ids])
+    expected = scorer.encode_images(pixels)
+    np.testing.assert_allclose(gallery.vectors(), expected.vectors, atol=1e-6)
+    rows = [7, 0, 24, 7]
+    targets = gallery.targets(rows)
+    assert targets.regions.dtype == np.float32
+    np.testing.assert_array_equal(targets.vectors, gallery.vectors()[rows])
+    np.testing.assert_allclose(targets.regions, expected.regions[rows], atol=4e-3)
+    assert gallery.path_of(7) == photos / gallery.ids[7]
+
+
+def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
+    vector = gallery.vectors()[gallery.row("item0003")].copy()
+    report = gallery.sync(photos)
+    assert (report.unchanged, report.encoded, report.added) == (25, 0, 0)
+    save_picture(photos / "one-more.png", 99)
+    (photos / "shelf00/item0003.png").rename(photos / "renamed.png")
+    shutil.copy(photos / "shelf00/item0004.png", photos / "twin.png")
+    (photos / "shelf00/item0005.png").unlink()
+    save_picture(photos / "shelf00/item0006.png", 98, (30, 10))
+    os.utime(photos / "shelf00/item0007.png")
+    report = gallery.sync(photos)
+    counts = (report.added, report.renamed, report.removed, report.updated, report.unchanged, report.encoded)
+    assert counts == (2, 1, 1, 1, 22, 2) and scorer.encoded == 2
+    np.testing.assert_array_equal(gallery.vectors()[gallery.row("renamed")], vector)
+    twins = gallery.vectors()[[gallery.row("twin"), gallery.row("shelf00/item0004.png")]]
+    np.testing.assert_array_equal(twins[0], twins[1])
+    assert "shelf00/item0005.png" not in gallery.ids and "shelf00/item0003.png" not in gallery.ids
+    assert gallery.info()["distinct"] == 25 and len(gallery) == 26
+
+
+def test_pictures_that_exchange_names_are_not_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
+    one, two = photos / "shelf00/item0001.png", photos / "shelf00/item0002.png"
+    before = gallery.vectors()[[1, 2]].copy()
+    one.rename(photos / "aside")
+    save_picture(photos / "x.png", 1000, (40, 20))
+    two.rename(one)
+    (photos / "aside").rename(two)
+    os.utime(one, (1, 1))
+    os.utime(two, (2, 2))
+    report = gallery.sync(photos)
+    assert (report.updated, report.encoded) == (2, 1)
+    np.testing.assert_array_equal(gallery.vectors()[[1, 2]], before[::-1])
+
+
+@pytest.mark.parametrize(("age", "seen"), [(0.0, 1), (1.9, 1), (2.1, 0)])
+def test_a_change_within_the_clocks_tick_is_seen(
+    tmp_path: Path, scorer: ColourScorer, monkeypatch: pytest.MonkeyPatch, age: float, seen: int
+) -> None:
+    path = save_picture(tmp_path / "photos/a.bmp", 1)
+    stamp = path.stat()
+    monkeypatch.setattr("time.time_ns", lambda: stamp.st_mtime_ns + int(age * 1e9))
+    gallery = Gallery.open(tmp_path / "g", scorer, create=True)
+    gallery.sync(tmp_path / "photos")
+    save_picture(path, 2)
+    os.utime(path, ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
+    assert path.stat().st_size == stamp.st_size
+    assert gallery.sync(tmp_path / "photos").updated == seen
+
+
+def test_bad_files_are_listed_with_their_reason_and_not_tried_again(
+    gallery: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "notes.txt").write_text("not a picture")
+    (photos / "empty.jpg").touch()
+    (photos / ".hidden.jpg").touch()
+    (photos / ".cache").mkdir()
+    (photos / ".cache/thumb.jpg").touch()
+    (photos / "cut.png").write_bytes((photos / "shelf00/item0001.png").read_bytes()[:60])
+    (photos / "link.png").symlink_to(photos / "shelf00/item0001.png")
+    (photos / "loop").symlink_to(photos)
+    os.mkfifo(photos / "pipe.png")
+    for path in ("notes.txt", "empty.jpg", "cut.png"):
+        os.utime(photos / path, (1, 1))
+    expected = ["cut.png", "empty.jpg", "link.png", "loop", "notes.txt", "pipe.png"]
+    reasons = dict(gallery.sync(photos).failed)
+    assert sorted(reasons) == expected and len(gallery) == 25
+    assert (
+        reasons["empty.jpg"] == "the file is empty"
+        and "damaged" in reasons["cut.png"]
+        and "link" in reasons["link.png"]
+    )
+    monkeypatch.setattr(reader.decode, "load_image", None)  # nothing is decoded again
+    assert dict(gallery.sync(photos).failed) == reasons
+    assert [name for name, _ in gallery.failures()] == ["cut.png", "empty.jpg", "notes.txt"]
+    monkeypatch.undo()
+    monkeypatch.setattr(sync, "_DECODER", "a later one")
+    shutil.copy(photos / "shelf00/item0002.png", photos / "cut.png")
+    report = gallery.sync(photos)
+    assert sorted(dict(report.failed)) == expected[1:] and report.added == 1
+    assert [name for name, _ in gallery.failures()] == ["empty.jpg", "notes.txt"]
+
+
+def test_a_picture_that_goes_bad_leaves_the_gallery(gallery: Gallery, photos: Path) -> None:
+    (photos / "shelf00/item0001.png").write_bytes(b"overwritten")
+    report = gallery.sync(photos)
+    assert [name for name, _ in report.failed] == ["shelf00/item0001.png"]
+    assert "shelf00/item0001.png" not in gallery.ids
+
+
+def test_what_cannot_be_read_this_time_is_kept(gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = photos / "shelf00/item0001.png"
+    os.utime(path)
+
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(reader.decode, "open_regular", fails)
+    assert gallery.sync(photos).failed == [("shelf00/item0001.png", "it cannot be read: Input/output error")]
+    assert "shelf00/item0001.png" in gallery.ids and gallery.failures() == []
+    monkeypatch.undo()
+    assert gallery.sync(photos).failed == []
+
+
+def test_a_disk_that_fails_in_mid_picture_is_not_the_pictures_fault(
+    gallery: Gallery, photos: Path, monkeypatch
+) -> None:
+    save_picture(photos / "new.png", 400)
+
+    class Failing(reader.decode.BytesIO):
+        def read(self, *_: int) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    load = reader.decode.load_image
+    monkeypatch.setattr(reader.decode, "load_image", lambda stream, size: load(Failing(b"x" * 99), size))
+    assert gallery.sync(photos).failed == [("new.png", "it cannot be read: Input/output error")]
+    assert gallery.failures() == []
+
+
+def test_a_folder_that_cannot_be_looked_into_loses_nothing(gallery: Gallery, photos: Path, monkeypatch) -> None:
+    scandir = os.scandir
+
+    def shut(path: Path) -> object:
+        if Path(path).name == "shelf01":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    report = gallery.sync(photos)
+    assert report.failed == [("shelf01/", "the folder cannot be read: Permission denied")]
+    assert report.removed == 0 and len(gallery) == 25
+
+
+def test_an_empty_or_foreign_folder_does_not_wipe_the_gallery(gallery: Gallery, tmp_path: Path) -> None:
+    (tmp_path / "unmounted").mkdir()
+    with pytest.raises(InputError, match=r"holds no files but .* has 25 pictures; is the disk mounted"):
+        gallery.sync(tmp_path / "unmounted")
+    save_pictures(tmp_path / "other", 3, first=500)
+    with pytest.raises(UsageError, match="none of its pictures"):
+        gallery.sync(tmp_path / "other")
+    with pytest.raises(NotFoundError, match="no folder at"):
+        gallery.sync(tmp_path / "gone")
+    assert len(gallery) == 25
+
+
+def test_a_folder_that_moved_is_not_encoded_again(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
+    moved = photos.rename(photos.parent / "moved")
+    report = gallery.sync(moved)
+    assert report.unchanged == 25 and scorer.encoded == 0 and gallery.path_of(0).is_file()
+
+
+def test_the_gallery_may_lie_in_its_own_folder(photos: Path, scorer: ColourScorer) -> None:
+    with Gallery.open(photos / "own.gallery", scorer, create=True) as gallery:
+        gallery.sync(photos)
+        assert gallery.sync(photos).failed == []
+
+
+def test_odd_names_survive(tmp_path: Path, scorer: ColourScorer) -> None:
+    names = ["a b.png", "日本/ü.png", "<img src=x>.png", "new\nline.png", "quote's\".png", "e\u0301.png"]
+    for seed, name in enumerate(names):
+        save_picture(tmp_path / "photos" / name, seed)
+    save_picture(Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/\xff.png")), 50)
+    gallery = Gallery.open(tmp_path / "a ?#%.gallery", scorer, create=True)
+    report = gallery.sync(tmp_path / "photos")
+    assert report.failed == [("\\udcff.png", "its name is not valid UTF-8; rename it")]
+    assert sorted(gallery.ids) == sorted(names) and all(gallery.path_of(row).is_file() for row in range(len(names)))
+
+
+def write_table(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8-sig")
+    return path
+
+
+def test_metadata_by_path_or_unique_name(gallery: Gallery, photos: Path, tmp_path: Path, scorer: ColourScorer) -> None:
+    table = write_table(
+        tmp_path / "t.csv",
+        'id,category,note\nitem0001,dress,"a, b"\nshelf00/item0002.png,shoe,\nitem0003.jpg,dress,\nnobody,bag,\n',
+    )
+    report = gallery.sync(photos, metadata=table)
+    assert report.unmatched == ["nobody"] and report.encoded == 0 and gallery.snapshot.columns == ("category", "note")
+    assert gallery.metadata([1, 2, 4]) == [{"category": "dress", "note": "a, b"}, {"category": "shoe"}, {}]
+    assert np.flatnonzero(gallery.mask({"category": "dress"})).tolist() == [1, 3]
+    assert np.flatnonzero(gallery.mask({"category": "dress, shoe"})).tolist() == [1, 2, 3]
+    assert np.flatnonzero(gallery.mask({"category": "dress", "note": ["a, b"]})).tolist() == [1]
+    assert not gallery.mask({"category": "dres"}).any() and gallery.mask(None).all()
+    with pytest.raises(UsageError, match="no column colour; columns: category, note"):
+        gallery.mask({"colour": "red"})
+    (photos / "shelf00/item0001.png").rename(photos / "moved.png")
+    gallery.sync(photos)
+    assert gallery.metadata([gallery.row("moved")]) == [{"category": "dress", "note": "a, b"}]
+    gallery.sync(photos, metadata=write_table(table, "file,category\nmoved.png,bag\n"))
+    assert [values for values in gallery.metadata() if values] == [{"category": "bag"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name,category\nx,y\n", "no column id or file"),
+        ("id,category\nitem0001,y,z\n", "line 2: more cells"),
+        ("id,category\n,y\n", "line 2: no id and no file"),
+        ("id,category\nitem0001,y\nshelf00/item0001.png,z\n", "twice"),
+        ('id,category\n"item0001,y\n', "cannot be read as CSV"),
+    ],
+)
+def test_a_table_not_in_its_form_changes_nothing(
+    gallery: Gallery, photos: Path, tmp_path: Path, text: str, reason: str
+) -> None:
+    generation = gallery.info()["generation"]
+    with pytest.raises(DataError, match=reason):
+        gallery.sync(photos, metadata=write_table(tmp_path / "t.csv", text))
+    assert gallery.info()["generation"] == generation
+    with pytest.raises(NotFoundError, match="no table"):
+        gallery.sync(photos, metadata=tmp_path / "gone.csv")
+
+
+def test_rows_by_name(gallery: Gallery, photos: Path) -> None:
+    assert gallery.row("shelf01/item0012.png") == gallery.row("item0012") == gallery.row("shelf01/item0012") == 12
+    save_picture(photos / "shelf00/item0012.png", 700)
+    gallery.sync(photos)
+    with pytest.raises(UsageError, match="2 pictures are called item0012"):
+        gallery.row("item0012")
+    with pytest.raises(NotFoundError, match="has no picture item9"):
+        gallery.row("item9")
+
+
+def test_progress_tells_what_is_committed(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
+    path = tmp_path / "g"
+    gallery = Gallery.open(path, scorer, create=True)
+    told: list[SyncProgress] = []
+
+    def look(progress: SyncProgress) -> None:
+        told.append(progress)
+        with Gallery.open(path) as other:
+            assert set(progress.ids) <= set(other.ids)
+
+    gallery.sync(photos, batch=10, progress=look)
+    assert [(each.done, each.total, len(each.ids)) for each in told] == [
+        (0, 25, 0),
+        (10, 25, 10),
+        (20, 25, 10),
+        (25, 25, 5),
+    ]
+
+
+def test_an_interrupted_sync_goes_on_where_it_was(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
+    gallery = Gallery.open(tmp_path / "g", scorer, create=True)
+
+    def interrupt(progress: SyncProgress) -> None:
+        if progress.done >= 10:
+            raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        gallery.sync(photos, batch=5, progress=interrupt)
+    assert threading.active_count() == threads
+    gallery.refresh()
+    assert len(gallery) == 10
+    assert gallery.sync(photos, batch=5).encoded == 15 and len(gallery) == 25
+
+
+def test_a_scorer_that_fails_leaves_whole_batches(tmp_path: Path, photos: Path) -> None:
+    class Failing(ColourScorer):
+        def encode_images(self, pixels: Pixels) -> TargetFeatures:
+            if self.encoded >= 10:
+                raise RuntimeError("out of memory")
+            return super().encode_images(pixels)
+
+    gallery = Gallery.open(tmp_path / "g", Failing(), create=True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        gallery.sync(photos, batch=5)
+    assert len(gallery) == 10
+
+
+def test_features_that_are_no_numbers_are_refused(tmp_path: Path, photos: Path) -> None:
+    class Broken(ColourScorer):
+        def encode_images(self, pixels: Pixels) -> TargetFeatures:
+            features = super().encode_images(pixels)
+            features.vectors[0] = np.nan
+            return features
+
+    gallery = Gallery.open(tmp_path / "g", Broken(), create=True)
+    with pytest.raises(IntegrityError, match="no numbers"):
+        gallery.sync(photos)
+    assert len(gallery) == 0
+
+
+def test_a_second_writer_is_told_at_once_and_readers_read_on(
+    tmp_path: Path, photos: Path, scorer: ColourScorer
+) -> None:
+    path = tmp_path / "g"
+    gallery = Gallery.open(path, scorer, create=True)
+    seen: list[str] = []
+
+    def second(progress: SyncProgress) -> None:
+        with Gallery.open(path, ColourScorer()) as other:
+            with pytest.raises(OutputError, match="is being written by another process"):
+                other.sync(photos)
+            with other.reading() as snapshot:
+                assert len(snapshot) == progress.done
+        seen.append("told")
+
+    gallery.sync(photos, batch=8, progress=second)
+    assert len(seen) == 5
+    assert gallery.sync(photos).unchanged == 25
+
+
+def test_readers_in_threads_see_whole_generations(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
+    path = tmp_path / "g"
+    gallery = Gallery.open(path, scorer, create=True)
+    done, sizes, wrong = threading.Event(), set(), []
+    shared = Gallery.open(path)
+
+    def read() -> None:
+        while not done.is_set():
+            with shared.reading() as snapshot:
+                targets = shared.targets(range(len(snapshot)), snapshot)
+                sizes.add(len(snapshot))
+                if len(targets) != len(snapshot.ids) or len(targets.regions) != len(snapshot.ids):
+                    wrong.append(len(snapshot))
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for thread in readers:
+        thread.start()
+    for step in range(6):
+        gallery.sync(photos, batch=5)
+        save_pictures(photos, 5, first=100 + 5 * step)
+        for victim in sorted(photos.rglob("*.png"))[:3]:
+            victim.unlink()
+    done.set()
+    for thread in readers:
+        thread.join(10)
+    assert not wrong and len(sizes) > 1
+
+
+def test_rows_of_a_generation_that_is_gone_are_not_mixed_up(
+    gallery: Gallery, photos: Path, scorer: ColourScorer
+) -> None:
+    with Gallery.open(gallery.path, scorer) as reader:
+        row = reader.row("item0001")
+        (photos / "shelf00/item0001.png").unlink()
+        gallery.sync(photos)
+        assert len(reader) == 25
+        with pytest.raises(InputError, match="changed since it was read; call refresh"):
+            reader.targets([row])
+        reader.refresh()
+        assert len(reader) == 24
+
+
+def test_another_bundle_is_refused_and_nothing_is_deleted(gallery: Gallery, photos: Path) -> None:
+    with pytest.raises(VersionError, match="features of another bundle"):
+        Gallery.open(gallery.path, ColourScorer("another"), create=True)
+    with pytest.raises(VersionError, match="features of another bundle"):
+        gallery.sync(photos, ColourScorer("another"))
+    assert len(Gallery.open(gallery.path)) == 25
+
+
+def test_opening_what_is_not_there(tmp_path: Path, scorer: ColourScorer) -> None:
+    with pytest.raises(NotFoundError, match=r"no gallery at .*nsfse index"):
+        Gallery.open(tmp_path / "g", scorer)
+    with pytest.raises(UsageError, match="needs a bundle"):
+        Gallery.open(tmp_path / "g", create=True)
+    with pytest.raises(OutputError, match="is not a folder"):
+        Gallery.open(tmp_path / "no/g", scorer, create=True)
+    with pytest.raises(OutputError, match="cannot be opened"):
+        Gallery.open(tmp_path, scorer, create=True)
+
+
+def test_a_gallery_killed_while_it_was_made_is_made_again(tmp_path: Path, scorer: ColourScorer) -> None:
+    path = tmp_path / "g"
+    path.touch()
+    with pytest.raises(NotFoundError):
+        Gallery.open(path, scorer)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    assert path.stat().st_size > 0
+    assert len(Gallery.open(path, scorer, create=True)) == 0
+
+
+def test_other_files_are_no_galleries_and_stay_as_they_are(tmp_path: Path, scorer: ColourScorer) -> None:
+    text, database = tmp_path / "notes", tmp_path / "other.db"
+    text.write_text("hello " * 500)
+    connection = sqlite3.connect(database)
+    connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    before = database.read_bytes()
+    for path in (text, database):
+        with pytest.raises(IntegrityError, match="is not a gallery"):
+            Gallery.open(path, scorer, create=True)
+    assert database.read_bytes() == before
+
+
+def test_a_newer_format_names_both_versions(gallery: Gallery) -> None:
+    gallery.close()
+    connection = sqlite3.connect(gallery.path)
+    connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    with pytest.raises(VersionError, match="gallery format 9, this nsfse reads up to 2"):
+        Gallery.open(gallery.path)
+
+
+def test_a_gallery_of_format_1_stays_one(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
+    old, new = (Gallery.open(tmp_path / name, scorer, create=True) for name in ("old", "new"))
+    connection = sqlite3.connect(old.path)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    for gallery in (old, new):
+        gallery.sync(photos)
+    assert (old.info()["format_version"], new.info()["format_version"]) == (1, 2)
+    rows = range(25)
+    np.testing.assert_allclose(old.targets(rows).regions, new.targets(rows).regions, atol=4e-3)
+    sizes = [_regions_bytes(gallery.path) for gallery in (old, new)]
+    assert sizes == [25 * REGIONS * DIM * 2, 25 * REGIONS * (DIM + 4)]
+
+
+def _regions_bytes(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    size = connection.execute("SELECT sum(length(data)) FROM regions").fetchone()[0]
+    connection.close()
+    return int(size)
+
+
+def test_no_flipped_byte_is_served(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", "id,category\nitem0001,dress\n")
+    gallery.sync(photos, metadata=table)
+    expected = (
+        gallery.ids,
+        gallery.vectors().tobytes(),
+        gallery.targets(range(25)).regions.tobytes(),
+        gallery.metadata(),
+    )
+    gallery.close()
+    whole = gallery.path.read_bytes()
+    random = np.random.default_rng(0)
+    caught = 0
+    for at in random.integers(0, len(whole), 400):
+        copy = tmp_path / "flipped"
+        copy.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << random.integers(8))]) + whole[at + 1 :])
+        for suffix in ("-wal", "-shm"):
+            Path(f"{copy}{suffix}").unlink(missing_ok=True)
+        try:
+            with Gallery.open(copy, ColourScorer()) as flipped:
+                found = (
+                    flipped.ids,
+                    flipped.vectors().tobytes(),
+                    flipped.targets(range(25)).regions.tobytes(),
+                    flipped.metadata(),
+                )
+        except NsfseError:
+            caught += 1
+        else:
+            assert found == expected, f"byte {at}"
+    assert caught > 50
+
+
+def test_a_cut_file_is_an_error(gallery: Gallery) -> None:
+    gallery.close()
+    whole = gallery.path.read_bytes()
+    for length in range(4096, len(whole), 8192):
+        gallery.path.write_bytes(whole[:length])
+        with pytest.raises(IntegrityError), Gallery.open(gallery.path) as cut:
+            assert len(cut) == 25
+            cut.targets(range(25))
+
+
+def test_info_and_the_bundle_it_remembers(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
+    gallery = Gallery.open(tmp_path / "g", scorer, create=True, bundle_path=tmp_path / "bundle")
+    assert gallery.info()["pictures"] == 0 and len(gallery) == 0 and gallery.vectors().shape[0] == 0
+    gallery.sync(photos)
+    info = gallery.info()
+    assert json.loads(json.dumps(info)) == info
+    assert (info["pictures"], info["dim"], info["regions"], info["folder"]) == (25, 8, 3, str(photos))
+    assert Gallery.open(tmp_path / "g").bundle_path == tmp_path / "bundle"
+    with pytest.raises(UsageError, match="opened without a bundle"):
+        Gallery.open(tmp_path / "g").sync(photos)

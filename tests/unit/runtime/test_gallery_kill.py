@@ -1,0 +1,140 @@
+"""A gallery killed at any moment loses nothing that was reported, and a store that reports early is caught."""
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.images.decode import load_image
+from nsfse_runtime.search.two_stage import exact_search
+from tests.galleries import ColourScorer, save_picture, save_pictures
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+CHILD = Path(__file__).parents[2] / "gallery_child.py"
+KILLS, MOST_REPORTS = 30, 6
+
+
+class Harness:
+    """Runs the child on one gallery, kills it, and looks at what is left."""
+
+    def __init__(self, place: Path, store: str) -> None:
+        self.gallery, self.folder, self.store = place / "shop.gallery", place / "photos", store
+        self.names = save_pictures(self.folder, 160)
+        self.random = random.Random(5)
+        self.reported: set[str] = set()
+        self.violations: list[str] = []
+        self.recovered: list[int] = []
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def kill_once(self) -> None:
+        """Kill a run after some of its reports: a store in the midst of the next batch, an early one before it commits.
+
+        Where in a batch is left to chance, and nothing depends on it: its length is measured, not known.
+        """
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        child = subprocess.Popen(
+            [sys.executable, str(CHILD), str(self.gallery), str(self.folder), self.store],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert child.stdin is not None and child.stdout is not None
+        with child, child.stdout as stdout, child.stdin as stdin:
+            assert stdout.readline() == b"ready\n"
+            started, reports = time.monotonic(), self.random.randrange(MOST_REPORTS)
+            told = b""
+            for _ in range(reports):
+                told += stdout.readline()
+                if self.store == "early":
+                    stdin.write(b"commit\n")
+                    stdin.flush()
+            if self.store == "early":
+                told += stdout.readline()
+            else:
+                time.sleep(self.random.uniform(0, (time.monotonic() - started) / max(1, reports)))
+            child.kill()
+            lines = (told + stdout.read()).decode().splitlines(keepends=True)
+        whole = [line.rstrip("\n").split("\t") for line in lines if line.endswith("\n")]
+        self.reported.update(name for names in whole for name in names)
+
+    def check(self) -> None:
+        with closing(sqlite3.connect(self.gallery)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        with Gallery.open(self.gallery) as gallery:
+            self.recovered.append(len(gallery))
+            self.violations += [f"lost {name}" for name in sorted(self.reported - set(gallery.ids))]
+            self.violations += [f"{name} doubled" for name in {n for n in gallery.ids if gallery.ids.count(n) > 1}]
+            expected = np.array([self.vector(name) for name in gallery.ids]).reshape(gallery.vectors().shape)
+            np.testing.assert_allclose(gallery.vectors(), expected, atol=1e-6)
+            if len(gallery):
+                rows, _ = exact_search(gallery.vectors(), expected[0], 10)
+                scores = gallery.vectors() @ expected[0]
+                np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][: len(rows)], atol=1e-5)
+                assert gallery.targets(range(len(gallery))).regions.shape[0] == len(gallery)
+
+    def vector(self, name: str) -> np.ndarray:
+        if name not in self._vectors:
+            scorer = ColourScorer()
+            pixels = load_image(self.folder / name, scorer.image_size)
+            self._vectors[name] = scorer.encode_images(pixels[None]).vectors[0]
+        return self._vectors[name]
+
+    def change_folder(self, count: int) -> None:
+        """Add, rename and delete, so that each run has all of these to do."""
+        for _ in range(count):
+            name = f"new/{len(self._vectors)}-{self.random.getrandbits(40)}.png"
+            save_picture(self.folder / name, self.random.getrandbits(30))
+            self.names.append(name)
+        for _ in range(2):
+            name = self.names.pop(self.random.randrange(len(self.names)))
+            moved = f"moved-{self.random.getrandbits(40)}.png"
+            (self.folder / name).rename(self.folder / moved)
+            self._vectors[moved] = self.vector_of_moved(name, moved)
+            self.names.append(moved)
+            self.reported.discard(name)
+            gone = self.names.pop(self.random.randrange(len(self.names)))
+            self.vector(gone)
+            (self.folder / gone).unlink()
+            self.reported.discard(gone)
+
+    def vector_of_moved(self, name: str, moved: str) -> np.ndarray:
+        if name not in self._vectors:
+            scorer = ColourScorer()
+            self._vectors[name] = scorer.encode_images(
+                load_image(self.folder / moved, scorer.image_size)[None]
+            ).vectors[0]
+        return self._vectors[name]
+
+
+def test_killed_at_random_moments_nothing_reported_is_lost(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "honest")
+    for _ in range(KILLS):
+        harness.kill_once()
+        harness.check()
+        harness.change_folder(8)
+    assert harness.violations == []
+    assert harness.reported
+    # The kills fell in many places, not always before the first or after the last commit.
+    assert len(set(harness.recovered)) > KILLS // 3, harness.recovered
+    scorer = ColourScorer()
+    with Gallery.open(harness.gallery, scorer) as gallery:
+        gallery.sync(harness.folder)
+        assert sorted(gallery.ids) == sorted(harness.names)
+        assert gallery.sync(harness.folder).encoded == 0
+    harness.check()
+    assert harness.violations == []
+
+
+def test_the_harness_catches_a_store_that_reports_before_it_commits(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "early")
+    harness.kill_once()
+    harness.check()
+    assert harness.violations and all(violation.startswith("lost") for violation in harness.violations)

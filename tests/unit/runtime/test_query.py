@@ -1,0 +1,275 @@
+"""Queries of several pictures, texts and exclusions: what each means, and that company changes nothing."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
+from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.retrieval.compose import Given, ask, imagined, joined
+from nsfse_runtime.retrieval.query import Asked, like_all, word_maps
+from nsfse_runtime.search.two_stage import exact_search
+from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from tests.galleries import DIM, REGIONS, ColourScorer, save_pictures
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+TEXTS = ("change it to yellow", "in green", "turn it into trousers", "red")
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.open(GOLDEN / "bundle")
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Gallery:
+    folder = tmp_path_factory.mktemp("gallery")
+    save_pictures(folder / "photos", 24)
+    for path in (GOLDEN / "images").iterdir():
+        shutil.copy(path, folder / "photos")
+    gallery = Gallery.open(folder / "g", bundle, create=True)
+    gallery.sync(folder / "photos")
+    return gallery
+
+
+@pytest.fixture(scope="module")
+def retriever(bundle: Bundle, gallery: Gallery) -> Retriever:
+    return Retriever(bundle, gallery)
+
+
+def given(gallery: Gallery, query: Query) -> Given:
+    rows = [[gallery.row(str(each)) for each in pictures] for pictures in (query.references, query.minus)]
+    return Given(query, gallery.targets(rows[0]), gallery.targets(rows[1]) if rows[1] else None)
+
+
+def asked(bundle: Bundle, gallery: Gallery, **fields: object):
+    (found,) = ask(bundle.scorer, [given(gallery, Query(**fields))])
+    assert not isinstance(found, NsfseError), found
+    return found
+
+
+def hits_of(found: Result | NsfseError) -> object:
+    assert isinstance(found, Result), found
+    return found.hits, found.matches, found.grid
+
+
+def several(gallery: Gallery, picture: bytes, other: bytes) -> list[Query]:
+    """Queries of every sort, texts of different lengths, uploads among them."""
+    a, b, c = gallery.ids[:3]
+    return [
+        Query(references=(a,), texts=(TEXTS[0],)),
+        Query(references=(picture,), texts=(TEXTS[1],), maps=True),
+        Query(references=(other, picture), texts=(TEXTS[2], TEXTS[1])),
+        Query(references=(b,), texts=(TEXTS[3],), minus_texts=("stripes",), minus=(c,)),
+        Query(references=(picture, b, c), texts=(TEXTS[3],), balance=0.8, k=5),
+        Query(references=(c,), balance=0.0),
+        Query(references=(c,), texts=(TEXTS[1],), balance=1.0, minus=(other,)),
+    ]
+
+
+def test_an_answer_is_the_same_alone_and_in_company(retriever: Retriever, gallery: Gallery) -> None:
+    queries = several(gallery, *[path.read_bytes() for path in sorted((GOLDEN / "images").iterdir())[:2]])
+    together = retriever.answer(queries)
+    for query, found in zip(queries, together, strict=True):
+        (alone,) = retriever.answer([query])
+        (hits, *rest), (own, *more) = hits_of(found), hits_of(alone)
+        assert [hit.id for hit in hits] == [hit.id for hit in own] and rest == more
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in own], rtol=0, atol=2e-6)
+        if not any(isinstance(each, bytes) for each in (*query.references, *query.minus)):
+            assert hits == own  # pictures of the gallery: to the last bit
+
+
+def test_one_bad_query_does_not_spoil_the_others(retriever: Retriever, gallery: Gallery) -> None:
+    good = Query(references=(gallery.ids[0],), texts=("red",))
+    bad = {
+        UsageError: Query(references=(), texts=("red",)),
+        NotFoundError: Query(references=("nothing-like-it",), texts=("red",)),
+        ImageError: Query(references=(b"no picture",), texts=("red",)),
+        TextError: Query(references=(gallery.ids[1],), texts=("red", "  ")),
+    }
+    found = retriever.answer([good, *bad.values(), good])
+    assert hits_of(found[0]) == hits_of(found[-1]) == hits_of(retriever.query(gallery.ids[0], "red"))
+    assert [type(each) for each in found[1:-1]] == list(bad)
+    assert all("\n" not in str(each) for each in found[1:-1])
+
+
+def test_no_picture_of_the_query_is_among_the_hits(retriever: Retriever, gallery: Gallery) -> None:
+    a, b, c = gallery.ids[:3]
+    hits = retriever.query([a, b], "red", minus=[c], k=99).hits
+    assert {hit.id for hit in hits} == set(gallery.ids) - {a, b, c}
+
+
+def test_several_edits_follow_one_another(bundle: Bundle, gallery: Gallery) -> None:
+    first = bundle.scorer.compose(gallery.targets([0]), [TEXTS[0]])[0]
+    second = bundle.scorer.compose(imagined(first), [TEXTS[2]])[0]
+    (part,) = asked(bundle, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
+    assert np.array_equal(part.vector, second.vector) and part.tokens == first.tokens + second.tokens
+    kept = len(second.probes) - len(second.words)
+    assert np.array_equal(part.probes[:kept], second.probes[:kept])
+    assert np.array_equal(part.words, np.concatenate([first.words, second.words]))
+    assert joined([first]) is first
+
+
+def test_of_several_references_the_least_counts() -> None:
+    scores = [np.array([3.0, 1, 2, 2], np.float32), np.array([-2.0, 0, -1, -1], np.float32)]
+    found = like_all(scores)
+    assert found[2] == found[3] > max(found[0], found[1])
+    assert like_all(scores[:1]) is scores[0]
+    shifted = like_all([scores[0] + 7, scores[1]])
+    assert np.argsort(-shifted, kind="stable").tolist() == np.argsort(-found, kind="stable").tolist()
+
+
+def test_a_minus_word_has_a_weight_under_0_whatever_its_text_says(
+    bundle: Bundle, gallery: Gallery, retriever: Retriever
+) -> None:
+    for text in ("stripes", "no stripes"):
+        found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), minus_texts=(text,))
+        (part,) = found.parts
+        assert (part.word_weights[len(("red",)) :] <= 0).all() and (found.word_weights[1:] <= 0).all()
+        assert np.abs(found.word_weights).sum() == pytest.approx(1)
+        hits = retriever.query(gallery.ids[0], "red", minus_texts=[text], k=20).hits
+        boundary = bundle.manifest.boundary["t_c"]
+        assert all(word.matched == (word.score < boundary) for hit in hits for word in hit.evidence[1:] if word.weight)
+
+
+class Denying(ColourScorer):
+    """Reads every word as what must not be there."""
+
+    def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
+        found = super().compose(references, texts)
+        return [replace(query, word_weights=-query.word_weights) for query in found]
+
+
+def test_no_stripes_is_no_double_negation() -> None:
+    pictures = TargetFeatures(np.eye(2, DIM, dtype=np.float32), np.zeros((2, REGIONS, DIM), np.float32))
+    query = Query(references=("a", "b"), texts=("red",), minus_texts=("no stripes",))
+    (found,) = ask(Denying(), [Given(query, pictures)])
+    assert isinstance(found, Asked)
+    assert (found.word_weights < 0).all() and all((part.word_weights < 0).all() for part in found.parts)
+    assert len(found.parts) == 2 and all((loss[0, 1:] > 0).all() and loss[0, 0] == 0 for loss in found.unwanted)
+
+
+def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(bundle: Bundle, gallery: Gallery) -> None:
+    named = ("in green", "in blue")
+    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), minus_texts=named)
+    everything = gallery.targets(range(len(gallery)))
+    (pair,) = pairs = [bundle.scorer.score_pairs(part, everything) for part in found.parts]
+    loss = np.zeros(len(gallery))
+    for start, text in zip((1, 3), named, strict=True):
+        (minus,) = bundle.scorer.compose(gallery.targets([0]), [text])
+        over = (pair.word_scores[:, start : start + 2] - pair.boundary) @ np.abs(minus.word_weights)
+        loss += 3 * bundle.manifest.head["w_global"] * np.maximum(0, over)
+        assert (over > 0).any() and (over < 0).any()
+    np.testing.assert_allclose(found.combined(pairs).score, pair.score - loss, atol=1e-5)
+
+
+def test_a_minus_picture_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
+    a, b = gallery.ids[0], gallery.ids[9]
+    plain = asked(bundle, gallery, references=(a,), texts=("red",))
+    found = asked(bundle, gallery, references=(a,), texts=("red",), minus=(b,))
+    everything = gallery.targets(range(len(gallery)))
+    pairs = [bundle.scorer.score_pairs(each, everything) for each in found.all]
+    w = bundle.manifest.head["w_global"]
+    avoided = everything.vectors[gallery.row(b)]
+    over = 2 * w * np.maximum(0, everything.vectors @ avoided - (1 + float(plain.vector @ avoided)) / 2)
+    whole = bundle.scorer.score_pairs(plain.parts[0], everything).score
+    np.testing.assert_allclose(found.combined(pairs).score, whole - over, atol=1e-5)
+    assert over.any() and not over.all() and np.array_equal(found.vector, plain.vector)
+
+
+@pytest.mark.parametrize("rerank", [0, 100])
+def test_the_ends_of_the_balance_are_picture_and_words_alone(
+    retriever: Retriever, bundle: Bundle, gallery: Gallery, rerank: int
+) -> None:
+    own = gallery.row(gallery.ids[2])
+    mask = np.arange(len(gallery)) != own
+    ends = {0.0: gallery.vectors()[own], 1.0: bundle.scorer.sentence([TEXTS[0]])[0]}
+    for balance, vector in ends.items():
+        found = retriever.query(gallery.ids[2], TEXTS[0], k=20, balance=balance, rerank=rerank)
+        rows, scores = exact_search(gallery.vectors(), vector, 20, mask)
+        assert [hit.id for hit in found.hits] == [gallery.ids[row] for row in rows]
+        np.testing.assert_allclose([hit.score for hit in found.hits], scores, atol=1e-6)
+        assert [word.word for word in found.hits[0].evidence] == TEXTS[0].split()
+    alone = retriever.query(gallery.ids[2], (), balance=0.0, k=20).hits
+    assert [hit.id for hit in alone] == [hit.id for hit in retriever.query(gallery.ids[2], "red", balance=0, k=20).hits]
+    assert alone[0].match is None and alone[0].evidence == ()
+
+
+def test_the_middle_of_the_balance_is_the_query_as_it_was(retriever: Retriever, gallery: Gallery) -> None:
+    plain = retriever.query(gallery.ids[2], TEXTS[0])
+    assert hits_of(retriever.query([gallery.ids[2]], [TEXTS[0]], balance=0.5)) == hits_of(plain)
+    leant = retriever.query(gallery.ids[2], TEXTS[0], balance=0.5000001)
+    assert [hit.id for hit in leant.hits] == [hit.id for hit in plain.hits]
+
+
+def test_every_text_must_be_over_the_boundary_for_a_match(bundle: Bundle, gallery: Gallery) -> None:
+    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red", "green"), minus_texts=("blue",))
+    scores = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
+    pair = PairScores(np.zeros(4, np.float32), scores, 0.5)
+    signs = np.sign(found.word_weights).tolist()
+    assert signs == [1, 1, -1]
+    assert found.fulfilled(pair).tolist() == [True, False, False, False]
+
+
+class Gridded(OnnxScorer):
+    """The golden bundle, whose manifest is older than views, with the grid that it has."""
+
+    grid = (2, 3)
+
+
+def test_a_map_is_the_correspondence_less_what_looks_like_the_corners() -> None:
+    words = np.array([[1, 0], [0, 1]], np.float32)
+    cells = np.array([[[1, 0], [0.6, 0.8], [1, 0], [0, 1], [0.8, 0.6], [1, 0], [1, 0], [0, 1], [1, 0]]], np.float32)
+    (found,) = word_maps(words, cells, 3)
+    like_corners = cells[0, :, 0]  # all four are (1, 0)
+    by_hand = cells[0].T - 0.7 * like_corners
+    np.testing.assert_allclose(found[0], by_hand[0] + 0.7, atol=1e-6)  # its greatest was 1 in a corner, and is 1
+    np.testing.assert_allclose(found[1], by_hand[1], atol=1e-6)  # its greatest is where no corner is
+    np.testing.assert_allclose(word_maps(words, cells[:, [1, 2, 4, 5]], 2)[0].max(1), [1, 0.8], atol=1e-6)
+
+
+def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, bundle: Bundle, gallery: Gallery) -> None:
+    found = Retriever(Gridded(bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, maps=True)
+    assert found.grid == (2, 3)
+    (query,) = bundle.scorer.compose(gallery.targets([0]), [TEXTS[0]])
+    for hit in found.hits:
+        cells = gallery.targets([gallery.row(hit.id)]).regions[:, :6]
+        told = np.array([word.regions for word in hit.evidence])
+        expected = word_maps(query.words, cells, 3)[0] - bundle.manifest.boundary["t_c"]
+        np.testing.assert_allclose(told, expected, atol=1e-6)
+        best = (query.words @ cells[0].T).max(1) - bundle.manifest.boundary["t_c"]
+        np.testing.assert_allclose(told.max(1), best, atol=1e-6)
+    for plain in (retriever.query(gallery.ids[0], TEXTS[0], k=3), retriever.query(gallery.ids[0], "red", maps=True)):
+        assert plain.grid is None and plain.hits[0].evidence[0].regions is None
+
+
+def test_a_grid_is_told_by_the_cells_that_make_squares(bundle: Bundle) -> None:
+    def grid(size: tuple[int, int], regions: int, **more: object) -> tuple[int, int] | None:
+        return structs.replace(bundle.manifest, image_size=size, regions=regions, head={"views": 4}, **more).grid
+
+    assert grid((128, 128), 20) == (4, 4) and grid((96, 64), 10) == (3, 2) and grid((224, 224), 53) == (7, 7)
+    assert (
+        grid((128, 128), 19) is None
+        and grid((128, 128), 6) is None
+        and grid((128, 128), 4) is None
+        and grid((128, 128), 20, stages=1) is None
+    )
+    assert structs.replace(bundle.manifest, image_size=(128, 128), regions=16, head={}).grid == (4, 4)
+
+
+def test_wrong_queries_say_what_to_do(retriever: Retriever, gallery: Gallery) -> None:
+    a = gallery.ids[0]
+    for said, options in (
+        ("needs a text", {"text": ()}),
+        ("give a balance of 0", {"text": (), "balance": 0.2}),
+        ("balance is 2", {"text": "red", "balance": 2}),
+        ("picture to start from", {"reference": (), "text": "red"}),
+    ):
+        with pytest.raises(UsageError, match=said):
+            retriever.query(**{"reference": a, **options})

@@ -1,0 +1,315 @@
+"""TensorRT engines without TensorRT: the cache and its seal, profiles, and a session over a fake engine and memory."""
+
+import os
+import stat
+import sys
+from itertools import pairwise
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from nsfse_runtime.errors import IntegrityError, MissingExtraError, OutputError, UsageError, VersionError
+from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.inference.tensorrt import cuda
+from nsfse_runtime.inference.tensorrt.cache import (
+    PROFILES,
+    EngineCache,
+    EngineKey,
+    StoredEngine,
+    cache_folder,
+    engine_key,
+    profiles_of,
+)
+from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Gpu, gpu
+from nsfse_runtime.inference.tensorrt.engine import EngineSession, load_tensorrt
+
+H100 = Gpu("NVIDIA H100", "9.0")
+
+
+def manifest(max_words: int = 20) -> Manifest:
+    return Manifest(
+        name="m", created_with="t", image_size=(6, 8), dim=3, regions=6, max_words=max_words, boundary={"t_c": 0.1}
+    )
+
+
+def key(**changed: object) -> EngineKey:
+    return msgspec.structs.replace(engine_key("pair", "ab" * 32, manifest(), "11.4.0", H100), **changed)
+
+
+def test_every_graph_has_profiles_whose_spans_rise():
+    assert set(PROFILES) == {"image", "text", "query", "pair"}
+    for graph in PROFILES:
+        for longest in (1, 4, 77):
+            for profile in profiles_of(graph, manifest(longest)):
+                assert all(1 <= least <= usual <= most for least, usual, most in profile.values())
+                assert profile.get("words", (1, 1, longest))[2] == longest
+    batches = [profile["batch"] for profile in PROFILES["image"]]
+    assert batches[0][0] == 1 and all(a[2] + 1 == b[0] for a, b in pairwise(batches))
+
+
+def test_another_graph_tensorrt_gpu_precision_or_profile_is_another_engine():
+    others = [
+        key(graph="cd" * 32),
+        key(tensorrt="10.13.0"),
+        key(gpu="NVIDIA A100"),
+        key(capability="8.0"),
+        key(precision="fp16"),
+        key(profiles=profiles_of("text", manifest())),
+    ]
+    names = {one.name for one in [key(), *others]}
+    assert len(names) == 1 + len(others) and key().name in names
+
+
+def test_an_engine_comes_back_as_it_was_stored_in_a_folder_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache" / "nsfse" / "engines"
+    cache = EngineCache.open()
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700 and cache.load(key()) is None
+    cache.store(key(), StoredEngine(b"code", ("score", "word_scores")))
+    cache.store_timings(key(), b"times")
+    again = EngineCache.open()
+    assert again.load(key()) == StoredEngine(b"code", ("score", "word_scores"))
+    assert again.timings(key(precision="fp16")) == b"times" and again.timings(key(tensorrt="10.13")) == b""
+    assert again.load(key(tensorrt="11.5.0")) is None
+    assert stat.S_IMODE((cache.folder / "secret").stat().st_mode) == 0o600
+    again.remove(key())
+    assert again.load(key()) is None
+
+
+def test_an_engine_edited_renamed_or_copied_from_another_user_is_not_opened(tmp_path):
+    cache = EngineCache.open(tmp_path / "mine")
+    cache.store(key(), StoredEngine(b"code", ("score",)))
+    plan, sidecar = cache._files(key())
+    text = sidecar.read_bytes()
+
+    plan.write_bytes(b"c0de")
+    with pytest.raises(IntegrityError, match=r"not as it was built here; .*nsfse export BUNDLE --trt"):
+        cache.load(key())
+    plan.write_bytes(b"code")
+    assert cache.load(key()) is not None
+
+    for broken in (b"", b"{", text.replace(b"score", b"other"), text.replace(b'"seal": "', b'"seal": "0')):
+        sidecar.write_bytes(broken)
+        with pytest.raises(IntegrityError, match="not as it was built"):
+            cache.load(key())
+    sidecar.write_bytes(text)
+
+    other = key(tensorrt="10.13.0")
+    for file, name in zip((plan, sidecar), cache._files(other), strict=True):
+        name.write_bytes(file.read_bytes())
+    with pytest.raises(IntegrityError, match="not as it was built"):
+        cache.load(other)
+
+    theirs = EngineCache.open(tmp_path / "theirs")
+    for file in (plan, sidecar):
+        (theirs.folder / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(IntegrityError, match="not as it was built"):
+        theirs.load(key())
+
+
+def test_a_folder_that_others_can_enter_is_refused(tmp_path):
+    EngineCache.open(tmp_path / "open")
+    os.chmod(tmp_path / "open", 0o755)
+    with pytest.raises(OutputError, match="chmod 700"):
+        EngineCache.open(tmp_path / "open")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    with pytest.raises(OutputError, match="not a folder"):
+        EngineCache.open(tmp_path / "link")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        EngineCache.open(tmp_path / "file")
+
+
+class HostMemory:
+    """The device's memory, played by arrays at made-up addresses; copies wait for `wait`, as on a stream."""
+
+    stream = 7
+
+    def __init__(self) -> None:
+        self.at, self._next, self._queue, self._rooms = {}, 1000, [], {}
+
+    def room(self, name, size):
+        address, there = self._rooms.get(name, (0, 0))
+        if there < size:
+            self._next += 1000
+            address = self._next
+            self._rooms[name] = (address, size)
+        return address
+
+    def upload(self, address, array):
+        assert array.flags.c_contiguous
+        self._queue.append(lambda: self.at.__setitem__(address, array.copy()))
+
+    def download(self, array, address):
+        self._queue.append(lambda: np.copyto(array, self.at[address]))
+
+    def wait(self):
+        while self._queue:
+            self._queue.pop(0)()
+
+
+class FakeContext:
+    def __init__(self, engine):
+        self._engine, self._shapes, self._addresses = engine, {}, {}
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        assert stream_handle == HostMemory.stream
+        self.profile = profile_index
+        return not self._engine.full
+
+    def set_input_shape(self, name, shape):
+        self._shapes[name] = shape
+        return True
+
+    def get_tensor_shape(self, name):
+        batch = self._shapes["pixels"][0]
+        return {"vectors": (batch, 2), "regions": (batch, 1, 2)}[name]
+
+    def set_tensor_address(self, name, memory):
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        self._engine.ran.append((self.profile, self._shapes["pixels"]))
+        memory, addresses = self._engine.memory, dict(self._addresses)
+
+        def work():
+            means = memory.at[addresses["pixels"]].astype(np.float32).mean((1, 2))
+            memory.at[addresses["vectors"]] = means
+            memory.at[addresses["regions"]] = means[:, None] + 1
+
+        memory._queue.append(work)
+        return not self._engine.broken
+
+
+class FakeEngine:
+    """Means of pictures [B, 2, 2, 2] uint8, in the two profiles of the image graph; outputs in another order."""
+
+    num_io_tensors, num_optimization_profiles = 3, 2
+    full = broken = False
+
+    def __init__(self, memory):
+        self.memory, self.ran = memory, []
+
+    def create_execution_context(self):
+        return FakeContext(self)
+
+    def get_tensor_name(self, index):
+        return ("pixels", "regions", "vectors")[index]
+
+    def get_tensor_dtype(self, name):
+        return "UINT8" if name == "pixels" else "FLOAT"
+
+    def get_tensor_shape(self, name):
+        return (-1, 2, 2, 2)
+
+    def get_tensor_profile_shape(self, name, profile_index):
+        return [(size, 2, 2, 2) for size in PROFILES["image"][profile_index]["batch"]]
+
+
+def session(engine: FakeEngine) -> EngineSession:
+    types = {"UINT8": np.uint8, "FLOAT": np.float32}
+    return EngineSession(engine, engine.memory, ("vectors", "regions"), types.__getitem__, "image.onnx")
+
+
+def test_an_engine_answers_in_the_graphs_order_by_the_profile_that_holds_the_batch():
+    engine = FakeEngine(HostMemory())
+    run, random = session(engine), np.random.default_rng(0)
+    for batch, profile in ((1, 0), (64, 1), (3, 1), (1, 0)):
+        pixels = random.integers(0, 256, (2, 2, 2, batch), np.uint8).T  # not contiguous
+        vectors, regions = run(pixels=pixels, unread=np.zeros(3))
+        np.testing.assert_array_equal(vectors, pixels.astype(np.float32).mean((1, 2)))
+        np.testing.assert_array_equal(regions, vectors[:, None] + 1)
+        assert engine.ran[-1] == (profile, (batch, 2, 2, 2))
+    assert run.outputs == ("vectors", "regions")
+
+
+@pytest.mark.parametrize("shape", [(65, 2, 2, 2), (0, 2, 2, 2), (1, 2, 3, 2), (1, 2, 2)])
+def test_shapes_that_no_profile_holds_are_refused_before_the_engine_runs(shape):
+    engine = FakeEngine(HostMemory())
+    with pytest.raises(UsageError, match=r"image\.onnx is not built for pixels"):
+        session(engine)(pixels=np.zeros(shape, np.uint8))
+    assert engine.ran == []
+
+
+def test_an_engine_that_does_not_fit_or_fails_is_one_line():
+    engine = FakeEngine(HostMemory())
+    engine.full = True
+    with pytest.raises(UsageError, match="does not fit the GPU's memory"):
+        session(engine)
+    engine.full, engine.broken = False, True
+    with pytest.raises(IntegrityError, match="failed; build it again"):
+        session(engine)(pixels=np.zeros((1, 2, 2, 2), np.uint8))
+
+
+def bindings(code: int) -> SimpleNamespace:
+    """cuda.bindings.runtime: each call answers with its error and its value."""
+
+    class Error(int):
+        name = "cudaErrorNoDevice" if code else "cudaSuccess"
+
+    calls, heap = [], iter(range(4096, 10**6, 4096))
+
+    def call(name, value=None):
+        def done(*given):
+            calls.append((name, given))
+            return (Error(code), *(() if value is None else (value() if callable(value) else value,)))
+
+        return done
+
+    properties = SimpleNamespace(name=b"NVIDIA H100\0\0", major=9, minor=0)
+    return SimpleNamespace(
+        calls=calls,
+        cudaGetDeviceProperties=call("properties", properties),
+        cudaSetDevice=call("set"),
+        cudaStreamCreate=call("stream", 5),
+        cudaMalloc=call("malloc", lambda: next(heap)),
+        cudaFree=call("free"),
+        cudaStreamSynchronize=call("wait"),
+        cudaStreamDestroy=call("destroy"),
+        cudaMemcpyAsync=call("copy"),
+        cudaMemcpyKind=SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2),
+    )
+
+
+def test_memory_grows_by_name_copies_both_ways_and_is_freed(monkeypatch):
+    fake = bindings(0)
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    assert gpu() == H100
+    memory, array = CudaMemory(), np.arange(6, dtype=np.float32)
+    first = memory.room("a", 10)
+    assert memory.room("a", 8) == first != memory.room("b", 8)
+    assert memory.room("a", 20) != first and ("free", (first,)) in fake.calls
+    memory.upload(first, array)
+    memory.download(array, first)
+    assert [given for name, given in fake.calls if name == "copy"] == [
+        (first, array.ctypes.data, 24, 1, 5),
+        (array.ctypes.data, first, 24, 2, 5),
+    ]
+    taken = sum(name == "malloc" for name, _ in fake.calls)
+    del memory
+    assert sum(name == "free" for name, _ in fake.calls) == taken and fake.calls[-1] == ("destroy", (5,))
+
+
+def test_no_gpu_is_one_line(monkeypatch):
+    monkeypatch.setattr(cuda, "_runtime", lambda: bindings(100))
+    for make in (gpu, CudaMemory):
+        with pytest.raises(UsageError, match=r"no NVIDIA GPU works here \(CUDA says cudaErrorNoDevice\)"):
+            make()
+
+
+def test_tensorrt_is_asked_for_its_libraries_and_its_version(monkeypatch):
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it raises ImportError, as without its libraries
+    with pytest.raises(MissingExtraError, match=r"tensorrt does not load .*--force-reinstall .*; if pip does not"):
+        load_tensorrt()
+    for version, ok in (("10.12.0.36", False), ("10.13.0", True), ("11.4.0.106", True), ("12.0.0", False)):
+        monkeypatch.setitem(sys.modules, "tensorrt", module := SimpleNamespace(__version__=version))
+        if ok:
+            assert load_tensorrt() is module
+        else:
+            with pytest.raises(VersionError, match=r"none of 10\.13 to 11"):
+                load_tensorrt()

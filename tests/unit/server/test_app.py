@@ -1,0 +1,301 @@
+"""The routes over real HTTP: what they answer, and that it is what the library answers."""
+
+import io
+import json
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from PIL import Image
+
+from nsfse_runtime import Retriever
+from nsfse_runtime.server.schemas import InfoReply, ListReply, QueryReply
+from tests.serving import TOKEN, open_served, picture, running, wait_until
+
+TEXT = ("text", "make it red")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    with running(open_served(folder), open_served(folder, "other", 5)) as server:
+        yield server
+
+
+def hits(reply):
+    return [(hit["id"], pytest.approx(hit["score"])) for hit in reply["hits"]]
+
+
+def expected(server, reference, text, gallery="shop", **options):
+    served = server.service.galleries[gallery]
+    found = Retriever(served.model, served.gallery).query(reference, text, **options)
+    return [(hit.id, hit.score) for hit in found.hits]
+
+
+def test_a_query_by_id_is_the_librarys_answer(server):
+    name = server.service.galleries["shop"].gallery.ids[3]
+    status, reply, headers = server.query([("id", name), TEXT, ("k", "4")])
+    assert status == 200
+    assert hits(reply) == expected(server, name, "make it red", k=4)
+    assert (reply["schema_version"], reply["gallery"]) == (1, "shop")
+    assert headers["x-request-id"] == reply["request_id"]
+    assert "stage2;dur=" in headers["server-timing"]
+    assert set(reply["timings_ms"]) == {"decode", "queue", "image", "text", "stage1", "stage2", "total"}
+    assert reply["hits"][0]["metadata"]["colour"] in ("red", "blue")
+    assert "path" not in reply["hits"][0]
+    import msgspec
+
+    msgspec.convert(reply, QueryReply)
+
+
+def test_a_log_that_nobody_can_write_to_refuses_no_query(server, monkeypatch):
+    def gone(line):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(server.service.log._stream, "write", gone)
+    name = server.service.galleries["shop"].gallery.ids[3]
+    assert [server.query([("id", name), TEXT])[0] for _ in range(2)] == [200, 200]
+    wait_until(lambda: server.service.log.lost >= 2)  # a line is written after its reply
+
+
+def test_a_query_by_picture_is_the_librarys_answer(server):
+    data = picture(5, (300, 200), "JPEG")
+    status, reply, _ = server.query([TEXT, ("k", "3")], [("image", data)])
+    assert status == 200
+    assert hits(reply) == expected(server, data, "make it red", k=3)
+    assert reply["timings_ms"]["decode"] > 0
+
+
+def test_several_pictures_texts_and_exclusions_reach_the_library(server):
+    first, second, third = server.service.galleries["shop"].gallery.ids[:3]
+    fields = [
+        ("id", first),
+        ("id", second),
+        TEXT,
+        ("text", "with dots"),
+        ("minus_text", "stripes"),
+        ("minus_id", third),
+    ]
+    status, reply, _ = server.query([*fields, ("k", "5"), ("balance", "0.4")])
+    options = {"minus_texts": ["stripes"], "minus": [third], "balance": 0.4, "k": 5}
+    assert status == 200
+    assert hits(reply) == expected(server, [first, second], ["make it red", "with dots"], **options)
+    assert [hit["id"] for hit in reply["hits"]] != [
+        hit["id"] for hit in server.query([("id", first), TEXT, ("k", "5")])[1]["hits"]
+    ]
+
+
+def test_conditions_and_galleries_are_heard(server):
+    name = server.service.galleries["shop"].gallery.ids[0]
+    _, reply, _ = server.query([("id", name), TEXT, ("where", '{"colour": ["red"]}')])
+    assert {hit["metadata"]["colour"] for hit in reply["hits"]} == {"red"}
+    other = server.service.galleries["other"].gallery.ids[0]
+    assert server.query([("id", other), TEXT, ("gallery", "other")])[1]["gallery"] == "other"
+    status, reply, _ = server.query([("id", name), TEXT, ("gallery", "nowhere")])
+    assert (status, reply["error"]["type"]) == (404, "not_found")
+
+
+def test_a_batch_is_its_queries_alone_and_one_failure_does_not_spoil_it(server):
+    ids = server.service.galleries["shop"].gallery.ids
+    queries = [{"ids": [name], "texts": ["make it red"], "k": 3} for name in ids[:3]]
+    queries.insert(1, {"ids": ["nowhere.png"], "texts": ["make it red"]})
+    queries += [{"id": ids[0], "texts": ["make it red"]}, {"ids": [ids[0]], "texts": ["make it red"], "k": 0}, 7]
+    body = json.dumps({"queries": queries}).encode()
+    status, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
+    assert status == 200
+    assert reply["results"][1]["error"]["type"] == "not_found"
+    for result, words in zip(
+        reply["results"][4:], ["there is no field id", "queries[5].k: ", "queries[6]: "], strict=True
+    ):
+        assert result["error"]["type"] == "usage"
+        assert words in result["error"]["message"]
+    alone = [server.query([("id", name), TEXT, ("k", "3")])[1] for name in ids[:3]]
+    assert [hits(each) for each in reply["results"] if "hits" in each] == [
+        [(hit["id"], hit["score"]) for hit in each["hits"]] for each in alone
+    ]
+
+
+def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
+    body = json.dumps({"queries": [{"x": 1}]}).encode()
+    status, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
+    assert (status, reply["results"][0]["error"]["type"]) == (200, "usage")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "kind", "words"),
+    [
+        ([TEXT], 400, "usage", "picture"),
+        ([("id", "shelf00/item0001.png")], 400, "usage", "text"),
+        ([("id", "nowhere"), TEXT], 404, "not_found", "nowhere"),
+        ([("id", "item0001"), TEXT], 404, "not_found", "item0001"),
+        ([("id", "/etc/passwd"), TEXT], 404, "not_found", "/etc/passwd"),
+        ([("id", "shelf00/item0001.png"), ("text", "zzz qqq")], 422, "text", "none of the words"),
+        ([("id", "shelf00/item0001.png"), ("text", "red " * 501)], 400, "usage", "text[0]: Expected"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("k", "0")], 400, "usage", "k: Expected"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("k", "101")], 400, "usage", "k: Expected"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("k", "1"), ("k", "2")], 400, "usage", "k: given twice"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("min_score", "nan")], 400, "usage", "min_score"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("tetx", "red")], 400, "usage", "tetx"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("where", "{")], 400, "usage", "where: a JSON object"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("where", "[" * 5000)], 400, "usage", "where"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("where", '{"size": "x"}')], 400, "usage", "no column size"),
+        ([("id", "shelf00/item0001.png"), TEXT, ("image", "not a file")], 400, "usage", "image: a file"),
+        ([("id", "shelf00/item0001.png")] + [TEXT] * 9, 400, "usage", "text: Expected"),
+    ],
+)
+def test_a_bad_query_is_told_in_one_line(server, fields, status, kind, words):
+    found, reply, headers = server.query(fields)
+    assert (found, reply["error"]["type"]) == (status, kind)
+    assert words in reply["error"]["message"]
+    assert "\n" not in reply["error"]["message"]
+    assert str(server.service.galleries["shop"].gallery.path) not in reply["error"]["message"]
+    assert reply["error"]["request_id"] == headers["x-request-id"]
+
+
+def test_words_that_are_not_read_are_told_with_every_answer(server):
+    served = server.service.galleries["shop"]
+    name, most = served.gallery.ids[3], served.model.tokenizer.max_words
+    long = " ".join(["red"] * (most + 2))
+    _, reply, _ = server.query([("id", name), ("text", "make it redd"), ("text", long), ("minus_text", "blu stripes")])
+    first, second, minus = reply["texts"]
+    assert [(word["word"], word["nearest"], word["position"]) for word in first["unknown"]] == [("redd", "red", 2)]
+    assert second["unread"] == ["red", "red"] and second["words"] == most and not second["unknown"]
+    assert minus["minus"] and [word["nearest"] for word in minus["unknown"]] == ["blue"]
+    assert reply["notes"][:2] == [
+        "unknown word: redd; did you mean red?",
+        f"not read, after the first {most} words: red red",
+    ]
+    assert reply["matches"] is None and all(hit["match"] is None and hit["confidence"] is None for hit in reply["hits"])
+    queries = [{"ids": [name], "texts": [text]} for text in ("make it redd", "make it red", "redd")]
+    body = json.dumps({"queries": queries}).encode()
+    _, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
+    results = reply["results"]
+    assert [bool(each["notes"]) for each in results[:2]] == [True, False]
+    assert results[2]["error"]["message"].endswith("of 'redd'; did you mean red?")
+    info = server.json("GET", "/v1/info")[1]
+    assert info["limits"]["text_words"] == info["galleries"][0]["bundle"]["max_words"] == most
+
+
+def test_what_is_no_picture_is_told(server):
+    status, reply, _ = server.query([TEXT], [("image", b"<svg onload=alert(1)>")])
+    assert (status, reply["error"]["type"]) == (422, "image")
+    status, reply, _ = server.query([TEXT], [("image", picture()[:60])])
+    assert (status, reply["error"]["type"]) == (422, "image")
+
+
+def test_info_tells_what_is_served(server):
+    import msgspec
+
+    info = msgspec.convert(server.json("GET", "/v1/info")[1], InfoReply)
+    assert [(each.name, each.images) for each in info.galleries] == [("shop", 12), ("other", 5)]
+    assert info.galleries[0].columns == {"colour": {"red": 6, "blue": 6}}
+    assert info.galleries[0].bundle.grid is None or len(info.galleries[0].bundle.grid) == 2
+    assert (info.device, info.version, info.writable) == ("cpu", "test", False)
+    assert "make it red" in info.suggestions
+    assert "drawings" in info.note
+    tokenizer = server.service.galleries["shop"].model.tokenizer
+    assert all(tokenizer.knows(text) for text in info.suggestions)
+    assert not tokenizer.knows("more elegant")
+
+
+def test_pictures_are_listed_by_pages_and_conditions(server):
+    import msgspec
+
+    _, reply = server.json("GET", "/v1/images?offset=2&limit=3&where=%7B%22colour%22%3A%22red%22%7D")
+    listed = msgspec.convert(reply, ListReply)
+    assert (listed.total, len(listed.images)) == (6, 3)
+    assert {each.metadata["colour"] for each in listed.images} == {"red"}
+    assert listed.images[0].id == server.service.galleries["shop"].gallery.ids[4]
+    assert server.json("GET", "/v1/images?offset=-1")[0] == 400
+    assert server.json("GET", "/v1/images?limit=201")[0] == 400
+    assert server.json("GET", "/v1/images?offset=999999")[1]["images"] == []
+
+
+def test_pictures_are_sent_small_without_metadata_and_once(server, tmp_path):
+    served = server.service.galleries["shop"]
+    big = Image.new("RGB", (3000, 1500), "green")
+    exif = Image.Exif()
+    exif[0x010E] = "<script>secret place</script>"
+    big.save(tmp_path / "big.jpg", exif=exif)
+    target = served.gallery.path_of(1)
+    before = target.read_bytes()
+    target.write_bytes((tmp_path / "big.jpg").read_bytes())
+    try:
+        for suffix, longest in (("", 1024), ("/thumbnail", 256)):
+            status, headers, body = server("GET", f"/v1/images/{served.gallery.ids[1]}{suffix}")
+            assert (status, headers["content-type"]) == (200, "image/jpeg")
+            shown = Image.open(io.BytesIO(body))
+            assert max(shown.size) == longest and shown.size[0] == 2 * shown.size[1]
+            assert not shown.getexif() and b"secret" not in body
+            known = [("If-None-Match", headers["etag"])]
+            again = server("GET", f"/v1/images/{served.gallery.ids[1]}{suffix}", headers=known)
+            assert (again[0], again[2]) == (304, b"")
+    finally:
+        target.write_bytes(before)
+    changed = server("GET", f"/v1/images/{served.gallery.ids[1]}/thumbnail", headers=known)
+    assert changed[0] == 200
+    assert Image.open(io.BytesIO(changed[2])).size == (20, 14)
+
+
+def test_a_reply_carries_its_safeguards(server):
+    for path in ("/v1/info", "/healthz", "/nowhere", "/v1/images/shelf00/item0001.png"):
+        _, headers, _ = server("GET", path)
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "default-src" in headers["content-security-policy"]
+        assert not any(name.startswith("access-control") for name in headers)
+        assert "server" not in headers
+
+
+def test_unknown_routes_and_methods_are_told(server):
+    assert server.json("GET", "/nowhere")[0] == 404
+    status, headers, body = server("GET", "/v1/query")
+    assert (status, json.loads(body)["error"]["type"]) == (405, "method")
+    assert headers["allow"] == "POST"
+    assert set(server("PUT", "/v1/images")[1]["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+    assert server("HEAD", "/v1/info")[::2] == (200, b"")
+
+
+def test_every_reply_is_one_that_the_description_knows(server):
+    status, description = server.json("GET", "/openapi.json")
+    assert status == 200
+    seen = [("POST", "/v1/query", server.query([TEXT])), ("POST", "/v1/query", server.query([("id", "x"), TEXT]))]
+    for method, path, (found, _, _) in seen:
+        assert str(found) in description["paths"][path][method.lower()]["responses"]
+    from nsfse_runtime.server.routes import ROUTES
+
+    told = {(method.upper(), path) for path, each in description["paths"].items() for method in each}
+    assert told == {(each.method, each.told) for each in ROUTES}
+    text = json.dumps(description)
+    for name in text.split('"#/components/schemas/')[1:]:
+        assert name.partition('"')[0] in description["components"]["schemas"]
+
+
+def test_without_a_token_nothing_is_written(server):
+    status, reply, _ = server.query([("id", "new.png")], [("image", picture())], path="/v1/images")
+    assert (status, reply["error"]["type"]) == (403, "token")
+    assert server.json("DELETE", "/v1/images/shelf00/item0001.png")[0] == 403
+    assert server.service.galleries["shop"].gallery.path_of(1).exists()
+
+
+def test_metrics_count_what_happened(server):
+    server.query([("id", "nowhere"), TEXT])
+    text = server("GET", "/metrics")[2].decode()
+    assert 'nsfse_requests_total{route="/v1/query",status="404"}' in text
+    assert 'nsfse_pictures{gallery="shop"} 12.0' in text
+    assert "nsfse_batch_size_bucket" in text
+    assert 'nsfse_stage_seconds_count{stage="stage2"}' in text
+    assert "nsfse_queue_length 0.0" in text
+    assert "nowhere" not in text
+
+
+def test_the_log_has_ids_and_times_and_nothing_private(server):
+    given = [("X-Request-Id", "mine-1"), ("Authorization", f"Bearer {TOKEN}")]
+    server.query([("id", "shelf00/item0001.png"), ("text", "make it red please")], headers=given)
+    wait_until(lambda: any(line.get("request_id") == "mine-1" for line in server.lines))
+    (line,) = [line for line in server.lines if line.get("request_id") == "mine-1"]
+    assert (line["route"], line["status"], line["gallery"]) == ("/v1/query", 200, "shop")
+    assert line["stages_ms"]["stage2"] > 0
+    text = json.dumps(server.lines)
+    assert TOKEN not in text and "please" not in text and "item0001" not in text

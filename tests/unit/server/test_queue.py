@@ -1,0 +1,300 @@
+"""The queue: batches of what waits, refusals at once, and no work for those who have gone or waited too long."""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from nsfse_runtime import Retriever
+from nsfse_runtime.images.decode import load_image
+from nsfse_runtime.retrieval.query import Query
+from nsfse_runtime.server import load_shedding, middleware
+from nsfse_runtime.server.queue import Job, Waiting
+from nsfse_runtime.server.settings import Settings
+from nsfse_runtime.server.telemetry import Metrics
+from tests.serving import PATIENCE, Gate, multipart, open_served, picture, running, wait_until
+
+TEXT = ("text", "make it red")
+Request = middleware._Request
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    return open_served(tmp_path_factory.mktemp("queue"))
+
+
+class Callers:
+    """Queries by picture that run beside each other."""
+
+    def __init__(self, server, count):
+        self._pool = ThreadPoolExecutor(count)
+        self._server = server
+
+    def ask(self, seed):
+        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("image", picture(seed))])
+
+    def wait_for_places(self, count):
+        wait_until(lambda: waiting(self._server) == count)
+
+
+def waiting(server):
+    return server.service.waiting._taken
+
+
+def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
+    with running(served) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
+        first = callers.ask(100)
+        assert gate.held.wait(PATIENCE)
+        others = [callers.ask(101 + number) for number in range(7)]
+        callers.wait_for_places(8)
+        wait_until(lambda: len(server.service.waiting._jobs) == 7)
+        gate.open.set()
+        replies = [call.result()[1] for call in (first, *others)]
+        assert gate.batches == [1, 7]
+    retriever = Retriever(served.model, served.gallery)
+    for number, reply in enumerate(replies):
+        alone = retriever.query(picture(100 + number), "make it red", k=3).hits
+        assert [hit["id"] for hit in reply["hits"]] == [hit.id for hit in alone]
+        assert [hit["score"] for hit in reply["hits"]] == pytest.approx([hit.score for hit in alone], abs=1e-5)
+
+
+def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypatch):
+    with running(served, queue=3, per_client=0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
+        calls = [callers.ask(seed) for seed in range(3)]
+        callers.wait_for_places(3)
+        status, reply, headers = server.query([TEXT], [("image", picture(9))])  # the gate is closed meanwhile
+        assert (status, reply["error"]["type"]) == (503, "overloaded")
+        assert int(headers["retry-after"]) >= 1
+        body = json.dumps({"queries": [{"ids": ["shelf00/item0001.png"], "texts": ["red"]}]}).encode()
+        head = [("Content-Type", "application/json")]
+        assert server("POST", "/v1/query:batch", body, head)[0] == 503
+        assert server.json("GET", "/healthz") == (200, {"status": "alive"})
+        gate.open.set()
+        assert [call.result()[0] for call in calls] == [200] * 3
+        assert gate.seen == 3
+        assert server.query([TEXT], [("image", picture(9))])[0] == 200
+        assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_a_query_in_one_piece_is_refused_as_any_other(served, monkeypatch):
+    with running(served, queue=1, per_client=0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
+        call = callers.ask(0)
+        callers.wait_for_places(1)
+        kind, body = multipart([TEXT], [("image", picture(9))])
+        head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        whole = head.encode() + b"\r\n" + body
+        parsed = []
+        monkeypatch.setattr(middleware, "_Request", lambda *given: parsed.append(1) or Request(*given))
+        with server.connect() as one:
+            replies = [exchange(one, whole) for _ in range(3)]  # the connection stays
+            assert not parsed
+            connections = server.server.server_state.connections
+            for at, seen in (
+                (40, lambda: any(each.conn.trailing_data[0] for each in connections)),
+                (len(head) + 9, lambda: len(parsed) == 2),
+            ):
+                one.sendall(whole[:at])
+                wait_until(seen)
+                replies.append(exchange(one, whole[at:]))
+            assert len(parsed) == 2  # in pieces it is read as ever
+            other = exchange(one, head.encode() + b"X-Request-Id: mine\r\n\r\n" + body)
+            assert len(parsed) == 3 and other[1]["x-request-id"] == "mine"
+            gate.open.set()
+            assert call.result()[0] == 200
+            wait_until(lambda: not waiting(server))
+            assert exchange(one, whole)[0] == 200
+        for status, headers, told in replies:
+            assert (status, told["error"]["type"], headers["retry-after"]) == (503, "overloaded", "1")
+            assert headers.pop("x-request-id") == told["error"].pop("request_id")
+            headers.pop("date", None)
+        assert all(headers == replies[0][1] and told == replies[0][2] for _, headers, told in replies)
+        assert 'nsfse_refused_total{reason="full"} 6.0' in server("GET", "/metrics")[2].decode()
+        refused = [line for line in server.lines if line.get("error") == "overloaded"]
+        assert [(line["route"], line["status"]) for line in refused] == [("/v1/query", 503)] * 6
+
+
+def exchange(connection, request):
+    """Send a request, or the rest of one; return (status, headers, JSON) of its reply."""
+    connection.sendall(request)
+    reply = http.client.HTTPResponse(connection)
+    reply.begin()
+    return reply.status, {k.lower(): v for k, v in reply.getheaders()}, json.loads(reply.read())
+
+
+@pytest.mark.parametrize(
+    ("data", "route"),
+    [
+        (b"POST /v1/query HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab", "/v1/query"),
+        (b"POST /v1/query:batch HTTP/1.1\r\ncontent-length:0\r\n\r\n", "/v1/query:batch"),
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 2\r\n\r\nabc", None),  # another begins
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 3\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nContent-Length: +2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"POST /v1/query HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"POST /v1/query HTTP/1.0\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n", None),
+        (b"POST /v1/images HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"\r\nPOST /v1/query HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", None),
+        (b"", None),
+    ],
+)
+def test_what_is_refused_without_being_parsed(data, route):
+    assert load_shedding._whole_query(data) == route
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of single threads are Linux's")
+def test_the_model_yields_to_the_thread_that_reads_requests(served):
+    with running(served) as server:
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        assert server.query([TEXT], [("image", picture(9))])[0] == 200
+        threads = {thread.name: thread.native_id for thread in threading.enumerate()}
+        for name in ("nsfse-model_0", "nsfse-pictures_0"):
+            assert os.getpriority(os.PRIO_PROCESS, threads[name]) == min(19, usual + 10)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
+
+
+def test_one_address_does_not_fill_the_queue(served, monkeypatch):
+    with running(served, queue=8, per_client=2) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
+        calls = [callers.ask(seed) for seed in range(2)]
+        callers.wait_for_places(2)
+        status, reply, headers = server.query([TEXT], [("image", picture(9))])
+        assert (status, reply["error"]["type"]) == (429, "overloaded")
+        assert "retry-after" in headers
+        gate.open.set()
+        assert [call.result()[0] for call in calls] == [200] * 2
+        assert not server.service.waiting._clients
+
+
+def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
+    with running(served, deadline=600.0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 4)
+        calls = [callers.ask(0)]
+        assert gate.held.wait(PATIENCE)
+        calls += [callers.ask(seed) for seed in range(1, 4)]
+        callers.wait_for_places(4)
+        server.advance(601)
+        replies = [call.result() for call in calls]
+        assert [(status, reply["error"]["type"]) for status, reply, _ in replies] == [(503, "expired")] * 4
+        assert all("retry-after" in headers for _, _, headers in replies)
+        gate.open.set()
+        assert server.query([TEXT, ("k", "3")], [("image", picture(50))])[0] == 200
+        assert gate.seen == 2  # the one that was at work, and the one after
+        wait_until(lambda: waiting(server) == 0)
+        assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
+
+
+def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monkeypatch):
+    decoded, go_on = [], threading.Event()
+
+    def slowly(stream, size):
+        decoded.append(stream)
+        assert go_on.wait(PATIENCE)
+        return load_image(stream, size)
+
+    monkeypatch.setattr("nsfse_runtime.server.conversion.load_image", slowly)
+    monkeypatch.setattr("nsfse_runtime.server.app.usual_workers", lambda: 2)
+    with running(served, deadline=600.0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
+        gate.open.set()
+        calls = [callers.ask(seed) for seed in range(8)]
+        callers.wait_for_places(8)
+        wait_until(lambda: len(decoded) == 2)
+        server.advance(601)
+        go_on.set()
+        replies = [call.result() for call in calls]
+        assert {(status, reply["error"]["type"]) for status, reply, _ in replies} == {(503, "expired")}
+        assert (len(decoded), gate.seen) == (2, 0)
+        wait_until(lambda: waiting(server) == 0)
+
+
+def test_what_is_late_is_left_out_though_its_timer_has_not_rung(served):
+    async def take():
+        waiting = Waiting(Settings(), Metrics())
+        future = asyncio.get_running_loop().create_future
+        late = Job(Query(references=("a",)), served, time.perf_counter() - 0.01, future())
+        given_up = Job(Query(references=("b",)), served, time.perf_counter() + 600, future())
+        given_up.future.cancel()
+        good = Job(Query(references=("c",)), served, time.perf_counter() + 600, future())
+        waiting._jobs.extend([late, given_up, good])
+        return waiting._take() == [good]
+
+    assert asyncio.run(take())
+
+
+def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
+    with running(served) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
+        call = callers.ask(0)
+        assert gate.held.wait(PATIENCE)
+        kind, body = multipart([TEXT], [("image", picture(1))])
+        head = (
+            f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        gone = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        for connection in gone:
+            connection.sendall(head.encode() + body)
+        callers.wait_for_places(4)
+        for connection in gone:
+            connection.close()
+        callers.wait_for_places(1)
+        gate.open.set()
+        assert call.result()[0] == 200
+        assert gate.seen == 1
+        assert [line["status"] for line in server.lines if line.get("route") == "/v1/query"].count(499) == 3
+
+
+def test_a_bug_in_the_model_is_a_500_with_a_log_and_the_next_is_answered(served, monkeypatch):
+    with running(served) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(served.model, "encode_images", lambda pixels: 1 / 0)
+            status, reply, _ = server.query([TEXT], [("image", picture())])
+        assert (status, reply["error"]["type"]) == (500, "internal")
+        assert "division" not in reply["error"]["message"]
+        (line,) = [line for line in server.lines if line["event"] == "bug"]
+        assert "ZeroDivisionError" in line["traceback"] and line["request_id"] == reply["error"]["request_id"]
+        assert server.query([TEXT], [("image", picture())])[0] == 200
+
+
+def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
+    from nsfse_runtime import Gallery
+    from tests.galleries import save_pictures
+
+    folder = tmp_path / "own"
+    own = open_served(folder := tmp_path, "own", 8)
+    stop, failed, answered = threading.Event(), [], []
+
+    def ask():
+        while not stop.is_set():
+            status, reply, _ = server.query([("id", "shelf00/item0001.png"), TEXT, ("k", "50")])
+            answered.append(len(reply["hits"])) if status == 200 else failed.append(reply)
+
+    with running(own) as server:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: answered)
+        with Gallery.open(folder / "own.gallery", own.model) as writer:
+            for number in range(4):
+                save_pictures(folder / "own", 2, first=20 + 2 * number)
+                writer.sync(folder / "own")
+        wait_until(lambda: answered[-1] == 15)
+        stop.set()
+        asking.join()
+        assert not failed
+        assert {*answered} <= {7, 9, 11, 13, 15}
+        assert server.json("GET", "/v1/info")[1]["galleries"][0]["images"] == 16

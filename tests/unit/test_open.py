@@ -1,0 +1,155 @@
+"""What the command line names: conditions, a gallery and a folder, sheets; and why nothing was found."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+
+from nsfse.cli.formatting import index_text
+from nsfse.open import conditions
+from nsfse_runtime.errors import UsageError
+from tests.galleries import save_picture, save_pictures
+from tests.unit.cli.test_app import run
+
+BUNDLE = Path(__file__).parents[1] / "golden" / "bundle"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "found"),
+    [
+        (["colour=red"], {"colour": "red"}),
+        ([" colour = red, blue "], {"colour": "red, blue"}),
+        (["note=a<b", "url=x?a=b"], {"note": "a<b", "url": "x?a=b"}),
+        (["empty="], {"empty": ""}),
+    ],
+)
+def test_conditions(pairs: list[str], found: dict[str, str]) -> None:
+    assert conditions(pairs) == found
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason"),
+    [
+        (["price<10"], "compares by = alone"),
+        (["price<=10"], "compares by = alone"),
+        (["price>=10"], "compares by = alone"),
+        (["price!=10"], "compares by = alone"),
+        (["price==10"], "compares by = alone"),
+        (["price ~ 10"], "compares by = alone"),
+        (["price"], "takes COLUMN=VALUE"),
+        (["=red"], "takes COLUMN=VALUE"),
+        (["c=red", " c =blue"], "names c twice; give its values together: --where c=red,blue"),
+    ],
+)
+def test_conditions_that_cannot_be_met(pairs: list[str], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        conditions(pairs)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, capsys) -> tuple[str, Path]:
+    save_pictures(tmp_path / "photos", 4)
+    gallery = str(tmp_path / "shop.gallery")
+    assert run(capsys, "index", gallery, str(tmp_path / "photos"), "-b", str(BUNDLE))[0] == 0
+    return gallery, tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("gallery", "folder", "code", "reason"),
+    [
+        ("new.gallery", "nowhere", 3, "no folder at"),
+        ("new.gallery", "photos/a.png", 2, "is a file, not a folder"),
+        ("photos", "new.gallery", 2, "is a folder; the gallery, a file, comes first and the folder second"),
+        ("photos", "photos", 2, "is a folder; the gallery, a file, comes first"),
+        ("photos/a.png", "photos", 5, "is not a gallery"),
+    ],
+)
+def test_a_first_index_that_fails_leaves_nothing(
+    tmp_path: Path, capsys, gallery: str, folder: str, code: int, reason: str
+) -> None:
+    save_picture(tmp_path / "photos/a.png", 1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    got, out, err = run(capsys, "index", str(tmp_path / gallery), str(tmp_path / folder), "-b", str(BUNDLE))
+    assert (got, out) == (code, "") and reason in err and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_a_bad_table_leaves_no_gallery_and_an_old_one_as_it_was(tmp_path: Path, capsys, shop) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("name\nx\n")
+    new = tmp_path / "new.gallery"
+    command = [str(shop[1]), "-b", str(BUNDLE), "--metadata", str(table)]
+    assert run(capsys, "index", str(new), *command)[0] == 3 and not list(tmp_path.glob("new*"))
+    assert run(capsys, "index", shop[0], *command)[0] == 3
+    assert json.loads(run(capsys, "info", shop[0], "--json")[1])["pictures"] == 4
+
+
+def test_an_index_of_which_nothing_was_taken_stands_out(tmp_path: Path, capsys) -> None:
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone/IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "phone/IMG_1.MOV").write_bytes(b"\0\0\0\x14ftypqt  \0\0\0\0qt  ")
+    gallery = str(tmp_path / "g")
+    code, out, err = run(capsys, "index", gallery, str(tmp_path / "phone"), "-b", str(BUNDLE))
+    assert code == 3 and out.splitlines()[-2].strip().startswith("IMG_1.HEIC: HEIC is not read; convert")
+    assert out.splitlines()[-1].strip() == "IMG_1.MOV: a video (MOV), not an image"
+    assert "none of the 2 files" in err
+    picture = str(save_picture(tmp_path / "a.png", 3))
+    code, out, _ = run(capsys, "query", picture, "make it red", "-g", gallery)
+    assert code == 0 and out.startswith("the gallery is empty: no file could be taken (1 of 2: HEIC is not read")
+
+
+def test_why_nothing_was_found(tmp_path: Path, capsys, shop) -> None:
+    gallery, photos = shop
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    table = tmp_path / "t.csv"
+    table.write_text("id,kind,size\n" + "".join(f"{name},Dress,{at}\n" for at, name in enumerate(names)))
+    assert run(capsys, "index", gallery, str(photos), "--metadata", str(table))[0] == 0
+    ask = ["query", names[0], "make it red", "-g", gallery]
+    for where, line in (
+        (["kind=Dresss"], "no image in the gallery has kind=Dresss; did you mean Dress?"),
+        (["kind=zebra"], "no image in the gallery has kind=zebra"),
+        (["kind=Dress", "size=0"], "no image but those of the query fits these conditions"),
+    ):
+        options = [part for each in where for part in ("--where", each)]
+        assert run(capsys, *ask, *options)[:2] == (0, f"{line}\n")
+    for name in names[1:]:
+        (photos / name).unlink()
+    assert run(capsys, "index", gallery, str(photos))[0] == 0
+    assert run(capsys, *ask)[1] == "the gallery has no image but those of the query\n"
+    (photos / names[0]).unlink()
+    assert run(capsys, "index", gallery, str(photos), "--allow-removals")[0] == 0
+    picture = str(save_picture(tmp_path / "a.png", 3))
+    assert "the gallery is empty; index a folder" in run(capsys, "query", picture, "red", "-g", gallery)[1]
+
+
+def test_no_sheet_over_an_image(tmp_path: Path, capsys, shop) -> None:
+    gallery, photos = shop
+    own = photos / "shelf00/item0001.png"
+    shutil.copy(own, tmp_path / "reference.png")
+    ask = ["query", str(tmp_path / "reference.png"), "make it red", "-g", gallery]
+    before = own.read_bytes()
+    for option, place in (("--png", own), ("--png", tmp_path / "reference.png"), ("--html", Path(gallery))):
+        code, out, _ = run(capsys, *ask, option, str(place))
+        assert code in (2, 3) and out == ""
+    assert own.read_bytes() == (tmp_path / "reference.png").read_bytes() == before
+    sheet = photos / "sheet.png"
+    assert run(capsys, *ask, "--png", str(sheet))[0] == 0 == run(capsys, *ask, "--png", str(sheet))[0]
+    assert run(capsys, "index", gallery, str(photos))[0] == 0  # now it is an image of the gallery
+    code, _, err = run(capsys, *ask, "--png", str(sheet))
+    assert code == 3 and "is an image of the gallery or the query" in err
+
+
+def test_a_report_groups_files_by_reason() -> None:
+    names = ("added", "updated", "renamed", "removed", "unchanged", "encoded")
+    failed = [(f"{number}.mov", "a video (MOV), not an image") for number in range(12)]
+    failed += [("a.heic", "HEIC is not read; convert it"), ("b.heic", "HEIC is not read; convert it")]
+    report = dict.fromkeys(names, 0) | {"failed": failed, "unmatched": [], "ann": None}
+    lines = index_text(report | {"loose": [("x", "a/x.png")], "left_out": {"@eaDir": 2}, "excluded": 3}).splitlines()
+    assert lines[1] == "left out by their names: 2 @eaDir; 3 pictures are in the gallery no more"
+    assert lines[2] == "14 files are not in the gallery:"
+    assert lines[3] == "  2 files: HEIC is not read; convert it (a.heic, b.heic)"
+    assert lines[4].startswith("  12 files: a video (MOV), not an image (0.mov, ") and lines[4].endswith("9.mov, ...)")
+    assert lines[5] == "1 row of the table names an image by a part of its path or name: x = a/x.png"

@@ -1,0 +1,108 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from nsfse.config import load_config
+from nsfse.models.baselines import build_model
+from nsfse.models.nsfse import NSFSE
+from nsfse.training import losses
+from nsfse.training.dataloader import Batch
+from nsfse.training.trainer import Trainer
+
+OVERRIDES = ["model.image_size=[32,32]", "model.width=16", "model.dim=16", "train.batch=6"]
+
+
+def batch_of(count: int, titles: Sequence[tuple[int, int]] = ()) -> Batch:
+    """Queries in a ring: picture i is the reference of query i, picture i + 1 its target; the first have `titles`."""
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.arange(count)
+    target = (pictures + 1) % count
+    return Batch(
+        torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8),
+        pictures,
+        pictures,
+        target,
+        torch.randint(2, 9, (count, 3), generator=generator),
+        torch.ones(count, 3, dtype=torch.bool),
+        torch.nn.functional.one_hot(target, count).bool(),
+        torch.zeros(count, 3, dtype=torch.long).index_fill(1, torch.tensor([2]), 1),
+        torch.nn.functional.one_hot(target, count) - torch.nn.functional.one_hot(pictures, count),
+        pictures[: len(titles)],
+        torch.tensor(titles, dtype=torch.long).view(len(titles), 2),
+        torch.ones(len(titles), 2, dtype=torch.bool),
+    )
+
+
+def test_a_dropped_word_is_not_taught_to_ask():
+    found = {}
+    for share in (0.0, 1.0):
+        config = load_config(overrides=[*OVERRIDES, f"train.word_dropout={share}"])
+        trainer = Trainer(config, NSFSE(config.model, 9), 10)
+        found[share] = trainer.batch_losses(batch_of(6), torch.Generator().manual_seed(0))
+    assert found[0.0]["evidence"] > 0 and found[0.0]["naming"] > 0
+    assert found[1.0]["evidence"] == found[1.0]["naming"] == 0
+
+
+@pytest.mark.parametrize("method", ["nsfse", "sum"])
+def test_titles_are_told_from_pictures_of_other_titles(method):
+    exact = "train.amp=off"  # the loss is held to 1e-4 of one that is computed here, in float32
+    given = [f"model.method={method}", "train.word_dropout=0", "train.augment=0", exact]
+    config = load_config(overrides=[*OVERRIDES, *given])
+    found = {}
+    for titles in ((), ((5, 6), (7, 8)), ((5, 6), (5, 6))):
+        torch.manual_seed(0)
+        model = build_model(config.model, 9).eval()
+        trainer = Trainer(config, model, 10)
+        found[titles] = trainer.batch_losses(batch_of(6, titles), torch.Generator().manual_seed(0))
+    without, apart, alike = found.values()
+    assert "titles" not in without and apart["titles"] > 0
+    assert alike["titles"] == 0  # no other picture to tell it from
+    assert (apart["loss"] - alike["loss"]).item() == pytest.approx(0.5 * apart["titles"].item(), rel=1e-4)
+    assert alike["loss"] == without["loss"]
+    ids = torch.tensor([[5, 6], [7, 8]])
+    called, pictures = model.encode_text(ids, ids > 0)[1], model.encode_images(batch_of(6).pixels)[0]
+    logits = model.stage1_scale.exp() * called @ pictures[:2].T
+    each = [torch.nn.functional.cross_entropy(x, torch.arange(2)).item() for x in (logits, logits.T)]
+    assert apart["titles"].item() == pytest.approx(sum(each) / 2, rel=1e-4)
+
+
+def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch):
+    config = load_config(overrides=OVERRIDES)
+    torch.manual_seed(0)
+    trainer = Trainer(config, NSFSE(config.model, 9), 10)
+    batch = batch_of(6)
+    batch.right[0, 3] = True
+    seen = []
+    plain = losses.classification
+    monkeypatch.setattr(
+        losses, "classification", lambda logits, blocked, *rest: seen.append(blocked) or plain(logits, blocked, *rest)
+    )
+    listed = []
+    entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        lambda scores, *rest: listed.append(scores.shape[1]) or entropy(scores, *rest),
+    )
+    trainer.batch_losses(batch, torch.Generator().manual_seed(0))
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[0, 3] = True
+    assert len(seen) == 3 and all(torch.equal(blocked, expected) for blocked in seen)
+    # Stage 1, sentence and views over the masked batch; words with the reference, regions and all without.
+    assert listed == [6, 6, 6, 6, 5, 5]
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.5, 1.0])
+def test_a_share_of_what_the_head_learns_reaches_what_stage_1_learns_from(reach):
+    config = load_config(overrides=[*OVERRIDES, f"model.head_reach={reach}"])
+    torch.manual_seed(0)
+    trainer = Trainer(config, NSFSE(config.model, 9), 10)
+    parts = trainer.batch_losses(batch_of(6), torch.Generator().manual_seed(0))
+    (parts["head"] + parts["views"] + parts["naming"] + parts["evidence"]).backward()
+    moved = {name: value.grad.abs().sum() for name, value in trainer.model.named_parameters() if value.grad is not None}
+    own = [moved[f"{name}.weight"] for name in ("image_encoder.region", "text_encoder.word", "views")]
+    shared = [moved.get(f"{name}.weight", 0) for name in ("image_encoder.vector", "text_encoder.embedding")]
+    shared.append(moved.get("image_encoder.stem.0.weight", 0))
+    assert all(value > 0 for value in own)
+    assert all(bool(value > 0) is (reach > 0) for value in shared)
