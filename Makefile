@@ -1,5 +1,5 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
-# make box    trains the model of `nsfse demo` again and packs it with its pictures into nsfse/demo/assets
+# make box    trains the model of `nsfse demo` again and packs it with its images into nsfse/demo/assets
 # make test   the tests
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
 # make kernels   what decides how numbers are rounded on this machine

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data.synthetic.source import DrawnSource
-from nsfse.evaluation.features import encode_pictures, source_images
+from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
 from nsfse.models.torch_scorer import open_scorer
 from nsfse.training.calibration import FALSE_ALARMS, ask, samples
@@ -36,9 +36,9 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
     if decision is None:
         raise NotFoundError(f"{model} has no decision; train it to its end, or export it again")
     protocol = source.protocols("test")[0]
-    pictures = encode_pictures(scorer, protocol.gallery, source_images(source, scorer.image_size))
+    images = encode_in_batches(scorer, protocol.gallery, source_images(source, scorer.image_size))
     asks = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
-    asked = list(ask(scorer, protocol, asks, pictures))
+    asked = list(ask(scorer, protocol, asks, images))
     complete = np.array([decision.confidence(one.complete).max() for one in asked])
     without = np.array([decision.confidence(one.without).max(initial=0.0) for one in asked])
     features, right = samples(asked)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nsfse.data import Triplet
 from nsfse.data.synthetic.source import DrawnSource
-from nsfse.evaluation.features import EncodedPictures, encode_pictures, source_images
+from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.search.two_stage import rank
@@ -29,15 +29,15 @@ RERANK, TOP = 100, 10
 
 
 def hits_of(
-    scorer: Scorer, pictures: EncodedPictures, ids: Sequence[str], query: Triplet, text: str
+    scorer: Scorer, images: EncodedImages, ids: Sequence[str], query: Triplet, text: str
 ) -> list[tuple[str, float, float]]:
     """Return (id, how far the least of the words that ask is fulfilled, the same of all words) of ten hits."""
-    row = pictures.rows[query.reference]
-    composed = scorer.compose(pictures.targets(np.array([row])), [text])[0]
+    row = images.rows[query.reference]
+    composed = scorer.compose(images.targets(np.array([row])), [text])[0]
     mask = np.ones(len(ids), bool)
     mask[row] = False
-    ranking = rank(scorer, composed, pictures.vectors, pictures.targets, TOP, RERANK, mask)
-    pair = ranking.pair or scorer.score_pairs(composed, pictures.targets(ranking.rows))
+    ranking = rank(scorer, composed, images.vectors, images.targets, TOP, RERANK, mask)
+    pair = ranking.pair or scorer.score_pairs(composed, images.targets(ranking.rows))
     asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
     whole = (pair.word_scores - pair.boundary) @ composed.word_weights
     fulfilled = (pair.word_scores - pair.boundary) * np.where(composed.word_weights < 0, -1, 1)
@@ -46,17 +46,17 @@ def hits_of(
 
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
-    """Return AUC and the boundary's errors, over all and by kind of edit, among `gallery` pictures."""
+    """Return AUC and the boundary's errors, over all and by kind of edit, among `gallery` images."""
     scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
     ids = source.items("test")
-    pictures = encode_pictures(scorer, ids, source_images(source, scorer.image_size))
-    blank = pictures.targets(np.array([0]))
+    images = encode_in_batches(scorer, ids, source_images(source, scorer.image_size))
+    blank = images.targets(np.array([0]))
     boundary = scorer.score_pairs(scorer.compose(blank, ["make it red"])[0], blank).boundary
     found: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
     for query in (query for query in source.protocols("test")[0].queries if len(query.truth) == 1):
         claim, near = query.truth[0], set(query.hard_negatives)
         for text in query.texts:
-            for item, named, whole in hits_of(scorer, pictures, ids, query, text):
+            for item, named, whole in hits_of(scorer, images, ids, query, text):
                 if item in near:
                     violated = source.facts(item).get(claim.fact) not in claim.values
                     found[f"{claim.attribute}, {query.kind}"].append((violated, named, whole))

@@ -1,10 +1,10 @@
 """Time training of CLIP-size models: NSFSE's own step, whole and in parts, against a plain combiner on the same towers.
 
-python benchmarks/gpu.py [--toy] [--batch 256]    needs transformers; weights and pictures are random
+python benchmarks/gpu.py [--toy] [--batch 256]    needs transformers; weights and images are random
 python benchmarks/gpu.py --trt [--smoke] [--bundle BUNDLE] [-o DIR]    serving instead: see gpu_serving.py
 
-The towers are those of ViT-B/32. The plain loop is in the manner of CLIP4Cir: one vector for each picture and text, a
-combiner, cross entropy over the batch. Both train all of the towers, encode each picture of the batch once and use
+The towers are those of ViT-B/32. The plain loop is in the manner of CLIP4Cir: one vector for each image and text, a
+combiner, cross entropy over the batch. Both train all of the towers, encode each image of the batch once and use
 bfloat16 where training would (NSFSE_AMP=on or off forces it).
 """
 
@@ -37,12 +37,12 @@ except ImportError:
     sys.exit("transformers is not installed; run: pip install transformers")
 
 BASE = {
-    "picture": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "image": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
     "text": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8},
     "side": 224, "patch": 32, "dim": 512, "words": 20, "vocabulary": 49408, "steps": 20,
 }  # fmt: skip
 TOY = {
-    "picture": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "image": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     "side": 32, "patch": 16, "dim": 32, "words": 6, "vocabulary": 64, "steps": 2,
 }  # fmt: skip
@@ -50,19 +50,19 @@ WARM, SECONDS = 3, 60.0  # steps before the clock starts; a variant is timed no 
 AGREE = 2e-3  # relative difference of losses in float32, CPU against GPU
 
 
-class PictureTower(nn.Module):
-    """A CLIP picture tower of random weights: [B, 3, H, W] in 0..1 → unit vectors [B, d], unit regions [B, R, d]."""
+class ImageTower(nn.Module):
+    """A CLIP image tower of random weights: [B, 3, H, W] in 0..1 → unit vectors [B, d], unit regions [B, R, d]."""
 
     def __init__(self, size: dict[str, Any]) -> None:
         super().__init__()
         self.tower = CLIPVisionModel(
-            CLIPVisionConfig(**size["picture"], image_size=size["side"], patch_size=size["patch"])
+            CLIPVisionConfig(**size["image"], image_size=size["side"], patch_size=size["patch"])
         )
-        self.vector = nn.Linear(size["picture"]["hidden_size"], size["dim"])
-        self.region = nn.Linear(size["picture"]["hidden_size"], size["dim"])
+        self.vector = nn.Linear(size["image"]["hidden_size"], size["dim"])
+        self.region = nn.Linear(size["image"]["hidden_size"], size["dim"])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode pictures."""
+        """Encode images."""
         found = self.tower(pixel_values=(pixels - 0.45) * 4.0)
         regions = self.region(found.last_hidden_state[:, 1:])
         return F.normalize(self.vector(found.pooler_output).float(), dim=-1), F.normalize(regions.float(), dim=-1)
@@ -88,23 +88,23 @@ class TextTower(nn.Module):
 
 
 class Combiner(nn.Module):
-    """After Baldrati et al. (CVPR Workshops 2022): a gated sum of picture and text plus a mixture of both."""
+    """After Baldrati et al. (CVPR Workshops 2022): a gated sum of image and text plus a mixture of both."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.picture, self.text = nn.Linear(dim, 4 * dim), nn.Linear(dim, 4 * dim)
+        self.image, self.text = nn.Linear(dim, 4 * dim), nn.Linear(dim, 4 * dim)
         self.mixture = nn.Sequential(nn.Linear(8 * dim, 8 * dim), nn.ReLU(), nn.Linear(8 * dim, dim))
         self.gate = nn.Sequential(nn.Linear(8 * dim, 8 * dim), nn.ReLU(), nn.Linear(8 * dim, 1), nn.Sigmoid())
 
-    def forward(self, picture: Tensor, text: Tensor) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """Combine [B, d] and [B, d] into unit rows."""
-        both = torch.cat([F.relu(self.picture(picture)), F.relu(self.text(text))], -1)
+        both = torch.cat([F.relu(self.image(image)), F.relu(self.text(text))], -1)
         share = self.gate(both)
-        return F.normalize((self.mixture(both) + share * text + (1 - share) * picture).float(), dim=-1)
+        return F.normalize((self.mixture(both) + share * text + (1 - share) * image).float(), dim=-1)
 
 
 def synthetic(size: dict[str, Any], queries: int) -> Batch:
-    """Return a batch of random pictures in pairs, each pair asked for in both directions."""
+    """Return a batch of random images in pairs, each pair asked for in both directions."""
     seeded = torch.Generator().manual_seed(0)
     every = torch.arange(queries)
     other = every + 1 - 2 * (every % 2)
@@ -119,7 +119,7 @@ def synthetic(size: dict[str, Any], queries: int) -> Batch:
 
 def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
     """Return NSFSE's training step on the towers."""
-    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size))
+    BACKBONES["random-clip"] = lambda config, vocabulary: (ImageTower(size), TextTower(size))
     torch.manual_seed(0)
     model = NSFSE(
         ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"]), size["vocabulary"]
@@ -131,13 +131,13 @@ def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device
 def plain_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
     """Return the plain loop's training step on the same towers."""
     torch.manual_seed(0)
-    pictures, texts, combiner = PictureTower(size), TextTower(size), Combiner(size["dim"])
-    model = nn.ModuleList([pictures, texts, combiner]).to(device)
+    images, texts, combiner = ImageTower(size), TextTower(size), Combiner(size["dim"])
+    model = nn.ModuleList([images, texts, combiner]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
     numbers = choose(str(settings.amp), device)
 
     def encoded(pixels: Tensor, reference: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        vectors, _ = pictures(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        vectors, _ = images(pixels.permute(0, 3, 1, 2).float() / 255.0)
         return vectors, combiner(vectors[reference], texts(ids, mask)[1])
 
     def step(batch: Batch) -> float:
@@ -154,7 +154,7 @@ def plain_step(size: dict[str, Any], settings: TrainConfig, device: torch.device
 
 
 def timed(make: Callable[..., Callable[[Batch], float]], *setting: Any, batch: Batch, steps: int) -> dict[str, Any]:
-    """Return pictures per second and peak memory of one variant."""
+    """Return images per second and peak memory of one variant."""
     device = setting[-1]
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -168,7 +168,7 @@ def timed(make: Callable[..., Callable[[Batch], float]], *setting: Any, batch: B
             break
     peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None
     rate = round(len(batch.pixels) / statistics.median(seconds), 1)
-    return {"pictures_per_second": rate, "peak_gib": peak, "steps": len(seconds), "last_loss": round(loss, 4)}
+    return {"images_per_second": rate, "peak_gib": peak, "steps": len(seconds), "last_loss": round(loss, 4)}
 
 
 def agreement(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> dict[str, Any] | None:
@@ -202,7 +202,7 @@ def main() -> None:
     """Measure and print one JSON object; exit with 1 where CPU and GPU disagree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="tiny towers: seconds on a CPU")
-    parser.add_argument("--batch", type=int, help="queries and pictures in a batch: 256, toy 8")
+    parser.add_argument("--batch", type=int, help="queries and images in a batch: 256, toy 8")
     parser.add_argument("--trt", action="store_true", help="serving: PyTorch, ONNX Runtime and TensorRT")
     parser.add_argument("--smoke", action="store_true", help="with --trt: tiny sizes on the CPU, for the mechanism")
     parser.add_argument(
@@ -229,7 +229,7 @@ def main() -> None:
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
         "torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__,
         "device": device.type, "bfloat16": str(choose("auto", device)),
-        "toy": given.toy, "batch": len(batch.pixels), "picture": size["side"],
+        "toy": given.toy, "batch": len(batch.pixels), "image": size["side"],
         "plain": timed(plain_step, size, settings, device, **common),
         "nsfse": timed(nsfse_step, size, settings, device, **common),
         "nsfse_in_4_parts": timed(nsfse_step, size, parts, device, **common),

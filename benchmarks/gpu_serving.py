@@ -1,7 +1,7 @@
 """What `benchmarks/gpu.py --trt` runs: serving in PyTorch, ONNX Runtime and TensorRT, side by side in one process.
 
-Four parts: picture encoders of CLIP's sizes, stage 1 against the memory's bandwidth, re-ranking, a whole query.
-Weights, pictures and galleries are random. Every time is from arrays in the host's memory to arrays in the host's
+Four parts: image encoders of CLIP's sizes, stage 1 against the memory's bandwidth, re-ranking, a whole query.
+Weights, images and galleries are random. Every time is from arrays in the host's memory to arrays in the host's
 memory, the median of interleaved rounds; what does not run here is a row with its reason.
 """
 
@@ -69,13 +69,13 @@ class Encoder(nn.Module):
         self.dtype, self.tower = dtype, CLIPVisionModel(CLIPVisionConfig(**size)).eval().to(dtype)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode pictures."""
+        """Encode images."""
         planes = (pixels.float().permute(0, 3, 1, 2) / 255 - 0.45) * 4
         return F.normalize(self.tower(pixel_values=planes.to(self.dtype)).pooler_output.float(), dim=-1)
 
 
 def flops(size: dict[str, int]) -> float:
-    """Return the floating-point operations of a tower for one picture."""
+    """Return the floating-point operations of a tower for one image."""
     h, tokens = size["hidden_size"], (size["image_size"] // size["patch_size"]) ** 2 + 1
     linear = (
         size["num_hidden_layers"] * (4 * h * h + 2 * h * size["intermediate_size"]) + 3 * size["patch_size"] ** 2 * h
@@ -146,7 +146,7 @@ def _seconds(run: Run, device: torch.device) -> float:
 
 
 def encoders(run: Measurement, limits: dict[str, float]) -> None:
-    """Time every way to encode pictures, in every type, at every batch."""
+    """Time every way to encode images, in every type, at every batch."""
     most = max(run.plan["batches"])
     for kind, dtype in TYPES.items():
         for name, size in run.plan["towers"].items():
@@ -258,7 +258,7 @@ class Rows:
         return len(self.vectors)
 
     def read(self, rows: Any) -> TargetFeatures:
-        """Return the features of `rows`; the regions of 512 pictures serve for all."""
+        """Return the features of `rows`; the regions of 512 images serve for all."""
         return TargetFeatures(self.vectors[rows], self._regions[rows % len(self._regions)])
 
 
@@ -339,11 +339,11 @@ def _text(bundle: Bundle) -> str:
 
 def random_bundle(folder: Path, smoke: bool) -> Path:
     """Write a bundle of NSFSE with random weights on the towers of ViT-B/32, and return its folder."""
-    from gpu import BASE, TOY, PictureTower, TextTower
+    from gpu import BASE, TOY, ImageTower, TextTower
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     size = TOY if smoke else BASE
-    BACKBONES["random-clip"] = lambda config, vocabulary: (PictureTower(size), TextTower(size))
+    BACKBONES["random-clip"] = lambda config, vocabulary: (ImageTower(size), TextTower(size))
     config = ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"])
     torch.manual_seed(0)
     model = NSFSE(config, size["vocabulary"]).eval()

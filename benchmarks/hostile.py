@@ -1,8 +1,8 @@
-"""What a service says to bad pictures and odd strings, and to clients while it is restarted, as one Markdown table.
+"""What a service says to bad images and odd strings, and to clients while it is restarted, as one Markdown table.
 
-python benchmarks/hostile.py GALLERY [--pictures DIR] [--strings LIST.json] [--restarts 100]
+python benchmarks/hostile.py GALLERY [--images DIR] [--strings LIST.json] [--restarts 100]
 
-Each file under DIR is asked for as a picture, each string of the list in every field of a query. Restarts stop the
+Each file under DIR is asked for as an image, each string of the list in every field of a query. Restarts stop the
 server (SIGTERM) while three clients ask it, and start it again on the same port: what was sent between "ready" and the
 signal must be answered. The exit code is 1 where a reply was the server's fault (500 and above), or was missing
 where there had to be one.
@@ -71,8 +71,8 @@ def listed(statuses: Counter[int]) -> str:
     return ", ".join(f"{count} × {status or 'no reply'}" for status, count in sorted(statuses.items()))
 
 
-def pictures(port: int, files: Iterable[Path]) -> Asked:
-    """Ask for each file as a picture."""
+def images(port: int, files: Iterable[Path]) -> Asked:
+    """Ask for each file as an image."""
     asked = Asked()
     for file in files:
         asked.add(port, [("text", TEXT.encode()), ("image", file.read_bytes())])
@@ -80,7 +80,7 @@ def pictures(port: int, files: Iterable[Path]) -> Asked:
 
 
 def strings(port: int, said: list[str], name: str) -> Asked:
-    """Ask with each string in each field, all else as it ought to be; `name` is a picture of the gallery."""
+    """Ask with each string in each field, all else as it ought to be; `name` is an image of the gallery."""
     asked = Asked()
     for text in said:
         for at in FIELDS:
@@ -135,7 +135,7 @@ def main() -> int:
     """Ask, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gallery", type=Path)
-    parser.add_argument("--pictures", type=Path, help="a folder of picture files, bad ones among them")
+    parser.add_argument("--images", type=Path, help="a folder of image files, bad ones among them")
     parser.add_argument("--strings", type=Path, help="a JSON list of strings")
     parser.add_argument("--restarts", type=int, default=0)
     options = parser.parse_args()
@@ -143,9 +143,9 @@ def main() -> int:
         name = gallery.ids[0]
     rows, failed = [], False
     with serving(options.gallery) as (port, pid):
-        if options.pictures:
-            found = pictures(port, sorted(path for path in options.pictures.rglob("*") if path.is_file()))
-            rows.append(("pictures", f"{found}; peak of memory {memory(pid, 'VmHWM'):.0f} MB"))
+        if options.images:
+            found = images(port, sorted(path for path in options.images.rglob("*") if path.is_file()))
+            rows.append(("images", f"{found}; peak of memory {memory(pid, 'VmHWM'):.0f} MB"))
             failed |= found.bad()
         if options.strings:
             found = strings(port, json.loads(options.strings.read_text()), name)

@@ -1,7 +1,7 @@
 """Time what somebody who types waits for: from a key press to the grid in its new order, in a real Chromium.
 
-python benchmarks/keystrokes.py [GALLERY]       by default the pictures and the model in the box, those of nsfse demo
-python benchmarks/keystrokes.py --copies 50     each of its 2,000 pictures under 50 names: a gallery of 100,000
+python benchmarks/keystrokes.py [GALLERY]       by default the images and the model in the box, those of nsfse demo
+python benchmarks/keystrokes.py --copies 50     each of its 2,000 images under 50 names: a gallery of 100,000
 
 Each letter is a query of its own. Prints one JSON object, in ms: from the key press to the new grid and to the frame
 that shows it, and the parts of it that the server tells.
@@ -66,12 +66,12 @@ def main() -> None:
         with urlopen(f"{address}v1/images?limit=1") as reply:
             listed = json.load(reply)
         driver.get(f"{address}?id={quote(listed['images'][0]['id'])}&text={quote(BEGUN)}")
-        print(json.dumps({"pictures": listed["total"], "presses": PRESSES, **measure(driver)}, indent=2))
+        print(json.dumps({"images": listed["total"], "presses": PRESSES, **measure(driver)}, indent=2))
 
 
 @contextmanager
 def given(gallery: Path | None, copies: int) -> Iterator[Path]:
-    """Give the gallery, or one of the pictures in the box, each under `copies` names: features are kept once."""
+    """Give the gallery, or one of the images in the box, each under `copies` names: features are kept once."""
     if gallery is not None:
         yield gallery
         return
@@ -82,9 +82,9 @@ def given(gallery: Path | None, copies: int) -> Iterator[Path]:
             yield folder / GALLERY
             return
         unpack(folder)
-        for picture in list((folder / IMAGES).iterdir()):
+        for image in list((folder / IMAGES).iterdir()):
             for copy in range(1, copies):
-                picture.with_name(f"{copy:03}-{picture.name}").hardlink_to(picture)
+                image.with_name(f"{copy:03}-{image.name}").hardlink_to(image)
         with Gallery.open(folder / "many.gallery", model, create=True) as many:
             many.sync(folder / IMAGES, metadata=folder / TABLE)
         yield folder / "many.gallery"

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def measure(bundle: Path, folder: Path, path: Path) -> dict[str, Any]:
-    """Return milliseconds (median, 95th percentile) and pictures per second."""
+    """Return milliseconds (median, 95th percentile) and images per second."""
     model = Bundle.open(bundle)
     with Gallery.open(path, model, create=True) as gallery:
         started = time.perf_counter()
@@ -43,7 +43,7 @@ def measure(bundle: Path, folder: Path, path: Path) -> dict[str, Any]:
         file = gallery.path_of(0)
         return {
             "gallery": len(gallery),
-            "index_pictures_per_second": round(report.encoded / seconds, 1),
+            "index_images_per_second": round(report.encoded / seconds, 1),
             "cold_query_ms": _times(COLD, lambda: _cold(file, text, path)),
             "warm_query_by_file_ms": _times(WARM, lambda: retriever.query(file, text)),
             "warm_query_by_id_ms": _times(WARM, lambda: retriever.query(name, text)),

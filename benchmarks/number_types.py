@@ -24,7 +24,7 @@ from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.models.autocast import choose
 from nsfse.models.baselines import build_model
 from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, own_tokenizer, settle
-from nsfse.training.dataloader import Pictures, make_batch
+from nsfse.training.dataloader import ImageCache, make_batch
 from nsfse.training.distributed import Share, pick_device
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -59,13 +59,13 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             trainers[mode] = Trainer(changed, model, 1000)
     instead = kept_instead(trainers["float32"].model, config)
-    pictures = Pictures(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers, instead)
+    images = ImageCache(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers, instead)
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     losses: dict[str, list[float]] = {mode: [] for mode in MODES}
     size = config.train.batch
     for at in range(WARM + steps):
         start = at * size % (len(triplets) - size + 1)
-        batch = make_batch(triplets[start : start + size], pictures, tokenizer, Share())
+        batch = make_batch(triplets[start : start + size], images, tokenizer, Share())
         for mode, trainer in trainers.items():
             began = time.perf_counter()
             losses[mode].append(trainer.train_step(batch)["loss"])  # reads the loss, so the device is done

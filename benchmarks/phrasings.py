@@ -21,7 +21,7 @@ from nsfse.data.text.templates import Edit, Phrasings
 
 SEEN = 4
 MORE = {"more_texts", "more_references", "minus", "minus_texts"}
-"""What a query has that is not one picture and one edit."""
+"""What a query has that is not one image and one edit."""
 PLACES = {"id", "file", "split", "title", "sub", "caption", "group"}
 """Columns of an item that are no attribute that a query changes."""
 

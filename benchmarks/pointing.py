@@ -2,9 +2,9 @@
 
     python benchmarks/pointing.py MODEL [standard|easy] [--json FILE]
 
-MODEL is a bundle whose pictures have a grid. Over all test queries of one edit that names what must be there, in their
+MODEL is a bundle whose images have a grid. Over all test queries of one edit that names what must be there, in their
 first phrasing: does the cell of the right answer where the word's map is greatest touch the part, and is a tenth of
-that cell the part or more? Beside it what a random cell would do. The part is what changes when the picture is drawn
+that cell the part or more? Beside it what a random cell would do. The part is what changes when the image is drawn
 with another value of the attribute: collar, sleeve or background by itself, and of any other attribute the product.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nsfse.data import Triplet
 from nsfse.data.synthetic.render import paint
 from nsfse.data.synthetic.source import DrawnSource
-from nsfse.evaluation.features import EncodedPictures, encode_pictures, source_images
+from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.retrieval.query import word_maps
@@ -33,11 +33,11 @@ _OWN = ("length", "detail", "background")
 
 
 def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which pixels [H, W] of a picture are what an attribute speaks of."""
+    """Return which pixels [H, W] of an image are what an attribute speaks of."""
     about, level = source.attributes(item), source.level
     name = attribute if attribute in _OWN else "colour"
     split, number = item.split("-")
-    seed = int(source.stock(split).picture_seeds[int(number)])
+    seed = int(source.stock(split).image_seeds[int(number)])
     values = level.values[list(about).index(name)]
     drawn = paint(about, seed, size, level.nuisance).astype(int)
     others = (paint({**about, name: value}, seed, size, level.nuisance) for value in values[:4] if value != about[name])
@@ -46,12 +46,12 @@ def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int
 
 
 def pointed(
-    scorer: Any, pictures: EncodedPictures, query: Triplet, part: NDArray[np.bool_], grid: tuple[int, int]
+    scorer: Any, images: EncodedImages, query: Triplet, part: NDArray[np.bool_], grid: tuple[int, int]
 ) -> tuple[float, ...] | None:
     """Return the share of the words that ask whose maximum touches the part, and has a tenth; both of all cells."""
     (rows, columns), (height, width) = grid, part.shape
     covered = part.reshape(rows, height // rows, columns, width // columns).mean((1, 3)).ravel()
-    reference, answer = (pictures.targets(pictures.rows_of([item])) for item in (query.reference, query.targets[0]))
+    reference, answer = (images.targets(images.rows_of([item])) for item in (query.reference, query.targets[0]))
     composed = scorer.compose(reference, query.texts[:1])[0]
     asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
     if not asking or not covered.any():
@@ -66,15 +66,15 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, di
     scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
     grid = grid_of(scorer)
     if grid is None:
-        raise UsageError(f"the pictures of {model} have no grid; name a bundle of two stages")
+        raise UsageError(f"the images of {model} have no grid; name a bundle of two stages")
     queries = [q for q in source.protocols("test")[0].queries if len(q.truth) == 1 and not q.truth[0].absent]
     shown = list(dict.fromkeys(item for query in queries for item in (query.reference, query.targets[0])))
-    pictures = encode_pictures(scorer, shown, source_images(source, scorer.image_size))
+    images = encode_in_batches(scorer, shown, source_images(source, scorer.image_size))
     found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for query in queries:
         attribute = query.truth[0].attribute
         part = part_of(source, query.targets[0], attribute, scorer.image_size)
-        if (told := pointed(scorer, pictures, query, part, grid)) is not None:
+        if (told := pointed(scorer, images, query, part, grid)) is not None:
             found[attribute].append(told)
     every = [told for rows in found.values() for told in rows]
     return {name: _row(rows) for name, rows in {"all": every, **dict(sorted(found.items()))}.items()}

@@ -1,4 +1,4 @@
-"""Several pictures, several edits, exclusions (docs/queries.md) against the naive ways, on drawn pictures.
+"""Several images, several edits, exclusions (docs/queries.md) against the naive ways, on drawn images.
 
     python benchmarks/queries.py MODEL [standard|easy] [--queries N] [--json FILE]
 
@@ -20,7 +20,7 @@ import numpy as np
 from nsfse.data import Protocol, Triplet
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation import metrics
-from nsfse.evaluation.features import encode_pictures, source_images
+from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.ranker import Search
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import NsfseError
@@ -59,8 +59,8 @@ def averaged(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | 
 
     given = []
     for query, at in told:
-        pictures = search.pictures((query.reference, *query.more_references))
-        features = TargetFeatures(mean(pictures.vectors), mean(pictures.regions))
+        images = search.targets((query.reference, *query.more_references))
+        features = TargetFeatures(mean(images.vectors), mean(images.regions))
         given.append(Given(Query(references=(query.reference,), texts=(query.texts[at],)), features))
     return ask(scorer, given)
 
@@ -72,13 +72,13 @@ def told(_: Any, search: Search, asked: Sequence[Told]) -> list[Asked | NsfseErr
 
 
 def subtracted(share: float) -> Way:
-    """Subtract `share` of what is excluded, texts and pictures alike, from stage 1's vector."""
+    """Subtract `share` of what is excluded, texts and images alike, from stage 1's vector."""
 
     def less(scorer: Any, search: Search, query: Triplet, asked: Asked | NsfseError) -> Asked | NsfseError:
         if isinstance(asked, NsfseError):
             return asked
         unwanted = [*(scorer.sentence(list(query.minus_texts)) if query.minus_texts else ())]
-        unwanted += [*search.pictures(query.minus).vectors] if query.minus else []
+        unwanted += [*search.targets(query.minus).vectors] if query.minus else []
         vector = unit(asked.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
         return replace(asked, vector=vector, parts=tuple(replace(part, vector=vector) for part in asked.parts))
 
@@ -93,7 +93,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "drawn-two-references": {
         "ours": ours,
         "features averaged": averaged,
-        "the first picture alone": only(more_references=()),
+        "the first image alone": only(more_references=()),
     },
     "drawn-several-edits": {
         "ours": ours,
@@ -111,12 +111,12 @@ WAYS: dict[str, dict[str, Way]] = {
 
 
 def measure(model: Path, level: str, most: int, gallery: int | None = None) -> list[dict[str, Any]]:
-    """Return a row for each kind of question and way to ask it, among `gallery` pictures."""
+    """Return a row for each kind of question and way to ask it, among `gallery` images."""
     scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
-    pictures = encode_pictures(scorer, source.items("test"), source_images(source, scorer.image_size))
+    images = encode_in_batches(scorer, source.items("test"), source_images(source, scorer.image_size))
     rows = []
     for protocol in source.questions():
-        search = Search(scorer, protocol, pictures, RERANK)
+        search = Search(scorer, protocol, images, RERANK)
         for kind in dict.fromkeys(query.kind for query in protocol.queries):
             queries = [query for query in protocol.queries if query.kind == kind][:most]
             for name, way in WAYS[protocol.name].items():
@@ -130,7 +130,7 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
 def _scores(scorer: Any, protocol: Protocol, search: Search, queries: list[Triplet], way: Way) -> dict[str, float]:
     told = [(query, at) for query in queries for at in POSITIONS]
     orders = [
-        search.order(asked, search.mask(query.pictures))
+        search.order(asked, search.mask(query.reference_ids))
         for start in range(0, len(told), 64)
         for (query, _), asked in zip(
             told[start : start + 64], way(scorer, search, told[start : start + 64]), strict=True

@@ -1,8 +1,8 @@
 """What a service does under load: latency, overload, what batches bring, and memory, as one Markdown table.
 
-python benchmarks/serve.py GALLERY [--seconds 60] [--requests 20000] [--by id|picture] [--text "make it red"]
+python benchmarks/serve.py GALLERY [--seconds 60] [--requests 20000] [--by id|image] [--text "make it red"]
 
-It starts `nsfse serve` in a process of its own and asks it over HTTP, by ids or by pictures of the gallery. Capacity is
+It starts `nsfse serve` in a process of its own and asks it over HTTP, by ids or by images of the gallery. Capacity is
 what eight clients get that wait for each answer; under overload requests come at ten times that rate, whether answers
 come or not, each on a connection that is idle or else on a new one.
 """
@@ -113,12 +113,12 @@ async def read_reply(reader: asyncio.StreamReader) -> int:
 
 
 def bodies_of(path: Path, by: str, text: str, count: int = 64) -> list[tuple[str, bytes]]:
-    """Return the forms of `count` queries, by ids or by the files of the gallery's pictures."""
+    """Return the forms of `count` queries, by ids or by the files of the gallery's images."""
     with Gallery.open(path) as gallery:
         rows = random.Random(0).sample(range(len(gallery)), min(count, len(gallery)))
-        pictures = [(gallery.ids[row], gallery.path_of(row)) for row in rows]
+        images = [(gallery.ids[row], gallery.path_of(row)) for row in rows]
     forms = []
-    for name, file in pictures:
+    for name, file in images:
         reference = ("id", name.encode()) if by == "id" else ("image", file.read_bytes())
         forms.append(form_of([("text", text.encode()), reference]))
     return forms
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="how long overload lasts")
     parser.add_argument("--requests", type=int, default=20_000, help="over how many requests memory is looked at")
     parser.add_argument("--sample", type=int, default=400, help="requests of each latency")
-    parser.add_argument("--by", choices=("id", "picture"), default="picture")
+    parser.add_argument("--by", choices=("id", "image"), default="image")
     parser.add_argument("--text", default="make it red")
     options = parser.parse_args()
     packages = ("nsfse", "onnxruntime", "numpy", "starlette", "uvicorn")
@@ -244,7 +244,7 @@ def main() -> None:
     with Gallery.open(options.gallery) as gallery:
         size = len(gallery)
     rows = asyncio.run(measure(options))
-    print(f"{size} pictures, queries by {options.by}; {cpu_threads()} threads of {os.cpu_count()} processors")
+    print(f"{size} images, queries by {options.by}; {cpu_threads()} threads of {os.cpu_count()} processors")
     print(f"Python {platform.python_version()}, {versions}\n\n| what | measured |\n|---|---|")
     print("\n".join(f"| {what} | {value} |" for what, value in rows))
 

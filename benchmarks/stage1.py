@@ -2,9 +2,9 @@
 
 python benchmarks/stage1.py [--sizes 10000,100000,1000000] [--rounds 9] [--json FILE]
 
-Vectors are synthetic, 512 numbers each. "clustered": centres of a low-rank space, 100 pictures around each, as real
+Vectors are synthetic, 512 numbers each. "clustered": centres of a low-rank space, 100 images around each, as real
 features lie; "spread": nearly independent directions, the worst that an index can meet. Queries are blends of two
-pictures. Ways take turns in each round and medians are over all queries of all rounds. The target figures are for two
+images. Ways take turns in each round and medians are over all queries of all rounds. The target figures are for two
 idle cores; what else the machine does is shown as its load.
 """
 
@@ -86,7 +86,7 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
     if kind not in ("clustered", "spread"):
         raise SystemExit(f"no kind of vectors {kind}; choose clustered or spread")
     vectors = clustered(size, DIM, random, spread=kind == "spread")
-    row: dict[str, Any] = {"kind": kind, "pictures": size}
+    row: dict[str, Any] = {"kind": kind, "images": size}
     codes, row["codes_built_s"] = _timed(lambda: Codes(vectors))
     mask = random.random(size) < 0.01
     ways: dict[str, Callable[[np.ndarray], Any]] = {
@@ -123,7 +123,7 @@ def _check(answers: dict[str, Any]) -> None:
 
 
 def blends(vectors: np.ndarray, count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield queries between two pictures each."""
+    """Yield queries between two images each."""
     for one, two in random.integers(len(vectors), size=(count, 2)):
         query = vectors[one] + 0.7 * vectors[two]
         yield query / np.linalg.norm(query)

@@ -1,4 +1,4 @@
-"""Take the pictures of the page in docs/images: python docs/shoot_page.py [GALLERY].
+"""Take the images of the page in docs/images: python docs/shoot_page.py [GALLERY].
 
 By default of the gallery that `make demo` left in demo/. Needs chromium and chromedriver on the path.
 """
@@ -33,7 +33,7 @@ def main() -> None:
         for name, (steps, screen) in SHOTS.items():
             with browsing(**screen) as driver:
                 driver.get(f"{address}?{urlencode(steps)}")
-                time.sleep(2)  # pictures and movements
+                time.sleep(2)  # images and movements
                 if name == "page":
                     point_at_a_word(driver)
                 shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
@@ -53,7 +53,7 @@ def save(shot: Image.Image, path: Path) -> None:
 
 
 def point_at_a_word(driver: Any) -> None:
-    """Hold the mouse over the last word of the first hit: the picture shows where it is."""
+    """Hold the mouse over the last word of the first hit: the image shows where it is."""
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 

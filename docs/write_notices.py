@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 HEAD = """\
 # Third-party notices
 
-nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code and no data of others: pictures, phrasings
+nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code and no data of others: images, phrasings
 and models in it are the project's own, made by programs in it. What it needs is installed beside it, each package under
 its own licence, whose text it brings along. Written by `docs/write_notices.py` from the packages' own metadata; a test
 compares.

@@ -1,4 +1,4 @@
-"""Score a bundle on a query set: by both, by the picture alone, by the words alone.
+"""Score a bundle on a query set: by both, by the image alone, by the words alone.
 
     python examples/evaluation.py BUNDLE QUERY_SET
 

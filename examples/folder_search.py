@@ -1,6 +1,6 @@
-"""Search a folder of pictures by a picture and a few words; what is new in the folder is indexed first.
+"""Search a folder of images by an image and a few words; what is new in the folder is indexed first.
 
-python examples/folder_search.py BUNDLE FOLDER PICTURE "make it red"
+python examples/folder_search.py BUNDLE FOLDER IMAGE "make it red"
 """
 
 import sys
@@ -8,15 +8,15 @@ import sys
 from nsfse_runtime import Bundle, Gallery, NsfseError, Result, Retriever
 
 
-def search(bundle_folder: str, folder: str, picture: str, text: str) -> Result:
-    """Bring the gallery beside `folder` in step with it, and ask it for 8 pictures."""
+def search(bundle_folder: str, folder: str, image: str, text: str) -> Result:
+    """Bring the gallery beside `folder` in step with it, and ask it for 8 images."""
     bundle = Bundle.open(bundle_folder)
     with Gallery.open(f"{folder.rstrip('/')}.gallery", bundle, create=True) as gallery:
         report = gallery.sync(folder)
-        print(f"{len(gallery)} pictures, {report.encoded} of them new")
+        print(f"{len(gallery)} images, {report.encoded} of them new")
         for path, reason in report.failed:
             print(f"left out: {path}: {reason}")
-        return Retriever(bundle, gallery).query(picture, text, k=8)
+        return Retriever(bundle, gallery).query(image, text, k=8)
 
 
 def show(result: Result) -> None:

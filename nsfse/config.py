@@ -41,7 +41,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = ""
     """Where the backbone's weights come from: a file, a folder, `hub:OWNER/NAME`, `random`, or its own default."""
     frozen_stages: int = 0
-    """Stages of the pre-trained image trunk that do not learn, from the picture on; -1 for all."""
+    """Stages of the pre-trained image trunk that do not learn, from the image on; -1 for all."""
     cell: int = 32
     """Pixels of a region's side in efficientnet-lite0 and resnet50; with 16 the former ends at its fifth stage."""
     glove: str = ""
@@ -53,7 +53,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Residual blocks in each stage of the tiny backbone."""
     dim: int = 128
     views: int = 4
-    """Vectors of the whole picture beside its regions; each is compared with the same one of a candidate."""
+    """Vectors of the whole image beside its regions; each is compared with the same one of a candidate."""
     max_words: int = 24
     infusion: bool = True
     """Whether words are infused with the reference (docs/method.md §2)."""
@@ -66,7 +66,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head_reach: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     """How much of what the head learns goes on to what stage 1 learns from; at 0 it moves its own layers alone."""
     channel_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
-    """Share of the trunk's channels that each picture goes without in training, where regions are cells of a trunk."""
+    """Share of the trunk's channels that each image goes without in training, where regions are cells of a trunk."""
     cells: Annotated[int, msgspec.Meta(ge=0)] = 4
     """A CLIP's patches are averaged to a grid of so many cells a side, which are its regions; 0 keeps the patches."""
     clip: dict[str, Any] = {}
@@ -108,7 +108,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The environment's NSFSE_AMP stands in for auto. True and false, as older configurations have it, are auto and off.
     """
     augment: float = 1.0
-    """Strength of shifts, scaling, flips and brightness on pictures; 0 for none."""
+    """Strength of shifts, scaling, flips and brightness on images; 0 for none."""
     word_dropout: float = 0.05
     """Share of words replaced by the unknown word, so that an unseen word is bearable."""
     candidates: int = 128
@@ -122,7 +122,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     naming_weight: float = 0.3
     """How much is learned of which words ask, and for absence, where the source knows."""
     evidence_weight: float = 3.0
-    """How much is learned of what those words look like, in every picture of a batch that the source knows."""
+    """How much is learned of what those words look like, in every image of a batch that the source knows."""
     title_weight: float = 0.5
     """How much is learned of what products are called, where the source knows titles; 0 leaves them unread."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
@@ -136,9 +136,9 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 0
     """Threads of torch; 0 leaves its own choice."""
     workers: Annotated[int, msgspec.Meta(ge=1)] = 2
-    """Threads that read pictures; the weights do not depend on it."""
+    """Threads that read images; the weights do not depend on it."""
     cache_gb: float = 4.0
-    """Decoded pictures kept in memory, up to this size."""
+    """Decoded images kept in memory, up to this size."""
 
     def __post_init__(self) -> None:
         """Give `amp` its name. Raises UsageError for another value than those."""

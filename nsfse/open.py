@@ -1,4 +1,4 @@
-"""What the command line names, opened: a gallery with its bundle, a reference picture, conditions."""
+"""What the command line names, opened: a gallery with its bundle, a reference image, conditions."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def _names_image(gallery: Gallery, name: str) -> bool:
     return True
 
 
-def picture_file(gallery: Gallery, reference: str) -> Path:
+def image_file(gallery: Gallery, reference: str) -> Path:
     """Return the file of a query's reference: `reference` itself, or that of the gallery's image of that id.
 
     Raises NotFoundError where the gallery's folder is gone.

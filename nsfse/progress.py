@@ -90,7 +90,7 @@ def stages_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def indexing_bar() -> Iterator[Callable[["SyncProgress"], None]]:
-    """Show indexing: pictures committed of all, and how many could not be read."""
+    """Show indexing: images committed of all, and how many could not be read."""
     failed = 0
     with bar("indexing") as advance:
 

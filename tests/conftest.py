@@ -12,65 +12,65 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-LONGEST = """
-    e2e/test_train_to_query.py
-    parity/test_export.py
-    unit/training/test_kill.py
-    unit/models/test_backbones.py
-    unit/training/test_loop.py
-    e2e/test_public_protocols.py
-    e2e/test_page.py
-    e2e/test_shop.py
-    parity/test_export_methods.py
-    unit/training/test_distributed.py
-    unit/models/test_zero_shot.py
-    unit/training/test_ablations.py
-    unit/repository/test_benchmarks.py
-    unit/benchmark/test_compare.py
-    unit/repository/test_gpu_benchmark.py
-    unit/data/test_catalogue.py
-    unit/models/test_baselines.py
-    unit/runtime/test_gallery_kill.py
-""".split()
+LONGEST = [
+    "e2e/test_train_to_query.py",
+    "parity/test_export.py",
+    "unit/training/test_kill.py",
+    "unit/models/test_backbones.py",
+    "unit/training/test_loop.py",
+    "e2e/test_public_protocols.py",
+    "e2e/test_page.py",
+    "e2e/test_shop.py",
+    "parity/test_export_methods.py",
+    "unit/training/test_distributed.py",
+    "unit/models/test_zero_shot.py",
+    "unit/training/test_ablations.py",
+    "unit/repository/test_benchmarks.py",
+    "unit/benchmark/test_compare.py",
+    "unit/repository/test_gpu_benchmark.py",
+    "unit/data/test_catalogue.py",
+    "unit/models/test_baselines.py",
+    "unit/runtime/test_gallery_kill.py",
+]
 
 
 # Files whose tests compute nothing that a kernel could round; all others are marked `numerics` and run twice.
-EXACT = """
-    e2e/test_page.py
-    e2e/test_public_protocols.py
-    unit/cli/test_app.py
-    unit/cli/test_rich_output.py
-    unit/data/test_augmentation.py
-    unit/data/test_datasets.py
-    unit/data/test_query_set.py
-    unit/data/test_registry.py
-    unit/data/test_render.py
-    unit/data/test_templates.py
-    unit/evaluation/test_cirr_submission.py
-    unit/evaluation/test_metrics.py
-    unit/repository/test_deploy.py
-    unit/repository/test_docs_code.py
-    unit/repository/test_examples.py
-    unit/repository/test_gpu_benchmark.py
-    unit/repository/test_kernels.py
-    unit/repository/test_notices.py
-    unit/repository/test_public_names.py
-    unit/repository/test_readme.py
-    unit/repository/test_site.py
-    unit/runtime/test_bad_images.py
-    unit/runtime/test_bundle.py
-    unit/runtime/test_decode.py
-    unit/runtime/test_gallery_kill.py
-    unit/runtime/test_memory.py
-    unit/runtime/test_reader.py
-    unit/runtime/test_tokenizer.py
-    unit/runtime/test_visualize.py
-    unit/server/test_app.py
-    unit/server/test_images.py
-    unit/server/test_middleware.py
-    unit/server/test_stop.py
-    unit/test_config.py
-""".split()
+EXACT = {
+    "e2e/test_page.py",
+    "e2e/test_public_protocols.py",
+    "unit/cli/test_app.py",
+    "unit/cli/test_rich_output.py",
+    "unit/data/test_augmentation.py",
+    "unit/data/test_datasets.py",
+    "unit/data/test_query_set.py",
+    "unit/data/test_registry.py",
+    "unit/data/test_render.py",
+    "unit/data/test_templates.py",
+    "unit/evaluation/test_cirr_submission.py",
+    "unit/evaluation/test_metrics.py",
+    "unit/repository/test_deploy.py",
+    "unit/repository/test_docs_code.py",
+    "unit/repository/test_examples.py",
+    "unit/repository/test_gpu_benchmark.py",
+    "unit/repository/test_kernels.py",
+    "unit/repository/test_notices.py",
+    "unit/repository/test_public_names.py",
+    "unit/repository/test_readme.py",
+    "unit/repository/test_site.py",
+    "unit/runtime/test_bad_images.py",
+    "unit/runtime/test_bundle.py",
+    "unit/runtime/test_decode.py",
+    "unit/runtime/test_gallery_kill.py",
+    "unit/runtime/test_memory.py",
+    "unit/runtime/test_reader.py",
+    "unit/runtime/test_tokenizer.py",
+    "unit/runtime/test_visualize.py",
+    "unit/server/test_app.py",
+    "unit/server/test_images.py",
+    "unit/server/test_middleware.py",
+    "unit/server/test_stop.py",
+    "unit/test_config.py",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

@@ -1,4 +1,4 @@
-"""The folder in which the documents' code is run: the names they use, made of the golden bundle and its pictures."""
+"""The folder in which the documents' code is run: the names they use, made of the golden bundle and its images."""
 
 import csv
 import json
@@ -8,25 +8,25 @@ from pathlib import Path
 from nsfse_runtime import Bundle, Gallery
 
 GOLDEN = Path(__file__).parent / "golden"
-PICTURES = sorted((GOLDEN / "images").glob("*.png"))
+IMAGES = sorted((GOLDEN / "images").glob("*.png"))
 COPIES = ("dress.jpg", "coat.jpg", "other.jpg", "a.jpg", "b.jpg", "c.jpg")
 QUERY = {"protocol": "colours", "reference": "2-brown-dress", "texts": ["make it white"], "targets": ["3-white-dress"]}
 
 
 def lay(folder):
-    """Lay out `folder`: bundles, pictures with a table, and a query set of one query."""
+    """Lay out `folder`: bundles, images with a table, and a query set of one query."""
     for name in ("bundle", "BUNDLE", "demo/bundle"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copytree(GOLDEN / "bundle", folder / name)
     for place in ("photos", "QUERY_SET/images"):
         (folder / place).mkdir(parents=True)
-        for picture in PICTURES:
-            shutil.copy(picture, folder / place)
-    for picture, name in zip(PICTURES, COPIES, strict=True):
-        shutil.copy(picture, folder / name)
+        for image in IMAGES:
+            shutil.copy(image, folder / place)
+    for image, name in zip(IMAGES, COPIES, strict=True):
+        shutil.copy(image, folder / name)
     for table in ("items.csv", "QUERY_SET/items.csv"):
         with (folder / table).open("w", encoding="utf-8", newline="") as file:
-            rows = [(each.stem, *each.stem.split("-")[1:]) for each in PICTURES]
+            rows = [(each.stem, *each.stem.split("-")[1:]) for each in IMAGES]
             csv.writer(file).writerows([("id", "colour", "category"), *rows])
     (folder / "QUERY_SET/queries.jsonl").write_text(json.dumps(QUERY) + "\n")
 

@@ -1,4 +1,4 @@
-"""What the gallery tests share: a scorer small enough to read, and pictures to give it. Numpy and Pillow alone."""
+"""What the gallery tests share: a scorer small enough to read, and images to give it. Numpy and Pillow alone."""
 
 import os
 import resource
@@ -54,8 +54,8 @@ def compose_one(vector: np.ndarray, text: str) -> QueryFeatures:
     )
 
 
-def save_picture(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Path:
-    """Save a picture like no other seed's, `size` (width, height)."""
+def save_image(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Path:
+    """Save an image like no other seed's, `size` (width, height)."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,11 +65,11 @@ def save_picture(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Pat
     return path
 
 
-def save_pictures(folder: Path, count: int, first: int = 0) -> list[str]:
-    """Save `count` pictures, of an hour ago, in folders of ten; return their ids, sorted."""
+def save_images(folder: Path, count: int, first: int = 0) -> list[str]:
+    """Save `count` images, of an hour ago, in folders of ten; return their ids, sorted."""
     names = [f"shelf{n // 10:02d}/item{n:04d}.png" for n in range(first, first + count)]
     for name, seed in zip(names, range(first, first + count), strict=True):
-        os.utime(save_picture(folder / name, seed), (time.time() - 3600,) * 2)
+        os.utime(save_image(folder / name, seed), (time.time() - 3600,) * 2)
     return sorted(names)
 
 

@@ -18,7 +18,7 @@ from nsfse_runtime.server.galleries import Served
 from nsfse_runtime.server.serve import listen, make_server
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Log
-from tests.galleries import save_pictures
+from tests.galleries import save_images
 
 BUNDLE = Path(__file__).parent / "golden" / "bundle"
 TOKEN = "a-token-of-nineteen"
@@ -28,13 +28,13 @@ _TIMED = ("app", "conversion", "queue")
 """The server's modules that look at perf_counter to tell what is late."""
 
 
-def open_served(folder, name="shop", pictures=12):
-    """Index `pictures` pictures and return their gallery, served."""
+def open_served(folder, name="shop", images=12):
+    """Index `images` images and return their gallery, served."""
     from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
     model = OnnxScorer(Bundle.open(BUNDLE), threads=1)
     gallery = Gallery.open(folder / f"{name}.gallery", model, create=True)
-    names = save_pictures(folder / name, pictures)
+    names = save_images(folder / name, images)
     table = folder / f"{name}.csv"
     rows = [f"{each},{('red', 'blue')[number % 2]}" for number, each in enumerate(names)]
     table.write_text("\n".join(["id,colour", *rows]) + "\n")
@@ -101,7 +101,7 @@ class Running:
         return [json.loads(line) for line in self._log.getvalue().splitlines()]
 
 
-def multipart(fields=(), files=(), name=b"picture.png"):
+def multipart(fields=(), files=(), name=b"image.png"):
     """Return (content type, body) of a form of (name, text) and (name, bytes)."""
     mark = secrets.token_hex(8).encode()
     parts = []
@@ -172,7 +172,7 @@ def wait_until(true):
 
 
 class Gate:
-    """Holds the model's picture encoder until it is opened, and counts the pictures that it is given."""
+    """Holds the model's image encoder until it is opened, and counts the images that it is given."""
 
     def __init__(self, model, monkeypatch):
         self._encode, self.seen, self.open = model.encode_images, 0, threading.Event()
@@ -188,8 +188,8 @@ class Gate:
         return self._encode(pixels)
 
 
-def picture(seed=1, size=(20, 14), kind="PNG"):
-    """Return a picture's bytes."""
+def image(seed=1, size=(20, 14), kind="PNG"):
+    """Return an image's bytes."""
     import numpy as np
     from PIL import Image
 

@@ -32,7 +32,7 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
 OPSET = 23
 """Has Attention and bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts of three words
-took 0.93 of the time; pictures the same."""
+took 0.93 of the time; images the same."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def export_bundle(
     In a `precision` under float32 it is verified on retrieval, too, unless `unverified`: on the query set `verify_on`,
     by default on the run's own validation protocols. `tell` is given the table of scores, `progress` how far it is.
 
-    `sample` are the pictures and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
+    `sample` are the images and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
     at `out` is replaced whole; on any error `out` is as it was. What tells a match was fitted to the last weights, so
     that the best ones are exported without it. Raises NotFoundError (no such run), UsageError (a model that no bundle
     can hold, or for which the precision does nothing), DataError (nothing to verify the precision on), OutputError (not

@@ -41,7 +41,7 @@ class ImageGraph(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode pictures, normalisation included. TensorRT takes uint8 only where nothing but a cast reads it."""
+        """Encode images, normalisation included. TensorRT takes uint8 only where nothing but a cast reads it."""
         return self.model.encode_images(pixels.float())
 
 
@@ -199,27 +199,27 @@ def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
         "word_weights": (BATCH, WORDS),
         "probe_weights": (BATCH, probes),
     }
-    pictures: dict[str, Shape] = {"vectors": (BATCH, d), "regions": (BATCH, regions, d)}
+    images: dict[str, Shape] = {"vectors": (BATCH, d), "regions": (BATCH, regions, d)}
     texts: dict[str, Shape] = {"words": (BATCH, WORDS, d), "sentence": (BATCH, d)}
-    candidates: dict[str, Shape] = {name: (CANDIDATES, *shape[1:]) for name, shape in pictures.items()}
+    candidates: dict[str, Shape] = {name: (CANDIDATES, *shape[1:]) for name, shape in images.items()}
     read: dict[str, Shape] = {"ids": (BATCH, WORDS), "mask": (BATCH, WORDS)}
     scores: dict[str, Shape] = {"score": (CANDIDATES,), "word_scores": (CANDIDATES, WORDS)}
     encoders = {
-        "image": _graph(ImageGraph(ready), {"pixels": (BATCH, height, width, 3)}, pictures),
+        "image": _graph(ImageGraph(ready), {"pixels": (BATCH, height, width, 3)}, images),
         "text": _graph(TextGraph(ready), read, texts),
     }
     if isinstance(ready, Baseline):
         whole: dict[str, Shape] = {name: (BATCH, d) for name in ("vectors", "sentence")}
         return encoders | {"query": _graph(VectorGraph(ready), whole, {"query": (BATCH, d)})}
     return encoders | {
-        "query": _graph(QueryGraph(ready), pictures | texts | {"mask": (BATCH, WORDS)}, queries),
+        "query": _graph(QueryGraph(ready), images | texts | {"mask": (BATCH, WORDS)}, queries),
         "pair": _graph(PairGraph(ready), {name: shape[1:] for name, shape in queries.items()} | candidates, scores),
     }
 
 
 @torch.inference_mode()
 def _counts(model: NSFSE | Baseline) -> tuple[int, int]:
-    """Return R, the regions of a picture, and P, the probes of a query that belong to no word."""
+    """Return R, the regions of an image, and P, the probes of a query that belong to no word."""
     pixels = torch.zeros(1, *model.config.image_size, 3, dtype=torch.uint8)
     ids = torch.ones(1, 1, dtype=torch.int64)
     vectors, regions = model.encode_images(pixels)

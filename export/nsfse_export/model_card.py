@@ -41,7 +41,7 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
     parts = [
         f"# {manifest.name}",
         "A bundle of nsfse: composed image retrieval without torch. "
-        "A picture and a few words in, the pictures that were meant out"
+        "An image and a few words in, the images that were meant out"
         + (", each with its evidence." if manifest.stages == 2 else "."),
         f"```\nnsfse index my.gallery photos/ -b {manifest.name}\n"
         'nsfse query photos/one.jpg "make it red" -g my.gallery\n```',
@@ -90,12 +90,12 @@ def _limits(manifest: Manifest) -> str:
     unseen = "read in pieces" if str(told.get("backbone", "")).startswith("clip,") else "one unknown word"
     return "\n".join(
         (
-            f"- Pictures are fitted into {width} × {height} pixels (width × height): finer detail is not seen.",
+            f"- Images are fitted into {width} × {height} pixels (width × height): finer detail is not seen.",
             f"- Words after the first {manifest.max_words} of a text are not read; words it was not taught are "
             f"{unseen}.",
-            "- It knows the kind of pictures and the phrasings named above; scores elsewhere are to be measured "
+            "- It knows the kind of images and the phrasings named above; scores elsewhere are to be measured "
             "(`nsfse evaluate`), not assumed.",
-            "- The evidence per word is what the score was made of, not an explanation of the picture."
+            "- The evidence per word is what the score was made of, not an explanation of the image."
             if manifest.stages == 2
             else f"- A model of the method {manifest.method}: one vector for a query, so hits come without evidence.",
         )
@@ -121,9 +121,9 @@ def _decision(decision: Decision | None) -> tuple[str, ...]:
     return (
         "## Match or no match",
         f"The confidence of a hit is a logistic regression on {len(decision.centre)} numbers that the search knows of "
-        f"it ({', '.join(FEATURES)}, and one for each view of the picture) and their products, fitted at the end of "
+        f"it ({', '.join(FEATURES)}, and one for each view of the image) and their products, fitted at the end of "
         f"training to galleries with and without right answers. From {decision.threshold:.4f} on a hit counts as a "
-        "match; nine in ten galleries with a right answer had such a hit, or more. Other kinds of pictures may need "
+        "match; nine in ten galleries with a right answer had such a hit, or more. Other kinds of images may need "
         "another threshold.",
     )
 
@@ -151,7 +151,7 @@ def _precision(manifest: Manifest) -> tuple[str, ...]:
         title,
         "The figures above are those of the float32 graphs it was made from. Verified on retrieval: R@10 may differ by "
         f"{found['most_points']} points.",
-        _table(["protocol", "version", "pictures", "queries", "R@10 fp32", f"R@10 {kind}"], rows),
+        _table(["protocol", "version", "images", "queries", "R@10 fp32", f"R@10 {kind}"], rows),
     )
 
 
@@ -164,9 +164,9 @@ def _agreement(verified: Mapping[str, Any]) -> str:
     by_numpy = f" and {most['numpy']:.1e} (numpy)" if "numpy" in most else ""
     return (
         f"Checked when exported, with {verified['queries']} queries in batches of "
-        f"{', '.join(map(str, verified['batches']))} over {verified['gallery']} pictures: the least cosine of any row "
+        f"{', '.join(map(str, verified['batches']))} over {verified['gallery']} images: the least cosine of any row "
         f"is {min(least.values()):.7f}, scores differ by at most {most['onnx']:.1e} (ONNX Runtime){by_numpy}, "
-        f"and the same ten pictures come first for {same['onnx']} queries."
+        f"and the same ten images come first for {same['onnx']} queries."
     )
 
 

@@ -160,7 +160,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 def _is_dense(model: onnx.ModelProto) -> bool:
     """Tell whether most weights that a graph computes with are matrices, and enough of them for int8 to pay.
 
-    Convolutions stay float32: quantized with calibration pictures they were 0.9 to 1.2 times as fast on a CPU without
+    Convolutions stay float32: quantized with calibration images they were 0.9 to 1.2 times as fast on a CPU without
     VNNI, at a cosine of 0.99 and less.
     """
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}

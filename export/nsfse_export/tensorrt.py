@@ -22,7 +22,7 @@ from nsfse_runtime.inference.tensorrt.engine import EngineScorer, load_tensorrt
 from nsfse_runtime.types import Floats, Scorer
 
 LEAST_COSINE = 0.999
-"""Of any row that engines and ONNX Runtime make of the same pictures and texts."""
+"""Of any row that engines and ONNX Runtime make of the same images and texts."""
 _NO_FOLDER = f"{os.devnull}/none/graph.onnx"  # weights outside the graph are looked for where none can be
 
 
@@ -156,15 +156,15 @@ def shapes(tensor: Any, sizes: Mapping[str, Span]) -> list[tuple[int, ...]]:
 
 
 def agreement(ours: Scorer, theirs: Scorer, bundle: Bundle) -> dict[str, float]:
-    """Return the least cosine, by name, of all rows that two scorers of a bundle make of drawn pictures and texts."""
+    """Return the least cosine, by name, of all rows that two scorers of a bundle make of drawn images and texts."""
     manifest = bundle.manifest
     sample = draw_sample(manifest.image_size, bundle.read(TOKENIZER), manifest.max_words)
-    found = [_rows(scorer, sample.pictures[: len(sample.texts)], sample.texts) for scorer in (ours, theirs)]
+    found = [_rows(scorer, sample.images[: len(sample.texts)], sample.texts) for scorer in (ours, theirs)]
     return {name: _least_cosine(rows, found[1][name]) for name, rows in found[0].items()}
 
 
-def _rows(scorer: Scorer, pictures: Any, texts: Sequence[str]) -> dict[str, Floats]:
-    targets = scorer.encode_images(pictures)
+def _rows(scorer: Scorer, images: Any, texts: Sequence[str]) -> dict[str, Floats]:
+    targets = scorer.encode_images(images)
     queries = scorer.compose(targets, texts)
     pairs = [scorer.score_pairs(query, targets) for query in queries]
     rows = {"vectors": targets.vectors, "queries": np.stack([query.vector for query in queries])}

@@ -1,6 +1,6 @@
-"""Does a bundle say what its model says? Torch, ONNX Runtime and numpy on the same pictures and texts.
+"""Does a bundle say what its model says? Torch, ONNX Runtime and numpy on the same images and texts.
 
-Both scorers are driven as serving drives them: pictures and texts in, scores out, in batches of several sizes with
+Both scorers are driven as serving drives them: images and texts in, scores out, in batches of several sizes with
 texts of every length side by side, so that padding, dynamic dimensions and rounding are all in what is compared.
 """
 
@@ -33,15 +33,15 @@ class TextScorer(Scorer, Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """What to verify with: `pictures` [N, H, W, 3] uint8, the gallery, and `texts`; UsageError for fewer than 26."""
+    """What to verify with: `images` [N, H, W, 3] uint8, the gallery, and `texts`; UsageError for fewer than 26."""
 
-    pictures: Pixels
+    images: Pixels
     texts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if (found := min(len(self.pictures), len(self.texts))) < sum(BATCHES):
+        if (found := min(len(self.images), len(self.texts))) < sum(BATCHES):
             raise UsageError(
-                f"a sample of {found} cannot verify an export; give {sum(BATCHES)} pictures and texts or more"
+                f"a sample of {found} cannot verify an export; give {sum(BATCHES)} images and texts or more"
             )
 
 
@@ -57,7 +57,7 @@ class _Answers:
 
 
 def draw_sample(image_size: tuple[int, int], tokenizer: bytes, max_words: int, gallery: int = 64) -> Sample:
-    """Draw pictures of coloured boxes, and texts of 1 ... `max_words` words of the tokenizer's vocabulary."""
+    """Draw images of coloured boxes, and texts of 1 ... `max_words` words of the tokenizer's vocabulary."""
     random = np.random.default_rng(0)
     vocabulary = Tokenizer.from_buffer(tokenizer).get_vocab()
     words = sorted(word for word in vocabulary if word.isalnum()) or sorted(vocabulary)
@@ -67,12 +67,12 @@ def draw_sample(image_size: tuple[int, int], tokenizer: bytes, max_words: int, g
 
 
 def _boxes(size: tuple[int, int], random: np.random.Generator) -> Pixels:
-    picture = np.full((*size, 3), random.integers(0, 256, 3), np.uint8)
+    image = np.full((*size, 3), random.integers(0, 256, 3), np.uint8)
     for _ in range(random.integers(1, 6)):
         top, left = (random.integers(0, limit) for limit in size)
         height, width = (random.integers(1, limit + 1) for limit in size)
-        picture[top : top + height, left : left + width] = random.integers(0, 256, 3)
-    return picture
+        image[top : top + height, left : left + width] = random.integers(0, 256, 3)
+    return image
 
 
 def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants | None, sample: Sample) -> dict[str, Any]:
@@ -111,13 +111,13 @@ def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants | N
 def _answers(scorer: TextScorer, sample: Sample) -> _Answers:
     targets, sentences, queries = [], [], []
     for part in _parts(sum(BATCHES)):
-        encoded = scorer.encode_images(sample.pictures[part])
+        encoded = scorer.encode_images(sample.images[part])
         texts = sample.texts[part]
         targets.append(encoded)
         sentences.append(scorer.sentence(texts))
         queries += scorer.compose(encoded, texts)
-    count = len(sample.pictures)
-    gallery = _together([scorer.encode_images(sample.pictures[at : at + BATCHES[-1]]) for at in range(0, count, 16)])
+    count = len(sample.images)
+    gallery = _together([scorer.encode_images(sample.images[at : at + BATCHES[-1]]) for at in range(0, count, 16)])
     scores = [_score(scorer, query, gallery) for query in queries]
     return _Answers(gallery, _together(targets), np.concatenate(sentences), queries, scores)
 
@@ -173,7 +173,7 @@ def _score_difference(a: Sequence[PairScores], b: Sequence[PairScores], clear: S
 
 
 def _same_top(a: PairScores, b: PairScores, clear: NDArray[np.bool_]) -> bool:
-    """Tell whether both put the same pictures first, those of (nearly) equal score counted as the same."""
+    """Tell whether both put the same images first, those of (nearly) equal score counted as the same."""
     truth, other = a.score[clear], b.score[clear]
     best = np.sort(truth)[::-1][:TOP]
     return bool(np.abs(best - truth[np.argsort(-other, kind="stable")][:TOP]).max(initial=0.0) <= TIE)

@@ -25,7 +25,7 @@ from nsfse.models.checkpoint import checkpoint_info, write_file
 from nsfse.models.pretrained import kept_instead, settle
 from nsfse.models.torch_scorer import TorchScorer, open_scorer
 from nsfse.progress import say, stages_bar, training_bar
-from nsfse.training.dataloader import Pictures
+from nsfse.training.dataloader import ImageCache
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.output_files import check_folder
@@ -54,7 +54,7 @@ class Task:
     source: Source
     protocols: dict[str, Protocol]
     kept: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """Pictures, or features of a frozen trunk, that its trainings share: all have the same."""
+    """Images, or features of a frozen trunk, that its trainings share: all have the same."""
 
 
 @dataclass(frozen=True)
@@ -319,18 +319,18 @@ def _evaluate(run: Run, results: _Results) -> None:
     with stages_bar() as follow:
         scorer = open_scorer(results.out / "runs" / run.name)
         protocols = [run.task.protocols[name] for name in lacking]
-        scored = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_pictures(run, scorer))
+        scored = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_images(run, scorer))
     by_name = {result.protocol.name: result.to_json() | {"outcomes": outcomes(result)} for result in scored.results}
     scores = {name: by_name[run.task.protocols[name].name] for name in lacking}
     seconds = entry["evaluate_seconds"] + time.monotonic() - started
     results.write(run, scores=entry["scores"] | scores, evaluate_seconds=seconds)
 
 
-def _pictures(run: Run, scorer: TorchScorer) -> Pictures:
-    """Return what reads pictures for a trained run, out of what trainings kept."""
+def _images(run: Run, scorer: TorchScorer) -> ImageCache:
+    """Return what reads images for a trained run, out of what trainings kept."""
     config = settle(run.config)
     size, room, task = config.model.image_size, config.train.cache_gb * 2**30, run.task
-    return Pictures(task.source, size, room, config.train.workers, kept_instead(scorer.model, config), task.kept)
+    return ImageCache(task.source, size, room, config.train.workers, kept_instead(scorer.model, config), task.kept)
 
 
 def _write(out: Path, rows: Sequence[Row], missing: Sequence[str], captions: Mapping[str, str]) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ class Needed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a recipe needs on disk, and where it is to be had."""
 
     annotations: str
-    pictures: str
+    image_source: str
     layout: tuple[str, ...]
 
 
@@ -78,8 +78,8 @@ def describe_recipe(name: str, data: Path | None = None, images: Path | None = N
     if data is not None:
         source = _open(recipe, data, images)
         splits = [split for split in ("train", recipe.split, recipe.submission) if split]
-        found["there"] = {f"{split}.pictures": len(source.items(split)) for split in splits}
-        found["there"]["missing pictures"] = len(source.missing)
+        found["there"] = {f"{split}.found": len(source.items(split)) for split in splits}
+        found["there"]["missing images"] = len(source.missing)
     return found
 
 
@@ -95,7 +95,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train as the recipe says, or continue that, in folder `out`, and score; `steps` stops training after so many.
 
-    Raises NotFoundError that says where pictures are to be had where there are none, UsageError where weights to
+    Raises NotFoundError that says where images are to be had where there are none, UsageError where weights to
     start from are not named, KeyboardInterrupt when training is stopped, and the errors of each stage.
     """
     recipe = load_recipe(name)
@@ -104,7 +104,7 @@ def reproduce(
             f"name the data set's folder with --data; `nsfse reproduce {name} --dry-run` tells what it needs"
         )
     source = _open(recipe, data, images)
-    _refuse_without_pictures(name, recipe, source, data)
+    _refuse_without_images(name, recipe, source, data)
     config = _settings(name, recipe, data, images, weights, overrides)
     say(f"{recipe.title}: training in {out}")
     from nsfse.training.loop import train
@@ -128,12 +128,12 @@ def _official(dataset: str) -> dict[str, int]:
     return dict({"fashioniq": fashioniq, "cirr": cirr, "fashion200k": fashion200k}[dataset].OFFICIAL)
 
 
-def _refuse_without_pictures(name: str, recipe: Recipe, source: Source, data: Path) -> None:
+def _refuse_without_images(name: str, recipe: Recipe, source: Source, data: Path) -> None:
     for split in ("train", recipe.split):
         if not source.items(split):
             raise NotFoundError(
-                f"no pictures of {recipe.dataset}'s {split} split under {data}. "
-                f"Where to get them: {recipe.data.pictures}. "
+                f"no images of {recipe.dataset}'s {split} split under {data}. "
+                f"Where to get them: {recipe.data.image_source}. "
                 f"Put them as {recipe.data.layout[-1]}, or name their folder with --images; "
                 f"`nsfse reproduce {name} --dry-run` tells all that is needed"
             )

@@ -80,7 +80,9 @@ def outcomes(result: ProtocolResult) -> dict[str, str]:
     digest = hashlib.sha256(gallery_digest(result.protocol.gallery).encode())
     for group in together:
         query = rankings[group[0]].query
-        digest.update(repr((query.pictures, query.texts, query.more_texts, query.minus_texts, query.targets)).encode())
+        digest.update(
+            repr((query.reference_ids, query.texts, query.more_texts, query.minus_texts, query.targets)).encode()
+        )
     words = {f"R@{k}": " ".join("".join("01"[ranks[at] < k] for at in group) for group in together) for k in (1, 10)}
     return {"queries": digest.hexdigest(), **words}
 

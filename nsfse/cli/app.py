@@ -48,7 +48,7 @@ class Mode(StrEnum):
 
 @app.callback(invoke_without_command=True)
 def tour(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
-    """Composed image retrieval: find pictures by a picture and a few words."""
+    """Composed image retrieval: find images by an image and a few words."""
     from nsfse.cli.formatting import TOUR
 
     if version or context.invoked_subcommand is None:
@@ -91,7 +91,7 @@ def train(
 def init(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
     weights: Annotated[str, typer.Option(help="A CLIP: a folder saved by transformers, or hub:OWNER/NAME to fetch.")],
-    backbone: Annotated[str, typer.Option(help="What knows pictures and words.")] = "clip",
+    backbone: Annotated[str, typer.Option(help="What knows images and words.")] = "clip",
     method: Annotated[str, typer.Option(help="How they are composed: slerp, sum, image-only or text-only.")] = "slerp",
     text_share: Annotated[float, typer.Option(min=0, max=1, help="How much the text counts.")] = 0.5,
     as_json: Json = False,
@@ -152,7 +152,7 @@ def export(
 @app.command()
 def index(
     gallery: Annotated[Path, typer.Argument(help="The gallery file; made when absent.")],
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
     bundle: BundleOption = None,
     metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
     exclude: Annotated[
@@ -167,10 +167,10 @@ def index(
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a gallery in step with a folder of pictures.
+    """Bring a gallery in step with a folder of images.
 
-    New pictures are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
-    picture is skipped and listed with its reason. Folders of systems (@eaDir, $RECYCLE.BIN, node_modules ...) and
+    New images are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
+    image is skipped and listed with its reason. Folders of systems (@eaDir, $RECYCLE.BIN, node_modules ...) and
     hidden ones are left out.
     """
     from nsfse.cli.formatting import index_text
@@ -191,52 +191,50 @@ def index(
 
 @app.command()
 def query(
-    image: Annotated[str, typer.Argument(help="A picture, or the id of one in the gallery.")],
+    image: Annotated[str, typer.Argument(help="An image, or the id of one in the gallery.")],
     gallery: Annotated[Path, typer.Option("-g", "--gallery", help="The gallery file.")],
     text: Annotated[
         str | None, typer.Argument(help="What should be different; may be left out at --balance 0.")
     ] = None,
     more: Annotated[list[str] | None, typer.Option("--and", help="What else should be different. Repeatable.")] = None,
     and_like: Annotated[
-        list[str] | None, typer.Option("--and-like", help="Another picture to be like. Repeatable.")
+        list[str] | None, typer.Option("--and-like", help="Another image to be like. Repeatable.")
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", help="What must not be there: stripes. Repeatable.")
     ] = None,
-    not_like: Annotated[list[str] | None, typer.Option(help="A picture not to be like. Repeatable.")] = None,
+    not_like: Annotated[list[str] | None, typer.Option(help="An image not to be like. Repeatable.")] = None,
     balance: Annotated[
-        float, typer.Option(min=0, max=1, help="0 like the picture alone, 0.5 both, 1 like the words alone.")
+        float, typer.Option(min=0, max=1, help="0 like the image alone, 0.5 both, 1 like the words alone.")
     ] = 0.5,
     bundle: BundleOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures.")] = 10,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Only pictures with COLUMN=VALUE[,VALUE]. Repeatable.")
-    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    where: Annotated[list[str] | None, typer.Option(help="Only images with COLUMN=VALUE[,VALUE]. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
     search: Annotated[
-        Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 pictures.")
+        Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 images.")
     ] = "auto",
     maps: Annotated[bool, typer.Option("--maps", help="With --json: where in a hit each word is found.")] = False,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
     preview: Annotated[
         bool | None,
-        typer.Option("--preview/--no-preview", help="Show the pictures in a terminal that can; by default they are."),
+        typer.Option("--preview/--no-preview", help="Show the images in a terminal that can; by default they are."),
     ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
-    """Find pictures: like IMAGE, but as TEXT says."""
+    """Find images: like IMAGE, but as TEXT says."""
     from nsfse.cli.formatting import query_text, write_sheets
     from nsfse.cli.rich_output import in_colour, show_query
     from nsfse.open import (
         check_references,
         check_sheets,
         conditions,
+        image_file,
         open_retriever,
-        picture_file,
         place_of,
         why_empty,
     )
@@ -256,7 +254,7 @@ def query(
         typer.echo(why_empty(retriever.gallery, options["where"]))
         return
     if not as_json and in_colour():
-        show_query(result, picture_file(retriever.gallery, image), preview)
+        show_query(result, image_file(retriever.gallery, image), preview)
         return
     _print(result, query_text, as_json)
 
@@ -303,7 +301,7 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="A query set, or the folder of --dataset.")],
     dataset: Annotated[str | None, typer.Option(help="A public data set: fashioniq, cirr, fashion200k, shoes.")] = None,
     split: Annotated[str | None, typer.Option(help="The split: val by default with --dataset, else all.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Where the pictures of --dataset lie, when elsewhere.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where the images of --dataset lie, when elsewhere.")] = None,
     join: Annotated[str | None, typer.Option(help="How FashionIQ's two captions become a text: clip4cir ...")] = None,
     mode: Annotated[list[Mode] | None, typer.Option(help="composed by default. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
@@ -344,7 +342,7 @@ def evaluate(
 def reproduce(
     name: Annotated[str, typer.Argument(help="The recipe: fashioniq-resnet50, cirr-clip ...")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Where its pictures lie, when elsewhere.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where its images lie, when elsewhere.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; runs/NAME by default.")] = None,
     weights: Annotated[str, typer.Option(help="The weights that the backbone starts from.")] = "",
     override: Annotated[
@@ -369,7 +367,7 @@ def reproduce(
 @data.command()
 def draw(
     folder: Annotated[Path, typer.Argument(help="Where to write the query set.")],
-    items: Annotated[int, typer.Option(help="How many pictures.")] = 4000,
+    items: Annotated[int, typer.Option(help="How many images.")] = 4000,
     seed: Annotated[int, typer.Option(help="Another seed, another set.")] = 0,
     size: Annotated[int, typer.Option(min=16, max=2048, help="Width and height in pixels.")] = 128,
     level: Annotated[Literal["standard", "easy"], typer.Option(help="standard is meant not to saturate.")] = "standard",
@@ -388,7 +386,7 @@ def draw(
 def check(
     name: Annotated[str, typer.Argument(help="The data set: fashioniq, cirr, fashion200k, shoes, queryset ...")],
     folder: Annotated[Path, typer.Argument(help="Its folder.")],
-    images: Annotated[Path | None, typer.Option(help="Where its pictures lie, when elsewhere.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where its images lie, when elsewhere.")] = None,
     as_json: Json = False,
 ) -> None:
     """Count a data set against the official numbers."""
@@ -444,8 +442,8 @@ def speed(
     run: Annotated[
         Path | None, typer.Argument(help="A run; by default a CLIP ViT-B/32 of random weights is measured.")
     ] = None,
-    sizes: Annotated[str, typer.Option(help="Pictures of the galleries, by commas.")] = "10000,100000",
-    photos: Annotated[Path | None, typer.Option(help="A folder of pictures to index, too.")] = None,
+    sizes: Annotated[str, typer.Option(help="Images of the galleries, by commas.")] = "10000,100000",
+    photos: Annotated[Path | None, typer.Option(help="A folder of images to index, too.")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Rounds in which the ways take turns.")] = 7,
     minutes: Annotated[float, typer.Option(min=0, help="Begin nothing more after so long, and say what is left.")] = 15,
     dim: Annotated[int, typer.Option(min=8, help="d of the default model.")] = 128,
@@ -505,7 +503,7 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the page, with a small model and drawn pictures.
+    """Show the page, with a small model and drawn images.
 
     No torch, training or network: both lie in the box. The model knows drawings alone. Ctrl-C ends it.
     """
@@ -524,7 +522,7 @@ def demo(
     ready = open_demo(out, port)
     with ready.listener as listener:
         address = url_of(listener)
-        facts = {"url": address, "pictures": ready.pictures, "gallery": ready.gallery, "bundle": ready.bundle}
+        facts = {"url": address, "images": ready.images, "gallery": ready.gallery, "bundle": ready.bundle}
         _print({"schema_version": 1, **facts}, boxed_text, as_json)
         sys.stdout.flush()
         if browser:

@@ -173,7 +173,7 @@ def _engines() -> str:
 
 def _self_test(bundle: Path | None) -> dict[str, str]:
     """Run what can be run; each check is `ok …` or the one-line reason why not."""
-    checks = {"decode a picture": _attempt(_decode), "write a temporary file": _attempt(_write)}
+    checks = {"decode an image": _attempt(_decode), "write a temporary file": _attempt(_write)}
     if bundle is not None:
         checks["query the bundle"] = _attempt(lambda: _query(bundle))
     return checks
@@ -200,7 +200,7 @@ def _decode() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (31, 47), "red").save(buffer, format="JPEG")
     if decode_image(buffer.getvalue()).shape != (47, 31, 3):
-        raise ValueError("a picture of 31×47 pixels did not come back with its size")
+        raise ValueError("an image of 31×47 pixels did not come back with its size")
 
 
 def _write() -> None:
@@ -209,7 +209,7 @@ def _write() -> None:
 
 
 def _query(path: Path) -> None:
-    """Encode a grey picture, compose it with one word the bundle knows, score the pair."""
+    """Encode a grey image, compose it with one word the bundle knows, score the pair."""
     import numpy as np
     from tokenizers import Tokenizer
 

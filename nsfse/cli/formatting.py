@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from nsfse_runtime.retrieval.retriever import Hit, Result
 
 TOUR = """\
-nsfse finds pictures by a picture and a few words: "this dress, but red".
-  nsfse demo                                            a page over drawn pictures, to try it
-  nsfse index my.gallery photos/ -b BUNDLE              take a folder of pictures into a gallery
+nsfse finds images by an image and a few words: "this dress, but red".
+  nsfse demo                                            a page over drawn images, to try it
+  nsfse index my.gallery photos/ -b BUNDLE              take a folder of images into a gallery
   nsfse query dress.jpg "make it red" -g my.gallery     ask it
   nsfse --help                                          all commands
 """
@@ -30,8 +30,8 @@ _SHOWN = 10
 MARKS = {"matched": "+", "mismatched": "-", "silent": ""}
 NO_MATCH = "nothing here matches"
 EMPTY = {
-    None: "no picture in the gallery fits these conditions",
-    True: "no picture is of this confidence; lower --min-score",
+    None: "no image in the gallery fits these conditions",
+    True: "no image is of this confidence; lower --min-score",
     False: NO_MATCH,
 }
 """What is said of no hits, by `Result.matches`."""
@@ -135,7 +135,7 @@ def index_text(report: Mapping[str, Any]) -> str:
         lines.append(f"its index finds {100 * ann['recall']:.1f} % of the best 100{enough}")
     if report.get("left_out"):
         rules = ", ".join(f"{count} {printable(rule)}" for rule, count in report["left_out"].items())
-        lost = f"; {report['excluded']} pictures are in the gallery no more" if report["excluded"] else ""
+        lost = f"; {report['excluded']} images are in the gallery no more" if report["excluded"] else ""
         lines.append(f"left out by their names: {rules}{lost}")
     lines += _failed_lines(report["failed"])
     if report["unmatched"]:
@@ -175,7 +175,7 @@ def _failed_lines(failed: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _is_no_image(reason: str) -> bool:
-    return reason.endswith("not an image") or reason.startswith("not a picture")
+    return reason.endswith("not an image") or reason.startswith("not an image")
 
 
 def query_text(result: Any) -> str:
@@ -240,7 +240,7 @@ def recipe_text(found: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             found["title"],
-            *("", "data:", f"  annotations  {data['annotations']}", f"  pictures     {data['pictures']}"),
+            *("", "data:", f"  annotations  {data['annotations']}", f"  images     {data['image_source']}"),
             *("  layout, in any depth:", *(f"    {line}" for line in data["layout"])),
             *("  official counts:", *(f"    {name} {count}" for name, count in data["counts"].items())),
             *(f"  there: {name} {count}" for name, count in found.get("there", {}).items()),
@@ -296,19 +296,19 @@ def write_sheets(
 ) -> None:
     """Write a query's hits as a contact sheet and as a page, where they are wanted.
 
-    `more` are the query's further pictures, each with what it is there for. Raises OutputError.
+    `more` are the query's further images, each with what it is there for. Raises OutputError.
     """
     if not (png or html):
         return
-    from nsfse.open import picture_file
+    from nsfse.open import image_file
     from nsfse_runtime.visualize.contact_sheet import contact_sheet
     from nsfse_runtime.visualize.html_page import html_page
     from nsfse_runtime.visualize.rows import sheet_row
 
     names = [Path(image).name, *(f"{said} {Path(name).name}" for said, name in more)]
     note = ", ".join([NO_MATCH, *names] if result.matches is False else names)
-    others = [(said, picture_file(gallery, name)) for said, name in more]
-    row = sheet_row(picture_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
+    others = [(said, image_file(gallery, name)) for said, name in more]
+    row = sheet_row(image_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
     if png:
         contact_sheet([row], png)
     if html:
@@ -352,9 +352,9 @@ def boxed_text(ready: Mapping[str, Any]) -> str:
     gallery, bundle = (printable(str(ready[name])) for name in ("gallery", "bundle"))
     return "\n".join(
         [
-            f"{ready['pictures']:,} drawn pictures are at {ready['url']}    (Ctrl-C ends it)",
+            f"{ready['images']:,} drawn images are at {ready['url']}    (Ctrl-C ends it)",
             "next:",
-            f'  nsfse query PICTURE "make it red" -g {gallery}',
+            f'  nsfse query IMAGE "make it red" -g {gallery}',
             f"  nsfse index my.gallery FOLDER -b {bundle}    (it knows drawings only)",
             "  nsfse demo --train                          how such a model is made; needs nsfse[export,pretrained]",
         ]
@@ -374,9 +374,9 @@ def demo_text(found: Mapping[str, Any]) -> str:
         [
             columns(("query", "engine", *names), rows),
             f"largest difference between the engines: {found['largest_difference']:.2f} points",
-            f"the pictures: {files['sheet.png']} and {files['sheet.html']}",
+            f"the images: {files['sheet.png']} and {files['sheet.html']}",
             "next:",
-            f"  nsfse query PICTURE TEXT -g {files['easy.gallery']}",
+            f"  nsfse query IMAGE TEXT -g {files['easy.gallery']}",
             f"  nsfse serve -g {files['easy.gallery']}    # a page at http://127.0.0.1:8000/",
             f"  nsfse info {files['bundle']}",
             f"  nsfse index my.gallery FOLDER -b {files['bundle']}     (it knows drawings only)",

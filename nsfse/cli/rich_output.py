@@ -1,4 +1,4 @@
-"""A query's answer where stdout is a terminal: a table in colours and, where the terminal can, the pictures themselves.
+"""A query's answer where stdout is a terminal: a table in colours and, where the terminal can, the images themselves.
 
 What a terminal can show is read from its environment alone: nothing is asked of it, so nothing comes back on stdin.
 """
@@ -30,7 +30,7 @@ STYLES = {"matched": "green", "mismatched": "red strike", "silent": "bright_blac
 KITTY = ("ghostty", "kitty")
 ITERM = ("iterm.app", "iterm2", "wezterm", "rio")
 MOST, GAP, CELL = 9, 10, 12
-"""Pictures in a row, pixels between them, and columns of the terminal for each."""
+"""Images in a row, pixels between them, and columns of the terminal for each."""
 CHUNK = 4096
 
 
@@ -45,23 +45,23 @@ def in_colour() -> bool:
 
 
 def show_query(result: "Result", reference: Path, preview: bool | None) -> None:
-    """Print hits as a table on the terminal; before it their pictures where it can, unless `preview` is False.
+    """Print hits as a table on the terminal; before it their thumbnails where it can, unless `preview` is False.
 
-    Where `preview` is True and the terminal is none that is known to show pictures, stderr says so.
+    Where `preview` is True and the terminal is none that is known to show images, stderr says so.
     """
     from rich.console import Console
 
     console, can = Console(highlight=False), graphics(os.environ)
     if can and preview is not False and result.hits:
-        pictures = _pictures(result.hits, reference)[: max(1, console.width // CELL)]
-        sys.stdout.write("".join(picture_codes(strip(pictures), can, CELL * len(pictures))) + "\n")
+        thumbnails = _thumbnails(result.hits, reference)[: max(1, console.width // CELL)]
+        sys.stdout.write("".join(image_codes(strip(thumbnails), can, CELL * len(thumbnails))) + "\n")
     elif preview:
-        say("nsfse: this terminal is not known to show pictures; kitty, Ghostty, iTerm2, WezTerm and Rio are")
+        say("nsfse: this terminal is not known to show images; kitty, Ghostty, iTerm2, WezTerm and Rio are")
     print_query(console, result)
 
 
 def print_query(console: "Console", result: "Result") -> None:
-    """Print hits as a table: those that match set apart, the words that are not in a picture struck through."""
+    """Print hits as a table: those that match set apart, the words that are not in an image struck through."""
     from rich.text import Text
 
     if not result.hits:
@@ -116,7 +116,7 @@ def _words(hit: "Hit") -> "Text":
 
 
 def graphics(environment: Mapping[str, str]) -> Graphics | None:
-    """Return how the terminal of `environment` takes pictures; None where it does not, or tmux or screen is between."""
+    """Return how the terminal of `environment` takes images; None where it does not, or tmux or screen is between."""
     named = {environment.get(name, "").lower() for name in ("TERM_PROGRAM", "LC_TERMINAL")}
     term = environment.get("TERM", "")
     if "TMUX" in environment or term.startswith(("screen", "tmux")):
@@ -126,28 +126,28 @@ def graphics(environment: Mapping[str, str]) -> Graphics | None:
     return "iterm" if named.intersection(ITERM) else None
 
 
-def _pictures(hits: "Sequence[Hit]", reference: Path) -> "list[Pixels | None]":
+def _thumbnails(hits: "Sequence[Hit]", reference: Path) -> "list[Pixels | None]":
     """Return the thumbnails of the reference and the first hits, None for one whose file is gone."""
     from nsfse_runtime.images.decode import load_image
 
-    pictures: list[Pixels | None] = []
+    thumbnails: list[Pixels | None] = []
     for path in (str(reference), *(hit.path for hit in hits[: MOST - 1])):
         try:
-            pictures.append(load_image(path, THUMBNAIL))
+            thumbnails.append(load_image(path, THUMBNAIL))
         except (NotFoundError, ImageError):
-            pictures.append(None)
-    return pictures
+            thumbnails.append(None)
+    return thumbnails
 
 
-def strip(pictures: "Sequence[Pixels | None]") -> bytes:
-    """Return a PNG with `pictures` in a row, the first of them, the reference, apart from the others."""
+def strip(thumbnails: "Sequence[Pixels | None]") -> bytes:
+    """Return a PNG with `thumbnails` in a row, the first of them, the reference, apart from the others."""
     from PIL import Image
 
     high, wide = THUMBNAIL
-    row = Image.new("RGBA", (len(pictures) * (wide + GAP) + GAP, high), (0, 0, 0, 0))
-    for at, picture in enumerate(pictures):
-        if picture is not None:
-            image = thumbnail(picture)
+    row = Image.new("RGBA", (len(thumbnails) * (wide + GAP) + GAP, high), (0, 0, 0, 0))
+    for at, pixels in enumerate(thumbnails):
+        if pixels is not None:
+            image = thumbnail(pixels)
             place = (at * (wide + GAP) + 2 * GAP * (at > 0) + (wide - image.width) // 2, (high - image.height) // 2)
             row.paste(image, place)
     buffer = io.BytesIO()
@@ -155,8 +155,8 @@ def strip(pictures: "Sequence[Pixels | None]") -> bytes:
     return buffer.getvalue()
 
 
-def picture_codes(png: bytes, can: Graphics, columns: int) -> Iterator[str]:
-    """Yield what a terminal shows as a picture of `columns` columns; none of it makes the terminal answer."""
+def image_codes(png: bytes, can: Graphics, columns: int) -> Iterator[str]:
+    """Yield what a terminal shows as an image of `columns` columns; none of it makes the terminal answer."""
     data = base64.b64encode(png).decode()
     if can == "iterm":
         yield f"\x1b]1337;File=inline=1;size={len(png)};width={columns};preserveAspectRatio=1:{data}\x07"

@@ -16,7 +16,7 @@ from nsfse.data.base import (
     Worded,
     gallery_digest,
     held_out,
-    load_picture,
+    load_item,
     notes_of,
     trainable,
 )
@@ -34,7 +34,7 @@ __all__ = [
     "Worded",
     "gallery_digest",
     "held_out",
-    "load_picture",
+    "load_item",
     "notes_of",
     "trainable",
 ]

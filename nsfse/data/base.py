@@ -1,7 +1,7 @@
 """What every data set becomes: triplets to train on, and named protocols to score by.
 
-A reader is a class with the methods of `Source`; `sources.py` opens one by name. Each names its pictures by id.
-Readers of folders keep `images` (id → file) and load through `load_picture`; the drawn catalogue draws instead.
+A reader is a class with the methods of `Source`; `sources.py` opens one by name. Each names its images by id.
+Readers of folders keep `images` (id → file) and load through `load_item`; the drawn catalogue draws instead.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ __all__ = [
     "Source",
     "Triplet",
     "gallery_digest",
-    "load_picture",
+    "load_item",
     "notes_of",
     "trainable",
 ]
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a text asks of one attribute: the `words` that say so, and which `values` of `fact` a picture may have.
+    """What a text asks of one attribute: the `words` that say so, and which `values` of `fact` an image may have.
 
     `fact` is a name of `Described.facts`: for sleeves of a shirt it is not the attribute (length), which a mug has too.
     Where `absent` the words name what must not be there ("no stripes").
@@ -48,7 +48,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
-    """One query: a reference picture, what to change, and every picture known to answer it.
+    """One query: a reference image, what to change, and every image known to answer it.
 
     `texts` holds one phrasing in training and one or several in a protocol: positions are the same for all its
     queries, so that phrasing_spread compares like with like. `targets` are ALL known right answers, the preferred one
@@ -79,16 +79,16 @@ class Triplet:
     minus_texts: tuple[str, ...] = ()
     """What must not be there, in words."""
     minus: tuple[str, ...] = ()
-    """Pictures that the answer must not be like."""
+    """Images that the answer must not be like."""
 
     @property
     def plain(self) -> bool:
-        """Return whether this is one picture and one text."""
+        """Return whether this is one image and one text."""
         return not (self.more_references or self.more_texts or self.minus_texts or self.minus)
 
     @property
-    def pictures(self) -> tuple[str, ...]:
-        """Return every picture that the query shows; none of them is an answer."""
+    def reference_ids(self) -> tuple[str, ...]:
+        """Return every image that the query shows; none of them is an answer."""
         return (self.reference, *self.more_references, *self.minus)
 
     def texts_at(self, position: int) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Protocol:
     note: str = ""
     """Anything a reader of the score must know: the caption join rule, which phrasings training never saw."""
     missing: int = 0
-    """How many gallery pictures of the official list are not there: the score is stamped with it."""
+    """How many gallery images of the official list are not there: the score is stamped with it."""
     missing_ids: tuple[str, ...] = ()
     """Which ones, where the source knows: a score from an incomplete gallery names them."""
 
@@ -153,10 +153,10 @@ class Source(typing.Protocol):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Ids that the data set lists and whose pictures are not there."""
+        """Ids that the data set lists and whose images are not there."""
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W); raise ImageError or NotFoundError, never skip."""
+        """Return one image [H, W, 3] fitted to `size` (H, W); raise ImageError or NotFoundError, never skip."""
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split (`train`, `val`, `test`), those missing left out."""
@@ -165,7 +165,7 @@ class Source(typing.Protocol):
         """Return the training triplets of one epoch, in training order, each with one text.
 
         Fresh for each (seed, epoch) where the source makes its texts, a seeded shuffle where they are given. Sources
-        that know both directions of a pair put a→b and b→a next to each other: a batch encodes each picture once.
+        that know both directions of a pair put a→b and b→a next to each other: a batch encodes each image once.
         """
 
     def protocols(self, split: str) -> list[Protocol]:
@@ -204,27 +204,27 @@ class Worded(typing.Protocol):
 
 @typing.runtime_checkable
 class Described(typing.Protocol):
-    """A source that knows what is in its pictures."""
+    """A source that knows what is in its images."""
 
     def facts(self, item: str) -> Mapping[str, str]:
-        """Return the known values of a picture by fact; a fact that is not there is not known."""
+        """Return the known values of an image by fact; a fact that is not there is not known."""
 
 
 @typing.runtime_checkable
 class Titled(typing.Protocol):
-    """A source whose pictures have titles."""
+    """A source whose images have titles."""
 
     @property
     def titles(self) -> Mapping[str, str]:
-        """The words that a table calls its training pictures by; a picture without any is not there."""
+        """The words that a table calls its training images by; an image without any is not there."""
 
 
 @typing.runtime_checkable
 class HoldsOut(typing.Protocol):
-    """A source that can keep pictures out of training, neither trained on nor scored, to fit a few numbers to."""
+    """A source that can keep images out of training, neither trained on nor scored, to fit a few numbers to."""
 
     def held_out(self) -> Protocol | None:
-        """Return queries among such pictures; None where none are kept out."""
+        """Return queries among such images; None where none are kept out."""
 
 
 @typing.runtime_checkable
@@ -251,8 +251,8 @@ def trainable(text: str) -> bool:
     return bool(text.strip()) and len(text) <= MAX_CHARACTERS
 
 
-def load_picture(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:
-    """Return picture `item` [H, W, 3] fitted to `size` (H, W).
+def load_item(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:
+    """Return image `item` [H, W, 3] fitted to `size` (H, W).
 
     Raises NotFoundError for an id without a file and ImageError for a file that cannot be read safely.
     """

@@ -10,9 +10,9 @@ __all__ = ["check_dataset", "report_json", "report_lines"]
 
 
 def check_dataset(name: str, folder: Path, **options: Any) -> CheckReport:
-    """Open a data set by name, count it against the official numbers and decode every picture.
+    """Open a data set by name, count it against the official numbers and decode every image.
 
-    `options` are the reader's (`images`: where the pictures lie when not under `folder`). Works on annotations alone.
+    `options` are the reader's (`images`: where the images lie when not under `folder`). Works on annotations alone.
     Raises UsageError for an unknown name, NotFoundError and DataError for what is not a data set of that name.
     """
     from nsfse.data.registry import open_source

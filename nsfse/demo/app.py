@@ -1,6 +1,6 @@
-"""The model and the pictures in the box: what `nsfse demo` unpacks and serves, without torch or network.
+"""The model and the images in the box: what `nsfse demo` unpacks and serves, without torch or network.
 
-`assets/` is made by export/make_demo_assets.py: a bundle, drawn images with their table in one ZIP file, and their gallery.
+`assets/` is made by export/make_demo_assets.py: a bundle, drawn images with their table in a ZIP file, and a gallery.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from nsfse_runtime.server.app import Service
 
 BOX = Path(__file__).with_name("assets")
-BUNDLE, PICTURES, INDEXED = BOX / "drawn-box", BOX / "pictures.zip", BOX / "pictures.gallery"
+BUNDLE, IMAGES_ZIP, INDEXED = BOX / "drawn-box", BOX / "images.zip", BOX / "images.gallery"
 TABLE, IMAGES, GALLERY, LOG = "items.csv", "images", "demo.gallery", "server.log"
 WRITTEN_NS = 1_767_225_600_000_000_000
-"""When the pictures were changed last, as their files say it: 2026-01-01, so that the gallery knows them at once."""
+"""When the images were changed last, as their files say it: 2026-01-01, so that the gallery knows them at once."""
 _PORTS = range(8000, 8010)
 
 
@@ -43,11 +43,11 @@ class Demo:
     listener: socket
     gallery: Path
     bundle: Path
-    pictures: int
+    images: int
 
 
 def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
-    """Unpack the pictures and their gallery into `out`, as far as they are not there, and listen on this machine.
+    """Unpack the images and their gallery into `out`, as far as they are not there, and listen on this machine.
 
     `out` is by default a folder in the user's cache, `port` the first free one from 8000 on. Raises MissingExtraError,
     OutputError (the folder cannot be written), UsageError (the port is taken) and what a gallery raises.
@@ -86,16 +86,16 @@ def show(address: str) -> None:
 
 def cache_folder() -> Path:
     """Return where the demo's files lie: by what is in the box, under XDG_CACHE_HOME or ~/.cache."""
-    name = hashlib.sha256(PICTURES.read_bytes() + INDEXED.read_bytes()).hexdigest()[:12]
+    name = hashlib.sha256(IMAGES_ZIP.read_bytes() + INDEXED.read_bytes()).hexdigest()[:12]
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
-        raise OutputError("there is no home folder to keep the demo's pictures in; name a folder with -o") from error
+        raise OutputError("there is no home folder to keep the demo's images in; name a folder with -o") from error
     return Path(home, "nsfse", "demo", name)
 
 
 def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
-    """Return the gallery of the box's pictures in `folder`, which are unpacked and made right first.
+    """Return the gallery of the box's images in `folder`, which are unpacked and made right first.
 
     Raises OutputError, and VersionError where a gallery of another model lies there.
     """
@@ -128,7 +128,7 @@ def _tell_bundle(gallery: Path) -> None:
 
 
 def unpack(folder: Path) -> bool:
-    """Make the box's pictures and table lie in `folder`; return whether one was missing or not as it was packed.
+    """Make the box's images and table lie in `folder`; return whether one was missing or not as it was packed.
 
     Raises OutputError, also for a file of such a name in a folder that no demo was unpacked to before.
     """
@@ -137,7 +137,7 @@ def unpack(folder: Path) -> bool:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         if first and (folder / LOG).exists() and (folder / LOG).read_bytes()[:1] not in (b"", b"{"):
             raise OutputError(f"{folder / LOG} is not the demo's; name an empty folder with -o")
-        with ZipFile(PICTURES) as packed:
+        with ZipFile(IMAGES_ZIP) as packed:
             for entry in packed.infolist():
                 place = folder / entry.filename
                 if not place.is_file() or zlib.crc32(place.read_bytes()) != entry.CRC:
@@ -155,4 +155,4 @@ def unpack(folder: Path) -> bool:
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write the demo's pictures to {folder}: {error.strerror}; name another folder with -o")
+    return OutputError(f"cannot write the demo's images to {folder}: {error.strerror}; name another folder with -o")

@@ -13,10 +13,10 @@ def look(
 ) -> None:
     """Write OUT.png and OUT.html: `queries` of the query set `folder`, asked of `gallery`, right answers framed.
 
-    The gallery holds the set's pictures by the names they have there. Raises the errors of opening and asking a
+    The gallery holds the set's images by the names they have there. Raises the errors of opening and asking a
     gallery, OutputError where `out` cannot be written.
     """
-    from nsfse.open import open_retriever, picture_file
+    from nsfse.open import image_file, open_retriever
     from nsfse_runtime.visualize.contact_sheet import contact_sheet
     from nsfse_runtime.visualize.html_page import html_page
     from nsfse_runtime.visualize.rows import sheet_row
@@ -28,7 +28,7 @@ def look(
         reference, text = names[query["reference"]], query["texts"][0]
         hits = retriever.query(reference, text, k=HITS).hits
         right = {names[target] for target in query["targets"] if target in names}
-        rows.append(sheet_row(picture_file(retriever.gallery, reference), text, hits, right=right, note=reference))
+        rows.append(sheet_row(image_file(retriever.gallery, reference), text, hits, right=right, note=reference))
     title = f"{protocol}: {len(rows)} queries, seed {seed}"
     contact_sheet(rows, out.with_suffix(".png"), title=title)
     html_page(rows, out.with_suffix(".html"), title=title, note="right answers are framed green")

@@ -1,4 +1,4 @@
-"""The whole road in one go, on drawn pictures: draw, train, export, index, evaluate, look."""
+"""The whole road in one go, on drawn images: draw, train, export, index, evaluate, look."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from nsfse_runtime.output_files import check_folder
 PRESET = "drawn-easy"
 PROTOCOL = "drawn"
 MODES: tuple[Literal["composed", "image-only", "text-only"], ...] = ("composed", "image-only", "text-only")
-PICTURE, SEED = 128, 0
+IMAGE, SEED = 128, 0
 SHEET_QUERIES = 8
 _STAGES = ("draw", "train", "export", "index", "evaluate", "look")
 
@@ -23,7 +23,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Walk the road in folder `out`; return scores, files and seconds. The same call continues one that was broken off.
 
-    `items` pictures are drawn to search in, by default those of the benchmark's test split; `overrides` change the
+    `items` images are drawn to search in, by default those of the benchmark's test split; `overrides` change the
     training's configuration. Raises the errors of each stage, KeyboardInterrupt when training is stopped.
     """
     seconds: dict[str, float] = {}
@@ -31,13 +31,13 @@ def run_demo(
     catalogue, run, bundle, gallery = (out / name for name in ("catalogue", "run", "bundle", "easy.gallery"))
     check_folder(out, (), ("catalogue",))
     out.mkdir(parents=True, exist_ok=True)
-    with stage("draw", "pictures to search in, and queries whose right answers are known"):
+    with stage("draw", "images to search in, and queries whose right answers are known"):
         from nsfse.data.synthetic.items import LEVELS
         from nsfse.data.synthetic.source import draw_query_set
 
         items = items or LEVELS["easy"].gallery
         if not (catalogue / "queries.jsonl").exists():
-            draw_query_set(catalogue, items=items, seed=SEED, size=PICTURE, level="easy")
+            draw_query_set(catalogue, items=items, seed=SEED, size=IMAGE, level="easy")
     with stage("train", preset or "as told"), training_bar() as follow:
         from nsfse.config import load_config
         from nsfse.training.loop import train

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nsfse.data import Triplet
 from nsfse.evaluation import metrics
-from nsfse.evaluation.features import EncodedPictures
+from nsfse.evaluation.features import EncodedImages
 from nsfse.evaluation.ranker import BALANCES, Mode, Search, TextScorer
 from nsfse.evaluation.reference_head import correspondences
 from nsfse.evaluation.scores import ProtocolResult, Ranked
@@ -28,7 +28,7 @@ __all__ = ["Examined", "Shown", "Spread", "examine"]
 SHOWN, HITS = 6, 6
 """How many queries of either kind are shown, with how many hits."""
 SAMPLED, MATCHES, OTHERS, BINS = 200, 4, 8, 44
-"""Queries whose correspondences are looked at, right answers and other pictures of each, and bins of a histogram."""
+"""Queries whose correspondences are looked at, right answers and other images of each, and bins of a histogram."""
 SEED = 0
 Reals = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class Shown:
 class Spread:
     """How correspondences of one kind are spread about their `boundary`: percent of all by bin, `edges` [B+1].
 
-    `matched` and `mismatched` [B] are those with right answers and with other pictures, `near` [B] those with hard
+    `matched` and `mismatched` [B] are those with right answers and with other images, `near` [B] those with hard
     negatives, None where there are none. `missed` is the percentage of matched ones under the boundary, `alarms` that
     of mismatched ones over it.
     """
@@ -77,8 +77,8 @@ class Examined:
     probes: Spread | None
 
 
-def examine(scorer: TextScorer, result: ProtocolResult, encoded: EncodedPictures) -> Examined:
-    """Look behind the scores of one protocol, whose pictures `encoded` has."""
+def examine(scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> Examined:
+    """Look behind the scores of one protocol, whose images `encoded` has."""
     examiner = _Examiner(scorer, result, encoded)
     worst, best = examiner.chosen()
     return Examined(result, tuple(examiner.shown(worst)), tuple(examiner.shown(best)), *examiner.spreads())
@@ -87,7 +87,7 @@ def examine(scorer: TextScorer, result: ProtocolResult, encoded: EncodedPictures
 class _Examiner:
     """One protocol, its search, and which rows of the gallery answer what."""
 
-    def __init__(self, scorer: TextScorer, result: ProtocolResult, encoded: EncodedPictures) -> None:
+    def __init__(self, scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> None:
         self._scorer, self._result, self._gallery = scorer, result, result.protocol.gallery
         self._search = Search(scorer, result.protocol, encoded, result.rerank)
         self._row_of = {item: row for row, item in enumerate(self._gallery)}
@@ -96,7 +96,7 @@ class _Examiner:
 
     def _answers(self, query: Triplet) -> frozenset[int]:
         """Return the gallery's rows that answer a query and may be found."""
-        shown = query.pictures if self._result.protocol.remove_reference else ()
+        shown = query.reference_ids if self._result.protocol.remove_reference else ()
         return self._rows([item for item in query.targets if item not in shown])
 
     def _rows(self, items: Sequence[str]) -> frozenset[int]:
@@ -129,7 +129,7 @@ class _Examiner:
         """Ask chosen queries again for what their ranking does not hold: scores, matches, evidence."""
         told = [(ranked.query, ranked.position) for ranked, _ in chosen]
         for (ranked, rank), asked in zip(chosen, self._search.asked(told, BALANCES[self._mode]), strict=True):
-            if isinstance(asked, NsfseError):  # it was ranked by its picture alone, which has nothing to show
+            if isinstance(asked, NsfseError):  # it was ranked by its image alone, which has nothing to show
                 continue
             texts = ranked.query.texts_at(ranked.position), ranked.query.minus_texts
             whole = all(text.whole for text in readings(tokenizer_of(self._scorer), *texts, asked))
@@ -142,7 +142,7 @@ class _Examiner:
             yield Shown(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
 
     def _first(self, query: Triplet, asked: Asked, whole: bool) -> tuple[tuple[Hit, ...], float]:
-        mask = self._search.mask(query.pictures)
+        mask = self._search.mask(query.reference_ids)
         most = len(self._gallery) if mask is None else int(mask.sum())
         ranking = self._search.answer(asked, mask, min(HITS, most))
         return self._hits(asked, ranking, whole), ranking.mean
@@ -159,7 +159,7 @@ class _Examiner:
         pair = ranking.pair
         if pair is None:
             pair = self._search.pairs(asked, ranking.rows) if asked.tokens else no_evidence(ranking.scores)
-        targets = self._search.pictures([self._gallery[row] for row in ranking.rows])
+        targets = self._search.targets([self._gallery[row] for row in ranking.rows])
         decision = decision_of(self._scorer)
         return hits_of(self._gallery, "", asked, ranking, pair, decision, targets, whole=whole)
 
@@ -177,14 +177,14 @@ class _Examiner:
                 continue
             for kind, ids in enumerate(self._compared(query, draw)):
                 if ids:
-                    x, y = correspondences(composed, self._search.pictures(ids), boundaries.views)
+                    x, y = correspondences(composed, self._search.targets(ids), boundaries.views)
                     words.add(kind, x, np.maximum(0, composed.word_weights))  # under 0: it must not be there
                     probes.add(kind, y, composed.probe_weights)
         return words.spread(boundaries.cross), probes.spread(boundaries.visual)
 
     def _compared(self, query: Triplet, draw: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
         """Return right answers, others by lot, and hard negatives of a query."""
-        not_other = {*query.pictures, *query.targets, *query.hard_negatives}
+        not_other = {*query.reference_ids, *query.targets, *query.hard_negatives}
         right = draw.permutation(sorted(self._answers(query)))[:MATCHES].tolist()
         others = {self._gallery[row] for row in draw.integers(len(self._gallery), size=OTHERS)} - not_other
         near = [item for item in query.hard_negatives if item in self._row_of]

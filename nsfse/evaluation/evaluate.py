@@ -18,7 +18,7 @@ from nsfse.data.datasets.fashioniq import CATEGORIES
 from nsfse.data.datasets.file_index import counted
 from nsfse.evaluation.cirr_submission import check_split, write_submission
 from nsfse.evaluation.diagnostics import Examined, examine
-from nsfse.evaluation.features import EncodedPictures, Images, Progress, encode_pictures, source_images
+from nsfse.evaluation.features import EncodedImages, Images, Progress, encode_in_batches, source_images
 from nsfse.evaluation.notices import left_out_line
 from nsfse.evaluation.query_counts import answerable, left_out, odd_queries, text_counts, unlisted
 from nsfse.evaluation.ranker import MODES, Mode, Search, TextScorer
@@ -36,7 +36,7 @@ __all__ = [
     "evaluate_dataset",
     "evaluate_query_set",
     "evaluate_source",
-    "pictures_of",
+    "image_ids",
     "unlisted",
 ]
 
@@ -86,10 +86,10 @@ def evaluate(
     mode: Mode = "composed",
     missing: Collection[str] = (),
     unlisted: Collection[str] = (),
-    encoded: EncodedPictures | None = None,
+    encoded: EncodedImages | None = None,
     progress: Progress | None = None,
 ) -> ProtocolResult:
-    """Score one protocol: encode its pictures (or take those of `encoded`), rank every phrasing of every query.
+    """Score one protocol: encode its images (or take those of `encoded`), rank every phrasing of every query.
 
     `mode` composed is what is served: stage 1, then stage 2 over the best `rerank`; image-only and text-only are
     stage 1 with the reference's or the sentence's vector. Queries that cannot be answered are left out and counted with
@@ -105,9 +105,9 @@ def evaluate(
         reason = _why_none(protocol, missing, unlisted)
         raise DataError(f"{protocol.name}: no query can be answered: {reason}; check the data set")
     if encoded is None:
-        encoded = encode_pictures(scorer, pictures_of(protocol, queries), images, batch=BATCH, progress=progress)
+        encoded = encode_in_batches(scorer, image_ids(protocol, queries), images, batch=BATCH, progress=progress)
     elif encoded.fingerprint != scorer.fingerprint:
-        raise UsageError("the pictures were encoded by another model; encode them again")
+        raise UsageError("the images were encoded by another model; encode them again")
     told = [(query, position) for query in queries for position in range(len(query.texts))]
     search = Search(scorer, protocol, encoded, rerank)
     rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
@@ -145,9 +145,9 @@ def evaluate_source(
     images: Images | None = None,
     html: Path | None = None,
 ) -> Evaluation:
-    """Score several protocols of one source in several modes; pictures that the protocols share are encoded once.
+    """Score several protocols of one source in several modes; images that the protocols share are encoded once.
 
-    `images` reads pictures for the scorer where they are already at hand. `html` is where to write what lies behind the
+    `images` reads images for the scorer where they are already at hand. `html` is where to write what lies behind the
     scores of the first mode as a page (see nsfse.evaluation.html_report).
     A protocol of which no query can be answered is named in `skipped`, and `reasons` says why; DataError where that is
     true of all.
@@ -160,13 +160,13 @@ def evaluate_source(
         first, *_ = reasons.items()
         raise DataError(f"{': '.join(first)}; run `nsfse data check {source.name}`")
     images = images or source_images(source, scorer.image_size)
-    encoded: EncodedPictures | None = None
+    encoded: EncodedImages | None = None
     results: list[ProtocolResult] = []
     examined: list[Examined] = []
     for protocol in scored:
-        wanted = pictures_of(protocol, answerable(protocol, source.missing, strange))
+        wanted = image_ids(protocol, answerable(protocol, source.missing, strange))
         if encoded is None or not encoded.covers(wanted):
-            encoded = encode_pictures(scorer, wanted, images, batch=BATCH, progress=progress)
+            encoded = encode_in_batches(scorer, wanted, images, batch=BATCH, progress=progress)
         for mode in modes:
             result = evaluate(
                 scorer,
@@ -210,7 +210,7 @@ def evaluate_dataset(
     """Score a public data set by name: fashioniq, cirr, fashion200k, shoes, or a table.
 
     `options` are the reader's, such as `images`. CIRR's test split has no answers here: name a folder `submission` for
-    the two files of its test server. Raises DataError where the split has no protocol or no pictures.
+    the two files of its test server. Raises DataError where the split has no protocol or no images.
     """
     from nsfse.data.registry import known_name, open_source
     from nsfse.progress import say
@@ -323,6 +323,6 @@ def _texts(query: data.Triplet) -> list[str]:
     return [*(text for at in range(len(query.texts)) for text in query.texts_at(at)), *query.minus_texts]
 
 
-def pictures_of(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:
-    """Return the gallery, then the pictures of queries that lie outside it."""
-    return list(dict.fromkeys([*protocol.gallery, *(item for query in queries for item in query.pictures)]))
+def image_ids(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:
+    """Return the gallery, then the images of queries that lie outside it."""
+    return list(dict.fromkeys([*protocol.gallery, *(item for query in queries for item in query.reference_ids)]))

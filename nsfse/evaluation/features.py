@@ -1,4 +1,4 @@
-"""Pictures encoded once for an evaluation: vectors, regions, and which row is whose."""
+"""Images encoded once for an evaluation: vectors, regions, and which row is whose."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +12,18 @@ from nsfse_runtime.errors import DataError
 from nsfse_runtime.inference.region_codec import pack, unpack
 from nsfse_runtime.types import Floats, Pixels, Scorer, TargetFeatures
 
-__all__ = ["EncodedPictures", "Images", "Progress", "encode_pictures", "source_images"]
+__all__ = ["EncodedImages", "Images", "Progress", "encode_in_batches", "source_images"]
 
 Images = Callable[[Sequence[str]], Pixels]
-"""Ids → pictures [B, H, W, 3] uint8, fitted to the scorer's image size."""
+"""Ids → images [B, H, W, 3] uint8, fitted to the scorer's image size."""
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPictures:
-    """Features of N pictures: `vectors` [N, d] float32, regions [N, R, d] as a gallery keeps them.
+class EncodedImages:
+    """Features of N images: `vectors` [N, d] float32, regions [N, R, d] as a gallery keeps them.
 
     `codes` [N, R, d] and `factors` [N, R, 1] are of inference/region_codec.py: what is scored is what will be served.
     """
@@ -47,15 +47,15 @@ class EncodedPictures:
         return TargetFeatures(self.vectors[rows], unpack(self.codes[rows], self.factors[rows]))
 
 
-def encode_pictures(
+def encode_in_batches(
     scorer: Scorer, ids: Sequence[str], images: Images, *, batch: int = 64, progress: Progress | None = None
-) -> EncodedPictures:
-    """Encode pictures in batches; one batch of pixels is being read while another is encoded, and no more are held.
+) -> EncodedImages:
+    """Encode images in batches; one batch of pixels is being read while another is encoded, and no more are held.
 
-    Raises whatever `images` raises for a picture that cannot be read: a score must not silently lose a candidate.
+    Raises whatever `images` raises for an image that cannot be read: a score must not silently lose a candidate.
     """
     if not ids:
-        raise DataError("the gallery has no pictures; run `nsfse data check` to list what is missing")
+        raise DataError("the gallery has no images; run `nsfse data check` to list what is missing")
     chunks = [ids[at : at + batch] for at in range(0, len(ids), batch)]
     vectors: list[Floats] = []
     regions: list[tuple[NDArray[np.int8], Floats]] = []
@@ -72,13 +72,13 @@ def encode_pictures(
                 progress("encode", min((number + 1) * batch, len(ids)), len(ids))
     rows = {item: row for row, item in enumerate(ids)}
     codes, factors = zip(*regions, strict=True)
-    return EncodedPictures(
+    return EncodedImages(
         scorer.fingerprint, rows, np.concatenate(vectors), np.concatenate(codes), np.concatenate(factors)
     )
 
 
 def source_images(source: Source, size: tuple[int, int], workers: int = 4) -> Images:
-    """Return a reader of a source's pictures, `workers` at a time, fitted to `size` (H, W)."""
+    """Return a reader of a source's images, `workers` at a time, fitted to `size` (H, W)."""
 
     def images(ids: Sequence[str]) -> Pixels:
         with ThreadPoolExecutor(workers) as pool:

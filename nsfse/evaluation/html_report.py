@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nsfse.evaluation.evaluate import Evaluation
 
 Load = Callable[[str, tuple[int, int]], Pixels]
-"""An id and a size (height, width) → the picture [H, W, 3] that fits it."""
+"""An id and a size (height, width) → the image [H, W, 3] that fits it."""
 
 LABELS = {
     "hard_negative_rate": "hard negative first",
@@ -34,7 +34,7 @@ WIDE, HIGH, UNDER = 400, 120, 18
 
 
 def evaluation_page(found: "Evaluation", examined: Sequence[Examined], load: Load, path: Path) -> None:
-    """Write what was `found` and `examined` as one page at `path`; `load` reads pictures. Raises OutputError."""
+    """Write what was `found` and `examined` as one page at `path`; `load` reads images. Raises OutputError."""
     body = "".join(part for each in examined for part in _protocol(found, each, load))
     first, *others = (each.result.protocol.name for each in examined)
     means = [f"{group}: {category_line(scores)}" for group, scores in found.summary.items()]
@@ -65,7 +65,7 @@ def _protocol(found: "Evaluation", examined: Examined, load: Load) -> Iterator[s
 
 def _about(result: ProtocolResult) -> str:
     protocol, about = result.protocol, result.to_json()
-    parts = [f"{len(protocol.gallery)} pictures", result.mode, f"version {protocol.version}", protocol.note]
+    parts = [f"{len(protocol.gallery)} images", result.mode, f"version {protocol.version}", protocol.note]
     parts.append("the reference is no hit" if protocol.remove_reference else "the reference may be a hit")
     parts.append(f"stage 2 over {about['rerank']}" if about["rerank"] else "stage 1 alone")
     parts += notices(about)
@@ -134,8 +134,8 @@ def _bar(value: float | None, name: str) -> str:
 
 def _named_spreads(examined: Examined) -> tuple[tuple[str, str, Spread | None], ...]:
     return (
-        ("Words (S_c)", "each with a picture's best region", examined.words),
-        ("Imagined regions (S_v)", "each with a picture's best region", examined.probes),
+        ("Words (S_c)", "each with an image's best region", examined.words),
+        ("Imagined regions (S_v)", "each with an image's best region", examined.probes),
     )
 
 
@@ -143,7 +143,7 @@ def _spread(name: str, what: str, spread: Spread | None) -> str:
     """Draw the histograms of one kind of correspondence, and where its boundary lies."""
     if spread is None:
         return ""
-    kinds = [("good", "right answers", spread.matched), ("bad", "other pictures", spread.mismatched)]
+    kinds = [("good", "right answers", spread.matched), ("bad", "other images", spread.mismatched)]
     kinds += [("near", "hard negatives", spread.near)] if spread.near is not None else []
     top = max(float(values.max()) for _, _, values in kinds)
     low, high = float(spread.edges[0]), float(spread.edges[-1])
@@ -155,7 +155,7 @@ def _spread(name: str, what: str, spread: Spread | None) -> str:
     shapes = "".join(f'<path class="{kind}" d="{_steps(values / top)}"/>' for kind, _, values in kinds)
     said = (
         f"{spread.missed:.0f} % of what right answers show lies under the boundary t = {spread.boundary:.2f}, "
-        f"{spread.alarms:.0f} % of what other pictures show over it."
+        f"{spread.alarms:.0f} % of what other images show over it."
     )
     keys = "".join(
         f'<span><svg viewBox="0 0 14 10" aria-hidden="true"><path class="{kind}" d="M1 9V2H13V9Z"/></svg>{label}</span>'
@@ -197,5 +197,5 @@ def _row(shown: Shown, depth: int, load: Load) -> SheetRow:
 
 def _hit(hit: Hit, query: Triplet, load: Load, rank: str = "") -> SheetHit:
     note = "a hard negative" if hit.id in query.hard_negatives else ""
-    picture, right = load(hit.id, THUMBNAIL), hit.id in query.targets
-    return SheetHit(picture, hit.id, hit.score, hit.match, tuple(hit.evidence), right, rank, note)
+    image, right = load(hit.id, THUMBNAIL), hit.id in query.targets
+    return SheetHit(image, hit.id, hit.score, hit.match, tuple(hit.evidence), right, rank, note)

@@ -75,7 +75,7 @@ def unlisted(source: Source, protocols: Iterable[Protocol]) -> frozenset[str]:
     images = getattr(source, "images", None)
     if not images:  # it draws what it names, or has no image at all, so that nothing can be scored
         return frozenset()
-    shown = {item for protocol in protocols for query in protocol.queries for item in query.pictures}
+    shown = {item for protocol in protocols for query in protocol.queries for item in query.reference_ids}
     return frozenset(shown.difference(images, source.missing))
 
 
@@ -102,9 +102,9 @@ def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[
     strange = frozenset(unlisted)
     secret = not any(query.targets for query in protocol.queries)  # then a server keeps the answers
     for query in protocol.queries:
-        if found := next((item for item in query.pictures if item in strange), ""):
+        if found := next((item for item in query.reference_ids if item in strange), ""):
             yield {"reference_unlisted": found}
-        elif found := next((item for item in query.pictures if item in gone), ""):
+        elif found := next((item for item in query.reference_ids if item in gone), ""):
             yield {"reference_missing": found}
         elif secret or not gallery.isdisjoint(query.targets):
             yield {}
@@ -115,7 +115,7 @@ def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[
 
 
 def _odd(query: Triplet, gallery: frozenset[str]) -> Iterator[str]:
-    if query.targets and set(query.targets) <= set(query.pictures):
+    if query.targets and set(query.targets) <= set(query.reference_ids):
         yield "target_is_reference"
     if query.subset and query.targets and set(query.subset).isdisjoint(query.targets):
         yield "target_not_in_set"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse import data
-from nsfse.evaluation.features import EncodedPictures
+from nsfse.evaluation.features import EncodedImages
 from nsfse_runtime.errors import NsfseError, TextError
 from nsfse_runtime.retrieval.compose import Given, ask
 from nsfse_runtime.retrieval.query import Asked, Query
@@ -38,7 +38,7 @@ class TextScorer(Scorer, Protocol):
     """A scorer that can also look for a text alone."""
 
     def sentence(self, texts: Sequence[str]) -> Floats:
-        """Return sentence vectors [B, d] of B texts, comparable with pictures' vectors."""
+        """Return sentence vectors [B, d] of B texts, comparable with images' vectors."""
 
 
 class Ordered(NamedTuple):
@@ -55,7 +55,7 @@ class Ordered(NamedTuple):
 class Search:
     """Ranks one protocol's gallery for references and texts, in any mode."""
 
-    def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedPictures, rerank: int) -> None:
+    def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedImages, rerank: int) -> None:
         """`rerank` is how many candidates stage 2 is to look at; `stages` of the scorer has a say (see search)."""
         self._scorer, self._encoded, self._asked_for = scorer, encoded, rerank
         self._rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
@@ -88,7 +88,7 @@ class Search:
             yield self._ordered(query, vector if one is None else one, one is not None)
 
     def _asked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[Ordered]:
-        """Rank queries of several pictures, texts and exclusions as a Retriever does; a mode is a balance."""
+        """Rank queries of several images, texts and exclusions as a Retriever does; a mode is a balance."""
         for (query, _), asked in zip(chunk, self.asked(chunk, BALANCES[mode]), strict=True):
             if isinstance(asked, NsfseError):
                 yield self._ordered(query, self._references([(query, 0)]).vectors[0], False)
@@ -106,8 +106,8 @@ class Search:
                     minus=query.minus,
                     balance=balance,
                 ),
-                self.pictures((query.reference, *query.more_references)),
-                self.pictures(query.minus) if query.minus else None,
+                self.targets((query.reference, *query.more_references)),
+                self.targets(query.minus) if query.minus else None,
             )
             for query, position in chunk
         ]
@@ -132,7 +132,7 @@ class Search:
         found: Floats = self._vectors[rows] @ asked.vector
         return found
 
-    def pictures(self, items: Sequence[str]) -> TargetFeatures:
+    def targets(self, items: Sequence[str]) -> TargetFeatures:
         """Return the features of `items` [K]."""
         return self._encoded.targets(self._encoded.rows_of(items))
 
@@ -143,7 +143,7 @@ class Search:
         return each_readable(lambda at: self._scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
 
     def ranking(self, query: QueryFeatures, reference: str, k: int, without: Iterable[str] = ()) -> Ranking:
-        """Return the first `k` of the gallery as serving ranks it, the pictures of `without` taken out."""
+        """Return the first `k` of the gallery as serving ranks it, the images of `without` taken out."""
         return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self.mask([reference], without))
 
     def _references(self, chunk: Sequence[tuple[data.Triplet, int]]) -> TargetFeatures:
@@ -160,7 +160,7 @@ class Search:
         return mask
 
     def _ordered(self, query: data.Triplet, asked: QueryFeatures | Asked | Floats, readable: bool) -> Ordered:
-        mask = self.mask(query.pictures)
+        mask = self.mask(query.reference_ids)
         return Ordered(self._order(asked, mask), self._members(query, asked, mask), readable)
 
     def _order(self, query: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:

@@ -1,6 +1,6 @@
 """The similarity head in numpy (docs/method.md §4, §5, §7): the readable form, and what the pair graph is held against.
 
-Everything is said with inner products. A picture's regions v_j enter through X_kj = ⟨w_k, v_j⟩, Y_kj = ⟨b_k, v_j⟩ and
+Everything is said with inner products. An image's regions v_j enter through X_kj = ⟨w_k, v_j⟩, Y_kj = ⟨b_k, v_j⟩ and
 G = VVᵀ, because the cosine of a unit row u with a weighted sum of regions is Σ_j a_j⟨u, v_j⟩ / √(aᵀGa).
 """
 
@@ -23,8 +23,8 @@ class HeadConstants:
     """All of the pair head that is not in the features.
 
     `t_c`, `t_v` the boundaries of words and probes; `gamma` (γ) the weight of the negative branch; `attention_scale`
-    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities; `views` (V) how many of a
-    picture's last regions are views of the whole, each compared with the same one alone.
+    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities; `views` (V) how many of an
+    image's last regions are views of the whole, each compared with the same one alone.
     """
 
     t_c: float

@@ -15,7 +15,7 @@ from nsfse.evaluation.query_counts import Noted
 __all__ = ["ProtocolResult", "Ranked", "category_means", "score_rankings", "split_category"]
 
 NAMES_SHOWN = 20
-"""How many names of missing pictures a score carries; `nsfse data check` lists them all."""
+"""How many names of missing images a score carries; `nsfse data check` lists them all."""
 SUBSET_KS = (1, 2, 3)
 """The K of R_subset@K."""
 

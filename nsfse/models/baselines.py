@@ -163,7 +163,7 @@ class Facts(nn.Module):
 
 
 class Baseline(Encoders):
-    """Encoders and one of METHODS, with the interface of NSFSE. Only whole pictures count: it has no regions."""
+    """Encoders and one of METHODS, with the interface of NSFSE. Only whole images count: it has no regions."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         # There is no head to hold back: what facts teach reaches all of the encoders.
@@ -201,7 +201,7 @@ class Baseline(Encoders):
         generator: torch.Generator,
         smoothing: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Return the cross entropy over every picture of the batch but the `blocked` [B, U], labels smoothed."""
+        """Return the cross entropy over every image of the batch but the `blocked` [B, U], labels smoothed."""
         torch.manual_seed(generator.initial_seed())  # dropout: a choice of (seed, step) like every other
         found = self.method(vectors[batch.reference], sentence)
         logits = self.scores(found, found, vectors)

@@ -14,7 +14,7 @@ from nsfse_runtime.errors import DataError
 
 
 class Encoders(nn.Module):
-    """Pictures and texts → unit rows of d: what NSFSE and the baselines share."""
+    """Images and texts → unit rows of d: what NSFSE and the baselines share."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class NSFSE(Encoders):
         self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode as `Encoders` does; the last V of R + V regions are views of the whole picture.
+        """Encode as `Encoders` does; the last V of R + V regions are views of the whole image.
 
         "Without a collar" is true of no single place: some other region never has one.
         """

@@ -24,14 +24,14 @@ from nsfse_runtime.types import Pixels
 
 RANDOM = "random"
 CHUNK = 32
-"""Pictures whose features are computed at once: always so many, so that company changes no rounding."""
+"""Images whose features are computed at once: always so many, so that company changes no rounding."""
 
 
 def settle(config: Config) -> Config:
     """Return `config` with what its weights decide.
 
     CLIP brings its shapes, and knows no unknown word that could be dropped in. A wholly frozen image trunk sees every
-    picture once, so there is no augmentation. Raises DataError for settings that contradict each other.
+    image once, so there is no augmentation. Raises DataError for settings that contradict each other.
     """
     model, train = config.model, config.train
     if model.backbone == "tiny" and model.weights:

@@ -173,7 +173,7 @@ class SimilarityHead(nn.Module):
         return found
 
     def view_scores(self, probes: Tensor, regions: Tensor) -> Tensor:
-        """Score B queries by their view `probes` [B, V, d] alone against U pictures' `regions` [U, R, d]: [B, U]."""
+        """Score B queries by their view `probes` [B, V, d] alone against U images' `regions` [U, R, d]: [B, U]."""
         view = torch.einsum("bvd,uvd->buv", probes, regions[:, -self.views :])
         return self._view_branches(view).mean(-1)
 

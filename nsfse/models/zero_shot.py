@@ -34,7 +34,7 @@ def untrained_run(
         write_file(run / "tokenizer.json", words.to_str().encode())
         model = build_model(config.model, words.get_vocab_size())
         load_pretrained(model, run / "tokenizer.json")
-        told = {"training": f"none; {method} of picture and text, the text's share {text_share:g}"}
+        told = {"training": f"none; {method} of image and text, the text's share {text_share:g}"}
         write_header(run, config, words.get_vocab_size(), told | origin(config.model))
         save_tensors(run / "model.safetensors", model.state_dict())
         yield run
@@ -43,7 +43,7 @@ def untrained_run(
 def _configuration(backbone: str, weights: str, method: str, text_share: float) -> Config:
     if backbone != "clip":
         raise UsageError(
-            f"{backbone} has no common space of pictures and words before it is trained; use --backbone clip"
+            f"{backbone} has no common space of images and words before it is trained; use --backbone clip"
         )
     if method not in TRAINING_FREE:
         learns = "has to learn" if method in (*METHODS, "nsfse") else "is no method"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nsfse.config import FITTING_QUERIES
 from nsfse.data import EditsCategories, Protocol, Source, Triplet, held_out
-from nsfse.evaluation.evaluate import BATCH, answerable, pictures_of, unlisted
-from nsfse.evaluation.features import EncodedPictures, Images, encode_pictures
+from nsfse.evaluation.evaluate import BATCH, answerable, image_ids, unlisted
+from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
 from nsfse.evaluation.ranker import Search, TextScorer
 from nsfse_runtime.inference.confidence import FEATURES, Decision, Reals, hit_features, logistic, products, standardised
 from nsfse_runtime.search.two_stage import Ranking
@@ -59,7 +59,7 @@ def fit_decision(
 
     About ASKED times `queries` are asked, and of the same galleries CATEGORY_EDITS of that many which exclude or
     replace the kind of thing, where the source knows it: no training text does, and what a model that cannot follow
-    finds for these is to have a low confidence. `images` reads the source's pictures for the scorer. None where there
+    finds for these is to have a low confidence. `images` reads the source's images for the scorer. None where there
     is no query to ask.
     """
     held = held_out(source)
@@ -67,14 +67,14 @@ def fit_decision(
     protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
     edited: list[Asked] = []
-    encoded: EncodedPictures | None = None
+    encoded: EncodedImages | None = None
     missing = frozenset(source.missing) | unlisted(source, protocols)
     for protocol, asks in zip(protocols, _spread(protocols, missing, ASKED * queries), strict=True):
         if not asks:
             continue
-        wanted = pictures_of(protocol, [query for query, _ in asks])
+        wanted = image_ids(protocol, [query for query, _ in asks])
         if encoded is None or not encoded.covers(wanted):
-            encoded = encode_pictures(scorer, wanted, images, batch=BATCH)
+            encoded = encode_in_batches(scorer, wanted, images, batch=BATCH)
         asked += ask(scorer, protocol, asks, encoded)
         if isinstance(source, EditsCategories):
             edits = source.category_edits(protocol.gallery, round(CATEGORY_EDITS * len(asks)))
@@ -83,7 +83,7 @@ def fit_decision(
 
 
 def of_training(triplets: Sequence[Triplet]) -> Protocol:
-    """Return training triplets as queries of a gallery of their own pictures."""
+    """Return training triplets as queries of a gallery of their own images."""
     known = tuple(triplet for triplet in triplets if not triplet.recolour)  # serving knows no recoloured references
     gallery = tuple(dict.fromkeys(name for t in known for name in (t.targets[0], t.reference)))
     return Protocol("training", "1", gallery, known)
@@ -103,7 +103,7 @@ def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: i
 
 
 def ask(
-    scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedPictures, *, unanswered: bool = False
+    scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedImages, *, unanswered: bool = False
 ) -> Iterator[Asked]:
     """Ask `asks` of the protocol's gallery as serving does, each twice; those that serving would refuse are left out.
 
@@ -116,8 +116,8 @@ def ask(
     views = found.views if found else 0
 
     def features(query: QueryFeatures, reference: str, ranking: Ranking) -> Reals:
-        targets = search.pictures([protocol.gallery[row] for row in ranking.rows])
-        rows = hit_features(query, search.pictures([reference]).vectors[0], ranking, targets, views)
+        targets = search.targets([protocol.gallery[row] for row in ranking.rows])
+        rows = hit_features(query, search.targets([reference]).vectors[0], ranking, targets, views)
         return np.empty((0, len(FEATURES) + views)) if rows is None else rows
 
     for start in range(0, len(asks), BATCH):

@@ -1,4 +1,4 @@
-"""Triplets → batches: each picture of a batch once, and which of them answer which query."""
+"""Triplets → batches: each image of a batch once, and which of them answer which query."""
 
 import functools
 import zlib
@@ -19,18 +19,18 @@ from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
 UNKNOWN_ID = 1
-_OTHERWISE = "\0recoloured"  # after the id of what is kept of a picture in other colours
-LIFTED, CURVE = 0.6, 0.7  # share of recoloured pictures whose black is lifted; range of the logarithm of gamma
+_OTHERWISE = "\0recoloured"  # after the id of what is kept of an image in other colours
+LIFTED, CURVE = 0.6, 0.7  # share of recoloured images whose black is lifted; range of the logarithm of gamma
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B queries over U different pictures (a recoloured one is another picture).
+    """B queries over U different images (a recoloured one is another image).
 
-    pixels [V, H, W, 3] uint8, the pictures `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
-    right [B, U] marks every picture that answers the query, the target among them; named [B, L] is 1 where a word is
+    pixels [V, H, W, 3] uint8, the images `rows` [V] of all U; reference, target [B] in 0...U-1; ids, mask [B, L];
+    right [B, U] marks every image that answers the query, the target among them; named [B, L] is 1 where a word is
     known to ask for what it names, -1 where for its absence; fulfils [N, U] tells of each of these N words, row by row,
-    which pictures are as it asks: 1, -1 where not, 0 where nothing is known. The targets `titled` [T], each once, have
+    which images are as it asks: 1, -1 where not, 0 where nothing is known. The targets `titled` [T], each once, have
     titles of known words: title_ids, title_mask [T, M].
     """
 
@@ -52,11 +52,11 @@ class Batch:
         return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
 
 
-class Pictures:
-    """Fitted pictures of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes.
+class ImageCache:
+    """Fitted images of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes.
 
     With `instead`, what it makes of them [B, ...] is kept and returned in their place: features of a frozen trunk.
-    `kept` is where they are kept: trainings on the same pictures may share it.
+    `kept` is where they are kept: trainings on the same images may share it.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Pictures:
         self._pool = ThreadPoolExecutor(threads)
 
     def facts(self, name: str) -> Mapping[str, str]:
-        """Return what the source knows to be in a picture."""
+        """Return what the source knows to be in an image."""
         return self._source.facts(name) if isinstance(self._source, Described) else {}
 
     def title(self, name: str) -> str:
-        """Return what the source calls a picture; empty where nothing."""
+        """Return what the source calls an image; empty where nothing."""
         return self._source.titles.get(name, "") if isinstance(self._source, Titled) else ""
 
     def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
-        """Return pictures [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
+        """Return images [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
 
-        Of features to keep instead there is one recolouring a picture. Raises ImageError or NotFoundError for the first
-        picture that cannot be read.
+        Of features to keep instead there is one recolouring an image. Raises ImageError or NotFoundError for the first
+        image that cannot be read.
         """
         if self._instead and any(recolours):
             names = [f"{name}{_OTHERWISE}" if seed else name for name, seed in zip(names, recolours, strict=True)]
@@ -115,7 +115,7 @@ class Pictures:
         return pixels if name == key else recolour(pixels, zlib.crc32(name.encode()))
 
 
-def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Tokenizer, share: Share) -> Batch:
+def make_batch(triplets: Sequence[Triplet], images: ImageCache, tokenizer: Tokenizer, share: Share) -> Batch:
     """Gather one batch, the pixels of `share` alone; the first of a triplet's targets is the one to pull towards."""
     keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour))))
     row = {key: at for at, key in enumerate(keys)}
@@ -125,12 +125,12 @@ def make_batch(triplets: Sequence[Triplet], pictures: Pictures, tokenizer: Token
     ids, mask = tokenizer.encode([t.texts[0] for t in triplets], unknown=True)
     rows = torch.cat(share.rows(len(keys)))
     shown = [keys[at] for at in rows]
-    pixels = pictures([name for name, _ in shown], [seed for _, seed in shown])
+    pixels = images([name for name, _ in shown], [seed for _, seed in shown])
     reference = torch.tensor([row[t.reference, t.recolour] for t in triplets])
-    facts = [{} if seed else pictures.facts(name) for name, seed in keys]
+    facts = [{} if seed else images.facts(name) for name, seed in keys]
     named, fulfils = _named(triplets, tokenizer, ids.shape[1], facts)
     of = named.nonzero()[:, 0]
-    titles = {row[name, 0]: pictures.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
+    titles = {row[name, 0]: images.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
     titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
     title_ids, title_mask = tokenizer.encode(list(titles.values()), unknown=True)
     own = F.one_hot(reference[of], len(keys)).bool() & (fulfils == 0)  # unknown: its reference is what is to change
@@ -162,7 +162,7 @@ def _readable(title: str, tokenizer: Tokenizer) -> bool:
 def _named(
     triplets: Sequence[Triplet], tokenizer: Tokenizer, length: int, facts: Sequence[Mapping[str, str]]
 ) -> tuple[Tensor, Tensor]:
-    """Return `Batch.named` for texts of `length` words, and `Batch.fulfils` as far as the `facts` of pictures tell."""
+    """Return `Batch.named` for texts of `length` words, and `Batch.fulfils` as far as the `facts` of images tell."""
 
     @functools.cache
     def fulfil(fact: str, values: tuple[str, ...]) -> list[int]:
@@ -180,23 +180,23 @@ def _named(
 
 
 def batches(
-    triplets: Sequence[Triplet], size: int, pictures: Pictures, tokenizer: Tokenizer, share: Share, start: int = 0
+    triplets: Sequence[Triplet], size: int, images: ImageCache, tokenizer: Tokenizer, share: Share, start: int = 0
 ) -> Iterator[Batch]:
     """Yield whole batches in order from batch `start`, each made while the one before is used."""
     slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]
     with ThreadPoolExecutor(1) as ahead:
-        coming = [ahead.submit(make_batch, part, pictures, tokenizer, share) for part in slices[:1]]
+        coming = [ahead.submit(make_batch, part, images, tokenizer, share) for part in slices[:1]]
         for at in range(len(slices)):
             batch = coming.pop().result()
             if at + 1 < len(slices):
-                coming.append(ahead.submit(make_batch, slices[at + 1], pictures, tokenizer, share))
+                coming.append(ahead.submit(make_batch, slices[at + 1], images, tokenizer, share))
             yield batch
 
 
 def recolour(pixels: Pixels, seed: int) -> Pixels:
     """Give `pixels` [H, W, 3] other colours: channels swapped, each curved and most lifted; white stays white.
 
-    A text that names a picture's own colour is then a query whose answer is that picture: the same product, without
+    A text that names an image's own colour is then a query whose answer is that image: the same product, without
     a shop having to own it in two colours.
     """
     rng = np.random.default_rng(seed)
@@ -209,7 +209,7 @@ def recolour(pixels: Pixels, seed: int) -> Pixels:
 def augment(pixels: Tensor, rows: Tensor, count: int, strength: float, generator: torch.Generator) -> Tensor:
     """Shift, scale, mirror and brighten `pixels` [V, H, W, 3] uint8 at random; new pixels repeat the edge.
 
-    They are the `rows` [V] of a batch of `count` pictures: whoever augments a row draws the same numbers for it.
+    They are the `rows` [V] of a batch of `count` images: whoever augments a row draws the same numbers for it.
     """
     if strength <= 0:
         return pixels

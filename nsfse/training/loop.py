@@ -21,7 +21,7 @@ from nsfse.models.autocast import choose
 from nsfse.models.baselines import build_model
 from nsfse.models.checkpoint import DECISION, STATES, load_state, read_header, write_file, write_header
 from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
-from nsfse.training.dataloader import Pictures, batches
+from nsfse.training.dataloader import ImageCache, batches
 from nsfse.training.distributed import Share, joined, pick_device
 from nsfse.training.run_logger import Log, Progress, Silence
 from nsfse.training.trainer import Trainer
@@ -55,7 +55,7 @@ def train(
 
     The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
     what was logged; `steps` ends training after so many in all, on the schedule of the whole; where `enough()` is true
-    after a step, the run is saved and left to be continued. `kept` are pictures, or their features, that earlier
+    after a step, the run is saved and left to be continued. `kept` are images, or their features, that earlier
     trainings on the same data, size and trunk have in memory. Under torchrun all processes train one model together;
     the first one alone writes and calls `progress`. Raises UsageError where `out` holds a run of another configuration,
     and the data set's errors.
@@ -100,7 +100,7 @@ def _train(
     freeze(model, config)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size, room, instead = config.model.image_size, config.train.cache_gb * 2**30, kept_instead(model, config)
-    pictures = Pictures(source, size, room, config.train.workers, instead, kept)
+    images = ImageCache(source, size, room, config.train.workers, instead, kept)
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")
@@ -108,7 +108,7 @@ def _train(
     trainer = Trainer(config, model, total, share)
     if state:
         trainer.load_state(state)
-    log = Silence() if share.rank else Log(out, source, pictures, tokenizer, config, progress, trainer.step)
+    log = Silence() if share.rank else Log(out, source, images, tokenizer, config, progress, trainer.step)
     notes = [note, "" if state else read_note(read_header(out)["trained_on"], config.model.max_words)]
     if progress and share.rank == 0:
         for line in filter(None, notes):
@@ -121,7 +121,7 @@ def _train(
         epochs = math.ceil(total / per_epoch) if trainer.step < total else 0
         for epoch in range(trainer.step // per_epoch, epochs):
             triplets, start = source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
-            for batch in batches(triplets, config.train.batch, pictures, tokenizer, share, start):
+            for batch in batches(triplets, config.train.batch, images, tokenizer, share, start):
                 log.step(trainer, trainer.train_step(batch))
                 ended = 0 < steps <= trainer.step
                 if trainer.step % per_epoch == 0 or trainer.step == total:

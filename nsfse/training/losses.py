@@ -56,10 +56,10 @@ def boundary_loss(boundary: AdaptiveBoundary, terms: Terms) -> Tensor:
 
 
 def evidence(boundary: AdaptiveBoundary, words: Tensor, regions: Tensor, named: Tensor, fulfils: Tensor) -> Tensor:
-    """Push words that ask above t in pictures known to have what they name, and below in those known to lack it.
+    """Push words that ask above t in images known to have what they name, and below in those known to lack it.
 
     `words` [B, L, d] of which `named` [B, L] ask (1, or −1 for what must not be there), against the `regions` [U, R, d]
-    of all pictures of a batch; `fulfils` [N, U] says which are as each of them asks. Has and has not count alike for
+    of all images of a batch; `fulfils` [N, U] says which are as each of them asks. Has and has not count alike for
     every word. Until there is a t the middle of both kinds stands for it.
     """
     rows, places = named.nonzero(as_tuple=True)

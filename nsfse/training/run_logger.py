@@ -18,12 +18,12 @@ from nsfse.models.checkpoint import save_state, save_tensors, write_decision, wr
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.torch_scorer import TorchScorer
 from nsfse.training.calibration import fit_decision, of_training
-from nsfse.training.dataloader import Pictures
+from nsfse.training.dataloader import ImageCache
 from nsfse.training.score_weights import fit_served
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
-FITTED = 3000  # triplets of the epoch whose pictures make a gallery to fit on
+FITTED = 3000  # triplets of the epoch whose images make a gallery to fit on
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -35,13 +35,13 @@ class Log:
         self,
         run: Path,
         source: Source,
-        pictures: Pictures,
+        images: ImageCache,
         tokenizer: Tokenizer,
         config: Config,
         progress: Progress | None,
         step: int = 0,
     ) -> None:
-        self.run, self.source, self.pictures, self.tokenizer = run, source, pictures, tokenizer
+        self.run, self.source, self.images, self.tokenizer = run, source, images, tokenizer
         self.data, self.model_config = config.data, config.model
         self.progress = progress
         self.started = self.saved = time.monotonic()
@@ -112,7 +112,7 @@ class Log:
         if not isinstance(model, NSFSE):
             return model, {}
         fitting = held_out(self.source) or of_training(triplets[:FITTED])
-        refits = fit_served(model, self.tokenizer, fitting, self.pictures, self.data.fitting_queries)
+        refits = fit_served(model, self.tokenizer, fitting, self.images, self.data.fitting_queries)
         found: dict[str, Any] = {}
         for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
             found[name] = boundary.summary() | {"refit": refits[name]}
@@ -124,7 +124,7 @@ class Log:
 
     def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:
         known, queries = triplets[:FITTED], self.data.fitting_queries
-        decision = fit_decision(scorer, self.source, self.data.validation, known, self.pictures, queries)
+        decision = fit_decision(scorer, self.source, self.data.validation, known, self.images, queries)
         if decision:
             write_decision(self.run, decision)
 
@@ -149,7 +149,7 @@ class Log:
             queries = answerable(protocol, missing, strange)[:limit]
             if protocol.gallery and any(query.targets for query in queries):
                 short = dataclasses.replace(protocol, queries=tuple(queries))
-                found[protocol.name] = evaluate(scorer, short, self.pictures).scores
+                found[protocol.name] = evaluate(scorer, short, self.images).scores
         others = [protocol.name for protocol in protocols if protocol.name not in found]
         if found:
             found["mean_R@1"] = sum(scores["R@1"] for scores in found.values()) / len(found)

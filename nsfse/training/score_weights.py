@@ -5,7 +5,7 @@ served is a running average of the weights, asked of others. So t is solved for 
 queries held out of training where the source has some.
 
 Learned along with the rest, ω is fitted to training batches, whose candidates are much easier than the best hundred of
-a gallery; on those the head then spoiled what stage 1 had right. On pictures that training has seen stage 1 is too sure
+a gallery; on those the head then spoiled what stage 1 had right. On images that training has seen stage 1 is too sure
 of itself, and the head counts for too little: sources that can hold some out of training do.
 """
 

@@ -80,10 +80,10 @@ class Trainer:
 
     def _batch_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         settings, model, share, lowered = self.config, self.model, self.share, self.numbers.lowered
-        queries, pictures = batch.right.shape
-        pixels = augment(batch.pixels, batch.rows, pictures, settings.augment, generator).contiguous()
+        queries, images = batch.right.shape
+        pixels = augment(batch.pixels, batch.rows, images, settings.augment, generator).contiguous()
         ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
-        vectors, regions = share.encode(model, lowered(model.encode_images), (pixels,), pictures)
+        vectors, regions = share.encode(model, lowered(model.encode_images), (pixels,), images)
         mine = torch.cat(share.rows(queries))
         words, sentence = share.encode(model, lowered(model.encode_text), (ids[mine], batch.mask[mine]), queries)
         blocked = batch.right.scatter(1, batch.reference[:, None], True).scatter(1, batch.target[:, None], False)
@@ -136,7 +136,7 @@ class Trainer:
         return parts
 
     def _titles(self, batch: Batch, vectors: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the loss of telling by its title which picture it is, and the reverse; nothing where none has one."""
+        """Return the loss of telling by its title which image it is, and the reverse; nothing where none has one."""
         share, settings, count = self.share, self.config, len(batch.titled)
         if not settings.title_weight or count < share.world:
             return {}

@@ -5,7 +5,7 @@
     ├── MissingExtraError (ImportError)     2   an optional dependency is not installed
     ├── InputError (ValueError)             3   a problem with what was given
     │   ├── NotFoundError (FileNotFoundError)
-    │   ├── ImageError                          a picture that cannot be read safely
+    │   ├── ImageError                          an image that cannot be read safely
     │   ├── TextError                           a modification text that cannot be used
     │   ├── DataError                           a data set or table that is not in its form
     │   └── OutputError (OSError)               a place that cannot be written
@@ -49,7 +49,7 @@ class NotFoundError(InputError, FileNotFoundError):
 
 
 class ImageError(InputError):
-    """A picture that cannot be read safely."""
+    """An image that cannot be read safely."""
 
 
 class TextError(InputError):

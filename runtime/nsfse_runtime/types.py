@@ -13,7 +13,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TargetFeatures:
-    """Features of N pictures: `vectors` [N, d] and `regions` [N, R, d], float32, rows of unit length."""
+    """Features of N images: `vectors` [N, d] and `regions` [N, R, d], float32, rows of unit length."""
 
     vectors: Floats
     regions: Floats
@@ -66,7 +66,7 @@ def no_evidence(score: Floats) -> PairScores:
 
 
 def grid_of(scorer: object) -> tuple[int, int] | None:
-    """Return the (rows, columns) of the cells that come first among a picture's regions.
+    """Return the (rows, columns) of the cells that come first among an image's regions.
 
     `grid` is an attribute that a scorer need not have; None where there is no such grid.
     """
@@ -84,7 +84,7 @@ def mix_of(scorer: object) -> tuple[float, float]:
 
 
 class Boundaries(NamedTuple):
-    """t_c and t_v of a pair head, and how many of a picture's last regions are views of the whole."""
+    """t_c and t_v of a pair head, and how many of an image's last regions are views of the whole."""
 
     cross: float
     visual: float
@@ -101,7 +101,7 @@ def boundaries_of(scorer: object) -> Boundaries | None:
 
 
 class Scorer(Protocol):
-    """Encodes pictures, composes queries, scores pairs: a checkpoint in torch or a bundle in ONNX Runtime."""
+    """Encodes images, composes queries, scores pairs: a checkpoint in torch or a bundle in ONNX Runtime."""
 
     @property
     def fingerprint(self) -> str:

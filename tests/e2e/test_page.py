@@ -1,4 +1,4 @@
-"""The page in a real Chromium, against a real server over the model and the pictures in the box (nsfse demo).
+"""The page in a real Chromium, against a real server over the model and the images in the box (nsfse demo).
 
 With the bundle of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, it is asked the
 same of another model.
@@ -44,7 +44,7 @@ dataTransfer.items.add(new File([bytes], "mine.png", { type: "image/png" }));
 window.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
 """
 
-# How dark the middle of each cell is. The pictures are square, and the model saw them padded to its own aspect.
+# How dark the middle of each cell is. The images are square, and the model saw them padded to its own aspect.
 VEIL = """
 const [tile, rows, columns] = arguments, canvas = tile.querySelector("canvas"), { width, height } = canvas;
 const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
@@ -59,7 +59,7 @@ return Array.from({ length: rows * columns }, (_, at) => {
 
 
 class Shop:
-    """A folder of drawn pictures, their truth, and the gallery over them."""
+    """A folder of drawn images, their truth, and the gallery over them."""
 
     def __init__(self, folder, bundle, catalogue=None):
         model = Bundle.open(bundle)
@@ -150,9 +150,9 @@ class Page:
         self.one("#text").send_keys(text)
         self.settle()
 
-    def drop(self, picture):
-        self.script(DROP, base64.b64encode(picture.read_bytes()).decode())
-        self.wait(lambda: self.steps == 1, "a dropped picture")
+    def drop(self, path):
+        self.script(DROP, base64.b64encode(path.read_bytes()).decode())
+        self.wait(lambda: self.steps == 1, "a dropped image")
         self.settle()
 
     def press(self, element):
@@ -192,11 +192,11 @@ def verdicts(hit):
 
 
 def plain(shop):
-    """Return a picture that is not red."""
+    """Return an image that is not red."""
     return next(name for name, truth in shop.truth.items() if truth["colour"] != "red" and name != HOSTILE)
 
 
-def test_begins_with_a_shelf_and_goes_on_from_a_picture_of_it(page, shop):
+def test_begins_with_a_shelf_and_goes_on_from_a_image_of_it(page, shop):
     page.open()
     shelf = page.ids
     assert len(shelf) == 24 == len(set(shelf)) and set(shelf) <= set(shop.truth)
@@ -206,15 +206,15 @@ def test_begins_with_a_shelf_and_goes_on_from_a_picture_of_it(page, shop):
     assert page.ids == [hit["id"] for hit in asked(page.driver.address, ("id", shelf[0]), ("balance", "0"))["hits"]]
 
 
-def test_a_dropped_picture_and_typed_words_bring_what_the_server_finds(page, shop):
-    picture = shop.images / plain(shop)
-    page.open().drop(picture)
+def test_a_dropped_image_and_typed_words_bring_what_the_server_finds(page, shop):
+    path = shop.images / plain(shop)
+    page.open().drop(path)
     page.script(
         "window.fewest = 99; new MutationObserver(() => { window.fewest = Math.min(window.fewest,"
         " document.querySelectorAll('.tile').length); }).observe(document.querySelector('#grid'), { childList: true })"
     )
     page.type("make it red")
-    found = asked(page.driver.address, ("image", ("mine.png", picture.read_bytes())), ("text", "make it red"))
+    found = asked(page.driver.address, ("image", ("mine.png", path.read_bytes())), ("text", "make it red"))
     assert page.ids == [hit["id"] for hit in found["hits"]]
     assert page.sentences == [verdicts(hit) for hit in found["hits"]]
     for word in page.all(".word.mismatched"):
@@ -232,7 +232,7 @@ def test_red_comes_first(page, shop):
     for name in others[:: len(others) // 5]:
         page.open().drop(shop.images / name)
         page.type("make it red")
-        found = [each for each in page.ids if each != name]  # the dropped picture itself lies in the gallery
+        found = [each for each in page.ids if each != name]  # the dropped image itself lies in the gallery
         assert all(else_alike(name) == {**shop.truth[each], "id": ""} for each in found[:2]), name
         assert page.sentences[page.ids.index(found[0])][-1] == ["red", "matched"]
         assert "match" in page.one("#headline").text
@@ -262,7 +262,7 @@ def test_the_first_word_to_leave_out_is_where_without_stands(page, shop):
     assert page.one(".evidence").text.replace(" ✓", "").startswith("make it red without long sleeves belt")
 
 
-def test_a_hit_becomes_the_next_picture_and_back(page, shop):
+def test_a_hit_becomes_the_next_image_and_back(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     before, hit = page.ids, page.ids[2]
     page.press(page.all(".tile .take")[2])
@@ -314,7 +314,7 @@ def test_minus_takes_a_hit_away_until_it_is_allowed_again(page, shop):
     assert page.ids == [hit["id"] for hit in reply["hits"]]
 
 
-def test_several_pictures_and_edits_are_one_question(page, shop):
+def test_several_images_and_edits_are_one_question(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     other = page.ids[3]
     page.one("#text").send_keys(Keys.SHIFT + Keys.ENTER)
@@ -338,7 +338,7 @@ def test_several_pictures_and_edits_are_one_question(page, shop):
     assert page.ids == [hit["id"] for hit in reply["hits"]] and not page.all("#edits button, #more ul button")
 
 
-def test_the_slider_goes_from_the_picture_to_the_words(page, shop):
+def test_the_slider_goes_from_the_image_to_the_words(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     for at, balance in ((0, "0"), (2, "1")):
         page.press(page.all(".ends button")[at])
@@ -353,14 +353,14 @@ def test_a_late_answer_does_not_replace_a_newer_one(page, shop):
         "const fetched = window.fetch; window.fetch = async (...asked) => {"
         " if (!window.release) await new Promise((go) => { window.release = go; }); return fetched(...asked); }"
     )
-    like_picture, _, like_words = page.all(".ends button")
-    like_picture.click()
+    like_image, _, like_words = page.all(".ends button")
+    like_image.click()
     page.press(like_words)
     newest = page.ids
     page.script("window.release()")
     time.sleep(0.4)
     assert page.ids == newest
-    page.press(like_picture)
+    page.press(like_image)
     assert page.ids != newest
 
 
@@ -371,20 +371,20 @@ def test_a_word_shows_where_it_is(page, shop):
         for reply in [asked(page.driver.address, ("id", plain(shop)), ("text", text), ("maps", "1"))]
         for at, hit in enumerate(reply["hits"])
     )
-    # A word may be found in a picture as a whole, and in none of its parts.
+    # A word may be found in an image as a whole, and in none of its parts.
     text, (rows, columns), at, evidence = next(each for each in found if max(each[-1]["regions"]) > 0)
     page.open(f"?{urlencode({'id': plain(shop), 'text': text})}")
     tile = page.all(".tile")[at]
     word = tile.find_elements(By.CSS_SELECTOR, "button.word")[-1]
     ActionChains(page.driver).move_to_element(word).perform()
-    page.wait(lambda: "lit" in tile.get_attribute("class"), "a lit picture")
+    page.wait(lambda: "lit" in tile.get_attribute("class"), "a lit image")
     assert tile.find_element(By.CSS_SELECTOR, ".where").get_property("textContent") == evidence["word"]
     # The veil is thinnest in the cell that the server says has the most of the word.
     veil = page.script(VEIL, tile, rows, columns)
     regions = evidence["regions"]
     assert veil[regions.index(max(regions))] == min(veil) < max(veil)
     ActionChains(page.driver).move_to_element(page.one("#headline")).perform()
-    page.wait(lambda: "lit" not in tile.get_attribute("class"), "the picture as it was")
+    page.wait(lambda: "lit" not in tile.get_attribute("class"), "the image as it was")
 
 
 def test_everything_goes_by_keyboard(page, shop):
@@ -421,21 +421,21 @@ def test_everything_goes_by_keyboard(page, shop):
     assert page.steps == 2 and ids[1] not in page.ids
 
 
-def test_a_picture_from_elsewhere_is_asked_for_kindly(page, shop):
+def test_a_image_from_elsewhere_is_asked_for_kindly(page, shop):
     page.open().drop(shop.images / plain(shop))
     before, address = page.ids, page.driver.current_url
     page.driver.refresh()
     page.settle()
-    assert page.ids == before, "the tab keeps the picture"
+    assert page.ids == before, "the tab keeps the image"
     page.script("sessionStorage.clear()")
     page.driver.get(address)
     page.settle()
-    assert page.one("#headline").text == "Your picture stayed where it was" and len(page.ids) == 24
+    assert page.one("#headline").text == "Your image stayed where it was" and len(page.ids) == 24
     page.press(page.one(".tile .take"))
     assert page.steps == 1 and "upload" not in page.driver.current_url
     page.open("?id=gone.png&text=make+it+red")
-    assert page.one("#headline").text == "This picture is not here" and len(page.ids) == 24
-    # The picture and the question about it were not there, as the browser says by itself.
+    assert page.one("#headline").text == "This image is not here" and len(page.ids) == 24
+    # The image and the question about it were not there, as the browser says by itself.
     assert {each["source"] for each in page.driver.get_log("browser")} <= {"network"}
 
 
@@ -464,7 +464,7 @@ def test_names_are_text(page, shop):
     tile = page.all(".tile")[page.ids.index(HOSTILE)]
     assert tile.find_element(By.TAG_NAME, "bdi").get_property("textContent") == HOSTILE
     page.press(tile.find_element(By.CSS_SELECTOR, ".take"))
-    assert page.script("return document.querySelector('#reference-picture').naturalWidth") == 160
+    assert page.script("return document.querySelector('#reference-image').naturalWidth") == 160
 
 
 def test_the_policy_stands_and_forbids_what_is_not_ours(page):
@@ -484,7 +484,7 @@ def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
     named = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
     assert len(named) > 70 and not [node for node in named if not node["name"]["value"].strip()]
     assert page.one("#live").get_attribute("aria-live") == "polite"
-    page.wait(lambda: "pictures" in page.one("#live").get_attribute("textContent"), "what is read aloud")
+    page.wait(lambda: "images" in page.one("#live").get_attribute("textContent"), "what is read aloud")
     for phone in (True, False):
         look(page.driver, 390, 844, phone=phone)
         for query in ("", question):

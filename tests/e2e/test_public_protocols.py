@@ -1,4 +1,4 @@
-"""FashionIQ and CIRR at full size: one picture drawn per real id, an oracle that knows a known share of the answers."""
+"""FashionIQ and CIRR at full size: one image drawn per real id, an oracle that knows a known share of the answers."""
 
 import functools
 import hashlib
@@ -29,7 +29,7 @@ def digest(text):
 
 
 def draw_placeholder_images(ids, folder):
-    """Draw one 6x4 picture per id, its two halves coloured by the id's digest."""
+    """Draw one 6x4 image per id, its two halves coloured by the id's digest."""
     folder.mkdir()
     for item in ids:
         code = digest(item)

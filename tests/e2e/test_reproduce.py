@@ -1,4 +1,4 @@
-"""Recipes at toy size: a part of the real annotations, one picture drawn for each real id, the tiny backbone."""
+"""Recipes at toy size: a part of the real annotations, one image drawn for each real id, the tiny backbone."""
 
 import hashlib
 import json
@@ -55,9 +55,9 @@ def test_fashioniq(tmp_path, capsys):
             write(tmp_path / f"captions/cap.{category}.{split}.json", pairs)
             write(tmp_path / f"image_splits/split.{category}.{split}.json", ids)
             for item in ids:
-                draw(tmp_path / f"pictures/{item}.png")
-    pictures = tmp_path / "pictures"
-    pictures.rename(tmp_path.with_name(tmp_path.name + "-elsewhere"))
+                draw(tmp_path / f"images/{item}.png")
+    folder = tmp_path / "images"
+    folder.rename(tmp_path.with_name(tmp_path.name + "-elsewhere"))
     images = ("--images", str(tmp_path.with_name(tmp_path.name + "-elsewhere")))
     found = json.loads(reproduce(capsys, "fashioniq-resnet50", tmp_path, "--steps", "2", *images, "--json"))
     rows = {(row["protocol"], row["metric"]): row for row in found["rows"]}

@@ -40,19 +40,19 @@ def word():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for number, colour in enumerate(("red", "blue", "green", "yellow", "black", "purple", "orange", "brown")):
         draw(folder / f"{colour}.png", colour, (30 + 4 * number, 60))
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
     return folder
 
 
 @pytest.fixture(scope="module")
-def gallery(tmp_path_factory, pictures):
+def gallery(tmp_path_factory, images):
     path = tmp_path_factory.mktemp("gallery") / "my.gallery"
     (path.parent / "table.csv").write_text("id,kind\nred,warm\norange,warm\nblue,cold\n", "utf-8")
-    done = nsfse("index", path, pictures, "-b", BUNDLE, "--metadata", path.parent / "table.csv", "--json")
+    done = nsfse("index", path, images, "-b", BUNDLE, "--metadata", path.parent / "table.csv", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert (report["schema_version"], report["added"], report["encoded"]) == (1, 8, 8)
@@ -60,13 +60,13 @@ def gallery(tmp_path_factory, pictures):
     return path
 
 
-def test_indexing_again_encodes_nothing(gallery, pictures):
-    done = nsfse("index", gallery, pictures, "--json")
+def test_indexing_again_encodes_nothing(gallery, images):
+    done = nsfse("index", gallery, images, "--json")
     assert json.loads(done.stdout)["encoded"] == 0
 
 
-def test_a_query_by_file_answers_with_evidence(gallery, pictures, word):
-    done = nsfse("query", pictures / "red.png", f"{word} {word}", "-g", gallery, "-k", 3, "--json")
+def test_a_query_by_file_answers_with_evidence(gallery, images, word):
+    done = nsfse("query", images / "red.png", f"{word} {word}", "-g", gallery, "-k", 3, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert result["schema_version"] == 1
@@ -91,7 +91,7 @@ def test_conditions_are_a_mask_before_the_ranking(gallery, word):
     assert sorted(hit["id"] for hit in json.loads(done.stdout)["hits"]) == ["orange.png", "red.png"]
 
 
-def test_text_and_pictures_for_people(gallery, word, tmp_path):
+def test_text_and_images_for_people(gallery, word, tmp_path):
     done = nsfse("query", "red", word, "-g", gallery, "--png", tmp_path / "s.png", "--html", tmp_path / "s.html")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0].split() == ["rank", "score", "match", "id", "words"]
@@ -120,7 +120,7 @@ def test_a_terminal_gets_a_table_in_colours_and_a_pipe_plain_text(gallery, word,
 
 def test_info_and_doctor_know_bundle_and_gallery(gallery):
     assert json.loads(nsfse("info", BUNDLE, "--json").stdout)["kind"] == "bundle"
-    assert json.loads(nsfse("info", gallery, "--json").stdout)["pictures"] == 8
+    assert json.loads(nsfse("info", gallery, "--json").stdout)["images"] == 8
     checks = json.loads(nsfse("doctor", "-b", BUNDLE, "--json").stdout)["checks"]
     assert checks["query the bundle"].startswith("ok")
 
@@ -160,8 +160,8 @@ def newer(tmp_path):
     ("change", "code", "words"),
     [
         ({"image": "nowhere.png"}, 3, "nowhere.png"),
-        ({"image": "{pictures}/broken.jpg"}, 3, "broken.jpg"),
-        ({"image": "{pictures}"}, 3, ""),
+        ({"image": "{images}/broken.jpg"}, 3, "broken.jpg"),
+        ({"image": "{images}"}, 3, ""),
         ({"text": ""}, 3, "no words"),
         ({"text": "   "}, 3, "no words"),
         ({"text": "x" * 100_000}, 3, "100000 characters"),
@@ -171,7 +171,7 @@ def newer(tmp_path):
         ({"bundle": "{newer}"}, 4, "format 99"),
         ({"bundle": "nowhere"}, 3, "nowhere"),
         ({"gallery": "nowhere.gallery"}, 3, "no gallery at nowhere.gallery"),
-        ({"gallery": "{pictures}/red.png"}, 5, "red.png"),
+        ({"gallery": "{images}/red.png"}, 5, "red.png"),
         ({"more": ["--where", "warm"]}, 2, "COLUMN=VALUE"),
         ({"more": ["--min-score", "2"]}, 2, "--min-score"),
         ({"more": ["--min-score", "0.5"]}, 2, "export it again"),
@@ -182,16 +182,16 @@ def newer(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_its_exit_code(
-    gallery, pictures, word, other, damaged, newer, tmp_path, change, code, words
+    gallery, images, word, other, damaged, newer, tmp_path, change, code, words
 ):
-    places = {"pictures": pictures, "other": other, "damaged": damaged, "newer": newer}
+    places = {"images": images, "other": other, "damaged": damaged, "newer": newer}
 
     def chosen(name, usual):
         return str(change.get(name, usual)).format(**places)
 
     (tmp_path / "here").mkdir()
     done = nsfse(
-        *("query", chosen("image", pictures / "red.png"), chosen("text", word), "-g", chosen("gallery", gallery)),
+        *("query", chosen("image", images / "red.png"), chosen("text", word), "-g", chosen("gallery", gallery)),
         *("-b", chosen("bundle", BUNDLE), *change.get("more", ())),
         absent=change.get("absent", ABSENT),
         cwd=tmp_path / "here",
@@ -209,12 +209,12 @@ def test_training_without_torch_names_its_extra(tmp_path):
     assert 'pip install "nsfse[train]"' in done.stderr
 
 
-def test_the_five_lines_of_the_readme(pictures, word, tmp_path):
+def test_the_five_lines_of_the_readme(images, word, tmp_path):
     example = Path(__file__).parents[2] / "examples" / "five_lines.py"
     if not example.exists():
         pytest.skip("the examples are not beside the tests")
     shutil.copytree(BUNDLE, tmp_path / "bundle")
-    shutil.copytree(pictures, tmp_path / "photos")
+    shutil.copytree(images, tmp_path / "photos")
     draw(tmp_path / "dress.jpg", "red")
     code = f"import sys; sys.path[:0] = {[str(Path(entry).resolve()) for entry in sys.path if entry]}\n"
     code += example.read_text("utf-8").replace("make it red", word)

@@ -1,4 +1,4 @@
-"""From a German table and a folder of pictures to a bundle that answers in German, as docs/data.md tells."""
+"""From a German table and a folder of images to a bundle that answers in German, as docs/data.md tells."""
 
 import csv
 import json

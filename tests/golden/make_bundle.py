@@ -1,9 +1,9 @@
-"""Make tests/golden/{bundle, images, torch_scores.json}: a tiny model of drawn pictures, for tests without torch.
+"""Make tests/golden/{bundle, images, torch_scores.json}: a tiny model of drawn images, for tests without torch.
 
     python tests/golden/make_bundle.py
 
 Run it again when the bundle's format or the model changes. It trains for half a minute: what it knows is little, but
-its boundaries and weights are those of a trained model. `torch_scores.json` is what torch says about the pictures.
+its boundaries and weights are those of a trained model. `torch_scores.json` is what torch says about the images.
 """
 
 import json
@@ -40,7 +40,7 @@ def main() -> None:
         train(CONFIG, Path(folder) / "run")
         shutil.rmtree(HERE / "bundle", ignore_errors=True)
         report = export_bundle(Path(folder) / "run", HERE / "bundle")
-        write_pictures(HERE / "images")
+        write_images(HERE / "images")
         found = torch_scores(Path(folder) / "run", sorted((HERE / "images").iterdir()))
     (HERE / "torch_scores.json").write_text(json.dumps(found, indent=1) + "\n")
     size = sum(path.stat().st_size for name in ("bundle", "images") for path in (HERE / name).iterdir())
@@ -51,20 +51,20 @@ def main() -> None:
         raise SystemExit(f"{size} bytes are more than {MOST_BYTES}; make the model smaller")
 
 
-def torch_scores(run: Path, pictures: list[Path]) -> list[dict[str, Any]]:
-    """Return each query's scores of all pictures, by torch."""
+def torch_scores(run: Path, images: list[Path]) -> list[dict[str, Any]]:
+    """Return each query's scores of all images, by torch."""
     scorer = open_scorer(run)
-    gallery = scorer.encode_images(np.stack([load_image(path, scorer.image_size) for path in pictures]))
+    gallery = scorer.encode_images(np.stack([load_image(path, scorer.image_size) for path in images]))
     queries = scorer.compose(gallery.take(range(len(TEXTS))), TEXTS)
     pairs = [scorer.score_pairs(query, gallery) for query in queries]
     return [
         {"reference": path.name, "text": text, "scores": pair.score.tolist(), "words": pair.word_scores.tolist()}
-        for path, text, pair in zip(pictures, TEXTS, pairs, strict=False)
+        for path, text, pair in zip(images, TEXTS, pairs, strict=False)
     ]
 
 
-def write_pictures(folder: Path) -> None:
-    """Draw six pictures of different sizes, (height, width), named by what is in them."""
+def write_images(folder: Path) -> None:
+    """Draw six images of different sizes, (height, width), named by what is in them."""
     folder.mkdir(exist_ok=True)
     source = DrawnSource(**OPTIONS)
     items = source.items("test")

@@ -14,7 +14,7 @@ from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
 HERE = Path(__file__).parent
-PICTURES = sorted((HERE / "images").glob("*.png"))
+IMAGES = sorted((HERE / "images").glob("*.png"))
 CASES = json.loads((HERE / "torch_scores.json").read_text("utf-8"))
 
 
@@ -25,18 +25,18 @@ def scorer():
 
 @pytest.fixture(scope="module")
 def gallery(scorer):
-    return scorer.encode_images(np.stack([load_image(path, scorer.image_size) for path in PICTURES]))
+    return scorer.encode_images(np.stack([load_image(path, scorer.image_size) for path in IMAGES]))
 
 
 def test_the_golden_files_are_few_and_small():
-    files = [*(HERE / "bundle").iterdir(), *PICTURES]
-    assert len(PICTURES) == 6 and sum(path.stat().st_size for path in files) <= 200_000
+    files = [*(HERE / "bundle").iterdir(), *IMAGES]
+    assert len(IMAGES) == 6 and sum(path.stat().st_size for path in files) <= 200_000
 
 
 @pytest.mark.parametrize("head", ["onnx", "numpy"])
 @pytest.mark.parametrize("case", CASES, ids=[case["text"] for case in CASES])
 def test_scores_are_those_of_torch(scorer, gallery, case, head):
-    reference = [path.name for path in PICTURES].index(case["reference"])
+    reference = [path.name for path in IMAGES].index(case["reference"])
     (query,) = scorer.compose(gallery.take([reference]), [case["text"]])
     constants = HeadConstants.of(scorer.bundle.manifest)
     found = scorer.score_pairs(query, gallery) if head == "onnx" else score_pairs(query, gallery, constants)

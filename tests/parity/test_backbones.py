@@ -26,7 +26,7 @@ from nsfse_export.graphs import build_graphs
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.inference.onnx_scorer import Session
 
-PICTURES = Path(__file__).parents[1] / "golden" / "images"
+IMAGES = Path(__file__).parents[1] / "golden" / "images"
 SMALL = [
     'data.source="drawn"',
     'data.options.level="easy"',
@@ -59,7 +59,7 @@ def test_clip_trains_exports_and_serves(tmp_path):
     assert min(report.verified["least_cosine"].values()) > 0.9999
     bundle = Bundle.open(tmp_path / "bundle")
     with Gallery.open(tmp_path / "g.gallery", bundle, create=True) as gallery:
-        gallery.sync(PICTURES)
+        gallery.sync(IMAGES)
         hits = Retriever(bundle, gallery).query("1-green-bag.png", "make it red", k=3).hits
     assert len(hits) == 3 and [word.word for word in hits[0].evidence] == ["make", "it", "red"]
 

@@ -32,7 +32,7 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search.two_stage import rank
 from nsfse_runtime.types import TargetFeatures
-from tests.galleries import save_pictures
+from tests.galleries import save_images
 from tests.random_run import write_random_run
 
 WORDS = 12
@@ -46,7 +46,7 @@ class Exported(NamedTuple):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Exported:
-    """A random tiny run with non-square pictures and its bundle, exported once for all tests."""
+    """A random tiny run with non-square images and its bundle, exported once for all tests."""
     folder = tmp_path_factory.mktemp("export")
     run = write_random_run(folder / "run", ModelConfig(width=4, dim=16, image_size=(32, 48), max_words=12))
     return Exported(run, folder / "bundle", export_bundle(run, folder / "bundle"))
@@ -154,7 +154,7 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
     card = (tmp_path / "bundle" / "README.md").read_text("utf-8")
     assert "0.4321" in card and "14 numbers" in card
 
-    names = save_pictures(tmp_path / "photos", 12)
+    names = save_images(tmp_path / "photos", 12)
     with Gallery.open(tmp_path / "g", bundle, create=True) as gallery:
         gallery.sync(tmp_path / "photos")
         result = Retriever(bundle, gallery).query(names[0], "make it red", k=5)
@@ -169,9 +169,9 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
 
 
 @pytest.fixture
-def eight_pictures(tmp_path, monkeypatch):
-    """A query set in which every picture is among the first ten."""
-    names = save_pictures(tmp_path / "set" / "images", 8)
+def eight_images(tmp_path, monkeypatch):
+    """A query set in which every image is among the first ten."""
+    names = save_images(tmp_path / "set" / "images", 8)
     rows = ["id,file", *(f"{name},images/{name}" for name in names)]
     (tmp_path / "set" / "items.csv").write_text("\n".join(rows) + "\n")
     query = {"protocol": "eight", "reference": names[0], "texts": ["make it red"], "targets": [names[1]]}
@@ -181,9 +181,9 @@ def eight_pictures(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("int8", 0.99), ("fp16", 0.99999), ("bf16", 0.999)])
-def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graphs, eight_pictures, precision, cosine):
-    out, told = eight_pictures.parent / "bundle", []
-    report = export_bundle(exported.run, out, precision=precision, verify_on=eight_pictures, tell=told.append)
+def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graphs, eight_images, precision, cosine):
+    out, told = eight_images.parent / "bundle", []
+    report = export_bundle(exported.run, out, precision=precision, verify_on=eight_images, tell=told.append)
     manifest = Bundle.open(out).manifest
     reduced = {"query"} if precision == "int8" else {"image", "text"}  # the toy's other graphs have no large matrices
     assert manifest.graphs == {name: precision if name in reduced else "fp32" for name in manifest.graphs}
@@ -192,25 +192,25 @@ def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graph
     assert "eight" in told[0] and f"## {precision} against float32" in (out / "README.md").read_text("utf-8")
     assert report.fingerprint != exported.report.fingerprint
     if precision != "bf16":
-        pictures = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
+        images = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
         one, other = (OnnxScorer(Bundle.open(folder)) for folder in (exported.bundle, out))
-        queries = [scorer.compose(scorer.encode_images(pictures), ["make it red"] * 3) for scorer in (one, other)]
+        queries = [scorer.compose(scorer.encode_images(images), ["make it red"] * 3) for scorer in (one, other)]
         assert cosine < min(a.vector @ b.vector for a, b in zip(*queries, strict=True)) < 1 - 1e-9
 
 
-def test_a_precision_that_finds_other_pictures_is_refused_and_nothing_is_left(
-    exported, ready_graphs, eight_pictures, monkeypatch
+def test_a_precision_that_finds_other_images_is_refused_and_nothing_is_left(
+    exported, ready_graphs, eight_images, monkeypatch
 ):
-    told, out, before = [], eight_pictures.parent / "bundle", everything(eight_pictures.parent)
+    told, out, before = [], eight_images.parent / "bundle", everything(eight_images.parent)
     monkeypatch.setattr("nsfse_export.precision_gate.POINTS", {"fp16": -1})
     options = {"precision": "fp16", "tell": told.append}
     with pytest.raises(IntegrityError, match="fp16 moves R@10") as refusal:
-        export_bundle(exported.run, out, verify_on=eight_pictures, **options)
+        export_bundle(exported.run, out, verify_on=eight_images, **options)
     assert refusal.value.exit_code == 5 and len(told) == 1
     with pytest.raises(DataError, match="--unverified"):
-        export_bundle(run_on(exported, eight_pictures.parent / "gone"), out, **options)
-    shutil.rmtree(eight_pictures.parent / "run")
-    assert everything(eight_pictures.parent) == before
+        export_bundle(run_on(exported, eight_images.parent / "gone"), out, **options)
+    shutil.rmtree(eight_images.parent / "run")
+    assert everything(eight_images.parent) == before
     export_bundle(exported.run, out, unverified=True, **options)
     assert Bundle.open(out).manifest.retrieval == {"verified": False}
     assert "Not verified" in (out / "README.md").read_text("utf-8")
@@ -265,9 +265,9 @@ def test_a_numpy_head_of_other_constants_is_refused(exported):
         verify(torch_scorer, OnnxScorer(bundle), replace(head, gamma=head.gamma + 0.1), sample)
 
 
-def test_the_samples_own_pictures_and_texts_can_be_given(exported, ready_graphs, tmp_path):
-    pictures = np.random.default_rng(1).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
-    report = export_bundle(exported.run, tmp_path / "b", sample=Sample(pictures, ("make it red",) * 26))
+def test_the_samples_own_images_and_texts_can_be_given(exported, ready_graphs, tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8)
+    report = export_bundle(exported.run, tmp_path / "b", sample=Sample(images, ("make it red",) * 26))
     assert report.verified["gallery"] == 30 and report.verified["longest_text"] == 3
 
 
@@ -364,7 +364,7 @@ def texts_of(sample, count):
 @pytest.mark.parametrize("count", [1, 2, 7, 16])
 @pytest.mark.parametrize("make", [OnnxScorer, NumpyHead], ids=["onnx", "numpy"])
 def test_every_output_is_that_of_torch(exported, torch_scorer, sample, make, count):
-    other, texts, pixels = make(Bundle.open(exported.bundle)), texts_of(sample, count), sample.pictures[:count]
+    other, texts, pixels = make(Bundle.open(exported.bundle)), texts_of(sample, count), sample.images[:count]
     encoded = []
     for scorer in (torch_scorer, other):
         targets = scorer.encode_images(pixels)
@@ -390,7 +390,7 @@ def test_every_output_is_that_of_torch(exported, torch_scorer, sample, make, cou
 def test_a_text_of_any_length_alone_is_as_in_torch(exported, torch_scorer, sample, length):
     """Batch 1: exporters like to take a size of 1 for a constant."""
     onnx, text = OnnxScorer(Bundle.open(exported.bundle)), " ".join(["red"] * length)
-    references = torch_scorer.encode_images(sample.pictures[:1])
+    references = torch_scorer.encode_images(sample.images[:1])
     (ours,), (theirs,) = torch_scorer.compose(references, [text]), onnx.compose(references, [text])
     assert len(theirs.words) == length
     np.testing.assert_allclose(theirs.vector, ours.vector, atol=2e-6)
@@ -399,7 +399,7 @@ def test_a_text_of_any_length_alone_is_as_in_torch(exported, torch_scorer, sampl
 
 def test_a_query_is_the_same_alone_and_in_a_padded_batch(exported, sample):
     onnx, texts = OnnxScorer(Bundle.open(exported.bundle)), texts_of(sample, 7)
-    references = onnx.encode_images(sample.pictures[:7])
+    references = onnx.encode_images(sample.images[:7])
     for at, query in enumerate(onnx.compose(references, texts)):
         alone = onnx.compose(references.take([at]), [texts[at]])[0]
         for name in ("vector", "words", "probes", "word_weights", "probe_weights"):
@@ -410,7 +410,7 @@ def test_a_query_is_the_same_alone_and_in_a_padded_batch(exported, sample):
 def test_two_stages_over_everything_are_the_exhaustive_ranking(exported, torch_scorer, sample, kind):
     bundle = Bundle.open(exported.bundle)
     scorer = {"torch": torch_scorer, "onnx": OnnxScorer(bundle), "numpy": NumpyHead(bundle)}[kind]
-    gallery = scorer.encode_images(sample.pictures)
+    gallery = scorer.encode_images(sample.images)
     for query in scorer.compose(gallery.take(range(4)), texts_of(sample, 4)):
         everything = scorer.score_pairs(query, gallery)
         found = rank(scorer, query, gallery.vectors, gallery.take, k=10, rerank=len(gallery))
@@ -421,7 +421,7 @@ def test_the_gram_form_is_exact_for_the_models_own_features(exported, sample):
     """In float64 the pair score is linear algebra on the features alone: float32 is within rounding of it."""
     bundle = Bundle.open(exported.bundle)
     onnx, head = OnnxScorer(bundle), HeadConstants.of(bundle.manifest)
-    gallery = onnx.encode_images(sample.pictures)
+    gallery = onnx.encode_images(sample.images)
     query = onnx.compose(gallery.take([3]), ["make it red"])[0]
     wide = TargetFeatures(gallery.vectors.astype(np.float64), gallery.regions.astype(np.float64))
     clear = boundary_margin(query, wide, head) > STEP

@@ -40,7 +40,7 @@ def tirg(tmp_path_factory):
     return export(tmp_path_factory.mktemp("tirg"), method="tirg")
 
 
-def pictures(count):
+def images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 32, 48, 3), dtype=np.uint8)
 
 
@@ -60,7 +60,7 @@ def test_the_bundle_says_what_torch_says(tirg):
     run, folder, _ = tirg
     checkpoint = load_checkpoint(run)
     ours, theirs = TorchScorer(checkpoint.model, checkpoint.tokenizer), Bundle.open(folder).scorer
-    targets, texts = [scorer.encode_images(pictures(7)) for scorer in (ours, theirs)], ["make it red", "is blue"]
+    targets, texts = [scorer.encode_images(images(7)) for scorer in (ours, theirs)], ["make it red", "is blue"]
     np.testing.assert_allclose(targets[1].vectors, targets[0].vectors, atol=2e-6)
     assert targets[0].regions.shape == targets[1].regions.shape == (7, 0, 16)
     for mine, yours in zip(
@@ -78,7 +78,7 @@ def test_the_bundle_says_what_torch_says(tirg):
 def test_a_gallery_of_one_stage_answers_without_evidence(tirg, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
-    for number, pixels in enumerate(pictures(5)):
+    for number, pixels in enumerate(images(5)):
         Image.fromarray(pixels).save(photos / f"{number}.png")
     bundle = Bundle.open(tirg[1])
     with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as gallery:
@@ -133,7 +133,7 @@ def test_what_a_method_learned_from_facts_by_is_not_exported():
 def test_the_numpy_head_of_an_ablation_is_that_of_torch(tmp_path, model):
     checkpoint = load_checkpoint(write_random_run(tmp_path / "run", ModelConfig(**SMALL, **model)))
     scorer, head = TorchScorer(checkpoint.model, checkpoint.tokenizer), head_constants(checkpoint.model)
-    targets = scorer.encode_images(pictures(9))
+    targets = scorer.encode_images(images(9))
     (query,) = scorer.compose(targets.take([0]), ["make it red and longer"])
     clear = boundary_margin(query, targets, head) > STEP
     assert clear.any()

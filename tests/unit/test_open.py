@@ -11,7 +11,7 @@ pytest.importorskip("typer")
 from nsfse.cli.formatting import index_text
 from nsfse.open import conditions
 from nsfse_runtime.errors import UsageError
-from tests.galleries import save_picture, save_pictures
+from tests.galleries import save_image, save_images
 from tests.unit.cli.test_app import run
 
 BUNDLE = Path(__file__).parents[1] / "golden" / "bundle"
@@ -51,7 +51,7 @@ def test_conditions_that_cannot_be_met(pairs: list[str], reason: str) -> None:
 
 @pytest.fixture
 def shop(tmp_path: Path, capsys) -> tuple[str, Path]:
-    save_pictures(tmp_path / "photos", 4)
+    save_images(tmp_path / "photos", 4)
     gallery = str(tmp_path / "shop.gallery")
     assert run(capsys, "index", gallery, str(tmp_path / "photos"), "-b", str(BUNDLE))[0] == 0
     return gallery, tmp_path / "photos"
@@ -70,7 +70,7 @@ def shop(tmp_path: Path, capsys) -> tuple[str, Path]:
 def test_a_first_index_that_fails_leaves_nothing(
     tmp_path: Path, capsys, gallery: str, folder: str, code: int, reason: str
 ) -> None:
-    save_picture(tmp_path / "photos/a.png", 1)
+    save_image(tmp_path / "photos/a.png", 1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     got, out, err = run(capsys, "index", str(tmp_path / gallery), str(tmp_path / folder), "-b", str(BUNDLE))
     assert (got, out) == (code, "") and reason in err and err.count("\n") == 1
@@ -84,7 +84,7 @@ def test_a_bad_table_leaves_no_gallery_and_an_old_one_as_it_was(tmp_path: Path, 
     command = [str(shop[1]), "-b", str(BUNDLE), "--metadata", str(table)]
     assert run(capsys, "index", str(new), *command)[0] == 3 and not list(tmp_path.glob("new*"))
     assert run(capsys, "index", shop[0], *command)[0] == 3
-    assert json.loads(run(capsys, "info", shop[0], "--json")[1])["pictures"] == 4
+    assert json.loads(run(capsys, "info", shop[0], "--json")[1])["images"] == 4
 
 
 def test_an_index_of_which_nothing_was_taken_stands_out(tmp_path: Path, capsys) -> None:
@@ -96,8 +96,8 @@ def test_an_index_of_which_nothing_was_taken_stands_out(tmp_path: Path, capsys) 
     assert code == 3 and out.splitlines()[-2].strip().startswith("IMG_1.HEIC: HEIC is not read; convert")
     assert out.splitlines()[-1].strip() == "IMG_1.MOV: a video (MOV), not an image"
     assert "none of the 2 files" in err
-    picture = str(save_picture(tmp_path / "a.png", 3))
-    code, out, _ = run(capsys, "query", picture, "make it red", "-g", gallery)
+    image = str(save_image(tmp_path / "a.png", 3))
+    code, out, _ = run(capsys, "query", image, "make it red", "-g", gallery)
     assert code == 0 and out.startswith("the gallery is empty: no file could be taken (1 of 2: HEIC is not read")
 
 
@@ -121,8 +121,8 @@ def test_why_nothing_was_found(tmp_path: Path, capsys, shop) -> None:
     assert run(capsys, *ask)[1] == "the gallery has no image but those of the query\n"
     (photos / names[0]).unlink()
     assert run(capsys, "index", gallery, str(photos), "--allow-removals")[0] == 0
-    picture = str(save_picture(tmp_path / "a.png", 3))
-    assert "the gallery is empty; index a folder" in run(capsys, "query", picture, "red", "-g", gallery)[1]
+    image = str(save_image(tmp_path / "a.png", 3))
+    assert "the gallery is empty; index a folder" in run(capsys, "query", image, "red", "-g", gallery)[1]
 
 
 def test_no_sheet_over_an_image(tmp_path: Path, capsys, shop) -> None:
@@ -148,7 +148,7 @@ def test_a_report_groups_files_by_reason() -> None:
     failed += [("a.heic", "HEIC is not read; convert it"), ("b.heic", "HEIC is not read; convert it")]
     report = dict.fromkeys(names, 0) | {"failed": failed, "unmatched": [], "ann": None}
     lines = index_text(report | {"loose": [("x", "a/x.png")], "left_out": {"@eaDir": 2}, "excluded": 3}).splitlines()
-    assert lines[1] == "left out by their names: 2 @eaDir; 3 pictures are in the gallery no more"
+    assert lines[1] == "left out by their names: 2 @eaDir; 3 images are in the gallery no more"
     assert lines[2] == "14 files are not in the gallery:"
     assert lines[3] == "  2 files: HEIC is not read; convert it (a.heic, b.heic)"
     assert lines[4].startswith("  12 files: a video (MOV), not an image (0.mov, ") and lines[4].endswith("9.mov, ...)")

@@ -1,4 +1,4 @@
-"""What speed is measured on; where nothing is given, a CLIP of random weights. Galleries and pictures are made."""
+"""What speed is measured on; where nothing is given, a CLIP of random weights. Galleries and images are made."""
 
 import json
 import time
@@ -87,7 +87,7 @@ class Setting:
         return time.monotonic() > self.until
 
     def gallery(self, size: int) -> Path:
-        """Return a made gallery of `size` pictures for the best bundle."""
+        """Return a made gallery of `size` images for the best bundle."""
         if size not in self.galleries:
             self.galleries[size] = made_gallery(self.place / f"{size}.gallery", self.best, size)
         return self.galleries[size]
@@ -136,7 +136,7 @@ def clustered(size: int, dim: int, random: np.random.Generator, *, spread: bool 
 
 
 def made_gallery(path: Path, bundle: Bundle, size: int) -> Path:
-    """Write a gallery of `size` made-up pictures for `bundle`, called name_of(0) ..., and return its path.
+    """Write a gallery of `size` made-up images for `bundle`, called name_of(0) ..., and return its path.
 
     Everything is as an index would leave it, but the features are drawn: what a query costs does not depend on them.
     """
@@ -166,7 +166,7 @@ def _contents(vectors: Floats) -> Iterator[tuple[int, bytes, bytes, int]]:
 
 
 def name_of(key: int) -> str:
-    """Return the id of a picture of a made gallery."""
+    """Return the id of an image of a made gallery."""
     return f"made-{key:07d}.jpg"
 
 
@@ -176,7 +176,7 @@ def names_of(size: int) -> Iterator[str]:
 
 
 def drawn_candidates(setting: Setting, size: int) -> TargetFeatures:
-    """Draw unit features of `size` pictures as the model has them."""
+    """Draw unit features of `size` images as the model has them."""
     manifest, random = setting.best.manifest, np.random.default_rng(1)
     vectors = random.standard_normal((size, manifest.dim), np.float32)
     regions = random.standard_normal((size, manifest.regions, manifest.dim), np.float32)
@@ -207,13 +207,13 @@ def drawn_jpeg(megapixels: float) -> bytes:
 def check_sizes(sizes: list[int]) -> None:
     """Raise UsageError for galleries that cannot be made."""
     if not sizes or min(sizes) < 200:
-        raise UsageError("--sizes are the pictures of galleries to measure, by commas, 200 at least: 10000,100000")
+        raise UsageError("--sizes are the images of galleries to measure, by commas, 200 at least: 10000,100000")
 
 
 def check_photos(folder: Path) -> None:
-    """Raise UsageError for a folder without a picture."""
+    """Raise UsageError for a folder without an image."""
     for path in filter(Path.is_file, folder.rglob("*")):
         with suppress(ImageError):
             decode_image(path)
             return
-    raise UsageError(f"no picture in {folder}; give a folder of pictures with --photos")
+    raise UsageError(f"no image in {folder}; give a folder of images with --photos")

@@ -18,7 +18,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     sections = [
         f"{machine['threads']} threads of {machine['cores']} cores, {machine['gflops']} GFLOP/s in float32, "
         f"{machine['gb_per_second_one_thread']} GB/s; load {machine['load']} at the start; {versions}.",
-        f"{model['backbone']}: {model['regions']} regions of {model['dim']}, {model['bytes_per_picture']} bytes each.",
+        f"{model['backbone']}: {model['regions']} regions of {model['dim']}, {model['bytes_per_image']} bytes each.",
     ]
     if found["parts"]:
         sections.append(_parts(found["parts"]))
@@ -29,7 +29,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     if found["index"]:
         index = found["index"]
         sections.append(
-            f"Indexing {index['pictures']} pictures: {index['images_per_second']} images/s, {index['times_faster']} "
+            f"Indexing {index['images']} images: {index['images_per_second']} images/s, {index['times_faster']} "
             f"times a loop of PyTorch ({index['torch_images_per_second']})."
         )
     sections += [_curve(title, lines) for title, lines in (found["growth"] or {}).items()]
@@ -61,15 +61,15 @@ def _whole(whole: Mapping[str, Any]) -> str:
         laps = ", ".join(f"{name} {ms:g}" for name, ms in value.get("laps", {}).items() if name != "total")
         tails = [f"{value[tail]:g}" if tail in value else "" for tail in ("p50", "p95", "p99")]
         rows.append([way, f"{value['ms']:g}", f"{value['times_faster']:.2f}×", *tails, laps])
-    told = f"Whole queries over {whole['pictures']} pictures, {whole['candidates']} re-ranked, in ms:"
+    told = f"Whole queries over {whole['images']} images, {whole['candidates']} re-ranked, in ms:"
     names = ["query", "in turns", "faster", "p50", "p95", "p99", "of which"]
-    base = "The loop of PyTorch encodes its picture each time, and pads the text of a CLIP to all positions."
+    base = "The loop of PyTorch encodes its image each time, and pads the text of a CLIP to all positions."
     return f"{told}\n\n{_rows(names, rows)}\n\n{base}"
 
 
 def _cold(cold: Mapping[str, Any]) -> str:
     rows = [[way, f"{value['seconds']:g}", f"{value['peak_mb']:g}"] for way, value in cold["ways"].items()]
-    told = f"A process for one query, over {cold['pictures']} pictures:"
+    told = f"A process for one query, over {cold['images']} images:"
     return f"{told}\n\n{_rows(['process', 's', 'peak MB'], rows)}"
 
 

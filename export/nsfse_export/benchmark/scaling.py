@@ -30,17 +30,17 @@ print(json.dumps([span, peak, done.returncode, done.stderr.decode(errors="replac
 
 def cold(setting: Setting, size: int) -> dict[str, Any]:
     """Time processes that answer one query and end: `nsfse query`, and PyTorch with the same run."""
-    picture = setting.place / "asked.jpg"
-    picture.write_bytes(drawn_jpeg(1.0))
+    image = setting.place / "asked.jpg"
+    image.write_bytes(drawn_jpeg(1.0))
     gallery = setting.gallery(size)
     eager = (
         "import sys; from pathlib import Path; from nsfse.models.checkpoint import load_checkpoint; "
         "from nsfse.models.torch_scorer import TorchScorer; from nsfse_runtime import Gallery; "
-        "from nsfse_export.benchmark.speed import eager_query; run, gallery, picture, text = sys.argv[1:]; "
+        "from nsfse_export.benchmark.speed import eager_query; run, gallery, image, text = sys.argv[1:]; "
         "found = load_checkpoint(Path(run)); model = TorchScorer(found.model, found.tokenizer); "
-        "eager_query(model, Gallery.open(gallery), Path(picture).read_bytes(), text)"
+        "eager_query(model, Gallery.open(gallery), Path(image).read_bytes(), text)"
     )
-    asked = [str(gallery), str(picture), setting.text]
+    asked = [str(gallery), str(image), setting.text]
     ways = {
         "nsfse query": ["-m", "nsfse", "query", asked[1], asked[2], "-g", asked[0], "--json"],
         "torch": ["-c", eager, str(setting.run), *asked],
@@ -48,7 +48,7 @@ def cold(setting: Setting, size: int) -> dict[str, Any]:
     runs = {
         name: [_process([sys.executable, *way]) for _ in range(min(3, setting.rounds))] for name, way in ways.items()
     }
-    return {"pictures": size, "ways": {name: _middle(each) for name, each in runs.items()}}
+    return {"images": size, "ways": {name: _middle(each) for name, each in runs.items()}}
 
 
 def _middle(runs: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -67,7 +67,7 @@ def _process(command: Sequence[str]) -> tuple[float, float]:
 
 
 def bulk(setting: Setting, photos: Path) -> dict[str, Any]:
-    """Index a folder, and encode the first of its pictures in a plain loop of PyTorch (batches of 16)."""
+    """Index a folder, and encode the first of its images in a plain loop of PyTorch (batches of 16)."""
     with Gallery.open(setting.place / "bulk.gallery", setting.best, create=True) as gallery:
         span = seconds(lambda: gallery.sync(photos))
         ids = gallery.ids
@@ -80,7 +80,7 @@ def bulk(setting: Setting, photos: Path) -> dict[str, Any]:
 
     ours, theirs = len(ids) / span, len(some) / seconds(loop)
     return {
-        "pictures": len(ids),
+        "images": len(ids),
         "images_per_second": round(ours, 1),
         "torch_images_per_second": round(theirs, 1),
         "times_faster": round(ours / theirs, 2),
@@ -90,10 +90,10 @@ def bulk(setting: Setting, photos: Path) -> dict[str, Any]:
 def growth(setting: Setting, sizes: Sequence[int]) -> dict[str, dict[str, dict[float, float]]]:
     """Return curves: by what grows, then by line, the median milliseconds at each of its values."""
     curves: dict[str, tuple[Sequence[float], Callable[[Any], dict[str, Act]]]] = {
-        "pictures in the gallery": (sorted(sizes), partial(_by_size, setting)),
+        "images in the gallery": (sorted(sizes), partial(_by_size, setting)),
         "candidates of stage 2": ((10, 50, 100, 200, 500), partial(_by_candidates, setting, min(sizes))),
         "words of the text": ((1, 3, 6, 12, 24), partial(_by_words, setting)),
-        "pictures encoded at once, each": ((1, 4, 16), partial(_by_batch, setting)),
+        "images encoded at once, each": ((1, 4, 16), partial(_by_batch, setting)),
         "megapixels of a JPEG": ((0.25, 1, 4, 12), partial(_by_megapixels, setting)),
     }
     found: dict[str, dict[str, dict[float, float]]] = {}

@@ -130,7 +130,7 @@ def _model(setting: Setting) -> dict[str, Any]:
         "backbone": setting.torch.model.config.backbone,
         "dim": manifest.dim,
         "regions": manifest.regions,
-        "bytes_per_picture": 4 * manifest.dim + manifest.regions * (manifest.dim + 4),
+        "bytes_per_image": 4 * manifest.dim + manifest.regions * (manifest.dim + 4),
         "bundle_mb": {
             kind: round(sum(entry.size for entry in bundle.manifest.files.values()) / 1e6, 1)
             for kind, bundle in setting.bundles.items()
@@ -144,8 +144,8 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
     reference = setting.torch.encode_images(pixels[:1])
     text = setting.text
     cases: dict[str, Callable[[Any], object]] = {
-        "picture, batch 1": lambda scorer: scorer.encode_images(pixels[:1]),
-        "picture, batch 16": lambda scorer: scorer.encode_images(pixels),
+        "image, batch 1": lambda scorer: scorer.encode_images(pixels[:1]),
+        "image, batch 16": lambda scorer: scorer.encode_images(pixels),
         f"text of {len(text.split())} words": lambda scorer: scorer.sentence([text]),
         "text and composition": lambda scorer: scorer.compose(reference, [text]),
     }
@@ -164,7 +164,7 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
         if name.startswith("text of") and setting.torch.model.config.backbone == "clip":
             base = f"torch, padded to {setting.torch.model.config.max_words + 2}"
             variants[base] = partial(act, _padded(setting))
-        if compiled and name.startswith("picture"):
+        if compiled and name.startswith("image"):
             variants["torch.compile"] = _compiled(setting, pixels[: int(name.rsplit(" ", 1)[1])])
         with FlopCounterMode(display=False) as counter:
             act(setting.torch)
@@ -190,16 +190,16 @@ def _compiled(setting: Setting, pixels: np.ndarray) -> Act:
 
 
 def whole(setting: Setting, size: int, queries: int = 100) -> dict[str, Any]:
-    """Time whole queries over a made gallery: a picture of a megapixel, and a picture that the gallery has."""
+    """Time whole queries over a made gallery: an image of a megapixel, and an image that the gallery has."""
     jpeg, text = drawn_jpeg(1.0), setting.text
-    found: dict[str, Any] = {"pictures": size, "candidates": CANDIDATES}
+    found: dict[str, Any] = {"images": size, "candidates": CANDIDATES}
     with Gallery.open(setting.gallery(size), setting.best) as gallery:
         retriever, eager, names = Retriever(setting.best, gallery), _padded(setting), names_of(size)
         ways: dict[str, Callable[[], Any]] = {
-            "a picture of 1 megapixel": lambda: retriever.query(jpeg, text, rerank=CANDIDATES),
-            "a picture of the gallery": lambda: retriever.query(next(names), text, rerank=CANDIDATES),
+            "an image of 1 megapixel": lambda: retriever.query(jpeg, text, rerank=CANDIDATES),
+            "an image of the gallery": lambda: retriever.query(next(names), text, rerank=CANDIDATES),
         }
-        base = "torch, a picture of 1 megapixel"
+        base = "torch, an image of 1 megapixel"
         times = interleaved({base: partial(eager_query, eager, gallery, jpeg, text), **ways}, setting.rounds)
         found |= {"base": base, "ways": ratios(times, base)}
         for name, ask in ways.items():
@@ -216,9 +216,9 @@ def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
     return value, 1000 * (time.perf_counter() - started)
 
 
-def eager_query(model: TorchScorer, gallery: Gallery, picture: bytes, text: str) -> object:
+def eager_query(model: TorchScorer, gallery: Gallery, image: bytes, text: str) -> object:
     """Answer a query as a plain PyTorch program would: decode, encode, a product with all vectors, the head."""
-    features = model.encode_images(np.stack([load_image(picture, model.image_size)]))
+    features = model.encode_images(np.stack([load_image(image, model.image_size)]))
     query = model.compose(features, [text])[0]
     scores = gallery.vectors() @ query.vector
     rows = np.argpartition(scores, len(scores) - CANDIDATES)[len(scores) - CANDIDATES :]

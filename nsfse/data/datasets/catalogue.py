@@ -1,7 +1,7 @@
-"""A shop's catalogue as a data set: a table of products with attributes, and pictures, become triplets.
+"""A shop's catalogue as a data set: a table of products with attributes, and images, become triplets.
 
 Two products that are equal but for one attribute (or two) make two edits, one in each direction. Where the table says
-which pictures show variants of one product (`group`), its variants make edits that keep the very product.
+which images show variants of one product (`group`), its variants make edits that keep the very product.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ from zlib import crc32
 
 import numpy as np
 
-from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet, load_picture
+from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet, load_item
 from nsfse.data.datasets.catalogue_pairs import Change, Changes, Place, Value
-from nsfse.data.datasets.file_index import broken_pictures, scan
+from nsfse.data.datasets.file_index import broken_images, scan
 from nsfse.data.datasets.items import MISSING_VALUES, RESERVED, ItemTable, read_items
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.text.augmentation import VARIETY, Retelling
@@ -120,8 +120,8 @@ class CatalogueSource:
         self._coloured = self._items_of_colour() if recoloured else []
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     def facts(self, item: str) -> dict[str, str]:
         """Return the attributes of a training item that are known."""
@@ -129,7 +129,7 @@ class CatalogueSource:
         return {column: row[column] for column in self.attributes if row[column] not in MISSING_VALUES}
 
     def items(self, split: str) -> tuple[str, ...]:
-        """Return the ids of a split whose pictures are there."""
+        """Return the ids of a split whose images are there."""
         return tuple(item for item in self._table.of_split(split) if item in self.images)
 
     def triplets(self, epoch: int) -> list[Triplet]:
@@ -189,12 +189,12 @@ class CatalogueSource:
         return category_edits(known, column, (), self._phrasings, count)
 
     def check(self) -> CheckReport:
-        """Count items and decode every picture."""
+        """Count items and decode every image."""
         splits = dict.fromkeys(self._table.splits.values())
-        counts = {f"{split or 'all'}.pictures": len(self.items(split)) for split in splits}
-        expected = {f"{split or 'all'}.pictures": len(self._table.of_split(split)) for split in splits}
+        counts = {f"{split or 'all'}.found": len(self.items(split)) for split in splits}
+        expected = {f"{split or 'all'}.found": len(self._table.of_split(split)) for split in splits}
         layout = scan(self._images_folder or self._folder)
-        broken = broken_pictures(list(self.images.values()), layout, self._table.dead)
+        broken = broken_images(list(self.images.values()), layout, self._table.dead)
         note = f"attributes: {', '.join(self.attributes)}"
         return CheckReport(self.name, counts, expected, self.missing, broken, (note,), (), layout.skipped)
 

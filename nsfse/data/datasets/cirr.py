@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
 from nsfse.data.anomalies import Anything, Findings
-from nsfse.data.datasets.file_index import absent, broken_pictures, counted, image_id, scan
+from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json
 from nsfse_runtime.errors import DataError, NotFoundError
 
@@ -24,9 +24,9 @@ OFFICIAL: Mapping[str, int] = {
     "train.queries": 28225,
     "val.queries": 4181,
     "test1.queries": 4148,
-    "train.images": 16939,
-    "val.images": 2297,
-    "test1.images": 2315,
+    "train.listed": 16939,
+    "val.listed": 2297,
+    "test1.listed": 2315,
 }
 """The official counts by `split.what` (docs/benchmarks.md)."""
 
@@ -95,15 +95,15 @@ class CIRR:
         return (said,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split, those missing left out."""
         return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
 
     def triplets(self, epoch: int) -> list[Triplet]:
-        """Return the training pairs in a seeded shuffle, those without a picture or a caption left out.
+        """Return the training pairs in a seeded shuffle, those without an image or a caption left out.
 
         Soft targets of full weight are right answers too. Raises NotFoundError where the train captions are absent.
         """
@@ -128,17 +128,17 @@ class CIRR:
         return [Protocol(f"cirr-{split}", "rc2", gallery, queries, True, (1, 5, 10, 50), note, len(missing), missing)]
 
     def check(self) -> CheckReport:
-        """Count pairs, listed images and pictures per split; name odd pairs; decode every picture."""
+        """Count pairs, listed images and images per split; name odd pairs; decode every image."""
         counts: dict[str, int] = {}
         expected = dict(OFFICIAL)
         for split, listed in self._lists.items():
             if split in self._pairs:
                 counts[f"{split}.queries"] = len(self._pairs[split])
-            counts[f"{split}.images"] = len(listed)
-            counts[f"{split}.pictures"] = len(listed) - len(absent(listed, self.images))
-            expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
+            counts[f"{split}.listed"] = len(listed)
+            counts[f"{split}.found"] = len(listed) - len(absent(listed, self.images))
+            expected[f"{split}.found"] = OFFICIAL[f"{split}.listed"]
         faults, odd = self._findings()
-        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+        broken = broken_images(sorted(set(self.images.values())), self._layout)
         notes = (*map(str, odd.all()), *self._notes())
         return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._layout.skipped)
 
@@ -189,7 +189,7 @@ class CIRR:
         if "train" not in self._pairs:
             notes.append("without cap.rc2.train.json val and test1 can be scored, and nothing trained")
         if not self.images:
-            notes.append("no pictures: the annotations alone can be counted, not trained on or scored")
+            notes.append("no images: the annotations alone can be counted, not trained on or scored")
         elif self.missing:
             notes.append("incomplete: training leaves such pairs out; scores are stamped with what the gallery lacks")
         return tuple(notes)

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item
 from nsfse.data.anomalies import Findings
-from nsfse.data.datasets.file_index import absent, broken_pictures, counted, scan
+from nsfse.data.datasets.file_index import absent, broken_images, counted, scan
 from nsfse.data.text_files import read_lines
 from nsfse_runtime.errors import DataError, NotFoundError
 
@@ -22,10 +22,10 @@ SPLITS = ("train", "test")
 MARKS = {".": "dotmark", "?": "questionmark", "&": "andmark", "*": "starmark"}
 
 OFFICIAL: Mapping[str, int] = {
-    "train.images": 172049,
+    "train.listed": 172049,
     "train.captions": 53099,
     "train.modifiable": 106464,
-    "test.images": 29789,
+    "test.listed": 29789,
     "test.queries": 33480,
 }
 """The official counts by `split.what` (docs/benchmarks.md; test queries: the file that TIRG released)."""
@@ -34,7 +34,7 @@ OFFICIAL: Mapping[str, int] = {
 class Fashion200K:
     """Fashion200K; an id is the path as the label files write it, `women/<cat>/<sub>/<id>/<id>_<n>.jpeg`.
 
-    `folder` holds the label files and `test_queries.txt` in any depth; pictures lie anywhere under it or under
+    `folder` holds the label files and `test_queries.txt` in any depth; images lie anywhere under it or under
     `images`. `val` is accepted for `test`: there is no other held-out split.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """
@@ -64,8 +64,8 @@ class Fashion200K:
         return (*self._layout.notes, *([said] if silent else []))
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split, those missing left out."""
@@ -74,7 +74,7 @@ class Fashion200K:
     def triplets(self, epoch: int) -> list[Triplet]:
         """Return one fresh triplet a modifiable image, shuffled; images of the target's caption are all right answers.
 
-        Pairs are drawn from the pictures that are there. Raises NotFoundError where the train labels are absent.
+        Pairs are drawn from the images that are there. Raises NotFoundError where the train labels are absent.
         """
         if not self._captions["train"]:
             raise NotFoundError(f"no train labels under {self._layout.roots[0]}; Fashion200K cannot be trained on")
@@ -86,7 +86,7 @@ class Fashion200K:
     def protocols(self, split: str) -> list[Protocol]:
         """Return TIRG's protocol on the test split: R@1, 10, 50, a hit if the caption is the target's.
 
-        A pair of which one has no description has no modification text: it is left out, and the note says so. A picture
+        A pair of which one has no description has no modification text: it is left out, and the note says so. An image
         that is listed with several descriptions is right for each, and its last one makes the text.
         """
         if _official(split) != "test" or "test_queries.txt" not in self._layout.files:
@@ -101,27 +101,27 @@ class Fashion200K:
         pairs = self._test_pairs()
         told = [pair for pair in pairs if self._told(pair)]
         queries = tuple(self._query(source, target, alike) for source, target in told)
-        note = "a hit is any picture with the target's caption; the query picture is excluded"
+        note = "a hit is any image with the target's caption; the query image is excluded"
         if silent := len(pairs) - len(told):
             note += f"; {counted(silent, 'query', 'queries')} without a description left out"
         return [Protocol("fashion200k-tirg", "1", gallery, queries, True, (1, 10, 50), note, len(missing), missing)]
 
     def check(self) -> CheckReport:
-        """Count images, captions, modifiable images and test queries; decode every picture."""
+        """Count images, captions, modifiable images and test queries; decode every image."""
         train = self._captions["train"]
         has_queries = "test_queries.txt" in self._layout.files
         counts = {
-            "train.images": len(train),
+            "train.listed": len(train),
             "train.captions": len(set(train.values())),
             "train.modifiable": sum(len(items) for items in _families(train)[0].values()),
-            "test.images": len(self._captions["test"]),
+            "test.listed": len(self._captions["test"]),
             "test.queries": len(self._test_pairs()) if has_queries else 0,
         }
         expected = dict(OFFICIAL)
         for split, captions in self._captions.items():
-            counts[f"{split}.pictures"] = len(captions) - len(absent(captions, self.images))
-            expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
-        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+            counts[f"{split}.found"] = len(captions) - len(absent(captions, self.images))
+            expected[f"{split}.found"] = OFFICIAL[f"{split}.listed"]
+        broken = broken_images(sorted(set(self.images.values())), self._layout)
         faults, odd = self._findings(self._test_pairs() if has_queries else [])
         notes = [*map(str, odd.all())]
         if not has_queries:
@@ -162,7 +162,7 @@ class Fashion200K:
         return pairs
 
     def _told(self, pair: tuple[str, str]) -> bool:
-        """Return whether both pictures of a test query have a description."""
+        """Return whether both images of a test query have a description."""
         return all(self._captions["test"][item].split() for item in pair)
 
     def _findings(self, pairs: Sequence[tuple[str, str]]) -> tuple[Findings, Findings]:
@@ -171,7 +171,7 @@ class Fashion200K:
         for split, captions in self._captions.items():
             for item, caption in captions.items():
                 if not caption.split():
-                    notes.add("picture has no description", "pictures have no description", f"{split} {item}")
+                    notes.add("image has no description", "images have no description", f"{split} {item}")
             for item in self._twice[split]:
                 faults.add("path is listed twice", "paths are listed twice", f"{split} {item}")
         for item in self._captions["train"]:

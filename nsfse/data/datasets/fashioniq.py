@@ -10,9 +10,9 @@ from typing import Literal, get_args
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
 from nsfse.data.anomalies import Anything, Findings
-from nsfse.data.datasets.file_index import absent, broken_pictures, counted, image_id, scan
+from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json
 from nsfse_runtime.errors import DataError, UsageError
 
@@ -74,7 +74,7 @@ class FashionIQ:
                 self._read(category, split)
         if not self._lists:
             raise DataError(f"no split.CATEGORY.SPLIT.json under {folder}; give the folder of the official annotations")
-        self.images = self._find_pictures()
+        self.images = self._find_images()
         self.missing = absent((item for ids in self._lists.values() for item in ids), self.images)
 
     @property
@@ -95,8 +95,8 @@ class FashionIQ:
         return tuple(c for category in CATEGORIES for pair in self._trained(category) for c in pair.captions)
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split over the three categories, those missing left out."""
@@ -106,7 +106,7 @@ class FashionIQ:
     def triplets(self, epoch: int) -> list[Triplet]:
         """Return the training pairs in a seeded shuffle; a quarter each is told as c1+c2, c2+c1, c1 and c2 (CLIP4Cir).
 
-        Pairs with a missing picture, and those without a caption, are left out: `missing` and `notes` tell.
+        Pairs with a missing image, and those without a caption, are left out: `missing` and `notes` tell.
         """
         rng = random.Random(f"{self._seed}/{epoch}")
         pairs = [pair for category in CATEGORIES for pair in self._trained(category)]
@@ -125,7 +125,7 @@ class FashionIQ:
         return found
 
     def check(self) -> CheckReport:
-        """Count queries, galleries and pictures per category and split; name odd pairs; decode every picture."""
+        """Count queries, galleries and images per category and split; name odd pairs; decode every image."""
         counts: dict[str, int] = {}
         expected = dict(OFFICIAL)
         for (category, split), ids in self._lists.items():
@@ -133,10 +133,10 @@ class FashionIQ:
             counts[f"{key}.queries"] = len(self._pairs.get((category, split), []))
             if split == "val":
                 counts |= {f"{key}.gallery-{name}": len(listed) for name, listed in self._galleries(category, split)}
-            counts[f"{key}.pictures"] = len(ids) - len(absent(ids, self.images))
-            expected[f"{key}.pictures"] = len(ids)
+            counts[f"{key}.found"] = len(ids) - len(absent(ids, self.images))
+            expected[f"{key}.found"] = len(ids)
         faults, odd = self._findings()
-        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+        broken = broken_images(sorted(set(self.images.values())), self._layout)
         notes = (*map(str, odd.all()), *self._notes())
         return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._layout.skipped)
 
@@ -158,7 +158,7 @@ class FashionIQ:
         there = [pair for pair in pairs if pair.candidate in self.images and pair.target in self.images]
         return [pair for pair in there if trainable(_all_of(pair.captions))]
 
-    def _find_pictures(self) -> dict[str, Path]:
+    def _find_images(self) -> dict[str, Path]:
         images = self._layout.locate(item for ids in self._lists.values() for item in ids)
         for (category, _), ids in self._lists.items():
             prefixed = self._layout.locate(f"{category}_{item}" for item in ids if item not in images)
@@ -199,7 +199,7 @@ class FashionIQ:
         ]
         notes = [f"no annotations for {', '.join(gone)}"] if gone else []
         if not self.images:
-            notes.append("no pictures: the annotations alone can be counted, not trained on or scored")
+            notes.append("no images: the annotations alone can be counted, not trained on or scored")
         elif self.missing:
             notes.append("incomplete: training leaves such pairs out; scores are stamped with what the gallery lacks")
         return tuple(notes)

@@ -32,7 +32,7 @@ class Layout:
     """What lies in a data set's folders: image files by stem (the best first), other files by name."""
 
     roots: tuple[Path, ...]
-    pictures: Mapping[str, tuple[Path, ...]] = field(repr=False)
+    by_key: Mapping[str, tuple[Path, ...]] = field(repr=False)
     empty: frozenset[Path] = field(repr=False)
     """Images of 0 bytes: a dead download, as missing as no file at all."""
     files: Mapping[str, Path] = field(repr=False)
@@ -54,8 +54,8 @@ class Layout:
         folders = frozenset(part for group in groups.values() for one in group for part in one.folders)
         chosen: dict[str, tuple[Path, ...]] = {}
         for key, group in groups.items():
-            if key in self.pictures:
-                chosen |= self._chosen(group, self.pictures[key], folders)
+            if key in self.by_key:
+                chosen |= self._chosen(group, self.by_key[key], folders)
         wrong = self._without_image({path for paths in chosen.values() for path in paths})
         found = {name: next((path for path in chosen.get(name, ()) if path not in wrong), None) for name in listed}
         return {name: path for name, path in found.items() if path is not None}
@@ -146,7 +146,7 @@ def scan(*roots: Path) -> Layout:
 
     Raises NotFoundError for a folder that is not there.
     """
-    pictures: dict[str, list[Path]] = {}
+    by_key: dict[str, list[Path]] = {}
     files: dict[str, Path] = {}
     empty: set[Path] = set()
     skipped: list[tuple[str, str]] = []
@@ -158,10 +158,10 @@ def scan(*roots: Path) -> Layout:
             if path.suffix.lower() in TABLES:
                 files.setdefault(entry.name, path)
             elif path.suffix.lower() in SUFFIXES:
-                pictures.setdefault(_key(entry.name), []).append(path)
+                by_key.setdefault(_key(entry.name), []).append(path)
                 if size == 0:
                     empty.add(path)
-    order = {key: tuple(sorted(paths, key=lambda path: _preference(path, empty))) for key, paths in pictures.items()}
+    order = {key: tuple(sorted(paths, key=lambda path: _preference(path, empty))) for key, paths in by_key.items()}
     return Layout(roots, order, frozenset(empty), files, tuple(skipped))
 
 
@@ -186,7 +186,7 @@ def dead_files(paths: Collection[Path]) -> dict[Path, str]:
     return found
 
 
-def broken_pictures(
+def broken_images(
     paths: Collection[Path], layout: Layout, also: Mapping[Path, str] | None = None, workers: int = 4
 ) -> tuple[tuple[str, str], ...]:
     """Decode every image; return (file, reason) of those that cannot be read, files that hold no image first.

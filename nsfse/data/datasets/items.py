@@ -1,4 +1,4 @@
-"""The table of items that query sets and catalogues share: `items.csv` with ids, pictures, splits and attributes."""
+"""The table of items that query sets and catalogues share: `items.csv` with ids, images, splits and attributes."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MISSING_VALUES = frozenset({"", "?"})
 
 @dataclass(frozen=True, slots=True)
 class ItemTable:
-    """The rows of one items.csv: `rows` maps each id to its attributes, `images` to its picture where it is there."""
+    """The rows of one items.csv: `rows` maps each id to its attributes, `images` to its image where it is there."""
 
     file: Path
     columns: tuple[str, ...]
@@ -27,25 +27,25 @@ class ItemTable:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Ids without a picture."""
+        """Ids without an image."""
         return tuple(item for item in self.rows if item not in self.images)
 
     def of_split(self, split: str) -> tuple[str, ...]:
-        """Return the ids of a split in file order, with or without picture; all ids for an empty name."""
+        """Return the ids of a split in file order, with or without image; all ids for an empty name."""
         return tuple(item for item in self.rows if not split or self.splits[item] == split)
 
 
 def read_items(folder: Path, table: str = "items.csv", images: Path | None = None) -> ItemTable:
-    """Read `folder/items.csv` and find the pictures: column `file`, else `images/ID.jpg|png|webp|...`.
+    """Read `folder/items.csv` and find the images: column `file`, else `images/ID.jpg|png|webp|...`.
 
-    `images` is where pictures lie when not in `folder/images`. Raises NotFoundError for a missing folder or table, and
+    `images` is where images lie when not in `folder/images`. Raises NotFoundError for a missing folder or table, and
     DataError naming file and line for a row that cannot be used.
     """
     file = folder / table
     if not folder.is_dir():
         raise NotFoundError(f"no such folder: {folder}; give the folder that holds {table}")
     if not file.is_file():
-        raise NotFoundError(f"no {table} in {folder}; it needs a column id and one row per picture")
+        raise NotFoundError(f"no {table} in {folder}; it needs a column id and one row per image")
     places = _Places(folder, images or folder / "images")
     rows: dict[str, dict[str, str]] = {}
     splits: dict[str, str] = {}
@@ -64,14 +64,14 @@ def read_items(folder: Path, table: str = "items.csv", images: Path | None = Non
         splits[item] = row.get("split", "")
         rows[item] = {column: row[column] for column in columns}
     if not rows:
-        raise DataError(f"{file} has no rows; write one per picture")
+        raise DataError(f"{file} has no rows; write one per image")
     dead = dead_files(set(found.values()))
     found = {item: path for item, path in found.items() if path not in dead}
     return ItemTable(file, columns, rows, splits, found, dead)
 
 
 class _Places:
-    """Where pictures lie; lists the image folder once, because a stat per id and suffix is slow on a disk far away."""
+    """Where images lie; lists the image folder once, because a stat per id and suffix is slow on a disk far away."""
 
     def __init__(self, folder: Path, images: Path) -> None:
         self.folder, self.images = folder, images
@@ -86,7 +86,7 @@ class _Places:
                 self._by_stem.setdefault(stem, []).append(name)
 
     def find(self, item: str, file: str, where: str) -> Path | None:
-        """Return the picture of an item, None where there is none."""
+        """Return the image of an item, None where there is none."""
         if not file:
             names = self._by_stem.get(item)
             return self.images / min(names, key=_preference) if names else None

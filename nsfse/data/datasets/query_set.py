@@ -1,9 +1,9 @@
-"""Query sets: a folder that anyone can make, with pictures, a table of them, and queries with their right answers.
+"""Query sets: a folder that anyone can make, with images, a table of them, and queries with their right answers.
 
     items.csv        id[, file][, split][, attributes ...]
     images/          ID.jpg, .png, .webp where the table names no file
     queries.jsonl    {"protocol": NAME, "reference": ID, "texts": [...], "targets": [ID, ...]}, one a line
-                     and where wanted "split", "hard_negatives": [ID, ...], "kind"; of queries with several pictures,
+                     and where wanted "split", "hard_negatives": [ID, ...], "kind"; of queries with several images,
                      texts and exclusions (docs/queries.md) "more_references": [ID, ...], "more_texts": [[...], ...],
                      "minus_texts": [...], "minus": [ID, ...]
 
@@ -24,9 +24,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
 from nsfse.data.anomalies import Findings
-from nsfse.data.datasets.file_index import broken_pictures, counted, scan
+from nsfse.data.datasets.file_index import broken_images, counted, scan
 from nsfse.data.datasets.items import ItemTable, read_items
 from nsfse.data.text_files import Name, read_json_line, read_lines
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
@@ -100,11 +100,11 @@ class QuerySetSource:
         return tuple(dict.fromkeys(split or ANY_SPLIT for split, _ in self._queries))
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     def items(self, split: str) -> tuple[str, ...]:
-        """Return the ids of a split, or of a half of one, whose pictures are there; all for an empty name."""
+        """Return the ids of a split, or of a half of one, whose images are there; all for an empty name."""
         return tuple(item for item in self._listed(split) if item in self.images)
 
     def _listed(self, split: str) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ class QuerySetSource:
         return made
 
     def _given(self) -> list[Triplet]:
-        """Return the queries of the train split that ask with one picture and one text."""
+        """Return the queries of the train split that ask with one image and one text."""
         every = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
         return [query for query in every if query.plain]
 
@@ -182,18 +182,18 @@ class QuerySetSource:
         )
 
     def check(self) -> CheckReport:
-        """Count items and queries, name odd queries, and decode every picture."""
+        """Count items and queries, name odd queries, and decode every image."""
         counts: dict[str, int] = {}
         expected: dict[str, int] = {}
         for split in dict.fromkeys(self._table.splits.values()):
-            key = f"{split or 'all'}.pictures"
+            key = f"{split or 'all'}.found"
             counts[key] = len(self.items(split))
             expected[key] = len(self._table.of_split(split))
         for (split, protocol), queries in self._queries.items():
             key = f"{split or 'all'}.queries.{protocol}"
             counts[key] = counts.get(key, 0) + len(queries)
         layout = scan(self._images_folder or self._folder)
-        broken = broken_pictures(list(self.images.values()), layout, self._table.dead)
+        broken = broken_images(list(self.images.values()), layout, self._table.dead)
         return CheckReport(self.name, counts, expected, self.missing, broken, (), self._faults.all(), layout.skipped)
 
 
@@ -204,7 +204,7 @@ def _halved_queries(
     found = []
     for query in queries:
         targets = inside(query.targets)
-        if len(inside(query.pictures)) == len(query.pictures) and not set(targets) <= {*query.pictures}:
+        if len(inside(query.reference_ids)) == len(query.reference_ids) and not set(targets) <= {*query.reference_ids}:
             found.append(replace(query, targets=targets, hard_negatives=inside(query.hard_negatives)))
     return tuple(found)
 
@@ -261,7 +261,7 @@ def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> 
             )
     if not set(targets) - {reference, *more, *minus}:
         what = (
-            "only pictures of its own as targets; they are"
+            "only images of its own as targets; they are"
             if more or minus
             else "its reference as the only target; it is"
         )
@@ -291,7 +291,7 @@ def _judge(query: Triplet, faults: Findings, entry: str) -> None:
     """Note what is odd about a query."""
     if len(set(query.targets)) < len(query.targets):
         faults.add("query lists a target twice", "queries list a target twice", entry)
-    if not set(query.targets).isdisjoint(query.pictures):
+    if not set(query.targets).isdisjoint(query.reference_ids):
         faults.add("query has an image of its own as target", "queries have an image of their own as target", entry)
     if not set(query.targets).isdisjoint(query.hard_negatives):
         faults.add("query has a target as hard negative", "queries have a target as hard negative", entry)

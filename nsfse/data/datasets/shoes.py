@@ -1,4 +1,4 @@
-"""Shoes: relative captions over the Attribute Discovery pictures (Guo et al., NeurIPS 2018).
+"""Shoes: relative captions over the Attribute Discovery images (Guo et al., NeurIPS 2018).
 
 Facts: docs/benchmarks.md. In the official file `ImageName` is the target.
 """
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
 from nsfse.data.anomalies import Findings
-from nsfse.data.datasets.file_index import absent, broken_pictures, counted, image_id, scan
+from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json, read_lines
 from nsfse_runtime.errors import NotFoundError
 
@@ -20,8 +20,8 @@ __all__ = ["OFFICIAL", "Shoes"]
 LISTS = {"train": "train_im_names.txt", "test": "eval_im_names.txt"}
 
 OFFICIAL: Mapping[str, int] = {
-    "train.images": 10000,
-    "test.images": 4658,
+    "train.listed": 10000,
+    "test.listed": 4658,
     "train.queries": 8990,
     "test.queries": 1761,
 }
@@ -41,9 +41,9 @@ class _Pair(msgspec.Struct, frozen=True):
 
 
 class Shoes:
-    """Shoes; an id is the picture's name without its suffix. `val` is accepted for `test`, the only held-out split.
+    """Shoes; an id is the image's name without its suffix. `val` is accepted for `test`, the only held-out split.
 
-    `folder` holds `relative_captions_shoes.json` and the two name lists in any depth; pictures lie anywhere under it
+    `folder` holds `relative_captions_shoes.json` and the two name lists in any depth; images lie anywhere under it
     or under `images`, flat or as `womens_*/0/img_*.jpg`.
     Raises NotFoundError without the folder or the files, DataError for a file that is not in its form.
     """
@@ -76,15 +76,15 @@ class Shoes:
         return (said,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split, those missing left out."""
         return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
 
     def triplets(self, epoch: int) -> list[Triplet]:
-        """Return the training pairs in a seeded shuffle, those without a picture or a caption left out."""
+        """Return the training pairs in a seeded shuffle, those without an image or a caption left out."""
         pairs = [pair for pair in self._pairs.get("train", ()) if trainable(pair.texts[0])]
         pairs = [p for p in pairs if p.reference in self.images and p.targets[0] in self.images]
         random.Random(f"{self._seed}/{epoch}").shuffle(pairs)
@@ -102,15 +102,15 @@ class Shoes:
         ]
 
     def check(self) -> CheckReport:
-        """Count pairs, listed images and pictures per split; name odd pairs; decode every picture."""
+        """Count pairs, listed images and images per split; name odd pairs; decode every image."""
         counts: dict[str, int] = {}
         expected = dict(OFFICIAL)
         for split, listed in self._lists.items():
-            counts[f"{split}.images"] = len(listed)
+            counts[f"{split}.listed"] = len(listed)
             counts[f"{split}.queries"] = len(self._pairs[split])
-            counts[f"{split}.pictures"] = len(listed) - len(absent(listed, self.images))
-            expected[f"{split}.pictures"] = OFFICIAL[f"{split}.images"]
-        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+            counts[f"{split}.found"] = len(listed) - len(absent(listed, self.images))
+            expected[f"{split}.found"] = OFFICIAL[f"{split}.listed"]
+        broken = broken_images(sorted(set(self.images.values())), self._layout)
         faults, odd = self._findings()
         notes = [*map(str, odd.all())]
         notes += [f"absent: {name}" for split, name in LISTS.items() if split not in self._lists]

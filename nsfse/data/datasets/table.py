@@ -7,9 +7,9 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_picture, trainable
+from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
 from nsfse.data.anomalies import Findings
-from nsfse.data.datasets.file_index import absent, broken_pictures, counted, scan
+from nsfse.data.datasets.file_index import absent, broken_images, counted, scan
 from nsfse.data.text_files import Name, read_csv, read_json_line, read_lines
 from nsfse_runtime.errors import DataError, NotFoundError
 
@@ -43,7 +43,7 @@ class Table:
     """A CSV or JSONL file of `reference`, `target`, `text` and optionally `split` (train where it is not given).
 
     In JSONL `target` and `text` may be lists: all right answers, several phrasings. Rows with the same split, reference
-    and text are one query with several right answers. A picture is named by its path under the table's folder (or
+    and text are one query with several right answers. An image is named by its path under the table's folder (or
     `images`), by its file name or by its file name without suffix. A CSV file may have commas, semicolons or tabs.
     `file` is the table, or a folder that holds exactly one. Raises NotFoundError and DataError.
     """
@@ -78,8 +78,8 @@ class Table:
         return tuple(text for query in self._trained() for text in query.texts)
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] fitted to `size` (H, W)."""
-        return load_picture(self.images, item, size)
+        """Return one image [H, W, 3] fitted to `size` (H, W)."""
+        return load_item(self.images, item, size)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -87,11 +87,11 @@ class Table:
         return tuple(self._queries)
 
     def items(self, split: str) -> tuple[str, ...]:
-        """Return the pictures that the split's rows name, those missing left out."""
+        """Return the images that the split's rows name, those missing left out."""
         return tuple(item for item in self._listed(split) if item in self.images)
 
     def triplets(self, epoch: int) -> list[Triplet]:
-        """Return the training rows in a seeded shuffle, one phrasing each, those with a missing picture left out."""
+        """Return the training rows in a seeded shuffle, one phrasing each, those with a missing image left out."""
         rng = random.Random(f"{self._seed}/{epoch}")
         whole = self._trained()
         rng.shuffle(whole)
@@ -99,24 +99,24 @@ class Table:
         return [Triplet(q.reference, (rng.choice(q.texts),), t) for q, t in zip(whole, targets, strict=True) if t]
 
     def protocols(self, split: str) -> list[Protocol]:
-        """Return the split's protocol: gallery = every picture its rows name, the reference removed."""
+        """Return the split's protocol: gallery = every image its rows name, the reference removed."""
         queries = self._queries.get(split, [])
         if not queries:
             return []
         missing = absent(self._listed(split), self.images)
-        note = f"gallery: the pictures named by the {split} rows of {self._file.name}"
+        note = f"gallery: the images named by the {split} rows of {self._file.name}"
         name = f"{self._file.stem}-{split}"
         return [Protocol(name, "1", self.items(split), tuple(queries), True, (1, 10, 50), note, len(missing), missing)]
 
     def check(self) -> CheckReport:
-        """Count queries and pictures per split; name odd rows; decode every picture."""
+        """Count queries and images per split; name odd rows; decode every image."""
         counts: dict[str, int] = {}
         expected: dict[str, int] = {}
         for split, queries in self._queries.items():
             counts[f"{split}.queries"] = len(queries)
-            counts[f"{split}.pictures"] = len(self.items(split))
-            expected[f"{split}.pictures"] = len(self._listed(split))
-        broken = broken_pictures(sorted(set(self.images.values())), self._layout)
+            counts[f"{split}.found"] = len(self.items(split))
+            expected[f"{split}.found"] = len(self._listed(split))
+        broken = broken_images(sorted(set(self.images.values())), self._layout)
         faults, skipped = self._faults.all(), self._layout.skipped
         return CheckReport(self.name, counts, expected, self.missing, broken, (), faults, skipped)
 
@@ -127,7 +127,7 @@ class Table:
     def _merged(self, rows: Sequence[tuple[str, _Row]]) -> dict[str, list[Triplet]]:
         """Return split → queries, rows of the same split, reference and text made one.
 
-        A picture that is named in several ways has the first name. Raises DataError for a row whose only target is its
+        An image that is named in several ways has the first name. Raises DataError for a row whose only target is its
         reference: that is removed from the gallery.
         """
         first: dict[Path, str] = {}

@@ -1,10 +1,10 @@
-"""Questions of several pictures, texts and exclusions about the drawn catalogue, with all their right answers.
+"""Questions of several images, texts and exclusions about the drawn catalogue, with all their right answers.
 
-`two-references`: two pictures that differ in two attributes, and an edit of a third. Right is what has one of the two
-from either picture ("the shape of this, the colour of that", or the other way round) and what the text asks for.
-`several-edits`: two or three edits of one picture, each a text of its own.
+`two-references`: two images that differ in two attributes, and an edit of a third. Right is what has one of the two
+from either image ("the shape of this, the colour of that", or the other way round) and what the text asks for.
+`several-edits`: two or three edits of one image, each a text of its own.
 `minus`: an edit, and what must not be there: a word for what the reference has (kind `has`) or for one of the answers
-that the text leaves open (`open`), or a picture that answers the text and is not wanted, nor its like (`picture`).
+that the text leaves open (`open`), or an image that answers the text and is not wanted, nor its like (`image`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from nsfse.data.synthetic.edits import DETAILS, PATTERN_NOUNS, Option, options, 
 from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, Allowed, Cluster, Codes, Stock
 from nsfse.data.text.templates import Edit
 
-PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "minus": ("has", "open", "picture")}
+PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "minus": ("has", "open", "image")}
 """Parts, each with its kinds of question."""
 _CATEGORY = ATTRIBUTES.index("category")
 _FREE = tuple(ATTRIBUTES.index(name) for name in FREE_WITH_CATEGORY)
@@ -25,7 +25,7 @@ _NAMED = tuple(ATTRIBUTES.index(name) for name in ("colour", "pattern", "detail"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about items of a stock: `references` and `minus` hold, for each picture, the codes it has.
+    """One question about items of a stock: `references` and `minus` hold, for each image, the codes it has.
 
     `edits` are asked in a text each; `right` are all items that answer, `hard` some that nearly do.
     """
@@ -79,7 +79,7 @@ def _minus(stock: Stock, _: Cluster, start: Codes, goal: Codes) -> Iterator[Ques
     for option in options(stock.level, start, goal) if len(_differing(start, goal)) == 1 else ():
         if option.kind in stock.level.kinds:
             yield from _minus_words(stock, start, goal, option)
-            yield from _minus_picture(stock, start, option)
+            yield from _minus_image(stock, start, option)
 
 
 def _minus_words(stock: Stock, start: Codes, goal: Codes, option: Option) -> Iterator[Question]:
@@ -98,15 +98,15 @@ def _minus_words(stock: Stock, start: Codes, goal: Codes, option: Option) -> Ite
             yield _question(stock, kind, (start,), option.edits, [wanted], stock.matching(unwanted), (word,))
 
 
-def _minus_picture(stock: Stock, start: Codes, option: Option) -> Iterator[Question]:
-    """Yield questions with a picture that answers the text; right are the answers that are not as it is."""
+def _minus_image(stock: Stock, start: Codes, option: Option) -> Iterator[Question]:
+    """Yield questions with an image that answers the text; right are the answers that are not as it is."""
     answers = stock.matching(option.allowed)
     looks = list(dict.fromkeys(stock.codes[item] for item in answers))
     if len(looks) > 1:
         like = tuple(item for item in answers if stock.codes[item] == looks[-1])
         rest = tuple(item for item in answers if item not in like)
         hard = (*like, *stock.one_off(option.allowed))
-        yield Question("picture", (start,), option.edits, rest, hard, minus=(looks[-1],))
+        yield Question("image", (start,), option.edits, rest, hard, minus=(looks[-1],))
 
 
 def _question(

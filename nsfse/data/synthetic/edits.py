@@ -55,7 +55,7 @@ class Option:
     allowed: Allowed
 
     def claims(self, level: Level, category: str) -> tuple[Claim, ...]:
-        """Return what each edit asks for of a picture of `category`."""
+        """Return what each edit asks for of an image of `category`."""
         found = []
         for edit in self.edits:
             at = ATTRIBUTES.index(edit.attribute)

@@ -29,7 +29,7 @@ Allowed = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One setting of the benchmark: the values each attribute takes, how pictures vary, what is asked."""
+    """One setting of the benchmark: the values each attribute takes, how images vary, what is asked."""
 
     name: str
     values: tuple[tuple[str, ...], ...]
@@ -106,7 +106,7 @@ class Stock:
             if training:
                 corners = [codes for codes in corners if not self.is_held_out(codes)]
             self._add(corners, items)
-        self.picture_seeds: NDArray[np.int64] = rng.integers(0, 2**62, items)
+        self.image_seeds: NDArray[np.int64] = rng.integers(0, 2**62, items)
         self._by_codes: dict[Codes, list[int]] = {}
         for item, codes in enumerate(self.codes):
             self._by_codes.setdefault(codes, []).append(item)

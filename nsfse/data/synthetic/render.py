@@ -1,6 +1,6 @@
-"""Paints one product from its attributes and a seed: the pictures of the drawn catalogue.
+"""Paints one product from its attributes and a seed: the images of the drawn catalogue.
 
-Attributes decide what is in the picture; the seed decides only what no text speaks of: position, rotation, scale,
+Attributes decide what is in the image; the seed decides only what no text speaks of: position, rotation, scale,
 light, a little colour. Painted at twice the size and reduced, so that edges are smooth.
 """
 
@@ -48,7 +48,7 @@ Colour = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Nuisance:
-    """How far pictures of equal attributes may differ: shares of the picture, degrees, and gains around 1."""
+    """How far images of equal attributes may differ: shares of the image, degrees, and gains around 1."""
 
     shift: float
     turn: float
@@ -63,7 +63,7 @@ STRONG = Nuisance(shift=0.06, turn=14.0, scale=0.09, light=0.18, tint=0.03, hue=
 
 
 class _Canvas:
-    """A picture being painted in unit coordinates through one affine map."""
+    """An image being painted in unit coordinates through one affine map."""
 
     def __init__(self, size: tuple[int, int], matrix: Points, offset: Points, ground: Colour) -> None:
         self.size = (size[1], size[0])
@@ -84,7 +84,7 @@ class _Canvas:
 
 
 def paint(attributes: Mapping[str, str], seed: int, size: tuple[int, int], nuisance: Nuisance = STRONG) -> Pixels:
-    """Return the picture [H, W, 3] of a product; the same arguments give the same pixels.
+    """Return the image [H, W, 3] of a product; the same arguments give the same pixels.
 
     `attributes` has category, colour, pattern, length, detail (`with` or `without`), size and background.
     """
@@ -126,7 +126,7 @@ def _paint_parts(
 
 
 def _cloth(canvas: _Canvas, base: Colour, pattern: str, rng: np.random.Generator) -> Image.Image:
-    """Return a whole picture of the body's colour and pattern, turned with the product."""
+    """Return a whole image of the body's colour and pattern, turned with the product."""
     cloth = Image.new("RGB", canvas.size, _rgb(base))
     if pattern == "plain":
         return cloth
@@ -183,7 +183,7 @@ def _cast_shadow(canvas: _Canvas, parts: tuple[Part, ...]) -> None:
 
 
 def _light(pixels: NDArray[np.float32], rng: np.random.Generator, nuisance: Nuisance) -> Pixels:
-    """Light the whole picture: a gain, a tint of the lamp, a slope across it and a grain."""
+    """Light the whole image: a gain, a tint of the lamp, a slope across it and a grain."""
     height, width, _ = pixels.shape
     gain = (1 + rng.uniform(-1.0, 0.5) * nuisance.light) * (1 + rng.uniform(-1, 1, 3) * nuisance.tint)
     slope = rng.uniform(-1, 1, 2) * nuisance.light * 0.6

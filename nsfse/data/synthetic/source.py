@@ -1,4 +1,4 @@
-"""The drawn catalogue, version 1: product-like pictures whose every right answer is known. The project's benchmark.
+"""The drawn catalogue, version 1: product-like images whose every right answer is known. The project's benchmark.
 
 An edit names what it changes and keeps everything else. Right answers are ALL gallery items that keep the reference's
 other attributes and have what the text asks for: "darker" any darker shade of the hue, "longer" any longer one, "not
@@ -38,11 +38,11 @@ _NOTE = "texts 1-2 are phrasings that training sees, texts 3-4 are held out of i
 
 
 class DrawnSource:
-    """The drawn catalogue as a data set; pictures are drawn when asked for, the same for the same seed and id.
+    """The drawn catalogue as a data set; images are drawn when asked for, the same for the same seed and id.
 
     `items` and `seed` are those of the train split. Val and test are the benchmark's own and change only with
-    `test_seed` and `gallery`, so that two models compare whatever they trained on. Both have as many pictures: what
-    tells a match is fitted on val, and how near the nearest wrong picture comes depends on how many there are.
+    `test_seed` and `gallery`, so that two models compare whatever they trained on. Both have as many images: what
+    tells a match is fitted on val, and how near the nearest wrong image comes depends on how many there are.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DrawnSource:
 
     @property
     def knows(self) -> str:
-        """Return what is in its pictures, for whoever is handed a model that has seen nothing else."""
+        """Return what is in its images, for whoever is handed a model that has seen nothing else."""
         kinds, colours, patterns = self.level.values[:3]
         said = (("kinds", kinds), ("colours", colours), ("patterns", patterns))
         return "drawings of " + ", ".join(f"{len(values)} {name} ({', '.join(values)})" for name, values in said)
@@ -107,20 +107,20 @@ class DrawnSource:
         return tuple(_name(split, item) for item in range(len(self.stock(split).codes)))
 
     def attributes(self, item: str) -> dict[str, str]:
-        """Return what is in a picture."""
+        """Return what is in an image."""
         split, number = self._find(item)
         return self.level.describe(self.stock(split).codes[number])
 
     def facts(self, item: str) -> dict[str, str]:
-        """Return what is in a picture, length and detail under the name of what has them (`shirt length`)."""
+        """Return what is in an image, length and detail under the name of what has them (`shirt length`)."""
         known = self.attributes(item)
         return {fact(name, known["category"]): value for name, value in known.items()}
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one picture [H, W, 3] drawn at `size` (H, W). Raises NotFoundError for an unknown id."""
+        """Return one image [H, W, 3] drawn at `size` (H, W). Raises NotFoundError for an unknown id."""
         split, number = self._find(item)
         stock = self.stock(split)
-        seed = int(stock.picture_seeds[number])
+        seed = int(stock.image_seeds[number])
         return paint(self.level.describe(stock.codes[number]), seed, size, self.level.nuisance)
 
     def triplets(self, epoch: int) -> list[Triplet]:
@@ -176,7 +176,7 @@ class DrawnSource:
         split, _, number = item.partition("-")
         if split in _SPLITS and number.isdigit() and int(number) < self._sizes[split]:
             return split, int(number)
-        raise NotFoundError(f"the drawn catalogue has no picture {item!r}; ids run from {_name('train', 0)}")
+        raise NotFoundError(f"the drawn catalogue has no image {item!r}; ids run from {_name('train', 0)}")
 
     def _options(self, a: Codes, b: Codes) -> tuple[Option, ...]:
         return _cached_options(self.level.name, a, b)
@@ -218,7 +218,7 @@ class DrawnSource:
         return option.claims(self.level, self.level.describe(stock.codes[answer])["category"])
 
     def held_out(self) -> Protocol:
-        """Return the validation queries: their pictures are drawn for nothing else."""
+        """Return the validation queries: their images are drawn for nothing else."""
         return self.protocols("val")[0]
 
     def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
@@ -227,7 +227,7 @@ class DrawnSource:
         return category_edits(known, "category", FREE_WITH_CATEGORY, self._phrasings, count)
 
     def questions(self) -> list[Protocol]:
-        """Return the test protocols of several pictures, texts and exclusions (see drawn_questions)."""
+        """Return the test protocols of several images, texts and exclusions (see drawn_questions)."""
         version, gallery = self._version("test"), self.items("test")
         return [
             Protocol(f"drawn-{part}", version, gallery, queries, note=_NOTE)
@@ -249,7 +249,7 @@ class DrawnSource:
         return tuple(query for kind in found.values() for query in kind)
 
     def _question(self, stock: Stock, question: Question, rng: np.random.Generator) -> Triplet | None:
-        """Return a question with its pictures chosen; None where they leave no answer."""
+        """Return a question with its images chosen; None where they leave no answer."""
         shown = [
             int(rng.choice(stock.matching(tuple((code,) for code in codes))))
             for codes in (*question.references, *question.minus)
@@ -311,7 +311,7 @@ class DrawnSource:
 def draw_query_set(
     folder: Path, items: int = 4000, seed: int = 0, size: int = 128, level: str = "standard"
 ) -> dict[str, int]:
-    """Write a test split of `items` pictures of `size` x `size` pixels as a query set; return its counts.
+    """Write a test split of `items` images of `size` x `size` pixels as a query set; return its counts.
 
     The same items, seed and level give the queries of `DrawnSource(level, gallery=items, test_seed=seed)`; the same
     folder may be written again. Raises UsageError for fewer than 16 items, OutputError where it cannot be written.
@@ -328,7 +328,7 @@ def draw_query_set(
         for item in ids:
             Image.fromarray(source.load(item, (size, size))).save(folder / rows[item]["file"], compress_level=4)
     except OSError as error:
-        raise OutputError(f"cannot write pictures to {folder}: {error.strerror}; choose another folder") from error
+        raise OutputError(f"cannot write images to {folder}: {error.strerror}; choose another folder") from error
     return {"items": len(ids), "queries": len(source.protocols("test")[0].queries), "seed": seed, "size": size}
 
 

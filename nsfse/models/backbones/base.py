@@ -1,7 +1,7 @@
 """A trunk whose weights come from elsewhere, and a tail that learns what this model needs of it.
 
 They meet in one tensor, the trunk's features [B, R, C]. Where the whole trunk is frozen these can be kept in memory
-instead of pictures, and only the tail is left to compute.
+instead of images, and only the tail is left to compute.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ def reached(x: Tensor, share: float) -> Tensor:
 
 
 class Trunk(nn.Module, ABC):
-    """Pictures [B, 3, H, W] in 0..1 → features [B, R, C], normalisation of the pictures included."""
+    """Images [B, 3, H, W] in 0..1 → features [B, R, C], normalisation of the images included."""
 
     mean: Tensor
     std: Tensor
@@ -35,7 +35,7 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def stages(self) -> list[nn.Module]:
-        """Return the parts that `model.frozen_stages` counts, the one nearest to the picture first."""
+        """Return the parts that `model.frozen_stages` counts, the one nearest to the image first."""
 
 
 class TrunkEncoder(nn.Module):
@@ -133,7 +133,7 @@ def join_cells(maps: list[Tensor]) -> Tensor:
 
 
 def check_cells(config: ModelConfig, backbone: str, cells: tuple[int, ...] = (32,)) -> None:
-    """Raise DataError where `backbone` has no such cells, or a picture's side is no whole number of them."""
+    """Raise DataError where `backbone` has no such cells, or an image's side is no whole number of them."""
     if config.cell not in cells:
         raise DataError(f"model.cell: {config.cell}; for {backbone} it is {' or '.join(map(str, cells))}")
     if any(side <= 0 or side % config.cell for side in config.image_size):

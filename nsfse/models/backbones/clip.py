@@ -1,7 +1,7 @@
 """Any CLIP in the form of `transformers`: cells of patches, and words, after norm and projection, with an adapter each.
 
 `model.weights` names a folder, or `hub:OWNER/NAME` to fetch one: only that prefix lets anything reach for the network.
-What a run needs to be opened again without that folder (shapes, special tokens, picture statistics) is read once into
+What a run needs to be opened again without that folder (shapes, special tokens, image statistics) is read once into
 `model.clip`, which the run's config.json keeps.
 """
 
@@ -23,7 +23,7 @@ from nsfse_runtime.extras import need
 
 HUB = "hub:"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-# The statistics of CLIP's training pictures, for a folder without preprocessor_config.json (Radford et al., its code).
+# The statistics of CLIP's training images, for a folder without preprocessor_config.json (Radford et al., its code).
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SHAPES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -34,7 +34,7 @@ VISION_SHAPES = (*SHAPES, "image_size", "patch_size", "num_channels")
 
 
 class ClipTrunk(Trunk):
-    """Pictures [B, 3, S, S] → the class token and R cells after norm and projection, [B, 1 + R, p].
+    """Images [B, 3, S, S] → the class token and R cells after norm and projection, [B, 1 + R, p].
 
     A cell is the average of the patches it covers, or a patch itself.
     """

@@ -27,7 +27,7 @@ STAGES = (
 )
 STEM = 32
 SEEN = {1: 24, 2: 40, 4: 112, 6: 320}
-"""Stages whose maps make the regions, at 1/4, 1/8, 1/16 and 1/32 of the picture, and their channels."""
+"""Stages whose maps make the regions, at 1/4, 1/8, 1/16 and 1/32 of the image, and their channels."""
 ENDS = {32: 7, 16: 5}
 """Pixels of a region's side → how many stages there are: the first five have four in five operations and a fifth of the
 weights."""

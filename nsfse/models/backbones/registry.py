@@ -1,4 +1,4 @@
-"""Backbones behind two small interfaces: pictures → (vectors, regions), words → (words, sentence).
+"""Backbones behind two small interfaces: images → (vectors, regions), words → (words, sentence).
 
 A backbone is an entry of `BACKBONES`: a function of the model's configuration and vocabulary size that returns the two
 encoders. Everything after them only sees unit rows of the common dimension d.

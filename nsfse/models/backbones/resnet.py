@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(Trunk):
-    """Pictures [B, 3, H, W] → cells of all four stages [B, R, 60·width], R = H·W/1024: 49 of 3840 at 224×224."""
+    """Images [B, 3, H, W] → cells of all four stages [B, R, 60·width], R = H·W/1024: 49 of 3840 at 224×224."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -1,4 +1,4 @@
-"""Gallery: pictures' features in one SQLite file, kept equal to a folder; one writer, many readers."""
+"""Gallery: images' features in one SQLite file, kept equal to a folder; one writer, many readers."""
 
 import json
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Gallery:
-    """N pictures by row, in the order of their ids. Made by `open`; a context manager closes it.
+    """N images by row, in the order of their ids. Made by `open`; a context manager closes it.
 
     What is read is one committed generation, loaded at first use and kept until `refresh`; a Gallery may be shared by
     threads. Any reading method may raise IntegrityError (the file is damaged).
@@ -117,7 +117,7 @@ class Gallery:
             return self._snapshot
 
     def refresh(self) -> None:
-        """Take the newest committed generation: rows may mean other pictures from here on."""
+        """Take the newest committed generation: rows may mean other images from here on."""
         with self.reading():
             pass
 
@@ -148,7 +148,7 @@ class Gallery:
             return (snapshot or self.snapshot).targets(self._connection(), rows)
 
     def row(self, name: str) -> int:
-        """Return the row of an id, or of the only picture called `name` but for folder and suffix.
+        """Return the row of an id, or of the only image called `name` but for folder and suffix.
 
         Raises NotFoundError, or UsageError when several are called so.
         """
@@ -164,7 +164,7 @@ class Gallery:
         return self.snapshot.mask(where)
 
     def path_of(self, row: int) -> Path:
-        """Return where the picture of `row` lay when the folder was last synced."""
+        """Return where the image of `row` lay when the folder was last synced."""
         return Path(self.snapshot.folder, self.ids[row])
 
     def is_current(self, row: int, snapshot: Snapshot | None = None) -> bool:
@@ -211,7 +211,7 @@ class Gallery:
             return {
                 "path": str(self.path),
                 "format_version": store.format_of(connection),
-                "pictures": meta["items"],
+                "images": meta["items"],
                 "distinct": distinct,
                 "failed": failed,
                 "dim": meta.get("dim"),
@@ -244,8 +244,8 @@ class Gallery:
         """Make the gallery equal to `folder`: encode what is new or changed, follow renames, drop what is gone.
 
         Each batch is committed before `progress` hears of it; whatever interrupts, the next sync goes on from there.
-        `batch` pictures are encoded at a time, by default as many as the free memory allows, while `workers` threads
-        decode the next ones, by default one a core. A gallery of more than stage1.EXACT_UP_TO pictures gets its index.
+        `batch` images are encoded at a time, by default as many as the free memory allows, while `workers` threads
+        decode the next ones, by default one a core. A gallery of more than stage1.EXACT_UP_TO images gets its index.
         `metadata` is a CSV table (docs: metadata.read_table). `exclude` are globs of files and folders to leave out
         (docs: folder.list_folder) from now on; None leaves those in force that the gallery keeps. More than half of the
         images, of a sub-folder, or of all metadata go only where `allow_removals` says so.

@@ -17,7 +17,7 @@ from nsfse_runtime.types import Pixels
 
 # A batch is no larger than pays off on a CPU, and takes no more than this share of the memory that is free.
 _LARGEST, _SHARE = 64, 0.25
-# What encoding a picture takes at its peak, in times its float32 pixels: an EfficientNet's first layers come near 20.
+# What encoding an image takes at its peak, in times its float32 pixels: an EfficientNet's first layers come near 20.
 _ACTIVATIONS = 24
 _UNKNOWN_MEMORY = 1_000_000_000
 # Files with nothing to encode (renames, duplicates, refusals) make a batch at the latest after so many.
@@ -33,7 +33,7 @@ class Read:
     sha256: bytes = b""
     pixels: Pixels | None = None
     reason: str = ""
-    refused: bool = False  # the content is no picture, as against a file that could not be read this time
+    refused: bool = False  # the content is no image, as against a file that could not be read this time
 
 
 def usual_workers() -> int:
@@ -43,9 +43,9 @@ def usual_workers() -> int:
 
 
 def usual_batch(size: tuple[int, int]) -> int:
-    """Return how many pictures of `size` (height, width) are encoded at a time, by the memory that is free now."""
-    picture = size[0] * size[1] * 3 * 4 * _ACTIVATIONS
-    return int(min(_LARGEST, max(1, _SHARE * free_memory() / picture)))
+    """Return how many images of `size` (height, width) are encoded at a time, by the memory that is free now."""
+    image = size[0] * size[1] * 3 * 4 * _ACTIVATIONS
+    return int(min(_LARGEST, max(1, _SHARE * free_memory() / image)))
 
 
 def free_memory() -> int:
@@ -128,7 +128,7 @@ def has_profile(path: Path) -> bool:
 
 
 def batches(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:
-    """Part `reads` so that each part has at most `batch` pictures to encode."""
+    """Part `reads` so that each part has at most `batch` images to encode."""
     part: list[Read] = []
     encode = 0
     for read in reads:

@@ -45,7 +45,7 @@ def _told_apart(name: str) -> str:
 
 
 class Snapshot:
-    """N pictures, row by row in the order of their ids; `contents` [N] names each one's features in the file."""
+    """N images, row by row in the order of their ids; `contents` [N] names each one's features in the file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         """Load the generation that `connection` sees. Raises sqlite3.Error or IntegrityError."""
@@ -54,9 +54,9 @@ class Snapshot:
         self.generation, self.folder = int(meta["generation"]), str(meta["folder"])
         items = sorted(connection.execute("SELECT id, content, metadata, crc FROM items NOT INDEXED").fetchall())
         if len(items) != meta["items"]:
-            raise damaged(path, f"{len(items)} pictures of {meta['items']}")
+            raise damaged(path, f"{len(items)} images of {meta['items']}")
         if any(item_crc(*item[:3]) != item[3] for item in items):
-            raise damaged(path, "a picture's entry has changed by itself")
+            raise damaged(path, "an image's entry has changed by itself")
         self.ids: tuple[str, ...] = tuple(item[0] for item in items)
         self.contents = np.array([item[1] for item in items], np.int64)
         self._metadata = [item[2] for item in items]
@@ -71,7 +71,7 @@ class Snapshot:
             "SELECT key, sha256, vector, crc FROM contents NOT INDEXED"
         ):
             if content_crc(sha256, vector) != check:
-                raise damaged(self._path, "a picture's vector has changed by itself")
+                raise damaged(self._path, "an image's vector has changed by itself")
             keys.append(key)
             checks.append(check)
             blobs.append(vector)
@@ -112,12 +112,12 @@ class Snapshot:
         query = f"SELECT key, data, crc FROM regions WHERE key IN ({','.join('?' * len(keys))})"
         for key, data, crc in connection.execute(query, keys):
             if regions_crc(key, data) != crc:
-                raise damaged(self._path, "a picture's regions have changed by themselves")
+                raise damaged(self._path, "an image's regions have changed by themselves")
             found[key] = data
         if not found.keys() >= set(keys):
             generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
             if generation == self.generation:
-                raise damaged(self._path, "a picture's regions are missing")
+                raise damaged(self._path, "an image's regions are missing")
             raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
         return found
 
@@ -135,10 +135,10 @@ class Snapshot:
         found = self._names.find(name)
         if len(found.ids) > 1:
             some = ", ".join(map(_told_apart, found.ids[:3]))
-            raise UsageError(printable(f"{len(found.ids)} pictures are called {name} ({some}); give the whole id"))
+            raise UsageError(printable(f"{len(found.ids)} images are called {name} ({some}); give the whole id"))
         if found.id is None:
             hint = self.hint(name) or "give an id as results show it"
-            raise NotFoundError(printable(f"{self._path} has no picture {name[:200]}; {hint}"))
+            raise NotFoundError(printable(f"{self._path} has no image {name[:200]}; {hint}"))
         return self._rows[found.id]
 
     def same(self, name: str) -> str | None:

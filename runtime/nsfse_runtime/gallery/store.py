@@ -1,6 +1,6 @@
 """The gallery's SQLite file: its tables, how it is opened, who may write, and its errors in one line.
 
-`contents` holds features once per distinct picture, `items` names them: a rename or a duplicate encodes nothing. SQLite
+`contents` holds features once per distinct image, `items` names them: a rename or a duplicate encodes nothing. SQLite
 does not check what it reads back, so each row carries a CRC and `meta` the number of items: bit rot is an error.
 """
 

@@ -234,7 +234,7 @@ class _Sync:
         elsewhere = before and Path(before).is_dir() and not os.path.samefile(before, self.folder)
         if self._items and elsewhere and self.listing.files and not self._items.keys() & self.listing.files.keys():
             raise UsageError(
-                f"{self.path} follows {before}, and {self.folder} has none of its pictures; "
+                f"{self.path} follows {before}, and {self.folder} has none of its images; "
                 "use another gallery, or put both folders into one and index that"
             )
 
@@ -246,7 +246,7 @@ class _Sync:
         total = len(self._items) - len(self._excluded)
         if total and not self.listing.files and not self.listing.unread:
             raise InputError(
-                f"{self.folder} holds no files but {self.path} has {total} pictures; is the disk mounted? {_ASKED}"
+                f"{self.folder} holds no files but {self.path} has {total} images; is the disk mounted? {_ASKED}"
             )
         lost = self._lost()
         if self._refusal(lost) and (refusal := self._refusal(lost - self._moved())):
@@ -277,7 +277,7 @@ class _Sync:
             return None
         total = len(self._items) - len(self._excluded)
         if 2 * len(lost) > total and (len(lost) >= _FEW or (len(lost) == total and not self._has_new())):
-            return f"{len(lost)} of {total} pictures of {self.path} are gone from {self.folder}"
+            return f"{len(lost)} of {total} images of {self.path} are gone from {self.folder}"
         had = _by_folder(name for name in self._items if name not in self._excluded)
         mounts = json.loads(self._meta("mounts") or "[]")
         for folder, gone in sorted(_by_folder(lost).items()):
@@ -286,7 +286,7 @@ class _Sync:
             emptied = whole and gone >= _MANY_EMPTY and (self.folder / folder).is_dir() and not self._holds(folder)
             most = had[folder] >= _MANY and (whole or (top and 2 * gone > had[folder]))
             if unmounted or emptied or most:
-                return f"{gone} of {had[folder]} pictures are gone from {printable(str(self.folder / folder))}"
+                return f"{gone} of {had[folder]} images are gone from {printable(str(self.folder / folder))}"
         return None
 
     def _holds(self, folder: str) -> bool:
@@ -311,7 +311,7 @@ class _Sync:
         nothing = all(values == "{}" for values in (self.columns or {}).values())
         if cleared and (nothing or (2 * len(cleared) > len(had) and len(cleared) >= _FEW)):
             raise DataError(
-                f"{table} would clear the metadata of {len(cleared)} of {len(had)} pictures, "
+                f"{table} would clear the metadata of {len(cleared)} of {len(had)} images, "
                 f"as {len(self.report.unmatched)} of its rows name none; {_ASKED}"
             )
 

@@ -43,7 +43,7 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"GIF89a": GifImageFile,
     b"BM": BmpImageFile,
 }
-# Bytes per pixel at the peak: the decoded picture and its copy on white, 4 each. WEBP's decoder holds two canvases and
+# Bytes per pixel at the peak: the decoded image and its copy on white, 4 each. WEBP's decoder holds two canvases and
 # a third copy more (7000x7000 peaked at 850 MB), so a WEBP may have half the pixels.
 _PIXEL_COST, _WEBP_PIXEL_COST = 8, 16
 # A progressive JPEG of a few kB can ask for thousands of passes over all its pixels.
@@ -56,16 +56,16 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a picture whole → [H, W, 3].
+    """Decode an image whole → [H, W, 3].
 
-    `source` is the bytes, a path, or an open seekable stream. Raises ImageError (not a readable picture, too large,
+    `source` is the bytes, a path, or an open seekable stream. Raises ImageError (not a readable image, too large,
     damaged: one line says which), NotFoundError, or OSError from a stream that fails.
     """
     return _with_stream(source, lambda stream: _decode(stream, max_pixels, None, _whole))
 
 
 def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a picture and fit it to `size` (height, width) as `fit_image` does → [h, w, 3].
+    """Decode an image and fit it to `size` (height, width) as `fit_image` does → [h, w, 3].
 
     A JPEG is decoded at a fraction of its size where at least twice the target remains. Raises as `decode_image`.
     """
@@ -75,9 +75,9 @@ def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_P
 
 
 def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a picture and shrink it, aspect kept, to at most `side` pixels on its longest side → [h, w, 3].
+    """Decode an image and shrink it, aspect kept, to at most `side` pixels on its longest side → [h, w, 3].
 
-    A small picture stays as it is. Raises as `decode_image`.
+    A small image stays as it is. Raises as `decode_image`.
     """
     size = (side, side)
     return _with_stream(
@@ -133,7 +133,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 (the caller closes it)
     if not os.path.isfile(stream.fileno()):
         stream.close()
-        raise ImageError("not a regular file; give a picture")
+        raise ImageError("not a regular file; give an image")
     return stream
 
 
@@ -163,7 +163,7 @@ def _with_stream(source: Source, decode: Callable[[BinaryIO], _T]) -> _T:
         with open_regular(source) as stream:
             return decode(stream)
     except FileNotFoundError:
-        raise NotFoundError(f"no picture at {name}; check the path") from None
+        raise NotFoundError(f"no image at {name}; check the path") from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except (OSError, ValueError) as error:
@@ -185,7 +185,7 @@ def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, fin
                 turn, colours = _turn(image), colours_of(image)
                 flat = image if colours and colours.mode == "CMYK" else _on_white(image)
                 if flat is not image:
-                    # Or three copies of a large picture are held while it is turned; the caller's stream stays open.
+                    # Or three copies of a large image are held while it is turned; the caller's stream stays open.
                     Image.Image.close(image)
                 return finish(flat if turn is None else flat.transpose(turn), colours)
     except ImageError:
@@ -193,7 +193,7 @@ def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, fin
     except MemoryError as error:
         raise ImageError("there is not enough memory to decode it; make it smaller") from error
     except OSError as error:
-        if error.errno is not None:  # the disk's trouble, not the picture's: Pillow's own have no number
+        if error.errno is not None:  # the disk's trouble, not the image's: Pillow's own have no number
             raise
         raise ImageError(f"damaged or incomplete: {_first_line(error)}") from error
     except Exception as error:  # a malformed file makes Pillow raise ValueError, SyntaxError, struct.error and others
@@ -249,10 +249,10 @@ _ON_SIDE = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return EXIF's turn. Call it on a loaded picture: a PNG is loaded for it, and damage would pass unseen here."""
+    """Return EXIF's turn. Call it on a loaded image: a PNG is loaded for it, and damage would pass unseen here."""
     try:
         return _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # metadata that cannot be parsed: the picture itself is good, and is taken as it lies
+    except Exception:  # metadata that cannot be parsed: the image itself is good, and is taken as it lies
         return None
 
 
@@ -263,7 +263,7 @@ def _draft(image: JpegImageFile, size: tuple[int, int], *, turned: bool) -> None
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Return `image` as RGB on white, strip by strip, so that no second copy of a large picture is made."""
+    """Return `image` as RGB on white, strip by strip, so that no second copy of a large image is made."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     canvas = Image.new("RGB", image.size)
@@ -295,7 +295,7 @@ def _eight_bits(strip: Image.Image) -> Image.Image:
 
 
 def _inner(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Return (width, height) of a picture of `shape` (width, height) scaled to fit inside `size` (height, width)."""
+    """Return (width, height) of an image of `shape` (width, height) scaled to fit inside `size` (height, width)."""
     scale = min(size[1] / shape[0], size[0] / shape[1])
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 

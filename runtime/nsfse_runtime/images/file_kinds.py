@@ -86,7 +86,7 @@ def reason_against(head: bytes, name: str = "") -> str:
     if image := _image(head, suffix):
         return image + _CONVERT
     found = _other(head, suffix)
-    return found if ";" in found else f"{found}{_OTHER}" if found else f"not a picture ({READABLE})"
+    return found if ";" in found else f"{found}{_OTHER}" if found else f"not an image ({READABLE})"
 
 
 def _image(head: bytes, suffix: str) -> str:

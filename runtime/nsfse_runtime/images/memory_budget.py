@@ -1,4 +1,4 @@
-"""A budget of bytes shared by threads, so that many large pictures at once cannot exhaust the memory."""
+"""A budget of bytes shared by threads, so that many large images at once cannot exhaust the memory."""
 
 import threading
 from collections.abc import Iterator

@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Return the (rows, columns) of the square cells that a picture's regions are, the views after them left out.
+        """Return the (rows, columns) of the square cells that an image's regions are, the views after them left out.
 
         None for a model of one stage, and where no grid of squares has so many.
         """
@@ -130,7 +130,7 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identify the features this bundle makes: sha256 over its picture size and the hashes of its files."""
+        """Identify the features this bundle makes: sha256 over its image size and the hashes of its files."""
         lines = [f"{name}:{self.manifest.files[name].sha256}" for name in sorted(self.manifest.needed)]
         return hashlib.sha256("\n".join([*lines, f"image_size:{self.manifest.image_size}"]).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ FEATURES = (
     "unwanted",
     "greatest word",
 )
-"""What `hit_features` has of a hit, in this order; then one for each view of the whole picture."""
+"""What `hit_features` has of a hit, in this order; then one for each view of the whole image."""
 REACH = 4.0  # standard deviations from the mean: what lies farther out says no more
 
 
@@ -64,7 +64,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def views(self) -> int:
-        """Return how many views of a picture it looks at."""
+        """Return how many views of an image it looks at."""
         return len(self.centre) - len(FEATURES)
 
     def confidence(self, features: Reals) -> Reals:
@@ -77,7 +77,7 @@ class Decision(msgspec.Struct, frozen=True):
     ) -> Reals | None:
         """Return the confidence [M] of the re-ranked hits of `ranking`; None where nothing was re-ranked.
 
-        `reference` [d] is the vector of the query's picture, `targets` has the features of the hits.
+        `reference` [d] is the vector of the query's image, `targets` has the features of the hits.
         """
         features = hit_features(query, reference, ranking, targets, self.views)
         return None if features is None else self.confidence(features)
@@ -114,7 +114,7 @@ def hit_features(
     S; stage 1's cosine; how far S is over its mean in the re-ranked list; the words' margin Σ_k κ_k(x_k − t); the least
     margin, sign(κ_k)(x_k − t), of the words that have at least half an even share; and the same again where it is under
     0. A word with κ_k < 0 names what must not be there, so that a margin is how well the word is fulfilled. Then the
-    cosine of the hit's vector with `reference` [d], the vector of the query's picture, and of the query's with it;
+    cosine of the hit's vector with `reference` [d], the vector of the query's image, and of the query's with it;
     Σ_k min(κ_k, 0) and max_k |κ_k|; and the product of each of the `views` V last regions of the hit's `targets`
     [M, d], [M, R, d] with what the query keeps of it.
     """

@@ -147,7 +147,7 @@ class OnnxScorer:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Return the (rows, columns) of the cells among a picture's regions (see Manifest.grid)."""
+        """Return the (rows, columns) of the cells among an image's regions (see Manifest.grid)."""
         return self.bundle.manifest.grid
 
     @property

@@ -1,4 +1,4 @@
-"""A picture's regions as they are kept: one byte a number and, for each row, the factor that gives its length back.
+"""An image's regions as they are kept: one byte a number and, for each row, the factor that gives its length back.
 
 A gallery of format 1 holds float16 instead, which is read for ever and written into such a gallery alone.
 """

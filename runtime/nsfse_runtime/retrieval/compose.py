@@ -1,4 +1,4 @@
-"""Pictures, texts and exclusions → what the search takes (docs/queries.md): a batch of queries, composed together."""
+"""Images, texts and exclusions → what the search takes (docs/queries.md): a batch of queries, composed together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.1, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A query and its pictures' features: `references` [m, d], [m, R, d], `minus` [p, d], [p, R, d] if it has any."""
+    """A query and its images' features: `references` [m, d], [m, R, d], `minus` [p, d], [p, R, d] if it has any."""
 
     query: Query
     references: TargetFeatures
@@ -45,12 +45,12 @@ class _Lane:
 
     @property
     def here(self) -> TargetFeatures:
-        """Return the picture that the next text changes: the reference, or what the texts so far imagine."""
+        """Return the image that the next text changes: the reference, or what the texts so far imagine."""
         return imagined(self.steps[-1]) if self.steps else self.start
 
 
 def imagined(query: QueryFeatures) -> TargetFeatures:
-    """Return the picture that a query asks for, as features [1, d], [1, R, d]: its vector and its kept regions."""
+    """Return the image that a query asks for, as features [1, d], [1, R, d]: its vector and its kept regions."""
     kept = len(query.probes) - len(query.words)
     return TargetFeatures(query.vector[None], query.probes[None, :kept])
 
@@ -63,8 +63,8 @@ def _ask(scorer: Any, batch: Sequence[Given]) -> list[Asked]:
     flat = [lane for group in lanes for lane in group]
     for step in range(max((len(lane.query.texts) for lane in flat), default=0)):
         moving = [lane for lane in flat if len(lane.query.texts) > step]
-        pictures, texts = [lane.here for lane in moving], [lane.query.texts[step] for lane in moving]
-        for lane, found in zip(moving, _compose(scorer, pictures, texts), strict=True):
+        images, texts = [lane.here for lane in moving], [lane.query.texts[step] for lane in moving]
+        for lane, found in zip(moving, _compose(scorer, images, texts), strict=True):
             lane.steps.append(found)
     named = [(lane, text) for lane in flat for text in lane.query.minus_texts]
     for (lane, _), found in zip(
@@ -74,14 +74,14 @@ def _ask(scorer: Any, batch: Sequence[Given]) -> list[Asked]:
     return [_asked(scorer, given, group) for given, group in zip(batch, lanes, strict=True)]
 
 
-def _compose(scorer: Scorer, pictures: Sequence[TargetFeatures], texts: Sequence[str]) -> list[QueryFeatures]:
-    return scorer.compose(stacked(pictures), texts) if texts else []
+def _compose(scorer: Scorer, images: Sequence[TargetFeatures], texts: Sequence[str]) -> list[QueryFeatures]:
+    return scorer.compose(stacked(images), texts) if texts else []
 
 
-def stacked(pictures: Sequence[TargetFeatures]) -> TargetFeatures:
-    """Return several pictures' features as one."""
+def stacked(images: Sequence[TargetFeatures]) -> TargetFeatures:
+    """Return several images' features as one."""
     return TargetFeatures(
-        np.concatenate([each.vectors for each in pictures]), np.concatenate([each.regions for each in pictures])
+        np.concatenate([each.vectors for each in images]), np.concatenate([each.regions for each in images])
     )
 
 
@@ -97,7 +97,7 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
     mean: Floats = np.mean([part.vector for part in parts], axis=0, dtype=np.float32)
     vector = parts[0].vector if len(parts) == 1 else unit(mean)
     avoided = [given.minus.take([at]) for at in range(len(given.minus))] if given.minus else []
-    against = tuple(_picture_alone(picture) for picture in avoided)
+    against = tuple(_image_alone(image) for image in avoided)
     bearable = tuple(_halfway(scorer, each, vector) for each in against)
     told = 0 < query.balance < 1 or bool(query.minus_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
     losses = tuple(_losses(lane, mix_of(scorer)[0]) for lane in lanes)
@@ -105,7 +105,7 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
 
 
 def _halfway(scorer: Scorer, avoided: QueryFeatures, vector: Floats) -> float:
-    """Return what a picture scores against `avoided` half-way from the query's `vector` [d] to that picture itself."""
+    """Return what an image scores against `avoided` half-way from the query's `vector` [d] to that image itself."""
     ends = TargetFeatures(np.stack([vector, avoided.vector]), np.stack([avoided.probes] * 2))
     return float(scorer.score_pairs(avoided, ends).score.mean())
 
@@ -143,7 +143,7 @@ def _spans(lane: _Lane) -> tuple[slice, ...]:
 def _part(scorer: Any, lane: _Lane, sentence: Floats | None, unwanted: Sequence[Floats]) -> QueryFeatures:
     w_global, w_cross = mix_of(scorer)
     stress = MINUS_WORDS * w_global / w_cross if w_cross else 1.0
-    part = joined(lane.steps) if lane.steps else _picture_alone(lane.start)
+    part = joined(lane.steps) if lane.steps else _image_alone(lane.start)
     if lane.query.balance != 0.5:
         part = balanced(part, lane.start.vectors[0], sentence, lane.query.balance)
     for minus, vector in zip(lane.minus, unwanted, strict=True):
@@ -151,11 +151,11 @@ def _part(scorer: Any, lane: _Lane, sentence: Floats | None, unwanted: Sequence[
     return part
 
 
-def _picture_alone(picture: TargetFeatures) -> QueryFeatures:
-    """Return the query of a picture, of one row, without a text: its vector alone counts."""
-    regions = picture.regions[0]
+def _image_alone(image: TargetFeatures) -> QueryFeatures:
+    """Return the query of an image, of one row, without a text: its vector alone counts."""
+    regions = image.regions[0]
     none, zeros = np.empty(0, np.float32), np.zeros(len(regions), np.float32)
-    return QueryFeatures(picture.vectors[0], regions[:0], regions, none, zeros, ())
+    return QueryFeatures(image.vectors[0], regions[:0], regions, none, zeros, ())
 
 
 def joined(steps: Sequence[QueryFeatures]) -> QueryFeatures:
@@ -173,10 +173,10 @@ def joined(steps: Sequence[QueryFeatures]) -> QueryFeatures:
     )
 
 
-def balanced(query: QueryFeatures, picture: Floats, sentence: Floats | None, balance: float) -> QueryFeatures:
-    """Return `query` leant towards its reference's vector `picture` [d] or, where given, the texts' `sentence` [d]."""
+def balanced(query: QueryFeatures, image: Floats, sentence: Floats | None, balance: float) -> QueryFeatures:
+    """Return `query` leant towards its reference's vector `image` [d] or, where given, the texts' `sentence` [d]."""
     share = np.float32(1 - abs(2 * balance - 1))
-    other = picture if sentence is None else sentence
+    other = image if sentence is None else sentence
     return replace(
         query,
         vector=unit(share * query.vector + (1 - share) * other) if share else other,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _CORNERS = np.float32(0.7)  # what a cell loses in a word's map for being like the corners
 
 
-class PictureId(str):
-    """The id of a gallery picture and nothing else: no file is looked for under that name."""
+class GalleryId(str):
+    """The id of a gallery image and nothing else: no file is looked for under that name."""
 
     __slots__ = ()
 
@@ -33,16 +33,16 @@ class Upload:
     sha256: bytes
 
 
-Reference = Union[bytes, str, os.PathLike[str], PictureId, Pixels, Upload, "Image"]
+Reference = Union[bytes, str, os.PathLike[str], GalleryId, Pixels, Upload, "Image"]
 """An image's bytes, a file or an id, an id alone, pixels [H, W, 3] (uint8, RGB), an upload, or a Pillow image."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A question to a gallery.
 
-    `references` are one picture or more to start from: files, bytes, or ids of the gallery. `texts` say what should be
-    different, one edit each; `minus_texts` name what must not be there, `minus` are pictures that hits must not be
-    like. `balance` runs from 0, like the picture alone, over 0.5, both as trained, to 1, like the words alone. `k`,
+    `references` are one image or more to start from: files, bytes, or ids of the gallery. `texts` say what should be
+    different, one edit each; `minus_texts` name what must not be there, `minus` are images that hits must not be
+    like. `balance` runs from 0, like the image alone, over 0.5, both as trained, to 1, like the words alone. `k`,
     `where`, `rerank` and `min_score` are those of `Retriever.query`; with `maps` the evidence has its regions.
     """
 
@@ -59,7 +59,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def plain(self) -> bool:
-        """Return whether this is one picture and one text, as the model was trained."""
+        """Return whether this is one image and one text, as the model was trained."""
         several = len(self.references) > 1 or len(self.texts) != 1 or self.minus_texts or self.minus
         return not several and self.balance == 0.5
 
@@ -72,9 +72,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         if not 0 <= self.min_score <= 1:
             raise UsageError(f"min_score is {self.min_score}; give a confidence from 0 to 1")
         if not 0 <= self.balance <= 1:
-            raise UsageError(f"balance is {self.balance}; give 0 (like the picture) to 1 (like the words)")
+            raise UsageError(f"balance is {self.balance}; give 0 (like the image) to 1 (like the words)")
         if not self.references:
-            raise UsageError("a query needs a picture to start from; give one or more references")
+            raise UsageError("a query needs an image to start from; give one or more references")
         if not self.texts and self.balance > 0:
             raise UsageError("a query needs a text; say what should be different, or give a balance of 0")
 
@@ -84,10 +84,10 @@ class Asked:
     """A query as the search takes it.
 
     `vector` [d] is stage 1's; `parts` has one composed query a reference, and `unwanted` for each of them what S loses
-    for the words of N minus-texts over the boundary [N, L]. `against` has a query for each picture to avoid, and
+    for the words of N minus-texts over the boundary [N, L]. `against` has a query for each image to avoid, and
     `bearable` how high that may score before it counts. `tokens` are the L words of all texts, `word_weights` [L] their
     κ for the evidence, whose sizes sum to 1, `texts` which words are of one text. `told` says whether stage 2 has
-    anything to add. `reference` [d] is the vector of its picture where it is one picture and one text.
+    anything to add. `reference` [d] is the vector of its image where it is one image and one text.
     """
 
     vector: Floats
@@ -110,14 +110,14 @@ class Asked:
         """Return what stage 2 scores: `parts`, then `against`."""
         return self.parts + self.against
 
-    def pairs_scored(self, scorer: Scorer, asked: int, pictures: int) -> int:
+    def pairs_scored(self, scorer: Scorer, asked: int, images: int) -> int:
         """Return how many candidates stage 2 looks at where `asked` are wanted (see search.pairs_scored).
 
         What several queries say together is no single vector: a model of one stage has a second one then.
         """
         if not self.told:
             return 0
-        return pairs_scored(scorer, asked, pictures) or (asked if len(self.all) > 1 else 0)
+        return pairs_scored(scorer, asked, images) or (asked if len(self.all) > 1 else 0)
 
     def combined(self, pairs: Sequence[PairScores]) -> PairScores:
         """Return the whole score of K candidates from those of `all`, each of K."""
@@ -146,16 +146,16 @@ class Asked:
         return found
 
     def maps(self, cells: Floats, columns: int) -> Floats:
-        """Return where each of L words is in K pictures, [K, L, R] (see word_maps), the mean over the references."""
+        """Return where each of L words is in K images, [K, L, R] (see word_maps), the mean over the references."""
         found: Floats = np.mean([word_maps(part.words, cells, columns) for part in self.parts], axis=0)
         return found
 
 
 def word_maps(words: Floats, cells: Floats, columns: int) -> Floats:
-    """Return where each of `words` [L, d] is in K pictures of `cells` [K, R, d], rows of `columns` each: [K, L, R].
+    """Return where each of `words` [L, d] is in K images of `cells` [K, R, d], rows of `columns` each: [K, L, R].
 
     A word's greatest value is its greatest correspondence with any cell; others lie under it as they correspond less,
-    and as they look like the corners of the picture, where the background is.
+    and as they look like the corners of the image, where the background is.
     """
     found = words @ cells.swapaxes(1, 2)
     corners = cells[:, [0, columns - 1, -columns, -1]]

@@ -14,11 +14,11 @@ from nsfse_runtime.types import PairScores, TargetFeatures
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
-    """A word of the texts against a picture: `score` is its best correspondence, `matched` when that is as it should.
+    """A word of the texts against an image: `score` is its best correspondence, `matched` when that is as it should.
 
     `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
     what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    `regions` has, where maps were asked for, how much the word is in each cell of the picture's grid, less the
+    `regions` has, where maps were asked for, how much the word is in each cell of the image's grid, less the
     boundary, row by row (see queries.word_maps).
     """
 
@@ -30,12 +30,12 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A picture found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
+    """An image found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
 
     A hit on which the heaviest word of a text is mismatched is no match, and its confidence is under the threshold.
     Where a text was not read or not followed as a whole (see TextReading.whole) both are None.
 
-    Where the model has no decision, nothing was re-ranked, or the query is not one picture and one text, `confidence`
+    Where the model has no decision, nothing was re-ranked, or the query is not one image and one text, `confidence`
     is None and `match` says whether the words of every text as a whole, by their weights, are over the boundary. Where
     no words are looked at `match` is None and `evidence` empty.
     """
@@ -51,8 +51,8 @@ class Hit(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
 
-    `matches` says whether any of the `k` pictures found is a match by its confidence, those left out for `min_score`
-    among them: where it is False, nothing here matches. None where no picture has a confidence. `threshold` is the
+    `matches` says whether any of the `k` images found is a match by its confidence, those left out for `min_score`
+    among them: where it is False, nothing here matches. None where no image has a confidence. `threshold` is the
     confidence from which on a hit is a match, None where none has one. `grid` is (rows, columns) of the evidence's
     `regions`, None where there are none. `texts` say how each text was read, those of
     `minus_texts` last, and `notes` the same as sentences.

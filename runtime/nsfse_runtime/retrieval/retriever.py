@@ -1,4 +1,4 @@
-"""Retriever: a reference picture and a text in, hits with the evidence of each word out."""
+"""Retriever: a reference image and a text in, hits with the evidence of each word out."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.inference.confidence import decision_of
 from nsfse_runtime.inference.onnx_scorer import as_scorer
 from nsfse_runtime.retrieval.compose import Given, ask, stacked
-from nsfse_runtime.retrieval.query import Asked, PictureId, Query, Reference, Upload
+from nsfse_runtime.retrieval.query import Asked, GalleryId, Query, Reference, Upload
 from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, hits_of
 from nsfse_runtime.retrieval.text_warnings import notes_of, readings, tokenizer_of
 from nsfse_runtime.retrieval.timing import Clock
@@ -32,7 +32,7 @@ __all__ = ["Hit", "Query", "Reference", "Result", "Retriever", "WordEvidence"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_MOST = 32  # pictures encoded at once
+_MOST = 32  # images encoded at once
 
 
 class Retriever:
@@ -76,7 +76,7 @@ class Retriever:
         balance: float = 0.5,
         maps: bool = False,
     ) -> Result:
-        """Find the `k` pictures that are like `reference` but for what `text` says.
+        """Find the `k` images that are like `reference` but for what `text` says.
 
         `reference` is a file, an image's bytes, its pixels [H, W, 3] (uint8, RGB), a Pillow image, or the id of a
         gallery image, which needs no encoding where its file is as it was. It is not among the hits, nor is any image
@@ -85,8 +85,8 @@ class Retriever:
         Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out; where words of a text are not
         known or not read, no hit has a confidence, and with a `min_score` none is left.
 
-        Several references, several texts (one edit each), `minus_texts` (what must not be there), `minus` (pictures
-        that hits must not be like) and `balance` (0 like the picture, 1 like the words) are as in Query and
+        Several references, several texts (one edit each), `minus_texts` (what must not be there), `minus` (images
+        that hits must not be like) and `balance` (0 like the image, 1 like the words) are as in Query and
         docs/queries.md. With `maps` the evidence tells where in a hit each word was found.
         Raises UsageError, NotFoundError, ImageError, TextError, IntegrityError.
         """
@@ -111,7 +111,7 @@ class Retriever:
         return found
 
     def answer(self, queries: Sequence[Query]) -> list[Result | NsfseError]:
-        """Answer a batch: pictures and texts are encoded together, and each answer is what it would be alone.
+        """Answer a batch: images and texts are encoded together, and each answer is what it would be alone.
 
         In the place of a query that cannot be answered is its error; the others are answered all the same. A query's
         times are those of the batch until all are composed, then its own. Raises what spoils all: IntegrityError
@@ -131,12 +131,12 @@ class Retriever:
             ]
 
     def _look(self, snapshot: Snapshot, query: Query, clock: Clock) -> "_Look":
-        """Check a query and find its pictures: rows of the gallery, or pixels yet to be encoded."""
+        """Check a query and find its images: rows of the gallery, or pixels yet to be encoded."""
         query.check()
         self._check_least(query)
         mask = snapshot.mask(query.where)
-        pictures = [self._picture(snapshot, each, mask, clock) for each in (*query.references, *query.minus)]
-        return _Look(query, mask, pictures)
+        images = [self._image(snapshot, each, mask, clock) for each in (*query.references, *query.minus)]
+        return _Look(query, mask, images)
 
     def _check_least(self, query: Query) -> None:
         if query.min_score > 0 and self._decision is None:
@@ -148,10 +148,10 @@ class Retriever:
             raise UsageError("without stage 2 there is no confidence, which min_score needs; give a rerank of 100")
         if query.min_score > 0 and not query.plain:
             raise UsageError(
-                "a confidence, which min_score needs, is known for one picture and one text alone; leave min_score at 0"
+                "a confidence, which min_score needs, is known for one image and one text alone; leave min_score at 0"
             )
 
-    def _picture(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: Clock) -> "int | Pixels":
+    def _image(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: Clock) -> "int | Pixels":
         """Return an image's row, whose features are still right, or its pixels [H, W, 3].
 
         `mask` loses that row and all images whose files have the same bytes.
@@ -160,7 +160,7 @@ class Retriever:
         if row is not None:
             mask[snapshot.copies(row)] = False
             path = Path(snapshot.folder, snapshot.ids[row])
-            if isinstance(reference, PictureId) or self.gallery.is_current(row, snapshot):
+            if isinstance(reference, GalleryId) or self.gallery.is_current(row, snapshot):
                 return row
             if isinstance(reference, str) and snapshot.has(reference) and not path.is_file():
                 return row  # an id, whose file is gone: its features are all there is
@@ -175,20 +175,17 @@ class Retriever:
     def _given(self, snapshot: Snapshot, looked: "Sequence[_Look | NsfseError]", clock: Clock) -> list[Given]:
         """Return the features of every query that has none wrong; all pixels are encoded together."""
         good = [look for look in looked if isinstance(look, _Look)]
-        pictures = [picture for look in good for picture in look.pictures]
+        images = [image for look in good for image in look.images]
         clock.start()
-        new = [picture for picture in pictures if not isinstance(picture, int)]
+        new = [image for image in images if not isinstance(image, int)]
         parts = [self._scorer.encode_images(np.stack(new[at : at + _MOST])) for at in range(0, len(new), _MOST)]
         if new:
             clock.lap("image")
         fresh = iter([part.take([at]) for part in parts for at in range(len(part))])
-        known = [
-            self.gallery.targets([picture], snapshot) if isinstance(picture, int) else next(fresh)
-            for picture in pictures
-        ]
+        known = [self.gallery.targets([image], snapshot) if isinstance(image, int) else next(fresh) for image in images]
         found, at = [], 0
         for look in good:
-            own, at = known[at : at + len(look.pictures)], at + len(look.pictures)
+            own, at = known[at : at + len(look.images)], at + len(look.images)
             count = len(look.query.references)
             found.append(Given(look.query, stacked(own[:count]), stacked(own[count:]) if own[count:] else None))
         return found
@@ -276,11 +273,11 @@ class Retriever:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A query with what it may find (`mask` [N]) and its pictures, those to avoid last: rows, or pixels [H, W, 3]."""
+    """A query with what it may find (`mask` [N]) and its images, those to avoid last: rows, or pixels [H, W, 3]."""
 
     query: Query
     mask: Mask
-    pictures: "list[int | Pixels]"
+    images: "list[int | Pixels]"
 
 
 def tried(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") -> "T | NsfseError":
@@ -345,9 +342,9 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
     name = os.fsdecode(os.fspath(reference))
     if isinstance(reference, str) and (same := snapshot.same(name)):
         return snapshot.row(same)
-    if isinstance(reference, PictureId):
+    if isinstance(reference, GalleryId):
         hint = snapshot.hint(name) or "give an id as results show it"
-        raise NotFoundError(printable(f"the gallery has no picture {name[:200]}; {hint}"))
+        raise NotFoundError(printable(f"the gallery has no image {name[:200]}; {hint}"))
     if os.path.exists(name) or not isinstance(reference, str):
         real, folder = os.path.realpath(name), Path(snapshot.folder)
         inside = Path(real).is_relative_to(folder) and snapshot.has(Path(real).relative_to(folder).as_posix())
@@ -360,8 +357,8 @@ def _row_of(snapshot: Snapshot, reference: Reference) -> int | None:
 
 def _what_is_not_there(name: str) -> str:
     if "://" in name or name.startswith("data:"):
-        return "a picture is not fetched from a URL; save it as a file and name that"
-    return f"{printable(name[:200])} is neither a file nor a picture of the gallery; check the path or the id"
+        return "an image is not fetched from a URL; save it as a file and name that"
+    return f"{printable(name[:200])} is neither a file nor an image of the gallery; check the path or the id"
 
 
 def _hinted(snapshot: Snapshot, name: str) -> str:

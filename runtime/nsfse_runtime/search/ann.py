@@ -1,7 +1,7 @@
-"""An index for galleries too large to read whole at each query: what may be near, 32 bytes a picture (faiss, PQ64x4fs).
+"""An index for galleries too large to read whole at each query: what may be near, 32 bytes an image (faiss, PQ64x4fs).
 
 It lies beside the gallery as a cache and is never the truth. Its candidates are scored by the gallery's own vectors,
-and rows that it does not know are searched exactly, so that a stale or a wrong index can miss pictures but never shows
+and rows that it does not know are searched exactly, so that a stale or a wrong index can miss images but never shows
 one that is gone, twice, or with another score. How much it misses is measured when it is built.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 Marks = NDArray[np.uint64]
 LEAST = 1000
-"""Fewer pictures than these are too few to learn codes from, and are searched exactly."""
+"""Fewer images than these are too few to learn codes from, and are searched exactly."""
 _VERSION = 1
 _PARTS, _CENTRES = 64, 16
 _TRAINED_ON = 20_000
 _BLOCK = 65_536
-# Recall is measured over so many pictures for so many queries; an index is used where it is at least ENOUGH.
+# Recall is measured over so many images for so many queries; an index is used where it is at least ENOUGH.
 ASKED, _QUERIES, ENOUGH = 100, 32, 0.99
 _DEPTHS = (400, 1000, 2000, 4000)
 # Rows that came after the index are read whole at each query; more than this share, and it is built again.
@@ -37,7 +37,7 @@ _MOST_NEW = 0.01
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What an index says of itself: `recall` among ASKED pictures when its first `depth` are scored."""
+    """What an index says of itself: `recall` among ASKED images when its first `depth` are scored."""
 
     version: int
     fingerprint: str
@@ -133,7 +133,7 @@ def build(vectors: Floats, marks: Marks, fingerprint: str) -> Index:
 def _measured(index: Index, vectors: Floats, first: Rows, random: np.random.Generator) -> tuple[int, float]:
     """Return the smallest depth of ENOUGH recall, or the largest there is, and its recall.
 
-    The queries are blends of two pictures each, as a composed query lies between a reference and what is wanted.
+    The queries are blends of two images each, as a composed query lies between a reference and what is wanted.
     """
     one, two = (vectors[random.choice(first, _QUERIES)] for _ in range(2))
     queries = one + 0.5 * two
@@ -162,7 +162,7 @@ class Candidates:
         self._rows = rows[np.argsort(place[rows], kind="stable")]
         self._starts = np.searchsorted(place[self._rows], np.arange(len(index.marks) + 1))
         self._new = np.flatnonzero(~known)
-        self.pictures = len(snapshot)
+        self.images = len(snapshot)
         self._new_vectors = snapshot.vectors[self._new]
         self.stale = len(self._new) > _MOST_NEW * len(snapshot) or len(rows) < len(index.marks) / 2
 

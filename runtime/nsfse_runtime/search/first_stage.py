@@ -1,4 +1,4 @@
-"""How stage 1 looks through one gallery: plainly, by int8 codes, or by an index. Only the last can miss a picture."""
+"""How stage 1 looks through one gallery: plainly, by int8 codes, or by an index. Only the last can miss an image."""
 
 from contextlib import suppress
 from importlib.util import find_spec
@@ -17,9 +17,9 @@ from nsfse_runtime.search.two_stage import Mask, Rows, best_of, exact_search
 from nsfse_runtime.types import Floats
 
 Search = Literal["auto", "exact", "ann"]
-"""By an index above EXACT_UP_TO pictures where faiss is there, else exactly; always exactly; always by an index."""
+"""By an index above EXACT_UP_TO images where faiss is there, else exactly; always exactly; always by an index."""
 EXACT_UP_TO = 200_000
-# Below so many pictures the plain product takes a millisecond or two.
+# Below so many images the plain product takes a millisecond or two.
 _CODES_FROM = 10_000
 # What a filter leaves is searched exactly up to so many rows, which are copied first.
 _FEW = 20_000
@@ -101,4 +101,4 @@ def _by_index(candidates: ann.Candidates, query: Floats, k: int, mask: Mask | No
     if mask is not None:
         rows = rows[mask[rows]]
     # What the filter leaves may lie far from the query: then the index has seen too little of it.
-    return rows if len(rows) >= min(depth, share * candidates.pictures) / 2 else None
+    return rows if len(rows) >= min(depth, share * candidates.images) / 2 else None

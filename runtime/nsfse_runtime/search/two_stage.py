@@ -23,7 +23,7 @@ Stages = Literal["one", "two", "all"]
 
 TIE = 1e-6
 """Scores tie with the best of them where they lie within TIE · max(1, its size) of it."""
-# Regions are fetched and scored so many pictures at a time: an exhaustive ranking needs no more memory than this one.
+# Regions are fetched and scored so many images at a time: an exhaustive ranking needs no more memory than this one.
 _PAIR_CHUNK = 512
 # A row that has to be copied first costs about so many that are multiplied where they lie.
 _COPY_COST = 4
@@ -45,13 +45,13 @@ class Ranking:
     mean: float
 
 
-def pairs_scored(scorer: Scorer, asked: int, pictures: int) -> int:
+def pairs_scored(scorer: Scorer, asked: int, images: int) -> int:
     """Return how many candidates stage 2 looks at where `asked` are wanted: 0 or all for a scorer with such `stages`.
 
     `stages` is an attribute that a scorer of two stages need not have.
     """
     stages: Stages = getattr(scorer, "stages", "two")
-    return {"one": 0, "two": asked, "all": pictures}[stages]
+    return {"one": 0, "two": asked, "all": images}[stages]
 
 
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
@@ -164,7 +164,7 @@ def taken(pair: PairScores, order: Rows) -> PairScores:
 def score_rows(
     scorer: Scorer, queries: Sequence[QueryFeatures], rows: Rows, fetch: Callable[[Rows], TargetFeatures]
 ) -> list[PairScores]:
-    """Score each of `queries` against the pictures of `rows` [K], a bounded number at a time, each fetched once."""
+    """Score each of `queries` against the images of `rows` [K], a bounded number at a time, each fetched once."""
     found: list[list[PairScores]] = [[] for _ in queries]
     for at in range(0, max(len(rows), 1), _PAIR_CHUNK):
         targets = fetch(rows[at : at + _PAIR_CHUNK])

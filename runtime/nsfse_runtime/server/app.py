@@ -45,7 +45,7 @@ class Service:
         self.settings, self.version, self.log, self.metrics = settings, version, log or Log(), Metrics()
         self.metrics.lost.set_function(lambda: float(self.log.lost))
         self.waiting = Waiting(settings, self.metrics)
-        self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-pictures", initializer=stand_back)
+        self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-images", initializer=stand_back)
         self.warm = self.stopping = False
         self.failure: Exception | None = None
         self.on_ready: Callable[[], None] = lambda: None
@@ -87,7 +87,7 @@ class Service:
             for served in self.galleries.values():
                 await loop.run_in_executor(self.waiting.thread, served.warm_up)
                 await self._in_pool(served.facts)
-                self.metrics.pictures.labels(served.name).set_function(partial(len, served.gallery))
+                self.metrics.images.labels(served.name).set_function(partial(len, served.gallery))
         except Exception as error:
             self.failure = error
             self.on_failure()
@@ -185,17 +185,17 @@ class Service:
         return reply
 
     async def list_images(self, request: Request) -> Response:
-        """List pictures of a gallery."""
+        """List images of a gallery."""
         asked = converted(request.query_params.multi_items(), m.ListForm)
         served = self._gallery(asked.gallery)
         return _json(await self._in_pool(served.listed, asked.where, asked.offset, asked.limit))
 
     async def image(self, request: Request) -> Response:
-        """Show a picture."""
+        """Show an image."""
         return await self._shown(request, LONGEST_SIDE)
 
     async def thumbnail(self, request: Request) -> Response:
-        """Show a small picture."""
+        """Show a small image."""
         return await self._shown(request, THUMBNAIL_SIDE)
 
     async def _shown(self, request: Request, side: int) -> Response:
@@ -210,9 +210,9 @@ class Service:
         return Response(await self._in_pool(shown.jpeg), media_type="image/jpeg", headers=headers)
 
     async def add_image(self, request: Request) -> Response:
-        """Take a picture into a gallery."""
+        """Take an image into a gallery."""
         self._check_writable()
-        async with form(request, m.PictureForm, self.settings.body_seconds) as given:
+        async with form(request, m.ImageForm, self.settings.body_seconds) as given:
             served, stream = self._gallery(given.gallery), given.image[0].file
             metadata = given.metadata or None
             new = await self._in_pool(take_in, served, given.id, stream, metadata)
@@ -220,7 +220,7 @@ class Service:
         return _json(reply, status=201 if new else 200)
 
     async def remove_image(self, request: Request) -> Response:
-        """Remove a picture from a gallery, and its file."""
+        """Remove an image from a gallery, and its file."""
         self._check_writable()
         asked = converted(request.query_params.multi_items(), m.GalleryForm)
         name = request.path_params["id"]
@@ -229,7 +229,7 @@ class Service:
 
     def _check_writable(self) -> None:
         if self.settings.token is None:
-            raise Refused(403, "token", "pictures are taken in only by a server with a token; start it with one")
+            raise Refused(403, "token", "images are taken in only by a server with a token; start it with one")
 
     async def info(self, _: Request) -> Response:
         """Tell what is served."""

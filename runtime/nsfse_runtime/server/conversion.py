@@ -1,4 +1,4 @@
-"""A request for pictures → a query, and its answer → a reply."""
+"""A request for images → a query, and its answer → a reply."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from starlette.requests import Request
 
 from nsfse_runtime.images.decode import load_image, sha256_of
-from nsfse_runtime.retrieval.query import PictureId, Query, Reference, Upload
+from nsfse_runtime.retrieval.query import GalleryId, Query, Reference, Upload
 from nsfse_runtime.server import schemas as m
 from nsfse_runtime.server.errors import Refused
 from nsfse_runtime.server.galleries import Answer
@@ -23,11 +23,11 @@ def query_of(
     references: Sequence[Upload] = (),
     minus: Sequence[Upload] = (),
 ) -> Query:
-    """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of pictures that were sent."""
-    pictures: tuple[Reference, ...] = (*references, *map(PictureId, wanted[0]))
-    avoided: tuple[Reference, ...] = (*minus, *map(PictureId, unwanted[0]))
+    """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of images that were sent."""
+    images: tuple[Reference, ...] = (*references, *map(GalleryId, wanted[0]))
+    avoided: tuple[Reference, ...] = (*minus, *map(GalleryId, unwanted[0]))
     return Query(
-        references=pictures,
+        references=images,
         texts=tuple(wanted[1]),
         minus_texts=tuple(unwanted[1]),
         minus=avoided,
@@ -54,7 +54,7 @@ def batch_queries(values: Sequence[Any]) -> list[Query | Refused]:
 
 
 def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Upload:
-    """Decode a picture and fit it to `size` (height, width), unless nobody waits for it.
+    """Decode an image and fit it to `size` (height, width), unless nobody waits for it.
 
     Raises ImageError, or TimeoutError: the client has gone, or it is too late.
     """
@@ -76,7 +76,7 @@ def watch(request: Request) -> "asyncio.Task[None]":
 
 
 def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.QueryReply:
-    """Return the reply to a query whose pictures took `decoded` seconds to decode."""
+    """Return the reply to a query whose images took `decoded` seconds to decode."""
     result = found.result
     milliseconds = {"decode": decoded, "queue": job.taken - job.since, "total": perf_counter() - job.since + decoded}
     own = {stage: round(1000 * seconds, 3) for stage, seconds in milliseconds.items()}

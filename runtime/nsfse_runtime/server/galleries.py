@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.retrieval.query import PictureId, Query
+from nsfse_runtime.retrieval.query import GalleryId, Query
 from nsfse_runtime.retrieval.retriever import Result, Retriever
 from nsfse_runtime.server.schemas import MOST_VALUES, BundleFacts, GalleryFacts, Listed, ListReply
 
@@ -55,19 +55,19 @@ class Served:
         return Answer(found, [{} if row is None else snapshot.metadata[row] for row in rows])
 
     def warm_up(self) -> None:
-        """Ask a real query by a picture and, where there is one, by a picture of the gallery.
+        """Ask a real query by an image and, where there is one, by an image of the gallery.
 
         Raises NsfseError: the gallery or the model cannot be used.
         """
         from PIL import Image
 
-        picture = io.BytesIO()
-        Image.new("RGB", (8, 8), "grey").save(picture, "PNG")
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8), "grey").save(image, "PNG")
         text = self._known_text()
         self.model.tokenizer.nearest(text)  # the first unknown word would wait for the vocabulary's index
-        self.retriever.query(picture.getvalue(), text, k=1)
+        self.retriever.query(image.getvalue(), text, k=1)
         if ids := self.gallery.ids[:1]:
-            self.retriever.query(PictureId(ids[0]), text)
+            self.retriever.query(GalleryId(ids[0]), text)
 
     def _known_text(self) -> str:
         """Return a text that this model can read. Raises TextError where it knows none."""
@@ -113,7 +113,7 @@ class Served:
         )
 
     def listed(self, where: Mapping[str, str | Sequence[str]], offset: int, limit: int) -> ListReply:
-        """Return `limit` pictures from the `offset`-th on, of those that fit `where`. Raises UsageError."""
+        """Return `limit` images from the `offset`-th on, of those that fit `where`. Raises UsageError."""
         with self.gallery.reading() as snapshot:
             rows = np.flatnonzero(snapshot.mask(where))
             chosen = rows[offset : offset + limit]

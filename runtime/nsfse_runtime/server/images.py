@@ -1,4 +1,4 @@
-"""Pictures in and out: what is served is decoded and encoded anew; what is taken in is checked first.
+"""Images in and out: what is served is decoded and encoded anew; what is taken in is checked first.
 
 A file is looked up in the gallery by its id, and is opened only where no part of its path is a link.
 """
@@ -35,27 +35,27 @@ _writing = Lock()
 
 
 class Shown:
-    """A picture of a gallery that may be shown at most `side` pixels long: its file, and the `etag` of what is sent."""
+    """An image of a gallery that may be shown at most `side` pixels long: its file, and the `etag` of what is sent."""
 
     def __init__(self, served: Served, name: str, side: int) -> None:
-        """Raises NotFoundError: no such picture, or its file is gone or is a link."""
+        """Raises NotFoundError: no such image, or its file is gone or is a link."""
         with served.gallery.reading() as snapshot:
             same = snapshot.same(name)
             if same is None:
-                raise _no_picture(served, name)
+                raise _no_image(served, name)
             folder, content = Path(snapshot.folder), int(snapshot.marks[snapshot.row(same)])
         name = same
         self._path, self._side = own_file(folder, name), side
         try:
             status = self._path.stat()
         except OSError:
-            raise _no_picture(served, name) from None
+            raise _no_image(served, name) from None
         self._stamp = (content, status.st_size, status.st_mtime_ns)
         digest = hashlib.sha256(f"{served.model.fingerprint} {self._stamp} {side}".encode()).hexdigest()
         self.etag = f'"{digest[:32]}"'
 
     def jpeg(self) -> bytes:
-        """Return the picture as a JPEG without any metadata. Raises ImageError or NotFoundError."""
+        """Return the image as a JPEG without any metadata. Raises ImageError or NotFoundError."""
         if self._side <= THUMBNAIL_SIDE:
             return _thumbnail(self._path, self._stamp, self._side)
         return _encoded(self._path, self._side)
@@ -70,8 +70,8 @@ def own_file(folder: Path, name: str) -> Path:
     return Path(path)
 
 
-def _no_picture(served: Served, name: str) -> NotFoundError:
-    return NotFoundError(f"the gallery {served.name} has no picture {printable(name[:200])}; GET /v1/images lists them")
+def _no_image(served: Served, name: str) -> NotFoundError:
+    return NotFoundError(f"the gallery {served.name} has no image {printable(name[:200])}; GET /v1/images lists them")
 
 
 @lru_cache(_KEPT_THUMBNAILS)
@@ -88,9 +88,9 @@ def _encoded(path: Path, side: int) -> bytes:
 
 
 def take_in(served: Served, name: str, stream: BinaryIO, metadata: dict[str, str] | None) -> bool:
-    """Put a picture into the gallery's folder under `name` and into the gallery; tell whether it is new.
+    """Put an image into the gallery's folder under `name` and into the gallery; tell whether it is new.
 
-    Raises Refused (a name that is not safe, or one that is taken by another picture), ImageError, OutputError.
+    Raises Refused (a name that is not safe, or one that is taken by another image), ImageError, OutputError.
     """
     check_name(name)
     decode.load_image(stream, served.model.image_size)
@@ -113,13 +113,13 @@ def take_in(served: Served, name: str, stream: BinaryIO, metadata: dict[str, str
 
 
 def take_out(served: Served, name: str) -> None:
-    """Delete a picture of the gallery, its file included. Raises NotFoundError or OutputError."""
+    """Delete an image of the gallery, its file included. Raises NotFoundError or OutputError."""
     with _writing:
         served.gallery.refresh()
         snapshot = served.gallery.snapshot
         same = snapshot.same(name)
         if same is None:
-            raise _no_picture(served, name)
+            raise _no_image(served, name)
         name = same
         own_file(Path(snapshot.folder), name)
         drop_one(served.gallery.path, Path(snapshot.folder), name)
@@ -127,7 +127,7 @@ def take_out(served: Served, name: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise Refused for a name that is not safe on every file system, or that is no picture's."""
+    """Raise Refused for a name that is not safe on every file system, or that is no image's."""
     parts = name.split("/")
     plain = all(
         _PART.fullmatch(part) and part[-1] not in " ." and not _RESERVED.fullmatch(part) and len(part.encode()) <= 120
@@ -138,7 +138,7 @@ def check_name(name: str) -> None:
             f"{name[:80]} is not a safe name; use letters, digits, spaces and - _ . , ( ) + @ =, and / for folders"
         )
     if not name.lower().endswith(SUFFIXES):
-        raise usage(f"{name[:80]} does not end as a picture's name does; use one of {', '.join(SUFFIXES)}")
+        raise usage(f"{name[:80]} does not end as an image's name does; use one of {', '.join(SUFFIXES)}")
 
 
 def _write(path: Path, data: bytes, name: str) -> bool:
@@ -168,6 +168,4 @@ def _write(path: Path, data: bytes, name: str) -> bool:
 def _same(path: Path, data: bytes, name: str) -> bool:
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return False
-    raise Refused(
-        409, "conflict", f"{printable(name)} is another picture already; delete it first, or take another name"
-    )
+    raise Refused(409, "conflict", f"{printable(name)} is another image already; delete it first, or take another name")

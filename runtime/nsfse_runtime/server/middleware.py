@@ -119,7 +119,7 @@ class Guard:
         if refused.retry_after is not None:
             headers["retry-after"] = str(refused.retry_after)
         if refused.status == 401:
-            # A browser then asks for it, and sends it with the page's pictures as well.
+            # A browser then asks for it, and sends it with the page's images as well.
             headers["www-authenticate"] = 'Basic realm="nsfse: any name, the token as password", charset="UTF-8"'
         if isinstance(error, HTTPException) and error.headers:
             headers.update(error.headers)

@@ -53,7 +53,7 @@ async def form(request: Request, kind: type[_T], seconds: float) -> AsyncIterato
             if isinstance(value, UploadFile) != (name in _FILES):
                 raise usage(f"{name[:40]}: {'a file' if name in _FILES else 'a text, not a file,'} is expected")
             if isinstance(value, UploadFile) and (value.size or 0) > IMAGE_BYTES:
-                raise Refused(413, "too_large", f"a picture is over the limit of {IMAGE_BYTES / 1e6:.0f} MB")
+                raise Refused(413, "too_large", f"an image is over the limit of {IMAGE_BYTES / 1e6:.0f} MB")
         yield converted(values, kind)
     finally:
         await read.close()

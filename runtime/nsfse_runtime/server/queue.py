@@ -41,7 +41,7 @@ class Job:
 
 
 class Waiting:
-    """The queue. `places` are taken before a picture is decoded, so that what waits is bounded in memory, too."""
+    """The queue. `places` are taken before an image is decoded, so that what waits is bounded in memory, too."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics

@@ -19,10 +19,10 @@ _BODY = {403: "another site asks", 408: "the body was too slow", 413: "too large
 _QUEUED = {**_BODY, 429: "too many queries of one address", 503: "too many queries, or no answer in time"}
 _NO_FILE = {404: "no such file"}
 _NO_GALLERY = {404: "no such gallery"}
-_UNREADABLE = {404: "no such gallery or picture", 422: "a picture or a text that cannot be read"}
+_UNREADABLE = {404: "no such gallery or image", 422: "an image or a text that cannot be read"}
 
 
-class _PictureConvertor(Convertor[str]):
+class _ImageConvertor(Convertor[str]):
     """An id in a path, whatever it is made of: a file's name may hold a line end."""
 
     regex = "(?s:.*)"
@@ -34,7 +34,7 @@ class _PictureConvertor(Convertor[str]):
         return value
 
 
-register_url_convertor("picture", _PictureConvertor())
+register_url_convertor("image", _ImageConvertor())
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def told(self) -> str:
         """Return the path as OpenAPI and the log have it."""
-        return self.path.replace(":path}", "}").replace(":picture}", "}")
+        return self.path.replace(":path}", "}").replace(":image}", "}")
 
 
 def _get(path: str, does: str, summary: str, **rest: Any) -> Operation:
@@ -68,7 +68,7 @@ ROUTES = (
         method="POST",
         path="/v1/query",
         does="query",
-        summary="Find pictures: like these, but as the texts say",
+        summary="Find images: like these, but as the texts say",
         body=m.QueryForm,
         gives=m.QueryReply,
         fails={**_QUEUED, **_UNREADABLE},
@@ -86,7 +86,7 @@ ROUTES = (
     _get(
         "/v1/images",
         "list_images",
-        "List pictures",
+        "List images",
         params=m.ListForm,
         gives=m.ListReply,
         fails=_NO_GALLERY,
@@ -95,19 +95,19 @@ ROUTES = (
         method="POST",
         path="/v1/images",
         does="add_image",
-        summary="Take a picture into a gallery and its folder",
-        body=m.PictureForm,
+        summary="Take an image into a gallery and its folder",
+        body=m.ImageForm,
         gives=m.ChangeReply,
         statuses=(201, 200),
-        fails={**_BODY, **_UNREADABLE, 503: "another writer", 409: "the name is taken by another picture"},
+        fails={**_BODY, **_UNREADABLE, 503: "another writer", 409: "the name is taken by another image"},
     ),
-    _get("/v1/images/{id:picture}/thumbnail", "thumbnail", "Show a picture, small", **_JPEG),
-    _get("/v1/images/{id:picture}", "image", "Show a picture", **_JPEG),
+    _get("/v1/images/{id:image}/thumbnail", "thumbnail", "Show an image, small", **_JPEG),
+    _get("/v1/images/{id:image}", "image", "Show an image", **_JPEG),
     Operation(
         method="DELETE",
-        path="/v1/images/{id:picture}",
+        path="/v1/images/{id:image}",
         does="remove_image",
-        summary="Delete a picture and its file",
+        summary="Delete an image and its file",
         params=m.GalleryForm,
         gives=m.ChangeReply,
         fails={**_UNREADABLE, 403: "this server has no token, or another site asks", 503: "another writer"},

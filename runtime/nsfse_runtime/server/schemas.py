@@ -37,7 +37,7 @@ class Choices(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class QueryForm(Choices, kw_only=True):
-    """A query as a form: pictures as files or as ids of the gallery; `where` is a JSON object."""
+    """A query as a form: images as files or as ids of the gallery; `where` is a JSON object."""
 
     image: Files = []
     id: Ids = []
@@ -69,7 +69,7 @@ class BatchForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ListForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Which pictures to list; `where` is a JSON object."""
+    """Which images to list; `where` is a JSON object."""
 
     offset: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     limit: Annotated[int, Meta(ge=0, le=MOST_LISTED)] = 50
@@ -83,8 +83,8 @@ class GalleryForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     gallery: Name | None = None
 
 
-class PictureForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A picture to be taken in, under the name `id`; `metadata` is a JSON object."""
+class ImageForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An image to be taken in, under the name `id`; `metadata` is a JSON object."""
 
     image: Annotated[list[File], Meta(min_length=1, max_length=1)]
     id: Annotated[str, Meta(min_length=1, max_length=255)]
@@ -93,7 +93,7 @@ class PictureForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ServedHit(msgspec.Struct, kw_only=True):
-    """A picture found; see nsfse_runtime.retrieval.retriever.Hit."""
+    """An image found; see nsfse_runtime.retrieval.retriever.Hit."""
 
     id: str
     score: float
@@ -139,14 +139,14 @@ class BatchReply(msgspec.Struct, kw_only=True):
 
 
 class Listed(msgspec.Struct):
-    """A picture of the gallery."""
+    """An image of the gallery."""
 
     id: str
     metadata: dict[str, str]
 
 
 class ListReply(msgspec.Struct, kw_only=True):
-    """Pictures in the order of their ids; `total` is how many fit."""
+    """Images in the order of their ids; `total` is how many fit."""
 
     schema_version: int = 1
     total: int
@@ -154,7 +154,7 @@ class ListReply(msgspec.Struct, kw_only=True):
 
 
 class ChangeReply(msgspec.Struct, kw_only=True):
-    """What was done to the picture `id`: `added`, `removed`, or `unchanged` where it was there already."""
+    """What was done to the image `id`: `added`, `removed`, or `unchanged` where it was there already."""
 
     schema_version: int = 1
     id: str

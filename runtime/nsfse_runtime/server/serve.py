@@ -26,7 +26,7 @@ from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import LogHandler
 
 _HEAD_SECONDS = 10.0
-# Connections take what files the process may open but for these, which pictures and galleries need.
+# Connections take what files the process may open but for these, which images and galleries need.
 _OTHER_FILES, _MOST_FILES = 256, 8192
 _BACKLOG = 512
 # A query sent just before the signal is still on its way: connections that look idle may be closed only after so long.

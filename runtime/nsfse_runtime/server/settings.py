@@ -10,7 +10,7 @@ import msgspec
 from nsfse_runtime.errors import NotFoundError, UsageError
 
 IMAGE_BYTES = 20_000_000
-# A body is its pictures and a megabyte of everything else.
+# A body is its images and a megabyte of everything else.
 BODY_BYTES = 21_000_000
 JSON_BYTES = 1_000_000
 # How many requests may be at work at once, those that still send their body among them.

@@ -1,6 +1,6 @@
 """What an operator sees: Prometheus metrics and one line of JSON on stderr for each request.
 
-Neither holds a token, a text, a picture's name or an address: a line is found by its request id.
+Neither holds a token, a text, an image's name or an address: a line is found by its request id.
 """
 
 import json
@@ -39,7 +39,7 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
-        self.pictures = Gauge("nsfse_pictures", "Pictures by gallery.", ("gallery",), registry=registry)
+        self.images = Gauge("nsfse_images", "Images by gallery.", ("gallery",), registry=registry)
         self.ready = Gauge("nsfse_ready", "1 while queries are answered.", registry=registry)
         self.lost = Gauge("nsfse_log_lines_lost", "Log lines that could not be written.", registry=registry)
         for reason in ("full", "client", "expired", "disconnected"):

@@ -1,4 +1,4 @@
-"""Results as pictures: a contact sheet (PNG) of queries and what they found. `page.py` writes the same rows as HTML."""
+"""Results as images: a contact sheet (PNG) of queries and what they found. `page.py` writes the same rows as HTML."""
 
 import os
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def _draw(rows: Sequence[SheetRow], title: str) -> "Image":
 
 def _draw_query(sheet: "Image", pen: "ImageDraw", row: SheetRow, corner: tuple[int, int]) -> None:
     x, y = corner
-    _paste(sheet, pen, row.picture, corner, LINE, 1)
+    _paste(sheet, pen, row.pixels, corner, LINE, 1)
     y += THUMBNAIL[0] + 6
     for line in _wrap(pen, f"“{printable(row.text)}”", _font(16), THUMBNAIL[1] + _GAP, 3):
         pen.text((x, y), line, INK, _font(16))
@@ -84,7 +84,7 @@ def _note_lines(pen: "ImageDraw", row: SheetRow) -> list[str]:
 
 def _draw_hit(sheet: "Image", pen: "ImageDraw", hit: SheetHit, corner: tuple[int, int]) -> None:
     x, y = corner
-    _paste(sheet, pen, hit.picture, corner, GOOD if hit.right else LINE, 4 if hit.right else 1)
+    _paste(sheet, pen, hit.pixels, corner, GOOD if hit.right else LINE, 4 if hit.right else 1)
     y += THUMBNAIL[0] + 6
     if hit.match is not None:
         _tick(pen, (x, y + 2), hit.match)
@@ -128,15 +128,15 @@ def _draw_legend(pen: "ImageDraw", corner: tuple[int, int], answers_known: bool)
 
 
 def _paste(
-    sheet: "Image", pen: "ImageDraw", picture: Pixels | None, corner: tuple[int, int], ink: str, thick: int
+    sheet: "Image", pen: "ImageDraw", pixels: Pixels | None, corner: tuple[int, int], ink: str, thick: int
 ) -> None:
-    """Paste `picture` centred in its box and frame the box."""
+    """Paste `pixels` centred in its box and frame the box."""
     x, y = corner
     height, width = THUMBNAIL
-    if picture is None:
+    if pixels is None:
         pen.text((x + width // 2, y + height // 2), "file is gone", FAINT, _font(14), anchor="mm")
     else:
-        image = thumbnail(picture)
+        image = thumbnail(pixels)
         sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
     pen.rectangle((x - thick, y - thick, x + width + thick - 1, y + height + thick - 1), None, ink, thick)
 

@@ -1,4 +1,4 @@
-"""Results as one HTML file that can be mailed: pictures inside, no script, nothing loaded from anywhere."""
+"""Results as one HTML file that can be mailed: images inside, no script, nothing loaded from anywhere."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from nsfse_runtime.visualize.rows import SheetHit, SheetRow, Word, thumbnail, ve
 _STYLE = (Path(__file__).parent / "html_page.css").read_text("utf-8")
 
 _LEGEND = (
-    "Words are green when matched in the picture, red and struck through when not, grey when they say little. "
+    "Words are green when matched in the image, red and struck through when not, grey when they say little. "
     "✓ says the whole is a match."
 )
 
@@ -32,8 +32,8 @@ def write_page(
 ) -> None:
     """Write the HTML `body` as one self-contained page at `path`, with what its marks mean at its end.
 
-    Thumbnails are re-encoded, so no metadata of a picture travels along; every text is escaped, and the page's policy
-    allows nothing but its own style and its own pictures. Raises OutputError when `path` cannot be written.
+    Thumbnails are re-encoded, so no metadata of an image travels along; every text is escaped, and the page's policy
+    allows nothing but its own style and its own images. Raises OutputError when `path` cannot be written.
     """
     text = _page(body, title, note, _LEGEND + (" A green frame is a right answer." if answers_known else ""))
     write_output(path, PAGE, lambda file: file.write_bytes(text.encode("utf-8")))
@@ -64,11 +64,11 @@ _MARKS = {
 def section(row: SheetRow, heading: str = "h2") -> str:
     """Return one query with its hits as HTML, its text in a `heading`."""
     hits = "".join(_figure(place, hit) for place, hit in enumerate(row.hits, 1))
-    more = "".join(f'<li>{safe(said)}<span class="frame">{_picture(each, said)}</span></li>' for said, each in row.more)
+    more = "".join(f'<li>{safe(said)}<span class="frame">{_image(each, said)}</span></li>' for said, each in row.more)
     notes = "".join(f'<p class="unread">{safe(note)}</p>' for note in row.notes)
     return (
         '<section class="asked"><div class="query">'
-        f'<div class="frame">{_picture(row.picture, "the reference picture")}</div>'
+        f'<div class="frame">{_image(row.pixels, "the reference image")}</div>'
         f'<div><{heading}>“{safe(row.text)}”</{heading}><p class="note">{safe(row.note)}</p>'
         f"{notes}"
         f'<ul class="more">{more}</ul></div></div><ol>{hits}</ol></section>\n'
@@ -79,7 +79,7 @@ def _figure(place: int, hit: SheetHit) -> str:
     kinds = " ".join(name for name, is_so in (("right", hit.right), ("apart", hit.rank)) if is_so)
     said = "a right answer" if hit.right else safe(hit.note)
     return (
-        f'<li class="{kinds}"><figure><div class="frame">{_picture(hit.picture, hit.id)}</div><figcaption>'
+        f'<li class="{kinds}"><figure><div class="frame">{_image(hit.pixels, hit.id)}</div><figcaption>'
         f'<p class="score"><span>{hit.rank or place}. <b>{hit.score:.2f}</b></span>{_MARKS[hit.match]}</p>'
         f'<p class="id"><bdi>{safe(hit.id)}</bdi></p><p class="answer">{said}</p>'
         f'<p class="words">{"".join(_word(word, len(hit.words)) for word in hit.words)}</p>'
@@ -92,11 +92,11 @@ def _word(word: Word, count: int) -> str:
     return f'<span class="{kind}" title="{kind}">{safe(word.word)}</span>'
 
 
-def _picture(picture: Pixels | None, name: str) -> str:
-    if picture is None:
+def _image(pixels: Pixels | None, name: str) -> str:
+    if pixels is None:
         return "file is gone"
     buffer = io.BytesIO()
-    thumbnail(picture).save(buffer, format="JPEG", quality=82)
+    thumbnail(pixels).save(buffer, format="JPEG", quality=82)
     return f'<img alt="{safe(name)}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 THUMBNAIL = (176, 176)
-"""(height, width) of the pictures in a sheet or page, pixels."""
+"""(height, width) of the images in a sheet or page, pixels."""
 
 
 class Word(Protocol):
@@ -24,7 +24,7 @@ class Word(Protocol):
 
     @property
     def matched(self) -> bool:
-        """Return whether it is in the picture, or not in it where the text says so."""
+        """Return whether it is in the image, or not in it where the text says so."""
 
     @property
     def weight(self) -> float:
@@ -40,13 +40,13 @@ def verdict(word: Word, count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SheetHit:
-    """One found picture [H, W, 3] with what is written under it.
+    """One found image [H, W, 3] with what is written under it.
 
-    `picture` is None when its file is gone since it was indexed; `match` where the model does not say; `right` where
+    `pixels` is None when its file is gone since it was indexed; `match` where the model does not say; `right` where
     the answer is not known.
     """
 
-    picture: Pixels | None
+    pixels: Pixels | None
     id: str
     score: float
     match: bool | None
@@ -60,15 +60,15 @@ class SheetHit:
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """One query: the reference picture [H, W, 3], its text, and its hits, best first."""
+    """One query: the reference image [H, W, 3], its text, and its hits, best first."""
 
-    picture: Pixels
+    pixels: Pixels
     text: str
     hits: tuple[SheetHit, ...]
     note: str = ""
     """A short line under the text: the reference's id, the kind of edit."""
     more: tuple[tuple[str, Pixels], ...] = ()
-    """Further pictures of the query, each with what it is there for: `and like`, `not like`."""
+    """Further images of the query, each with what it is there for: `and like`, `not like`."""
     notes: tuple[str, ...] = ()
     """What of the text was not read or not followed: sentences."""
 
@@ -82,7 +82,7 @@ class Found(Protocol):
 
     @property
     def path(self) -> str:
-        """Return the picture's file."""
+        """Return the image's file."""
 
     @property
     def score(self) -> float:
@@ -109,29 +109,29 @@ def sheet_row(
 ) -> SheetRow:
     """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
 
-    `more` are further pictures of the query, each with what it is there for; `notes` say what of the text was not
-    read. A hit whose file is gone since it was indexed keeps its place without a picture. Raises NotFoundError and
-    ImageError for the query's own pictures.
+    `more` are further images of the query, each with what it is there for; `notes` say what of the text was not
+    read. A hit whose file is gone since it was indexed keeps its place without an image. Raises NotFoundError and
+    ImageError for the query's own images.
     """
     from nsfse_runtime.images.decode import load_image
 
-    def picture(path: str) -> Pixels | None:
+    def pixels_of(path: str) -> Pixels | None:
         try:
             return load_image(path, THUMBNAIL)
         except (NotFoundError, ImageError):
             return None
 
     found = (
-        SheetHit(picture(h.path), h.id, h.score, h.match, tuple(h.evidence), None if right is None else h.id in right)
+        SheetHit(pixels_of(h.path), h.id, h.score, h.match, tuple(h.evidence), None if right is None else h.id in right)
         for h in hits
     )
     others = tuple((said, load_image(path, THUMBNAIL)) for said, path in more)
     return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note, others, tuple(notes))
 
 
-def thumbnail(picture: Pixels) -> "Image":
-    """Return `picture` [H, W, 3] as a Pillow image that fits THUMBNAIL; small pictures are enlarged."""
+def thumbnail(pixels: Pixels) -> "Image":
+    """Return `pixels` [H, W, 3] as a Pillow image that fits THUMBNAIL; small images are enlarged."""
     from PIL import Image, ImageOps
 
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     return ImageOps.contain(image, THUMBNAIL[::-1], Image.Resampling.LANCZOS)

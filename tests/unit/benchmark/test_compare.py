@@ -110,19 +110,16 @@ def test_a_lead_is_bold_and_said_from_p_alone():
         rows = table(entries, ["a"], ["tirg", "nsfse", "sum"])
         assert rows[1].r1 > max(rows[0].r1, rows[2].r1) and [row.leads for row in rows] == [False, leads, False]
         (said,) = findings(rows)
-        text, picture = markdown(rows), plot(rows)
+        text, image = markdown(rows), plot(rows)
         assert said.leader == ("nsfse" if leads else "")
         assert (
-            ("**Nsfse leads at R@1: +" in text)
-            == ("| nsfse | 3 | **" in text)
-            == (", leads</text>" in picture)
-            == leads
+            ("**Nsfse leads at R@1: +" in text) == ("| nsfse | 3 | **" in text) == (", leads</text>" in image) == leads
         )
-        assert ("No lead is shown at R@1: nsfse is +" in text) == ("no lead is shown" in picture) == (not leads)
+        assert ("No lead is shown at R@1: nsfse is +" in text) == ("no lead is shown" in image) == (not leads)
         assert "| nsfse | tirg, the first | +" in text and "| nsfse | sum, the best other | +" in text
         assert "| tirg | nsfse, the best other | −" in text and "not resampled" not in text
         assert rows[1].against_best.r1.p == rows[2].against_best.r1.p and rows[0].against_first is None
-        ElementTree.fromstring(picture)
+        ElementTree.fromstring(image)
 
 
 def test_the_best_of_all_leads_only_where_no_other_is_as_good():

@@ -59,7 +59,7 @@ def test_a_dry_run_tells_data_protocol_and_figures_without_any_data(capsys, name
     recipe = load_recipe(name)
     assert (code, err) == (0, "")
     for said in (
-        recipe.data.pictures,
+        recipe.data.images,
         *recipe.data.layout,
         *recipe.protocol,
         recipe.expected.source,
@@ -79,12 +79,12 @@ def bare_fashioniq(folder):
     return folder
 
 
-def test_where_pictures_are_absent_one_line_tells_how_to_get_them(capsys, tmp_path):
+def test_where_images_are_absent_one_line_tells_how_to_get_them(capsys, tmp_path):
     code, out, err = run(capsys, "fashioniq-resnet50", "--data", bare_fashioniq(tmp_path))
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert "fashion-iq-metadata" in err and "images/ID.jpg" in err and "--dry-run" in err
     code, out, _ = run(capsys, "fashioniq-resnet50", "--data", tmp_path, "--dry-run")
-    assert code == 0 and "there: missing pictures 2" in out
+    assert code == 0 and "there: missing images 2" in out
 
 
 def test_wrong_use_is_one_line(capsys, tmp_path):

@@ -13,7 +13,7 @@ from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
-from tests.galleries import save_picture
+from tests.galleries import save_image
 
 BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"
 HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers", "rich")
@@ -147,7 +147,7 @@ def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
     assert query_text(found(0.1, matches=False)).splitlines()[2:] == ["nothing here matches", "7 ms"]
     assert query_text(found(None)).splitlines()[1:] == ["   1   1.00  no     0.png  red+", "7 ms"]
     said = [query_text(found(matches=matches)) for matches in (None, False, True)]
-    assert said[:2] == ["no picture in the gallery fits these conditions", "nothing here matches"]
+    assert said[:2] == ["no image in the gallery fits these conditions", "nothing here matches"]
     assert "lower --min-score" in said[2]
 
 
@@ -155,7 +155,7 @@ def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
 def gallery(tmp_path):
     """A gallery of two images in the folder `images` beside it."""
     for name, seed in (("a.png", 1), ("b.png", 2)):
-        save_picture(tmp_path / "images" / name, seed)
+        save_image(tmp_path / "images" / name, seed)
     bundle = Bundle.open(BUNDLE)
     with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as opened:
         opened.sync(tmp_path / "images", bundle)
@@ -239,7 +239,7 @@ def test_doctor_tells_no_home_path_unless_asked(capsys):
     assert report["schema_version"] == 1
     assert (code == 0) == (report["problems"] == [])
     assert str(Path(sys.executable).parent) not in out
-    assert report["checks"]["decode a picture"].startswith("ok")
+    assert report["checks"]["decode an image"].startswith("ok")
     assert str(Path(sys.executable)) in run(capsys, "doctor", "--json", "--full")[1]
 
 

@@ -35,7 +35,7 @@ def check(command, value):
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """A query set of the golden pictures, and a gallery of them."""
+    """A query set of the golden images, and a gallery of them."""
     folder = tmp_path_factory.mktemp("shelf")
     shutil.copytree(GOLDEN / "images", folder / "images")
     names = sorted(path.stem for path in (folder / "images").iterdir())

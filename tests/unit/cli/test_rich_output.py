@@ -1,4 +1,4 @@
-"""A query's answer on a terminal: colours, pictures where the environment names a terminal that takes them."""
+"""A query's answer on a terminal: colours, images where the environment names a terminal that takes them."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def test_words_are_green_struck_or_grey_and_matches_stand_apart():
 
 def test_what_matches_nothing_says_so_and_no_hits_say_why():
     assert "nothing here matches" in plain(printed(result(("a.png", False, 0.1), matches=False)))
-    assert plain(printed(result(matches=None))) == "no picture in the gallery fits these conditions\n"
+    assert plain(printed(result(matches=None))) == "no image in the gallery fits these conditions\n"
 
 
 UNREAD = ("unknown word: re\x1bdd; did you mean red?", NOT_WHOLE)
@@ -96,7 +96,7 @@ def test_what_a_terminal_can_is_read_from_its_environment(environment, can):
     assert rich_output.graphics(environment) == can
 
 
-def test_a_strip_holds_its_pictures_and_leaves_room_for_one_that_is_gone():
+def test_a_strip_holds_its_images_and_leaves_room_for_one_that_is_gone():
     red = np.full((40, 20, 3), (200, 0, 0), np.uint8)
     image = Image.open(io.BytesIO(rich_output.strip([red, None, red])))
     seen = np.asarray(image)[..., 3].any(0).nonzero()[0]
@@ -105,9 +105,9 @@ def test_a_strip_holds_its_pictures_and_leaves_room_for_one_that_is_gone():
 
 
 @pytest.mark.parametrize("can", ["kitty", "iterm"])
-def test_codes_carry_the_picture_whole_and_ask_nothing(can):
+def test_codes_carry_the_image_whole_and_ask_nothing(can):
     png = bytes(range(256)) * 40
-    codes = "".join(rich_output.picture_codes(png, can, 60))
+    codes = "".join(rich_output.image_codes(png, can, 60))
     if can == "iterm":
         head, data = codes.removesuffix("\x07").split(":")
         assert f"size={len(png)};width=60" in head and "inline=1" in head
@@ -120,16 +120,16 @@ def test_codes_carry_the_picture_whole_and_ask_nothing(can):
     assert base64.b64decode(data) == png
 
 
-def test_pictures_come_where_they_can_unless_they_are_not_wanted(tmp_path, monkeypatch, capsys):
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (30, 40), "red").save(picture)
-    found = result((str(picture), True, 0.9), ("gone.png", False, 0.2))
+def test_images_come_where_they_can_unless_they_are_not_wanted(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 40), "red").save(path)
+    found = result((str(path), True, 0.9), ("gone.png", False, 0.2))
     monkeypatch.setenv("TERM_PROGRAM", "iTerm.app")
     for name in ("TMUX", "KITTY_WINDOW_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
 
-    def shown(preview, reference=picture):
+    def shown(preview, reference=path):
         rich_output.show_query(found, reference, preview)
         return capsys.readouterr()
 

@@ -32,7 +32,7 @@ def spoil(folder, file, change):
 
 
 def use(source):
-    """Do with a source what training and evaluation do before the first picture is read."""
+    """Do with a source what training and evaluation do before the first image is read."""
     source.triplets(0)
     for split in ("val", "test", "train"):
         source.protocols(split)

@@ -14,16 +14,16 @@ from nsfse_runtime.errors import DataError, UsageError
 COLOURS = ["red"] * 12 + ["blue"] * 6 + ["green"] * 3 + ["?"]
 
 
-def write(folder: Path, rows: list[dict[str, str]], pictures: bool = True) -> Path:
+def write(folder: Path, rows: list[dict[str, str]], images: bool = True) -> Path:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with (folder / "items.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    if pictures:
-        picture = Image.new("RGB", (6, 4))
+    if images:
+        image = Image.new("RGB", (6, 4))
         for row in rows:
-            picture.save(folder / "images" / f"{row['id']}.png")
+            image.save(folder / "images" / f"{row['id']}.png")
     return folder
 
 
@@ -63,7 +63,7 @@ def test_columns_of_few_values_are_attributes_unless_another_determines_them(sou
     assert source.attributes == ("gender", "article", "colour")
 
 
-def test_titles_are_those_of_pictures_that_triplets_show(source, folder):
+def test_titles_are_those_of_images_that_triplets_show(source, folder):
     shown = {item for item, row in rows_of(folder).items() if row["split"] == "train"}
     assert source.titles == {item: f"product {item[1:]}" for item in shown}
     apart = CatalogueSource(folder, held_out=0.3).titles
@@ -204,7 +204,7 @@ def test_without_groups_and_splits_everything_is_for_training(tmp_path):
     assert len(source.triplets(0)) == 50 and source.protocols("val") == []
 
 
-def test_pictures_that_are_not_there_are_left_out_and_listed(tmp_path):
+def test_images_that_are_not_there_are_left_out_and_listed(tmp_path):
     folder = write(tmp_path, shop(60))
     (folder / "images" / "p1.png").unlink()
     source = CatalogueSource(folder, triplets=400)
@@ -254,7 +254,7 @@ def test_two_columns_change_together_or_not_at_all():
 
 def test_a_large_catalogue_takes_seconds_and_names_a_bounded_number_of_answers(tmp_path):
     rows = [row | {"file": "images/p0.png"} for row in shop(27_000)]
-    write(tmp_path, rows, pictures=False)
+    write(tmp_path, rows, images=False)
     Image.new("RGB", (6, 4)).save(tmp_path / "images" / "p0.png")
     source = CatalogueSource(tmp_path, triplets=20_000)
     started = time.process_time()

@@ -36,10 +36,10 @@ def test_there_are_many_of_each_kind_and_they_are_the_same_again(source, asked):
     assert {protocol.name.removeprefix("drawn-"): protocol.queries for protocol in again} == asked
 
 
-def test_no_picture_of_a_query_answers_it_and_hard_negatives_do_not(asked):
+def test_no_image_of_a_query_answers_it_and_hard_negatives_do_not(asked):
     for query in (query for queries in asked.values() for query in queries):
         assert query.targets and query.hard_negatives
-        assert not {*query.pictures} & {*query.targets, *query.hard_negatives}
+        assert not {*query.reference_ids} & {*query.targets, *query.hard_negatives}
         assert not {*query.targets} & {*query.hard_negatives}
         assert {len(query.texts)} == {len(texts) for texts in (query.texts, *query.more_texts)}
 
@@ -70,7 +70,7 @@ def test_an_answer_to_several_edits_has_all_of_them(source, asked):
 
 def test_an_answer_has_nothing_that_must_not_be_there(source, asked):
     for query in asked["minus"]:
-        assert bool(query.minus) == (query.kind == "picture") != bool(query.minus_texts)
+        assert bool(query.minus) == (query.kind == "image") != bool(query.minus_texts)
         (start,), unwanted = looks(source, [query.reference]), looks(source, query.minus)
         for target in looks(source, query.targets):
             values = {target["colour"], PATTERN_NOUNS.get(target["pattern"], target["pattern"])}

@@ -62,7 +62,7 @@ def cirr(tmp_path):
     "name",
     ["images/{}.jpg", "images/dress/{}.png", "dress/{}.jpeg", "image_data/dress_{}.jpg", "{}.JPG", "a/b/{}.webp"],
 )
-def test_fashioniq_finds_pictures_in_every_layout(fashioniq, name):
+def test_fashioniq_finds_images_in_every_layout(fashioniq, name):
     for item in "ABCDE":
         draw(fashioniq / name.format(item))
     source = FashionIQ(fashioniq)
@@ -103,7 +103,7 @@ def test_fashioniq_training_tells_a_quarter_each_way_and_afresh_each_epoch(fashi
     assert source.triplets(0) == FashionIQ(fashioniq).triplets(0) != source.triplets(1)
 
 
-def test_incomplete_pictures_are_stamped_and_their_training_pairs_left_out(fashioniq):
+def test_incomplete_images_are_stamped_and_their_training_pairs_left_out(fashioniq):
     for item in "ABC":
         draw(fashioniq / f"images/{item}.jpg")
     (fashioniq / "images/D.jpg").touch()  # 0 bytes: as missing as E
@@ -120,13 +120,13 @@ def test_incomplete_pictures_are_stamped_and_their_training_pairs_left_out(fashi
 def test_check_lists_missing_zero_byte_and_broken(fashioniq):
     draw(fashioniq / "images/A.jpg")
     (fashioniq / "images/B.jpg").touch()
-    (fashioniq / "images/C.jpg").write_bytes(b"not a picture")
+    (fashioniq / "images/C.jpg").write_bytes(b"not an image")
     report = report_json(FashionIQ(fashioniq).check())
     assert not report["ok"]
     assert report["missing"] == ["B", "C", "D", "E"]
     assert [Path(file).name for file in report["zero_byte"]] == ["B.jpg"]
     assert [Path(fault["file"]).name for fault in report["broken"]] == ["C.jpg"]
-    assert report["counts"]["dress.val.pictures"] == {"found": 1, "expected": 5}
+    assert report["counts"]["dress.val.found"] == {"found": 1, "expected": 5}
     assert report["counts"]["dress.val.queries"] == {"found": 2, "expected": 2017}
     json.dumps(report)
     with pytest.raises(NotFoundError):
@@ -140,8 +140,8 @@ def test_a_good_file_wins_over_an_empty_one_of_the_same_name(fashioniq):
     assert FashionIQ(fashioniq).load("A", (8, 6)).shape == (8, 6, 3)
 
 
-def test_pictures_may_lie_elsewhere_and_behind_links(fashioniq, tmp_path_factory):
-    elsewhere = tmp_path_factory.mktemp("pictures")
+def test_images_may_lie_elsewhere_and_behind_links(fashioniq, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("images")
     draw(elsewhere / "A.jpg")
     (elsewhere / "again").symlink_to(elsewhere)  # a loop must end
     assert "A" in FashionIQ(fashioniq, images=elsewhere).images
@@ -150,7 +150,7 @@ def test_pictures_may_lie_elsewhere_and_behind_links(fashioniq, tmp_path_factory
 
 
 @pytest.mark.parametrize("layout", ["dev/{}.png", "dev/34/{}.png", "img_raw/dev/{}.jpg", "{}.png"])
-def test_cirr_finds_pictures_in_every_layout(cirr, layout):
+def test_cirr_finds_images_in_every_layout(cirr, layout):
     for i in range(8):
         draw(cirr / layout.format(f"dev-{i}-0-img0"))
     source = CIRR(cirr)
@@ -207,7 +207,7 @@ def path200k(item):
     return f"women/dresses/x/{item}/{item}_0.jpeg"
 
 
-def test_fashion200k_all_pictures_of_the_targets_caption_are_right(fashion200k):
+def test_fashion200k_all_images_of_the_targets_caption_are_right(fashion200k):
     (protocol,) = Fashion200K(fashion200k).protocols("test")
     (query,) = protocol.queries
     assert query.texts == ("replace red with blue",)
@@ -257,15 +257,15 @@ def test_shoes(tmp_path):
 
 def test_table_csv_merges_right_answers_and_keeps_splits(tmp_path):
     for name in ("a", "b", "c", "d"):
-        draw(tmp_path / f"pictures/{name}.png")
-    rows = "a,b,make it red,\na.png,c,longer,val\na.png,pictures/d.png,longer,val\n"
+        draw(tmp_path / f"images/{name}.png")
+    rows = "a,b,make it red,\na.png,c,longer,val\na.png,images/d.png,longer,val\n"
     write(tmp_path / "mine.csv", "reference,target,text,split\n" + rows)
     source = Table(tmp_path)
     assert [(t.reference, t.texts, t.targets) for t in source.triplets(0)] == [("a", ("make it red",), ("b",))]
     (protocol,) = source.protocols("val")
     assert protocol.name == "mine-val"
-    assert protocol.queries[0].targets == ("c", "pictures/d.png")
-    assert source.load("pictures/d.png", (8, 6)).shape == (8, 6, 3)
+    assert protocol.queries[0].targets == ("c", "images/d.png")
+    assert source.load("images/d.png", (8, 6)).shape == (8, 6, 3)
 
 
 def test_table_jsonl_takes_lists(tmp_path):
@@ -323,12 +323,12 @@ def test_official_captions_joined_as_clip4cir_does():
 
 
 @official
-def test_official_annotations_give_the_official_counts_without_a_picture():
+def test_official_annotations_give_the_official_counts_without_a_image():
     for source in (FashionIQ(ANNOTATIONS / "fashioniq"), CIRR(ANNOTATIONS / "cirr")):
         report = source.check()
-        wrong = [key for key in report.differing if not key.endswith(".pictures")]
+        wrong = [key for key in report.differing if not key.endswith(".images")]
         assert wrong == ([] if source.name == "fashioniq" else ["train.queries"])
-        assert report_json(report)["counts"]["val.images" if source.name == "cirr" else "dress.val.queries"]["found"]
+        assert report_json(report)["counts"]["val.listed" if source.name == "cirr" else "dress.val.queries"]["found"]
         assert not report.ok
-        assert any("no pictures" in note for note in report.notes)
+        assert any("no images" in note for note in report.notes)
     assert len(report.missing) == 16939 + 2297 + 2315

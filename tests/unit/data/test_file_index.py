@@ -129,7 +129,7 @@ def test_a_damaged_image_stops_with_what_to_do_and_names_the_file_once(tmp_path)
     assert file == str(path) and "B0.png" not in reason and reason.startswith("damaged or incomplete")
 
 
-def test_pictures_of_other_formats_and_damaged_ones_are_not_missing(tmp_path):
+def test_images_of_other_formats_and_damaged_ones_are_not_missing(tmp_path):
     heads = {
         "heic": b"\0\0\0\x18ftypheic",
         "tiff": b"II*\0rest",

@@ -41,7 +41,7 @@ def test_a_version_names_the_queries(tmp_path):
     assert before != after
 
 
-def test_pictures_of_any_suffix_fit_the_size_asked(tmp_path):
+def test_images_of_any_suffix_fit_the_size_asked(tmp_path):
     source = QuerySetSource(write(tmp_path, QUERY))
     assert set(source.images) == {"a", "b", "c", "d"}
     assert source.load("c", (12, 8)).shape == (12, 8, 3)
@@ -49,7 +49,7 @@ def test_pictures_of_any_suffix_fit_the_size_asked(tmp_path):
         source.load("x", (12, 8))
 
 
-def test_a_missing_picture_stamps_the_protocol(tmp_path):
+def test_a_missing_image_stamps_the_protocol(tmp_path):
     folder = write(tmp_path, QUERY)
     (folder / "images" / "c.webp").unlink()
     source = QuerySetSource(folder)
@@ -138,7 +138,7 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_train_queries_are_triplets_of_one_text(tmp_path):
     train = QUERY | {"split": "train", "reference": "d", "targets": ["e"]}
     folder = write(tmp_path, train, QUERY, items=ITEMS + "e,train,blue\n")
-    assert QuerySetSource(folder).triplets(0) == []  # e has no picture
+    assert QuerySetSource(folder).triplets(0) == []  # e has no image
     Image.new("RGB", (4, 9)).save(folder / "images" / "e.bmp")
     (triplet,) = QuerySetSource(folder).triplets(0)
     assert (triplet.reference, triplet.targets) == ("d", ("e",)) and triplet.texts[0] in QUERY["texts"]
@@ -172,7 +172,7 @@ def test_a_split_has_two_halves_that_share_no_product(tmp_path):
     assert source.items("val-report") == report.gallery and 15 < len(report.gallery) < 45
 
     def products(protocol):
-        used = {item for q in protocol.queries for item in (*q.pictures, *q.targets, *q.hard_negatives)}
+        used = {item for q in protocol.queries for item in (*q.reference_ids, *q.targets, *q.hard_negatives)}
         assert used <= set(protocol.gallery) and protocol.queries
         return {item if int(item) % 7 == 0 else f"product {int(item) // 3}" for item in protocol.gallery}
 

@@ -45,7 +45,7 @@ def test_each_attribute_changes_what_is_drawn(category):
 
 
 @pytest.mark.parametrize("category", SHAPES)
-def test_shapes_are_centred_and_stay_in_the_picture(category):
+def test_shapes_are_centred_and_stay_in_the_image(category):
     for length, detail in itertools.product((0.0, 0.5, 1.0), (True, False)):
         points = np.concatenate([part.points for part in shape(category, length, detail)])
         assert np.allclose(points.min(axis=0) + points.max(axis=0), 0, atol=1e-9)
@@ -54,13 +54,13 @@ def test_shapes_are_centred_and_stay_in_the_picture(category):
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 96), (224, 160)])
 def test_any_size_shows_the_product(size):
-    picture = paint(PLAIN, 1, size, STRONG)
-    red = (picture[..., 0] > 110) & (picture[..., 1] < 80)
-    assert picture.shape == (*size, 3)
+    image = paint(PLAIN, 1, size, STRONG)
+    red = (image[..., 0] > 110) & (image[..., 1] < 80)
+    assert image.shape == (*size, 3)
     assert red.sum() > 0.1 * min(size) ** 2
 
 
-def test_a_picture_takes_no_multiple_of_the_time_it_should():
+def test_a_image_takes_no_multiple_of_the_time_it_should():
     """3 ms are the aim and docs/measurements.md has the figure; here only what no slow machine explains fails."""
     paint(PLAIN, 0, (64, 64))
     best = float("inf")

@@ -174,15 +174,13 @@ def test_another_file_makes_another_benchmark(tmp_path):
         DrawnSource("easy", phrasings=str(file))
 
 
-def test_pictures_are_drawn_by_id(source):
-    picture = source.load("train-000003", (48, 32))
-    assert picture.shape == (48, 32, 3)
-    assert np.array_equal(picture, DrawnSource(source.level.name, items=1600).load("train-000003", (48, 32)))
-    assert not np.array_equal(
-        picture, DrawnSource(source.level.name, items=1600, seed=1).load("train-000003", (48, 32))
-    )
+def test_images_are_drawn_by_id(source):
+    image = source.load("train-000003", (48, 32))
+    assert image.shape == (48, 32, 3)
+    assert np.array_equal(image, DrawnSource(source.level.name, items=1600).load("train-000003", (48, 32)))
+    assert not np.array_equal(image, DrawnSource(source.level.name, items=1600, seed=1).load("train-000003", (48, 32)))
     for unknown in ("train-9999999", "shoe", "val-x"):
-        with pytest.raises(NotFoundError, match="no picture"):
+        with pytest.raises(NotFoundError, match="no image"):
             source.load(unknown, (48, 32))
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """The box unpacked: its folder, its scorer, its gallery, and what is in each picture."""
+    """The box unpacked: its folder, its scorer, its gallery, and what is in each image."""
     folder = tmp_path_factory.mktemp("shelf")
     scorer = OnnxScorer(Bundle.open(app.BUNDLE))
     gallery = app.open_gallery(folder, scorer)
@@ -57,7 +57,7 @@ def test_make_it_red_brings_red_ones_first(shelf):
         assert first.evidence[-1].word == "red" and first.evidence[-1].matched
 
 
-def test_the_gallery_is_that_of_the_pictures_and_encodes_none(shelf, monkeypatch):
+def test_the_gallery_is_that_of_the_images_and_encodes_none(shelf, monkeypatch):
     folder, scorer, gallery, truth = shelf
     assert set(gallery.ids) == set(truth) and len(gallery) == 2000
     assert gallery.metadata([gallery.row("test-000005.webp")])[0]["colour"] == truth["test-000005.webp"]["colour"]
@@ -79,19 +79,19 @@ def _pixels(gallery, scorer, row):
 def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(shelf, tmp_path, monkeypatch):
     scorer = shelf[1]
     (tmp_path / app.IMAGES).mkdir()
-    with ZipFile(app.PICTURES) as whole, ZipFile(tmp_path / "few.zip", "w") as few:
+    with ZipFile(app.IMAGES_ZIP) as whole, ZipFile(tmp_path / "few.zip", "w") as few:
         for name in (app.TABLE, *(name for name in whole.namelist() if "00000" in name)):
             few.writestr(name, whole.read(name))
-    monkeypatch.setattr(app, "PICTURES", tmp_path / "few.zip")
-    monkeypatch.setattr(type(scorer), "encode_images", lambda *_: pytest.fail("a picture was encoded"))
+    monkeypatch.setattr(app, "IMAGES_ZIP", tmp_path / "few.zip")
+    monkeypatch.setattr(type(scorer), "encode_images", lambda *_: pytest.fail("an image was encoded"))
     first = app.open_gallery(tmp_path, scorer)
     ids = first.ids
     first.close()
-    picture = tmp_path / app.IMAGES / ids[3]
-    before = picture.read_bytes()
-    picture.write_bytes(before[:100])
+    image = tmp_path / app.IMAGES / ids[3]
+    before = image.read_bytes()
+    image.write_bytes(before[:100])
     (tmp_path / app.IMAGES / ids[4]).unlink()
-    assert app.open_gallery(tmp_path, scorer).ids == ids and picture.read_bytes() == before
+    assert app.open_gallery(tmp_path, scorer).ids == ids and image.read_bytes() == before
     (tmp_path / app.GALLERY).unlink()
     shutil.move(tmp_path / app.IMAGES, tmp_path / "elsewhere")
     assert app.open_gallery(tmp_path, scorer).ids == ids and len(ids) == 10
@@ -145,7 +145,7 @@ def test_the_command_shows_a_page_without_torch_or_anything_beside_its_own_folde
             note = json.load(info)["note"]
         demo.send_signal(signal.SIGINT)
         assert demo.wait(200) == 0
-    assert ready["pictures"] == 2000 and Gallery.open(ready["gallery"]).bundle_path == Path(ready["bundle"])
+    assert ready["images"] == 2000 and Gallery.open(ready["gallery"]).bundle_path == Path(ready["bundle"])
     assert "drawings of 6 kinds (shirt" in note and "8 colours (red" in note and "photographs" in note
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["nsfse"]  # ONNX Runtime's reports lie elsewhere
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["cache", "no"]

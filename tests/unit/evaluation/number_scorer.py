@@ -1,4 +1,4 @@
-"""A scorer small enough to read: a picture is one number, a text names the numbers it wants, the best first."""
+"""A scorer small enough to read: an image is one number, a text names the numbers it wants, the best first."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
 
 
 class NumberScorer:
-    """Picture n (all pixels n) has the n-th unit vector; the text "3 1" ranks 3 first, then 1, all others tie.
+    """Image n (all pixels n) has the n-th unit vector; the text "3 1" ranks 3 first, then 1, all others tie.
 
     A text with "swap" makes stage 2 turn the order round; one without a number cannot be read.
     """
@@ -50,5 +50,5 @@ class NumberScorer:
 
 
 def number_images(ids):
-    """Draw the pictures "0", "1", ... of NumberScorer: [B, 2, 3, 3]."""
+    """Draw the images "0", "1", ... of NumberScorer: [B, 2, 3, 3]."""
     return np.stack([np.full((2, 3, 3), int(item), np.uint8) for item in ids])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from nsfse.data import Protocol, Triplet
 from nsfse.evaluation.evaluate import Evaluation, evaluate, evaluate_dataset, evaluate_query_set, evaluate_source
-from nsfse.evaluation.features import encode_pictures
+from nsfse.evaluation.features import encode_in_batches
 from nsfse_runtime.errors import DataError, ImageError, UsageError
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 
@@ -102,7 +102,7 @@ def test_kinds_are_told_apart():
     assert {kind: row["R@1"] for kind, row in found["kinds"].items()} == {"colour": 100.0, "negation": 0.0}
 
 
-def test_missing_pictures_are_stamped_and_unanswerable_queries_left_out():
+def test_missing_images_are_stamped_and_unanswerable_queries_left_out():
     gone = tuple(str(i) for i in range(8, 38))
     queries = [
         Triplet("0", ("1",), ("1",)),
@@ -133,7 +133,7 @@ def test_a_complete_score_says_so_and_names_its_protocol():
     }
 
 
-def test_texts_that_cannot_be_read_are_ranked_by_the_picture_and_counted():
+def test_texts_that_cannot_be_read_are_ranked_by_the_image_and_counted():
     result = evaluate(
         NumberScorer(), protocol(Triplet("0", ("",), ("1",)), Triplet("0", ("5",), ("5",))), number_images
     )
@@ -141,7 +141,7 @@ def test_texts_that_cannot_be_read_are_ranked_by_the_picture_and_counted():
     assert result.scores["R@1"] == 100.0  # of the first, all but the reference tie: 1 leads
 
 
-def test_pictures_are_encoded_once_and_at_most_two_batches_are_held(monkeypatch):
+def test_images_are_encoded_once_and_at_most_two_batches_are_held(monkeypatch):
     read, wanted = [], []
 
     class Reader(ThreadPoolExecutor):
@@ -164,11 +164,11 @@ def test_pictures_are_encoded_once_and_at_most_two_batches_are_held(monkeypatch)
 
     monkeypatch.setattr("nsfse.evaluation.features.ThreadPoolExecutor", Reader)
     scorer = Held()
-    encoded = encode_pictures(scorer, GALLERY, images, batch=1)
+    encoded = encode_in_batches(scorer, GALLERY, images, batch=1)
     assert scorer.batches == read == [1] * 8
     evaluate(scorer, protocol(*[Triplet("0", ("1",), ("1",))] * 5), images, encoded=encoded)
     assert scorer.batches == read == [1] * 8
-    assert encode_pictures(NumberScorer(), GALLERY, images, batch=3).vectors.shape == (8, 16)
+    assert encode_in_batches(NumberScorer(), GALLERY, images, batch=3).vectors.shape == (8, 16)
 
 
 def test_references_outside_the_gallery_are_encoded_too():
@@ -177,7 +177,7 @@ def test_references_outside_the_gallery_are_encoded_too():
     assert len(found.rankings[0].rows) == 8
 
 
-def test_a_picture_that_cannot_be_read_stops_the_score():
+def test_a_image_that_cannot_be_read_stops_the_score():
     def images(ids):
         raise ImageError("3.jpg is damaged")
 
@@ -186,7 +186,7 @@ def test_a_picture_that_cannot_be_read_stops_the_score():
 
 
 def test_an_empty_gallery_is_refused():
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         evaluate(NumberScorer(), Protocol("toy", "1", (), ()), number_images)
 
 
@@ -196,7 +196,7 @@ def test_queries_that_none_can_answer_are_refused():
 
 
 def test_features_of_another_model_are_refused():
-    encoded = encode_pictures(NumberScorer(), GALLERY, number_images)
+    encoded = encode_in_batches(NumberScorer(), GALLERY, number_images)
     other = NumberScorer()
     other.fingerprint = "other"
     with pytest.raises(UsageError, match="another model"):
@@ -230,7 +230,7 @@ def test_modes_and_protocols_share_one_encoding():
     json.dumps(report, allow_nan=False)
 
 
-def test_protocols_without_a_picture_are_named():
+def test_protocols_without_a_image_are_named():
     bare = Protocol("bare", "1", (), (Triplet("3", ("5",), ("5",)),), missing=1, missing_ids=("5",))
     found = evaluate_source(NumberScorer(), NumberSource(), [bare, protocol(Triplet("3", ("5",), ("5",)))])
     assert found.skipped == ("bare",)

@@ -11,8 +11,8 @@ pytest.importorskip("onnxruntime")
 
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation.diagnostics import HITS, _Samples, examine
-from nsfse.evaluation.evaluate import Evaluation, evaluate, pictures_of
-from nsfse.evaluation.features import encode_pictures, source_images
+from nsfse.evaluation.evaluate import Evaluation, evaluate, image_ids
+from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.html_report import _about, evaluation_page
 from nsfse.evaluation.reference_head import correspondences, products
 from nsfse.models.torch_scorer import open_scorer
@@ -28,7 +28,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def protocols(source):
-    """Queries of one picture and one text, and some with something that must not be there."""
+    """Queries of one image and one text, and some with something that must not be there."""
     plain = source.protocols("test")[0]
     plain = replace(plain, queries=plain.queries[::3])
     more = [replace(q, minus_texts=("stripes",), minus=q.hard_negatives[:1]) for q in plain.queries[:12]]
@@ -44,8 +44,8 @@ def scorer():
 def ranked(source, protocols, scorer):
     """Each protocol's result with what lies behind it."""
     images = source_images(source, scorer.image_size)
-    wanted = dict.fromkeys(item for each in protocols for item in pictures_of(each, each.queries))
-    encoded = encode_pictures(scorer, list(wanted), images)
+    wanted = dict.fromkeys(item for each in protocols for item in image_ids(each, each.queries))
+    encoded = encode_in_batches(scorer, list(wanted), images)
     results = [evaluate(scorer, each, images, encoded=encoded) for each in protocols]
     return [(result, examine(scorer, result, encoded), encoded) for result in results]
 
@@ -124,7 +124,7 @@ def white(item, size):
 
 
 def written(ranked, path):
-    """Write the page of what was ranked; its pictures are white."""
+    """Write the page of what was ranked; its images are white."""
     results = [result for result, _, _ in ranked]
     image_only = replace(results[0], mode="image-only")
     summary = {"fashioniq-VAL": {"R@10": None, "R@50": None, "categories": 2, "expected": 3, "missing": ["dress"]}}

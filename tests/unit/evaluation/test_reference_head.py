@@ -52,7 +52,7 @@ def direct_similarity(rows, weights, regions, guides, t, head):
 
 
 def direct_views(rows, weights, views, head):
-    """The views' similarity: each row has one product, with the same view of the picture."""
+    """The views' similarity: each row has one product, with the same view of the image."""
     total = 0.0
     for row, weight, view in zip(rows, weights, views, strict=True):
         near = row @ view

@@ -73,8 +73,8 @@ def test_a_whole_query_is_timed_beside_pytorch_and_told_lap_by_lap(setting, monk
     monkeypatch.setattr(speed, "_padded", lambda setting: setting.torch)
     monkeypatch.setattr(speed, "drawn_jpeg", lambda _: drawn_jpeg(0.01))
     found = speed.whole(setting, 220, queries=4)
-    picture, known = (found["ways"][name] for name in ("a picture of 1 megapixel", "a picture of the gallery"))
-    assert picture["laps"]["decode"] > 0 and picture["laps"]["image"] > 0
+    image, known = (found["ways"][name] for name in ("an image of 1 megapixel", "an image of the gallery"))
+    assert image["laps"]["decode"] > 0 and image["laps"]["image"] > 0
     assert known["laps"]["decode"] == known["laps"]["image"] == 0 < known["laps"]["stage2"]
     assert known["p50"] <= known["p95"] <= known["p99"] and found["ways"][found["base"]]["times_faster"] == 1
 
@@ -82,16 +82,16 @@ def test_a_whole_query_is_timed_beside_pytorch_and_told_lap_by_lap(setting, monk
 def test_growth_becomes_tables_and_panels_and_late_ones_are_named(setting, monkeypatch):
     monkeypatch.setattr(scaling, "drawn_jpeg", lambda _: drawn_jpeg(0.01))
     curves = scaling.growth(setting, (200, 220))
-    assert list(curves["pictures in the gallery"]["whole query"]) == [200, 220] and len(curves) == 5
+    assert list(curves["images in the gallery"]["whole query"]) == [200, 220] and len(curves) == 5
     svg = plot(curves)
     ElementTree.fromstring(svg)
     assert svg.count("<circle") == sum(len(line) for lines in curves.values() for line in lines.values())
     machine = {"threads": 2, "cores": 2, "gflops": 90.0, "gb_per_second_one_thread": 9.0, "load": 0.1, "versions": {}}
     found = {"machine": machine, "model": speed._model(setting), "growth": curves, "left_out": ["cold"]}
     text = markdown(found | {"parts": None, "whole": None, "cold": None, "index": None})
-    assert "| pictures in the gallery (ms) | 200 | 220 |" in text and "for want of time (--minutes): cold" in text
+    assert "| images in the gallery (ms) | 200 | 220 |" in text and "for want of time (--minutes): cold" in text
     late = Setting(BUNDLE, setting.torch, setting.bundles, setting.place, 3, until=0)
-    assert scaling.growth(late, (200,)) == {} and "pictures in the gallery: 200" in late.left_out
+    assert scaling.growth(late, (200,)) == {} and "images in the gallery: 200" in late.left_out
 
 
 def test_a_jpeg_of_a_megapixel_has_one_and_sizes_are_checked():
@@ -101,9 +101,9 @@ def test_a_jpeg_of_a_megapixel_has_one_and_sizes_are_checked():
         check_sizes([100])
 
 
-def test_a_folder_without_pictures_is_refused_before_anything_is_measured(tmp_path):
-    (tmp_path / "photos.tar.gz").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="no picture in"):
+def test_a_folder_without_images_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "photos.tar.gz").write_bytes(b"no image")
+    with pytest.raises(UsageError, match="no image in"):
         check_photos(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.jpg").write_bytes(drawn_jpeg(0.01))

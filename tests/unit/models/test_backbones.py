@@ -25,7 +25,7 @@ from nsfse.models.backbones.base import CellTail
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
 from nsfse.models.weights import fit_tensors, read_glove, read_tensors
-from nsfse.training.dataloader import Pictures
+from nsfse.training.dataloader import ImageCache
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.errors import DataError, IntegrityError, MissingExtraError, NotFoundError
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def settings(*overrides: str) -> Config:
     return load_config(overrides=["model.image_size=[32,64]", "model.dim=16", *overrides])
 
 
-def pictures(count=2, size=(32, 64), seed=0):
+def random_images(count=2, size=(32, 64), seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=generator)
 
@@ -133,7 +133,7 @@ def test_folded_convolutions_are_convolution_and_normalisation():
 def test_with_small_cells_the_trunk_ends_at_its_fifth_stage(narrow):
     same_features(unfolded_tensors(), (32, 48), cell=16, stages=5, width=176)
     small = ('model.backbone="efficientnet-lite0"', "model.cell=16", "model.image_size=[32,48]")
-    vectors, regions = NSFSE(settings(*small).model, 20).eval().encode_images(pictures(2, (32, 48)))
+    vectors, regions = NSFSE(settings(*small).model, 20).eval().encode_images(random_images(2, (32, 48)))
     assert vectors.shape == (2, 16) and regions.shape[1] == 6 + settings().model.views
     with pytest.raises(DataError, match=r"model\.cell: 16; for resnet50 it is 32"):
         NSFSE(settings('model.backbone="resnet50"', "model.cell=16", "model.image_size=[32,48]").model, 20)
@@ -185,18 +185,18 @@ def test_resnet_is_that_of_torchvision():
 
 
 @torch.inference_mode()
-def test_pictures_become_unit_vectors_and_a_region_per_cell(narrow):
+def test_images_become_unit_vectors_and_a_region_per_cell(narrow):
     for backbone in ("resnet50", "efficientnet-lite0"):
         model = NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,96]").model, 20).eval()
-        vectors, regions = model.encode_images(pictures(3, (64, 96)))
+        vectors, regions = model.encode_images(random_images(3, (64, 96)))
         assert vectors.shape == (3, 16) and regions.shape == (3, 6 + model.config.views, 16)
         torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + model.config.views))
-        torch.testing.assert_close(model.encode_images(pictures(3, (64, 96))[1:2])[1], regions[1:2])
+        torch.testing.assert_close(model.encode_images(random_images(3, (64, 96))[1:2])[1], regions[1:2])
         with pytest.raises(DataError, match="multiples of 32"):
             NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,80]").model, 20)
 
 
-def test_a_picture_goes_without_some_channels_in_training_alone():
+def test_a_image_goes_without_some_channels_in_training_alone():
     tail = CellTail((3, 5), settings("model.channel_dropout=0.5").model)
     seen = []
     tail.around.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -206,7 +206,7 @@ def test_a_picture_goes_without_some_channels_in_training_alone():
     tail.eval()(features)
     trained, served = (maps.flatten(2).abs().amax(-1) > 0 for maps in seen)
     assert served.all() and 0.4 < trained.float().mean() < 0.6
-    # Whole channels, and each picture its own.
+    # Whole channels, and each image its own.
     assert torch.equal(seen[0] != 0, trained[..., None, None].expand_as(seen[0]))
     assert len({tuple(row) for row in trained.tolist()}) > 10
 
@@ -288,7 +288,7 @@ def step(model, config):
     model.train()
     for group in trainer.optimizer.param_groups:
         group["lr"] = 0.1 * group["pace"]
-    vectors, regions = model.encode_images(pictures(4))
+    vectors, regions = model.encode_images(random_images(4))
     (vectors[:, 0].sum() + regions[..., 1].square().sum()).backward()
     trainer.optimizer.step()
     return trainer
@@ -334,21 +334,21 @@ def test_settings_that_contradict_each_other_are_refused():
 
 
 @pytest.mark.parametrize("how", ["model.frozen_stages=-1", "train.backbone_lr=0"])
-def test_a_frozen_trunk_runs_once_a_picture_and_gives_the_same(narrow, resnet_file, how):
+def test_a_frozen_trunk_runs_once_a_image_and_gives_the_same(narrow, resnet_file, how):
     class Source:
         loaded: list[str] = []  # noqa: RUF012
 
         def load(self, name, size):
             self.loaded.append(name)
-            return pictures(seed=int(name), count=1, size=size)[0].numpy()
+            return random_images(seed=int(name), count=1, size=size)[0].numpy()
 
     config = settle(settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', how))
     assert config.train.augment == 0.0
     model = NSFSE(config.model, 20)
     load_pretrained(model, resnet_file)
     freeze(model, config)
-    kept = Pictures(Source(), (32, 64), 1e9, instead=kept_instead(model.train(), config))
-    plain = torch.from_numpy(Pictures(Source(), (32, 64), 0)(["3", "1", "2"]))
+    kept = ImageCache(Source(), (32, 64), 1e9, instead=kept_instead(model.train(), config))
+    plain = torch.from_numpy(ImageCache(Source(), (32, 64), 0)(["3", "1", "2"]))
     Source.loaded.clear()
     for names in (["1", "2"], ["3", "1", "2"]):
         found = kept(names)
@@ -397,7 +397,7 @@ def test_clip_starts_as_the_clip_of_transformers(clip_model, clip_folder):
 
     model, tokenizer = clip_model
     clip = CLIPModel.from_pretrained(clip_folder, local_files_only=True).eval()
-    pixels = pictures(3, (32, 32))
+    pixels = random_images(3, (32, 32))
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     images = clip.get_image_features(((pixels.permute(0, 3, 1, 2) / 255.0) - mean) / std).pooler_output
@@ -519,7 +519,7 @@ def test_every_weight_learns(narrow, clip_folder):
     for config in (lite0, small, settle(clip_settings(clip_folder)).model):
         model = NSFSE(config, 20).train()
         ids = torch.tensor([[4, 7, 1], [5, 2, 0]])
-        outputs = *model.encode_images(pictures(2, config.image_size)), *model.encode_text(ids, ids > 0)
+        outputs = *model.encode_images(random_images(2, config.image_size)), *model.encode_text(ids, ids > 0)
         sum((x * torch.randn_like(x)).sum() for x in outputs).backward()
         idle = [name for name, p in model.named_parameters() if "encoder" in name and p.grad is None]
         assert idle == [], config.backbone

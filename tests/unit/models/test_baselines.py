@@ -104,11 +104,11 @@ def test_every_method_composes_unit_vectors_and_reads_what_it_should(name):
         ids = torch.tensor(ids)
         return model.compose(vectors[rows], regions[rows], *model.encode_text(ids, ids > 0), ids > 0)
 
-    (one, side), (other_text, _), (other_picture, _) = query([0], [[4, 7]]), query([0], [[9]]), query([1], [[4, 7]])
+    (one, side), (other_text, _), (other_image, _) = query([0], [[4, 7]]), query([0], [[9]]), query([1], [[4, 7]])
     assert one.shape == (1, 16) and one.norm().item() == pytest.approx(1.0)
     assert side.words.shape == (1, 0, 16) and side.probes.shape == (1, 4 if name == "artemis" else 0, 16)
     assert torch.equal(one, other_text) == (name == "image-only")
-    assert torch.equal(one, other_picture) == (name == "text-only")
+    assert torch.equal(one, other_image) == (name == "text-only")
 
 
 def test_what_is_blocked_is_no_negative():

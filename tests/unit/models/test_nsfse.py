@@ -20,25 +20,25 @@ def query(model, ids, mask, pixels):
     return model.compose(vectors, regions, *model.encode_text(ids, mask), mask)
 
 
-def pictures(count, seed=0):
+def images(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 32, 48, 3), dtype=torch.uint8, generator=generator)
 
 
 @torch.inference_mode()
-def test_pictures_become_unit_vectors_and_unit_regions(model):
-    vectors, regions = model.encode_images(pictures(3))
+def test_images_become_unit_vectors_and_unit_regions(model):
+    vectors, regions = model.encode_images(images(3))
     assert vectors.shape == (3, 16) and regions.shape == (3, 6 + CONFIG.views, 16)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
     torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + CONFIG.views))
 
 
 @torch.inference_mode()
-def test_the_last_regions_see_the_whole_picture(model):
-    picture = pictures(1)
-    changed = picture.clone()
+def test_the_last_regions_see_the_whole_image(model):
+    image = images(1)
+    changed = image.clone()
     changed[:, :, -16:] = 255 - changed[:, :, -16:]
-    (_, before), (_, after) = model.encode_images(picture), model.encode_images(changed)
+    (_, before), (_, after) = model.encode_images(image), model.encode_images(changed)
     for view in range(-CONFIG.views, 0):
         assert not torch.allclose(before[:, view], after[:, view])
 
@@ -47,7 +47,7 @@ def test_the_last_regions_see_the_whole_picture(model):
 @pytest.mark.parametrize("padding", [0, 5])
 def test_padding_and_company_change_nothing(model, padding):
     """The same query alone, and as the short one of a padded batch."""
-    ids, pixels = torch.tensor([[4, 7, 1]]), pictures(2)
+    ids, pixels = torch.tensor([[4, 7, 1]]), images(2)
     alone_vector, alone = query(model, ids, ids > 0, pixels[:1])
     longer = torch.tensor([[9, 8, 7, 6, 5]])
     batch = torch.cat([torch.nn.functional.pad(ids, (0, 2)), longer])
@@ -63,7 +63,7 @@ def test_padding_and_company_change_nothing(model, padding):
 
 @torch.inference_mode()
 def test_the_order_of_words_matters_but_not_that_of_a_batch(model):
-    ids, pixels = torch.tensor([[4, 7, 1], [1, 7, 4]]), pictures(1).expand(2, -1, -1, -1)
+    ids, pixels = torch.tensor([[4, 7, 1], [1, 7, 4]]), images(1).expand(2, -1, -1, -1)
     vectors, _ = query(model, ids, ids > 0, pixels)
     swapped, _ = query(model, ids.flip(0), ids > 0, pixels)
     assert not torch.allclose(vectors[0], vectors[1])
@@ -72,7 +72,7 @@ def test_the_order_of_words_matters_but_not_that_of_a_batch(model):
 
 def test_every_weight_learns_from_the_scores():
     model = random_model(CONFIG, vocabulary=20).train()
-    ids, pixels = torch.tensor([[4, 7, 1], [5, 2, 0]]), pictures(4)
+    ids, pixels = torch.tensor([[4, 7, 1], [5, 2, 0]]), images(4)
     vectors, regions = model.encode_images(pixels)
     words, sentence = model.encode_text(ids, ids > 0)
     composed, side = model.compose(vectors[:2], regions[:2], words, sentence, ids > 0)

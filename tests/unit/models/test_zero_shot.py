@@ -60,9 +60,9 @@ def test_the_bundle_says_what_its_clip_says(clip, bundle):
         read = model.text_projection(model.text_model(ids).pooler_output)
     seen, read = (torch.nn.functional.normalize(x, dim=-1) for x in (seen, read))
     scorer = OnnxScorer(Bundle.open(bundle))
-    pictures = scorer.encode_images(pixels)
-    np.testing.assert_allclose(pictures.vectors, seen.numpy(), atol=1e-5)
-    query = scorer.compose(pictures.take([1]), ["make it round"])[0]
+    images = scorer.encode_images(pixels)
+    np.testing.assert_allclose(images.vectors, seen.numpy(), atol=1e-5)
+    query = scorer.compose(images.take([1]), ["make it round"])[0]
     np.testing.assert_allclose(query.vector, slerp(seen[1:2], read, 0.3)[0].numpy(), atol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_a_folder_can_be_searched_at_once(bundle, tmp_path):
 
 def test_its_card_says_that_nothing_was_trained(bundle):
     card = (bundle / "README.md").read_text("utf-8")
-    assert "training: none; slerp of picture and text, the text's share 0.3" in card
+    assert "training: none; slerp of image and text, the text's share 0.3" in card
     assert "No validation was run" in card
 
 

@@ -116,20 +116,20 @@ def test_the_naive_ways_are_asked_beside_ours(tmp_path, monkeypatch):
     assert len({(row["kind"], row["R@1"], row["mAP@10"], row["hard_negative_rate"]) for row in rows}) > len(kinds)
 
 
-def test_a_service_is_asked_with_bad_pictures_and_odd_strings_and_restarted(tmp_path, monkeypatch, capsys):
+def test_a_service_is_asked_with_bad_images_and_odd_strings_and_restarted(tmp_path, monkeypatch, capsys):
     pytest.importorskip("starlette")
-    from tests.serving import open_served, picture
+    from tests.serving import image, open_served
 
     open_served(tmp_path).gallery.close()
-    folder, said = tmp_path / "pictures", tmp_path / "strings.json"
+    folder, said = tmp_path / "images", tmp_path / "strings.json"
     folder.mkdir()
-    (folder / "good.png").write_bytes(picture(1))
-    (folder / "bad.png").write_bytes(picture(1)[:40])
+    (folder / "good.png").write_bytes(image(1))
+    (folder / "bad.png").write_bytes(image(1)[:40])
     said.write_text(json.dumps(["make it red", "", "\0"]))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     bench = load("hostile")
     monkeypatch.setattr(bench, "SECONDS_UP", 0.2)
-    options = ["--pictures", str(folder), "--strings", str(said), "--restarts", "1"]
+    options = ["--images", str(folder), "--strings", str(said), "--restarts", "1"]
     monkeypatch.setattr(sys, "argv", ["hostile.py", str(tmp_path / "shop.gallery"), *options])
     assert bench.main() == 0
     rows = capsys.readouterr().out.splitlines()[2:]

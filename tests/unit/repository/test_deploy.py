@@ -102,7 +102,7 @@ def test_the_health_check_tells_life_from_death(tmp_path):
         code = command[2].replace(":8000/", f":{port}/")
         return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=200).returncode == 0
 
-    with running(open_served(tmp_path, pictures=2), token=TOKEN) as server:
+    with running(open_served(tmp_path, images=2), token=TOKEN) as server:
         port = server.port
         assert healthy(port)
     assert not healthy(port)
@@ -166,7 +166,7 @@ def series():
     metrics.requests.labels("/v1/query", "200").inc()
     metrics.seconds.labels("/v1/query").observe(0.1)
     metrics.stages.labels("image").observe(0.1)
-    metrics.pictures.labels("shop").set(1)
+    metrics.images.labels("shop").set(1)
     found = {}
     for line in metrics.page().decode().splitlines():
         if not line.startswith("#"):

@@ -46,25 +46,25 @@ def test_five_lines_print_the_hits(laid, monkeypatch, capsys):
 
 
 def test_a_folder_is_searched_and_what_cannot_be_read_is_told(laid, monkeypatch, capsys):
-    (laid / "photos" / "broken.png").write_bytes(b"no picture")
+    (laid / "photos" / "broken.png").write_bytes(b"no image")
     head, left_out, *hits = run(
         monkeypatch, capsys, "folder_search.py", "bundle", "photos/", "photos/2-brown-dress.png", "make it white"
     )
-    assert head == "6 pictures, 6 of them new" and left_out.startswith("left out: broken.png: ")
-    assert len(hits) == 5, "the picture asked with is one of the gallery, and not among its hits"
+    assert head == "6 images, 6 of them new" and left_out.startswith("left out: broken.png: ")
+    assert len(hits) == 5, "the image asked with is one of the gallery, and not among its hits"
     assert "photos/2-brown-dress.png" not in {line.split()[2] for line in hits}
     again = run(
         monkeypatch, capsys, "folder_search.py", "bundle", "photos", "photos/2-brown-dress.png", "make it white"
     )
-    assert again[0] == "6 pictures, 0 of them new" and again[2:] == hits
+    assert again[0] == "6 images, 0 of them new" and again[2:] == hits
 
 
 def test_a_shop_filters_and_answers_all_that_can_be_answered(laid, monkeypatch, capsys):
     lines = run(monkeypatch, capsys, "shop_catalogue.py", "bundle", "photos", "items.csv")
-    assert lines[0] == "6 pictures, 6 new, 0 rows without a picture"
+    assert lines[0] == "6 images, 6 new, 0 rows without an image"
     assert lines[1] == "1-green-bag.png, in red, without stripes:", "there is one bag, so no other bag is found"
     assert [line.split(",")[0] for line in lines[2:]] == ["1-green-bag.png", "2-brown-dress.png", "sold out"]
-    assert "is neither a file nor a picture" in lines[-1]
+    assert "is neither a file nor an image" in lines[-1]
 
 
 def test_an_evaluation_scores_each_way(laid, monkeypatch, capsys):
@@ -100,9 +100,9 @@ def test_the_notebook_runs_from_top_to_bottom(laid, capsys):
     for cell in cells:
         source = "".join(cell["source"]).replace("items=60", "items=24").replace("size=128", "size=48")
         shown.append(run_cell(source, names))
-    pictures = [each for each in shown if isinstance(each, Image.Image)]
-    assert [picture.size for picture in pictures[:3]] == [(128, 128), (7 * 128, 128), (6 * 128, 128)]
-    assert len(pictures) == 4 and len(capsys.readouterr().out.splitlines()) == 6
+    images = [each for each in shown if isinstance(each, Image.Image)]
+    assert [image.size for image in images[:3]] == [(128, 128), (7 * 128, 128), (6 * 128, 128)]
+    assert len(images) == 4 and len(capsys.readouterr().out.splitlines()) == 6
     word = WordEvidence("red", 0.5, True, 1.0, regions=(0.3, -0.2))
     path = str(laid / "tour/images/test-000001.png")
     map_of_a_word = names["lit"](Hit("a", path, 1.0, True, (word,)), (1, 2), height=64)

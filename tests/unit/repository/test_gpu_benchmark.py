@@ -28,7 +28,7 @@ def test_the_toy_tells_three_rates_and_parts_have_the_loss_of_the_whole(amp):
     assert told.returncode == 0, told.stderr[-2000:]
     found = json.loads(told.stdout)
     assert found["bfloat16"].startswith(f"{amp}; NSFSE_AMP is {amp}")
-    assert all(found[name]["pictures_per_second"] > 0 for name in ("plain", "nsfse", "nsfse_in_4_parts"))
+    assert all(found[name]["images_per_second"] > 0 for name in ("plain", "nsfse", "nsfse_in_4_parts"))
     assert found["nsfse"]["last_loss"] == pytest.approx(found["nsfse_in_4_parts"]["last_loss"], rel=2e-3)
 
 

@@ -1,4 +1,4 @@
-"""A folder of malformed files among good pictures: each is indexed or listed, none takes long, memory stays bounded."""
+"""A folder of malformed files among good images: each is indexed or listed, none takes long, memory stays bounded."""
 
 import json
 import os
@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.galleries import save_picture, save_pictures
+from tests.galleries import save_image, save_images
 
 ARCHIVE = Path(os.environ.get("NSFSE_BAD_IMAGES", Path(__file__).parents[3] / "../shared/data/bad-decode.tar.gz"))
-pytestmark = pytest.mark.skipif(
-    not ARCHIVE.exists(), reason=f"no malformed pictures at {ARCHIVE} (set NSFSE_BAD_IMAGES)"
-)
+pytestmark = pytest.mark.skipif(not ARCHIVE.exists(), reason=f"no malformed images at {ARCHIVE} (set NSFSE_BAD_IMAGES)")
 
 CHILD = """
 import json, sys, time
@@ -44,10 +42,10 @@ print(json.dumps({"ids": gallery.ids, "failed": first.failed, "again": second.fa
 
 def test_each_malformed_file_is_indexed_or_listed_with_a_reason(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
-    good = save_pictures(photos, 200)
+    good = save_images(photos, 200)
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(photos / "bad", filter="data")
-    large = save_picture(tmp_path / "large.png", 0, (4000, 3000))
+    large = save_image(tmp_path / "large.png", 0, (4000, 3000))
     files = {
         str(path.relative_to(photos)) for path in photos.rglob("*") if path.is_file() and not path.name.startswith(".")
     }

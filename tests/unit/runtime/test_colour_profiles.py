@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.images import colour_profiles, decode
 from nsfse_runtime.images.decode import decode_image, load_image, shrink_image
-from tests.galleries import ColourScorer, save_pictures
+from tests.galleries import ColourScorer, save_images
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -151,7 +151,7 @@ def test_few_ways_are_kept() -> None:
 
 def test_a_gallery_of_an_older_decoder_encodes_again_what_has_a_profile_and_nothing_else(tmp_path: Path) -> None:
     scorer, photos = ColourScorer(), tmp_path / "photos"
-    save_pictures(photos, 12)
+    save_images(photos, 12)
     (photos / "swapped.png").write_bytes(saved(gradient(), swapped()))
     (photos / "srgb.png").write_bytes(saved(gradient(size=(40, 30)), SRGB))
     gallery = Gallery.open(tmp_path / "g", scorer, create=True)

@@ -14,7 +14,7 @@ from nsfse_runtime.inference.confidence import FEATURES, Decision, hit_features,
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.search.two_stage import Ranking, rank
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
-from tests.galleries import ColourScorer, save_pictures
+from tests.galleries import ColourScorer, save_images
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bundle"
 COUNT = len(FEATURES)
@@ -33,8 +33,8 @@ def query_of(*weights: float) -> QueryFeatures:
     return QueryFeatures(floats(1, 0), words, probes, floats(*weights), share, ("word",) * len(weights))
 
 
-def pictures(count: int) -> TargetFeatures:
-    """Return pictures of three regions whose numbers all differ."""
+def images(count: int) -> TargetFeatures:
+    """Return images of three regions whose numbers all differ."""
     numbers = np.arange(8 * count, dtype=np.float32).reshape(count, 4, 2) / 10
     return TargetFeatures(numbers[:, 0], numbers[:, 1:])
 
@@ -44,10 +44,10 @@ def test_the_features_by_hand() -> None:
     pair = PairScores(floats(2.0, 1.5), words, 0.3)
     ranking = Ranking(np.array([4, 1, 7]), floats(2.0, 1.5, 0.2), pair, floats(0.6, 0.7, 0.2), 0.5)
     # The third word must not be there; 0.15 is less than half an even share of three words, so the second has no say.
-    query, reference, hits = query_of(0.55, 0.15, -0.3), floats(0.6, 0.8), pictures(3)
+    query, reference, hits = query_of(0.55, 0.15, -0.3), floats(0.6, 0.8), images(3)
     found = hit_features(query, reference, ranking, hits, 2)
-    asks = [0.6, -0.3, 0.55]  # the query like its picture, the word not wanted, the greatest
-    # A hit's vector with the picture's; then its last two regions with what is kept of the same ones.
+    asks = [0.6, -0.3, 0.55]  # the query like its image, the word not wanted, the greatest
+    # A hit's vector with the image's; then its last two regions with what is kept of the same ones.
     by_hand = [
         [2.0, 0.6, 1.5, 0.55 * 0.2 + 0.15 * -0.05 - 0.3 * -0.3, min(0.2, 0.3), 0.0, 0.1 * 0.8, *asks],
         [1.5, 0.7, 1.0, 0.55 * 0.1 + 0.15 * 0.6 - 0.3 * 0.1, min(0.1, -0.1), -0.1, 0.8 * 0.6 + 0.9 * 0.8, *asks],
@@ -81,7 +81,7 @@ def test_a_decision_of_other_counts_is_none(lengths: tuple[int, int, int]) -> No
 
 def test_the_weightiest_word_has_a_say_in_any_case() -> None:
     ranking = Ranking(np.array([0]), floats(1), PairScores(floats(1), np.ones((1, 2), np.float32), 0.5), floats(1), 1)
-    found = hit_features(query_of(0.01, 0.02), floats(1, 0), ranking, pictures(1), 0)
+    found = hit_features(query_of(0.01, 0.02), floats(1, 0), ranking, images(1), 0)
     np.testing.assert_allclose(found[0, 4], 0.5)
 
 
@@ -94,16 +94,16 @@ def test_logistic_has_no_overflow() -> None:
 def test_a_ranking_keeps_what_the_features_need(k: int) -> None:
     random = np.random.default_rng(2)
     scorer = ColourScorer()
-    pictures = scorer.encode_images(random.integers(0, 256, (12, 12, 16, 3), dtype=np.uint8))
-    (query,) = scorer.compose(pictures.take([0]), ["make it red"])
-    found = rank(scorer, query, pictures.vectors, pictures.take, k, 8)
-    whole, cosines = scorer.score_pairs(query, pictures).score, pictures.vectors @ query.vector
+    images = scorer.encode_images(random.integers(0, 256, (12, 12, 16, 3), dtype=np.uint8))
+    (query,) = scorer.compose(images.take([0]), ["make it red"])
+    found = rank(scorer, query, images.vectors, images.take, k, 8)
+    whole, cosines = scorer.score_pairs(query, images).score, images.vectors @ query.vector
     np.testing.assert_allclose(found.cosines, cosines[found.rows], atol=1e-6)
     assert found.mean == pytest.approx(whole[np.argsort(-cosines, kind="stable")[:8]].mean(), abs=1e-6)
-    reference, hits = pictures.vectors[0], pictures.take(found.rows)
+    reference, hits = images.vectors[0], images.take(found.rows)
     assert len(hit_features(query, reference, found, hits, 1)) == min(k, 8)
-    found = rank(scorer, query, pictures.vectors, pictures.take, k, 0)
-    assert hit_features(query, reference, found, pictures.take(found.rows), 1) is None
+    found = rank(scorer, query, images.vectors, images.take, k, 0)
+    assert hit_features(query, reference, found, images.take(found.rows), 1) is None
 
 
 class DecidedScorer(ColourScorer):
@@ -112,7 +112,7 @@ class DecidedScorer(ColourScorer):
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Gallery:
-    save_pictures(tmp_path / "photos", 30)
+    save_images(tmp_path / "photos", 30)
     gallery = Gallery.open(tmp_path / "g", ColourScorer(), create=True)
     gallery.sync(tmp_path / "photos")
     return gallery
@@ -127,15 +127,15 @@ def retriever(gallery: Gallery, threshold: float = DECISION.threshold) -> Retrie
 def test_hits_have_the_confidence_of_their_features(gallery: Gallery) -> None:
     result = retriever(gallery).query("item0003", "make it red", k=6, rerank=20)
     scorer, row = ColourScorer(), gallery.row("item0003")
-    picture = gallery.targets([row])
-    (query,) = scorer.compose(picture, ["make it red"])
+    image = gallery.targets([row])
+    (query,) = scorer.compose(image, ["make it red"])
     mask = np.arange(30) != row
 
     def fetch(rows: np.ndarray) -> TargetFeatures:
         return gallery.targets(rows)
 
     ranking = rank(scorer, query, gallery.vectors(), fetch, 6, 20, mask)
-    expected = DECISION.confidences(query, picture.vectors[0], ranking, fetch(ranking.rows))
+    expected = DECISION.confidences(query, image.vectors[0], ranking, fetch(ranking.rows))
     np.testing.assert_allclose([hit.confidence for hit in result.hits], expected, atol=1e-5)
     assert [hit.match for hit in result.hits] == [confidence >= DECISION.threshold for confidence in expected]
 

@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def two_halves(mode: str = "RGB") -> Image.Image:
-    """A picture of 6x4 (width, height): its left half red, its right half blue."""
+    """An image of 6x4 (width, height): its left half red, its right half blue."""
     image = Image.new("RGB", (6, 4), "blue")
     image.paste(RED, (0, 0, 3, 4))
     return image.convert(mode)
@@ -37,7 +37,7 @@ def two_halves(mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF", "JPEG"])
 def test_each_format_is_read_by_content(kind: str, tmp_path: Path) -> None:
     options = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-    path = tmp_path / "picture.txt"
+    path = tmp_path / "image.txt"
     path.write_bytes(encoded(two_halves(), kind, **options))
     for source in (path, str(path), path.read_bytes()):
         pixels = decode_image(source)
@@ -117,7 +117,7 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
 
 
 def corner_marked(orientation: int, kind: str) -> bytes:
-    """An upright picture of 6x4 whose top left quarter is red, stored so that EXIF `orientation` turns it upright."""
+    """An upright image of 6x4 whose top left quarter is red, stored so that EXIF `orientation` turns it upright."""
     upright = Image.new("RGB", (6, 4), "white")
     upright.paste(RED, (0, 0, 3, 2))
     back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)  # Image.Transpose that undoes the turn
@@ -130,7 +130,7 @@ def corner_marked(orientation: int, kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_the_picture(orientation: int, kind: str) -> None:
+def test_exif_turns_the_image(orientation: int, kind: str) -> None:
     data = corner_marked(orientation, kind)
     for pixels in (decode_image(data), load_image(data, (4, 6))):
         assert pixels.shape == (4, 6, 3)
@@ -140,7 +140,7 @@ def test_exif_turns_the_picture(orientation: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", [6, 8])
-def test_a_large_turned_jpeg_is_drafted_to_the_same_picture(orientation: int) -> None:
+def test_a_large_turned_jpeg_is_drafted_to_the_same_image(orientation: int) -> None:
     rows, columns = np.mgrid[0:600, 0:900]
     pixels = np.stack([rows * 255 // 600, columns * 255 // 900, (rows + columns) * 255 // 1500], -1).astype(np.uint8)
     exif = Image.Exif()
@@ -162,7 +162,7 @@ def test_a_large_turned_jpeg_is_drafted_to_the_same_picture(orientation: int) ->
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abcd\0\0\0\0",
     ],
 )
-def test_malformed_exif_leaves_the_picture_as_it_lies(exif: bytes) -> None:
+def test_malformed_exif_leaves_the_image_as_it_lies(exif: bytes) -> None:
     data = encoded(two_halves(), "JPEG", quality=95, subsampling=0, exif=exif)
     np.testing.assert_allclose(decode_image(data)[0, 0], RED, atol=12)
 
@@ -185,7 +185,7 @@ def png_of(width: int, height: int) -> bytes:
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"hello, this is text", "not a picture"),
+        (b"hello, this is text", "not an image"),
         (b"II*\0" + bytes(50), "TIFF is not read; convert"),
         (b"\0\0\0\x18ftypheic" + bytes(50), "HEIC is not read; convert"),
         (b"8BPS\0\1" + bytes(50), "Photoshop is not read"),
@@ -211,7 +211,7 @@ def test_what_cannot_be_read_gives_one_line(data: bytes, reason: str) -> None:
 
 
 def test_damage_is_not_lost_to_the_reading_of_exif() -> None:
-    """Pillow loads a PNG when asked for its EXIF; an error that is passed over there would show half a picture."""
+    """Pillow loads a PNG when asked for its EXIF; an error that is passed over there would show half an image."""
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 64, (48, 64), np.uint8)))
     at = whole.index(b"IDAT") + 600
     with pytest.raises(ImageError, match="damaged"):
@@ -229,7 +229,7 @@ def test_a_jpeg_of_countless_passes_is_refused_before_it_is_decoded(monkeypatch:
 
 
 def test_a_path_is_named_and_only_regular_files_are_opened(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"no picture at .*gone\.png"):
+    with pytest.raises(NotFoundError, match=r"no image at .*gone\.png"):
         decode_image(tmp_path / "gone.png")
     with pytest.raises(ImageError, match="directory"):
         decode_image(tmp_path)
@@ -237,7 +237,7 @@ def test_a_path_is_named_and_only_regular_files_are_opened(tmp_path: Path) -> No
         decode_image("a\0b.png")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no")
-    with pytest.raises(ImageError, match=r"broken\.png: not a picture"):
+    with pytest.raises(ImageError, match=r"broken\.png: not an image"):
         decode_image(broken)
 
 
@@ -296,7 +296,7 @@ def test_the_budget_bounds_what_is_taken_at_once_and_a_large_request_is_not_star
 
 
 def textured(width: int, height: int) -> Image.Image:
-    """A picture with fine and coarse detail, as a photograph has."""
+    """An image with fine and coarse detail, as a photograph has."""
     random = np.random.default_rng(0)
     canvas = Image.fromarray(random.integers(0, 256, (12, 16, 3)).astype(np.uint8)).resize((width, height))
     grain = random.normal(0, 25, (height // 2, width // 2, 1)).repeat(2, 0).repeat(2, 1)

@@ -18,7 +18,7 @@ from nsfse_runtime.inference.region_codec import pack, unpack
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search.on_device import ResidentGallery
 from nsfse_runtime.search.two_stage import exact_search
-from tests.galleries import ColourScorer, save_pictures
+from tests.galleries import ColourScorer, save_images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"
@@ -155,7 +155,7 @@ def test_the_search_graph_finds_what_exact_search_finds():
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
-    names = save_pictures(folder / "photos", 24)
+    names = save_images(folder / "photos", 24)
     (folder / "table.csv").write_text("id,kind\n" + "".join(f"{n},{at % 2}\n" for at, n in enumerate(names)))
     bundle = Bundle.open(BUNDLE)
     with Gallery.open(folder / "g", bundle, create=True) as gallery:
@@ -186,18 +186,18 @@ def test_a_gallery_on_the_device_answers_as_the_one_in_its_file(shop, monkeypatc
 
 def test_a_new_generation_takes_the_place_of_the_old_one(shop, tmp_path):
     _, _, bundle = shop
-    save_pictures(tmp_path / "photos", 3)
+    save_images(tmp_path / "photos", 3)
     with Gallery.open(tmp_path / "g", bundle, create=True) as gallery:
         gallery.sync(tmp_path / "photos")
         retriever = Retriever(bundle, gallery, resident=True)
         assert len(retriever.query("item0000", "make it red").hits) == 2
-        save_pictures(tmp_path / "photos", 5)
+        save_images(tmp_path / "photos", 5)
         gallery.sync(tmp_path / "photos")
         assert len(retriever.query("item0000", "make it red").hits) == 4
 
 
 def test_what_is_no_bundle_keeps_no_gallery_on_a_device(tmp_path):
-    save_pictures(tmp_path / "photos", 2)
+    save_images(tmp_path / "photos", 2)
     with Gallery.open(tmp_path / "g", scorer := ColourScorer(), create=True) as gallery:
         assert Retriever(scorer, gallery)._shelf is None
         with pytest.raises(UsageError, match="leave resident out"):

@@ -12,7 +12,7 @@ from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search import ann, first_stage
 from nsfse_runtime.search.first_stage import Stage1
 from nsfse_runtime.search.two_stage import TIE, exact_search
-from tests.galleries import ColourScorer, save_pictures, unit
+from tests.galleries import ColourScorer, save_images, unit
 
 DIM, COUNT = 16, 3000
 
@@ -154,7 +154,7 @@ class TestIndex:
     def test_a_sync_makes_it_and_deletions_leave_it(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(ann, "LEAST", 40)
         monkeypatch.setattr(first_stage, "EXACT_UP_TO", 40)
-        save_pictures(tmp_path / "photos", 60)
+        save_images(tmp_path / "photos", 60)
         scorer = ColourScorer()
         gallery = Gallery.open(tmp_path / "photos" / "g", scorer, create=True)
         report = gallery.sync(tmp_path / "photos")

@@ -25,7 +25,7 @@ from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.sync import SyncProgress
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.types import Pixels, TargetFeatures
-from tests.galleries import DIM, REGIONS, ColourScorer, save_picture, save_pictures
+from tests.galleries import DIM, REGIONS, ColourScorer, save_image, save_images
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def scorer() -> ColourScorer:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    save_pictures(tmp_path / "photos", 25)
+    save_images(tmp_path / "photos", 25)
     return tmp_path / "photos"
 
 
@@ -47,7 +47,7 @@ def gallery(tmp_path: Path, photos: Path, scorer: ColourScorer) -> Gallery:
     return gallery
 
 
-def test_a_sync_holds_each_picture_as_the_scorer_sees_it(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
+def test_a_sync_holds_each_image_as_the_scorer_sees_it(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
     assert list(gallery.ids) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
     pixels = np.stack([load_image(photos / name, scorer.image_size) for name in gallery.ids])
     expected = scorer.encode_images(pixels)
@@ -64,11 +64,11 @@ def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: Col
     vector = gallery.vectors()[gallery.row("item0003")].copy()
     report = gallery.sync(photos)
     assert (report.unchanged, report.encoded, report.added) == (25, 0, 0)
-    save_picture(photos / "one-more.png", 99)
+    save_image(photos / "one-more.png", 99)
     (photos / "shelf00/item0003.png").rename(photos / "renamed.png")
     shutil.copy(photos / "shelf00/item0004.png", photos / "twin.png")
     (photos / "shelf00/item0005.png").unlink()
-    save_picture(photos / "shelf00/item0006.png", 98, (30, 10))
+    save_image(photos / "shelf00/item0006.png", 98, (30, 10))
     os.utime(photos / "shelf00/item0007.png")
     report = gallery.sync(photos)
     counts = (report.added, report.renamed, report.removed, report.updated, report.unchanged, report.encoded)
@@ -80,11 +80,11 @@ def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: Col
     assert gallery.info()["distinct"] == 25 and len(gallery) == 26
 
 
-def test_pictures_that_exchange_names_are_not_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
+def test_images_that_exchange_names_are_not_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
     one, two = photos / "shelf00/item0001.png", photos / "shelf00/item0002.png"
     before = gallery.vectors()[[1, 2]].copy()
     one.rename(photos / "aside")
-    save_picture(photos / "x.png", 1000, (40, 20))
+    save_image(photos / "x.png", 1000, (40, 20))
     two.rename(one)
     (photos / "aside").rename(two)
     os.utime(one, (1, 1))
@@ -98,12 +98,12 @@ def test_pictures_that_exchange_names_are_not_encoded(gallery: Gallery, photos: 
 def test_a_change_within_the_clocks_tick_is_seen(
     tmp_path: Path, scorer: ColourScorer, monkeypatch: pytest.MonkeyPatch, age: float, seen: int
 ) -> None:
-    path = save_picture(tmp_path / "photos/a.bmp", 1)
+    path = save_image(tmp_path / "photos/a.bmp", 1)
     stamp = path.stat()
     monkeypatch.setattr("time.time_ns", lambda: stamp.st_mtime_ns + int(age * 1e9))
     gallery = Gallery.open(tmp_path / "g", scorer, create=True)
     gallery.sync(tmp_path / "photos")
-    save_picture(path, 2)
+    save_image(path, 2)
     os.utime(path, ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
     assert path.stat().st_size == stamp.st_size
     assert gallery.sync(tmp_path / "photos").updated == seen
@@ -112,7 +112,7 @@ def test_a_change_within_the_clocks_tick_is_seen(
 def test_bad_files_are_listed_with_their_reason_and_not_tried_again(
     gallery: Gallery, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (photos / "notes.txt").write_text("not a picture")
+    (photos / "notes.txt").write_text("not an image")
     (photos / "empty.jpg").touch()
     (photos / ".hidden.jpg").touch()
     (photos / ".cache").mkdir()
@@ -142,7 +142,7 @@ def test_bad_files_are_listed_with_their_reason_and_not_tried_again(
     assert [name for name, _ in gallery.failures()] == ["empty.jpg", "notes.txt"]
 
 
-def test_a_picture_that_goes_bad_leaves_the_gallery(gallery: Gallery, photos: Path) -> None:
+def test_a_image_that_goes_bad_leaves_the_gallery(gallery: Gallery, photos: Path) -> None:
     (photos / "shelf00/item0001.png").write_bytes(b"overwritten")
     report = gallery.sync(photos)
     assert [name for name, _ in report.failed] == ["shelf00/item0001.png"]
@@ -163,10 +163,8 @@ def test_what_cannot_be_read_this_time_is_kept(gallery: Gallery, photos: Path, m
     assert gallery.sync(photos).failed == []
 
 
-def test_a_disk_that_fails_in_mid_picture_is_not_the_pictures_fault(
-    gallery: Gallery, photos: Path, monkeypatch
-) -> None:
-    save_picture(photos / "new.png", 400)
+def test_a_disk_that_fails_in_mid_image_is_not_the_images_fault(gallery: Gallery, photos: Path, monkeypatch) -> None:
+    save_image(photos / "new.png", 400)
 
     class Failing(reader.decode.BytesIO):
         def read(self, *_: int) -> bytes:
@@ -194,10 +192,10 @@ def test_a_folder_that_cannot_be_looked_into_loses_nothing(gallery: Gallery, pho
 
 def test_an_empty_or_foreign_folder_does_not_wipe_the_gallery(gallery: Gallery, tmp_path: Path) -> None:
     (tmp_path / "unmounted").mkdir()
-    with pytest.raises(InputError, match=r"holds no files but .* has 25 pictures; is the disk mounted"):
+    with pytest.raises(InputError, match=r"holds no files but .* has 25 images; is the disk mounted"):
         gallery.sync(tmp_path / "unmounted")
-    save_pictures(tmp_path / "other", 3, first=500)
-    with pytest.raises(UsageError, match="none of its pictures"):
+    save_images(tmp_path / "other", 3, first=500)
+    with pytest.raises(UsageError, match="none of its images"):
         gallery.sync(tmp_path / "other")
     with pytest.raises(NotFoundError, match="no folder at"):
         gallery.sync(tmp_path / "gone")
@@ -219,8 +217,8 @@ def test_the_gallery_may_lie_in_its_own_folder(photos: Path, scorer: ColourScore
 def test_odd_names_survive(tmp_path: Path, scorer: ColourScorer) -> None:
     names = ["a b.png", "日本/ü.png", "<img src=x>.png", "new\nline.png", "quote's\".png", "e\u0301.png"]
     for seed, name in enumerate(names):
-        save_picture(tmp_path / "photos" / name, seed)
-    save_picture(Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/\xff.png")), 50)
+        save_image(tmp_path / "photos" / name, seed)
+    save_image(Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/\xff.png")), 50)
     gallery = Gallery.open(tmp_path / "a ?#%.gallery", scorer, create=True)
     report = gallery.sync(tmp_path / "photos")
     assert report.failed == [("\\udcff.png", "its name is not valid UTF-8; rename it")]
@@ -276,11 +274,11 @@ def test_a_table_not_in_its_form_changes_nothing(
 
 def test_rows_by_name(gallery: Gallery, photos: Path) -> None:
     assert gallery.row("shelf01/item0012.png") == gallery.row("item0012") == gallery.row("shelf01/item0012") == 12
-    save_picture(photos / "shelf00/item0012.png", 700)
+    save_image(photos / "shelf00/item0012.png", 700)
     gallery.sync(photos)
-    with pytest.raises(UsageError, match="2 pictures are called item0012"):
+    with pytest.raises(UsageError, match="2 images are called item0012"):
         gallery.row("item0012")
-    with pytest.raises(NotFoundError, match="has no picture item9"):
+    with pytest.raises(NotFoundError, match="has no image item9"):
         gallery.row("item9")
 
 
@@ -384,7 +382,7 @@ def test_readers_in_threads_see_whole_generations(tmp_path: Path, photos: Path, 
         thread.start()
     for step in range(6):
         gallery.sync(photos, batch=5)
-        save_pictures(photos, 5, first=100 + 5 * step)
+        save_images(photos, 5, first=100 + 5 * step)
         for victim in sorted(photos.rglob("*.png"))[:3]:
             victim.unlink()
     done.set()
@@ -526,11 +524,11 @@ def test_a_cut_file_is_an_error(gallery: Gallery) -> None:
 
 def test_info_and_the_bundle_it_remembers(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
     gallery = Gallery.open(tmp_path / "g", scorer, create=True, bundle_path=tmp_path / "bundle")
-    assert gallery.info()["pictures"] == 0 and len(gallery) == 0 and gallery.vectors().shape[0] == 0
+    assert gallery.info()["images"] == 0 and len(gallery) == 0 and gallery.vectors().shape[0] == 0
     gallery.sync(photos)
     info = gallery.info()
     assert json.loads(json.dumps(info)) == info
-    assert (info["pictures"], info["dim"], info["regions"], info["folder"]) == (25, 8, 3, str(photos))
+    assert (info["images"], info["dim"], info["regions"], info["folder"]) == (25, 8, 3, str(photos))
     assert Gallery.open(tmp_path / "g").bundle_path == tmp_path / "bundle"
     with pytest.raises(UsageError, match="opened without a bundle"):
         Gallery.open(tmp_path / "g").sync(photos)

@@ -15,7 +15,7 @@ import pytest
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.search.two_stage import exact_search
-from tests.galleries import ColourScorer, save_picture, save_pictures
+from tests.galleries import ColourScorer, save_image, save_images
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
 CHILD = Path(__file__).parents[2] / "gallery_child.py"
@@ -27,7 +27,7 @@ class Harness:
 
     def __init__(self, place: Path, store: str) -> None:
         self.gallery, self.folder, self.store = place / "shop.gallery", place / "photos", store
-        self.names = save_pictures(self.folder, 160)
+        self.names = save_images(self.folder, 160)
         self.random = random.Random(5)
         self.reported: set[str] = set()
         self.violations: list[str] = []
@@ -91,7 +91,7 @@ class Harness:
         """Add, rename and delete, so that each run has all of these to do."""
         for _ in range(count):
             name = f"new/{len(self._vectors)}-{self.random.getrandbits(40)}.png"
-            save_picture(self.folder / name, self.random.getrandbits(30))
+            save_image(self.folder / name, self.random.getrandbits(30))
             self.names.append(name)
         for _ in range(2):
             name = self.names.pop(self.random.randrange(len(self.names)))

@@ -14,7 +14,7 @@ from tests.galleries import unit
 def vectors() -> np.ndarray:
     random = np.random.default_rng(0)
     rows = unit(random.normal(size=(2000, 48)))
-    return np.concatenate([rows, rows[:40], rows[:1]])  # pictures that tie
+    return np.concatenate([rows, rows[:40], rows[:1]])  # images that tie
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Many large pictures at once take no more memory than a few."""
+"""Many large images at once take no more memory than a few."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ print(peak_mb())
 
 
 @pytest.mark.slow
-def test_eight_pictures_of_thirty_million_pixels_peak_below_700_mb(tmp_path: Path) -> None:
+def test_eight_images_of_thirty_million_pixels_peak_below_700_mb(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(8):

@@ -16,7 +16,7 @@ from nsfse_runtime.inference.devices import Place
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer, Session, _options, as_scorer, cpu_threads
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.types import QueryFeatures, TargetFeatures
-from tests.galleries import save_pictures
+from tests.galleries import save_images
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -149,7 +149,7 @@ def test_a_session_does_not_keep_the_graphs_bytes():
     np.testing.assert_array_equal(session(x=np.ones(1, np.float32))[0], [1])
 
 
-def test_pictures_are_encoded(bundle: Bundle) -> None:
+def test_images_are_encoded(bundle: Bundle) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
     features = OnnxScorer(bundle).encode_images(pixels)
     np.testing.assert_allclose(features.vectors, pixels.mean((1, 2)), rtol=1e-4)
@@ -185,7 +185,7 @@ def test_pairs_are_scored_with_the_bundles_boundary(bundle: Bundle, count: int) 
 
 
 def test_a_query_by_gallery_id_never_opens_the_image_graph(bundle: Bundle, tmp_path: Path) -> None:
-    names = save_pictures(tmp_path / "photos", 12)
+    names = save_images(tmp_path / "photos", 12)
     with Gallery.open(tmp_path / "g", bundle, create=True) as gallery:
         gallery.sync(tmp_path / "photos")
         assert gallery.bundle_path == bundle.path and gallery.fingerprint == bundle.fingerprint

@@ -75,7 +75,7 @@ def test_formats_of_images_that_are_not_read(head: bytes, name: str, kind: str) 
 def test_what_is_no_image(head: bytes, name: str, kind: str) -> None:
     assert reason_against(head, name) == f"{kind}, not an image"
     assert "git lfs pull" in reason_against(b"version https://git-lfs.github.com/spec/v1", "a.jpg")
-    assert reason_against(b"whatever", "a.jpg").startswith("not a picture")
+    assert reason_against(b"whatever", "a.jpg").startswith("not an image")
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(contact_sheet, ".png"), (html_page, ".html")])

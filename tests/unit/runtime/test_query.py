@@ -1,4 +1,4 @@
-"""Queries of several pictures, texts and exclusions: what each means, and that company changes nothing."""
+"""Queries of several images, texts and exclusions: what each means, and that company changes nothing."""
 
 import shutil
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from nsfse_runtime.retrieval.compose import Given, ask, imagined, joined
 from nsfse_runtime.retrieval.query import Asked, like_all, word_maps
 from nsfse_runtime.search.two_stage import exact_search
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
-from tests.galleries import DIM, REGIONS, ColourScorer, save_pictures
+from tests.galleries import DIM, REGIONS, ColourScorer, save_images
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TEXTS = ("change it to yellow", "in green", "turn it into trousers", "red")
@@ -30,7 +30,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Gallery:
     folder = tmp_path_factory.mktemp("gallery")
-    save_pictures(folder / "photos", 24)
+    save_images(folder / "photos", 24)
     for path in (GOLDEN / "images").iterdir():
         shutil.copy(path, folder / "photos")
     gallery = Gallery.open(folder / "g", bundle, create=True)
@@ -44,7 +44,7 @@ def retriever(bundle: Bundle, gallery: Gallery) -> Retriever:
 
 
 def given(gallery: Gallery, query: Query) -> Given:
-    rows = [[gallery.row(str(each)) for each in pictures] for pictures in (query.references, query.minus)]
+    rows = [[gallery.row(str(each)) for each in images] for images in (query.references, query.minus)]
     return Given(query, gallery.targets(rows[0]), gallery.targets(rows[1]) if rows[1] else None)
 
 
@@ -59,15 +59,15 @@ def hits_of(found: Result | NsfseError) -> object:
     return found.hits, found.matches, found.grid
 
 
-def several(gallery: Gallery, picture: bytes, other: bytes) -> list[Query]:
+def several(gallery: Gallery, image: bytes, other: bytes) -> list[Query]:
     """Queries of every sort, texts of different lengths, uploads among them."""
     a, b, c = gallery.ids[:3]
     return [
         Query(references=(a,), texts=(TEXTS[0],)),
-        Query(references=(picture,), texts=(TEXTS[1],), maps=True),
-        Query(references=(other, picture), texts=(TEXTS[2], TEXTS[1])),
+        Query(references=(image,), texts=(TEXTS[1],), maps=True),
+        Query(references=(other, image), texts=(TEXTS[2], TEXTS[1])),
         Query(references=(b,), texts=(TEXTS[3],), minus_texts=("stripes",), minus=(c,)),
-        Query(references=(picture, b, c), texts=(TEXTS[3],), balance=0.8, k=5),
+        Query(references=(image, b, c), texts=(TEXTS[3],), balance=0.8, k=5),
         Query(references=(c,), balance=0.0),
         Query(references=(c,), texts=(TEXTS[1],), balance=1.0, minus=(other,)),
     ]
@@ -82,7 +82,7 @@ def test_an_answer_is_the_same_alone_and_in_company(retriever: Retriever, galler
         assert [hit.id for hit in hits] == [hit.id for hit in own] and rest == more
         np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in own], rtol=0, atol=2e-6)
         if not any(isinstance(each, bytes) for each in (*query.references, *query.minus)):
-            assert hits == own  # pictures of the gallery: to the last bit
+            assert hits == own  # images of the gallery: to the last bit
 
 
 def test_one_bad_query_does_not_spoil_the_others(retriever: Retriever, gallery: Gallery) -> None:
@@ -90,7 +90,7 @@ def test_one_bad_query_does_not_spoil_the_others(retriever: Retriever, gallery: 
     bad = {
         UsageError: Query(references=(), texts=("red",)),
         NotFoundError: Query(references=("nothing-like-it",), texts=("red",)),
-        ImageError: Query(references=(b"no picture",), texts=("red",)),
+        ImageError: Query(references=(b"no image",), texts=("red",)),
         TextError: Query(references=(gallery.ids[1],), texts=("red", "  ")),
     }
     found = retriever.answer([good, *bad.values(), good])
@@ -99,7 +99,7 @@ def test_one_bad_query_does_not_spoil_the_others(retriever: Retriever, gallery: 
     assert all("\n" not in str(each) for each in found[1:-1])
 
 
-def test_no_picture_of_the_query_is_among_the_hits(retriever: Retriever, gallery: Gallery) -> None:
+def test_no_image_of_the_query_is_among_the_hits(retriever: Retriever, gallery: Gallery) -> None:
     a, b, c = gallery.ids[:3]
     hits = retriever.query([a, b], "red", minus=[c], k=99).hits
     assert {hit.id for hit in hits} == set(gallery.ids) - {a, b, c}
@@ -147,9 +147,9 @@ class Denying(ColourScorer):
 
 
 def test_no_stripes_is_no_double_negation() -> None:
-    pictures = TargetFeatures(np.eye(2, DIM, dtype=np.float32), np.zeros((2, REGIONS, DIM), np.float32))
+    images = TargetFeatures(np.eye(2, DIM, dtype=np.float32), np.zeros((2, REGIONS, DIM), np.float32))
     query = Query(references=("a", "b"), texts=("red",), minus_texts=("no stripes",))
-    (found,) = ask(Denying(), [Given(query, pictures)])
+    (found,) = ask(Denying(), [Given(query, images)])
     assert isinstance(found, Asked)
     assert (found.word_weights < 0).all() and all((part.word_weights < 0).all() for part in found.parts)
     assert len(found.parts) == 2 and all((loss[0, 1:] > 0).all() and loss[0, 0] == 0 for loss in found.unwanted)
@@ -169,7 +169,7 @@ def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(bundle: Bundle
     np.testing.assert_allclose(found.combined(pairs).score, pair.score - loss, atol=1e-5)
 
 
-def test_a_minus_picture_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
+def test_a_minus_image_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
     a, b = gallery.ids[0], gallery.ids[9]
     plain = asked(bundle, gallery, references=(a,), texts=("red",))
     found = asked(bundle, gallery, references=(a,), texts=("red",), minus=(b,))
@@ -184,7 +184,7 @@ def test_a_minus_picture_counts_from_half_way_to_it_on(bundle: Bundle, gallery: 
 
 
 @pytest.mark.parametrize("rerank", [0, 100])
-def test_the_ends_of_the_balance_are_picture_and_words_alone(
+def test_the_ends_of_the_balance_are_image_and_words_alone(
     retriever: Retriever, bundle: Bundle, gallery: Gallery, rerank: int
 ) -> None:
     own = gallery.row(gallery.ids[2])
@@ -269,7 +269,7 @@ def test_wrong_queries_say_what_to_do(retriever: Retriever, gallery: Gallery) ->
         ("needs a text", {"text": ()}),
         ("give a balance of 0", {"text": (), "balance": 0.2}),
         ("balance is 2", {"text": "red", "balance": 2}),
-        ("picture to start from", {"reference": (), "text": "red"}),
+        ("image to start from", {"reference": (), "text": "red"}),
     ):
         with pytest.raises(UsageError, match=said):
             retriever.query(**{"reference": a, **options})

@@ -1,4 +1,4 @@
-"""Pictures are decoded while others are encoded, in batches that the memory holds, and a sync tells how fast."""
+"""Images are decoded while others are encoded, in batches that the memory holds, and a sync tells how fast."""
 
 import itertools
 import threading
@@ -12,7 +12,7 @@ from nsfse_runtime.errors import UsageError
 from nsfse_runtime.gallery import reader, sync
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.types import Pixels, TargetFeatures
-from tests.galleries import ColourScorer, save_pictures
+from tests.galleries import ColourScorer, save_images
 
 
 def test_the_next_batch_is_decoded_while_one_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,11 +28,11 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(tmp_path: Path, monkeypa
 
     class Waiting(ColourScorer):
         def encode_images(self, pixels: Pixels) -> TargetFeatures:
-            assert whole.wait(200), f"only {len(decoded)} pictures are decoded while the first 20 are encoded"
+            assert whole.wait(200), f"only {len(decoded)} images are decoded while the first 20 are encoded"
             return super().encode_images(pixels)
 
     monkeypatch.setattr(reader.decode, "load_image", counted)
-    save_pictures(tmp_path / "photos", 60)
+    save_images(tmp_path / "photos", 60)
     gallery = Gallery.open(tmp_path / "g", Waiting(), create=True)
     assert gallery.sync(tmp_path / "photos", batch=20, workers=1).encoded == 60
 
@@ -51,7 +51,7 @@ def test_batches_shrink_with_the_memory_that_is_free(monkeypatch: pytest.MonkeyP
 def test_a_sync_tells_its_device_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count(0, 2.5)
     monkeypatch.setattr(sync, "time", SimpleNamespace(perf_counter=lambda: next(seconds), time_ns=time.time_ns))
-    save_pictures(tmp_path / "photos", 12)
+    save_images(tmp_path / "photos", 12)
     scorer = ColourScorer()
     scorer.device = "cuda"
     gallery = Gallery.open(tmp_path / "g", scorer, create=True)

@@ -10,12 +10,12 @@ from nsfse_runtime.errors import DataError, InputError, UsageError
 from nsfse_runtime.gallery import scan as folder_module
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.scan import clean_globs, is_left_out, list_folder
-from tests.galleries import ColourScorer, save_picture, save_pictures
+from tests.galleries import ColourScorer, save_image, save_images
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    save_pictures(tmp_path / "photos", 25)  # shelf00: 10, shelf01: 10, shelf02: 5
+    save_images(tmp_path / "photos", 25)  # shelf00: 10, shelf01: 10, shelf02: 5
     return tmp_path / "photos"
 
 
@@ -55,38 +55,38 @@ def test_an_unmounted_disk(gallery: Gallery, photos: Path, stray: str | None) ->
 
 def test_a_mount_below_the_folder(gallery: Gallery, photos: Path) -> None:
     empty(photos / "shelf00")
-    refused(gallery, photos, r"10 of 10 pictures are gone from .*shelf00", 15)
+    refused(gallery, photos, r"10 of 10 images are gone from .*shelf00", 15)
 
 
 def test_a_small_folder_that_is_still_there_but_empty(gallery: Gallery, photos: Path) -> None:
     empty(photos / "shelf02")
-    refused(gallery, photos, r"5 of 5 pictures are gone from .*shelf02", 20)
+    refused(gallery, photos, r"5 of 5 images are gone from .*shelf02", 20)
 
 
 def test_most_of_one_folder(gallery: Gallery, photos: Path) -> None:
     for number in range(6):
         (photos / f"shelf00/item{number:04d}.png").unlink()
-    refused(gallery, photos, "6 of 10 pictures are gone", 19)
+    refused(gallery, photos, "6 of 10 images are gone", 19)
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", bytes(900)])
 def test_files_that_lost_their_content(gallery: Gallery, photos: Path, content: bytes) -> None:
     for path in photos.rglob("*.png"):
         path.write_bytes(content)
-    refused(gallery, photos, "25 of 25 pictures")
+    refused(gallery, photos, "25 of 25 images")
 
 
 def test_a_mount_of_few_images_is_remembered(gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = folder_module._disk
-    save_picture(photos / "nas/deep/one.png", 80)
-    save_picture(photos / "nas/two.png", 81)
+    save_image(photos / "nas/deep/one.png", 80)
+    save_image(photos / "nas/two.png", 81)
     with monkeypatch.context() as mounted:
         mounted.setattr(folder_module, "_disk", lambda path: disk(path) + ("/nas" in str(path)))
         gallery.sync(photos)
         (photos / "nas/two.png").unlink()
         assert gallery.sync(photos).removed == 1  # still mounted: deleted by somebody
     empty(photos / "nas")
-    refused(gallery, photos, r"1 of 1 pictures are gone from .*nas", 25)
+    refused(gallery, photos, r"1 of 1 images are gone from .*nas", 25)
 
 
 def test_what_is_moved_is_not_gone(gallery: Gallery, photos: Path) -> None:
@@ -103,17 +103,17 @@ def test_ordinary_deletions_need_no_word(gallery: Gallery, photos: Path, tmp_pat
     (photos / "shelf00/item0003.png").unlink()
     assert gallery.sync(photos).removed == 6
     few = Gallery.open(tmp_path / "few", ColourScorer(), create=True)
-    save_pictures(tmp_path / "some", 3, first=900)
+    save_images(tmp_path / "some", 3, first=900)
     few.sync(tmp_path / "some")
     for name in ("item0900", "item0901"):
         (tmp_path / f"some/shelf90/{name}.png").unlink()
     assert few.sync(tmp_path / "some").removed == 2
-    save_picture(tmp_path / "some/new.png", 950)
+    save_image(tmp_path / "some/new.png", 950)
     (tmp_path / "some/shelf90/item0902.png").unlink()
     assert few.sync(tmp_path / "some").removed == 1 and few.ids == ("new.png",)
     (tmp_path / "some/new.png").rename(tmp_path / "new.png")
     (tmp_path / "some/notes.txt").write_text("all gone")
-    refused(few, tmp_path / "some", "1 of 1 pictures")
+    refused(few, tmp_path / "some", "1 of 1 images")
 
 
 @pytest.mark.parametrize("rows", ["", "nobody,dress\n", "item0001,dress\n", "item0001,\n"])
@@ -136,8 +136,8 @@ def test_system_folders_and_globs_are_left_out_and_remembered(gallery: Gallery, 
         "lost+found/d.png",
         "#recycle/e.png",
     ):
-        save_picture(photos / name, 300)
-    save_picture(photos / "node_modules.png", 301)
+        save_image(photos / name, 300)
+    save_image(photos / "node_modules.png", 301)
     report = gallery.sync(photos)
     assert report.added == 1 and sum(report.left_out.values()) == 5 and report.excluded == 0
     report = gallery.sync(photos, exclude=["./shelf01/", "*0001.png"])
@@ -151,7 +151,7 @@ def test_images_of_a_system_folder_leave_an_older_gallery(
     gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(40):
-        save_picture(photos / f"@eaDir/{number}.png", 400 + number)
+        save_image(photos / f"@eaDir/{number}.png", 400 + number)
     with monkeypatch.context() as older:
         older.setattr(folder_module, "_SYSTEM", set())
         assert gallery.sync(photos).added == 40
@@ -181,7 +181,7 @@ def test_globs(path: str, glob: str, out: bool) -> None:
 
 
 def test_a_listing_agrees_with_the_rules(tmp_path: Path) -> None:
-    names = save_pictures(tmp_path, 12)
+    names = save_images(tmp_path, 12)
     globs = clean_globs(["shelf01", "item0002*"])
     assert list(list_folder(tmp_path, (), globs).files) == [name for name in names if not is_left_out(name, globs)]
 

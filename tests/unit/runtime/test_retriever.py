@@ -14,8 +14,8 @@ from PIL import Image
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import NotFoundError, UsageError, VersionError
 from nsfse_runtime.images.decode import decode_image, load_image
-from nsfse_runtime.retrieval.query import PictureId, Upload
-from tests.galleries import ColourScorer, save_picture, save_pictures
+from nsfse_runtime.retrieval.query import GalleryId, Upload
+from tests.galleries import ColourScorer, save_image, save_images
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def scorer() -> ColourScorer:
 
 @pytest.fixture
 def gallery(tmp_path: Path, scorer: ColourScorer) -> Gallery:
-    names = save_pictures(tmp_path / "photos", 30)
+    names = save_images(tmp_path / "photos", 30)
     table = tmp_path / "table.csv"
     table.write_text(
         "file,category\n" + "".join(f"{name},{'dress' if n % 3 else 'shoe'}\n" for n, name in enumerate(names))
@@ -36,7 +36,7 @@ def gallery(tmp_path: Path, scorer: ColourScorer) -> Gallery:
     return gallery
 
 
-def test_a_gallery_picture_is_not_encoded_and_not_among_the_hits(gallery: Gallery, scorer: ColourScorer) -> None:
+def test_a_gallery_image_is_not_encoded_and_not_among_the_hits(gallery: Gallery, scorer: ColourScorer) -> None:
     for name in (gallery.ids[4], "item0004"):
         result = Retriever(scorer, gallery).query(name, "make it red", k=30)
         assert scorer.encoded == 0
@@ -44,19 +44,19 @@ def test_a_gallery_picture_is_not_encoded_and_not_among_the_hits(gallery: Galler
         assert result.timings_ms["decode"] == result.timings_ms["image"] == 0
 
 
-def test_the_file_of_a_gallery_picture_is_known_too(gallery: Gallery, scorer: ColourScorer) -> None:
+def test_the_file_of_a_gallery_image_is_known_too(gallery: Gallery, scorer: ColourScorer) -> None:
     path = gallery.path_of(4)
     result = Retriever(scorer, gallery).query(path, "make it red", k=30)
     assert gallery.ids[4] not in {hit.id for hit in result.hits}
     assert result.hits == Retriever(scorer, gallery).query(gallery.ids[4], "make it red", k=30).hits
-    save_picture(path, 77, (9, 30))
+    save_image(path, 77, (9, 30))
     scorer.encoded = 0
     changed = Retriever(scorer, gallery).query(path, "make it red", k=30)
     assert scorer.encoded == 1 and changed.hits != result.hits
 
 
-def test_a_foreign_picture_is_encoded_once(gallery: Gallery, scorer: ColourScorer, tmp_path: Path) -> None:
-    outside = save_picture(tmp_path / "mine.png", 500)
+def test_a_foreign_image_is_encoded_once(gallery: Gallery, scorer: ColourScorer, tmp_path: Path) -> None:
+    outside = save_image(tmp_path / "mine.png", 500)
     results = [
         Retriever(scorer, gallery).query(source, "darker", k=30)
         for source in (outside, str(outside), outside.read_bytes())
@@ -117,7 +117,7 @@ def test_a_long_lived_retriever_sees_what_a_writer_commits(
     retriever = Retriever(scorer, gallery)
     before = {hit.id for hit in retriever.query("item0003", "red", k=99).hits}
     (tmp_path / "photos/shelf00/item0001.png").unlink()
-    save_picture(tmp_path / "photos/late.png", 901)
+    save_image(tmp_path / "photos/late.png", 901)
     with Gallery.open(gallery.path, scorer) as writer:
         writer.sync(tmp_path / "photos")
     assert {hit.id for hit in retriever.query("item0003", "red", k=99).hits} == before - {"shelf00/item0001.png"} | {
@@ -127,7 +127,7 @@ def test_a_long_lived_retriever_sees_what_a_writer_commits(
 
 def test_wrong_use_is_one_line(gallery: Gallery, scorer: ColourScorer) -> None:
     retriever = Retriever(scorer, gallery)
-    with pytest.raises(NotFoundError, match="neither a file nor a picture of the gallery"):
+    with pytest.raises(NotFoundError, match="neither a file nor an image of the gallery"):
         retriever.query("nothing-like-it", "red")
     for options in ({"k": 0}, {"rerank": -1}):
         with pytest.raises(UsageError, match="give a k"):
@@ -137,7 +137,7 @@ def test_wrong_use_is_one_line(gallery: Gallery, scorer: ColourScorer) -> None:
 
 
 def test_an_empty_gallery_answers_with_nothing(tmp_path: Path, scorer: ColourScorer) -> None:
-    outside = save_picture(tmp_path / "mine.png", 500)
+    outside = save_image(tmp_path / "mine.png", 500)
     gallery = Gallery.open(tmp_path / "empty", scorer, create=True)
     assert Retriever(scorer, gallery).query(outside, "red").hits == ()
 
@@ -150,7 +150,7 @@ def test_copies_of_the_reference_are_no_hits(tmp_path: Path, gallery: Gallery, s
     gallery.sync(photos)
     retriever = Retriever(scorer, gallery)
     upload = Upload(load_image(copy, scorer.image_size), hashlib.sha256(copy.read_bytes()).digest())
-    for reference in (own, PictureId(own), photos / own, "IMG (1).png", copy, str(copy), copy.read_bytes(), upload):
+    for reference in (own, GalleryId(own), photos / own, "IMG (1).png", copy, str(copy), copy.read_bytes(), upload):
         found = {hit.id for hit in retriever.query(reference, "make it red", k=40).hits}
         assert found == set(gallery.ids) - {own, "IMG (1).png"}, reference
         avoided = retriever.query(gallery.ids[0], "make it red", k=40, minus=[reference])
@@ -166,7 +166,7 @@ def test_a_file_that_has_changed_is_encoded_anew_whatever_names_it(
     os.utime(path)  # another time, the same content
     assert [hit.score for hit in retriever.query(gallery.ids[4], "make it red", k=5).hits] == before
     assert scorer.encoded == 0
-    save_picture(path, 4000)
+    save_image(path, 4000)
     expected = retriever.query(path.read_bytes(), "make it red", k=40).hits
     kept = [hit.score for hit in expected if hit.id != gallery.ids[4]]
     for reference in (gallery.ids[4], "item0004", str(path), path):
@@ -213,7 +213,7 @@ def test_an_array_that_is_no_image_is_refused(gallery: Gallery, scorer: ColourSc
 
 def test_a_name_that_is_not_there_tells_the_nearest(gallery: Gallery, scorer: ColourScorer) -> None:
     retriever = Retriever(scorer, gallery)
-    for name in ("shelf00/itme0004.png", PictureId("shelf00/item0004.pgn")):
+    for name in ("shelf00/itme0004.png", GalleryId("shelf00/item0004.pgn")):
         with pytest.raises(NotFoundError, match=r"did you mean shelf00/item0004\.png\?"):
             retriever.query(name, "make it red")
     with pytest.raises(NotFoundError, match="not fetched from a URL"):

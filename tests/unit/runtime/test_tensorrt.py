@@ -186,7 +186,7 @@ class FakeContext:
 
 
 class FakeEngine:
-    """Means of pictures [B, 2, 2, 2] uint8, in the two profiles of the image graph; outputs in another order."""
+    """Means of images [B, 2, 2, 2] uint8, in the two profiles of the image graph; outputs in another order."""
 
     num_io_tensors, num_optimization_profiles = 3, 2
     full = broken = False

@@ -33,7 +33,7 @@ PHRASES = [
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
-    """A retriever over the box's pictures."""
+    """A retriever over the box's images."""
     scorer = OnnxScorer(Bundle.open(app.BUNDLE))
     return Retriever(scorer, app.open_gallery(tmp_path_factory.mktemp("box"), scorer))
 

@@ -12,7 +12,7 @@ from nsfse_runtime.search import int8
 from nsfse_runtime.search.on_device import ResidentGallery
 from nsfse_runtime.search.two_stage import TIE, best_first, best_of, exact_search, rank
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
-from tests.galleries import DIM, REGIONS, ColourScorer, compose_one, save_picture, unit
+from tests.galleries import DIM, REGIONS, ColourScorer, compose_one, save_image, unit
 
 SEEDS = range(6)
 KINDS, COPIES = 60, 5
@@ -69,7 +69,7 @@ def kinds() -> TargetFeatures:
 
 @pytest.fixture(params=SEEDS)
 def places(request) -> np.ndarray:
-    """Return which kind of picture is in each row of a shuffled gallery: COPIES of each."""
+    """Return which kind of image is in each row of a shuffled gallery: COPIES of each."""
     return np.random.default_rng(request.param).permutation(np.repeat(np.arange(KINDS), COPIES))
 
 
@@ -166,10 +166,10 @@ def test_a_device_looks_deeper_where_more_tie_than_it_has_seen(kinds) -> None:
 
 
 def test_copies_in_a_gallery_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
-    names = [f"{letter}{n}" for letter in "dbeac" for n in range(4)]  # five pictures four times, under shuffled names
+    names = [f"{letter}{n}" for letter in "dbeac" for n in range(4)]  # five images four times, under shuffled names
     for name, seed in zip(names, np.random.default_rng(1).permutation(20) % 5, strict=True):
-        save_picture(tmp_path / "photos" / f"{name}.png", int(seed))
-    save_picture(tmp_path / "mine.png", 99)
+        save_image(tmp_path / "photos" / f"{name}.png", int(seed))
+    save_image(tmp_path / "mine.png", 99)
     gallery = Gallery.open(tmp_path / "g", ShakenScorer(), create=True)
     gallery.sync(tmp_path / "photos")
     whole = {}

@@ -37,7 +37,7 @@ def test_an_empty_gallery_has_no_rows() -> None:
 def gallery() -> TargetFeatures:
     random = np.random.default_rng(3)
     features = TargetFeatures(unit(random.normal(size=(40, DIM))), unit(random.normal(size=(40, REGIONS, DIM))))
-    return features.take([*range(40), 5, 5, 9])  # pictures that tie
+    return features.take([*range(40), 5, 5, 9])  # images that tie
 
 
 @pytest.mark.parametrize("chunk", [7, 512])

@@ -35,14 +35,14 @@ class Hit:
     evidence: tuple = (Word("red", True), Word("striped", False))
 
 
-def picture(colour=(200, 20, 20), size=(40, 60)):
+def pixels_of(colour=(200, 20, 20), size=(40, 60)):
     return np.full((*size, 3), colour, np.uint8)
 
 
 def row(text="make it red", right=None, hits=3, name="a.jpg"):
     words = (Word("make", True), Word("red", False))
-    found = tuple(SheetHit(picture(), f"{n}-{name}", 0.9 - n / 10, n == 0, words, right) for n in range(hits))
-    return SheetRow(picture((20, 20, 200), (60, 40)), text, found, "note")
+    found = tuple(SheetHit(pixels_of(), f"{n}-{name}", 0.9 - n / 10, n == 0, words, right) for n in range(hits))
+    return SheetRow(pixels_of((20, 20, 200), (60, 40)), text, found, "note")
 
 
 def test_a_word_that_says_little_is_neither_matched_nor_mismatched():
@@ -98,7 +98,7 @@ def test_a_page_carries_no_script_no_address_and_no_raw_name(tmp_path):
     assert "default-src 'none'" in text
 
 
-def test_a_page_holds_its_pictures_without_metadata(tmp_path):
+def test_a_page_holds_its_images_without_metadata(tmp_path):
     html_page([row(hits=2)], tmp_path / "page.html")
     found = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", (tmp_path / "page.html").read_text("utf-8"))
     assert len(found) == 3
@@ -135,7 +135,7 @@ def test_a_row_keeps_the_place_of_a_hit_whose_file_is_gone(tmp_path):
     Image.new("RGB", (30, 50), "red").save(tmp_path / "here.png")
     hits = [Hit("gone.png", str(tmp_path / "gone.png")), Hit("here.png", str(tmp_path / "here.png"))]
     made = sheet_row(tmp_path / "here.png", "make it red", hits, right={"here.png"})
-    assert [hit.picture is None for hit in made.hits] == [True, False]
+    assert [hit.pixels is None for hit in made.hits] == [True, False]
     assert [hit.right for hit in made.hits] == [False, True]
     contact_sheet([made], tmp_path / "sheet.png")
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nsfse_runtime import Retriever
 from nsfse_runtime.server.schemas import InfoReply, ListReply, QueryReply
-from tests.serving import TOKEN, open_served, picture, running, wait_until
+from tests.serving import TOKEN, image, open_served, running, wait_until
 
 TEXT = ("text", "make it red")
 
@@ -59,15 +59,15 @@ def test_a_log_that_nobody_can_write_to_refuses_no_query(server, monkeypatch):
     wait_until(lambda: server.service.log.lost >= 2)  # a line is written after its reply
 
 
-def test_a_query_by_picture_is_the_librarys_answer(server):
-    data = picture(5, (300, 200), "JPEG")
+def test_a_query_by_image_is_the_librarys_answer(server):
+    data = image(5, (300, 200), "JPEG")
     status, reply, _ = server.query([TEXT, ("k", "3")], [("image", data)])
     assert status == 200
     assert hits(reply) == expected(server, data, "make it red", k=3)
     assert reply["timings_ms"]["decode"] > 0
 
 
-def test_several_pictures_texts_and_exclusions_reach_the_library(server):
+def test_several_images_texts_and_exclusions_reach_the_library(server):
     first, second, third = server.service.galleries["shop"].gallery.ids[:3]
     fields = [
         ("id", first),
@@ -125,7 +125,7 @@ def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
 @pytest.mark.parametrize(
     ("fields", "status", "kind", "words"),
     [
-        ([TEXT], 400, "usage", "picture"),
+        ([TEXT], 400, "usage", "image"),
         ([("id", "shelf00/item0001.png")], 400, "usage", "text"),
         ([("id", "nowhere"), TEXT], 404, "not_found", "nowhere"),
         ([("id", "item0001"), TEXT], 404, "not_found", "item0001"),
@@ -177,10 +177,10 @@ def test_words_that_are_not_read_are_told_with_every_answer(server):
     assert info["limits"]["text_words"] == info["galleries"][0]["bundle"]["max_words"] == most
 
 
-def test_what_is_no_picture_is_told(server):
+def test_what_is_no_image_is_told(server):
     status, reply, _ = server.query([TEXT], [("image", b"<svg onload=alert(1)>")])
     assert (status, reply["error"]["type"]) == (422, "image")
-    status, reply, _ = server.query([TEXT], [("image", picture()[:60])])
+    status, reply, _ = server.query([TEXT], [("image", image()[:60])])
     assert (status, reply["error"]["type"]) == (422, "image")
 
 
@@ -199,7 +199,7 @@ def test_info_tells_what_is_served(server):
     assert not tokenizer.knows("more elegant")
 
 
-def test_pictures_are_listed_by_pages_and_conditions(server):
+def test_images_are_listed_by_pages_and_conditions(server):
     import msgspec
 
     _, reply = server.json("GET", "/v1/images?offset=2&limit=3&where=%7B%22colour%22%3A%22red%22%7D")
@@ -212,7 +212,7 @@ def test_pictures_are_listed_by_pages_and_conditions(server):
     assert server.json("GET", "/v1/images?offset=999999")[1]["images"] == []
 
 
-def test_pictures_are_sent_small_without_metadata_and_once(server, tmp_path):
+def test_images_are_sent_small_without_metadata_and_once(server, tmp_path):
     served = server.service.galleries["shop"]
     big = Image.new("RGB", (3000, 1500), "green")
     exif = Image.Exif()
@@ -273,7 +273,7 @@ def test_every_reply_is_one_that_the_description_knows(server):
 
 
 def test_without_a_token_nothing_is_written(server):
-    status, reply, _ = server.query([("id", "new.png")], [("image", picture())], path="/v1/images")
+    status, reply, _ = server.query([("id", "new.png")], [("image", image())], path="/v1/images")
     assert (status, reply["error"]["type"]) == (403, "token")
     assert server.json("DELETE", "/v1/images/shelf00/item0001.png")[0] == 403
     assert server.service.galleries["shop"].gallery.path_of(1).exists()
@@ -283,7 +283,7 @@ def test_metrics_count_what_happened(server):
     server.query([("id", "nowhere"), TEXT])
     text = server("GET", "/metrics")[2].decode()
     assert 'nsfse_requests_total{route="/v1/query",status="404"}' in text
-    assert 'nsfse_pictures{gallery="shop"} 12.0' in text
+    assert 'nsfse_images{gallery="shop"} 12.0' in text
     assert "nsfse_batch_size_bucket" in text
     assert 'nsfse_stage_seconds_count{stage="stage2"}' in text
     assert "nsfse_queue_length 0.0" in text

@@ -1,4 +1,4 @@
-"""Pictures in and out: only safe names, nothing outside the gallery's folder, and nothing half done."""
+"""Images in and out: only safe names, nothing outside the gallery's folder, and nothing half done."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 from nsfse_runtime.gallery.store import sole_writer
 from nsfse_runtime.server.errors import Refused
 from nsfse_runtime.server.images import check_name
-from tests.serving import TOKEN, open_served, picture, running
+from tests.serving import TOKEN, image, open_served, running
 
 TEXT = ("text", "make it red")
 BEARER = [("Authorization", f"Bearer {TOKEN}")]
@@ -49,14 +49,14 @@ def files(server):
     return sorted(path.relative_to(folder_of(server)).as_posix() for path in paths)
 
 
-def test_a_picture_taken_in_is_found_and_one_taken_out_is_not(server):
-    before, data = files(server), picture(77, (40, 30))
+def test_a_image_taken_in_is_found_and_one_taken_out_is_not(server):
+    before, data = files(server), image(77, (40, 30))
     status, reply, _ = add(server, "new shelf/täsche.png", data, metadata='{"colour": "green"}')
     assert (status, reply) == (201, {"schema_version": 1, "id": "new shelf/täsche.png", "change": "added"})
     assert (folder_of(server) / "new shelf/täsche.png").read_bytes() == data
     green = [TEXT, ("where", '{"colour": "green"}')]
     assert server.query(green, [("image", data)], BEARER)[1]["hits"] == []  # the same file is no answer
-    _, found, _ = server.query(green, [("image", picture(78, (40, 30)))], BEARER)
+    _, found, _ = server.query(green, [("image", image(78, (40, 30)))], BEARER)
     assert [(hit["id"], hit["metadata"]) for hit in found["hits"]] == [("new shelf/täsche.png", {"colour": "green"})]
     assert server.query([TEXT, ("id", "new shelf/täsche.png")], headers=BEARER)[0] == 200
     path = f"/v1/images/{quote('new shelf/täsche.png')}"
@@ -72,27 +72,27 @@ def test_a_picture_taken_in_is_found_and_one_taken_out_is_not(server):
     assert server.json("GET", "/v1/info", headers=BEARER)[1]["galleries"][0]["images"] == 12
 
 
-def test_only_the_one_picture_is_looked_at(server):
-    (folder_of(server) / "stranger.png").write_bytes(picture(5))
+def test_only_the_one_image_is_looked_at(server):
+    (folder_of(server) / "stranger.png").write_bytes(image(5))
     (folder_of(server) / "shelf00/item0000.png").unlink()
-    assert add(server, "new.png", picture(6))[0] == 201
+    assert add(server, "new.png", image(6))[0] == 201
     ids = server.service.galleries["shop"].gallery.ids
     assert "new.png" in ids and "shelf00/item0000.png" in ids and "stranger.png" not in ids
 
 
-def test_no_picture_takes_the_place_of_another(server):
-    data = picture(8)
+def test_no_image_takes_the_place_of_another(server):
+    data = image(8)
     assert add(server, "a.png", data)[0] == 201
     assert add(server, "a.png", data)[:2] == (200, {"schema_version": 1, "id": "a.png", "change": "unchanged"})
-    status, reply, _ = add(server, "a.png", picture(9))
+    status, reply, _ = add(server, "a.png", image(9))
     assert (status, reply["error"]["type"]) == (409, "conflict")
     assert (folder_of(server) / "a.png").read_bytes() == data
     assert not [name for name in files(server) if "part" in name]
 
 
-def test_what_is_no_picture_is_not_taken_in(server):
+def test_what_is_no_image_is_not_taken_in(server):
     before = files(server)
-    for data in (b"", b"<html>", picture(1)[:50]):
+    for data in (b"", b"<html>", image(1)[:50]):
         status, reply, _ = add(server, "a.png", data)
         assert (status, reply["error"]["type"]) == (422, "image")
     assert files(server) == before
@@ -101,12 +101,12 @@ def test_what_is_no_picture_is_not_taken_in(server):
 def test_while_another_writes_nothing_is_left_behind(server):
     before = files(server)
     with sole_writer(server.service.galleries["shop"].gallery.path):
-        status, reply, headers = add(server, "a.png", picture(1))
+        status, reply, headers = add(server, "a.png", image(1))
         assert (status, reply["error"]["type"]) == (503, "busy")
         assert "retry-after" in headers
         assert server.json("DELETE", "/v1/images/shelf00/item0001.png", headers=BEARER)[0] == 503
     assert files(server) == before
-    assert add(server, "a.png", picture(1))[0] == 201
+    assert add(server, "a.png", image(1))[0] == 201
 
 
 UNSAFE = [
@@ -141,13 +141,13 @@ def test_a_plain_name_is_not(name):
 def test_unsafe_names_write_nothing_over_http(server, tmp_path):
     before = sorted(path for path in tmp_path.rglob("*") if path.suffix == ".png")
     for name in filter(None, UNSAFE):
-        assert add(server, name, picture(1))[0] == 400
+        assert add(server, name, image(1))[0] == 400
     assert sorted(path for path in tmp_path.rglob("*") if path.suffix == ".png") == before
 
 
 def test_links_lead_nowhere(server, tmp_path):
     secret = tmp_path / "secret.png"
-    secret.write_bytes(picture(3))
+    secret.write_bytes(image(3))
     folder = folder_of(server)
     (folder / "shelf00/item0001.png").unlink()
     (folder / "shelf00/item0001.png").symlink_to(secret)
@@ -161,7 +161,7 @@ def test_links_lead_nowhere(server, tmp_path):
         assert server.json("DELETE", f"/v1/images/{name}", headers=BEARER)[0] == 404
         # Its features are in the gallery: a query by it reads no file.
         assert server.query([("id", name), TEXT], headers=BEARER)[0] == 200
-    assert add(server, "out/new.png", picture(4))[0] == 404
+    assert add(server, "out/new.png", image(4))[0] == 404
     assert secret.exists() and (tmp_path / "elsewhere/item0010.png").exists() and not (tmp_path / "new.png").exists()
 
 
@@ -225,7 +225,7 @@ def test_hostile_names_in_a_gallery_are_served_as_any_other(tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
     for number, name in enumerate(NAMES):
-        (folder / name).write_bytes(picture(number))
+        (folder / name).write_bytes(image(number))
     served = open_served(tmp_path, "odd", 1)
     with running(served) as server:
         assert set(NAMES) < set(served.gallery.ids)

@@ -12,11 +12,11 @@ from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.server.routes import ROUTES
 from nsfse_runtime.server.serve import listen
 from nsfse_runtime.server.settings import Settings, named_galleries, read_token
-from tests.serving import TOKEN, open_served, picture, running, wait_until
+from tests.serving import TOKEN, image, open_served, running, wait_until
 
 TEXT = ("text", "make it red")
 HEAD = b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\n"
-NAMES = {"images/{id:picture}": "images/shelf00/item0001.png", "{path:path}": "page.css"}
+NAMES = {"images/{id:image}": "images/shelf00/item0001.png", "{path:path}": "page.css"}
 ROUTE = [(each.method, each.path) for each in ROUTES]
 for name, value in NAMES.items():
     ROUTE = [(method, path.replace(name, value)) for method, path in ROUTE]
@@ -124,9 +124,9 @@ def test_a_body_that_grows_too_large_is_not_read_to_its_end(server):
         assert connection.recv(65536).split()[1] == b"413"
 
 
-def test_a_picture_over_the_limit_is_told(server, monkeypatch):
+def test_a_image_over_the_limit_is_told(server, monkeypatch):
     monkeypatch.setattr("nsfse_runtime.server.parsing.IMAGE_BYTES", 1000)
-    status, reply, _ = server.query([TEXT], [("image", picture(1, (200, 200)))])
+    status, reply, _ = server.query([TEXT], [("image", image(1, (200, 200)))])
     assert (status, reply["error"]["type"]) == (413, "too_large")
 
 

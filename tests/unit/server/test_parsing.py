@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from tests.galleries import save_picture
-from tests.serving import multipart, open_served, picture, running
+from tests.galleries import save_image
+from tests.serving import image, multipart, open_served, running
 
 TEXT = ("text", "make it red")
 ID = ("id", "shelf00/item0001.png")
@@ -17,7 +17,7 @@ ID = ("id", "shelf00/item0001.png")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     for seed, name in enumerate(("thumbnail", "x.png", "cafe\u0301.png")):
-        save_picture(folder / f"shop/sub/{name}.png", 70 + seed)
+        save_image(folder / f"shop/sub/{name}.png", 70 + seed)
     (folder / "shop/sub/thumbnail.png").rename(folder / "shop/sub/thumbnail")
     with running(open_served(folder)) as server:
         yield server
@@ -95,7 +95,7 @@ def test_an_upload_of_an_image_of_the_gallery_is_no_hit(server):
     _, reply, _ = server.query([TEXT, ("k", "50")], [("image", path.read_bytes())])
     ids = {hit["id"] for hit in reply["hits"]}
     assert ids == set(server.service.galleries["shop"].gallery.ids[1:])
-    _, reply, _ = server.query([TEXT, ("k", "50")], [("image", picture(4321))])
+    _, reply, _ = server.query([TEXT, ("k", "50")], [("image", image(4321))])
     assert len(reply["hits"]) == len(ids) + 1
 
 

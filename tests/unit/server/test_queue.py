@@ -21,7 +21,7 @@ from nsfse_runtime.server import load_shedding, middleware
 from nsfse_runtime.server.queue import Job, Waiting
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
-from tests.serving import PATIENCE, Gate, multipart, open_served, picture, running, wait_until
+from tests.serving import PATIENCE, Gate, image, multipart, open_served, running, wait_until
 
 TEXT = ("text", "make it red")
 Request = middleware._Request
@@ -33,14 +33,14 @@ def served(tmp_path_factory):
 
 
 class Callers:
-    """Queries by picture that run beside each other."""
+    """Queries by image that run beside each other."""
 
     def __init__(self, server, count):
         self._pool = ThreadPoolExecutor(count)
         self._server = server
 
     def ask(self, seed):
-        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("image", picture(seed))])
+        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("image", image(seed))])
 
     def wait_for_places(self, count):
         wait_until(lambda: waiting(self._server) == count)
@@ -63,7 +63,7 @@ def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
         assert gate.batches == [1, 7]
     retriever = Retriever(served.model, served.gallery)
     for number, reply in enumerate(replies):
-        alone = retriever.query(picture(100 + number), "make it red", k=3).hits
+        alone = retriever.query(image(100 + number), "make it red", k=3).hits
         assert [hit["id"] for hit in reply["hits"]] == [hit.id for hit in alone]
         assert [hit["score"] for hit in reply["hits"]] == pytest.approx([hit.score for hit in alone], abs=1e-5)
 
@@ -73,7 +73,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypat
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
         calls = [callers.ask(seed) for seed in range(3)]
         callers.wait_for_places(3)
-        status, reply, headers = server.query([TEXT], [("image", picture(9))])  # the gate is closed meanwhile
+        status, reply, headers = server.query([TEXT], [("image", image(9))])  # the gate is closed meanwhile
         assert (status, reply["error"]["type"]) == (503, "overloaded")
         assert int(headers["retry-after"]) >= 1
         body = json.dumps({"queries": [{"ids": ["shelf00/item0001.png"], "texts": ["red"]}]}).encode()
@@ -83,7 +83,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypat
         gate.open.set()
         assert [call.result()[0] for call in calls] == [200] * 3
         assert gate.seen == 3
-        assert server.query([TEXT], [("image", picture(9))])[0] == 200
+        assert server.query([TEXT], [("image", image(9))])[0] == 200
         assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
 
 
@@ -92,7 +92,7 @@ def test_a_query_in_one_piece_is_refused_as_any_other(served, monkeypatch):
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
         call = callers.ask(0)
         callers.wait_for_places(1)
-        kind, body = multipart([TEXT], [("image", picture(9))])
+        kind, body = multipart([TEXT], [("image", image(9))])
         head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         whole = head.encode() + b"\r\n" + body
         parsed = []
@@ -161,9 +161,9 @@ def test_what_is_refused_without_being_parsed(data, route):
 def test_the_model_yields_to_the_thread_that_reads_requests(served):
     with running(served) as server:
         usual = os.getpriority(os.PRIO_PROCESS, 0)
-        assert server.query([TEXT], [("image", picture(9))])[0] == 200
+        assert server.query([TEXT], [("image", image(9))])[0] == 200
         threads = {thread.name: thread.native_id for thread in threading.enumerate()}
-        for name in ("nsfse-model_0", "nsfse-pictures_0"):
+        for name in ("nsfse-model_0", "nsfse-images_0"):
             assert os.getpriority(os.PRIO_PROCESS, threads[name]) == min(19, usual + 10)
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 
@@ -173,7 +173,7 @@ def test_one_address_does_not_fill_the_queue(served, monkeypatch):
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
         calls = [callers.ask(seed) for seed in range(2)]
         callers.wait_for_places(2)
-        status, reply, headers = server.query([TEXT], [("image", picture(9))])
+        status, reply, headers = server.query([TEXT], [("image", image(9))])
         assert (status, reply["error"]["type"]) == (429, "overloaded")
         assert "retry-after" in headers
         gate.open.set()
@@ -193,7 +193,7 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         assert [(status, reply["error"]["type"]) for status, reply, _ in replies] == [(503, "expired")] * 4
         assert all("retry-after" in headers for _, _, headers in replies)
         gate.open.set()
-        assert server.query([TEXT, ("k", "3")], [("image", picture(50))])[0] == 200
+        assert server.query([TEXT, ("k", "3")], [("image", image(50))])[0] == 200
         assert gate.seen == 2  # the one that was at work, and the one after
         wait_until(lambda: waiting(server) == 0)
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
@@ -242,7 +242,7 @@ def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
         call = callers.ask(0)
         assert gate.held.wait(PATIENCE)
-        kind, body = multipart([TEXT], [("image", picture(1))])
+        kind, body = multipart([TEXT], [("image", image(1))])
         head = (
             f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
@@ -263,17 +263,17 @@ def test_a_bug_in_the_model_is_a_500_with_a_log_and_the_next_is_answered(served,
     with running(served) as server:
         with monkeypatch.context() as patch:
             patch.setattr(served.model, "encode_images", lambda pixels: 1 / 0)
-            status, reply, _ = server.query([TEXT], [("image", picture())])
+            status, reply, _ = server.query([TEXT], [("image", image())])
         assert (status, reply["error"]["type"]) == (500, "internal")
         assert "division" not in reply["error"]["message"]
         (line,) = [line for line in server.lines if line["event"] == "bug"]
         assert "ZeroDivisionError" in line["traceback"] and line["request_id"] == reply["error"]["request_id"]
-        assert server.query([TEXT], [("image", picture())])[0] == 200
+        assert server.query([TEXT], [("image", image())])[0] == 200
 
 
 def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
     from nsfse_runtime import Gallery
-    from tests.galleries import save_pictures
+    from tests.galleries import save_images
 
     folder = tmp_path / "own"
     own = open_served(folder := tmp_path, "own", 8)
@@ -290,7 +290,7 @@ def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
         wait_until(lambda: answered)
         with Gallery.open(folder / "own.gallery", own.model) as writer:
             for number in range(4):
-                save_pictures(folder / "own", 2, first=20 + 2 * number)
+                save_images(folder / "own", 2, first=20 + 2 * number)
                 writer.sync(folder / "own")
         wait_until(lambda: answered[-1] == 15)
         stop.set()

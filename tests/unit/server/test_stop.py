@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from tests.serving import BUNDLE, PATIENCE, TOKEN, multipart, open_served, picture, running, wait_until
+from tests.serving import BUNDLE, PATIENCE, TOKEN, image, multipart, open_served, running, wait_until
 
 # The model waits at a gate, which stdin opens and closes, so that signals find queries at work.
 CHILD = """
@@ -78,7 +78,7 @@ class Process:
             connection.close()
 
     def query(self, seed):
-        kind, body = multipart([("text", "make it red")], [("image", picture(seed))])
+        kind, body = multipart([("text", "make it red")], [("image", image(seed))])
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request("POST", "/v1/query", body, {"Content-Type": kind})

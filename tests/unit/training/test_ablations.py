@@ -11,7 +11,7 @@ from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.models.boundary import AdaptiveBoundary
 from nsfse.models.checkpoint import load_checkpoint
 from nsfse.models.torch_scorer import TorchScorer
-from nsfse.training.dataloader import Pictures, make_batch
+from nsfse.training.dataloader import ImageCache, make_batch
 from nsfse.training.distributed import Share
 from nsfse.training.loop import train
 from nsfse.training.trainer import Trainer
@@ -36,7 +36,7 @@ TOY = [
 
 
 def scores(**model):
-    """Return (query side, pair side, S) of one query against three pictures."""
+    """Return (query side, pair side, S) of one query against three images."""
     found = random_model(ModelConfig(**SMALL, **model), vocabulary=20)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 32, 48, 3), dtype=torch.uint8, generator=generator)
@@ -97,7 +97,7 @@ def test_a_branch_that_is_off_has_no_boundary_loss():
         words = build_vocabulary(triplet.texts[0] for triplet in triplets)
         tokenizer = Tokenizer.from_bytes(words.to_str().encode())
         model = random_model(config.model, len(tokenizer))
-        batch = make_batch(triplets, Pictures(source, config.model.image_size, 0), tokenizer, Share())
+        batch = make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, Share())
         trainer = Trainer(config, model, 1)
         parts = trainer.batch_losses(batch, torch.Generator().manual_seed(0))
         found[branches] = parts["boundary"].item()

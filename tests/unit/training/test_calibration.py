@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nsfse.data import Protocol, Triplet
-from nsfse.evaluation.features import encode_pictures
+from nsfse.evaluation.features import encode_in_batches
 from nsfse.training import calibration
 from nsfse.training.calibration import ask, fit_decision, logistic_regression, threshold_of
 from nsfse_runtime.inference.confidence import FEATURES, logistic
@@ -15,7 +15,7 @@ GALLERY = tuple("0123456789")
 
 
 class Numbers:
-    """A source of NumberScorer's pictures with the protocols that it is given."""
+    """A source of NumberScorer's images with the protocols that it is given."""
 
     name, missing = "numbers", ()
 
@@ -32,7 +32,7 @@ def protocol(*queries, gallery=GALLERY, **options):
 
 def asked(*queries, **options):
     toy = protocol(*queries, **options)
-    encoded = encode_pictures(NumberScorer(), GALLERY, number_images)
+    encoded = encode_in_batches(NumberScorer(), GALLERY, number_images)
     return list(ask(NumberScorer(), toy, [(q, at) for q in queries for at in range(len(q.texts))], encoded))
 
 
@@ -155,7 +155,7 @@ def test_edits_of_a_kind_that_the_model_does_not_follow_are_not_sure():
         fit_decision(NumberScorer(), each, "val", [], number_images) for each in (Numbers(*source.found), source)
     )
     assert source.asked == round(calibration.CATEGORY_EDITS * len(queries()))
-    encoded = encode_pictures(NumberScorer(), GALLERY, number_images)
+    encoded = encode_in_batches(NumberScorer(), GALLERY, number_images)
     asks = [(edit, 0) for edit in source.category_edits(GALLERY, 20)]
     toy = protocol(*(edit for edit, _ in asks))
     assert list(ask(NumberScorer(), toy, asks, encoded)) == []

@@ -5,32 +5,32 @@ import torch
 
 from nsfse.data import Claim, Triplet
 from nsfse.data.text.vocabulary import build_vocabulary
-from nsfse.training.dataloader import Pictures, make_batch, recolour
+from nsfse.training.dataloader import ImageCache, make_batch, recolour
 from nsfse.training.distributed import Share
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(build_vocabulary(["make it red", "in blue"]), 8)
-PICTURES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 40), ("b", 90), ("c", 160))}
+IMAGES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 40), ("b", 90), ("c", 160))}
 
 
 class Shades:
-    """Pictures of one shade each; of c nothing is known, and its title says nothing."""
+    """Images of one shade each; of c nothing is known, and its title says nothing."""
 
     titles: ClassVar = {"a": "the blue", "b": "It, in red", "c": "Zxq"}
 
     def load(self, name, size):
-        return PICTURES[name]
+        return IMAGES[name]
 
     def facts(self, name):
         return {"a": {"colour": "blue", "size": "large"}, "b": {"colour": "red", "size": "small"}}.get(name, {})
 
 
-pictures = Pictures(Shades(), (4, 4), 0)
+images = ImageCache(Shades(), (4, 4), 0)
 
 
-def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
+def test_a_batch_holds_each_image_once_and_knows_every_right_answer():
     batch = make_batch(
-        [Triplet("a", ("make it red",), ("b", "c")), Triplet("c", ("in blue",), ("a",))], pictures, TOKENIZER, Share()
+        [Triplet("a", ("make it red",), ("b", "c")), Triplet("c", ("in blue",), ("a",))], images, TOKENIZER, Share()
     )
     shades = batch.pixels[:, 0, 0, 0]
     assert sorted(shades.tolist()) == [40, 90, 160]
@@ -38,17 +38,17 @@ def test_a_batch_holds_each_picture_once_and_knows_every_right_answer():
     assert [sorted(shades[row].tolist()) for row in batch.right] == [[90, 160], [40]]
 
 
-def test_a_batch_knows_which_pictures_are_as_each_word_asks():
-    """Of either word of a double edit, pictures that have one of both; the reference never is, a right answer is."""
+def test_a_batch_knows_which_images_are_as_each_word_asks():
+    """Of either word of a double edit, images that have one of both; the reference never is, a right answer is."""
     red, large = Claim("colour", ("red",), "colour", ("red", "pink")), Claim("size", ("it",), "size", ("large",))
     asks = [(("a", "b"), (red,)), (("a", "c"), (red,)), (("b", "c"), (large,)), (("c", "b"), (red, large))]
     triplets = [Triplet(one, ("make it red",), (other,), truth=truth) for (one, other), truth in asks]
-    batch = make_batch([*triplets, Triplet("a", ("in blue",), ("c",))], pictures, TOKENIZER, Share())
+    batch = make_batch([*triplets, Triplet("a", ("in blue",), ("c",))], images, TOKENIZER, Share())
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
     assert batch.named.nonzero().tolist() == [[0, 2], [1, 2], [2, 1], [3, 1], [3, 2]]
     assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [-1, 1, 1], [1, -1, 1], [1, 1, -1], [-1, 1, -1]]
     own = Triplet("a", ("make it red",), ("a",), truth=(Claim("colour", ("red",), "colour", ("blue",)),), recolour=7)
-    assert sorted(make_batch([own], pictures, TOKENIZER, Share()).fulfils[0].tolist()) == [-1, 1]
+    assert sorted(make_batch([own], images, TOKENIZER, Share()).fulfils[0].tolist()) == [-1, 1]
 
 
 def test_a_reference_has_what_a_text_names_of_it():
@@ -56,7 +56,7 @@ def test_a_reference_has_what_a_text_names_of_it():
     red, large = Claim("colour", ("red",), "colour", ("red",)), Claim("size", ("it",), "size", ("large",))
     unknown = Claim("kind", ("make",), "kind", ("dress",))
     told = Triplet("a", ("make it red",), ("b",), truth=(red, large, unknown))
-    batch = make_batch([told, Triplet("c", ("in blue",), ("a",))], pictures, TOKENIZER, Share())
+    batch = make_batch([told, Triplet("c", ("in blue",), ("a",))], images, TOKENIZER, Share())
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
     assert batch.named[0].tolist() == [1, 1, 1]
     assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [1, 1, 0], [-1, 1, 0]]  # make (unknown), it, red
@@ -65,14 +65,14 @@ def test_a_reference_has_what_a_text_names_of_it():
 def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
     red, stripes = Claim("colour", ("red",), "colour", ("red",)), Claim("pattern", ("it",), "pattern", ("plain",), True)
     told = [Triplet("a", ("make it Red",), ("b",), truth=truth) for truth in ((red, stripes), (red,), ())]
-    batch = make_batch(told, pictures, TOKENIZER, Share())
+    batch = make_batch(told, images, TOKENIZER, Share())
     assert batch.named.tolist() == [[0, -1, 1], [0, 0, 1], [0, 0, 0]]
 
 
 def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
     told = [Triplet(one, ("make it red",), (other,)) for one, other in ("ab", "cb", "ac")]
     told.append(Triplet("b", ("in blue",), ("a",), recolour=7))
-    batch = make_batch(told, pictures, TOKENIZER, Share())
+    batch = make_batch(told, images, TOKENIZER, Share())
     assert batch.pixels[batch.titled, 0, 0, 0].tolist() == [90, 40]  # b once, and nothing of c
     assert [ids[mask].tolist() for ids, mask in zip(batch.title_ids, batch.title_mask, strict=True)] == [
         TOKENIZER.encode([title], unknown=True)[0][0].tolist() for title in ("It, in red", "the blue")
@@ -81,7 +81,7 @@ def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
 
 def test_training_keeps_unknown_words_in_their_places():
     claim = Claim("colour", ("red",), "colour", ("red",))
-    batch = make_batch([Triplet("a", ("make it very red",), ("b",), truth=(claim,))], pictures, TOKENIZER, Share())
+    batch = make_batch([Triplet("a", ("make it very red",), ("b",), truth=(claim,))], images, TOKENIZER, Share())
     assert batch.ids[0].tolist() == TOKENIZER.encode(["make it very red"], unknown=True)[0][0].tolist()
     assert batch.ids[0, 2] == TOKENIZER.unknown and batch.named[0].tolist() == [0, 0, 0, 1]
 
@@ -92,22 +92,22 @@ def test_a_word_of_many_titles_is_known_and_one_of_few_is_not():
     assert known.knows("ACME") and known.knows("red") and not known.knows("bag") and not known.knows("rare")
 
 
-def test_a_recoloured_reference_is_another_picture_than_its_target():
-    batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], pictures, TOKENIZER, Share())
+def test_a_recoloured_reference_is_another_image_than_its_target():
+    batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], images, TOKENIZER, Share())
     assert len(batch.pixels) == 2 and batch.reference.tolist() != batch.target.tolist()
-    assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(PICTURES["a"]))
-    assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(PICTURES["a"], 7)))
+    assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(IMAGES["a"]))
+    assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(IMAGES["a"], 7)))
     assert batch.right.tolist() == [[name == batch.target[0] for name in range(2)]]
 
 
-def test_features_of_a_recoloured_picture_are_kept_beside_its_own():
+def test_features_of_a_recoloured_image_are_kept_beside_its_own():
     asked = []
 
     def features(pixels):
         asked.append(len(pixels))
         return pixels.astype(np.float32)[:, 0, 0]
 
-    seen = Pictures(Shades(), (4, 4), 1e6, instead=features)
+    seen = ImageCache(Shades(), (4, 4), 1e6, instead=features)
     once, again = (seen(["a", "a", "b"], [seed, 0, 0]) for seed in (3, 4))
     assert np.array_equal(once, again) and asked == [3]
     assert np.array_equal(once[1:], seen(["a", "b"])) and not np.array_equal(once[0], once[1])
@@ -123,7 +123,7 @@ def test_recolouring_keeps_white_and_shape_and_changes_the_rest():
     assert np.array_equal(recolour(pixels, 5), recolour(pixels, 5))
 
 
-def test_trainings_share_the_pictures_they_keep():
+def test_trainings_share_the_images_they_keep():
     class Once:
         name = "once"
         read: ClassVar[list[str]] = []
@@ -135,5 +135,5 @@ def test_trainings_share_the_pictures_they_keep():
 
     kept = {}
     for names in (["a", "b"], ["b", "c"]):
-        assert Pictures(Once(), (4, 6), 1e6, kept=kept)(names).shape == (2, 4, 6, 3)
+        assert ImageCache(Once(), (4, 6), 1e6, kept=kept)(names).shape == (2, 4, 6, 3)
     assert sorted(kept) == ["a", "b", "c"]

@@ -14,7 +14,7 @@ from nsfse.models.baselines import METHODS, build_model
 from nsfse.models.checkpoint import load_checkpoint
 from nsfse.models.torch_scorer import open_scorer
 from nsfse.training import losses
-from nsfse.training.dataloader import Pictures, make_batch
+from nsfse.training.dataloader import ImageCache, make_batch
 from nsfse.training.distributed import Share
 from nsfse.training.loop import train
 from nsfse.training.trainer import Trainer
@@ -117,7 +117,7 @@ def batch():
     triplets = source.triplets(0)[:16]
     words = build_vocabulary(triplet.texts[0] for triplet in triplets)
     tokenizer = Tokenizer.from_bytes(words.to_str().encode())
-    return make_batch(triplets, Pictures(source, config.model.image_size, 0), tokenizer, Share()), len(tokenizer)
+    return make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, Share()), len(tokenizer)
 
 
 def trainer(batch, method, *settings):

@@ -146,7 +146,7 @@ def test_same_seed_same_weights(whole, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_weights_do_not_depend_on_how_many_read_pictures(whole, tmp_path, monkeypatch, workers):
+def test_weights_do_not_depend_on_how_many_read_images(whole, tmp_path, monkeypatch, workers):
     load, late = DrawnSource.load, [0.002, 0.0, 0.001]
 
     def slow(self, item, size):

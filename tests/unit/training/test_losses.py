@@ -34,11 +34,11 @@ def test_distillation_is_nothing_between_equals_and_teaches_only_the_student():
     assert teacher.grad is None and student.grad[0, 0] < 0 < student.grad[0, 1]
 
 
-def choose(queries=8, pictures=40, count=12, seed=0):
+def choose(queries=8, images=40, count=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(queries, pictures, generator=generator)
+    logits = torch.randn(queries, images, generator=generator)
     target, reference = torch.arange(queries), torch.arange(queries) + queries
-    blocked = torch.rand(queries, pictures, generator=generator) < 0.4
+    blocked = torch.rand(queries, images, generator=generator) < 0.4
     blocked.scatter_(1, torch.stack([target, reference], 1), False)
     chosen = losses.choose_candidates(logits, blocked, target, reference, count, generator)
     return logits, blocked, target, reference, chosen
@@ -142,15 +142,15 @@ def test_well_separated_correspondences_cost_next_to_nothing():
 
 
 @pytest.mark.parametrize("boundary", [ready_boundary(0.3), AdaptiveBoundary()])
-def test_a_word_that_asks_is_drawn_to_pictures_that_have_what_it_names_and_to_no_others(boundary):
-    """ "Red" (asked for) and "stripes" (asked away): which of four pictures have them, and of one nothing is known."""
+def test_a_word_that_asks_is_drawn_to_images_that_have_what_it_names_and_to_no_others(boundary):
+    """ "Red" (asked for) and "stripes" (asked away): which of four images have them, and of one nothing is known."""
     torch.manual_seed(0)
     words = torch.nn.functional.normalize(torch.randn(1, 3, 8), dim=-1)
     regions = torch.nn.functional.normalize(torch.randn(4, 5, 8), dim=-1).requires_grad_()
     named = torch.tensor([[1, 0, -1]])
     fulfils = torch.tensor([[1, -1, 0, 1], [-1, -1, 0, 1]])
     losses.evidence(boundary, words, regions, named, fulfils).backward()
-    moved = -(regions.grad @ words[0].T).sum(1)  # [pictures, words]: which way the correspondences go
+    moved = -(regions.grad @ words[0].T).sum(1)  # [images, words]: which way the correspondences go
     has_red, has_stripes = moved[:, 0], moved[:, 2]
     assert (has_red[[0, 3]] > 0).all() and has_red[1] < 0 and not regions.grad[2].any()
     assert (has_stripes[[0, 1]] > 0).all() and has_stripes[3] < 0

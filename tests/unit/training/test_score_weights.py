@@ -28,12 +28,12 @@ from tests.random_run import random_model
 WORDS = Tokenizer.from_bytes(build_vocabulary(["make it red", "in blue"]).to_str().encode())
 
 
-def pictures(names):
+def random_images(names):
     return np.stack([np.random.default_rng(int(name)).integers(0, 256, (32, 32, 3), np.uint8) for name in names])
 
 
 def fit_mix(model, protocol):
-    return _mix(model, make_lists(model, WORDS, protocol, pictures, 600))
+    return _mix(model, make_lists(model, WORDS, protocol, random_images, 600))
 
 
 def test_the_fit_asks_all_phrasings_and_leaves_recoloured_references_out():
@@ -173,7 +173,7 @@ def test_omega_is_fitted_with_the_boundaries_that_are_served():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nsfse.training.score_weights.fit_boundaries", move)
-        assert fit_served(model, WORDS, protocol, pictures) == {"t_c": "refitted", "t_v": "rejected"}
+        assert fit_served(model, WORDS, protocol, random_images) == {"t_c": "refitted", "t_v": "rejected"}
     assert not torch.equal(model.head.mix, mixed)
     torch.testing.assert_close(model.head.mix.detach(), fit_mix(model, protocol))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}

@@ -14,21 +14,21 @@ OVERRIDES = ["model.image_size=[32,32]", "model.width=16", "model.dim=16", "trai
 
 
 def batch_of(count: int, titles: Sequence[tuple[int, int]] = ()) -> Batch:
-    """Queries in a ring: picture i is the reference of query i, picture i + 1 its target; the first have `titles`."""
+    """Queries in a ring: image i is the reference of query i, image i + 1 its target; the first have `titles`."""
     generator = torch.Generator().manual_seed(1)
-    pictures = torch.arange(count)
-    target = (pictures + 1) % count
+    images = torch.arange(count)
+    target = (images + 1) % count
     return Batch(
         torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8),
-        pictures,
-        pictures,
+        images,
+        images,
         target,
         torch.randint(2, 9, (count, 3), generator=generator),
         torch.ones(count, 3, dtype=torch.bool),
         torch.nn.functional.one_hot(target, count).bool(),
         torch.zeros(count, 3, dtype=torch.long).index_fill(1, torch.tensor([2]), 1),
-        torch.nn.functional.one_hot(target, count) - torch.nn.functional.one_hot(pictures, count),
-        pictures[: len(titles)],
+        torch.nn.functional.one_hot(target, count) - torch.nn.functional.one_hot(images, count),
+        images[: len(titles)],
         torch.tensor(titles, dtype=torch.long).view(len(titles), 2),
         torch.ones(len(titles), 2, dtype=torch.bool),
     )
@@ -45,7 +45,7 @@ def test_a_dropped_word_is_not_taught_to_ask():
 
 
 @pytest.mark.parametrize("method", ["nsfse", "sum"])
-def test_titles_are_told_from_pictures_of_other_titles(method):
+def test_titles_are_told_from_images_of_other_titles(method):
     exact = "train.amp=off"  # the loss is held to 1e-4 of one that is computed here, in float32
     given = [f"model.method={method}", "train.word_dropout=0", "train.augment=0", exact]
     config = load_config(overrides=[*OVERRIDES, *given])
@@ -57,12 +57,12 @@ def test_titles_are_told_from_pictures_of_other_titles(method):
         found[titles] = trainer.batch_losses(batch_of(6, titles), torch.Generator().manual_seed(0))
     without, apart, alike = found.values()
     assert "titles" not in without and apart["titles"] > 0
-    assert alike["titles"] == 0  # no other picture to tell it from
+    assert alike["titles"] == 0  # no other image to tell it from
     assert (apart["loss"] - alike["loss"]).item() == pytest.approx(0.5 * apart["titles"].item(), rel=1e-4)
     assert alike["loss"] == without["loss"]
     ids = torch.tensor([[5, 6], [7, 8]])
-    called, pictures = model.encode_text(ids, ids > 0)[1], model.encode_images(batch_of(6).pixels)[0]
-    logits = model.stage1_scale.exp() * called @ pictures[:2].T
+    called, images = model.encode_text(ids, ids > 0)[1], model.encode_images(batch_of(6).pixels)[0]
+    logits = model.stage1_scale.exp() * called @ images[:2].T
     each = [torch.nn.functional.cross_entropy(x, torch.arange(2)).item() for x in (logits, logits.T)]
     assert apart["titles"].item() == pytest.approx(sum(each) / 2, rel=1e-4)
 

@@ -1,6 +1,6 @@
 // The service, as the page needs it. Every failure is an ApiError whose message can be shown.
 
-import { edits, pictures } from "./state.js";
+import { edits, images } from "./state.js";
 import { file } from "./uploads.js";
 
 export class ApiError extends Error {
@@ -30,7 +30,7 @@ async function ask(path, options) {
 }
 
 const pathOf = (id) => `v1/images/${id.split("/").map(encodeURIComponent).join("/")}`;
-export const pictureOf = (id, gallery) => `${pathOf(id)}?${new URLSearchParams({ gallery })}`;
+export const imageOf = (id, gallery) => `${pathOf(id)}?${new URLSearchParams({ gallery })}`;
 export const thumbnailOf = (id, gallery) => `${pathOf(id)}/thumbnail?${new URLSearchParams({ gallery })}`;
 
 export const information = () => ask("v1/info");
@@ -41,12 +41,12 @@ export function fields(state, extra = {}) {
   const texts = edits(step).map((text) => ["text", text]);
   const without = state.without.split(",").map((part) => part.trim()).filter(Boolean);
   return [
-    ...pictures(step).map(({ upload, id }, at) => (upload ? ["image", file(upload, at)] : ["id", id])),
+    ...images(step).map(({ upload, id }, at) => (upload ? ["image", file(upload, at)] : ["id", id])),
     ...texts,
     ...without.map((part) => ["minus_text", part]),
     ...state.minus.map((each) => ["minus_id", each]),
     ...(Object.keys(state.where).length ? [["where", JSON.stringify(state.where)]] : []),
-    // Without words there is only the picture to be like.
+    // Without words there is only the image to be like.
     ...(texts.length && state.balance === 0.5 ? [] : [["balance", String(texts.length ? state.balance : 0)]]),
     ["gallery", state.gallery],
     ...Object.entries(extra).map(([name, value]) => [name, String(value)]),
@@ -64,7 +64,7 @@ function list(state, offset, limit, signal) {
   return ask(`v1/images?${new URLSearchParams(asked)}`, { signal });
 }
 
-// Pictures from several places of the gallery: neighbours by name are often alike.
+// Images from several places of the gallery: neighbours by name are often alike.
 export async function shelf(state, count, signal) {
   const places = 8;
   const each = Math.ceil(count / places);

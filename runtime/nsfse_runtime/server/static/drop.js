@@ -1,9 +1,9 @@
-// Pictures that are dropped on the page or pasted into it, anywhere.
+// Images that are dropped on the page or pasted into it, anywhere.
 
 import { find } from "./dom.js";
 
-export function listenForPictures(take) {
-  const pictureIn = (data) => [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? data?.files?.[0];
+export function listenForImages(take) {
+  const imageIn = (data) => [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? data?.files?.[0];
   const dropping = find("#dropping");
   const carries = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragover", (event) => {
@@ -16,11 +16,11 @@ export function listenForPictures(take) {
     if (!carries(event)) return;
     event.preventDefault();
     dropping.hidden = true;
-    const file = pictureIn(event.dataTransfer);
+    const file = imageIn(event.dataTransfer);
     if (file) take(file);
   });
   addEventListener("paste", (event) => {
-    const file = pictureIn(event.clipboardData);
+    const file = imageIn(event.clipboardData);
     if (file) take(file);
   });
 }

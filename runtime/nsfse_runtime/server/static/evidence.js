@@ -1,4 +1,4 @@
-// The evidence of a hit: the question's own words, ticked or struck through, and where in the picture they are.
+// The evidence of a hit: the question's own words, ticked or struck through, and where in the image they are.
 
 import { make } from "./dom.js";
 
@@ -12,7 +12,7 @@ export function verdict({ weight, matched }, count) {
 
 export function said({ word, weight, matched }) {
   const there = found({ weight, matched }) ? "" : "not ";
-  return `${word}: ${there}in the picture${weight < 0 ? `, ${matched ? "as" : "not as"} asked` : ""}`;
+  return `${word}: ${there}in the image${weight < 0 ? `, ${matched ? "as" : "not as"} asked` : ""}`;
 }
 
 export const found = ({ weight, matched }) => (weight < 0 ? !matched : matched);
@@ -50,22 +50,22 @@ function inOrder(words, texts) {
 const unreadWord = (word, title) => make("span", { className: "word unread", title }, word);
 export const hintOf = ({ word, nearest }) => `unknown word: ${word}${nearest ? `; did you mean ${nearest}?` : ""}`;
 
-// Darken a picture where a word is not, and return what to write on it. `regions` are rows × columns of the word's
-// correspondence less the boundary. A word may be found in the picture as a whole and in none of its parts.
-export function spotlight(canvas, picture, each, grid) {
+// Darken an image where a word is not, and return what to write on it. `regions` are rows × columns of the word's
+// correspondence less the boundary. A word may be found in the image as a whole and in none of its parts.
+export function spotlight(canvas, image, each, grid) {
   const somewhere = Math.max(...each.regions) > 0;
   const whole = !somewhere && found(each);
-  darken(canvas, picture, whole ? each.regions.map(() => 1) : each.regions, grid);
-  return somewhere ? each.word : `${each.word}: ${whole ? "the picture as a whole" : "nowhere"}`;
+  darken(canvas, image, whole ? each.regions.map(() => 1) : each.regions, grid);
+  return somewhere ? each.word : `${each.word}: ${whole ? "the image as a whole" : "nowhere"}`;
 }
 
-function darken(canvas, picture, regions, [rows, columns]) {
+function darken(canvas, image, regions, [rows, columns]) {
   const { clientWidth: width, clientHeight: height } = canvas;
   const density = devicePixelRatio || 1;
   Object.assign(canvas, { width: width * density, height: height * density });
   const context = canvas.getContext("2d");
   context.scale(density, density);
-  const { shown, whole } = places(picture, width, height, columns / rows);
+  const { shown, whole } = places(image, width, height, columns / rows);
   context.beginPath();
   context.rect(shown.x, shown.y, shown.width, shown.height);
   context.clip();
@@ -86,7 +86,7 @@ function veil(regions, rows, columns) {
   return cells;
 }
 
-// Where a contained picture is `shown`, and the `whole` that the model saw: it pads to its own aspect.
+// Where a contained image is `shown`, and the `whole` that the model saw: it pads to its own aspect.
 function places({ naturalWidth, naturalHeight }, width, height, aspect) {
   const scale = Math.min(width / naturalWidth, height / naturalHeight);
   const shown = centred(naturalWidth * scale, naturalHeight * scale, width, height);

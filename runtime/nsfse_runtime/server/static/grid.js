@@ -1,4 +1,4 @@
-// The grid of hits. A picture that stays keeps its tile, so nothing flickers: it moves to its new place.
+// The grid of hits. An image that stays keeps its tile, so nothing flickers: it moves to its new place.
 
 import { find, make, still } from "./dom.js";
 import { sentence, spotlight } from "./evidence.js";
@@ -14,7 +14,7 @@ export class Grid {
     list.addEventListener("focusin", ({ target }) => this.activate(target.closest(".tile")));
   }
 
-  // Show `hits` in their order, or the pictures of a shelf; `line` is before which of them matching ends, or null, and
+  // Show `hits` in their order, or the images of a shelf; `line` is before which of them matching ends, or null, and
   // `words` stand there. `texts` say how each text of the question was read.
   show(hits, { line = null, words = "", texts = [] } = {}) {
     const before = new Map([...this.tiles.values()].map((tile) => [tile, tile.getBoundingClientRect()]));
@@ -61,10 +61,10 @@ export class Grid {
   }
 
   blank(id) {
-    const picture = make("img", { src: this.on.thumbnail(id), alt: "", draggable: false, decoding: "async" });
-    picture.addEventListener("error", () => tile.classList.add("gone"), { once: true });
+    const image = make("img", { src: this.on.thumbnail(id), alt: "", draggable: false, decoding: "async" });
+    image.addEventListener("error", () => tile.classList.add("gone"), { once: true });
     const button = { type: "button", tabIndex: -1 };
-    const take = make("button", { ...button, className: "take" }, picture, make("canvas", { className: "map" }));
+    const take = make("button", { ...button, className: "take" }, image, make("canvas", { className: "map" }));
     const named = { title: "Not like this", "aria-label": `not like ${id}` };
     const less = make("button", { ...button, ...named, className: "less" }, "−");
     const added = { title: "Also like this", "aria-label": `also like ${id}` };
@@ -72,13 +72,13 @@ export class Grid {
     const frame = make("div", { className: "frame" }, take, more, less, make("p", { className: "where", "aria-hidden": "true" }));
     const tile = make("li", { className: "tile" }, frame, make("div", { className: "caption" }));
     tile.dataset.id = id;
-    take.addEventListener("click", () => this.on.take(id, picture));
+    take.addEventListener("click", () => this.on.take(id, image));
     less.addEventListener("click", () => this.on.minus(id));
     more.addEventListener("click", () => this.on.more(id));
     return tile;
   }
 
-  // Draw where the `word`th word is in a tile's picture; null takes it away.
+  // Draw where the `word`th word is in a tile's image; null takes it away.
   async light(tile, word) {
     tile.lit = word;
     tile.classList.toggle("lit", false);
@@ -147,20 +147,20 @@ export class Grid {
   }
 }
 
-// The picture that was taken flies to where the reference is.
+// The image that was taken flies to where the reference is.
 export function fly(from) {
-  const picture = find("#reference-picture");
-  const to = picture.getBoundingClientRect();
+  const image = find("#reference-image");
+  const to = image.getBoundingClientRect();
   if (still() || !to.width) return;
   const transform = `translate(${from.x - to.x}px, ${from.y - to.y}px) scale(${from.width / to.width})`;
-  picture.animate([{ transform, transformOrigin: "0 0" }, { transform: "none", transformOrigin: "0 0" }], {
+  image.animate([{ transform, transformOrigin: "0 0" }, { transform: "none", transformOrigin: "0 0" }], {
     ...EASE,
     duration: 420,
   });
 }
 
 function label({ id, match, confidence, score }, at) {
-  if (score === undefined) return `${id}: start with this picture`;
+  if (score === undefined) return `${id}: start with this image`;
   const sure = confidence == null ? "" : `, ${match ? "a match" : "no match"}, ${Math.round(100 * confidence)} percent sure`;
-  return `${at + 1}: ${id}${sure}. Take as the next picture`;
+  return `${at + 1}: ${id}${sure}. Take as the next image`;
 }

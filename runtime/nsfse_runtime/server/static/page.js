@@ -3,28 +3,28 @@
 import { ApiError, information, query, shelf, thumbnailOf } from "./api.js";
 import { copy, curl, python } from "./copy.js";
 import { find, later, still } from "./dom.js";
-import { listenForPictures } from "./drop.js";
+import { listenForImages } from "./drop.js";
 import { Grid, fly } from "./grid.js";
 import * as panel from "./panel.js";
-import { MOST, altered, begun, empty, filtered, pictures, read, said, stepped, write } from "./state.js";
+import { MOST, altered, begun, empty, filtered, images, read, said, stepped, write } from "./state.js";
 import { has, keep } from "./uploads.js";
 
 const HITS = 24;
-const START = ["Find it with a picture and a few words", "Drop a picture, paste one, or start with one of these."];
+const START = ["Find it with an image and a few words", "Drop an image, paste one, or start with one of these."];
 const LOST = [
-  "Your picture stayed where it was",
-  "This address begins with a picture from a device, and such pictures are kept nowhere else. " +
+  "Your image stayed where it was",
+  "This address begins with an image from a device, and such images are kept nowhere else. " +
     "Choose it again, or start with another one.",
 ];
 const BARE = ["This gallery is empty", "Take images into it with: nsfse index GALLERY FOLDER"];
-const GONE = ["This picture is not here", "It may have been renamed or taken out. Start with another one."];
+const GONE = ["This image is not here", "It may have been renamed or taken out. Start with another one."];
 const text = find("#text");
 let info, state, answer, asking;
 
 const grid = new Grid(find("#grid"), {
-  take: (id, picture) => take({ id }, picture),
+  take: (id, image) => take({ id }, image),
   minus: (id) => go({ ...state, minus: [...state.minus, id].slice(-MOST) }),
-  more: (id) => addPicture({ id }),
+  more: (id) => addImage({ id }),
   regions: () => (answer.regions ??= query(answer.state, { k: answer.hits.length, maps: 1 })),
   thumbnail: (id) => thumbnailOf(id, state.gallery),
 });
@@ -63,7 +63,7 @@ function change(part) {
 }
 
 const typed = (value) => {
-  if (!state.steps.length) return tell(value.trim() ? "Now choose a picture to start from." : "");
+  if (!state.steps.length) return tell(value.trim() ? "Now choose an image to start from." : "");
   return change(altered(state, () => ({ text: value })));
 };
 
@@ -81,13 +81,13 @@ function lastEdit() {
 
 const without = (list, at) => list.filter((_, place) => place !== at);
 
-function addPicture(picture) {
-  if (state.steps.at(-1).more.length + 1 < MOST) go(altered(state, (step) => ({ more: [...step.more, picture] })));
+function addImage(image) {
+  if (state.steps.at(-1).more.length + 1 < MOST) go(altered(state, (step) => ({ more: [...step.more, image] })));
 }
 
-function take(chosen, picture, afresh = !answer) {
-  const waiting = afresh ? text.value : ""; // what is written already is meant for the first picture
-  const from = picture?.getBoundingClientRect();
+function take(chosen, image, afresh = !answer) {
+  const waiting = afresh ? text.value : ""; // what is written already is meant for the first image
+  const from = image?.getBoundingClientRect();
   remember(true);
   go(stepped(afresh ? { ...state, steps: [] } : state, begun(chosen, waiting)));
   if (from) fly(from);
@@ -111,7 +111,7 @@ async function ask() {
   const step = state.steps.at(-1);
   const asked = state;
   try {
-    const lost = step && pictures(step).some(({ upload }) => upload && !has(upload));
+    const lost = step && images(step).some(({ upload }) => upload && !has(upload));
     if (step && !lost) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
     else showShelf(await shelf(asked, HITS, signal), ...(lost ? LOST : gallery().images ? START : BARE));
   } catch (error) {
@@ -178,7 +178,7 @@ function showAnswer(found) {
   tell("");
   panel.showUnread(found.texts, gallery().bundle.max_words, { correct, exclude });
   panel.showSpeed(found.timings_ms, info.device);
-  announce([headline, `${hits.length} pictures${hits.length ? `, the first is ${hits[0].id}` : ""}`, ...found.notes].join(". "));
+  announce([headline, `${hits.length} images${hits.length ? `, the first is ${hits[0].id}` : ""}`, ...found.notes].join(". "));
 }
 
 // Exclude a word that the model did not take for an exclusion in a sentence.
@@ -206,7 +206,7 @@ function leadOf({ hits, matches, threshold, state: { where } }) {
 }
 
 function headlineOf({ hits, matches, state: { steps } }) {
-  if (hits.length === 0) return "No picture is left";
+  if (hits.length === 0) return "No image is left";
   if (matches === false) return "Nothing here matches";
   const step = steps.at(-1);
   if (!said(step)) return ["Like this one", "Like both"][step.more.length] ?? "Like all of them";
@@ -219,9 +219,9 @@ function showShelf(images, headline, lead) {
   panel.showUnread([]);
   grid.show(images);
   head(headline, lead);
-  tell(!state.steps.length && text.value.trim() ? "Now choose a picture to start from." : "");
+  tell(!state.steps.length && text.value.trim() ? "Now choose an image to start from." : "");
   find("#others").hidden = images.length >= gallery().images;
-  announce(`${headline}. ${images.length} pictures of the gallery to start with.`);
+  announce(`${headline}. ${images.length} images of the gallery to start with.`);
 }
 
 function head(headline, lead) {
@@ -259,7 +259,7 @@ function listen() {
     target.value = "";
   });
   find("#more-file").addEventListener("change", async ({ target }) => {
-    if (target.files.length) addPicture({ upload: await keep(target.files[0]) });
+    if (target.files.length) addImage({ upload: await keep(target.files[0]) });
     target.value = "";
   });
   find("#refine-toggle").addEventListener("click", ({ currentTarget }) => {
@@ -269,12 +269,12 @@ function listen() {
   for (const [name, snippet] of [["curl", curl], ["python", python]]) {
     find(`#copy-${name}`).addEventListener("click", ({ currentTarget }) => copied(currentTarget, snippet(state, extra())));
   }
-  find("#reference-picture").addEventListener("error", panel.hideReference);
+  find("#reference-image").addEventListener("error", panel.hideReference);
   document.addEventListener("keydown", key);
   document.addEventListener("click", ({ target }) => target.closest("details") || closeFilters());
   addEventListener("popstate", () => go(opened(location.search), { keepAddress: true }));
   addEventListener("pagehide", () => remember(true));
-  listenForPictures(takeFile);
+  listenForImages(takeFile);
 }
 
 async function copied(button, snippet) {

@@ -1,13 +1,13 @@
 // What is asked, shown: the reference, the steps that led to it, suggestions, filters, and what to leave out.
 
-import { pictureOf, thumbnailOf } from "./api.js";
+import { imageOf, thumbnailOf } from "./api.js";
 import { find, make } from "./dom.js";
-import { MOST, pictures, said } from "./state.js";
+import { MOST, images, said } from "./state.js";
 import { has, urlOf } from "./uploads.js";
 
 const BALANCES = [
-  [0.2, "like the picture"],
-  [0.45, "more like the picture"],
+  [0.2, "like the image"],
+  [0.45, "more like the image"],
   [0.55, "both"],
   [0.8, "more like the words"],
   [1.01, "like the words"],
@@ -16,25 +16,25 @@ const BALANCES = [
 export const balanceSaid = (value) => BALANCES.find(([most]) => value < most)[1];
 
 const sourceOf = ({ id, upload }, gallery, source) => (upload ? urlOf(upload) : source(id, gallery));
-const nameOf = ({ id, upload }) => (upload ? "your picture" : id);
+const nameOf = ({ id, upload }) => (upload ? "your image" : id);
 
 export function showReference(state) {
   const step = state.steps.at(-1);
   if (!step || (step.upload && !has(step.upload))) return hideReference();
-  const picture = find("#reference-picture");
-  const source = sourceOf(step, state.gallery, pictureOf);
-  if (picture.getAttribute("src") !== source) picture.src = source;
-  picture.alt = `the reference: ${nameOf(step)}`;
-  picture.hidden = false;
+  const image = find("#reference-image");
+  const source = sourceOf(step, state.gallery, imageOf);
+  if (image.getAttribute("src") !== source) image.src = source;
+  image.alt = `the reference: ${nameOf(step)}`;
+  image.hidden = false;
   find("#reference").classList.add("full");
   find("#reference .choose strong").textContent = "Change";
 }
 
 export function hideReference() {
-  find("#reference-picture").hidden = true;
-  find("#reference-picture").removeAttribute("src");
+  find("#reference-image").hidden = true;
+  find("#reference-image").removeAttribute("src");
   find("#reference").classList.remove("full");
-  find("#reference .choose strong").textContent = "Choose a picture";
+  find("#reference .choose strong").textContent = "Choose an image";
 }
 
 export function showSteps(state, back) {
@@ -42,9 +42,9 @@ export function showSteps(state, back) {
   nav.hidden = state.steps.length < 2;
   const items = state.steps.map((step, at) => {
     const last = at === state.steps.length - 1;
-    const names = pictures(step).map(nameOf).join(" and ");
+    const names = images(step).map(nameOf).join(" and ");
     const label = `step ${at + 1}: ${[names, said(step)].filter(Boolean).join(", ")}`;
-    const seen = pictures(step).map((each) => pictureIn(each, state.gallery));
+    const seen = images(step).map((each) => imageIn(each, state.gallery));
     const button = make("button", { type: "button", title: names, "aria-label": label }, ...seen);
     if (last) button.setAttribute("aria-current", "step");
     button.addEventListener("click", () => back(at));
@@ -54,17 +54,17 @@ export function showSteps(state, back) {
   nav.scrollLeft = nav.scrollWidth;
 }
 
-function pictureIn(each, gallery) {
+function imageIn(each, gallery) {
   const source = sourceOf(each, gallery, thumbnailOf);
   return source ? make("img", { src: source, alt: "" }) : make("span", { className: "lost" }, "?");
 }
 
-// The other pictures that the answer is to be like, and the edits that are done; each is taken away by a click.
+// The other images that the answer is to be like, and the edits that are done; each is taken away by a click.
 export function showMore(state, remove) {
   const step = state.steps.at(-1);
   const items = (step?.more ?? []).map((each, at) => {
     const named = { title: `${nameOf(each)}: take it away`, "aria-label": `not like ${nameOf(each)} any more` };
-    const button = make("button", { ...named, type: "button" }, pictureIn(each, state.gallery));
+    const button = make("button", { ...named, type: "button" }, imageIn(each, state.gallery));
     button.addEventListener("click", () => remove(at));
     return make("li", {}, button);
   });
@@ -134,9 +134,9 @@ export function showMinus(state, remove) {
   const box = find("#minus");
   box.hidden = !state.minus.length;
   const items = state.minus.map((id) => {
-    const picture = make("img", { src: thumbnailOf(id, state.gallery), alt: "" });
+    const image = make("img", { src: thumbnailOf(id, state.gallery), alt: "" });
     const named = { title: `${id}: allow it again`, "aria-label": `allow ${id} again` };
-    const button = make("button", { ...named, type: "button" }, picture);
+    const button = make("button", { ...named, type: "button" }, image);
     button.addEventListener("click", () => remove(id));
     return make("li", {}, button);
   });
@@ -175,7 +175,7 @@ export function showGalleries(names, current, change) {
   select.onchange = () => change(select.value);
 }
 
-const STAGES = { queue: "waiting", decode: "reading", image: "picture", text: "words", stage1: "search", stage2: "evidence" };
+const STAGES = { queue: "waiting", decode: "reading", image: "image", text: "words", stage1: "search", stage2: "evidence" };
 
 export function showSpeed(timings, device) {
   const parts = Object.entries(STAGES).filter(([name]) => timings[name] > 0);

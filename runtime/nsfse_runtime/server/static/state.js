@@ -1,12 +1,12 @@
 // A state is one question: the steps that led to it, the last of which is asked, and what narrows it.
 // It lives in the address, in the order of the steps: ?id=a.png&text=make+it+red&id=b.png&text=with+stripes
-// A step has a picture, more pictures to be like (and-like, and-upload), edits that are done (edit), and the one that is
+// A step has an image, more images to be like (and-like, and-upload), edits that are done (edit), and the one that is
 // being typed (text).
 
-export const MOST = 8; // of pictures and of edits, as many as a query may have
+export const MOST = 8; // of images and of edits, as many as a query may have
 
-export const begun = (picture, text = "") => ({ ...picture, more: [], edits: [], text });
-export const pictures = ({ id, upload, more }) => [upload ? { upload } : { id }, ...more];
+export const begun = (image, text = "") => ({ ...image, more: [], edits: [], text });
+export const images = ({ id, upload, more }) => [upload ? { upload } : { id }, ...more];
 export const edits = (step) => [...step.edits, step.text].map((each) => each.trim()).filter(Boolean);
 export const said = (step) => edits(step).join(", ");
 
