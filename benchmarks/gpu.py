@@ -5,7 +5,7 @@ python benchmarks/gpu.py --trt [--smoke] [--bundle BUNDLE] [-o DIR]    serving i
 
 The towers are those of ViT-B/32. The plain loop is in the manner of CLIP4Cir: one vector for each image and text, a
 combiner, cross entropy over the batch. Both train all of the towers, encode each image of the batch once and use
-bfloat16 where training would (NSFSE_AMP=on or off forces it).
+bfloat16 where training would (NSFSE_BF16_AUTOCAST=on or off forces it).
 """
 
 import argparse
@@ -134,7 +134,7 @@ def plain_step(size: dict[str, Any], settings: TrainConfig, device: torch.device
     images, texts, combiner = ImageTower(size), TextTower(size), Combiner(size["dim"])
     model = nn.ModuleList([images, texts, combiner]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
-    numbers = choose(str(settings.amp), device)
+    numbers = choose(str(settings.bf16_autocast), device)
 
     def encoded(pixels: Tensor, reference: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         vectors, _ = images(pixels.permute(0, 3, 1, 2).float() / 255.0)
@@ -177,7 +177,7 @@ def agreement(size: dict[str, Any], settings: TrainConfig, device: torch.device)
         return None
     batch = synthetic(size, 16)
     found = {
-        kind: nsfse_step(size, changed_settings(settings, amp="off"), torch.device(kind))(batch)
+        kind: nsfse_step(size, changed_settings(settings, bf16_autocast="off"), torch.device(kind))(batch)
         for kind in ("cpu", "cuda")
     }
     return found | {"agree": abs(found["cpu"] - found["cuda"]) <= AGREE * abs(found["cpu"])}
@@ -221,7 +221,7 @@ def main() -> None:
     batch = synthetic(size, given.batch or (8 if given.toy else 256))
     settings = TrainConfig(lr=1e-5, batch=len(batch.pixels))
     common: dict[str, Any] = {"batch": batch, "steps": size["steps"]}
-    parts = changed_settings(settings, accumulate=4)
+    parts = changed_settings(settings, grad_cache_chunks=4)
     checked = agreement(size, settings, device)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     print(json.dumps({

@@ -25,7 +25,7 @@ from serve import form_of, memory, serving
 from nsfse_runtime import Gallery
 
 TEXT = "make it red"
-FIELDS = ("text", "minus_text", "id", "where", "gallery")
+FIELDS = ("texts", "negative_texts", "id", "where", "gallery")
 CLIENTS = 3
 SECONDS_UP = 0.5
 
@@ -75,7 +75,7 @@ def images(port: int, files: Iterable[Path]) -> Asked:
     """Ask for each file as an image."""
     asked = Asked()
     for file in files:
-        asked.add(port, [("text", TEXT.encode()), ("image", file.read_bytes())])
+        asked.add(port, [("texts", TEXT.encode()), ("image", file.read_bytes())])
     return asked
 
 
@@ -93,7 +93,7 @@ class Client:
 
     def __init__(self, port: int, name: str) -> None:
         self.replies: list[tuple[float, int]] = []
-        self._fields = [("text", TEXT.encode()), ("id", name.encode())]
+        self._fields = [("texts", TEXT.encode()), ("reference_ids", name.encode())]
         self._port, self._end = port, threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

@@ -51,7 +51,7 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
         tokenizer = Tokenizer.from_file(path, config.model.max_words)
         trainers = {}
         for mode, amp in MODES.items():
-            changed = load_config(bases=[_tree(config)], overrides=[f"train.amp={amp}"])
+            changed = load_config(bases=[_tree(config)], overrides=[f"train.bf16_autocast={amp}"])
             torch.manual_seed(config.train.seed)
             model = build_model(changed.model, len(tokenizer))
             load_pretrained(model, path)

@@ -67,8 +67,8 @@ def averaged(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | 
 
 def told(_: Any, search: Search, asked: Sequence[Told]) -> list[Asked | NsfseError]:
     """Say what must not be there as one more edit, "no stripes"."""
-    said = [replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.minus_texts)) for q, _ in asked]
-    return search.asked([(replace(query, minus_texts=()), at) for query, (_, at) in zip(said, asked, strict=True)])
+    said = [replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in asked]
+    return search.asked([(replace(query, negative_texts=()), at) for query, (_, at) in zip(said, asked, strict=True)])
 
 
 def subtracted(share: float) -> Way:
@@ -77,13 +77,13 @@ def subtracted(share: float) -> Way:
     def less(scorer: Any, search: Search, query: Triplet, asked: Asked | NsfseError) -> Asked | NsfseError:
         if isinstance(asked, NsfseError):
             return asked
-        unwanted = [*(scorer.sentence(list(query.minus_texts)) if query.minus_texts else ())]
-        unwanted += [*search.targets(query.minus).vectors] if query.minus else []
+        unwanted = [*(scorer.sentence(list(query.negative_texts)) if query.negative_texts else ())]
+        unwanted += [*search.targets(query.negative_images).vectors] if query.negative_images else []
         vector = unit(asked.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
         return replace(asked, vector=vector, parts=tuple(replace(part, vector=vector) for part in asked.parts))
 
     def way(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
-        found = only(minus_texts=(), minus=())(scorer, search, told)
+        found = only(negative_texts=(), negative_images=())(scorer, search, told)
         return [less(scorer, search, query, asked) for (query, _), asked in zip(told, found, strict=True)]
 
     return way
@@ -102,7 +102,7 @@ WAYS: dict[str, dict[str, Way]] = {
     },
     "drawn-minus": {
         "ours": ours,
-        "ignored": only(minus_texts=(), minus=()),
+        "ignored": only(negative_texts=(), negative_images=()),
         "half of their vectors subtracted": subtracted(0.5),
         "twice their vectors subtracted": subtracted(2.0),
         SAID: told,
@@ -120,7 +120,7 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
         for kind in dict.fromkeys(query.kind for query in protocol.queries):
             queries = [query for query in protocol.queries if query.kind == kind][:most]
             for name, way in WAYS[protocol.name].items():
-                if name == SAID and not queries[0].minus_texts:
+                if name == SAID and not queries[0].negative_texts:
                     continue
                 scores = _scores(scorer, protocol, search, queries, way)
                 rows.append({"protocol": protocol.name, "kind": kind, "way": name, "queries": len(queries), **scores})

@@ -119,17 +119,17 @@ def bodies_of(path: Path, by: str, text: str, count: int = 64) -> list[tuple[str
         images = [(gallery.ids[row], gallery.path_of(row)) for row in rows]
     forms = []
     for name, file in images:
-        reference = ("id", name.encode()) if by == "id" else ("image", file.read_bytes())
-        forms.append(form_of([("text", text.encode()), reference]))
+        reference = ("reference_ids", name.encode()) if by == "id" else ("reference_images", file.read_bytes())
+        forms.append(form_of([("texts", text.encode()), reference]))
     return forms
 
 
 def form_of(fields: list[tuple[str, bytes]]) -> tuple[str, bytes]:
-    """Return the content type and the body of a form; `image` is sent as a file."""
+    """Return the content type and the body of a form; `reference_images` is sent as a file."""
     mark = secrets.token_hex(8)
     body = io.BytesIO()
     for name, value in fields:
-        file = '; filename="x"' if name == "image" else ""
+        file = '; filename="x"' if name == "reference_images" else ""
         body.write(f'--{mark}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode())
         body.write(value + b"\r\n")
     body.write(f"--{mark}--\r\n".encode())

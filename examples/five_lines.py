@@ -6,4 +6,4 @@ bundle = Bundle.open("bundle")
 gallery = Gallery.open("my.gallery", bundle, create=True)
 gallery.sync("photos")
 for hit in Retriever(bundle, gallery).query("dress.jpg", "make it red", k=10).hits:
-    print(hit.id, round(hit.score, 2), hit.match, [word.word for word in hit.evidence if not word.matched])
+    print(hit.id, round(hit.score, 2), hit.is_match, [word.word for word in hit.evidence if not word.matched])

@@ -24,7 +24,7 @@ def show(result: Result) -> None:
     for rank, hit in enumerate(result.hits, 1):
         lacking = [word.word for word in hit.evidence if not word.matched]
         print(f"{rank}. {hit.score:6.2f}  {hit.path}", f"  not: {' '.join(lacking)}" if lacking else "")
-    if result.matches is False:
+    if result.has_match is False:
         print("nothing here matches")
 
 

@@ -24,7 +24,7 @@ def alternatives(shop: Retriever, product: str, text: str, without: str) -> Resu
     """Find five products of `product`'s own category that fulfil `text` and show nothing of `without`."""
     category = shop.gallery.metadata([shop.gallery.row(product)])[0].get("category")
     where = {"category": category} if category else None
-    return shop.query(product, text, k=5, where=where, minus_texts=[without])
+    return shop.query(product, text, k=5, where=where, negative_texts=[without])
 
 
 def answers(shop: Retriever, asked: list[tuple[str, str]]) -> Iterator[str]:

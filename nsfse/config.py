@@ -15,7 +15,7 @@ from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
 FITTING_QUERIES = 600
-AMP, AMP_VARIABLE = ("auto", "on", "off"), "NSFSE_AMP"
+AMP, AMP_VARIABLE = ("auto", "on", "off"), "NSFSE_BF16_AUTOCAST"
 _OLD_AMP = {"true": "auto", "1": "auto", "false": "off", "0": "off"}
 
 
@@ -42,7 +42,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the backbone's weights come from: a file, a folder, `hub:OWNER/NAME`, `random`, or its own default."""
     frozen_stages: int = 0
     """Stages of the pre-trained image trunk that do not learn, from the image on; -1 for all."""
-    cell: int = 32
+    stride: int = 32
     """Pixels of a region's side in efficientnet-lite0 and resnet50; with 16 the former ends at its fifth stage."""
     glove: str = ""
     """A GloVe text file for the first word embeddings."""
@@ -52,7 +52,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: int = 1
     """Residual blocks in each stage of the tiny backbone."""
     dim: int = 128
-    views: int = 4
+    global_tokens: int = 4
     """Vectors of the whole image beside its regions; each is compared with the same one of a candidate."""
     max_words: int = 24
     infusion: bool = True
@@ -63,18 +63,18 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sharpness of the head's attention (λ)."""
     alpha: float = 2.0
     """Cost of calling a mismatched correspondence matched, against the reverse (α)."""
-    head_reach: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    head_grad_scale: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     """How much of what the head learns goes on to what stage 1 learns from; at 0 it moves its own layers alone."""
     channel_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of the trunk's channels that each image goes without in training, where regions are cells of a trunk."""
-    cells: Annotated[int, msgspec.Meta(ge=0)] = 4
+    pool_grid: Annotated[int, msgspec.Meta(ge=0)] = 4
     """A CLIP's patches are averaged to a grid of so many cells a side, which are its regions; 0 keeps the patches."""
-    clip: dict[str, Any] = {}
+    clip_config: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"
     """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, slerp, tirg, combiner, artemis."""
-    facts: bool = False
-    """Whether a baseline learns from known facts, too, by train.naming_weight and train.evidence_weight (§9)."""
+    attribute_supervision: bool = False
+    """Whether a baseline learns attributes, too, by train.word_role_weight and train.word_grounding_weight (§9)."""
     text_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """How much the text counts in `sum` and `slerp`: 0 is image-only, 1 text-only."""
     boundary: Literal["dynamic"] | float = "dynamic"
@@ -94,20 +94,21 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Steps in all, in as many epochs as they need; 0 for those of `epochs`."""
     batch: int = 256
     lr: float = 1e-3
-    backbone_lr: float = 0.1
+    backbone_lr_scale: float = 0.1
     """The rate of pre-trained parameters as a share of `lr`; 0 freezes them."""
     weight_decay: float = 0.05
-    warmup: float = 0.05
+    warmup_ratio: float = 0.05
     """Share of all steps in which the learning rate rises."""
-    clip: float = 1.0
-    average: float = 0.998
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
     """Decay of the running average of the weights, which is what is saved for use; 0 for none."""
-    amp: str | bool = "auto"
+    bf16_autocast: str | bool = "auto"
     """bfloat16 in encoders and in products of the pair head: auto (on GPUs that compute in it), on or off.
 
-    The environment's NSFSE_AMP stands in for auto. True and false, as older configurations have it, are auto and off.
+    The environment's NSFSE_BF16_AUTOCAST stands in for auto. True and false, as older configurations have it, are auto
+    and off.
     """
-    augment: float = 1.0
+    augment_strength: float = 1.0
     """Strength of shifts, scaling, flips and brightness on images; 0 for none."""
     word_dropout: float = 0.05
     """Share of words replaced by the unknown word, so that an unseen word is bearable."""
@@ -119,15 +120,15 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     distill_weight: float = 0.1
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
-    naming_weight: float = 0.3
+    word_role_weight: float = 0.3
     """How much is learned of which words ask, and for absence, where the source knows."""
-    evidence_weight: float = 3.0
+    word_grounding_weight: float = 3.0
     """How much is learned of what those words look like, in every image of a batch that the source knows."""
     title_weight: float = 0.5
     """How much is learned of what products are called, where the source knows titles; 0 leaves them unread."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
-    accumulate: Annotated[int, msgspec.Meta(ge=1)] = 1
+    grad_cache_chunks: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Parts in which a batch is encoded: less memory, one more pass, the same loss and gradient (docs/training.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where torch computes; auto is the GPU where there is one."""
@@ -141,11 +142,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decoded images kept in memory, up to this size."""
 
     def __post_init__(self) -> None:
-        """Give `amp` its name. Raises UsageError for another value than those."""
-        said = str(self.amp).lower()
-        msgspec.structs.force_setattr(self, "amp", _OLD_AMP.get(said, said))
-        if self.amp not in AMP:
-            raise UsageError(f"train.amp is {said!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
+        """Give `bf16_autocast` its name. Raises UsageError for another value than those."""
+        said = str(self.bf16_autocast).lower()
+        msgspec.structs.force_setattr(self, "bf16_autocast", _OLD_AMP.get(said, said))
+        if self.bf16_autocast not in AMP:
+            raise UsageError(f"train.bf16_autocast is {said!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,7 @@ def plain() -> dict[str, str]:
         found["NPY_DISABLE_CPU_FEATURES"] = ",".join(features)
     if platform.machine().lower() in ("x86_64", "amd64"):
         found["OPENBLAS_CORETYPE"] = "Prescott" if openblas() == "Nehalem" else "Nehalem"  # numpy's BLAS
-    found["NSFSE_AMP"] = "off" if bfloat16().startswith("on") else "on"
+    found["NSFSE_BF16_AUTOCAST"] = "off" if bfloat16().startswith("on") else "on"
     return found
 
 
@@ -85,7 +85,7 @@ def report() -> dict[str, str]:
         import onnxruntime
 
         runtime = f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}"
-    names = (*VARIABLES, "NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE", "NSFSE_AMP", "OMP_NUM_THREADS")
+    names = (*VARIABLES, "NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE", "NSFSE_BF16_AUTOCAST", "OMP_NUM_THREADS")
     return {
         "processor": flags(),
         "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",

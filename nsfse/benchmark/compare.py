@@ -29,6 +29,7 @@ from nsfse.training.dataloader import ImageCache
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.output_files import check_folder
+from nsfse_runtime.types import SCHEMA_VERSION
 
 SPLITS = ("test", "val")
 """Where a protocol is looked for: validation only where the data set has no test queries of it."""
@@ -37,7 +38,7 @@ ABLATIONS = {
     "gamma": "model.gamma",
     "alpha": "model.alpha",
     "no-infusion": "model.infusion=false",
-    "unnamed": "train.naming_weight=0 train.evidence_weight=0",
+    "unnamed": "train.word_role_weight=0 train.word_grounding_weight=0",
     "sentence": 'model.words="sentence"',
     "cross-only": 'model.branches="cross"',
     "visual-only": 'model.branches="visual"',
@@ -172,7 +173,7 @@ def _ablation(switch: str) -> list[str]:
 def _baseline_switch(name: str, switch: str) -> list[str]:
     if switch != FACTS:
         raise UsageError(f"no method '{name}:{switch}'; of {name} there are: {name}:{FACTS}, {name}:{MINUTES}")
-    return ["model.facts=true"]
+    return ["model.attribute_supervision=true"]
 
 
 def _switches(method: str) -> list[str]:
@@ -264,7 +265,12 @@ class _Results:
         file = self.out / "results" / f"{run.name}.json"
         config = msgspec.to_builtins(run.config)
         if not file.exists():
-            known = {"schema_version": 1, "method": run.method, "seed": run.seed, "preset": run.task.preset}
+            known = {
+                "schema_version": SCHEMA_VERSION,
+                "method": run.method,
+                "seed": run.seed,
+                "preset": run.task.preset,
+            }
             times = {"trained": False, "steps": 0, "train_seconds": 0.0, "evaluate_seconds": 0.0}
             return {**known, **times, "scores": {}, "config": config}
         try:
@@ -334,7 +340,13 @@ def _images(run: Run, scorer: TorchScorer) -> ImageCache:
 
 
 def _write(out: Path, rows: Sequence[Row], missing: Sequence[str], captions: Mapping[str, str]) -> tuple[Path, ...]:
-    tree = {"schema_version": 1, "rows": rows, "findings": findings(rows), "blocks": captions, "missing": missing}
+    tree = {
+        "schema_version": SCHEMA_VERSION,
+        "rows": rows,
+        "findings": findings(rows),
+        "blocks": captions,
+        "missing": missing,
+    }
     texts = {
         "table.md": markdown(rows, missing, captions).encode(),
         "table.json": msgspec.json.format(msgspec.json.encode(tree), indent=2),

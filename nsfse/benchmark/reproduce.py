@@ -13,6 +13,7 @@ from nsfse.data import Source
 from nsfse.data.registry import open_source
 from nsfse.progress import say, stages_bar, training_bar
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
+from nsfse_runtime.types import SCHEMA_VERSION
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -66,7 +67,7 @@ def describe_recipe(name: str, data: Path | None = None, images: Path | None = N
     """Return what a recipe needs, does and expects; with `data`, also what of that is there."""
     recipe = load_recipe(name)
     found: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "recipe": name,
         "title": recipe.title,
         "data": {**msgspec.structs.asdict(recipe.data), "counts": dict(_official(recipe.dataset))},
@@ -174,7 +175,7 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
     entries = {result.protocol.name: result.to_json() for result in found.results}
     about = found.to_json()
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "recipe": name,
         "title": recipe.title,
         "protocol": recipe.protocol,

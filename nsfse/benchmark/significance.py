@@ -81,7 +81,7 @@ def outcomes(result: ProtocolResult) -> dict[str, str]:
     for group in together:
         query = rankings[group[0]].query
         digest.update(
-            repr((query.reference_ids, query.texts, query.more_texts, query.minus_texts, query.targets)).encode()
+            repr((query.reference_ids, query.texts, query.more_texts, query.negative_texts, query.targets)).encode()
         )
     words = {f"R@{k}": " ".join("".join("01"[ranks[at] < k] for at in group) for group in together) for k in (1, 10)}
     return {"queries": digest.hexdigest(), **words}

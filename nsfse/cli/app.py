@@ -13,6 +13,7 @@ import typer
 import nsfse
 from nsfse.cli.errors import report
 from nsfse_runtime.errors import InputError, UsageError
+from nsfse_runtime.types import SCHEMA_VERSION
 
 app = typer.Typer(
     add_completion=False,
@@ -83,7 +84,7 @@ def train(
         result = train(settings, out, resume=not fresh, progress=follow)
     done = {"run": result.path, "metrics": result.metrics, "interrupted": result.interrupted}
     if first_process():
-        _print({"schema_version": 1, **done}, training_text, as_json)
+        _print({"schema_version": SCHEMA_VERSION, **done}, training_text, as_json)
     raise typer.Exit(130 if result.interrupted else 0)
 
 
@@ -106,7 +107,7 @@ def init(
     from nsfse_export import export_bundle
 
     with untrained_run(weights, backbone=backbone, method=method, text_share=text_share) as run:
-        _print({"schema_version": 1, **asdict(export_bundle(run, out))}, outline, as_json)
+        _print({"schema_version": SCHEMA_VERSION, **asdict(export_bundle(run, out))}, outline, as_json)
 
 
 @app.command()
@@ -138,7 +139,7 @@ def export(
 
         with stages_bar() as follow:
             bundle = bundle_for_engines(run, out, **options, progress=follow, tell=say)
-        _print({"schema_version": 1, **asdict(build_engines(bundle))}, outline, as_json)
+        _print({"schema_version": SCHEMA_VERSION, **asdict(build_engines(bundle))}, outline, as_json)
         return
     if out is None:
         raise typer.BadParameter("a run is exported to a folder; name it with -o BUNDLE")
@@ -146,7 +147,7 @@ def export(
 
     with stages_bar() as follow:
         done = export_bundle(run, out, **options, progress=follow, tell=say)
-    _print({"schema_version": 1, **asdict(done)}, outline, as_json)
+    _print({"schema_version": SCHEMA_VERSION, **asdict(done)}, outline, as_json)
 
 
 @app.command()
@@ -182,7 +183,7 @@ def index(
     with indexing_bar() as follow:
         place = place_of(device, provider)
         done, count = index_folder(gallery, folder, bundle, place, **options, progress=follow)
-    _print({"schema_version": 1, **asdict(done)}, index_text, as_json)
+    _print({"schema_version": SCHEMA_VERSION, **asdict(done)}, index_text, as_json)
     if not count and not done.failed:
         say(f"nsfse: the gallery is empty: {folder} holds no images")
     if done.failed and not count:
@@ -200,10 +201,10 @@ def query(
     and_like: Annotated[
         list[str] | None, typer.Option("--and-like", help="Another image to be like. Repeatable.")
     ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option("--without", help="What must not be there: stripes. Repeatable.")
+    exclude_text: Annotated[
+        list[str] | None, typer.Option("--exclude-text", help="What must not be there: stripes. Repeatable.")
     ] = None,
-    not_like: Annotated[list[str] | None, typer.Option(help="An image not to be like. Repeatable.")] = None,
+    exclude_image: Annotated[list[str] | None, typer.Option(help="An image not to be like. Repeatable.")] = None,
     balance: Annotated[
         float, typer.Option(min=0, max=1, help="0 like the image alone, 0.5 both, 1 like the words alone.")
     ] = 0.5,
@@ -211,7 +212,7 @@ def query(
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
     where: Annotated[list[str] | None, typer.Option(help="Only images with COLUMN=VALUE[,VALUE]. Repeatable.")] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 looks at.")] = 100,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
     search: Annotated[
         Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 images.")
     ] = "auto",
@@ -240,17 +241,27 @@ def query(
     )
 
     retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
-    check_sheets(retriever.gallery, [image, *(and_like or ()), *(not_like or ())], png, html)
-    options: dict[str, Any] = {"k": k, "where": conditions(where or ()), "rerank": rerank, "min_score": min_score}
-    options |= {"minus_texts": without or (), "minus": not_like or (), "balance": balance, "maps": maps}
+    check_sheets(retriever.gallery, [image, *(and_like or ()), *(exclude_image or ())], png, html)
+    options: dict[str, Any] = {
+        "k": k,
+        "where": conditions(where or ()),
+        "rerank": rerank,
+        "min_confidence": min_confidence,
+    }
+    options |= {
+        "negative_texts": exclude_text or (),
+        "negative_images": exclude_image or (),
+        "balance": balance,
+        "maps": maps,
+    }
     texts = [each for each in (text, *(more or ())) if each is not None]
     references = [image, *(and_like or ())]
-    check_references(retriever.gallery, [*references, *(not_like or ())], texts, balance)
+    check_references(retriever.gallery, [*references, *(exclude_image or ())], texts, balance)
     result = retriever.query(references, texts, **options)
-    said = "; ".join([*texts, *(f"without {each}" for each in without or ())])
-    others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in not_like or ()]
+    said = "; ".join([*texts, *(f"without {each}" for each in exclude_text or ())])
+    others = [("and like", each) for each in and_like or ()] + [("not like", each) for each in exclude_image or ()]
     write_sheets(retriever.gallery, image, said, result, png, html, others)
-    if not as_json and not result.hits and result.matches is None and all(text.whole for text in result.texts):
+    if not as_json and not result.hits and result.has_match is None and all(text.whole for text in result.texts):
         typer.echo(why_empty(retriever.gallery, options["where"]))
         return
     if not as_json and in_colour():
@@ -432,7 +443,7 @@ def accuracy(
     named = methods.split(",") if methods else METHODS if blocks else COMPARED
     settings |= {"minutes": minutes, "blocks": blocks.split(",") if blocks else ()}
     found = compare(protocols.split(","), named, out, **settings)
-    _print({"schema_version": 1, **asdict(found)}, comparison_text, as_json)
+    _print({"schema_version": SCHEMA_VERSION, **asdict(found)}, comparison_text, as_json)
     raise typer.Exit(130 if found.interrupted else 0)
 
 
@@ -447,7 +458,7 @@ def speed(
     rounds: Annotated[int, typer.Option(min=3, help="Rounds in which the ways take turns.")] = 7,
     minutes: Annotated[float, typer.Option(min=0, help="Begin nothing more after so long, and say what is left.")] = 15,
     dim: Annotated[int, typer.Option(min=8, help="d of the default model.")] = 128,
-    cells: Annotated[int, typer.Option(min=0, help="Its cells a side (model.cells).")] = 4,
+    cells: Annotated[int, typer.Option(min=0, help="Its cells a side (model.pool_grid).")] = 4,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure torch.compile, too: minutes more.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -523,7 +534,7 @@ def demo(
     with ready.listener as listener:
         address = url_of(listener)
         facts = {"url": address, "images": ready.images, "gallery": ready.gallery, "bundle": ready.bundle}
-        _print({"schema_version": 1, **facts}, boxed_text, as_json)
+        _print({"schema_version": SCHEMA_VERSION, **facts}, boxed_text, as_json)
         sys.stdout.flush()
         if browser:
             show(address)

@@ -15,6 +15,7 @@ from typing import Any
 import nsfse
 from nsfse.config import AMP_VARIABLE
 from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.types import SCHEMA_VERSION
 
 PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
@@ -34,7 +35,7 @@ def examine(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
     """
     versions = {name: version for name in PACKAGES if (version := _version(name))}
     report: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "nsfse": nsfse.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

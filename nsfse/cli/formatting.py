@@ -31,7 +31,7 @@ MARKS = {"matched": "+", "mismatched": "-", "silent": ""}
 NO_MATCH = "nothing here matches"
 EMPTY = {
     None: "no image in the gallery fits these conditions",
-    True: "no image is of this confidence; lower --min-score",
+    True: "no image is of this confidence; lower --min-confidence",
     False: NO_MATCH,
 }
 """What is said of no hits, by `Result.matches`."""
@@ -155,7 +155,7 @@ def _rows_name(count: int) -> str:
 def empty(result: "Result") -> str:
     """Return what is said of no hits."""
     whole = all(text.whole for text in result.texts)
-    return EMPTY[result.matches] if whole else "no hit is left"
+    return EMPTY[result.has_match] if whole else "no hit is left"
 
 
 def _failed_lines(failed: Sequence[tuple[str, str]]) -> list[str]:
@@ -205,15 +205,15 @@ def query_text(result: Any) -> str:
 def match_lines(result: "Result") -> list[str]:
     """Return that nothing matches, where it is so, and from which confidence on a hit would."""
     if result.threshold is None:
-        return [NO_MATCH] if result.matches is False else []
-    if result.matches is False:
+        return [NO_MATCH] if result.has_match is False else []
+    if result.has_match is False:
         return [f"{NO_MATCH}: no confidence reaches {result.threshold:.2f}"]
     return [f"a match has a confidence of {result.threshold:.2f} or more"]
 
 
 def _match(hit: "Hit") -> str:
     """Return whether a hit is a match, and how confident that is where the model tells it."""
-    said = {True: "yes", False: "no", None: "-"}[hit.match]
+    said = {True: "yes", False: "no", None: "-"}[hit.is_match]
     return said if hit.confidence is None else f"{said:<3} {hit.confidence:.2f}"
 
 
@@ -306,7 +306,7 @@ def write_sheets(
     from nsfse_runtime.visualize.rows import sheet_row
 
     names = [Path(image).name, *(f"{said} {Path(name).name}" for said, name in more)]
-    note = ", ".join([NO_MATCH, *names] if result.matches is False else names)
+    note = ", ".join([NO_MATCH, *names] if result.has_match is False else names)
     others = [(said, image_file(gallery, name)) for said, name in more]
     row = sheet_row(image_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
     if png:

@@ -70,7 +70,7 @@ def print_query(console: "Console", result: "Result") -> None:
         return
     console.print(query_table(result))
     for line in match_lines(result):
-        console.print(Text(line, "bold" if result.matches is False else "bright_black"))
+        console.print(Text(line, "bold" if result.has_match is False else "bright_black"))
     for note in result.notes:
         console.print(Text(printable(note), "yellow"))
     if (total := result.timings_ms.get("total")) is not None:
@@ -89,9 +89,9 @@ def query_table(result: "Result") -> "Table":
     table.add_column("match")
     table.add_column("name", overflow="fold", ratio=1)
     table.add_column("words", overflow="fold", ratio=2)
-    last = max((rank for rank, hit in enumerate(result.hits, 1) if hit.match), default=0)
+    last = max((rank for rank, hit in enumerate(result.hits, 1) if hit.is_match), default=0)
     for rank, hit in enumerate(result.hits, 1):
-        name = _text(printable(hit.id), "" if hit.match is not False else "bright_black")
+        name = _text(printable(hit.id), "" if hit.is_match is not False else "bright_black")
         table.add_row(str(rank), f"{hit.score:.2f}", _match(hit), name, _words(hit), end_section=rank == last)
     return table
 
@@ -103,7 +103,7 @@ def _text(text: str, style: str) -> "Text":
 
 
 def _match(hit: "Hit") -> "Text":
-    said, style = {True: ("match", "bold green"), False: ("weak", "bright_black"), None: ("", "")}[hit.match]
+    said, style = {True: ("match", "bold green"), False: ("weak", "bright_black"), None: ("", "")}[hit.is_match]
     sure = "" if hit.confidence is None else f" {100 * hit.confidence:.0f} %"
     return _text(said + sure, style)
 

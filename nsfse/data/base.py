@@ -76,20 +76,20 @@ class Triplet:
     more_references: tuple[str, ...] = ()
     more_texts: tuple[tuple[str, ...], ...] = ()
     """Further edits, each in as many phrasings as `texts` has."""
-    minus_texts: tuple[str, ...] = ()
+    negative_texts: tuple[str, ...] = ()
     """What must not be there, in words."""
-    minus: tuple[str, ...] = ()
+    negative_images: tuple[str, ...] = ()
     """Images that the answer must not be like."""
 
     @property
     def plain(self) -> bool:
         """Return whether this is one image and one text."""
-        return not (self.more_references or self.more_texts or self.minus_texts or self.minus)
+        return not (self.more_references or self.more_texts or self.negative_texts or self.negative_images)
 
     @property
     def reference_ids(self) -> tuple[str, ...]:
         """Return every image that the query shows; none of them is an answer."""
-        return (self.reference, *self.more_references, *self.minus)
+        return (self.reference, *self.more_references, *self.negative_images)
 
     def texts_at(self, position: int) -> tuple[str, ...]:
         """Return the edits of a phrasing, one text each."""

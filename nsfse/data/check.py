@@ -5,6 +5,7 @@ from typing import Any
 
 from nsfse.data import CheckReport
 from nsfse.data.datasets.file_index import EMPTY, counted
+from nsfse_runtime.types import SCHEMA_VERSION
 
 __all__ = ["check_dataset", "report_json", "report_lines"]
 
@@ -24,7 +25,7 @@ def report_json(report: CheckReport) -> dict[str, Any]:
     """Return the report as JSON-able values, with the whole list of missing ids and of broken files."""
     zero = [file for file, reason in report.broken if reason == EMPTY]
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "dataset": report.name,
         "ok": report.ok,
         "counts": {key: {"found": n, "expected": report.expected.get(key)} for key, n in _all_counts(report).items()},

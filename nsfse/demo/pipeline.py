@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nsfse.demo.contact_sheet import look
 from nsfse.progress import indexing_bar, say, stages_bar, training_bar
 from nsfse_runtime.output_files import check_folder
+from nsfse_runtime.types import SCHEMA_VERSION
 
 PRESET = "drawn-easy"
 PROTOCOL = "drawn"
@@ -96,7 +97,7 @@ def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
 def _summary(out: Path, torch: Any, runtime: Any, seconds: dict[str, float]) -> dict[str, Any]:
     pairs = [(torch[mode][name], runtime[mode][name]) for mode in MODES for name in ("R@1", "R@10", "R@50")]
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "torch": torch,
         "runtime": runtime,
         "largest_difference": max(abs(a - b) for a, b in pairs),

@@ -131,7 +131,7 @@ class _Examiner:
         for (ranked, rank), asked in zip(chosen, self._search.asked(told, BALANCES[self._mode]), strict=True):
             if isinstance(asked, NsfseError):  # it was ranked by its image alone, which has nothing to show
                 continue
-            texts = ranked.query.texts_at(ranked.position), ranked.query.minus_texts
+            texts = ranked.query.texts_at(ranked.position), ranked.query.negative_texts
             whole = all(text.whole for text in readings(tokenizer_of(self._scorer), *texts, asked))
             found, mean = self._first(ranked.query, asked, whole)
             rest = self._answers(ranked.query)

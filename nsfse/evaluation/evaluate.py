@@ -25,6 +25,7 @@ from nsfse.evaluation.ranker import MODES, Mode, Search, TextScorer
 from nsfse.evaluation.scores import ProtocolResult, Ranked, category_means, score_rankings, split_category
 from nsfse_runtime.errors import DataError, UsageError
 from nsfse_runtime.search.two_stage import pairs_scored
+from nsfse_runtime.types import SCHEMA_VERSION
 
 __all__ = [
     "MODES",
@@ -66,7 +67,7 @@ class Evaluation:
             modes.setdefault(result.mode, {})[result.protocol.name] = result.to_json()
         first, *others = modes
         return {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "protocols": modes[first],
             "modes": {mode: modes[mode] for mode in others},
             "summary": self.summary,
@@ -320,7 +321,7 @@ def _absent_categories(protocols: Sequence[data.Protocol]) -> dict[str, str]:
 
 def _texts(query: data.Triplet) -> list[str]:
     """Return every text of a query: its edits in all phrasings, and what must not be there."""
-    return [*(text for at in range(len(query.texts)) for text in query.texts_at(at)), *query.minus_texts]
+    return [*(text for at in range(len(query.texts)) for text in query.texts_at(at)), *query.negative_texts]
 
 
 def image_ids(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:

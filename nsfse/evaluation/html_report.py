@@ -180,9 +180,11 @@ def _steps(heights: np.ndarray) -> str:
 
 def _row(shown: Shown, depth: int, load: Load) -> SheetRow:
     query = shown.query
-    parts = [*query.texts_at(shown.position), *(f"without {text}" for text in query.minus_texts)]
+    parts = [*query.texts_at(shown.position), *(f"without {text}" for text in query.negative_texts)]
     stands = f"first right answer: {shown.rank + 1}." if shown.rank is not None else f"no right answer in {depth}"
-    more = [("and like", item) for item in query.more_references] + [("not like", item) for item in query.minus]
+    more = [("and like", item) for item in query.more_references] + [
+        ("not like", item) for item in query.negative_images
+    ]
     hits = [_hit(hit, query, load) for hit in shown.hits[: HITS - 1 if shown.missed else HITS]]
     if shown.missed:
         hits.append(_hit(shown.missed, query, load, f"> {depth}" if shown.rank is None else str(shown.rank + 1)))
@@ -198,4 +200,4 @@ def _row(shown: Shown, depth: int, load: Load) -> SheetRow:
 def _hit(hit: Hit, query: Triplet, load: Load, rank: str = "") -> SheetHit:
     note = "a hard negative" if hit.id in query.hard_negatives else ""
     image, right = load(hit.id, THUMBNAIL), hit.id in query.targets
-    return SheetHit(image, hit.id, hit.score, hit.match, tuple(hit.evidence), right, rank, note)
+    return SheetHit(image, hit.id, hit.score, hit.is_match, tuple(hit.evidence), right, rank, note)

@@ -102,12 +102,12 @@ class Search:
                 Query(
                     references=(query.reference, *query.more_references),
                     texts=query.texts_at(position),
-                    minus_texts=query.minus_texts,
-                    minus=query.minus,
+                    negative_texts=query.negative_texts,
+                    negative_images=query.negative_images,
                     balance=balance,
                 ),
                 self.targets((query.reference, *query.more_references)),
-                self.targets(query.minus) if query.minus else None,
+                self.targets(query.negative_images) if query.negative_images else None,
             )
             for query, position in chunk
         ]

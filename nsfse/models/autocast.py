@@ -97,11 +97,11 @@ def in_full(device: torch.device) -> Iterator[None]:
 
 
 def choose(setting: str, device: torch.device) -> NumberTypes:
-    """Return the number types for `train.amp` = `setting`: auto, on or off.
+    """Return the number types for `train.bf16_autocast` = `setting`: auto, on or off.
 
-    The environment's NSFSE_AMP stands in for auto alone. Raises UsageError where that is none of the three.
+    The environment's NSFSE_BF16_AUTOCAST stands in for auto alone. Raises UsageError where that is none of the three.
     """
-    wanted, who = setting, "train.amp"
+    wanted, who = setting, "train.bf16_autocast"
     if setting == "auto" and (found := os.environ.get(AMP_VARIABLE, "").strip().lower()):
         if found not in AMP:
             raise UsageError(f"{AMP_VARIABLE} is {found!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
@@ -138,7 +138,10 @@ def _other(device: torch.device) -> tuple[bool, str]:
         lacks = "this CPU has neither AVX512-BF16 nor AMX"
     if not flags:
         return False, lacks
-    return True, f"this CPU has {' and '.join(flags)}, which was not measured to be faster; train.amp=on uses it"
+    return (
+        True,
+        f"this CPU has {' and '.join(flags)}, which was not measured to be faster; train.bf16_autocast=on uses it",
+    )
 
 
 def _arm_bfloat16() -> bool:

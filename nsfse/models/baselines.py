@@ -167,11 +167,13 @@ class Baseline(Encoders):
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         # There is no head to hold back: what facts teach reaches all of the encoders.
-        super().__init__(msgspec.structs.replace(config, head_reach=1.0) if config.facts else config, vocabulary)
+        super().__init__(
+            msgspec.structs.replace(config, head_grad_scale=1.0) if config.attribute_supervision else config, vocabulary
+        )
         self.method = METHODS[config.method](config)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of the temperature
         self.stages: Stages = "all" if isinstance(self.method, Artemis) else "one"
-        self.facts = Facts(config.dim) if config.facts else None
+        self.facts = Facts(config.dim) if config.attribute_supervision else None
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and no regions [B, 0, d]."""
@@ -229,9 +231,10 @@ class Baseline(Encoders):
 
 def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:
     """Return the model that `config.method` names, untrained. Raises DataError for an unknown method."""
-    if config.method == "nsfse" and config.facts:
+    if config.method == "nsfse" and config.attribute_supervision:
         raise DataError(
-            "model.facts is for baselines; nsfse learns facts by train.evidence_weight and train.naming_weight"
+            "model.attribute_supervision is for baselines; nsfse learns attributes by train.word_grounding_weight and"
+            " train.word_role_weight"
         )
     if config.method == "nsfse":
         return NSFSE(config, vocabulary)

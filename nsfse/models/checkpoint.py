@@ -24,7 +24,28 @@ from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, Ver
 from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
+_RENAMED = {  # what format 1 called the settings, by section
+    "model": {
+        "cell": "stride",
+        "cells": "pool_grid",
+        "clip": "clip_config",
+        "facts": "attribute_supervision",
+        "head_reach": "head_grad_scale",
+        "views": "global_tokens",
+    },
+    "train": {
+        "accumulate": "grad_cache_chunks",
+        "amp": "bf16_autocast",
+        "augment": "augment_strength",
+        "average": "ema_decay",
+        "backbone_lr": "backbone_lr_scale",
+        "clip": "max_grad_norm",
+        "evidence_weight": "word_grounding_weight",
+        "naming_weight": "word_role_weight",
+        "warmup": "warmup_ratio",
+    },
+}
 STATES = ("state.safetensors", "state.previous.safetensors")  # the newest first
 DECISION = "decision.json"
 DIGEST = "sha256"
@@ -69,9 +90,18 @@ def read_header(run: Path) -> dict[str, Any]:
         raise NotFoundError(f"{run} is not a checkpoint (no config.json); train one with `nsfse train`") from None
     except msgspec.DecodeError as error:
         raise IntegrityError(f"{run / 'config.json'} is damaged: {error}; train again or restore it") from None
-    if tree.get("format") != FORMAT:
+    if tree.get("format") not in (1, FORMAT):
         raise VersionError(f"{run} has checkpoint format {tree.get('format')}, this nsfse reads {FORMAT}; update nsfse")
-    return tree | {"config": parse_config(tree["config"], str(run / "config.json"))}
+    config = _renamed(tree["config"]) if tree["format"] == 1 else tree["config"]
+    return tree | {"config": parse_config(config, str(run / "config.json"))}
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration of format 1 under the names of format 2."""
+    return {
+        section: {_RENAMED.get(section, {}).get(name, name): value for name, value in settings.items()}
+        for section, settings in config.items()
+    }
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -50,7 +50,7 @@ class NSFSE(Encoders):
         self.enhance = nn.Linear(2 * config.dim, config.dim)
         nn.init.zeros_(self.enhance.weight)
         self.head = SimilarityHead(config)
-        self.views = nn.Linear(3 * config.dim, config.views * config.dim)
+        self.views = nn.Linear(3 * config.dim, config.global_tokens * config.dim)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
         self.head_scale = nn.Parameter(torch.tensor(2.3))  # log of τ
 
@@ -60,8 +60,8 @@ class NSFSE(Encoders):
         "Without a collar" is true of no single place: some other region never has one.
         """
         vectors, regions = super().encode_images(pixels)
-        pooled = torch.cat([reached(vectors, self.config.head_reach), regions.mean(1), regions.amax(1)], -1)
-        views = widened(self.views(pooled)).unflatten(-1, (self.config.views, self.config.dim))  # type: ignore[no-untyped-call]
+        pooled = torch.cat([reached(vectors, self.config.head_grad_scale), regions.mean(1), regions.amax(1)], -1)
+        views = widened(self.views(pooled)).unflatten(-1, (self.config.global_tokens, self.config.dim))  # type: ignore[no-untyped-call]
         return vectors, torch.cat([regions, F.normalize(views, dim=-1)], 1)
 
     def compose(

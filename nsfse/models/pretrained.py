@@ -61,7 +61,7 @@ def is_pretrained(model: ModelConfig) -> bool:
 
 def is_frozen(config: Config) -> bool:
     """Tell whether the whole image trunk stays as it is."""
-    return is_pretrained(config.model) and (config.train.backbone_lr == 0 or config.model.frozen_stages == -1)
+    return is_pretrained(config.model) and (config.train.backbone_lr_scale == 0 or config.model.frozen_stages == -1)
 
 
 def origin(model: ModelConfig) -> dict[str, str]:
@@ -131,11 +131,11 @@ _LOADERS: dict[str, Callable[[Encoders], None]] = {
 
 
 def freeze(model: Encoders, config: Config) -> None:
-    """Let what `train.backbone_lr` and `model.frozen_stages` exclude learn nothing. Raises DataError."""
+    """Let what `train.backbone_lr_scale` and `model.frozen_stages` exclude learn nothing. Raises DataError."""
     if not is_pretrained(config.model):
         return
     cast(TrunkEncoder, model.image_encoder).freeze(-1 if is_frozen(config) else config.model.frozen_stages)
-    if config.train.backbone_lr == 0:
+    if config.train.backbone_lr_scale == 0:
         for parameter in _trunk_parameters(model):
             parameter.requires_grad_(False)
 

@@ -125,7 +125,7 @@ class SimilarityHead(nn.Module):
         self.probe_scale = nn.Parameter(torch.tensor(9.0))
         self.probe_gate = _small_mlp(d, d)
         self.keep = Composer(d, 2 * d)
-        self.views = config.views
+        self.views = config.global_tokens
         self.keep_views = Composer(d, 4 * d)
         self.word_weight = _small_mlp(d, 1)
         self.word_sign = WordSign(d)

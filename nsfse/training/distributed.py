@@ -186,14 +186,14 @@ def pick_device(wanted: str) -> torch.device:
 def joined(config: TrainConfig) -> Iterator[Share]:
     """Join the processes that torchrun started, if it did, for the block. Raises UsageError for a batch too small."""
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
-        yield Share(parts=config.accumulate)
+        yield Share(parts=config.grad_cache_chunks)
         return
     device = pick_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        share = Share(dist.get_rank(), dist.get_world_size(), config.accumulate)
+        share = Share(dist.get_rank(), dist.get_world_size(), config.grad_cache_chunks)
         if config.batch < share.world:
             raise UsageError(f"train.batch is {config.batch} for {share.world} processes; raise it or start fewer")
         yield share

@@ -61,7 +61,9 @@ def train(
     and the data set's errors.
     """
     config = settle(config)
-    choose(str(config.train.amp), pick_device(config.train.device))  # a wrong setting is refused before all else
+    choose(
+        str(config.train.bf16_autocast), pick_device(config.train.device)
+    )  # a wrong setting is refused before all else
     with joined(config.train) as share:
         return _train(config, out, resume, progress, steps, enough, kept, share)
 

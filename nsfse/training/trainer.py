@@ -29,8 +29,8 @@ class Trainer:
 
     def __init__(self, config: Config, model: NSFSE | Baseline, total_steps: int, share: Share | None = None) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
-        self.share, self.device = share or Share(parts=config.train.accumulate), next(model.parameters()).device
-        self.numbers = choose(str(self.config.amp), self.device)
+        self.share, self.device = share or Share(parts=config.train.grad_cache_chunks), next(model.parameters()).device
+        self.numbers = choose(str(self.config.bf16_autocast), self.device)
         if self.share.world > 1:
             join_normalisation(model)
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -41,14 +41,14 @@ class Trainer:
             {"params": rest, "weight_decay": 0.0, "pace": 1.0},
             {"params": scalars, "weight_decay": 0.0, "pace": SCALAR_PACE},
         ]
-        groups = paced(groups, model, config.train.backbone_lr)
+        groups = paced(groups, model, config.train.backbone_lr_scale)
         self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
         self.step = 0
 
     def learning_rate(self) -> float:
         """Rise over the warm-up, then fall by a cosine to 1 % of the peak."""
-        warm = max(1, int(self.config.warmup * self.total_steps))
+        warm = max(1, int(self.config.warmup_ratio * self.total_steps))
         if self.step < warm:
             return self.config.lr * (self.step + 1) / warm
         done = (self.step - warm) / max(1, self.total_steps - warm)
@@ -67,7 +67,7 @@ class Trainer:
             parts = self.batch_losses(batch.to(self.device), generator)
             (parts["loss"] / self.share.world).backward()  # type: ignore[no-untyped-call]
         self.share.agree(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.step += 1
         self._move_average()
@@ -81,7 +81,7 @@ class Trainer:
     def _batch_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         settings, model, share, lowered = self.config, self.model, self.share, self.numbers.lowered
         queries, images = batch.right.shape
-        pixels = augment(batch.pixels, batch.rows, images, settings.augment, generator).contiguous()
+        pixels = augment(batch.pixels, batch.rows, images, settings.augment_strength, generator).contiguous()
         ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
         vectors, regions = share.encode(model, lowered(model.encode_images), (pixels,), images)
         mine = torch.cat(share.rows(queries))
@@ -92,8 +92,8 @@ class Trainer:
             "stage1": 1.0,
             "text": settings.sentence_weight,
             "titles": settings.title_weight,
-            "naming": settings.naming_weight,
-            "evidence": settings.evidence_weight,
+            "naming": settings.word_role_weight,
+            "evidence": settings.word_grounding_weight,
             "views": settings.head_weight,
             "head": settings.head_weight,
             "distill": settings.distill_weight,
@@ -109,7 +109,7 @@ class Trainer:
         query = model.stage1(vectors[batch.reference], sentence, reading)
         parts = self._stage1(batch, vectors, query, sentence, blocked) | titles
         parts |= self._words(batch, ids, reading, regions)
-        sentence = reached(sentence, model.config.head_reach)
+        sentence = reached(sentence, model.config.head_grad_scale)
         views = model.head.view_probes(sentence, regions[batch.reference])
         parts["views"] = losses.classification(
             model.head_scale.exp().clamp_max(100.0) * model.head.view_scores(views, regions), blocked, batch.target
@@ -199,7 +199,7 @@ class Trainer:
 
     def _move_average(self) -> None:
         """Follow the weights; boundaries and counters are copied as they are."""
-        decay = min(self.config.average, self.step / (self.step + 10.0)) if self.config.average else 0.0
+        decay = min(self.config.ema_decay, self.step / (self.step + 10.0)) if self.config.ema_decay else 0.0
         with torch.no_grad():
             now = self.model.state_dict()
             moving = [name for name, value in now.items() if value.dtype == torch.float32]

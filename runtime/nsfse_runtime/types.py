@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+SCHEMA_VERSION = 2
+"""Of all JSON that commands and servers print (docs/json.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetFeatures:

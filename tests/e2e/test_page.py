@@ -36,7 +36,7 @@ if not BROWSER and os.environ.get("CI") == "true":
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium and chromedriver on this machine")
 
 HOSTILE = "'><img src=x onerror=\"document.body.id='caught'\"><b>.png"
-COLUMNS = ("id", "category", "colour", "pattern", "length", "detail")
+COLUMNS = ("reference_ids", "category", "colour", "pattern", "length", "detail")
 DROP = """
 const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
 const dataTransfer = new DataTransfer();
@@ -203,7 +203,9 @@ def test_begins_with_a_shelf_and_goes_on_from_a_image_of_it(page, shop):
     page.press(page.one(".tile .take"))
     assert page.steps == 1 and parse_qs(urlsplit(page.driver.current_url).query)["id"] == shelf[:1]
     assert shelf[0] not in page.ids and len(page.ids) == 24
-    assert page.ids == [hit["id"] for hit in asked(page.driver.address, ("id", shelf[0]), ("balance", "0"))["hits"]]
+    assert page.ids == [
+        hit["id"] for hit in asked(page.driver.address, ("reference_ids", shelf[0]), ("balance", "0"))["hits"]
+    ]
 
 
 def test_a_dropped_image_and_typed_words_bring_what_the_server_finds(page, shop):
@@ -214,7 +216,7 @@ def test_a_dropped_image_and_typed_words_bring_what_the_server_finds(page, shop)
         " document.querySelectorAll('.tile').length); }).observe(document.querySelector('#grid'), { childList: true })"
     )
     page.type("make it red")
-    found = asked(page.driver.address, ("image", ("mine.png", path.read_bytes())), ("text", "make it red"))
+    found = asked(page.driver.address, ("reference_images", ("mine.png", path.read_bytes())), ("texts", "make it red"))
     assert page.ids == [hit["id"] for hit in found["hits"]]
     assert page.sentences == [verdicts(hit) for hit in found["hits"]]
     for word in page.all(".word.mismatched"):
@@ -244,7 +246,7 @@ def test_a_word_that_is_unknown_or_not_read_is_named_and_mended_by_a_click(page,
 
     page.open(f"?{urlencode([('id', plain(shop)), ('edit', 'xyzzy with dots'), ('text', 'make it redd')])}")
     assert page.sentences[0][0] == ["xyzzy", "unread"] and page.sentences[0][-1] == ["redd", "unread"]
-    assert page.one("#headline").text == "Nearest first" and not page.all(".tile.match")
+    assert page.one("#headline").text == "Nearest first" and not page.all(".tile.is_match")
     page.wait(lambda: told() == ["unknown word: xyzzy", "unknown word: redd did you mean red?"], "two unknown words")
     page.press(page.one("#unread button"))
     assert page.one("#text").get_property("value") == "make it red" and page.sentences[0][-1][0] == "red"
@@ -303,14 +305,18 @@ def test_minus_takes_a_hit_away_until_it_is_allowed_again(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     before = page.ids
     page.press(page.one(".tile .less"))
-    reply = asked(page.driver.address, ("id", plain(shop)), ("text", "make it red"), ("minus_id", before[0]))
+    reply = asked(
+        page.driver.address, ("reference_ids", plain(shop)), ("texts", "make it red"), ("negative_ids", before[0])
+    )
     assert page.ids == [hit["id"] for hit in reply["hits"]] and before[0] not in page.ids
     assert parse_qs(urlsplit(page.driver.current_url).query)["not"] == before[:1]
     page.press(page.one("#minus button"))
     assert page.ids == before
     page.one("#without").send_keys("stripes")
     page.settle()
-    reply = asked(page.driver.address, ("id", plain(shop)), ("text", "make it red"), ("minus_text", "stripes"))
+    reply = asked(
+        page.driver.address, ("reference_ids", plain(shop)), ("texts", "make it red"), ("negative_texts", "stripes")
+    )
     assert page.ids == [hit["id"] for hit in reply["hits"]]
 
 
@@ -321,7 +327,7 @@ def test_several_images_and_edits_are_one_question(page, shop):
     page.type("with dots")
     ActionChains(page.driver).move_to_element(page.all(".tile .take")[3]).perform()
     page.press(page.all(".tile .more")[page.ids.index(other)])
-    said = [("id", plain(shop)), ("id", other), ("text", "make it red"), ("text", "with dots")]
+    said = [("reference_ids", plain(shop)), ("reference_ids", other), ("texts", "make it red"), ("texts", "with dots")]
     found = asked(page.driver.address, *said)
     assert page.ids == [hit["id"] for hit in found["hits"]] and other not in page.ids
     assert page.sentences == [verdicts(hit) for hit in found["hits"]]
@@ -334,7 +340,7 @@ def test_several_images_and_edits_are_one_question(page, shop):
     assert page.one("#more ul button").get_attribute("aria-label") == f"not like {other} any more"
     page.press(page.one("#more ul button"))
     page.press(page.one("#edits button"))
-    reply = asked(page.driver.address, ("id", plain(shop)), ("text", "with dots"))
+    reply = asked(page.driver.address, ("reference_ids", plain(shop)), ("texts", "with dots"))
     assert page.ids == [hit["id"] for hit in reply["hits"]] and not page.all("#edits button, #more ul button")
 
 
@@ -342,7 +348,9 @@ def test_the_slider_goes_from_the_image_to_the_words(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     for at, balance in ((0, "0"), (2, "1")):
         page.press(page.all(".ends button")[at])
-        reply = asked(page.driver.address, ("id", plain(shop)), ("text", "make it red"), ("balance", balance))
+        reply = asked(
+            page.driver.address, ("reference_ids", plain(shop)), ("texts", "make it red"), ("balance", balance)
+        )
         assert page.ids == [hit["id"] for hit in reply["hits"]]
         assert page.one("#balance").get_attribute("aria-valuetext") == page.all(".ends button")[at].text
 
@@ -368,7 +376,7 @@ def test_a_word_shows_where_it_is(page, shop):
     found = (
         (text, reply["grid"], at, hit["evidence"][-1])
         for text in ("make it red", "with dots", "with stripes")
-        for reply in [asked(page.driver.address, ("id", plain(shop)), ("text", text), ("maps", "1"))]
+        for reply in [asked(page.driver.address, ("reference_ids", plain(shop)), ("texts", text), ("maps", "1"))]
         for at, hit in enumerate(reply["hits"])
     )
     # A word may be found in an image as a whole, and in none of its parts.

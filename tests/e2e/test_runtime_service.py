@@ -55,7 +55,7 @@ def gallery(tmp_path_factory, images):
     done = nsfse("index", path, images, "-b", BUNDLE, "--metadata", path.parent / "table.csv", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert (report["schema_version"], report["added"], report["encoded"]) == (1, 8, 8)
+    assert (report["schema_version"], report["added"], report["encoded"]) == (2, 8, 8)
     assert [name for name, _ in report["failed"]] == ["broken.jpg"]
     return path
 
@@ -69,12 +69,12 @@ def test_a_query_by_file_answers_with_evidence(gallery, images, word):
     done = nsfse("query", images / "red.png", f"{word} {word}", "-g", gallery, "-k", 3, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
-    assert result["schema_version"] == 1
+    assert result["schema_version"] == 2
     assert len(result["hits"]) == 3
     scores = [hit["score"] for hit in result["hits"]]
     assert scores == sorted(scores, reverse=True)
     for hit in result["hits"]:
-        assert set(hit) == {"id", "path", "score", "match", "evidence", "confidence"}
+        assert set(hit) == {"id", "path", "score", "is_match", "evidence", "confidence"}
         told = {"word", "score", "matched", "weight", "regions"}
         assert [set(evidence) for evidence in hit["evidence"]] == [told] * 2
     assert {"total", "stage1", "stage2"} <= set(result["timings_ms"])
@@ -173,8 +173,8 @@ def newer(tmp_path):
         ({"gallery": "nowhere.gallery"}, 3, "no gallery at nowhere.gallery"),
         ({"gallery": "{images}/red.png"}, 5, "red.png"),
         ({"more": ["--where", "warm"]}, 2, "COLUMN=VALUE"),
-        ({"more": ["--min-score", "2"]}, 2, "--min-score"),
-        ({"more": ["--min-score", "0.5"]}, 2, "export it again"),
+        ({"more": ["--min-confidence", "2"]}, 2, "--min-confidence"),
+        ({"more": ["--min-confidence", "0.5"]}, 2, "export it again"),
         ({"more": ["--where", "colour=red"]}, 2, "kind"),
         ({"more": ["--png", "nowhere/sheet.png"]}, 3, "nowhere"),
         ({"more": ["--html", "nowhere/page.html"]}, 3, "nowhere"),
@@ -191,7 +191,7 @@ def test_bad_input_is_one_line_and_its_exit_code(
 
     (tmp_path / "here").mkdir()
     done = nsfse(
-        *("query", chosen("image", images / "red.png"), chosen("text", word), "-g", chosen("gallery", gallery)),
+        *("query", chosen("image", images / "red.png"), chosen("texts", word), "-g", chosen("gallery", gallery)),
         *("-b", chosen("bundle", BUNDLE), *change.get("more", ())),
         absent=change.get("absent", ABSENT),
         cwd=tmp_path / "here",

@@ -70,7 +70,7 @@ def test_the_whole_road(tmp_path, capsys):
     torch, onnx = nsfse(capsys, "evaluate", run, few, "--html", page), nsfse(capsys, "evaluate", bundle, few)
     assert torch["files"] == [str(page)]
     assert all(f'id="p-{name}"' in page.read_text("utf-8") for name in torch["protocols"])
-    assert torch["schema_version"] == 1
+    assert torch["schema_version"] == 2
     for name, scores in torch["protocols"].items():
         other = onnx["protocols"][name]
         assert scores["protocol"] == other["protocol"]

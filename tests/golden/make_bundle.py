@@ -29,7 +29,16 @@ OPTIONS = {"level": "easy", "items": 400, "triplets": 3200}
 CONFIG = Config(
     data=DataConfig(source="drawn", options=OPTIONS, validation_queries=100),
     model=ModelConfig(image_size=(32, 48), width=3, dim=16, max_words=16, alpha=1.0),
-    train=TrainConfig(epochs=10, batch=64, lr=3e-3, average=0.98, amp="off", augment=0.0, head_share=1.0, threads=1),
+    train=TrainConfig(
+        epochs=10,
+        batch=64,
+        lr=3e-3,
+        ema_decay=0.98,
+        bf16_autocast="off",
+        augment_strength=0.0,
+        head_share=1.0,
+        threads=1,
+    ),
 )
 TEXTS = ("change it to yellow", "turn it into trousers", "in green")
 SIZES = ((48, 64), (64, 48), (32, 96), (56, 56), (90, 60), (32, 48))

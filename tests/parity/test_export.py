@@ -164,8 +164,8 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
     assert [hit.id for hit in result.hits] == [hit.id for hit in torch.hits]
     for one, other in zip(result.hits, torch.hits, strict=True):
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3) and 0 < one.confidence < 1
-        assert one.match == (one.confidence >= 0.4321)
-    assert result.matches is any(hit.match for hit in result.hits)
+        assert one.is_match == (one.confidence >= 0.4321)
+    assert result.has_match is any(hit.is_match for hit in result.hits)
 
 
 @pytest.fixture

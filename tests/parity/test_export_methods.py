@@ -89,7 +89,7 @@ def test_a_gallery_of_one_stage_answers_without_evidence(tirg, tmp_path):
         (query,) = bundle.scorer.compose(targets.take([3]), ["make it red"])
         order = [n for n in np.argsort(-(targets.vectors @ query.vector), kind="stable") if n != 3][:3]
         assert [hit.id for hit in result.hits] == [f"{n}.png" for n in order]
-        assert all(hit.match is None and hit.evidence == () for hit in result.hits)
+        assert all(hit.is_match is None and hit.evidence == () for hit in result.hits)
         assert retriever.query("3.png", "make it red", k=3, rerank=0).hits == result.hits
         row = sheet_row(photos / "3.png", "make it red", result.hits)
     contact_sheet([row], tmp_path / "sheet.png")
@@ -120,7 +120,7 @@ def test_the_graph_of_other_methods_and_ablations_is_that_of_torch(name, model):
 
 
 def test_what_a_method_learned_from_facts_by_is_not_exported():
-    taught = random_model(ModelConfig(**SMALL, method="tirg", facts=True), 30)
+    taught = random_model(ModelConfig(**SMALL, method="tirg", attribute_supervision=True), 30)
     assert sum(name.startswith("facts.") for name in taught.state_dict()) == 6
     file = to_onnx("query", build_graphs(taught)["query"])
     names = re.findall(rb"model\.(\w+)\.", file)

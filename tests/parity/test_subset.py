@@ -26,7 +26,7 @@ def scorer(request, tmp_path_factory):
     return open_scorer(write_random_run(tmp_path_factory.mktemp("subset") / "run", config))
 
 
-@pytest.mark.parametrize("more", [{}, {"minus_texts": ("stripes",)}], ids=["plain", "minus"])
+@pytest.mark.parametrize("more", [{}, {"negative_texts": ("stripes",)}], ids=["plain", "minus"])
 def test_the_members_stand_as_in_a_ranking_of_everything_by_s(scorer, more):
     height, width = scorer.image_size
 

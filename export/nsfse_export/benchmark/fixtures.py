@@ -95,8 +95,10 @@ class Setting:
 
 def random_clip_run(run: Path, dim: int, cells: int) -> Path:
     """Write the run of an NSFSE on a CLIP ViT-B/32 of random weights, untrained, and return its folder."""
-    clip = VIT_B_32 | {"cells": cells}
-    model = ModelConfig(backbone="clip", clip=clip, image_size=(_SIDE, _SIDE), dim=dim, max_words=_POSITIONS - 2)
+    clip_config = VIT_B_32 | {"cells": cells}
+    model = ModelConfig(
+        backbone="clip", clip_config=clip_config, image_size=(_SIDE, _SIDE), dim=dim, max_words=_POSITIONS - 2
+    )
     run.mkdir(parents=True)
     write_file(run / TOKENIZER, build_vocabulary(WORDS).to_str().encode())
     torch.manual_seed(0)

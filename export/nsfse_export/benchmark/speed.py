@@ -39,6 +39,7 @@ from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.onnx_scorer import cpu_threads
+from nsfse_runtime.types import SCHEMA_VERSION
 
 CANDIDATES, PAIR_WORDS = 100, 12
 
@@ -92,7 +93,7 @@ def measure(
         checkpoint = load_checkpoint(source)
         model = TorchScorer(checkpoint.model, checkpoint.tokenizer)
         setting = Setting(source, model, _bundles(source, place), place, rounds, began + 60 * minutes)
-        found: dict[str, Any] = {"schema_version": 1, "machine": machine(), "model": _model(setting)}
+        found: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "machine": machine(), "model": _model(setting)}
         steps: dict[str, Act] = {
             "parts": lambda: parts(setting, found["machine"]["gflops"], compiled),
             "whole": lambda: whole(setting, max(sizes)),

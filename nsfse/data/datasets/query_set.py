@@ -5,7 +5,7 @@
     queries.jsonl    {"protocol": NAME, "reference": ID, "texts": [...], "targets": [ID, ...]}, one a line
                      and where wanted "split", "hard_negatives": [ID, ...], "kind"; of queries with several images,
                      texts and exclusions (docs/queries.md) "more_references": [ID, ...], "more_texts": [[...], ...],
-                     "minus_texts": [...], "minus": [ID, ...]
+                     "negative_texts": [...], "negative_images": [ID, ...]
 
 The gallery of a query is the items of its split, all items where it names none.
 
@@ -53,8 +53,8 @@ class _Row(msgspec.Struct, frozen=True):
     hard_negatives: tuple[_Id, ...] | None = None
     more_references: tuple[_Id, ...] | None = None
     more_texts: tuple[_Texts, ...] | None = None
-    minus_texts: tuple[Name, ...] | None = None
-    minus: tuple[_Id, ...] | None = None
+    negative_texts: tuple[Name, ...] | None = None
+    negative_images: tuple[_Id, ...] | None = None
 
 
 class QuerySetSource:
@@ -234,7 +234,7 @@ def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
     row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
     row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
     row |= {"more_references": query.more_references, "more_texts": query.more_texts}
-    row |= {"minus_texts": query.minus_texts, "minus": query.minus}
+    row |= {"negative_texts": query.negative_texts, "negative_images": query.negative_images}
     row |= {"kind": query.kind, "truth": {claim.attribute: claim.words for claim in query.truth}}
     return {name: value for name, value in row.items() if value}
 
@@ -250,7 +250,7 @@ def _read_rows(file: Path) -> Iterator[tuple[str, _Row]]:
 def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> Triplet:
     """Return the query of one line; raise DataError where it names what is not there."""
     reference, targets = str(row.reference), _ids(row.targets)
-    hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.minus)
+    hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.negative_images)
     for item in (reference, *targets, *hard, *more, *minus):
         if item not in table.rows:
             raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
@@ -278,8 +278,8 @@ def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> 
         kind=row.kind,
         more_references=more,
         more_texts=row.more_texts or (),
-        minus_texts=row.minus_texts or (),
-        minus=minus,
+        negative_texts=row.negative_texts or (),
+        negative_images=minus,
     )
 
 

@@ -3,8 +3,8 @@
 `two-references`: two images that differ in two attributes, and an edit of a third. Right is what has one of the two
 from either image ("the shape of this, the colour of that", or the other way round) and what the text asks for.
 `several-edits`: two or three edits of one image, each a text of its own.
-`minus`: an edit, and what must not be there: a word for what the reference has (kind `has`) or for one of the answers
-that the text leaves open (`open`), or an image that answers the text and is not wanted, nor its like (`image`).
+`negative_images`: an edit, and what must not be there: a word for what the reference has (kind `has`) or for one of the
+answers that the text leaves open (`open`), or an image that answers the text and is not wanted, nor its like (`image`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from nsfse.data.synthetic.edits import DETAILS, PATTERN_NOUNS, Option, options, 
 from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, Allowed, Cluster, Codes, Stock
 from nsfse.data.text.templates import Edit
 
-PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "minus": ("has", "open", "image")}
+PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "negative_images": ("has", "open", "image")}
 """Parts, each with its kinds of question."""
 _CATEGORY = ATTRIBUTES.index("category")
 _FREE = tuple(ATTRIBUTES.index(name) for name in FREE_WITH_CATEGORY)
@@ -25,7 +25,7 @@ _NAMED = tuple(ATTRIBUTES.index(name) for name in ("colour", "pattern", "detail"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about items of a stock: `references` and `minus` hold, for each image, the codes it has.
+    """One question about items of a stock: `references` and `negative_images` hold, for each image, the codes it has.
 
     `edits` are asked in a text each; `right` are all items that answer, `hard` some that nearly do.
     """
@@ -35,13 +35,13 @@ class Question:
     edits: tuple[Edit, ...]
     right: tuple[int, ...]
     hard: tuple[int, ...]
-    minus_texts: tuple[str, ...] = ()
-    minus: tuple[Codes, ...] = ()
+    negative_texts: tuple[str, ...] = ()
+    negative_images: tuple[Codes, ...] = ()
 
 
 def questions(stock: Stock, part: str, wanted: int, rng: np.random.Generator) -> Iterator[Question]:
     """Yield questions of a part in a random order, of each kind more than `wanted` where the stock has them."""
-    ask = {"two-references": _two_references, "several-edits": _several_edits, "minus": _minus}[part]
+    ask = {"two-references": _two_references, "several-edits": _several_edits, "negative_images": _minus}[part]
     most = -(-2 * wanted // len(stock.clusters))
     for at in rng.permutation(len(stock.clusters)).tolist():
         cluster, left = stock.clusters[at], dict.fromkeys(PARTS[part], most)
@@ -106,7 +106,7 @@ def _minus_image(stock: Stock, start: Codes, option: Option) -> Iterator[Questio
         like = tuple(item for item in answers if stock.codes[item] == looks[-1])
         rest = tuple(item for item in answers if item not in like)
         hard = (*like, *stock.one_off(option.allowed))
-        yield Question("image", (start,), option.edits, rest, hard, minus=(looks[-1],))
+        yield Question("image", (start,), option.edits, rest, hard, negative_images=(looks[-1],))
 
 
 def _question(
@@ -116,11 +116,13 @@ def _question(
     edits: tuple[Edit, ...],
     wanted: Sequence[Allowed],
     hard: Sequence[int] = (),
-    minus_texts: tuple[str, ...] = (),
+    negative_texts: tuple[str, ...] = (),
 ) -> Question:
     right = tuple(item for allowed in wanted for item in stock.matching(allowed))
     near = dict.fromkeys([*hard, *(item for allowed in wanted for item in stock.one_off(allowed))])
-    return Question(kind, references, edits, right, tuple(item for item in near if item not in set(right)), minus_texts)
+    return Question(
+        kind, references, edits, right, tuple(item for item in near if item not in set(right)), negative_texts
+    )
 
 
 def _word(stock: Stock, at: int, goal: Codes, code: int) -> str:

@@ -252,7 +252,7 @@ class DrawnSource:
         """Return a question with its images chosen; None where they leave no answer."""
         shown = [
             int(rng.choice(stock.matching(tuple((code,) for code in codes))))
-            for codes in (*question.references, *question.minus)
+            for codes in (*question.references, *question.negative_images)
         ]
         right = tuple(_name("test", item) for item in question.right)
         hard = tuple(_name("test", item) for item in question.hard if item not in shown)
@@ -266,8 +266,8 @@ class DrawnSource:
             kind=question.kind,
             more_references=tuple(names[1:count]),
             more_texts=tuple(texts[1:]),
-            minus_texts=question.minus_texts,
-            minus=tuple(names[count:]),
+            negative_texts=question.negative_texts,
+            negative_images=tuple(names[count:]),
         )
         return query if right else None
 

@@ -18,7 +18,7 @@ DROPOUT = 0.2
 
 
 def reached(x: Tensor, share: float) -> Tensor:
-    """Return `x`, of any shape; only this share of its gradient goes on (model.head_reach)."""
+    """Return `x`, of any shape; only this share of its gradient goes on (model.head_grad_scale)."""
     return x if share == 1 else share * x + (1 - share) * x.detach()
 
 
@@ -87,8 +87,8 @@ class CellTail(nn.Module):
     def __init__(self, widths: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()
         cells, inner, self.last = sum(widths), 2 * config.dim, widths[-1]
-        self.head_reach, self.channel_dropout = config.head_reach, config.channel_dropout
-        self.grid = tuple(side // config.cell for side in config.image_size)
+        self.head_grad_scale, self.channel_dropout = config.head_grad_scale, config.channel_dropout
+        self.grid = tuple(side // config.stride for side in config.image_size)
         self.norm = nn.BatchNorm2d(cells)
         self.around = nn.Sequential(
             nn.Conv2d(cells, inner, 1, bias=False),
@@ -118,7 +118,7 @@ class CellTail(nn.Module):
         peaks = [around.amax((2, 3)), maps[:, -self.last :].amax((2, 3))]
         pooled = torch.cat([cells.mean((2, 3)), *peaks], -1)
         vectors = widened(self.vector(pooled)) + widened(self.deeper(pooled))
-        regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2)
+        regions = self.region(reached(cells, self.head_grad_scale)).flatten(2).transpose(1, 2)
         return F.normalize(vectors, dim=-1), F.normalize(widened(regions), dim=-1)
 
 
@@ -134,9 +134,9 @@ def join_cells(maps: list[Tensor]) -> Tensor:
 
 def check_cells(config: ModelConfig, backbone: str, cells: tuple[int, ...] = (32,)) -> None:
     """Raise DataError where `backbone` has no such cells, or an image's side is no whole number of them."""
-    if config.cell not in cells:
-        raise DataError(f"model.cell: {config.cell}; for {backbone} it is {' or '.join(map(str, cells))}")
-    if any(side <= 0 or side % config.cell for side in config.image_size):
+    if config.stride not in cells:
+        raise DataError(f"model.stride: {config.stride}; for {backbone} it is {' or '.join(map(str, cells))}")
+    if any(side <= 0 or side % config.stride for side in config.image_size):
         raise DataError(
-            f"model.image_size: {list(config.image_size)} must be multiples of {config.cell} for {backbone}"
+            f"model.image_size: {list(config.image_size)} must be multiples of {config.stride} for {backbone}"
         )

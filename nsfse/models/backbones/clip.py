@@ -2,7 +2,7 @@
 
 `model.weights` names a folder, or `hub:OWNER/NAME` to fetch one: only that prefix lets anything reach for the network.
 What a run needs to be opened again without that folder (shapes, special tokens, image statistics) is read once into
-`model.clip`, which the run's config.json keeps.
+`model.clip_config`, which the run's config.json keeps.
 """
 
 import json
@@ -65,14 +65,14 @@ class ClipTrunk(Trunk):
 class ClipTail(nn.Module):
     """The class token → vector, cells → regions, by an adapter each."""
 
-    def __init__(self, adapter: nn.Linear, head_reach: float) -> None:
+    def __init__(self, adapter: nn.Linear, head_grad_scale: float) -> None:
         super().__init__()
-        self.head_reach = head_reach
+        self.head_grad_scale = head_grad_scale
         self.vector, self.region = _same(adapter), _same(adapter)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, 1 + R, p] into unit vectors [B, d] and unit regions [B, R, d]."""
-        vectors, regions = self.vector(features[:, 0]), self.region(reached(features[:, 1:], self.head_reach))
+        vectors, regions = self.vector(features[:, 0]), self.region(reached(features[:, 1:], self.head_grad_scale))
         return F.normalize(widened(vectors), dim=-1), F.normalize(widened(regions), dim=-1)
 
 
@@ -96,9 +96,9 @@ class ClipTextEncoder(nn.Module):
     evidence stay words. Padding lies behind the end token, where nothing looks.
     """
 
-    def __init__(self, trunk: ClipTextTrunk, adapter: nn.Linear, start: int, end: int, head_reach: float) -> None:
+    def __init__(self, trunk: ClipTextTrunk, adapter: nn.Linear, start: int, end: int, head_grad_scale: float) -> None:
         super().__init__()
-        self.trunk, self.start, self.end, self.head_reach = trunk, start, end, head_reach
+        self.trunk, self.start, self.end, self.head_grad_scale = trunk, start, end, head_grad_scale
         self.word, self.sentence = _same(adapter), _same(adapter)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,9 @@ class ClipTextEncoder(nn.Module):
         framed = torch.where(at == 0, self.start, torch.where(ends, self.end, framed))
         tokens = self.trunk(framed)
         sentence = (tokens * ends[..., None]).sum(1)
-        words = F.normalize(widened(self.word(reached(tokens[:, 1:-1], self.head_reach))), dim=-1) * mask[..., None]
+        words = (
+            F.normalize(widened(self.word(reached(tokens[:, 1:-1], self.head_grad_scale))), dim=-1) * mask[..., None]
+        )
         return words, F.normalize(widened(self.sentence(sentence)), dim=-1)
 
 
@@ -140,9 +142,9 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
     need("transformers", "clip")
     from transformers import CLIPConfig, CLIPModel
 
-    found = config.clip
+    found = config.clip_config
     if not found:
-        raise DataError("model.clip is empty: it is filled from model.weights when a run is trained")
+        raise DataError("model.clip_config is empty: it is filled from model.weights when a run is trained")
     text, vision = found["text_config"], found["vision_config"]
     side = vision["image_size"]
     if tuple(config.image_size) != (side, side):
@@ -160,7 +162,7 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
     # Runs of before have no cells: they learned with the patches themselves.
     trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=found.get("cells", 0))
     words = ClipTextTrunk(clip.text_model, clip.text_projection)
-    reach = config.head_reach
+    reach = config.head_grad_scale
     texts = ClipTextEncoder(words, adapter, found["start"], found["end"], reach)
     return TrunkEncoder(trunk, ClipTail(adapter, reach)), texts
 
@@ -210,7 +212,7 @@ def read_shapes(config: ModelConfig) -> dict[str, Any]:
         "end": ends[1],
         "mean": list(seen.get("image_mean", MEAN)),
         "std": list(seen.get("image_std", STD)),
-        "cells": config.cells,
+        "cells": config.pool_grid,
     }
 
 

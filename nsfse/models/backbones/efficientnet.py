@@ -130,5 +130,5 @@ def _fold(conv: SameConv, tensors: dict[str, Tensor], name: str, norm: str, orig
 def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
     """Return both encoders. Raises DataError for another cell than 16 or 32, or sides that are no multiple of it."""
     check_cells(config, "efficientnet-lite0", tuple(ENDS))
-    trunk = Lite0(config.cell)
+    trunk = Lite0(config.stride)
     return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)

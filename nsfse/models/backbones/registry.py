@@ -44,7 +44,7 @@ class TinyImageEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.head_reach = config.head_reach
+        self.head_grad_scale = config.head_grad_scale
         widths = [config.width * 2**i for i in range(4)]
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
@@ -65,7 +65,7 @@ class TinyImageEncoder(nn.Module):
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         cells = torch.cat([F.avg_pool2d(x, x.shape[-1] // maps[-1].shape[-1]) for x in maps], 1)
-        regions = self.region(reached(cells, self.head_reach)).flatten(2).transpose(1, 2)
+        regions = self.region(reached(cells, self.head_grad_scale)).flatten(2).transpose(1, 2)
         pooled = [cells.mean((2, 3)), maps[-1].amax((2, 3))]
         vectors = self.vector(torch.cat(pooled, -1))
         return F.normalize(widened(vectors), dim=-1), F.normalize(widened(regions), dim=-1)
@@ -96,7 +96,7 @@ class GruTextEncoder(nn.Module):
     def __init__(self, vocabulary: int, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.dim, padding_idx=0)
-        self.head_reach = config.head_reach
+        self.head_grad_scale = config.head_grad_scale
         self.gru = MaskedGru(config.dim, config.dim)
         self.word = nn.Linear(config.dim, config.dim)
         self.sentence = nn.Linear(2 * config.dim, config.dim)
@@ -106,7 +106,7 @@ class GruTextEncoder(nn.Module):
         embedded = self.embedding(ids)
         both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
         peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
-        words = F.normalize(widened(self.word(reached(embedded, self.head_reach))), dim=-1) * mask[..., None]
+        words = F.normalize(widened(self.word(reached(embedded, self.head_grad_scale))), dim=-1) * mask[..., None]
         return words, F.normalize(widened(self.sentence(peak)), dim=-1)
 
 

@@ -17,11 +17,11 @@ MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.1, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A query and its images' features: `references` [m, d], [m, R, d], `minus` [p, d], [p, R, d] if it has any."""
+    """A query and its images' features: `references` [m, d], [m, R, d], `negative_images` [p, d], [p, R, d] or None."""
 
     query: Query
     references: TargetFeatures
-    minus: TargetFeatures | None = None
+    negative_images: TargetFeatures | None = None
 
 
 def ask(scorer: Any, batch: Sequence[Given]) -> list[Asked | NsfseError]:
@@ -36,12 +36,12 @@ def ask(scorer: Any, batch: Sequence[Given]) -> list[Asked | NsfseError]:
 
 @dataclass
 class _Lane:
-    """One reference of one query on its way: `steps` are its composed texts so far, `minus` its minus-texts."""
+    """One reference of one query on its way: `steps` are its composed texts so far, `negatives` its negative texts."""
 
     query: Query
     start: TargetFeatures
     steps: list[QueryFeatures]
-    minus: list[QueryFeatures]
+    negatives: list[QueryFeatures]
 
     @property
     def here(self) -> TargetFeatures:
@@ -66,11 +66,11 @@ def _ask(scorer: Any, batch: Sequence[Given]) -> list[Asked]:
         images, texts = [lane.here for lane in moving], [lane.query.texts[step] for lane in moving]
         for lane, found in zip(moving, _compose(scorer, images, texts), strict=True):
             lane.steps.append(found)
-    named = [(lane, text) for lane in flat for text in lane.query.minus_texts]
+    named = [(lane, text) for lane in flat for text in lane.query.negative_texts]
     for (lane, _), found in zip(
         named, _compose(scorer, [lane.start for lane, _ in named], [text for _, text in named]), strict=True
     ):
-        lane.minus.append(found)
+        lane.negatives.append(found)
     return [_asked(scorer, given, group) for given, group in zip(batch, lanes, strict=True)]
 
 
@@ -92,14 +92,18 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
         spans, reference = (slice(0, len(part.tokens)),), lanes[0].start.vectors[0]
         return Asked(part.vector, (part,), part.word_weights, spans, reference=reference)
     sentence = _sentence(scorer, query.texts) if query.balance > 0.5 else None
-    unwanted = scorer.sentence(list(query.minus_texts)) if query.minus_texts else ()
+    unwanted = scorer.sentence(list(query.negative_texts)) if query.negative_texts else ()
     parts = tuple(_part(scorer, lane, sentence, unwanted) for lane in lanes)
     mean: Floats = np.mean([part.vector for part in parts], axis=0, dtype=np.float32)
     vector = parts[0].vector if len(parts) == 1 else unit(mean)
-    avoided = [given.minus.take([at]) for at in range(len(given.minus))] if given.minus else []
+    avoided = (
+        [given.negative_images.take([at]) for at in range(len(given.negative_images))] if given.negative_images else []
+    )
     against = tuple(_image_alone(image) for image in avoided)
     bearable = tuple(_halfway(scorer, each, vector) for each in against)
-    told = 0 < query.balance < 1 or bool(query.minus_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
+    told = (
+        0 < query.balance < 1 or bool(query.negative_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
+    )
     losses = tuple(_losses(lane, mix_of(scorer)[0]) for lane in lanes)
     return Asked(vector, parts, _evidence_weights(lanes), _spans(lanes[0]), losses, against, bearable, told)
 
@@ -112,9 +116,9 @@ def _halfway(scorer: Scorer, avoided: QueryFeatures, vector: Floats) -> float:
 
 def _losses(lane: _Lane, w_global: float) -> Floats:
     """Return what S loses for each word [N, L] of N minus-texts, each taken as a whole."""
-    ends = np.cumsum([sum(len(step.words) for step in lane.steps), *(len(minus.words) for minus in lane.minus)])
-    losses = np.zeros((len(lane.minus), ends[-1]), np.float32)
-    for row, minus, start in zip(losses, lane.minus, ends, strict=False):
+    ends = np.cumsum([sum(len(step.words) for step in lane.steps), *(len(minus.words) for minus in lane.negatives)])
+    losses = np.zeros((len(lane.negatives), ends[-1]), np.float32)
+    for row, minus, start in zip(losses, lane.negatives, ends, strict=False):
         row[start : start + len(minus.words)] = MINUS_FOUND * w_global * np.abs(minus.word_weights)
     return losses
 
@@ -128,7 +132,9 @@ def _evidence_weights(lanes: Sequence[_Lane]) -> Floats:
     """Return κ [L] of all words, those of minus-texts under 0: the mean over the references, sizes summing to 1."""
     none = np.empty(0, np.float32)
     each = [
-        np.concatenate([none, *(s.word_weights for s in lane.steps), *(-np.abs(m.word_weights) for m in lane.minus)])
+        np.concatenate(
+            [none, *(s.word_weights for s in lane.steps), *(-np.abs(m.word_weights) for m in lane.negatives)]
+        )
         for lane in lanes
     ]
     mean: Floats = np.mean(each, axis=0, dtype=np.float32)
@@ -136,7 +142,7 @@ def _evidence_weights(lanes: Sequence[_Lane]) -> Floats:
 
 
 def _spans(lane: _Lane) -> tuple[slice, ...]:
-    ends = np.cumsum([0, *(len(text.tokens) for text in (*lane.steps, *lane.minus))]).tolist()
+    ends = np.cumsum([0, *(len(text.tokens) for text in (*lane.steps, *lane.negatives))]).tolist()
     return tuple(slice(start, end) for start, end in pairwise(ends))
 
 
@@ -146,7 +152,7 @@ def _part(scorer: Any, lane: _Lane, sentence: Floats | None, unwanted: Sequence[
     part = joined(lane.steps) if lane.steps else _image_alone(lane.start)
     if lane.query.balance != 0.5:
         part = balanced(part, lane.start.vectors[0], sentence, lane.query.balance)
-    for minus, vector in zip(lane.minus, unwanted, strict=True):
+    for minus, vector in zip(lane.negatives, unwanted, strict=True):
         part = without_words(part, minus, vector, stress)
     return part
 

@@ -41,26 +41,27 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A question to a gallery.
 
     `references` are one image or more to start from: files, bytes, or ids of the gallery. `texts` say what should be
-    different, one edit each; `minus_texts` name what must not be there, `minus` are images that hits must not be
-    like. `balance` runs from 0, like the image alone, over 0.5, both as trained, to 1, like the words alone. `k`,
-    `where`, `rerank` and `min_score` are those of `Retriever.query`; with `maps` the evidence has its regions.
+    different, one edit each; `negative_texts` name what must not be there, `negative_images` are images that hits must
+    not be like. `balance` runs from 0, like the image alone, over 0.5, both as trained, to 1, like the words alone.
+    `k`, `where`, `rerank` and `min_confidence` are those of `Retriever.query`; with `maps` the evidence has its
+    regions.
     """
 
     references: tuple[Reference, ...]
     texts: tuple[str, ...] = ()
-    minus_texts: tuple[str, ...] = ()
-    minus: tuple[Reference, ...] = ()
+    negative_texts: tuple[str, ...] = ()
+    negative_images: tuple[Reference, ...] = ()
     balance: float = 0.5
     k: int = 10
     where: Mapping[str, str | Sequence[str]] | None = None
     rerank: int = 100
-    min_score: float = 0.0
+    min_confidence: float = 0.0
     maps: bool = False
 
     @property
     def plain(self) -> bool:
         """Return whether this is one image and one text, as the model was trained."""
-        several = len(self.references) > 1 or len(self.texts) != 1 or self.minus_texts or self.minus
+        several = len(self.references) > 1 or len(self.texts) != 1 or self.negative_texts or self.negative_images
         return not several and self.balance == 0.5
 
     def check(self) -> None:
@@ -69,8 +70,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 f"k is {self.k} and rerank is {self.rerank}; give a k of 1 or more and a rerank of 0 or more"
             )
-        if not 0 <= self.min_score <= 1:
-            raise UsageError(f"min_score is {self.min_score}; give a confidence from 0 to 1")
+        if not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"min_confidence is {self.min_confidence}; give a confidence from 0 to 1")
         if not 0 <= self.balance <= 1:
             raise UsageError(f"balance is {self.balance}; give 0 (like the image) to 1 (like the words)")
         if not self.references:

@@ -10,7 +10,7 @@ from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.retrieval.query import Asked
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import PairScores, TargetFeatures
+from nsfse_runtime.types import SCHEMA_VERSION, PairScores, TargetFeatures
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
@@ -30,20 +30,20 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """An image found. `confidence`, 0 to 1, is how likely it is right; `match` whether that reaches the threshold.
+    """An image found. `confidence`, 0 to 1, is how likely it is right; `is_match` whether that reaches the threshold.
 
     A hit on which the heaviest word of a text is mismatched is no match, and its confidence is under the threshold.
     Where a text was not read or not followed as a whole (see TextReading.whole) both are None.
 
     Where the model has no decision, nothing was re-ranked, or the query is not one image and one text, `confidence`
-    is None and `match` says whether the words of every text as a whole, by their weights, are over the boundary. Where
-    no words are looked at `match` is None and `evidence` empty.
+    is None and `is_match` says whether the words of every text as a whole, by their weights, are over the boundary.
+    Where no words are looked at `is_match` is None and `evidence` empty.
     """
 
     id: str
     path: str
     score: float
-    match: bool | None
+    is_match: bool | None
     evidence: tuple[WordEvidence, ...]
     confidence: float | None = None
 
@@ -51,16 +51,16 @@ class Hit(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
 
-    `matches` says whether any of the `k` images found is a match by its confidence, those left out for `min_score`
-    among them: where it is False, nothing here matches. None where no image has a confidence. `threshold` is the
-    confidence from which on a hit is a match, None where none has one. `grid` is (rows, columns) of the evidence's
-    `regions`, None where there are none. `texts` say how each text was read, those of
-    `minus_texts` last, and `notes` the same as sentences.
+    `has_match` says whether any of the `k` images found is a match by its confidence, those left out for
+    `min_confidence` among them: where it is False, nothing here matches. None where no image has a confidence.
+    `threshold` is the confidence from which on a hit is a match, None where none has one. `grid` is (rows, columns) of
+    the evidence's `regions`, None where there are none. `texts` say how each text was read, those of `negative_texts`
+    last, and `notes` the same as sentences.
     """
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     hits: tuple[Hit, ...]
-    matches: bool | None = None
+    has_match: bool | None = None
     threshold: float | None = None
     timings_ms: dict[str, float]
     grid: tuple[int, int] | None = None
@@ -102,7 +102,7 @@ def hits_of(
             id=ids[row],
             path=str(Path(folder, ids[row])),
             score=float(ranking.scores[at]),
-            match=bool(matches[at]) if asked.tokens and whole else None,
+            is_match=bool(matches[at]) if asked.tokens and whole else None,
             evidence=_evidence(asked, pair, at, None if maps is None else maps[at]),
             confidence=None if confidences is None else float(confidences[at]),
         )

@@ -69,10 +69,10 @@ class Retriever:
         k: int = 10,
         where: Mapping[str, str | Sequence[str]] | None = None,
         rerank: int = 100,
-        min_score: float = 0.0,
+        min_confidence: float = 0.0,
         *,
-        minus_texts: Sequence[str] = (),
-        minus: Sequence[Reference] = (),
+        negative_texts: Sequence[str] = (),
+        negative_images: Sequence[Reference] = (),
         balance: float = 0.5,
         maps: bool = False,
     ) -> Result:
@@ -82,26 +82,26 @@ class Retriever:
         gallery image, which needs no encoding where its file is as it was. It is not among the hits, nor is any image
         whose file has the same bytes. `where` keeps only images with these metadata (see Snapshot.mask); k are found if
         there are k. The best `rerank` of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
-        Of the k, those whose confidence is lower than `min_score` (0 to 1) are left out; where words of a text are not
-        known or not read, no hit has a confidence, and with a `min_score` none is left.
+        Of the k, those whose confidence is lower than `min_confidence` (0 to 1) are left out; where words of a text are
+        not known or not read, no hit has a confidence, and with a `min_confidence` none is left.
 
-        Several references, several texts (one edit each), `minus_texts` (what must not be there), `minus` (images
-        that hits must not be like) and `balance` (0 like the image, 1 like the words) are as in Query and
-        docs/queries.md. With `maps` the evidence tells where in a hit each word was found.
-        Raises UsageError, NotFoundError, ImageError, TextError, IntegrityError.
+        Several references, several texts (one edit each), `negative_texts` (what must not be there), `negative_images`
+        (images that hits must not be like) and `balance` (0 like the image, 1 like the words) are as in Query and
+        docs/queries.md. With `maps` the evidence tells where in a hit each word was found. Raises UsageError,
+        NotFoundError, ImageError, TextError, IntegrityError.
         """
         found = self.answer(
             [
                 Query(
                     references=_each(reference),
                     texts=(text,) if isinstance(text, str) else tuple(text),
-                    minus_texts=tuple(minus_texts),
-                    minus=tuple(minus),
+                    negative_texts=tuple(negative_texts),
+                    negative_images=tuple(negative_images),
                     balance=balance,
                     k=k,
                     where=where,
                     rerank=rerank,
-                    min_score=min_score,
+                    min_confidence=min_confidence,
                     maps=maps,
                 )
             ]
@@ -135,21 +135,19 @@ class Retriever:
         query.check()
         self._check_least(query)
         mask = snapshot.mask(query.where)
-        images = [self._image(snapshot, each, mask, clock) for each in (*query.references, *query.minus)]
+        images = [self._image(snapshot, each, mask, clock) for each in (*query.references, *query.negative_images)]
         return _Look(query, mask, images)
 
     def _check_least(self, query: Query) -> None:
-        if query.min_score > 0 and self._decision is None:
+        if query.min_confidence > 0 and self._decision is None:
             raise UsageError(
-                "this model tells no confidence, which min_score needs: train it to its end and export it again, "
-                "or leave min_score at 0"
+                "this model tells no confidence, which min_confidence needs: train it to its end and export it again, "
+                "or leave min_confidence at 0"
             )
-        if query.min_score > 0 and not query.rerank:
-            raise UsageError("without stage 2 there is no confidence, which min_score needs; give a rerank of 100")
-        if query.min_score > 0 and not query.plain:
-            raise UsageError(
-                "a confidence, which min_score needs, is known for one image and one text alone; leave min_score at 0"
-            )
+        if query.min_confidence > 0 and not query.rerank:
+            raise UsageError("without stage 2 there is no confidence, which min_confidence needs; give a rerank of 100")
+        if query.min_confidence > 0 and not query.plain:
+            raise UsageError("only a query of one image and one text has a confidence; leave min_confidence at 0")
 
     def _image(self, snapshot: Snapshot, reference: Reference, mask: Mask, clock: Clock) -> "int | Pixels":
         """Return an image's row, whose features are still right, or its pixels [H, W, 3].
@@ -206,15 +204,15 @@ class Retriever:
         wanted = asked.pairs_scored(self._scorer, deep, len(snapshot))
         ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
         grid = grid_of(self._scorer) if query.maps else None
-        texts = readings(self._reads, query.texts, query.minus_texts, asked)
+        texts = readings(self._reads, query.texts, query.negative_texts, asked)
         whole = all(text.whole for text in texts)
         hits = self._hits(snapshot, asked, ranking, fetch, grid, whole)
         clock.lap("stage2")
-        decided = [hit.match for hit in hits if hit.confidence is not None]
-        kept = tuple(hit for hit in hits if (hit.confidence or 0.0) >= query.min_score)
+        decided = [hit.is_match for hit in hits if hit.confidence is not None]
+        kept = tuple(hit for hit in hits if (hit.confidence or 0.0) >= query.min_confidence)
         return Result(
             hits=kept,
-            matches=any(decided) if decided else None,
+            has_match=any(decided) if decided else None,
             threshold=self._decision.threshold if self._decision and decided else None,
             timings_ms=clock.end(),
             grid=grid if kept else None,

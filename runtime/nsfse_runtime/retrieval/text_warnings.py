@@ -39,13 +39,13 @@ class IgnoredNegation(msgspec.Struct, frozen=True):
 
 
 class TextReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What was not read of one text of a query, or not followed. `minus` tells a text of `minus_texts`.
+    """What was not read of one text of a query, or not followed. `negative` tells a text of `negative_texts`.
 
     `words` is how many words of the evidence are this text's; the evidence has the texts in this order. `unread` are
     the words after the model's limit. `ignored_negation` is None where there is none.
     """
 
-    minus: bool = False
+    negative: bool = False
     words: int = 0
     unknown: tuple[UnknownWord, ...] = ()
     unread: tuple[str, ...] = ()
@@ -70,18 +70,18 @@ def tokenizer_of(scorer: Scorer) -> Tokenizer | None:
 def readings(
     tokenizer: Tokenizer | None,
     texts: Sequence[str],
-    minus_texts: Sequence[str],
+    negative_texts: Sequence[str],
     asked: Asked,
 ) -> tuple[TextReading, ...]:
-    """Return how each text of the query `asked` was read, `texts` first, then `minus_texts`. Raises TextError."""
+    """Return how each text of the query `asked` was read, `texts` first, then `negative_texts`. Raises TextError."""
     found = []
-    for at, text in enumerate((*texts, *minus_texts)):  # the order of `asked.texts`
+    for at, text in enumerate((*texts, *negative_texts)):  # the order of `asked.texts`
         reading = None if tokenizer is None else tokenizer.read(text)
-        minus, words = at >= len(texts), asked.tokens[asked.texts[at]]
-        ignored = None if minus else negated(words, asked.word_weights[asked.texts[at]])
+        negative, words = at >= len(texts), asked.tokens[asked.texts[at]]
+        ignored = None if negative else negated(words, asked.word_weights[asked.texts[at]])
         found.append(
             TextReading(
-                minus=minus,
+                negative=negative,
                 words=len(words),
                 unknown=() if reading is None or tokenizer is None else _unknown(tokenizer, reading),
                 unread=() if reading is None else reading.unread,
@@ -114,4 +114,4 @@ def _notes(each: TextReading, max_words: int) -> Iterator[str]:
     if each.unread:
         yield f"not read, after the first {max_words} words: {' '.join(each.unread)}"
     if ignored := each.ignored_negation:
-        yield f"this model did not follow '{ignored.phrase}'; use --without {ignored.word}"
+        yield f"this model did not follow '{ignored.phrase}'; use --exclude-text {ignored.word}"

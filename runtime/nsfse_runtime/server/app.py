@@ -116,10 +116,12 @@ class Service:
                 gone, deadline = watch(request), perf_counter() + self.settings.deadline
                 try:
                     started = perf_counter()
-                    pixels = await self._decoded(served, [*asked.image, *asked.minus_image], gone, deadline)
+                    pixels = await self._decoded(
+                        served, [*asked.reference_images, *asked.negative_images], gone, deadline
+                    )
                     decoded = perf_counter() - started if pixels else 0.0
-                    references, minus = pixels[: len(asked.image)], pixels[len(asked.image) :]
-                    parts = (asked.id, asked.text), (asked.minus_id, asked.minus_text)
+                    references, minus = pixels[: len(asked.reference_images)], pixels[len(asked.reference_images) :]
+                    parts = (asked.reference_ids, asked.texts), (asked.negative_ids, asked.negative_texts)
                     query = query_of(asked, *parts, references, minus)
                     job = self._job(query, served, deadline)
                     (found,) = await self.waiting.ask([job], gone)

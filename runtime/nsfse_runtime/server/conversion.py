@@ -21,21 +21,21 @@ def query_of(
     wanted: tuple[Sequence[str], Sequence[str]],
     unwanted: tuple[Sequence[str], Sequence[str]],
     references: Sequence[Upload] = (),
-    minus: Sequence[Upload] = (),
+    negative_images: Sequence[Upload] = (),
 ) -> Query:
     """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of images that were sent."""
     images: tuple[Reference, ...] = (*references, *map(GalleryId, wanted[0]))
-    avoided: tuple[Reference, ...] = (*minus, *map(GalleryId, unwanted[0]))
+    avoided: tuple[Reference, ...] = (*negative_images, *map(GalleryId, unwanted[0]))
     return Query(
         references=images,
         texts=tuple(wanted[1]),
-        minus_texts=tuple(unwanted[1]),
-        minus=avoided,
+        negative_texts=tuple(unwanted[1]),
+        negative_images=avoided,
         balance=asked.balance,
         k=asked.k,
         where=asked.where,
         rerank=asked.rerank,
-        min_score=asked.min_score,
+        min_confidence=asked.min_confidence,
         maps=asked.maps,
     )
 
@@ -49,7 +49,7 @@ def batch_queries(values: Sequence[Any]) -> list[Query | Refused]:
         except Refused as refused:
             found.append(refused)
         else:
-            found.append(query_of(each, (each.ids, each.texts), (each.minus_ids, each.minus_texts)))
+            found.append(query_of(each, (each.reference_ids, each.texts), (each.negative_ids, each.negative_texts)))
     return found
 
 
@@ -84,7 +84,7 @@ def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.Quer
         m.ServedHit(
             id=hit.id,
             score=hit.score,
-            match=hit.match,
+            is_match=hit.is_match,
             evidence=hit.evidence,
             confidence=hit.confidence,
             metadata=metadata,
@@ -93,7 +93,7 @@ def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.Quer
     ]
     return m.QueryReply(
         hits=hits,
-        matches=result.matches,
+        has_match=result.has_match,
         threshold=result.threshold,
         grid=result.grid,
         texts=result.texts,

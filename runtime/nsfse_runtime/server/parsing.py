@@ -19,7 +19,7 @@ from nsfse_runtime.server.errors import Refused, usage
 from nsfse_runtime.server.settings import IMAGE_BYTES, JSON_BYTES
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-_FILES = ("image", "minus_image")
+_FILES = ("image", "reference_images", "negative_images")
 _JSON = ("where", "metadata")
 _END_BYTES = 1024
 _MOST_FILES, _MOST_FIELDS, _PART_BYTES = 16, 48, 64_000
@@ -32,7 +32,9 @@ async def form(request: Request, kind: type[_T], seconds: float) -> AsyncIterato
     Raises Refused: another content type, too large, too slow, or not in its form.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise Refused(415, "content_type", "send multipart/form-data, such as: curl -F text='make it red' -F id=...")
+        raise Refused(
+            415, "content_type", "send multipart/form-data, such as: curl -F texts='make it red' -F reference_ids=..."
+        )
     end = _End(request)
     try:
         async with asyncio.timeout(seconds):

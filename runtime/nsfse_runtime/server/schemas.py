@@ -9,6 +9,7 @@ from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.results import WordEvidence
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.server.errors import Failure
+from nsfse_runtime.types import SCHEMA_VERSION
 
 MOST_HITS, MOST_PAIRS, MOST_PARTS, MOST_QUERIES, MOST_LISTED = 100, 500, 8, 16, 200
 MOST_VALUES = 50
@@ -30,7 +31,7 @@ class Choices(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     k: Annotated[int, Meta(ge=1, le=MOST_HITS)] = 10
     where: Where = {}
-    min_score: Share = 0.0
+    min_confidence: Share = 0.0
     rerank: Annotated[int, Meta(ge=0, le=MOST_PAIRS)] = 100
     balance: Share = 0.5
     maps: bool = False
@@ -39,22 +40,22 @@ class Choices(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class QueryForm(Choices, kw_only=True):
     """A query as a form: images as files or as ids of the gallery; `where` is a JSON object."""
 
-    image: Files = []
-    id: Ids = []
-    text: Texts = []
-    minus_text: Texts = []
-    minus_id: Ids = []
-    minus_image: Files = []
+    reference_images: Files = []
+    reference_ids: Ids = []
+    texts: Texts = []
+    negative_texts: Texts = []
+    negative_ids: Ids = []
+    negative_images: Files = []
     gallery: Name | None = None
 
 
 class BatchQuery(Choices, kw_only=True):
     """One query of several, by ids of the gallery alone."""
 
-    ids: Ids = []
+    reference_ids: Ids = []
     texts: Texts = []
-    minus_texts: Texts = []
-    minus_ids: Ids = []
+    negative_texts: Texts = []
+    negative_ids: Ids = []
 
 
 # Checked one by one: one that is not in its form does not spoil the others.
@@ -97,7 +98,7 @@ class ServedHit(msgspec.Struct, kw_only=True):
 
     id: str
     score: float
-    match: bool | None
+    is_match: bool | None
     evidence: tuple[WordEvidence, ...]
     confidence: float | None
     metadata: dict[str, str]
@@ -106,9 +107,9 @@ class ServedHit(msgspec.Struct, kw_only=True):
 class QueryReply(msgspec.Struct, kw_only=True):
     """Hits, best first; see nsfse_runtime.retrieval.retriever.Result. `timings_ms` adds the time in the queue."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     hits: list[ServedHit]
-    matches: bool | None
+    has_match: bool | None
     threshold: float | None
     grid: tuple[int, int] | None
     texts: tuple[TextReading, ...]
@@ -134,7 +135,7 @@ BatchResult = Annotated[
 class BatchReply(msgspec.Struct, kw_only=True):
     """One result for each query, in their order."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     results: list[BatchResult]
 
 
@@ -148,7 +149,7 @@ class Listed(msgspec.Struct):
 class ListReply(msgspec.Struct, kw_only=True):
     """Images in the order of their ids; `total` is how many fit."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     total: int
     images: list[Listed]
 
@@ -156,7 +157,7 @@ class ListReply(msgspec.Struct, kw_only=True):
 class ChangeReply(msgspec.Struct, kw_only=True):
     """What was done to the image `id`: `added`, `removed`, or `unchanged` where it was there already."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     id: str
     change: str
 
@@ -198,7 +199,7 @@ class Limits(msgspec.Struct, kw_only=True):
 class InfoReply(msgspec.Struct, kw_only=True):
     """What is served, and how."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     version: str
     device: str
     galleries: list[GalleryFacts]

@@ -86,8 +86,8 @@ def _draw_hit(sheet: "Image", pen: "ImageDraw", hit: SheetHit, corner: tuple[int
     x, y = corner
     _paste(sheet, pen, hit.pixels, corner, GOOD if hit.right else LINE, 4 if hit.right else 1)
     y += THUMBNAIL[0] + 6
-    if hit.match is not None:
-        _tick(pen, (x, y + 2), hit.match)
+    if hit.is_match is not None:
+        _tick(pen, (x, y + 2), hit.is_match)
     pen.text((x + 20, y), f"{hit.score:.2f}", INK, _font(15))
     room = THUMBNAIL[1] - 66
     pen.text((x + 66, y + 2), _cut(pen, printable(hit.id), _font(12), room, keep_end=True), FAINT, _font(12))

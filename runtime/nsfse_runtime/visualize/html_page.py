@@ -80,7 +80,7 @@ def _figure(place: int, hit: SheetHit) -> str:
     said = "a right answer" if hit.right else safe(hit.note)
     return (
         f'<li class="{kinds}"><figure><div class="frame">{_image(hit.pixels, hit.id)}</div><figcaption>'
-        f'<p class="score"><span>{hit.rank or place}. <b>{hit.score:.2f}</b></span>{_MARKS[hit.match]}</p>'
+        f'<p class="score"><span>{hit.rank or place}. <b>{hit.score:.2f}</b></span>{_MARKS[hit.is_match]}</p>'
         f'<p class="id"><bdi>{safe(hit.id)}</bdi></p><p class="answer">{said}</p>'
         f'<p class="words">{"".join(_word(word, len(hit.words)) for word in hit.words)}</p>'
         "</figcaption></figure></li>"

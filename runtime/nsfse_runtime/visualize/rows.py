@@ -42,14 +42,14 @@ def verdict(word: Word, count: int) -> str:
 class SheetHit:
     """One found image [H, W, 3] with what is written under it.
 
-    `pixels` is None when its file is gone since it was indexed; `match` where the model does not say; `right` where
+    `pixels` is None when its file is gone since it was indexed; `is_match` where the model does not say; `right` where
     the answer is not known.
     """
 
     pixels: Pixels | None
     id: str
     score: float
-    match: bool | None
+    is_match: bool | None
     words: tuple[Word, ...] = ()
     right: bool | None = None
     rank: str = ""
@@ -89,7 +89,7 @@ class Found(Protocol):
         """Return the score."""
 
     @property
-    def match(self) -> bool | None:
+    def is_match(self) -> bool | None:
         """Return whether the whole is a match, None where the model does not say."""
 
     @property
@@ -122,7 +122,9 @@ def sheet_row(
             return None
 
     found = (
-        SheetHit(pixels_of(h.path), h.id, h.score, h.match, tuple(h.evidence), None if right is None else h.id in right)
+        SheetHit(
+            pixels_of(h.path), h.id, h.score, h.is_match, tuple(h.evidence), None if right is None else h.id in right
+        )
         for h in hits
     )
     others = tuple((said, load_image(path, THUMBNAIL)) for said, path in more)

@@ -206,7 +206,7 @@ def test_blocks_spell_their_methods():
         for method in block.methods:
             load_config(overrides=method_settings(method))
     model = load_config(overrides=method_settings("tirg:facts+minutes")).model
-    assert (model.method, model.facts) == ("tirg", True)
+    assert (model.method, model.attribute_supervision) == ("tirg", True)
 
 
 @pytest.mark.parametrize("method", ["tirg:gamma=0", "tirg:fact", "nsfse:facts", "nsfse:", "sum:", "sum:facts+"])

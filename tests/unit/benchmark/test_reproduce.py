@@ -13,7 +13,7 @@ from nsfse.config import TrainConfig, load_config
 from nsfse_runtime.errors import UsageError
 
 DOCS = Path(__file__).parents[3] / "docs"
-BACKBONES = {"backbone_lr"} <= {field.name for field in msgspec.structs.fields(TrainConfig)}
+BACKBONES = {"backbone_lr_scale"} <= {field.name for field in msgspec.structs.fields(TrainConfig)}
 
 
 def run(capsys, *arguments):
@@ -37,7 +37,7 @@ def test_settings_are_a_configuration(name):
     recipe = load_recipe(name)
     assert load_config(bases=[recipe.config]).model.image_size == (224, 224)
     if BACKBONES:
-        assert load_config(bases=[recipe.config, recipe.pretrained]).train.backbone_lr > 0
+        assert load_config(bases=[recipe.config, recipe.pretrained]).train.backbone_lr_scale > 0
 
 
 def test_expected_figures_stand_in_the_documents_and_what_is_not_known_is_not_made_up():

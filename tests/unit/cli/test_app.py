@@ -134,7 +134,7 @@ def test_an_unexpected_error_is_one_line_unless_debugging(capsys, monkeypatch):
 def found(*confidences, matches=None):
     evidence = (WordEvidence("red", 0.5, True, 1.0),)
     hits = (Hit(f"{at}.png", "", 1.0, (c or 0) >= 0.5, evidence, c) for at, c in enumerate(confidences))
-    return Result(hits=tuple(hits), matches=matches, timings_ms={"total": 7.2})
+    return Result(hits=tuple(hits), has_match=matches, timings_ms={"total": 7.2})
 
 
 def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
@@ -148,7 +148,7 @@ def test_a_query_says_how_confident_it_is_and_when_nothing_matches():
     assert query_text(found(None)).splitlines()[1:] == ["   1   1.00  no     0.png  red+", "7 ms"]
     said = [query_text(found(matches=matches)) for matches in (None, False, True)]
     assert said[:2] == ["no image in the gallery fits these conditions", "nothing here matches"]
-    assert "lower --min-score" in said[2]
+    assert "lower --min-confidence" in said[2]
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def gallery(tmp_path):
         (["file:///a.jpg", "red"], "is a URL, and nothing is fetched"),
         (["data:image/png;base64,AAAA", "red"], "is a URL, and nothing is fetched"),
         (["a.png", "red", "--and-like", "ftp://example.com/b.png"], "is a URL, and nothing is fetched"),
-        (["a.png", "red", "--not-like", "-"], "an image is not read from stdin"),
+        (["a.png", "red", "--exclude-image", "-"], "an image is not read from stdin"),
         (["a.png"], "a query needs a text"),
         (["a"], "a query needs a text"),
     ],
@@ -236,7 +236,7 @@ def test_a_reader_that_leaves_is_no_error():
 def test_doctor_tells_no_home_path_unless_asked(capsys):
     code, out, _ = run(capsys, "doctor", "--json")
     report = json.loads(out)
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert (code == 0) == (report["problems"] == [])
     assert str(Path(sys.executable).parent) not in out
     assert report["checks"]["decode an image"].startswith("ok")

@@ -42,7 +42,10 @@ def shelf(tmp_path_factory):
     with (folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("id",), *((name,) for name in names)])
     asked = {"protocol": "toy", "texts": ["in green", "make it green"], "reference": names[0], "targets": names[1:3]}
-    queries = [asked | {"kind": "colour", "hard_negatives": names[3:4]}, asked | {"minus": names[4:5], "kind": "minus"}]
+    queries = [
+        asked | {"kind": "colour", "hard_negatives": names[3:4]},
+        asked | {"negative_images": names[4:5], "kind": "minus"},
+    ]
     (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)), "utf-8")
     with pytest.raises(SystemExit) as stop:
         app.main(["index", str(folder / "g"), str(folder / "images"), "-b", str(GOLDEN / "bundle"), "--json"])
@@ -64,7 +67,7 @@ def test_a_query_prints_what_is_documented(shelf, capsys):
     for more in (
         ["in green"],
         ["in green", "--maps", "--rerank", "0"],
-        ["in green", "--and-like", second, "--and", "make it red", "--without", "dots", "-k", "3"],
+        ["in green", "--and-like", second, "--and", "make it red", "--exclude-text", "dots", "-k", "3"],
         ["--balance", "0"],
         [shelf / "images" / second, "in green"],
     ):
@@ -75,7 +78,7 @@ def test_a_query_prints_what_is_documented(shelf, capsys):
     # Only a trained model is sure of anything, and a condition may leave nothing.
     evidence = (WordEvidence("red", 0.5, True, -0.5, (0.1, -0.2)),)
     hit = Hit("a.png", "a.png", 1.0, True, evidence, 0.8)
-    sure = Result(hits=(hit,), matches=True, timings_ms={"total": 1.0}, grid=(1, 2))
+    sure = Result(hits=(hit,), has_match=True, timings_ms={"total": 1.0}, grid=(1, 2))
     for result in (sure, Result(hits=(), timings_ms={"total": 1.0})):
         check("query", json.loads(to_json(result)))
 

@@ -24,9 +24,10 @@ WORDS = (
 
 def result(*hits, matches=True):
     found = (
-        Hit(id=name, path=name, score=2.0, match=match, evidence=WORDS, confidence=sure) for name, match, sure in hits
+        Hit(id=name, path=name, score=2.0, is_match=match, evidence=WORDS, confidence=sure)
+        for name, match, sure in hits
     )
-    return Result(hits=tuple(found), matches=matches, timings_ms={"total": 7.0})
+    return Result(hits=tuple(found), has_match=matches, timings_ms={"total": 7.0})
 
 
 def printed(found, width=70):
@@ -63,7 +64,7 @@ def noted(*hits):
 
 @pytest.mark.parametrize("show", [lambda found: plain(printed(found)), query_text])
 def test_words_that_are_not_read_have_a_line(show):
-    hit = Hit(id="a.png", path="a.png", score=2.0, match=None, evidence=WORDS)
+    hit = Hit(id="a.png", path="a.png", score=2.0, is_match=None, evidence=WORDS)
     for found in (noted(hit), noted()):
         lines = show(found).splitlines()
         assert "unknown word: re\\x1bdd; did you mean red?" in lines and NOT_WHOLE in lines

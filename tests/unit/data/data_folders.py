@@ -108,7 +108,7 @@ def queryset(folder: Path) -> Path:
         {"protocol": "p", "split": "train", "reference": "d", "texts": ["blue"], "targets": ["e"], "kind": "colour"},
         {
             **{"protocol": "q", "reference": "a", "texts": ["blue"], "targets": ["b"], "more_texts": [["long"]]},
-            **{"more_references": ["c"], "minus_texts": ["dots"], "minus": ["d"]},
+            **{"more_references": ["c"], "negative_texts": ["dots"], "negative_images": ["d"]},
         },
     ]
     write(folder / "queries.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -70,12 +70,12 @@ def test_an_answer_to_several_edits_has_all_of_them(source, asked):
 
 def test_an_answer_has_nothing_that_must_not_be_there(source, asked):
     for query in asked["minus"]:
-        assert bool(query.minus) == (query.kind == "image") != bool(query.minus_texts)
-        (start,), unwanted = looks(source, [query.reference]), looks(source, query.minus)
+        assert bool(query.negative_images) == (query.kind == "image") != bool(query.negative_texts)
+        (start,), unwanted = looks(source, [query.reference]), looks(source, query.negative_images)
         for target in looks(source, query.targets):
             values = {target["colour"], PATTERN_NOUNS.get(target["pattern"], target["pattern"])}
             values |= {DETAILS[target["category"]]} if target["detail"] == "with" else set()
-            assert not values & set(query.minus_texts)
+            assert not values & set(query.negative_texts)
             assert target not in unwanted
-        if query.kind == "has" and query.minus_texts[0] in source.level.values[1]:
-            assert start["colour"] == query.minus_texts[0]
+        if query.kind == "has" and query.negative_texts[0] in source.level.values[1]:
+            assert start["colour"] == query.negative_texts[0]

@@ -222,7 +222,7 @@ def test_modes_and_protocols_share_one_encoding():
     )
     assert sum(scorer.batches) == 8
     report = found.to_json()
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert {name: row["R@1"] for name, row in report["protocols"].items()} == {"toy": 100.0, "part": 100.0}
     assert report["modes"]["image-only"]["toy"]["R@1"] == 0.0
     assert ("encode", 8, 8) in seen and ("rank", 1, 1) in seen

@@ -31,7 +31,7 @@ def protocols(source):
     """Queries of one image and one text, and some with something that must not be there."""
     plain = source.protocols("test")[0]
     plain = replace(plain, queries=plain.queries[::3])
-    more = [replace(q, minus_texts=("stripes",), minus=q.hard_negatives[:1]) for q in plain.queries[:12]]
+    more = [replace(q, negative_texts=("stripes",), negative_images=q.hard_negatives[:1]) for q in plain.queries[:12]]
     return [plain, replace(plain, name="drawn minus", queries=tuple(more))]
 
 

@@ -52,17 +52,22 @@ VARIANTS = {
         for name in ABLATIONS
     },
     **{name: method_settings(name) for name in METHODS},
-    "head_reach": ["model.head_reach=0"],
+    "head_grad_scale": ["model.head_grad_scale=0"],
     "label_smoothing": ["train.label_smoothing=0.1"],
     "odd channels": ["model.dim=12"],
-    "in parts": ["train.accumulate=3"],
+    "in parts": ["train.grad_cache_chunks=3"],
     "efficientnet-lite0": ['model.backbone="efficientnet-lite0"', 'model.weights="random"', "model.image_size=[64,64]"],
     "efficientnet-lite0, small cells": [
-        *('model.backbone="efficientnet-lite0"', 'model.weights="random"', "model.cell=16", "model.channel_dropout=0.2")
+        *(
+            'model.backbone="efficientnet-lite0"',
+            'model.weights="random"',
+            "model.stride=16",
+            "model.channel_dropout=0.2",
+        )
     ],
     "resnet50": ['model.backbone="resnet50"', "model.image_size=[64,64]"],
     "clip": ['model.backbone="clip"', "model.max_words=14"],
-    "clip in parts": ['model.backbone="clip"', "model.max_words=14", "train.accumulate=2"],
+    "clip in parts": ['model.backbone="clip"', "model.max_words=14", "train.grad_cache_chunks=2"],
     "combiner on clip": ['model.backbone="clip"', "model.max_words=14", "model.method=combiner"],
     "tirg on resnet50": ['model.backbone="resnet50"', "model.image_size=[64,64]", "model.method=tirg"],
 }
@@ -107,7 +112,7 @@ def batch_of(size: tuple[int, int], titles: bool = True) -> Batch:
 
 def trainer_of(config: Config, amp: str) -> Trainer:
     torch.manual_seed(0)
-    changed = msgspec.structs.replace(config, train=msgspec.structs.replace(config.train, amp=amp))
+    changed = msgspec.structs.replace(config, train=msgspec.structs.replace(config.train, bf16_autocast=amp))
     model = build_model(changed.model, 40 if config.model.backbone == "clip" else 9)
     calm(model)
     return Trainer(changed, model, 100)
@@ -241,7 +246,7 @@ def test_rounded_products_are_those_of_torchs_own_kernels():
 
 # Who decides
 
-UNMEASURED = ", which was not measured to be faster; train.amp=on uses it"
+UNMEASURED = ", which was not measured to be faster; train.bf16_autocast=on uses it"
 
 
 def processor(monkeypatch, avx512=False, amx=False, machine="x86_64", arm=False):
@@ -249,7 +254,7 @@ def processor(monkeypatch, avx512=False, amx=False, machine="x86_64", arm=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": arm}, raising=False)
-    monkeypatch.delenv("NSFSE_AMP", raising=False)
+    monkeypatch.delenv("NSFSE_BF16_AUTOCAST", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +272,7 @@ def test_auto_is_float32_on_every_cpu_and_says_why(monkeypatch, kind, reason):
     found = choose("auto", CPU)
     assert (found.bfloat16, str(found)) == (False, reason)
     assert found.native == bool(set(kind) - {"machine"})
-    monkeypatch.setenv("NSFSE_AMP", "auto")
+    monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "auto")
     assert str(choose("auto", CPU)) == reason
 
 
@@ -284,35 +289,38 @@ def test_a_gpu_that_only_emulates_bfloat16_does_without(monkeypatch, there, line
 def test_the_environment_stands_in_for_auto_alone(monkeypatch):
     processor(monkeypatch)
     for value, used in (("on", True), ("ON ", True), ("off", False), ("", False)):
-        monkeypatch.setenv("NSFSE_AMP", value)
+        monkeypatch.setenv("NSFSE_BF16_AUTOCAST", value)
         assert choose("auto", CPU).bfloat16 is used
         assert choose("on", CPU).bfloat16 and not choose("off", CPU).bfloat16
-    monkeypatch.setenv("NSFSE_AMP", "on")
-    assert str(choose("auto", CPU)).startswith("on; NSFSE_AMP is on (this CPU has neither")
+    monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "on")
+    assert str(choose("auto", CPU)).startswith("on; NSFSE_BF16_AUTOCAST is on (this CPU has neither")
     processor(monkeypatch, avx512=True)
-    monkeypatch.setenv("NSFSE_AMP", "off")
-    assert str(choose("auto", CPU)) == "off; NSFSE_AMP is off"
+    monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "off")
+    assert str(choose("auto", CPU)) == "off; NSFSE_BF16_AUTOCAST is off"
 
 
 def test_a_wrong_value_is_refused_in_one_line_before_anything_is_written(monkeypatch, tmp_path):
-    monkeypatch.setenv("NSFSE_AMP", "yes")
-    with pytest.raises(UsageError, match=r"^NSFSE_AMP is 'yes'; set it to auto, on or off$"):
+    monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "yes")
+    with pytest.raises(UsageError, match=r"^NSFSE_BF16_AUTOCAST is 'yes'; set it to auto, on or off$"):
         train(load_config(overrides=TOY), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     choose("off", CPU)  # nobody asks for it
-    with pytest.raises(UsageError, match=r"^the options: train\.amp is 'maybe'; set it to auto, on or off$"):
-        load_config(overrides=["train.amp=maybe"])
-    with pytest.raises(UsageError, match=r"train\.amp is 'maybe'"):
-        TrainConfig(amp="maybe")
+    with pytest.raises(UsageError, match=r"^the options: train\.bf16_autocast is 'maybe'; set it to auto, on or off$"):
+        load_config(overrides=["train.bf16_autocast=maybe"])
+    with pytest.raises(UsageError, match=r"train\.bf16_autocast is 'maybe'"):
+        TrainConfig(bf16_autocast="maybe")
 
 
 @pytest.mark.parametrize(("old", "new"), [(True, "auto"), (False, "off")])
 def test_true_and_false_mean_what_they_did(tmp_path, old, new):
-    assert TrainConfig(amp=old) == TrainConfig(amp=new) and TrainConfig(amp=old).amp == new
-    assert load_config(overrides=[f"train.amp={str(old).lower()}"]).train.amp == new
+    assert (
+        TrainConfig(bf16_autocast=old) == TrainConfig(bf16_autocast=new)
+        and TrainConfig(bf16_autocast=old).bf16_autocast == new
+    )
+    assert load_config(overrides=[f"train.bf16_autocast={str(old).lower()}"]).train.bf16_autocast == new
     file = tmp_path / "old.toml"
     file.write_text(f"[train]\namp = {str(old).lower()}\n")
-    assert load_config(file=file).train.amp == new
+    assert load_config(file=file).train.bf16_autocast == new
 
 
 def test_the_doctor_says_what_is_used_and_why(monkeypatch):
@@ -321,12 +329,12 @@ def test_the_doctor_says_what_is_used_and_why(monkeypatch):
     processor(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert doctor.examine()["training"] == {"bfloat16": "off; this CPU has neither AVX512-BF16 nor AMX"}
-    monkeypatch.setenv("NSFSE_AMP", "on")
+    monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "on")
     found = doctor.examine()
-    assert found["training"]["bfloat16"].startswith("on; NSFSE_AMP is on")
-    assert found["settings"]["NSFSE_AMP"] == "on"
-    monkeypatch.setenv("NSFSE_AMP", "yes")
-    wrong = "NSFSE_AMP is 'yes'; set it to auto, on or off"
+    assert found["training"]["bfloat16"].startswith("on; NSFSE_BF16_AUTOCAST is on")
+    assert found["settings"]["NSFSE_BF16_AUTOCAST"] == "on"
+    monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "yes")
+    wrong = "NSFSE_BF16_AUTOCAST is 'yes'; set it to auto, on or off"
     found = doctor.examine()
     assert found["training"] == {"bfloat16": f"failed: {wrong}"} and wrong in found["problems"]
 
@@ -358,13 +366,15 @@ def digest(run: Path, name: str = "model.safetensors") -> str:
 @pytest.fixture(scope="module")
 def forced(tmp_path_factory):
     run = tmp_path_factory.mktemp("forced") / "run"
-    train(load_config(overrides=[*TOY, "train.amp=on", "train.epochs=1"]), run)
+    train(load_config(overrides=[*TOY, "train.bf16_autocast=on", "train.epochs=1"]), run)
     return run
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_that_died_goes_on_to_the_same_weights(tmp_path, accumulate):
-    settings = load_config(overrides=[*TOY, "train.amp=on", f"train.accumulate={accumulate}", "train.save_every=0"])
+    settings = load_config(
+        overrides=[*TOY, "train.bf16_autocast=on", f"train.grad_cache_chunks={accumulate}", "train.save_every=0"]
+    )
     train(settings, tmp_path / "whole", steps=2)
 
     class DiedError(Exception):
@@ -396,7 +406,7 @@ def test_a_run_of_before_continues(tmp_path):
     train(load_config(overrides=settings), run, progress=seen.append)
     assert [entry["step"] for entry in seen if "loss" in entry] == [2, 3]
     with pytest.raises(UsageError, match="another configuration"):
-        train(load_config(overrides=[*settings, "train.amp=off"]), run)
+        train(load_config(overrides=[*settings, "train.bf16_autocast=off"]), run)
 
 
 def test_a_run_in_bfloat16_is_exported_and_evaluated(forced, tmp_path):
@@ -430,7 +440,7 @@ def test_two_processes_train_as_one_does_in_bfloat16(tmp_path):
         child = subprocess.run(
             [
                 *(sys.executable, *launcher, "-m", "tests.train_child", "once", str(tmp_path / name), *TOY),
-                *("train.amp=on", "train.accumulate=2", "train.epochs=1", "train.lr=1e-4"),
+                *("train.bf16_autocast=on", "train.grad_cache_chunks=2", "train.epochs=1", "train.lr=1e-4"),
             ],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},

@@ -132,13 +132,13 @@ def test_folded_convolutions_are_convolution_and_normalisation():
 
 def test_with_small_cells_the_trunk_ends_at_its_fifth_stage(narrow):
     same_features(unfolded_tensors(), (32, 48), cell=16, stages=5, width=176)
-    small = ('model.backbone="efficientnet-lite0"', "model.cell=16", "model.image_size=[32,48]")
+    small = ('model.backbone="efficientnet-lite0"', "model.stride=16", "model.image_size=[32,48]")
     vectors, regions = NSFSE(settings(*small).model, 20).eval().encode_images(random_images(2, (32, 48)))
     assert vectors.shape == (2, 16) and regions.shape[1] == 6 + settings().model.views
     with pytest.raises(DataError, match=r"model\.cell: 16; for resnet50 it is 32"):
-        NSFSE(settings('model.backbone="resnet50"', "model.cell=16", "model.image_size=[32,48]").model, 20)
+        NSFSE(settings('model.backbone="resnet50"', "model.stride=16", "model.image_size=[32,48]").model, 20)
     with pytest.raises(DataError, match=r"model\.cell: 8; for efficientnet-lite0 it is 32 or 16"):
-        NSFSE(settings(small[0], "model.cell=8").model, 20)
+        NSFSE(settings(small[0], "model.stride=8").model, 20)
 
 
 @pytest.mark.skipif(not find_spec(LITE0), reason="the weights' package is not installed: nsfse[pretrained]")
@@ -314,7 +314,7 @@ def test_frozen_stages_keep_weights_and_statistics(narrow, resnet_file, stages, 
 
 
 def test_only_pretrained_parameters_learn_slowly(narrow, resnet_file):
-    config = settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', "train.backbone_lr=0.25")
+    config = settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', "train.backbone_lr_scale=0.25")
     model = NSFSE(config.model, 20)
     paces = {id(p): g["pace"] for g in Trainer(config, model, 10).optimizer.param_groups for p in g["params"]}
     assert {paces[id(p)] for p in model.image_encoder.trunk.parameters()} == {0.25}
@@ -333,7 +333,7 @@ def test_settings_that_contradict_each_other_are_refused():
     assert origin(settings().model) == {}
 
 
-@pytest.mark.parametrize("how", ["model.frozen_stages=-1", "train.backbone_lr=0"])
+@pytest.mark.parametrize("how", ["model.frozen_stages=-1", "train.backbone_lr_scale=0"])
 def test_a_frozen_trunk_runs_once_a_image_and_gives_the_same(narrow, resnet_file, how):
     class Source:
         loaded: list[str] = []  # noqa: RUF012
@@ -343,7 +343,7 @@ def test_a_frozen_trunk_runs_once_a_image_and_gives_the_same(narrow, resnet_file
             return random_images(seed=int(name), count=1, size=size)[0].numpy()
 
     config = settle(settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', how))
-    assert config.train.augment == 0.0
+    assert config.train.augment_strength == 0.0
     model = NSFSE(config.model, 20)
     load_pretrained(model, resnet_file)
     freeze(model, config)
@@ -432,7 +432,7 @@ def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
     torch.testing.assert_close(_covers(7, 4).view(4, 4, 7, 7), torch.einsum("iy,jx->ijyx", line, line))
     pixels, found = torch.rand(2, 3, 32, 32), []
     for cells in (1, 2, 0):
-        config = settle(clip_settings(clip_folder, "model.dim=24", f"model.cells={cells}")).model
+        config = settle(clip_settings(clip_folder, "model.dim=24", f"model.pool_grid={cells}")).model
         model = NSFSE(config, 20).eval()
         load_pretrained(model, clip_folder / "tokenizer.json")
         with torch.inference_mode():
@@ -440,8 +440,8 @@ def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
     assert [each.shape[1] for each in found] == [2, 5, 5]  # the class token, and 2x2 patches
     torch.testing.assert_close(found[0][:, 1], found[2][:, 1:].mean(1))
     torch.testing.assert_close(found[1], found[2])
-    before = msgspec.structs.replace(config, cells=1)  # a run of before: its shapes speak of no cells
-    del before.clip["cells"]
+    before = msgspec.structs.replace(config, pool_grid=1)  # a run of before: its shapes speak of no cells
+    del before.clip_config["cells"]
     assert not NSFSE(before, 20).image_encoder.trunk.pooled
 
 
@@ -498,7 +498,7 @@ def test_only_a_name_after_hub_reaches_for_the_network(clip_folder, tmp_path, mo
         settle(clip_settings("openai/clip"))
     assert asked == []
     config = settle(clip_settings("hub:openai/clip"))
-    assert {name for name, _ in asked} == {"openai/clip"} and config.model.clip["start"] == 0
+    assert {name for name, _ in asked} == {"openai/clip"} and config.model.clip_config["start"] == 0
     assert origin(config.model) == {"backbone": "clip, hub:openai/clip"}
     seen = []
     real = transformers.CLIPModel.from_pretrained
@@ -526,7 +526,7 @@ def test_every_weight_learns(narrow, clip_folder):
 
 
 def test_frozen_clip_freezes_both_towers(clip_folder):
-    config = settle(clip_settings(clip_folder, "train.backbone_lr=0"))
+    config = settle(clip_settings(clip_folder, "train.backbone_lr_scale=0"))
     assert config.train.word_dropout == 0.0
     model = NSFSE(config.model, 20)
     freeze(model, config)

@@ -107,7 +107,7 @@ def test_the_naive_ways_are_asked_beside_ours(tmp_path, monkeypatch):
 
     queries = [query for protocol in DrawnSource("easy", gallery=160).questions() for query in protocol.queries]
     said = [text for query in queries for texts in (query.texts, *query.more_texts) for text in texts]
-    monkeypatch.setattr(random_run, "TEXTS", [*said, "and no", *(word for q in queries for word in q.minus_texts)])
+    monkeypatch.setattr(random_run, "TEXTS", [*said, "and no", *(word for q in queries for word in q.negative_texts)])
     run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=8, dim=16, image_size=(32, 32)))
     rows = load("queries").measure(run, "easy", 4, gallery=160)
     kinds = {(row["protocol"], row["kind"]): [r["way"] for r in rows if r["kind"] == row["kind"]] for row in rows}

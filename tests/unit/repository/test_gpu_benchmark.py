@@ -21,13 +21,13 @@ def test_the_toy_tells_three_rates_and_parts_have_the_loss_of_the_whole(amp):
     told = subprocess.run(
         [sys.executable, "benchmarks/gpu.py", "--toy"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "NSFSE_AMP": amp},
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "NSFSE_BF16_AUTOCAST": amp},
         capture_output=True,
         text=True,
     )
     assert told.returncode == 0, told.stderr[-2000:]
     found = json.loads(told.stdout)
-    assert found["bfloat16"].startswith(f"{amp}; NSFSE_AMP is {amp}")
+    assert found["bfloat16"].startswith(f"{amp}; NSFSE_BF16_AUTOCAST is {amp}")
     assert all(found[name]["images_per_second"] > 0 for name in ("plain", "nsfse", "nsfse_in_4_parts"))
     assert found["nsfse"]["last_loss"] == pytest.approx(found["nsfse_in_4_parts"]["last_loss"], rel=2e-3)
 

@@ -137,14 +137,14 @@ def test_hits_have_the_confidence_of_their_features(gallery: Gallery) -> None:
     ranking = rank(scorer, query, gallery.vectors(), fetch, 6, 20, mask)
     expected = DECISION.confidences(query, image.vectors[0], ranking, fetch(ranking.rows))
     np.testing.assert_allclose([hit.confidence for hit in result.hits], expected, atol=1e-5)
-    assert [hit.match for hit in result.hits] == [confidence >= DECISION.threshold for confidence in expected]
+    assert [hit.is_match for hit in result.hits] == [confidence >= DECISION.threshold for confidence in expected]
 
 
 @pytest.mark.parametrize(("threshold", "matches"), [(0.0, True), (1.0, False)])
 def test_a_result_says_whether_anything_matches(gallery: Gallery, threshold: float, matches: bool) -> None:
     result = retriever(gallery, threshold).query("item0003", "make it red", k=5)
-    assert result.matches is matches and len(result.hits) == 5
-    assert {hit.match for hit in result.hits} == {matches}
+    assert result.has_match is matches and len(result.hits) == 5
+    assert {hit.is_match for hit in result.hits} == {matches}
 
 
 def test_where_the_model_does_not_say(gallery: Gallery) -> None:
@@ -152,9 +152,9 @@ def test_where_the_model_does_not_say(gallery: Gallery) -> None:
         Retriever(ColourScorer(), gallery).query("item0003", "make it red", k=5),
         retriever(gallery, 0.0).query("item0003", "make it red", k=5, rerank=0),
     ):
-        assert found.matches is None and len(found.hits) == 5
+        assert found.has_match is None and len(found.hits) == 5
         assert [hit.confidence for hit in found.hits] == [None] * 5
-        assert [hit.match for hit in found.hits] == [
+        assert [hit.is_match for hit in found.hits] == [
             np.mean([word.score for word in hit.evidence]) >= 0.25 for hit in found.hits
         ]
 
@@ -163,23 +163,23 @@ def test_hits_of_less_confidence_are_left_out(gallery: Gallery) -> None:
     asked = retriever(gallery)
     every = asked.query("item0003", "make it red", k=20)
     middle = sorted(hit.confidence for hit in every.hits)[9]
-    kept = asked.query("item0003", "make it red", k=20, min_score=middle)
+    kept = asked.query("item0003", "make it red", k=20, min_confidence=middle)
     assert kept.hits == tuple(hit for hit in every.hits if hit.confidence >= middle) and len(kept.hits) == 11
-    none = retriever(gallery, 0.0).query("item0003", "make it red", k=20, min_score=1.0)
-    assert none.hits == () and none.matches is True  # there is a match, but it is not that certain
+    none = retriever(gallery, 0.0).query("item0003", "make it red", k=20, min_confidence=1.0)
+    assert none.hits == () and none.has_match is True  # there is a match, but it is not that certain
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, math.nan])
 def test_a_confidence_outside_0_to_1_is_refused(gallery: Gallery, least: float) -> None:
     with pytest.raises(UsageError, match="from 0 to 1"):
-        retriever(gallery).query("item0003", "red", min_score=least)
+        retriever(gallery).query("item0003", "red", min_confidence=least)
 
 
 def test_asking_for_a_confidence_that_is_not_there_names_what_to_do(gallery: Gallery) -> None:
     with pytest.raises(UsageError, match="export it again"):
-        Retriever(ColourScorer(), gallery).query("item0003", "red", min_score=0.5)
+        Retriever(ColourScorer(), gallery).query("item0003", "red", min_confidence=0.5)
     with pytest.raises(UsageError, match="rerank of 100"):
-        retriever(gallery).query("item0003", "red", rerank=0, min_score=0.5)
+        retriever(gallery).query("item0003", "red", rerank=0, min_confidence=0.5)
 
 
 def bundle_of(folder: Path, decision: dict) -> Bundle:

@@ -177,7 +177,7 @@ def test_a_gallery_on_the_device_answers_as_the_one_in_its_file(shop, monkeypatc
             assert [hit.id for hit in ours.hits] == [hit.id for hit in theirs.hits]
             np.testing.assert_allclose([h.score for h in ours.hits], [h.score for h in theirs.hits], atol=1e-5)
             for a, b in zip(ours.hits, theirs.hits, strict=True):
-                assert a.match == b.match and [w.matched for w in a.evidence] == [w.matched for w in b.evidence]
+                assert a.is_match == b.is_match and [w.matched for w in a.evidence] == [w.matched for w in b.evidence]
         kept = here._shelf._kept
         assert ("codes" in kept._inputs) == (most > 0)
         here.query(names[0], "make it red")

@@ -44,7 +44,7 @@ def retriever(bundle: Bundle, gallery: Gallery) -> Retriever:
 
 
 def given(gallery: Gallery, query: Query) -> Given:
-    rows = [[gallery.row(str(each)) for each in images] for images in (query.references, query.minus)]
+    rows = [[gallery.row(str(each)) for each in images] for images in (query.references, query.negative_images)]
     return Given(query, gallery.targets(rows[0]), gallery.targets(rows[1]) if rows[1] else None)
 
 
@@ -56,7 +56,7 @@ def asked(bundle: Bundle, gallery: Gallery, **fields: object):
 
 def hits_of(found: Result | NsfseError) -> object:
     assert isinstance(found, Result), found
-    return found.hits, found.matches, found.grid
+    return found.hits, found.has_match, found.grid
 
 
 def several(gallery: Gallery, image: bytes, other: bytes) -> list[Query]:
@@ -66,10 +66,10 @@ def several(gallery: Gallery, image: bytes, other: bytes) -> list[Query]:
         Query(references=(a,), texts=(TEXTS[0],)),
         Query(references=(image,), texts=(TEXTS[1],), maps=True),
         Query(references=(other, image), texts=(TEXTS[2], TEXTS[1])),
-        Query(references=(b,), texts=(TEXTS[3],), minus_texts=("stripes",), minus=(c,)),
+        Query(references=(b,), texts=(TEXTS[3],), negative_texts=("stripes",), negative_images=(c,)),
         Query(references=(image, b, c), texts=(TEXTS[3],), balance=0.8, k=5),
         Query(references=(c,), balance=0.0),
-        Query(references=(c,), texts=(TEXTS[1],), balance=1.0, minus=(other,)),
+        Query(references=(c,), texts=(TEXTS[1],), balance=1.0, negative_images=(other,)),
     ]
 
 
@@ -81,7 +81,7 @@ def test_an_answer_is_the_same_alone_and_in_company(retriever: Retriever, galler
         (hits, *rest), (own, *more) = hits_of(found), hits_of(alone)
         assert [hit.id for hit in hits] == [hit.id for hit in own] and rest == more
         np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in own], rtol=0, atol=2e-6)
-        if not any(isinstance(each, bytes) for each in (*query.references, *query.minus)):
+        if not any(isinstance(each, bytes) for each in (*query.references, *query.negative_images)):
             assert hits == own  # images of the gallery: to the last bit
 
 
@@ -101,7 +101,7 @@ def test_one_bad_query_does_not_spoil_the_others(retriever: Retriever, gallery: 
 
 def test_no_image_of_the_query_is_among_the_hits(retriever: Retriever, gallery: Gallery) -> None:
     a, b, c = gallery.ids[:3]
-    hits = retriever.query([a, b], "red", minus=[c], k=99).hits
+    hits = retriever.query([a, b], "red", negative_images=[c], k=99).hits
     assert {hit.id for hit in hits} == set(gallery.ids) - {a, b, c}
 
 
@@ -129,11 +129,11 @@ def test_a_minus_word_has_a_weight_under_0_whatever_its_text_says(
     bundle: Bundle, gallery: Gallery, retriever: Retriever
 ) -> None:
     for text in ("stripes", "no stripes"):
-        found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), minus_texts=(text,))
+        found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=(text,))
         (part,) = found.parts
         assert (part.word_weights[len(("red",)) :] <= 0).all() and (found.word_weights[1:] <= 0).all()
         assert np.abs(found.word_weights).sum() == pytest.approx(1)
-        hits = retriever.query(gallery.ids[0], "red", minus_texts=[text], k=20).hits
+        hits = retriever.query(gallery.ids[0], "red", negative_texts=[text], k=20).hits
         boundary = bundle.manifest.boundary["t_c"]
         assert all(word.matched == (word.score < boundary) for hit in hits for word in hit.evidence[1:] if word.weight)
 
@@ -148,7 +148,7 @@ class Denying(ColourScorer):
 
 def test_no_stripes_is_no_double_negation() -> None:
     images = TargetFeatures(np.eye(2, DIM, dtype=np.float32), np.zeros((2, REGIONS, DIM), np.float32))
-    query = Query(references=("a", "b"), texts=("red",), minus_texts=("no stripes",))
+    query = Query(references=("a", "b"), texts=("red",), negative_texts=("no stripes",))
     (found,) = ask(Denying(), [Given(query, images)])
     assert isinstance(found, Asked)
     assert (found.word_weights < 0).all() and all((part.word_weights < 0).all() for part in found.parts)
@@ -157,7 +157,7 @@ def test_no_stripes_is_no_double_negation() -> None:
 
 def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(bundle: Bundle, gallery: Gallery) -> None:
     named = ("in green", "in blue")
-    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), minus_texts=named)
+    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=named)
     everything = gallery.targets(range(len(gallery)))
     (pair,) = pairs = [bundle.scorer.score_pairs(part, everything) for part in found.parts]
     loss = np.zeros(len(gallery))
@@ -172,7 +172,7 @@ def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(bundle: Bundle
 def test_a_minus_image_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
     a, b = gallery.ids[0], gallery.ids[9]
     plain = asked(bundle, gallery, references=(a,), texts=("red",))
-    found = asked(bundle, gallery, references=(a,), texts=("red",), minus=(b,))
+    found = asked(bundle, gallery, references=(a,), texts=("red",), negative_images=(b,))
     everything = gallery.targets(range(len(gallery)))
     pairs = [bundle.scorer.score_pairs(each, everything) for each in found.all]
     w = bundle.manifest.head["w_global"]
@@ -198,7 +198,7 @@ def test_the_ends_of_the_balance_are_image_and_words_alone(
         assert [word.word for word in found.hits[0].evidence] == TEXTS[0].split()
     alone = retriever.query(gallery.ids[2], (), balance=0.0, k=20).hits
     assert [hit.id for hit in alone] == [hit.id for hit in retriever.query(gallery.ids[2], "red", balance=0, k=20).hits]
-    assert alone[0].match is None and alone[0].evidence == ()
+    assert alone[0].is_match is None and alone[0].evidence == ()
 
 
 def test_the_middle_of_the_balance_is_the_query_as_it_was(retriever: Retriever, gallery: Gallery) -> None:
@@ -209,7 +209,7 @@ def test_the_middle_of_the_balance_is_the_query_as_it_was(retriever: Retriever, 
 
 
 def test_every_text_must_be_over_the_boundary_for_a_match(bundle: Bundle, gallery: Gallery) -> None:
-    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red", "green"), minus_texts=("blue",))
+    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red", "green"), negative_texts=("blue",))
     scores = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
     pair = PairScores(np.zeros(4, np.float32), scores, 0.5)
     signs = np.sign(found.word_weights).tolist()

@@ -76,7 +76,7 @@ def test_evidence_agrees_with_the_scorer(gallery: Gallery, scorer: ColourScorer)
         assert [word.word for word in hit.evidence] == ["make", "it", "red"]
         np.testing.assert_allclose([word.score for word in hit.evidence], pair.word_scores[0], atol=1e-5)
         assert [word.matched for word in hit.evidence] == (pair.word_scores[0] >= pair.boundary).tolist()
-        assert hit.match == (pair.word_scores[0].mean() >= pair.boundary)
+        assert hit.is_match == (pair.word_scores[0].mean() >= pair.boundary)
         assert Path(hit.path).is_file()
     assert [hit.score for hit in result.hits] == sorted((hit.score for hit in result.hits), reverse=True)
 
@@ -104,10 +104,10 @@ def test_without_a_second_stage_hits_have_their_evidence(gallery: Gallery, score
 def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
     document = json.loads(msgspec.json.encode(Retriever(scorer, gallery).query(gallery.ids[0], "red", k=1)))
     assert (
-        list(document) == ["schema_version", "hits", "matches", "threshold", "timings_ms", "grid", "texts", "notes"]
-        and document["schema_version"] == 1
+        list(document) == ["schema_version", "hits", "has_match", "threshold", "timings_ms", "grid", "texts", "notes"]
+        and document["schema_version"] == 2
     )
-    assert list(document["hits"][0]) == ["id", "path", "score", "match", "evidence", "confidence"]
+    assert list(document["hits"][0]) == ["id", "path", "score", "is_match", "evidence", "confidence"]
     assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched", "weight", "regions"]
 
 
@@ -153,7 +153,7 @@ def test_copies_of_the_reference_are_no_hits(tmp_path: Path, gallery: Gallery, s
     for reference in (own, GalleryId(own), photos / own, "IMG (1).png", copy, str(copy), copy.read_bytes(), upload):
         found = {hit.id for hit in retriever.query(reference, "make it red", k=40).hits}
         assert found == set(gallery.ids) - {own, "IMG (1).png"}, reference
-        avoided = retriever.query(gallery.ids[0], "make it red", k=40, minus=[reference])
+        avoided = retriever.query(gallery.ids[0], "make it red", k=40, negative_images=[reference])
         assert {hit.id for hit in avoided.hits} == found - {gallery.ids[0]}
 
 

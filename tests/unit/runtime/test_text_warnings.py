@@ -45,7 +45,9 @@ def answers(box, *texts, reference=4, **options):
 
 
 def certain(found: Result) -> bool:
-    return found.matches is not None or any(hit.confidence is not None or hit.match is not None for hit in found.hits)
+    return found.has_match is not None or any(
+        hit.confidence is not None or hit.is_match is not None for hit in found.hits
+    )
 
 
 def alike(one: Result, other: Result) -> bool:
@@ -72,7 +74,7 @@ def test_an_unknown_word_has_no_effect_and_is_named(box):
         assert alike(found, plain) and not certain(found)
         assert found.texts == (TextReading(words=3, unknown=(UnknownWord("xyzzy", None, position),)),)
         assert found.notes == ("unknown word: xyzzy", NOT_WHOLE)
-    assert answers(box, "make it red xyzzy", min_score=0.01)[0].hits == ()
+    assert answers(box, "make it red xyzzy", min_confidence=0.01)[0].hits == ()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_a_negation_that_is_not_followed_is_told(box, text):
         assert all(word.weight < 0 for hit in found.hits for word in hit.evidence if word.word == "bag")
         return
     assert ignored.word == "bag" and text.endswith(ignored.phrase) and not certain(found)
-    assert found.notes == (f"this model did not follow '{ignored.phrase}'; use --without bag", NOT_WHOLE)
+    assert found.notes == (f"this model did not follow '{ignored.phrase}'; use --exclude-text bag", NOT_WHOLE)
 
 
 def test_what_is_followed_and_what_is_no_negation_is_answered_as_before(box):
@@ -198,11 +200,11 @@ def test_a_hit_that_strikes_the_heaviest_word_is_no_match(decided):
     ranking = Ranking(np.arange(4), pair.score, pair, pair.score, 1.0)
     targets = TargetFeatures(np.zeros((4, 2), np.float32), np.zeros((4, 1, 2), np.float32))
     hits = hits_of("abcd", "", asked, ranking, pair, decision if decided else None, targets)
-    assert [hit.match for hit in hits] == ([True, False, True, True] if decided else [True, False, False, True])
+    assert [hit.is_match for hit in hits] == ([True, False, True, True] if decided else [True, False, False, True])
     if decided:
         assert [hit.confidence for hit in hits] == [1, pytest.approx(0.75), 1, 1] and hits[1].confidence < 0.75
     (first, *_) = hits_of("abcd", "", asked, ranking, pair, decision if decided else None, targets, whole=False)
-    assert first.match is None and first.confidence is None
+    assert first.is_match is None and first.confidence is None
 
 
 def test_an_unwanted_word_that_is_there_is_no_match():
@@ -216,12 +218,12 @@ def test_every_text_of_a_query_is_told_of_in_its_place(box):
     a, b = box.gallery.ids[:2]
     found, aligned, mistaken = box.answer(
         [
-            Query(references=(a, b), texts=("make it redd", "with dots"), minus_texts=("stripe or belt", "collar")),
-            Query(references=(a, b), texts=("make it", "with dots"), minus_texts=("or belt", "collar")),
+            Query(references=(a, b), texts=("make it redd", "with dots"), negative_texts=("stripe or belt", "collar")),
+            Query(references=(a, b), texts=("make it", "with dots"), negative_texts=("or belt", "collar")),
             Query(references=(a,), texts=("red", "xyzzy")),
         ]
     )
-    assert [(text.minus, text.words, text.unread) for text in found.texts] == [
+    assert [(text.negative, text.words, text.unread) for text in found.texts] == [
         (False, 2, ()),
         (False, 2, ()),
         (True, 1 if "or" not in box._scorer.tokenizer.words() else 2, ()),
@@ -236,6 +238,6 @@ def test_every_text_of_a_query_is_told_of_in_its_place(box):
 def test_only_texts_that_are_whole_are_called_matches_in_longer_queries(box):
     a = box.gallery.ids[4]
     for minus in (("stripes",), ("stripes stripe",)):
-        found = box.query(a, "make it red", minus_texts=minus)
-        assert [hit.match is None for hit in found.hits] == [len(found.notes) > 0] * 10
+        found = box.query(a, "make it red", negative_texts=minus)
+        assert [hit.is_match is None for hit in found.hits] == [len(found.notes) > 0] * 10
         assert bool(found.notes) == ("stripe " in f"{minus[0]} ")

@@ -31,7 +31,7 @@ class Hit:
     id: str
     path: str
     score: float = 0.5
-    match: bool = True
+    is_match: bool = True
     evidence: tuple = (Word("red", True), Word("striped", False))
 
 

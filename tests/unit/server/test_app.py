@@ -13,7 +13,7 @@ from nsfse_runtime import Retriever
 from nsfse_runtime.server.schemas import InfoReply, ListReply, QueryReply
 from tests.serving import TOKEN, image, open_served, running, wait_until
 
-TEXT = ("text", "make it red")
+TEXT = ("texts", "make it red")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def expected(server, reference, text, gallery="shop", **options):
 
 def test_a_query_by_id_is_the_librarys_answer(server):
     name = server.service.galleries["shop"].gallery.ids[3]
-    status, reply, headers = server.query([("id", name), TEXT, ("k", "4")])
+    status, reply, headers = server.query([("reference_ids", name), TEXT, ("k", "4")])
     assert status == 200
     assert hits(reply) == expected(server, name, "make it red", k=4)
-    assert (reply["schema_version"], reply["gallery"]) == (1, "shop")
+    assert (reply["schema_version"], reply["gallery"]) == (2, "shop")
     assert headers["x-request-id"] == reply["request_id"]
     assert "stage2;dur=" in headers["server-timing"]
     assert set(reply["timings_ms"]) == {"decode", "queue", "image", "text", "stage1", "stage2", "total"}
@@ -55,13 +55,13 @@ def test_a_log_that_nobody_can_write_to_refuses_no_query(server, monkeypatch):
 
     monkeypatch.setattr(server.service.log._stream, "write", gone)
     name = server.service.galleries["shop"].gallery.ids[3]
-    assert [server.query([("id", name), TEXT])[0] for _ in range(2)] == [200, 200]
+    assert [server.query([("reference_ids", name), TEXT])[0] for _ in range(2)] == [200, 200]
     wait_until(lambda: server.service.log.lost >= 2)  # a line is written after its reply
 
 
 def test_a_query_by_image_is_the_librarys_answer(server):
     data = image(5, (300, 200), "JPEG")
-    status, reply, _ = server.query([TEXT, ("k", "3")], [("image", data)])
+    status, reply, _ = server.query([TEXT, ("k", "3")], [("reference_images", data)])
     assert status == 200
     assert hits(reply) == expected(server, data, "make it red", k=3)
     assert reply["timings_ms"]["decode"] > 0
@@ -70,37 +70,41 @@ def test_a_query_by_image_is_the_librarys_answer(server):
 def test_several_images_texts_and_exclusions_reach_the_library(server):
     first, second, third = server.service.galleries["shop"].gallery.ids[:3]
     fields = [
-        ("id", first),
-        ("id", second),
+        ("reference_ids", first),
+        ("reference_ids", second),
         TEXT,
-        ("text", "with dots"),
-        ("minus_text", "stripes"),
-        ("minus_id", third),
+        ("texts", "with dots"),
+        ("negative_texts", "stripes"),
+        ("negative_ids", third),
     ]
     status, reply, _ = server.query([*fields, ("k", "5"), ("balance", "0.4")])
-    options = {"minus_texts": ["stripes"], "minus": [third], "balance": 0.4, "k": 5}
+    options = {"negative_texts": ["stripes"], "negative_images": [third], "balance": 0.4, "k": 5}
     assert status == 200
     assert hits(reply) == expected(server, [first, second], ["make it red", "with dots"], **options)
     assert [hit["id"] for hit in reply["hits"]] != [
-        hit["id"] for hit in server.query([("id", first), TEXT, ("k", "5")])[1]["hits"]
+        hit["id"] for hit in server.query([("reference_ids", first), TEXT, ("k", "5")])[1]["hits"]
     ]
 
 
 def test_conditions_and_galleries_are_heard(server):
     name = server.service.galleries["shop"].gallery.ids[0]
-    _, reply, _ = server.query([("id", name), TEXT, ("where", '{"colour": ["red"]}')])
+    _, reply, _ = server.query([("reference_ids", name), TEXT, ("where", '{"colour": ["red"]}')])
     assert {hit["metadata"]["colour"] for hit in reply["hits"]} == {"red"}
     other = server.service.galleries["other"].gallery.ids[0]
-    assert server.query([("id", other), TEXT, ("gallery", "other")])[1]["gallery"] == "other"
-    status, reply, _ = server.query([("id", name), TEXT, ("gallery", "nowhere")])
+    assert server.query([("reference_ids", other), TEXT, ("gallery", "other")])[1]["gallery"] == "other"
+    status, reply, _ = server.query([("reference_ids", name), TEXT, ("gallery", "nowhere")])
     assert (status, reply["error"]["type"]) == (404, "not_found")
 
 
 def test_a_batch_is_its_queries_alone_and_one_failure_does_not_spoil_it(server):
     ids = server.service.galleries["shop"].gallery.ids
-    queries = [{"ids": [name], "texts": ["make it red"], "k": 3} for name in ids[:3]]
-    queries.insert(1, {"ids": ["nowhere.png"], "texts": ["make it red"]})
-    queries += [{"id": ids[0], "texts": ["make it red"]}, {"ids": [ids[0]], "texts": ["make it red"], "k": 0}, 7]
+    queries = [{"reference_ids": [name], "texts": ["make it red"], "k": 3} for name in ids[:3]]
+    queries.insert(1, {"reference_ids": ["nowhere.png"], "texts": ["make it red"]})
+    queries += [
+        {"id": ids[0], "texts": ["make it red"]},
+        {"reference_ids": [ids[0]], "texts": ["make it red"], "k": 0},
+        7,
+    ]
     body = json.dumps({"queries": queries}).encode()
     status, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
     assert status == 200
@@ -110,7 +114,7 @@ def test_a_batch_is_its_queries_alone_and_one_failure_does_not_spoil_it(server):
     ):
         assert result["error"]["type"] == "usage"
         assert words in result["error"]["message"]
-    alone = [server.query([("id", name), TEXT, ("k", "3")])[1] for name in ids[:3]]
+    alone = [server.query([("reference_ids", name), TEXT, ("k", "3")])[1] for name in ids[:3]]
     assert [hits(each) for each in reply["results"] if "hits" in each] == [
         [(hit["id"], hit["score"]) for hit in each["hits"]] for each in alone
     ]
@@ -126,22 +130,27 @@ def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
     ("fields", "status", "kind", "words"),
     [
         ([TEXT], 400, "usage", "image"),
-        ([("id", "shelf00/item0001.png")], 400, "usage", "text"),
-        ([("id", "nowhere"), TEXT], 404, "not_found", "nowhere"),
-        ([("id", "item0001"), TEXT], 404, "not_found", "item0001"),
-        ([("id", "/etc/passwd"), TEXT], 404, "not_found", "/etc/passwd"),
-        ([("id", "shelf00/item0001.png"), ("text", "zzz qqq")], 422, "text", "none of the words"),
-        ([("id", "shelf00/item0001.png"), ("text", "red " * 501)], 400, "usage", "text[0]: Expected"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("k", "0")], 400, "usage", "k: Expected"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("k", "101")], 400, "usage", "k: Expected"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("k", "1"), ("k", "2")], 400, "usage", "k: given twice"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("min_score", "nan")], 400, "usage", "min_score"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("tetx", "red")], 400, "usage", "tetx"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("where", "{")], 400, "usage", "where: a JSON object"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("where", "[" * 5000)], 400, "usage", "where"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("where", '{"size": "x"}')], 400, "usage", "no column size"),
-        ([("id", "shelf00/item0001.png"), TEXT, ("image", "not a file")], 400, "usage", "image: a file"),
-        ([("id", "shelf00/item0001.png")] + [TEXT] * 9, 400, "usage", "text: Expected"),
+        ([("reference_ids", "shelf00/item0001.png")], 400, "usage", "text"),
+        ([("reference_ids", "nowhere"), TEXT], 404, "not_found", "nowhere"),
+        ([("reference_ids", "item0001"), TEXT], 404, "not_found", "item0001"),
+        ([("reference_ids", "/etc/passwd"), TEXT], 404, "not_found", "/etc/passwd"),
+        ([("reference_ids", "shelf00/item0001.png"), ("texts", "zzz qqq")], 422, "text", "none of the words"),
+        ([("reference_ids", "shelf00/item0001.png"), ("texts", "red " * 501)], 400, "usage", "texts[0]: Expected"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "0")], 400, "usage", "k: Expected"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "101")], 400, "usage", "k: Expected"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "1"), ("k", "2")], 400, "usage", "k: given twice"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("min_confidence", "nan")], 400, "usage", "min_confidence"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("tetx", "red")], 400, "usage", "tetx"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("where", "{")], 400, "usage", "where: a JSON object"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("where", "[" * 5000)], 400, "usage", "where"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("where", '{"size": "x"}')], 400, "usage", "no column size"),
+        (
+            [("reference_ids", "shelf00/item0001.png"), TEXT, ("reference_images", "not a file")],
+            400,
+            "usage",
+            "reference_images: a file",
+        ),
+        ([("reference_ids", "shelf00/item0001.png")] + [TEXT] * 9, 400, "usage", "texts: Expected"),
     ],
 )
 def test_a_bad_query_is_told_in_one_line(server, fields, status, kind, words):
@@ -157,7 +166,9 @@ def test_words_that_are_not_read_are_told_with_every_answer(server):
     served = server.service.galleries["shop"]
     name, most = served.gallery.ids[3], served.model.tokenizer.max_words
     long = " ".join(["red"] * (most + 2))
-    _, reply, _ = server.query([("id", name), ("text", "make it redd"), ("text", long), ("minus_text", "blu stripes")])
+    _, reply, _ = server.query(
+        [("reference_ids", name), ("texts", "make it redd"), ("texts", long), ("negative_texts", "blu stripes")]
+    )
     first, second, minus = reply["texts"]
     assert [(word["word"], word["nearest"], word["position"]) for word in first["unknown"]] == [("redd", "red", 2)]
     assert second["unread"] == ["red", "red"] and second["words"] == most and not second["unknown"]
@@ -166,8 +177,10 @@ def test_words_that_are_not_read_are_told_with_every_answer(server):
         "unknown word: redd; did you mean red?",
         f"not read, after the first {most} words: red red",
     ]
-    assert reply["matches"] is None and all(hit["match"] is None and hit["confidence"] is None for hit in reply["hits"])
-    queries = [{"ids": [name], "texts": [text]} for text in ("make it redd", "make it red", "redd")]
+    assert reply["has_match"] is None and all(
+        hit["is_match"] is None and hit["confidence"] is None for hit in reply["hits"]
+    )
+    queries = [{"reference_ids": [name], "texts": [text]} for text in ("make it redd", "make it red", "redd")]
     body = json.dumps({"queries": queries}).encode()
     _, reply = server.json("POST", "/v1/query:batch", body, [("Content-Type", "application/json")])
     results = reply["results"]
@@ -178,9 +191,9 @@ def test_words_that_are_not_read_are_told_with_every_answer(server):
 
 
 def test_what_is_no_image_is_told(server):
-    status, reply, _ = server.query([TEXT], [("image", b"<svg onload=alert(1)>")])
+    status, reply, _ = server.query([TEXT], [("reference_images", b"<svg onload=alert(1)>")])
     assert (status, reply["error"]["type"]) == (422, "image")
-    status, reply, _ = server.query([TEXT], [("image", image()[:60])])
+    status, reply, _ = server.query([TEXT], [("reference_images", image()[:60])])
     assert (status, reply["error"]["type"]) == (422, "image")
 
 
@@ -260,7 +273,10 @@ def test_unknown_routes_and_methods_are_told(server):
 def test_every_reply_is_one_that_the_description_knows(server):
     status, description = server.json("GET", "/openapi.json")
     assert status == 200
-    seen = [("POST", "/v1/query", server.query([TEXT])), ("POST", "/v1/query", server.query([("id", "x"), TEXT]))]
+    seen = [
+        ("POST", "/v1/query", server.query([TEXT])),
+        ("POST", "/v1/query", server.query([("reference_ids", "x"), TEXT])),
+    ]
     for method, path, (found, _, _) in seen:
         assert str(found) in description["paths"][path][method.lower()]["responses"]
     from nsfse_runtime.server.routes import ROUTES
@@ -280,7 +296,7 @@ def test_without_a_token_nothing_is_written(server):
 
 
 def test_metrics_count_what_happened(server):
-    server.query([("id", "nowhere"), TEXT])
+    server.query([("reference_ids", "nowhere"), TEXT])
     text = server("GET", "/metrics")[2].decode()
     assert 'nsfse_requests_total{route="/v1/query",status="404"}' in text
     assert 'nsfse_images{gallery="shop"} 12.0' in text
@@ -292,7 +308,7 @@ def test_metrics_count_what_happened(server):
 
 def test_the_log_has_ids_and_times_and_nothing_private(server):
     given = [("X-Request-Id", "mine-1"), ("Authorization", f"Bearer {TOKEN}")]
-    server.query([("id", "shelf00/item0001.png"), ("text", "make it red please")], headers=given)
+    server.query([("reference_ids", "shelf00/item0001.png"), ("texts", "make it red please")], headers=given)
     wait_until(lambda: any(line.get("request_id") == "mine-1" for line in server.lines))
     (line,) = [line for line in server.lines if line.get("request_id") == "mine-1"]
     assert (line["route"], line["status"], line["gallery"]) == ("/v1/query", 200, "shop")

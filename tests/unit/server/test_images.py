@@ -16,7 +16,7 @@ from nsfse_runtime.server.errors import Refused
 from nsfse_runtime.server.images import check_name
 from tests.serving import TOKEN, image, open_served, running
 
-TEXT = ("text", "make it red")
+TEXT = ("texts", "make it red")
 BEARER = [("Authorization", f"Bearer {TOKEN}")]
 
 
@@ -52,23 +52,23 @@ def files(server):
 def test_a_image_taken_in_is_found_and_one_taken_out_is_not(server):
     before, data = files(server), image(77, (40, 30))
     status, reply, _ = add(server, "new shelf/täsche.png", data, metadata='{"colour": "green"}')
-    assert (status, reply) == (201, {"schema_version": 1, "id": "new shelf/täsche.png", "change": "added"})
+    assert (status, reply) == (201, {"schema_version": 2, "id": "new shelf/täsche.png", "change": "added"})
     assert (folder_of(server) / "new shelf/täsche.png").read_bytes() == data
     green = [TEXT, ("where", '{"colour": "green"}')]
-    assert server.query(green, [("image", data)], BEARER)[1]["hits"] == []  # the same file is no answer
-    _, found, _ = server.query(green, [("image", image(78, (40, 30)))], BEARER)
+    assert server.query(green, [("reference_images", data)], BEARER)[1]["hits"] == []  # the same file is no answer
+    _, found, _ = server.query(green, [("reference_images", image(78, (40, 30)))], BEARER)
     assert [(hit["id"], hit["metadata"]) for hit in found["hits"]] == [("new shelf/täsche.png", {"colour": "green"})]
-    assert server.query([TEXT, ("id", "new shelf/täsche.png")], headers=BEARER)[0] == 200
+    assert server.query([TEXT, ("reference_ids", "new shelf/täsche.png")], headers=BEARER)[0] == 200
     path = f"/v1/images/{quote('new shelf/täsche.png')}"
     assert server("GET", path, headers=BEARER)[0] == 200
     assert server.json("DELETE", path, headers=BEARER) == (
         200,
-        {"schema_version": 1, "id": "new shelf/täsche.png", "change": "removed"},
+        {"schema_version": 2, "id": "new shelf/täsche.png", "change": "removed"},
     )
     assert files(server) == before
     assert server("GET", path, headers=BEARER)[0] == 404
     assert server.json("DELETE", path, headers=BEARER)[0] == 404
-    assert server.query([TEXT, ("id", "new shelf/täsche.png")], headers=BEARER)[0] == 404
+    assert server.query([TEXT, ("reference_ids", "new shelf/täsche.png")], headers=BEARER)[0] == 404
     assert server.json("GET", "/v1/info", headers=BEARER)[1]["galleries"][0]["images"] == 12
 
 
@@ -83,7 +83,7 @@ def test_only_the_one_image_is_looked_at(server):
 def test_no_image_takes_the_place_of_another(server):
     data = image(8)
     assert add(server, "a.png", data)[0] == 201
-    assert add(server, "a.png", data)[:2] == (200, {"schema_version": 1, "id": "a.png", "change": "unchanged"})
+    assert add(server, "a.png", data)[:2] == (200, {"schema_version": 2, "id": "a.png", "change": "unchanged"})
     status, reply, _ = add(server, "a.png", image(9))
     assert (status, reply["error"]["type"]) == (409, "conflict")
     assert (folder_of(server) / "a.png").read_bytes() == data
@@ -160,7 +160,7 @@ def test_links_lead_nowhere(server, tmp_path):
             assert (status, reply["error"]["type"]) == (404, "not_found")
         assert server.json("DELETE", f"/v1/images/{name}", headers=BEARER)[0] == 404
         # Its features are in the gallery: a query by it reads no file.
-        assert server.query([("id", name), TEXT], headers=BEARER)[0] == 200
+        assert server.query([("reference_ids", name), TEXT], headers=BEARER)[0] == 200
     assert add(server, "out/new.png", image(4))[0] == 404
     assert secret.exists() and (tmp_path / "elsewhere/item0010.png").exists() and not (tmp_path / "new.png").exists()
 
@@ -238,7 +238,7 @@ def test_hostile_names_in_a_gallery_are_served_as_any_other(tmp_path):
             assert "x-evil" not in headers
         # A browser sends line ends in a form's text as CR LF: such a name is found by the list alone.
         for name in (each for each in NAMES if "\n" not in each):
-            status, reply, _ = server.query([("id", name), TEXT, ("k", "100")])
+            status, reply, _ = server.query([("reference_ids", name), TEXT, ("k", "100")])
             assert status == 200
             assert name not in {hit["id"] for hit in reply["hits"]}
 
@@ -276,17 +276,20 @@ STRINGS = [
 ]
 
 
-@pytest.mark.parametrize("text", STRINGS)
+@pytest.mark.parametrize("texts", STRINGS)
 def test_strings_that_break_software_break_nothing(shop, text):
     name = "shelf00/item0001.png"
-    for fields in ([("id", name), ("text", text)], [("id", name), TEXT, ("minus_text", text)]):
+    for fields in (
+        [("reference_ids", name), ("texts", text)],
+        [("reference_ids", name), TEXT, ("negative_texts", text)],
+    ):
         assert shop.query(fields)[0] in (200, 422)
-    assert shop.query([("id", text), TEXT])[0] in (400, 404)
-    assert shop.query([("id", name), TEXT, ("gallery", text)])[0] in (400, 404)
-    for key in ("where", "k", "rerank", "min_score", "balance", "maps", "nonsense"):
-        assert shop.query([("id", name), TEXT, (key, text)])[0] in (200, 400)
-    assert shop.query([("id", name), TEXT, ("where", json.dumps({text: text}))])[0] == 400
-    body = json.dumps({"queries": [{"ids": [name], "texts": [text]}]})
+    assert shop.query([("reference_ids", text), TEXT])[0] in (400, 404)
+    assert shop.query([("reference_ids", name), TEXT, ("gallery", text)])[0] in (400, 404)
+    for key in ("where", "k", "rerank", "min_confidence", "balance", "maps", "nonsense"):
+        assert shop.query([("reference_ids", name), TEXT, (key, text)])[0] in (200, 400)
+    assert shop.query([("reference_ids", name), TEXT, ("where", json.dumps({text: text}))])[0] == 400
+    body = json.dumps({"queries": [{"reference_ids": [name], "texts": [text]}]})
     assert shop("POST", "/v1/query:batch", body.encode(), [("Content-Type", "application/json")])[0] == 200
     assert shop("GET", f"/v1/images?limit={quote(text)}")[0] == 400
     assert shop.service.waiting._taken == 0

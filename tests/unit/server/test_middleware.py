@@ -14,7 +14,7 @@ from nsfse_runtime.server.serve import listen
 from nsfse_runtime.server.settings import Settings, named_galleries, read_token
 from tests.serving import TOKEN, image, open_served, running, wait_until
 
-TEXT = ("text", "make it red")
+TEXT = ("texts", "make it red")
 HEAD = b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\n"
 NAMES = {"images/{id:image}": "images/shelf00/item0001.png", "{path:path}": "page.css"}
 ROUTE = [(each.method, each.path) for each in ROUTES]
@@ -78,7 +78,7 @@ def test_another_site_does_not_write(server, origin):
 
 def test_its_own_page_does(server):
     headers = [("Host", "localhost:8000"), ("Origin", "http://localhost:8000")]
-    assert server.query([("id", "shelf00/item0001.png"), TEXT], headers=headers)[0] == 200
+    assert server.query([("reference_ids", "shelf00/item0001.png"), TEXT], headers=headers)[0] == 200
 
 
 @pytest.mark.parametrize("method, path", [each for each in ROUTE if each[1] not in ("/healthz", "/readyz")])
@@ -126,7 +126,7 @@ def test_a_body_that_grows_too_large_is_not_read_to_its_end(server):
 
 def test_a_image_over_the_limit_is_told(server, monkeypatch):
     monkeypatch.setattr("nsfse_runtime.server.parsing.IMAGE_BYTES", 1000)
-    status, reply, _ = server.query([TEXT], [("image", image(1, (200, 200)))])
+    status, reply, _ = server.query([TEXT], [("reference_images", image(1, (200, 200)))])
     assert (status, reply["error"]["type"]) == (413, "too_large")
 
 
@@ -196,7 +196,7 @@ def _form(body, boundary="x"):
     return body, [("Content-Type", f"multipart/form-data; boundary={boundary}")]
 
 
-PART = b'--x\r\nContent-Disposition: form-data; name="text"%s\r\n\r\nred\r\n'
+PART = b'--x\r\nContent-Disposition: form-data; name="texts"%s\r\n\r\nred\r\n'
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ PART = b'--x\r\nContent-Disposition: form-data; name="text"%s\r\n\r\nred\r\n'
         _form(b"--x\r\nContent-Disposition: form-data\r\n\r\nred\r\n--x--\r\n"),
         _form(PART % b"" * 10_000 + b"--x--\r\n"),
         _form(PART % b'; filename="a"' * 10_000 + b"--x--\r\n"),
-        _form(b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n' + b"r" * 2_000_000 + b"\r\n--x--\r\n"),
+        _form(b'--x\r\nContent-Disposition: form-data; name="texts"\r\n\r\n' + b"r" * 2_000_000 + b"\r\n--x--\r\n"),
         _form(b"--x\r\nX-Long: " + b"y" * 2_000_000 + b"\r\n\r\nred\r\n--x--\r\n"),
         _form(b"--x\r\n" + b"A: b\r\n" * 100_000 + b"\r\nred\r\n--x--\r\n"),
         _form(b'--x\r\nContent-Disposition: form-data; name="' + b"n" * 100_000 + b'"\r\n\r\nred\r\n--x--\r\n'),
         _form(PART % b"; charset=utf-7" + b"--x--\r\n", "x; charset=rot13"),
         _form(PART % b"" + b"--x--\r\n", ""),
         _form(PART % b"" + b"--x--\r\n", "y"),
-        _form(b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n\xff\xfe\x00\r\n--x--\r\n'),
+        _form(b'--x\r\nContent-Disposition: form-data; name="texts"\r\n\r\n\xff\xfe\x00\r\n--x--\r\n'),
     ],
 )
 def test_a_malformed_form_is_told_at_once(server, body, headers):
@@ -229,7 +229,7 @@ def test_a_form_is_given_up_where_it_has_too_much(server):
     for count, more, words in ((49, b"", "Too many fields"), (17, b'; filename="a"', "Too many files")):
         reply = server.json("POST", "/v1/query", *_form(PART % more * count + b"--x--\r\n"))[1]
         assert words in reply["error"]["message"]
-    assert "maximum size" in server.query([("text", "r" * 70_000)])[1]["error"]["message"]
+    assert "maximum size" in server.query([("texts", "r" * 70_000)])[1]["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_form_is_given_up_where_it_has_too_much(server):
             b"\xff",
         ),
         *(
-            b'{"queries": [{"ids": ["\\ud800"], "texts": ["red"]}]}',
+            b'{"queries": [{"reference_ids": ["\\ud800"], "texts": ["red"]}]}',
             b'{"queries": [{"k": 1e400}]}',
             b'{"queries": NaN}',
         ),

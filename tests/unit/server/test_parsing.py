@@ -9,8 +9,8 @@ pytest.importorskip("starlette")
 from tests.galleries import save_image
 from tests.serving import image, multipart, open_served, running
 
-TEXT = ("text", "make it red")
-ID = ("id", "shelf00/item0001.png")
+TEXT = ("texts", "make it red")
+ID = ("reference_ids", "shelf00/item0001.png")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_reasons_in_plain_words(server, fields, said):
 
 def test_a_batch_with_a_key_twice_or_unknown(server):
     headers = [("Content-Type", "application/json")]
-    twice = b'{"queries": [{"ids": ["x"], "texts": ["red"], "where": {"colour": "red", "colour": "blue"}}]}'
+    twice = b'{"queries": [{"reference_ids": ["x"], "texts": ["red"], "where": {"colour": "red", "colour": "blue"}}]}'
     status, _, reply = server("POST", "/v1/query:batch", twice, headers)
     assert (status, json.loads(reply)["error"]["message"]) == (400, "colour is given twice")
     status, _, reply = server("POST", "/v1/query:batch", b'{"queries": [{"id": ["x"], "texts": ["red"]}]}', headers)
@@ -84,18 +84,18 @@ def test_a_file_called_as_the_route_is_shown(server):
 
 def test_a_name_in_another_unicode_form_is_the_same(server):
     assert server("GET", "/v1/images/sub/caf%C3%A9.png.png")[0] == 200
-    status, reply, _ = server.query([("id", "sub/caf\u00e9.png.png"), TEXT])
+    status, reply, _ = server.query([("reference_ids", "sub/caf\u00e9.png.png"), TEXT])
     assert status == 200 and "sub/cafe\u0301.png.png" not in {hit["id"] for hit in reply["hits"]}
-    status, reply, _ = server.query([("id", "SUB/x.png.png"), TEXT])
+    status, reply, _ = server.query([("reference_ids", "SUB/x.png.png"), TEXT])
     assert status == 404 and "did you mean sub/x.png.png?" in reply["error"]["message"]
 
 
 def test_an_upload_of_an_image_of_the_gallery_is_no_hit(server):
     path = server.service.galleries["shop"].gallery.path_of(0)
-    _, reply, _ = server.query([TEXT, ("k", "50")], [("image", path.read_bytes())])
+    _, reply, _ = server.query([TEXT, ("k", "50")], [("reference_images", path.read_bytes())])
     ids = {hit["id"] for hit in reply["hits"]}
     assert ids == set(server.service.galleries["shop"].gallery.ids[1:])
-    _, reply, _ = server.query([TEXT, ("k", "50")], [("image", image(4321))])
+    _, reply, _ = server.query([TEXT, ("k", "50")], [("reference_images", image(4321))])
     assert len(reply["hits"]) == len(ids) + 1
 
 

@@ -23,7 +23,7 @@ from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
 from tests.serving import PATIENCE, Gate, image, multipart, open_served, running, wait_until
 
-TEXT = ("text", "make it red")
+TEXT = ("texts", "make it red")
 Request = middleware._Request
 
 
@@ -40,7 +40,7 @@ class Callers:
         self._server = server
 
     def ask(self, seed):
-        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("image", image(seed))])
+        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("reference_images", image(seed))])
 
     def wait_for_places(self, count):
         wait_until(lambda: waiting(self._server) == count)
@@ -73,17 +73,17 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypat
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
         calls = [callers.ask(seed) for seed in range(3)]
         callers.wait_for_places(3)
-        status, reply, headers = server.query([TEXT], [("image", image(9))])  # the gate is closed meanwhile
+        status, reply, headers = server.query([TEXT], [("reference_images", image(9))])  # the gate is closed meanwhile
         assert (status, reply["error"]["type"]) == (503, "overloaded")
         assert int(headers["retry-after"]) >= 1
-        body = json.dumps({"queries": [{"ids": ["shelf00/item0001.png"], "texts": ["red"]}]}).encode()
+        body = json.dumps({"queries": [{"reference_ids": ["shelf00/item0001.png"], "texts": ["red"]}]}).encode()
         head = [("Content-Type", "application/json")]
         assert server("POST", "/v1/query:batch", body, head)[0] == 503
         assert server.json("GET", "/healthz") == (200, {"status": "alive"})
         gate.open.set()
         assert [call.result()[0] for call in calls] == [200] * 3
         assert gate.seen == 3
-        assert server.query([TEXT], [("image", image(9))])[0] == 200
+        assert server.query([TEXT], [("reference_images", image(9))])[0] == 200
         assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
 
 
@@ -92,7 +92,7 @@ def test_a_query_in_one_piece_is_refused_as_any_other(served, monkeypatch):
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
         call = callers.ask(0)
         callers.wait_for_places(1)
-        kind, body = multipart([TEXT], [("image", image(9))])
+        kind, body = multipart([TEXT], [("reference_images", image(9))])
         head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         whole = head.encode() + b"\r\n" + body
         parsed = []
@@ -161,7 +161,7 @@ def test_what_is_refused_without_being_parsed(data, route):
 def test_the_model_yields_to_the_thread_that_reads_requests(served):
     with running(served) as server:
         usual = os.getpriority(os.PRIO_PROCESS, 0)
-        assert server.query([TEXT], [("image", image(9))])[0] == 200
+        assert server.query([TEXT], [("reference_images", image(9))])[0] == 200
         threads = {thread.name: thread.native_id for thread in threading.enumerate()}
         for name in ("nsfse-model_0", "nsfse-images_0"):
             assert os.getpriority(os.PRIO_PROCESS, threads[name]) == min(19, usual + 10)
@@ -173,7 +173,7 @@ def test_one_address_does_not_fill_the_queue(served, monkeypatch):
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
         calls = [callers.ask(seed) for seed in range(2)]
         callers.wait_for_places(2)
-        status, reply, headers = server.query([TEXT], [("image", image(9))])
+        status, reply, headers = server.query([TEXT], [("reference_images", image(9))])
         assert (status, reply["error"]["type"]) == (429, "overloaded")
         assert "retry-after" in headers
         gate.open.set()
@@ -193,7 +193,7 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         assert [(status, reply["error"]["type"]) for status, reply, _ in replies] == [(503, "expired")] * 4
         assert all("retry-after" in headers for _, _, headers in replies)
         gate.open.set()
-        assert server.query([TEXT, ("k", "3")], [("image", image(50))])[0] == 200
+        assert server.query([TEXT, ("k", "3")], [("reference_images", image(50))])[0] == 200
         assert gate.seen == 2  # the one that was at work, and the one after
         wait_until(lambda: waiting(server) == 0)
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
@@ -242,7 +242,7 @@ def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
         call = callers.ask(0)
         assert gate.held.wait(PATIENCE)
-        kind, body = multipart([TEXT], [("image", image(1))])
+        kind, body = multipart([TEXT], [("reference_images", image(1))])
         head = (
             f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
@@ -263,12 +263,12 @@ def test_a_bug_in_the_model_is_a_500_with_a_log_and_the_next_is_answered(served,
     with running(served) as server:
         with monkeypatch.context() as patch:
             patch.setattr(served.model, "encode_images", lambda pixels: 1 / 0)
-            status, reply, _ = server.query([TEXT], [("image", image())])
+            status, reply, _ = server.query([TEXT], [("reference_images", image())])
         assert (status, reply["error"]["type"]) == (500, "internal")
         assert "division" not in reply["error"]["message"]
         (line,) = [line for line in server.lines if line["event"] == "bug"]
         assert "ZeroDivisionError" in line["traceback"] and line["request_id"] == reply["error"]["request_id"]
-        assert server.query([TEXT], [("image", image())])[0] == 200
+        assert server.query([TEXT], [("reference_images", image())])[0] == 200
 
 
 def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
@@ -281,7 +281,7 @@ def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
 
     def ask():
         while not stop.is_set():
-            status, reply, _ = server.query([("id", "shelf00/item0001.png"), TEXT, ("k", "50")])
+            status, reply, _ = server.query([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "50")])
             answered.append(len(reply["hits"])) if status == 200 else failed.append(reply)
 
     with running(own) as server:

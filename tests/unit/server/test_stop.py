@@ -78,7 +78,7 @@ class Process:
             connection.close()
 
     def query(self, seed):
-        kind, body = multipart([("text", "make it red")], [("image", image(seed))])
+        kind, body = multipart([("texts", "make it red")], [("reference_images", image(seed))])
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request("POST", "/v1/query", body, {"Content-Type": kind})

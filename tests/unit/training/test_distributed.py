@@ -64,8 +64,8 @@ def losses(run, launcher, *settings):
 @pytest.mark.slow
 def test_processes_train_as_one_does(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    alone, files = losses(tmp_path / "alone", [], "train.accumulate=2")
-    together, same_files = losses(tmp_path / "together", torchrun, "train.accumulate=2")
+    alone, files = losses(tmp_path / "alone", [], "train.grad_cache_chunks=2")
+    together, same_files = losses(tmp_path / "together", torchrun, "train.grad_cache_chunks=2")
     assert alone[-1, 6] > 0, "no boundary: its statistics would not be compared"
     assert (alone - together).abs().max() < 1e-9
     assert files == same_files

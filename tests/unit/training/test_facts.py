@@ -32,9 +32,9 @@ TINY = [
     "model.dim=16",
     "train.batch=16",
     "train.epochs=1",
-    "train.clip=1000",
+    "train.max_grad_norm=1000",
 ]
-METHOD_FACTS = ModelConfig(width=16, dim=4, image_size=(32, 48), method="sum", facts=True)
+METHOD_FACTS = ModelConfig(width=16, dim=4, image_size=(32, 48), method="sum", attribute_supervision=True)
 
 
 def unit(rows):
@@ -60,7 +60,11 @@ def test_evidence_and_asking_words_to_the_number():
     model = build_model(METHOD_FACTS, 10).double()
     found = model.fact_losses(*tensors((words, vectors, sentence, ids, named, fulfils)))
     mapped = []
-    for part, rows in ((model.facts.word, words), (model.facts.image, vectors), (model.facts.sentence, sentence)):
+    for part, rows in (
+        (model.attribute_supervision.word, words),
+        (model.attribute_supervision.image, vectors),
+        (model.attribute_supervision.sentence, sentence),
+    ):
         mapped.append(unit(rows @ part.weight.detach().numpy().T + part.bias.detach().numpy()))
     w, g, s = mapped
     places = [(0, 0), (0, 1), (1, 1)]
@@ -128,7 +132,7 @@ def trainer(batch, method, *settings):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_baseline_takes_a_step_by_facts(batch, method):
-    one = trainer(batch, method, "model.facts=true")
+    one = trainer(batch, method, "model.attribute_supervision=true")
     before = copy.deepcopy(one.model.state_dict())
     parts = one.train_step(batch[0])
     assert parts["evidence"] > 0 and parts["naming"] > 0
@@ -141,9 +145,11 @@ def test_every_baseline_takes_a_step_by_facts(batch, method):
 @pytest.mark.parametrize("method", ["sum", "tirg", "combiner", "artemis"])
 def test_a_plain_baseline_knows_nothing_of_facts(batch, method):
     plain = trainer(batch, method)
-    same = trainer(batch, method, "train.evidence_weight=50", "train.naming_weight=50")
-    taught = trainer(batch, method, "model.facts=true")
-    unheard = trainer(batch, method, "model.facts=true", "train.evidence_weight=0", "train.naming_weight=0")
+    same = trainer(batch, method, "train.word_grounding_weight=50", "train.word_role_weight=50")
+    taught = trainer(batch, method, "model.attribute_supervision=true")
+    unheard = trainer(
+        batch, method, "model.attribute_supervision=true", "train.word_grounding_weight=0", "train.word_role_weight=0"
+    )
     names = plain.model.state_dict().keys()
     assert not [name for name in names if name.startswith("facts")]
     assert all(torch.equal(value, taught.model.state_dict()[name]) for name, value in plain.model.state_dict().items())
@@ -158,20 +164,20 @@ def test_a_plain_baseline_knows_nothing_of_facts(batch, method):
 
 
 def test_facts_reach_the_encoders_where_a_head_would_be_held_back(batch):
-    one = trainer(batch, "tirg", "model.facts=true", "model.head_reach=0")
+    one = trainer(batch, "tirg", "model.attribute_supervision=true", "model.head_grad_scale=0")
     parts = one.batch_losses(batch[0], torch.Generator().manual_seed(0))
     parts["evidence"].backward()
     assert one.model.text_encoder.embedding.weight.grad.abs().sum() > 0
 
 
 def test_dropped_words_are_not_taught(batch):
-    one = trainer(batch, "tirg", "model.facts=true", "train.word_dropout=1.0")
+    one = trainer(batch, "tirg", "model.attribute_supervision=true", "train.word_dropout=1.0")
     parts = one.batch_losses(batch[0], torch.Generator().manual_seed(0))
     assert parts["naming"] == 0 and parts["evidence"] == 0
 
 
 def test_a_run_by_facts_is_saved_resumed_and_opened(tmp_path):
-    config = load_config(overrides=[*TINY, "model.method=tirg", "model.facts=true", "train.epochs=2"])
+    config = load_config(overrides=[*TINY, "model.method=tirg", "model.attribute_supervision=true", "train.epochs=2"])
     assert train(config, tmp_path / "a", enough=lambda: True).interrupted
     assert not train(config, tmp_path / "a").interrupted
     assert not train(config, tmp_path / "b").interrupted
@@ -181,5 +187,5 @@ def test_a_run_by_facts_is_saved_resumed_and_opened(tmp_path):
 
 
 def test_nsfse_takes_no_facts_of_baselines():
-    with pytest.raises(DataError, match="evidence_weight"):
-        build_model(ModelConfig(facts=True), 5)
+    with pytest.raises(DataError, match="word_grounding_weight"):
+        build_model(ModelConfig(attribute_supervision=True), 5)

@@ -46,8 +46,8 @@ def test_a_dropped_word_is_not_taught_to_ask():
 
 @pytest.mark.parametrize("method", ["nsfse", "sum"])
 def test_titles_are_told_from_images_of_other_titles(method):
-    exact = "train.amp=off"  # the loss is held to 1e-4 of one that is computed here, in float32
-    given = [f"model.method={method}", "train.word_dropout=0", "train.augment=0", exact]
+    exact = "train.bf16_autocast=off"  # the loss is held to 1e-4 of one that is computed here, in float32
+    given = [f"model.method={method}", "train.word_dropout=0", "train.augment_strength=0", exact]
     config = load_config(overrides=[*OVERRIDES, *given])
     found = {}
     for titles in ((), ((5, 6), (7, 8)), ((5, 6), (5, 6))):
@@ -95,7 +95,7 @@ def test_no_denominator_holds_the_reference_or_another_right_answer(monkeypatch)
 
 @pytest.mark.parametrize("reach", [0.0, 0.5, 1.0])
 def test_a_share_of_what_the_head_learns_reaches_what_stage_1_learns_from(reach):
-    config = load_config(overrides=[*OVERRIDES, f"model.head_reach={reach}"])
+    config = load_config(overrides=[*OVERRIDES, f"model.head_grad_scale={reach}"])
     torch.manual_seed(0)
     trainer = Trainer(config, NSFSE(config.model, 9), 10)
     parts = trainer.batch_losses(batch_of(6), torch.Generator().manual_seed(0))

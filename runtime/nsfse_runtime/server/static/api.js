@@ -38,13 +38,13 @@ export const information = () => ask("v1/info");
 // What is sent for a state, name by name; the snippets to copy show the same.
 export function fields(state, extra = {}) {
   const step = state.steps.at(-1);
-  const texts = edits(step).map((text) => ["text", text]);
+  const texts = edits(step).map((text) => ["texts", text]);
   const without = state.without.split(",").map((part) => part.trim()).filter(Boolean);
   return [
-    ...images(step).map(({ upload, id }, at) => (upload ? ["image", file(upload, at)] : ["id", id])),
+    ...images(step).map(({ upload, id }, at) => (upload ? ["reference_images", file(upload, at)] : ["reference_ids", id])),
     ...texts,
-    ...without.map((part) => ["minus_text", part]),
-    ...state.minus.map((each) => ["minus_id", each]),
+    ...without.map((part) => ["negative_texts", part]),
+    ...state.minus.map((each) => ["negative_ids", each]),
     ...(Object.keys(state.where).length ? [["where", JSON.stringify(state.where)]] : []),
     // Without words there is only the image to be like.
     ...(texts.length && state.balance === 0.5 ? [] : [["balance", String(texts.length ? state.balance : 0)]]),

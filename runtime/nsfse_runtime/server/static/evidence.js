@@ -37,7 +37,7 @@ export function sentence(evidence, texts, show) {
 // before the first text that must not be there.
 function inOrder(words, texts) {
   let start = 0;
-  const first = texts.findIndex(({ minus }) => minus);
+  const first = texts.findIndex(({ negative }) => negative);
   return texts.flatMap(({ words: count, unknown, unread }, at) => {
     const own = words.slice(start, (start += count)).map((word) => [word]);
     own.push([]);

@@ -43,7 +43,7 @@ export class Grid {
   tile(hit, at, weak, texts) {
     const tile = this.tiles.get(hit.id) ?? this.blank(hit.id);
     tile.classList.toggle("weak", weak);
-    tile.classList.toggle("match", hit.match === true && hit.confidence != null);
+    tile.classList.toggle("match", hit.is_match === true && hit.confidence != null);
     const caption = find(".caption", tile);
     const told = hit.score === undefined ? [] : [this.told(hit)];
     const evidence = hit.evidence?.length ? [sentence(hit.evidence, texts, (word) => this.light(tile, word))] : [];
@@ -54,7 +54,7 @@ export class Grid {
     return tile;
   }
 
-  told({ confidence, score, match }) {
+  told({ confidence, score, is_match: match }) {
     const properties = { className: "told", title: `score ${score.toFixed(2)}` };
     if (confidence == null) return make("span", properties, score.toFixed(2));
     return make("span", properties, `${match ? "✓ " : ""}${Math.round(100 * confidence)} %`);
@@ -159,7 +159,7 @@ export function fly(from) {
   });
 }
 
-function label({ id, match, confidence, score }, at) {
+function label({ id, is_match: match, confidence, score }, at) {
   if (score === undefined) return `${id}: start with this image`;
   const sure = confidence == null ? "" : `, ${match ? "a match" : "no match"}, ${Math.round(100 * confidence)} percent sure`;
   return `${at + 1}: ${id}${sure}. Take as the next image`;

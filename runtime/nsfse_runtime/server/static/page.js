@@ -167,10 +167,10 @@ function showParts() {
 
 function showAnswer(found) {
   answer = found;
-  const { hits, matches } = found;
-  const last = hits.findLastIndex(({ match }) => match);
-  const line = matches === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
-  const words = matches === false ? "the nearest there are" : "weak matches from here";
+  const { hits, has_match: hasMatch } = found;
+  const last = hits.findLastIndex(({ is_match }) => is_match);
+  const line = hasMatch === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
+  const words = hasMatch === false ? "the nearest there are" : "weak matches from here";
   grid.show(hits, { line, words, texts: found.texts });
   const headline = headlineOf(found);
   head(headline, leadOf(found));
@@ -196,22 +196,22 @@ function correct({ word, nearest }) {
 }
 
 // Why there is no hit, or what a hit lacks to be a match.
-function leadOf({ hits, matches, threshold, state: { where } }) {
+function leadOf({ hits, has_match: hasMatch, threshold, state: { where } }) {
   if (hits.length === 0) {
     if (gallery().images === 0) return BARE[1];
     return Object.keys(where).length ? "The filters leave none; take one away." : "The gallery has no other image.";
   }
   const percent = threshold === null ? "" : `${Math.round(100 * threshold)} %`;
-  return matches === false && percent ? `A match has a confidence of ${percent} or more.` : "";
+  return hasMatch === false && percent ? `A match has a confidence of ${percent} or more.` : "";
 }
 
-function headlineOf({ hits, matches, state: { steps } }) {
+function headlineOf({ hits, has_match: hasMatch, state: { steps } }) {
   if (hits.length === 0) return "No image is left";
-  if (matches === false) return "Nothing here matches";
+  if (hasMatch === false) return "Nothing here matches";
   const step = steps.at(-1);
   if (!said(step)) return ["Like this one", "Like both"][step.more.length] ?? "Like all of them";
-  const count = hits.filter(({ match }) => match).length;
-  return matches ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: nobody is sure
+  const count = hits.filter(({ is_match }) => is_match).length;
+  return hasMatch ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: nobody is sure
 }
 
 function showShelf(images, headline, lead) {
