@@ -11,8 +11,9 @@ faults = run_path(str(ROOT / "docs" / "check_site.py"))["faults"]
 
 
 def test_the_navigation_names_every_page_once():
-    named = re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
-    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    docs = ROOT / "docs"
+    named = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))
 
 
 @pytest.mark.parametrize(
