@@ -21,7 +21,7 @@ from nsfse.data import Protocol, Triplet
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import encode_in_batches, source_images
-from nsfse.evaluation.ranker import Search
+from nsfse.evaluation.ranker import ProtocolRanker
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.retrieval.compose import Given, ask, unit
@@ -31,10 +31,10 @@ from nsfse_runtime.types import TargetFeatures
 RERANK, POSITIONS = 100, (0, 2)
 SAID = 'an edit more, "no ..."'
 Told = tuple[Triplet, int]
-Way = Callable[[Any, Search, Sequence[Told]], list[Asked | NsfseError]]
+Way = Callable[[Any, ProtocolRanker, Sequence[Told]], list[Asked | NsfseError]]
 
 
-def ours(_: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+def ours(_: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
     """Ask as a Retriever does."""
     return search.asked(told)
 
@@ -44,13 +44,13 @@ def only(**changes: Any) -> Way:
     return lambda _, search, told: search.asked([(replace(query, **changes), at) for query, at in told])
 
 
-def joined(_: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+def joined(_: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
     """Say all edits in one text."""
     one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in told]
     return search.asked([(query, 0) for query in one])
 
 
-def averaged(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+def averaged(scorer: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
     """Take the mean of the references' features for a reference."""
 
     def mean(rows: Any) -> Any:
@@ -65,7 +65,7 @@ def averaged(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | 
     return ask(scorer, given)
 
 
-def told(_: Any, search: Search, asked: Sequence[Told]) -> list[Asked | NsfseError]:
+def told(_: Any, search: ProtocolRanker, asked: Sequence[Told]) -> list[Asked | NsfseError]:
     """Say what must not be there as one more edit, "no stripes"."""
     said = [replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in asked]
     return search.asked([(replace(query, negative_texts=()), at) for query, (_, at) in zip(said, asked, strict=True)])
@@ -74,7 +74,7 @@ def told(_: Any, search: Search, asked: Sequence[Told]) -> list[Asked | NsfseErr
 def subtracted(share: float) -> Way:
     """Subtract `share` of what is excluded, texts and images alike, from stage 1's vector."""
 
-    def less(scorer: Any, search: Search, query: Triplet, asked: Asked | NsfseError) -> Asked | NsfseError:
+    def less(scorer: Any, search: ProtocolRanker, query: Triplet, asked: Asked | NsfseError) -> Asked | NsfseError:
         if isinstance(asked, NsfseError):
             return asked
         unwanted = [*(scorer.sentence(list(query.negative_texts)) if query.negative_texts else ())]
@@ -82,7 +82,7 @@ def subtracted(share: float) -> Way:
         vector = unit(asked.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
         return replace(asked, vector=vector, parts=tuple(replace(part, vector=vector) for part in asked.parts))
 
-    def way(scorer: Any, search: Search, told: Sequence[Told]) -> list[Asked | NsfseError]:
+    def way(scorer: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
         found = only(negative_texts=(), negative_images=())(scorer, search, told)
         return [less(scorer, search, query, asked) for (query, _), asked in zip(told, found, strict=True)]
 
@@ -116,7 +116,7 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
     images = encode_in_batches(scorer, source.items("test"), source_images(source, scorer.image_size))
     rows = []
     for protocol in source.questions():
-        search = Search(scorer, protocol, images, RERANK)
+        search = ProtocolRanker(scorer, protocol, images, RERANK)
         for kind in dict.fromkeys(query.kind for query in protocol.queries):
             queries = [query for query in protocol.queries if query.kind == kind][:most]
             for name, way in WAYS[protocol.name].items():
@@ -127,7 +127,9 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
     return rows
 
 
-def _scores(scorer: Any, protocol: Protocol, search: Search, queries: list[Triplet], way: Way) -> dict[str, float]:
+def _scores(
+    scorer: Any, protocol: Protocol, search: ProtocolRanker, queries: list[Triplet], way: Way
+) -> dict[str, float]:
     told = [(query, at) for query in queries for at in POSITIONS]
     orders = [
         search.order(asked, search.mask(query.reference_ids))
@@ -163,7 +165,7 @@ def main() -> None:
     rows = measure(given.model, given.level, given.queries)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
-    print("| question | way | queries | R@1 | R@10 | mAP@10 | hard negative first |\n|---|---|---|---|---|---|---|")
+    print("| question | way | queries | R@1 | R@10 | mAP@10 | hard-negative@1 |\n|---|---|---|---|---|---|---|")
     for row in rows:
         numbers = (f"{row[name]:.1f}" for name in ("R@1", "R@10", "mAP@10", "hard_negative_rate"))
         question = f"{row['protocol'].removeprefix('drawn-')}, {row['kind']}"

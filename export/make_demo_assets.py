@@ -24,7 +24,7 @@ from nsfse.data.synthetic.source import DrawnSource
 from nsfse.demo.app import BUNDLE, IMAGES, IMAGES_ZIP, INDEXED, TABLE, WRITTEN_NS
 from nsfse.evaluation.evaluate import Mode, evaluate_source
 from nsfse.models.torch_scorer import open_scorer
-from nsfse.progress import say, stages_bar, training_bar
+from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.loop import train
 from nsfse_export import export_bundle
 from nsfse_runtime.gallery.gallery import Gallery
@@ -51,7 +51,7 @@ phrasings, two of which training never saw. Through ONNX Runtime, in int8; perce
 
 {table}
 """
-COLUMNS = ("queries", "R@1", "R@10", "R@50", "hard_negative_rate", "phrasing_spread")
+COLUMNS = ("queries", "R@1", "R@10", "R@50", "hard_negative_rate", "phrasing_gap")
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
         raise KeyboardInterrupt
     with tempfile.TemporaryDirectory() as folder:
         bundle, archive, indexed = (Path(folder, place.name) for place in (BUNDLE, IMAGES_ZIP, INDEXED))
-        export_bundle(run, bundle, precision="int8", tell=say)
+        export_bundle(run, bundle, precision="int8", tell=print_status)
         source = DrawnSource("easy", gallery=COUNT)
         pack(source, archive)
         scores = scores_of(bundle, source, archive, Path(folder))
@@ -76,7 +76,7 @@ def main() -> None:
             (BUNDLE / file.name).write_bytes(file.read_bytes())
         IMAGES_ZIP.write_bytes(archive.read_bytes())
         INDEXED.write_bytes(indexed.read_bytes())
-    say(table(scores))
+    print_status(table(scores))
 
 
 def pack(source: DrawnSource, file: Path) -> None:
@@ -129,7 +129,7 @@ def check(made: Mapping[Path, Path], scores: Mapping[str, Mapping[str, Any]]) ->
     """Raise SystemExit where what goes to a place is too large, or the model too poor."""
     for place, path in made.items():
         size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
-        say(f"{place.name}: {size:,} bytes")
+        print_status(f"{place.name}: {size:,} bytes")
         if size > MOST_BYTES[place]:
             raise SystemExit(f"{place.name} has {size:,} bytes, more than {MOST_BYTES[place]:,}; make it smaller")
     found = scores["drawn, composed"]["R@1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nsfse
-from nsfse.progress import say
+from nsfse.progress import print_status
 from nsfse_runtime.errors import NotFoundError, NsfseError, OutputError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.extras import need
@@ -29,7 +29,7 @@ def place_of(device: Device | None, provider: str | None) -> Place:
     """Return where graphs run (see devices.choose), saying on stderr where that is not what was hoped for."""
     place = choose(device, provider)
     if place.note:
-        say(f"nsfse: {printable(place.note)}")
+        print_status(f"nsfse: {printable(place.note)}")
     return place
 
 

@@ -21,7 +21,7 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """Write one line to stderr."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
@@ -59,7 +59,7 @@ def _plain_lines(title: str) -> Iterator[Advance]:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            say(f"{title}: {done}/{total} {note}".rstrip())
+            print_status(f"{title}: {done}/{total} {note}".rstrip())
 
     yield advance
 
@@ -71,10 +71,10 @@ def training_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
 
         def follow(entry: dict[str, Any]) -> None:
             if "note" in entry:
-                say(entry["note"])
+                print_status(entry["note"])
             elif "epoch" in entry:
                 score = f", mean R@1 {entry['mean_R@1']:.1f}" if "mean_R@1" in entry else ""
-                say(f"epoch {entry['epoch']}: {entry['seconds']:.0f} s{score}")
+                print_status(f"epoch {entry['epoch']}: {entry['seconds']:.0f} s{score}")
             else:
                 advance(entry["step"], entry["of"], f"loss {entry['loss']:.3f}" if "loss" in entry else "")
 

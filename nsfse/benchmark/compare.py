@@ -24,7 +24,7 @@ from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.checkpoint import checkpoint_info, write_file
 from nsfse.models.pretrained import kept_instead, settle
 from nsfse.models.torch_scorer import TorchScorer, open_scorer
-from nsfse.progress import say, stages_bar, training_bar
+from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
@@ -129,7 +129,7 @@ def compare(
     interrupted = False
     for number, run in enumerate(runs, 1):
         if results.lacks(run) and not late():
-            say(f"[{number}/{len(runs)}] {run.task.preset}, {run.method}, seed {run.seed}")
+            print_status(f"[{number}/{len(runs)}] {run.task.preset}, {run.method}, seed {run.seed}")
             if not _train(run, results, late):
                 interrupted = not late()
                 break

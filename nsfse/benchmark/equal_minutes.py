@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nsfse.config import Config, same_config
 from nsfse.models.checkpoint import write_file
-from nsfse.progress import say
+from nsfse.progress import print_status
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError, UsageError
 
@@ -59,7 +59,7 @@ def equal_minutes(
             known[names[method]] = Timed(like, seconds, steps, seconds * steps / 60, torch.get_num_threads(), tree)
         write_file(file, msgspec.json.format(msgspec.json.encode(known), indent=2))
     found = {method: known[names[method]] for method in configs}
-    say(minutes_text(preset, found))
+    print_status(minutes_text(preset, found))
     return found
 
 
@@ -88,7 +88,7 @@ def _measure(configs: Mapping[str, Config], out: Path, kept: dict[str, NDArray[A
 
     Methods take turns, and the faster turn counts: other work on the machine only adds.
     """
-    say(f"timing {STEPS} steps of {', '.join(configs)}, {ROUNDS} times")
+    print_status(f"timing {STEPS} steps of {', '.join(configs)}, {ROUNDS} times")
     times: dict[str, list[float]] = {method: [] for method in configs}
     steps: dict[str, int] = {}
     like = next(iter(configs))

@@ -11,7 +11,7 @@ import msgspec
 from nsfse.config import Config, load_config
 from nsfse.data import Source
 from nsfse.data.registry import open_source
-from nsfse.progress import say, stages_bar, training_bar
+from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 from nsfse_runtime.types import SCHEMA_VERSION
 
@@ -107,7 +107,7 @@ def reproduce(
     source = _open(recipe, data, images)
     _refuse_without_images(name, recipe, source, data)
     config = _settings(name, recipe, data, images, weights, overrides)
-    say(f"{recipe.title}: training in {out}")
+    print_status(f"{recipe.title}: training in {out}")
     from nsfse.training.loop import train
 
     with training_bar() as follow:

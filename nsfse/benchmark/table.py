@@ -25,18 +25,18 @@ WIDTH, LEFT, LINE = 760, 240, 24  # of the plot, in pixels
 class Row(msgspec.Struct, frozen=True):
     """One method on one protocol, over `seeds` trainings; rates in percent.
 
-    A deviation (`_sd`) is that of a sample, over n - 1, and None for one seed; a rate is None where it does not apply.
+    A deviation (`_std`) is that of a sample, over n - 1, and None for one seed; a rate is None where it does not apply.
     """
 
     method: str
     protocol: str
     seeds: int
     r1: float
-    r1_sd: float | None
+    r1_std: float | None
     r10: float
-    r10_sd: float | None
+    r10_std: float | None
     hard_negative_rate: float | None
-    phrasing_spread: float | None
+    phrasing_gap: float | None
     minutes: float
     steps: int
     block: str = ""
@@ -165,18 +165,18 @@ def _tables(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _row(method: str, protocol: str, chosen: Sequence[Mapping[str, Any]], block: str) -> Row:
     scores = [entry["scores"][protocol] for entry in chosen]
-    r1, r1_sd = mean_and_deviation([found["R@1"] for found in scores])
-    r10, r10_sd = mean_and_deviation([found["R@10"] for found in scores])
+    r1, r1_std = mean_and_std([found["R@1"] for found in scores])
+    r10, r10_std = mean_and_std([found["R@10"] for found in scores])
     return Row(
         method=method,
         protocol=protocol,
         seeds=len(chosen),
         r1=r1,
-        r1_sd=r1_sd,
+        r1_std=r1_std,
         r10=r10,
-        r10_sd=r10_sd,
+        r10_std=r10_std,
         hard_negative_rate=_mean_of_all([found["hard_negative_rate"] for found in scores]),
-        phrasing_spread=_mean_of_all([found["phrasing_spread"] for found in scores]),
+        phrasing_gap=_mean_of_all([found["phrasing_gap"] for found in scores]),
         minutes=fmean(entry["train_seconds"] for entry in chosen) / 60,
         steps=int(chosen[0]["steps"]),
         block=block,
@@ -188,7 +188,7 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
     return fmean(known) if len(known) == len(values) else None
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and the sample's standard deviation, None for one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
@@ -204,7 +204,7 @@ def markdown(rows: Sequence[Row], missing: Sequence[str] = (), captions: Mapping
             parts.append(caption)
         told.add(block)
         lines = [
-            "| method | seeds | R@1 | R@10 | hard negative first | phrasing spread | steps | training minutes |",
+            "| method | seeds | R@1 | R@10 | hard-negative@1 | phrasing gap | steps | training minutes |",
             "|---|---|---|---|---|---|---|---|",
         ]
         parts.append("\n".join([*lines, *map(_line, chosen)]))
@@ -246,21 +246,21 @@ def _cells(found: Versus) -> list[str]:
 
 
 def _line(row: Row) -> str:
-    r1 = spread(row.r1, row.r1_sd)
+    r1 = format_mean_std(row.r1, row.r1_std)
     cells = [
         row.method,
         str(row.seeds),
         f"**{r1}**" if row.leads else r1,
-        spread(row.r10, row.r10_sd),
-        spread(row.hard_negative_rate, None),
-        spread(row.phrasing_spread, None),
+        format_mean_std(row.r10, row.r10_std),
+        format_mean_std(row.hard_negative_rate, None),
+        format_mean_std(row.phrasing_gap, None),
         str(row.steps),
-        spread(row.minutes, None),
+        format_mean_std(row.minutes, None),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def spread(mean: float | None, deviation: float | None) -> str:
+def format_mean_std(mean: float | None, deviation: float | None) -> str:
     """Return `12.3 ± 0.4`, the mean alone where there is no deviation, or nothing."""
     if mean is None:
         return ""
@@ -269,7 +269,7 @@ def spread(mean: float | None, deviation: float | None) -> str:
 
 def plot(rows: Sequence[Row]) -> str:
     """Return an SVG of R@1: a panel for each table with what leads, a dot with its deviation for each method."""
-    most = max((row.r1 + (row.r1_sd or 0.0) for row in rows), default=0.0)
+    most = max((row.r1 + (row.r1_std or 0.0) for row in rows), default=0.0)
     end = next(step for step in (5, 10, 20, 40, 60, 80, 100) if step >= min(most, 100.0))
     said = {(found.block, found.protocol): found.text for found in findings(rows)}
     parts, top = [], 10
@@ -297,8 +297,8 @@ def _panel(title: str, said: str, rows: Sequence[Row], top: int, end: int) -> li
         parts.append(f'<text x="{x(tick)}" y="{bottom + 16}" fill="#6b7280" text-anchor="middle">{tick}</text>')
     for at, row in enumerate(rows):
         y = top + LINE * (at + 1) + LINE // 2
-        low, high = x(max(0.0, row.r1 - (row.r1_sd or 0.0))), x(row.r1 + (row.r1_sd or 0.0))
-        name, label = html.escape(row.method), spread(row.r1, row.r1_sd) + (", leads" if row.leads else "")
+        low, high = x(max(0.0, row.r1 - (row.r1_std or 0.0))), x(row.r1 + (row.r1_std or 0.0))
+        name, label = html.escape(row.method), format_mean_std(row.r1, row.r1_std) + (", leads" if row.leads else "")
         weight = ' font-weight="bold"' if row.leads else ""
         parts.append(f'<text x="{LEFT - 12}" y="{y + 5}" text-anchor="end"{weight}>{name}</text>')
         parts.append(f'<line x1="{low}" x2="{high}" y1="{y}" y2="{y}" stroke="#1f5fa8" stroke-width="3"/>')

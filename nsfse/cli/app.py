@@ -13,7 +13,6 @@ import typer
 import nsfse
 from nsfse.cli.errors import report
 from nsfse_runtime.errors import InputError, UsageError
-from nsfse_runtime.types import SCHEMA_VERSION
 
 app = typer.Typer(
     add_completion=False,
@@ -50,10 +49,10 @@ class Mode(StrEnum):
 @app.callback(invoke_without_command=True)
 def tour(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
     """Composed image retrieval: find images by an image and a few words."""
-    from nsfse.cli.formatting import TOUR
+    from nsfse.cli.formatting import WELCOME
 
     if version or context.invoked_subcommand is None:
-        typer.echo(nsfse.__version__ if version else TOUR, nl=version)
+        typer.echo(nsfse.__version__ if version else WELCOME, nl=version)
         raise typer.Exit()
 
 
@@ -84,7 +83,7 @@ def train(
         result = train(settings, out, resume=not fresh, progress=follow)
     done = {"run": result.path, "metrics": result.metrics, "interrupted": result.interrupted}
     if first_process():
-        _print({"schema_version": SCHEMA_VERSION, **done}, training_text, as_json)
+        _print(done, training_text, as_json)
     raise typer.Exit(130 if result.interrupted else 0)
 
 
@@ -102,12 +101,12 @@ def init(
 
     for module in ("torch", "transformers", "onnx"):
         need(module, "clip,export")
-    from nsfse.cli.formatting import outline
+    from nsfse.cli.formatting import format_tree
     from nsfse.models.zero_shot import untrained_run
     from nsfse_export import export_bundle
 
     with untrained_run(weights, backbone=backbone, method=method, text_share=text_share) as run:
-        _print({"schema_version": SCHEMA_VERSION, **asdict(export_bundle(run, out))}, outline, as_json)
+        _print(asdict(export_bundle(run, out)), format_tree, as_json)
 
 
 @app.command()
@@ -129,8 +128,8 @@ def export(
 
     A precision under fp32 must find what fp32 finds: R@10 within 0.5 points for int8, 0.1 for fp16 and bf16.
     """
-    from nsfse.cli.formatting import outline
-    from nsfse.progress import say, stages_bar
+    from nsfse.cli.formatting import format_tree
+    from nsfse.progress import print_status, stages_bar
 
     options: dict[str, Any] = {"which": "best" if best else "last", "precision": precision}
     options |= {"verify_on": verify_on, "unverified": unverified}
@@ -138,16 +137,16 @@ def export(
         from nsfse_export import build_engines, bundle_for_engines  # and no more: there may be no torch
 
         with stages_bar() as follow:
-            bundle = bundle_for_engines(run, out, **options, progress=follow, tell=say)
-        _print({"schema_version": SCHEMA_VERSION, **asdict(build_engines(bundle))}, outline, as_json)
+            bundle = bundle_for_engines(run, out, **options, progress=follow, tell=print_status)
+        _print(asdict(build_engines(bundle)), format_tree, as_json)
         return
     if out is None:
         raise typer.BadParameter("a run is exported to a folder; name it with -o BUNDLE")
     from nsfse_export import export_bundle
 
     with stages_bar() as follow:
-        done = export_bundle(run, out, **options, progress=follow, tell=say)
-    _print({"schema_version": SCHEMA_VERSION, **asdict(done)}, outline, as_json)
+        done = export_bundle(run, out, **options, progress=follow, tell=print_status)
+    _print(asdict(done), format_tree, as_json)
 
 
 @app.command()
@@ -176,16 +175,16 @@ def index(
     """
     from nsfse.cli.formatting import index_text
     from nsfse.open import index_folder, place_of
-    from nsfse.progress import indexing_bar, say
+    from nsfse.progress import indexing_bar, print_status
 
     options: dict[str, Any] = {"metadata": metadata, "workers": workers}
     options |= {"exclude": exclude, "allow_removals": allow_removals}
     with indexing_bar() as follow:
         place = place_of(device, provider)
         done, count = index_folder(gallery, folder, bundle, place, **options, progress=follow)
-    _print({"schema_version": SCHEMA_VERSION, **asdict(done)}, index_text, as_json)
+    _print(asdict(done), index_text, as_json)
     if not count and not done.failed:
-        say(f"nsfse: the gallery is empty: {folder} holds no images")
+        print_status(f"nsfse: the gallery is empty: {folder} holds no images")
     if done.failed and not count:
         raise InputError(f"none of the {len(done.failed)} files in {folder} could be taken; the gallery is empty")
 
@@ -385,11 +384,13 @@ def draw(
     as_json: Json = False,
 ) -> None:
     """Draw the project's own benchmark as a query set."""
-    from nsfse.cli.formatting import outline
+    from nsfse.cli.formatting import format_tree
     from nsfse.data.synthetic.source import draw_query_set
 
     _print(
-        {"folder": folder, **draw_query_set(folder, items=items, seed=seed, size=size, level=level)}, outline, as_json
+        {"folder": folder, **draw_query_set(folder, items=items, seed=seed, size=size, level=level)},
+        format_tree,
+        as_json,
     )
 
 
@@ -443,7 +444,7 @@ def accuracy(
     named = methods.split(",") if methods else METHODS if blocks else COMPARED
     settings |= {"minutes": minutes, "blocks": blocks.split(",") if blocks else ()}
     found = compare(protocols.split(","), named, out, **settings)
-    _print({"schema_version": SCHEMA_VERSION, **asdict(found)}, comparison_text, as_json)
+    _print(asdict(found), comparison_text, as_json)
     raise typer.Exit(130 if found.interrupted else 0)
 
 
@@ -464,13 +465,13 @@ def speed(
 ) -> None:
     """Time the parts of a query and the whole of it beside PyTorch."""
     from nsfse.open import numbers
-    from nsfse.progress import say
+    from nsfse.progress import print_status
     from nsfse_export.benchmark.report import markdown
     from nsfse_export.benchmark.speed import measure
 
     settings: dict[str, Any] = {"rounds": rounds, "minutes": minutes, "sizes": numbers(sizes), "photos": photos}
     model: dict[str, Any] = {"dim": dim, "cells": cells, "compiled": compiled}
-    _print(measure(out, run, **settings, **model, tell=say), markdown, as_json)
+    _print(measure(out, run, **settings, **model, tell=print_status), markdown, as_json)
 
 
 @app.command()
@@ -479,10 +480,10 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Tell what a run, a bundle or a gallery is."""
-    from nsfse.cli.formatting import outline
+    from nsfse.cli.formatting import format_tree
     from nsfse.cli.info import describe
 
-    _print(describe(path), outline, as_json)
+    _print(describe(path), format_tree, as_json)
 
 
 @app.command()
@@ -492,10 +493,10 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this installation; what a bug report needs."""
-    from nsfse.cli.doctor import examine
+    from nsfse.cli.doctor import collect
     from nsfse.cli.formatting import doctor_text
 
-    found = examine(bundle, full=full)
+    found = collect(bundle, full=full)
     _print(found, doctor_text, as_json)
     raise typer.Exit(3 if found["problems"] else 0)
 
@@ -534,7 +535,7 @@ def demo(
     with ready.listener as listener:
         address = url_of(listener)
         facts = {"url": address, "images": ready.images, "gallery": ready.gallery, "bundle": ready.bundle}
-        _print({"schema_version": SCHEMA_VERSION, **facts}, boxed_text, as_json)
+        _print(facts, boxed_text, as_json)
         sys.stdout.flush()
         if browser:
             show(address)
@@ -559,6 +560,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _print(value: Any, text: Callable[[Any], str], as_json: bool) -> None:
+    """Print a result as text, or as JSON with the version of its form."""
     from nsfse.cli.formatting import to_json
 
     typer.echo(to_json(value) if as_json else text(value))

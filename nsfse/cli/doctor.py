@@ -28,7 +28,7 @@ ENOUGH_MEMORY, ENOUGH_DISK = 1.0, 1.0
 """GiB below which the doctor warns."""
 
 
-def examine(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]:
+def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]:
     """Return the findings; `problems` lists what should be mended, one line each.
 
     With `bundle` a real query runs through it. Paths, which may hold a user's name, are told only when `full`.

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.types import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery
     from nsfse_runtime.retrieval.retriever import Hit, Result
 
-TOUR = """\
+WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".
   nsfse demo                                            a page over drawn images, to try it
   nsfse index my.gallery photos/ -b BUNDLE              take a folder of images into a gallery
@@ -48,7 +49,7 @@ SCORES = (
     "soft_R@1",
     "soft_R_subset@1",
     "hard_negative_rate",
-    "phrasing_spread",
+    "phrasing_gap",
     "phrasing_sensitivity_R@1",
     "phrasing_sensitivity_P@10",
 )
@@ -56,8 +57,10 @@ SCORES = (
 
 
 def to_json(value: Any) -> str:
-    """Return `value` (structs, dataclasses, paths, dicts) as JSON; what is not a number becomes null."""
-    return json.dumps(_plain(value), indent=2)
+    """Return `value` (structs, dataclasses, paths, dicts) as JSON with the version of its form; nan becomes null."""
+    plain = _plain(value)
+    versioned = {"schema_version": SCHEMA_VERSION, **plain} if isinstance(plain, dict) else plain
+    return json.dumps(versioned, indent=2)
 
 
 def _plain(value: Any) -> Any:
@@ -96,12 +99,12 @@ def _is_number(cell: str) -> bool:
     return cell in ("-", "nan") or cell.replace(".", "", 1).replace("-", "", 1).isdigit()
 
 
-def outline(value: Mapping[str, Any], indent: str = "") -> str:
+def format_tree(value: Mapping[str, Any], indent: str = "") -> str:
     """Return nested facts as indented `name: value` lines."""
     lines = []
     for name, item in value.items():
         if isinstance(item, Mapping) and item:
-            lines += [f"{indent}{printable(name)}:", outline(item, indent + "  ")]
+            lines += [f"{indent}{printable(name)}:", format_tree(item, indent + "  ")]
         elif isinstance(item, list | tuple) and item:
             inner = ", ".join(printable(str(part)) for part in item)
             lines.append(f"{indent}{printable(name)}: {inner}")
@@ -121,7 +124,7 @@ def training_text(result: Mapping[str, Any]) -> str:
     if result["interrupted"]:
         return f"stopped; the same command continues {run}"
     scores = {name: item for name, item in result["metrics"].items() if isinstance(item, int | float)}
-    return f"{outline(scores)}\nnext: nsfse export {run} -o BUNDLE"
+    return f"{format_tree(scores)}\nnext: nsfse export {run} -o BUNDLE"
 
 
 def index_text(report: Mapping[str, Any]) -> str:
@@ -319,19 +322,19 @@ def doctor_text(found: Mapping[str, Any]) -> str:
     """Return the doctor's findings, the problems last, one a line."""
     facts = {name: item for name, item in found.items() if name not in ("schema_version", "problems")}
     problems = [f"problem: {printable(problem)}" for problem in found["problems"]]
-    return "\n".join([outline(facts), *(problems or ["no problem found"])])
+    return "\n".join([format_tree(facts), *(problems or ["no problem found"])])
 
 
 def comparison_text(found: Mapping[str, Any]) -> str:
     """Return the table of a comparison, what leads, where it lies, what is missing and how long it took."""
-    from nsfse.benchmark.table import findings, spread
+    from nsfse.benchmark.table import findings, format_mean_std
 
-    names = ("protocol", "method", "seeds", "R@1", "R@10", "hard negative first", "phrasing spread", "minutes")
+    names = ("protocol", "method", "seeds", "R@1", "R@10", "hard-negative@1", "phrasing gap", "minutes")
     rows = [
         (
             *(_in_block(row.block, row.protocol), row.method, row.seeds),
-            *(spread(row.r1, row.r1_sd), spread(row.r10, row.r10_sd)),
-            *(row.hard_negative_rate, row.phrasing_spread, row.minutes),
+            *(format_mean_std(row.r1, row.r1_std), format_mean_std(row.r10, row.r10_std)),
+            *(row.hard_negative_rate, row.phrasing_gap, row.minutes),
         )
         for row in found["rows"]
     ]

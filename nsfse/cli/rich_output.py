@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nsfse.cli.formatting import empty, match_lines
-from nsfse.progress import say
+from nsfse.progress import print_status
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.visualize.rows import THUMBNAIL, thumbnail, verdict
@@ -56,7 +56,7 @@ def show_query(result: "Result", reference: Path, preview: bool | None) -> None:
         thumbnails = _thumbnails(result.hits, reference)[: max(1, console.width // CELL)]
         sys.stdout.write("".join(image_codes(strip(thumbnails), can, CELL * len(thumbnails))) + "\n")
     elif preview:
-        say("nsfse: this terminal is not known to show images; kitty, Ghostty, iTerm2, WezTerm and Rio are")
+        print_status("nsfse: this terminal is not known to show images; kitty, Ghostty, iTerm2, WezTerm and Rio are")
     print_query(console, result)
 
 

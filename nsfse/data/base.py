@@ -51,7 +51,7 @@ class Triplet:
     """One query: a reference image, what to change, and every image known to answer it.
 
     `texts` holds one phrasing in training and one or several in a protocol: positions are the same for all its
-    queries, so that phrasing_spread compares like with like. `targets` are ALL known right answers, the preferred one
+    queries, so that phrasing_gap compares like with like. `targets` are ALL known right answers, the preferred one
     first (training pulls towards it and masks the others from the negatives). `targets` is empty where the answers
     are kept on a test server.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nsfse.demo.contact_sheet import look
-from nsfse.progress import indexing_bar, say, stages_bar, training_bar
+from nsfse.progress import indexing_bar, print_status, stages_bar, training_bar
 from nsfse_runtime.output_files import check_folder
 from nsfse_runtime.types import SCHEMA_VERSION
 
@@ -62,11 +62,11 @@ def run_demo(
 def _stages(seconds: dict[str, float]) -> Any:
     @contextmanager
     def stage(name: str, what: str) -> Iterator[None]:
-        say(f"[{_STAGES.index(name) + 1}/{len(_STAGES)}] {name}: {what}")
+        print_status(f"[{_STAGES.index(name) + 1}/{len(_STAGES)}] {name}: {what}")
         started = time.perf_counter()
         yield
         seconds[name] = round(time.perf_counter() - started, 1)
-        say(f"      {seconds[name]:.1f} s")
+        print_status(f"      {seconds[name]:.1f} s")
 
     return stage
 

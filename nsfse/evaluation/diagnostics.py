@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from nsfse.data import Triplet
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import EncodedImages
-from nsfse.evaluation.ranker import BALANCES, Mode, Search, TextScorer
+from nsfse.evaluation.ranker import BALANCES, Mode, ProtocolRanker, TextScorer
 from nsfse.evaluation.reference_head import correspondences
-from nsfse.evaluation.scores import ProtocolResult, Ranked
+from nsfse.evaluation.scores import ProtocolResult, QueryRanking
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.inference.confidence import decision_of
 from nsfse_runtime.retrieval.query import Asked
@@ -23,7 +23,7 @@ from nsfse_runtime.retrieval.text_warnings import readings, tokenizer_of
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import boundaries_of, no_evidence
 
-__all__ = ["Examined", "Shown", "Spread", "examine"]
+__all__ = ["Diagnosis", "QueryExample", "ScoreHistogram", "diagnose"]
 
 SHOWN, HITS = 6, 6
 """How many queries of either kind are shown, with how many hits."""
@@ -34,7 +34,7 @@ Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class QueryExample:
     """A query with its first hits.
 
     `rank` is that of the first right answer, from 0, None where the ranking does not reach it; that answer is `missed`
@@ -49,7 +49,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ScoreHistogram:
     """How correspondences of one kind are spread about their `boundary`: percent of all by bin, `edges` [B+1].
 
     `matched` and `mismatched` [B] are those with right answers and with other images, `near` [B] those with hard
@@ -67,21 +67,21 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class Diagnosis:
     """One protocol's queries and correspondences; `words` and `probes` are None for a model that compares neither."""
 
     result: ProtocolResult
-    worst: tuple[Shown, ...]
-    best: tuple[Shown, ...]
-    words: Spread | None
-    probes: Spread | None
+    worst: tuple[QueryExample, ...]
+    best: tuple[QueryExample, ...]
+    words: ScoreHistogram | None
+    probes: ScoreHistogram | None
 
 
-def examine(scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> Examined:
+def diagnose(scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> Diagnosis:
     """Look behind the scores of one protocol, whose images `encoded` has."""
     examiner = _Examiner(scorer, result, encoded)
     worst, best = examiner.chosen()
-    return Examined(result, tuple(examiner.shown(worst)), tuple(examiner.shown(best)), *examiner.spreads())
+    return Diagnosis(result, tuple(examiner.shown(worst)), tuple(examiner.shown(best)), *examiner.histograms())
 
 
 class _Examiner:
@@ -89,7 +89,7 @@ class _Examiner:
 
     def __init__(self, scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> None:
         self._scorer, self._result, self._gallery = scorer, result, result.protocol.gallery
-        self._search = Search(scorer, result.protocol, encoded, result.rerank)
+        self._search = ProtocolRanker(scorer, result.protocol, encoded, result.rerank)
         self._row_of = {item: row for row, item in enumerate(self._gallery)}
         self._mode: Mode = result.mode  # type: ignore[assignment]
         self._known = [ranked for ranked in result.rankings if self._answers(ranked.query)]
@@ -102,7 +102,7 @@ class _Examiner:
     def _rows(self, items: Sequence[str]) -> frozenset[int]:
         return frozenset(self._row_of[item] for item in items if item in self._row_of)
 
-    def chosen(self) -> tuple[list[tuple[Ranked, int]], list[tuple[Ranked, int]]]:
+    def chosen(self) -> tuple[list[tuple[QueryRanking, int]], list[tuple[QueryRanking, int]]]:
         """Return the worst and the best rankings with the rank of their first right answer, each query once in either.
 
         The rank decides, then average precision; what is alike in both comes by lot.
@@ -125,7 +125,7 @@ class _Examiner:
             first.setdefault(id(self._known[at].query), at)
         return list(first.values())[:SHOWN]
 
-    def shown(self, chosen: Sequence[tuple[Ranked, int]]) -> Iterator[Shown]:
+    def shown(self, chosen: Sequence[tuple[QueryRanking, int]]) -> Iterator[QueryExample]:
         """Ask chosen queries again for what their ranking does not hold: scores, matches, evidence."""
         told = [(ranked.query, ranked.position) for ranked, _ in chosen]
         for (ranked, rank), asked in zip(chosen, self._search.asked(told, BALANCES[self._mode]), strict=True):
@@ -139,7 +139,7 @@ class _Examiner:
             if not rest.intersection(ranked.rows[:HITS].tolist()):
                 row = min(rest) if rank == metrics.MISS else int(ranked.rows[rank])
                 missed = self._hits(asked, self._alone(asked, row, mean), whole)[0]
-            yield Shown(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
+            yield QueryExample(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
 
     def _first(self, query: Triplet, asked: Asked, whole: bool) -> tuple[tuple[Hit, ...], float]:
         mask = self._search.mask(query.reference_ids)
@@ -163,7 +163,7 @@ class _Examiner:
         decision = decision_of(self._scorer)
         return hits_of(self._gallery, "", asked, ranking, pair, decision, targets, whole=whole)
 
-    def spreads(self) -> tuple[Spread | None, Spread | None]:
+    def histograms(self) -> tuple[ScoreHistogram | None, ScoreHistogram | None]:
         """Return how the correspondences of words and of probes are spread, of SAMPLED queries at most."""
         boundaries = boundaries_of(self._scorer)
         plain = [(ranked.query, ranked.position) for ranked in self._known if ranked.query.plain]
@@ -180,7 +180,7 @@ class _Examiner:
                     x, y = correspondences(composed, self._search.targets(ids), boundaries.views)
                     words.add(kind, x, np.maximum(0, composed.word_weights))  # under 0: it must not be there
                     probes.add(kind, y, composed.probe_weights)
-        return words.spread(boundaries.cross), probes.spread(boundaries.visual)
+        return words.histogram(boundaries.cross), probes.histogram(boundaries.visual)
 
     def _compared(self, query: Triplet, draw: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
         """Return right answers, others by lot, and hard negatives of a query."""
@@ -203,7 +203,7 @@ class _Samples:
         self._values[kind].append(values.ravel().astype(np.float64))
         self._weights[kind].append(np.tile(weights, len(values)).astype(np.float64))
 
-    def spread(self, boundary: float) -> Spread | None:
+    def histogram(self, boundary: float) -> ScoreHistogram | None:
         """Return how they are spread about `boundary`; None without matched or without mismatched ones."""
         kinds = [
             (np.concatenate(values), np.concatenate(weights)) if values else (np.empty(0), np.empty(0))
@@ -214,7 +214,7 @@ class _Samples:
             return None
         every = np.concatenate([values for values, _ in kinds])
         edges = np.linspace(min(0.0, float(every.min())), max(1.0, float(every.max())), BINS + 1)
-        return Spread(
+        return ScoreHistogram(
             boundary,
             edges,
             _shares(matched, edges),

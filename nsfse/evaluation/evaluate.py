@@ -17,12 +17,12 @@ from nsfse import data
 from nsfse.data.datasets.fashioniq import CATEGORIES
 from nsfse.data.datasets.file_index import counted
 from nsfse.evaluation.cirr_submission import check_split, write_submission
-from nsfse.evaluation.diagnostics import Examined, examine
+from nsfse.evaluation.diagnostics import Diagnosis, diagnose
 from nsfse.evaluation.features import EncodedImages, Images, Progress, encode_in_batches, source_images
 from nsfse.evaluation.notices import left_out_line
-from nsfse.evaluation.query_counts import answerable, left_out, odd_queries, text_counts, unlisted
-from nsfse.evaluation.ranker import MODES, Mode, Search, TextScorer
-from nsfse.evaluation.scores import ProtocolResult, Ranked, category_means, score_rankings, split_category
+from nsfse.evaluation.query_counts import left_out, odd_queries, scorable_queries, text_counts, unlisted
+from nsfse.evaluation.ranker import MODES, Mode, ProtocolRanker, TextScorer
+from nsfse.evaluation.scores import ProtocolResult, QueryRanking, category_means, score_rankings, split_category
 from nsfse_runtime.errors import DataError, UsageError
 from nsfse_runtime.search.two_stage import pairs_scored
 from nsfse_runtime.types import SCHEMA_VERSION
@@ -32,12 +32,12 @@ __all__ = [
     "Evaluation",
     "Mode",
     "TextScorer",
-    "answerable",
     "evaluate",
     "evaluate_dataset",
     "evaluate_query_set",
     "evaluate_source",
     "image_ids",
+    "scorable_queries",
     "unlisted",
 ]
 
@@ -101,7 +101,7 @@ def evaluate(
     if mode not in MODES:
         raise UsageError(f"mode is {mode!r}; it is one of {', '.join(MODES)}")
     protocol = replace(protocol, gallery=tuple(dict.fromkeys(protocol.gallery)))  # an image listed twice is one image
-    queries = answerable(protocol, missing, unlisted)
+    queries = scorable_queries(protocol, missing, unlisted)
     if protocol.gallery and not queries:
         reason = _why_none(protocol, missing, unlisted)
         raise DataError(f"{protocol.name}: no query can be answered: {reason}; check the data set")
@@ -110,14 +110,14 @@ def evaluate(
     elif encoded.fingerprint != scorer.fingerprint:
         raise UsageError("the images were encoded by another model; encode them again")
     told = [(query, position) for query in queries for position in range(len(query.texts))]
-    search = Search(scorer, protocol, encoded, rerank)
+    search = ProtocolRanker(scorer, protocol, encoded, rerank)
     rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
-    rankings: list[Ranked] = []
+    rankings: list[QueryRanking] = []
     unreadable = 0
     for at in range(0, len(told), BATCH):
         chunk = told[at : at + BATCH]
         for (query, position), found in zip(chunk, search.ranked(chunk, mode), strict=True):
-            rankings.append(Ranked(query, position, found.rows.astype(np.int32), found.subset.astype(np.int32)))
+            rankings.append(QueryRanking(query, position, found.rows.astype(np.int32), found.subset.astype(np.int32)))
             unreadable += not found.readable
         if progress:
             progress("rank", at + len(chunk), len(told))
@@ -163,9 +163,9 @@ def evaluate_source(
     images = images or source_images(source, scorer.image_size)
     encoded: EncodedImages | None = None
     results: list[ProtocolResult] = []
-    examined: list[Examined] = []
+    examined: list[Diagnosis] = []
     for protocol in scored:
-        wanted = image_ids(protocol, answerable(protocol, source.missing, strange))
+        wanted = image_ids(protocol, scorable_queries(protocol, source.missing, strange))
         if encoded is None or not encoded.covers(wanted):
             encoded = encode_in_batches(scorer, wanted, images, batch=BATCH, progress=progress)
         for mode in modes:
@@ -182,7 +182,7 @@ def evaluate_source(
             )
             results.append(result)
             if html and mode == modes[0]:
-                examined.append(examine(scorer, result, encoded))
+                examined.append(diagnose(scorer, result, encoded))
     composed = [result for result in results if result.mode == modes[0]]
     summary = category_means(composed, CATEGORIES) if source.name == "fashioniq" else {}
     if source.name == "fashioniq":
@@ -214,12 +214,12 @@ def evaluate_dataset(
     the two files of its test server. Raises DataError where the split has no protocol or no images.
     """
     from nsfse.data.registry import known_name, open_source
-    from nsfse.progress import say
+    from nsfse.progress import print_status
 
     name = known_name(name)
     source = open_source(name, folder, **options)
     for note in data.notes_of(source):
-        say(note)
+        print_status(note)
     protocols = source.protocols(split)
     if not protocols:
         raise DataError(_nothing_to_score(source, split, folder))
@@ -297,7 +297,7 @@ def _why_none(protocol: data.Protocol, missing: Collection[str], unlisted: Colle
     if not protocol.gallery:
         listed = max(len(protocol.missing_ids), protocol.missing)
         return f"none of its {counted(listed, 'image')} is there" if listed else "no list names an image of its gallery"
-    if answerable(protocol, missing, unlisted):
+    if scorable_queries(protocol, missing, unlisted):
         return ""
     return left_out_line([noted.to_json() for noted in left_out(protocol, missing, unlisted)])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nsfse.data import Triplet
-from nsfse.evaluation.diagnostics import HITS, Examined, Shown, Spread
+from nsfse.evaluation.diagnostics import HITS, Diagnosis, QueryExample, ScoreHistogram
 from nsfse.evaluation.notices import category_line, notices
 from nsfse.evaluation.scores import ProtocolResult
 from nsfse_runtime.retrieval.results import Hit
@@ -22,18 +22,18 @@ Load = Callable[[str, tuple[int, int]], Pixels]
 """An id and a size (height, width) → the image [H, W, 3] that fits it."""
 
 LABELS = {
-    "hard_negative_rate": "hard negative first",
-    "phrasing_spread": "phrasing spread",
+    "hard_negative_rate": "hard-negative@1",
+    "phrasing_gap": "phrasing gap",
     "phrasing_sensitivity_R@1": "phrasing sensitivity, R@1",
     "phrasing_sensitivity_P@10": "phrasing sensitivity, P@10",
 }
 COUNTS = ("queries",)
-POINTS = ("phrasing_spread", "phrasing_sensitivity_R@1", "phrasing_sensitivity_P@10")
+POINTS = ("phrasing_gap", "phrasing_sensitivity_R@1", "phrasing_sensitivity_P@10")
 WIDE, HIGH, UNDER = 400, 120, 18
 """A histogram's size and the room under it, in units of its drawing."""
 
 
-def evaluation_page(found: "Evaluation", examined: Sequence[Examined], load: Load, path: Path) -> None:
+def evaluation_page(found: "Evaluation", examined: Sequence[Diagnosis], load: Load, path: Path) -> None:
     """Write what was `found` and `examined` as one page at `path`; `load` reads images. Raises OutputError."""
     body = "".join(part for each in examined for part in _protocol(found, each, load))
     first, *others = (each.result.protocol.name for each in examined)
@@ -45,7 +45,7 @@ def evaluation_page(found: "Evaluation", examined: Sequence[Examined], load: Loa
     write_page(overview + body, path, title=title, note=note, answers_known=True)
 
 
-def _protocol(found: "Evaluation", examined: Examined, load: Load) -> Iterator[str]:
+def _protocol(found: "Evaluation", examined: Diagnosis, load: Load) -> Iterator[str]:
     result = examined.result
     modes = [each for each in found.results if each.protocol.name == result.protocol.name]
     yield f'<h2 id="{_anchor(result)}">{safe(result.protocol.name)}</h2><p class="note">{safe(_about(result))}</p>'
@@ -54,7 +54,7 @@ def _protocol(found: "Evaluation", examined: Examined, load: Load) -> Iterator[s
         yield f"<h3>By mode</h3>{_scores(modes, [safe(each.mode) for each in modes])}"
     if kinds := result.scores.get("kinds"):
         yield f"<h3>By kind of query</h3>{_kinds(kinds)}"
-    charts = [_spread(*each) for each in _named_spreads(examined) if each[2]]
+    charts = [_histogram(*each) for each in _named_histograms(examined) if each[2]]
     if charts:
         yield f'<h3>Where the boundaries lie</h3><section class="scored spreads">{"".join(charts)}</section>'
     for title, shown in (("The worst", examined.worst), ("The best", examined.best)):
@@ -132,30 +132,30 @@ def _bar(value: float | None, name: str) -> str:
     return f'{value:.1f}<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{fill}</svg>'
 
 
-def _named_spreads(examined: Examined) -> tuple[tuple[str, str, Spread | None], ...]:
+def _named_histograms(examined: Diagnosis) -> tuple[tuple[str, str, ScoreHistogram | None], ...]:
     return (
         ("Words (S_c)", "each with an image's best region", examined.words),
         ("Imagined regions (S_v)", "each with an image's best region", examined.probes),
     )
 
 
-def _spread(name: str, what: str, spread: Spread | None) -> str:
+def _histogram(name: str, what: str, histogram: ScoreHistogram | None) -> str:
     """Draw the histograms of one kind of correspondence, and where its boundary lies."""
-    if spread is None:
+    if histogram is None:
         return ""
-    kinds = [("good", "right answers", spread.matched), ("bad", "other images", spread.mismatched)]
-    kinds += [("near", "hard negatives", spread.near)] if spread.near is not None else []
+    kinds = [("good", "right answers", histogram.matched), ("bad", "other images", histogram.mismatched)]
+    kinds += [("near", "hard negatives", histogram.near)] if histogram.near is not None else []
     top = max(float(values.max()) for _, _, values in kinds)
-    low, high = float(spread.edges[0]), float(spread.edges[-1])
-    at = WIDE * (spread.boundary - low) / (high - low)
+    low, high = float(histogram.edges[0]), float(histogram.edges[-1])
+    at = WIDE * (histogram.boundary - low) / (high - low)
     ticks = [tick for tick in (-1.0, -0.5, 0.0, 0.5, 1.0) if low <= tick <= high]
     marks = "".join(
         f'<text x="{WIDE * (tick - low) / (high - low):.1f}" y="{HIGH + 14}">{tick:g}</text>' for tick in ticks
     )
     shapes = "".join(f'<path class="{kind}" d="{_steps(values / top)}"/>' for kind, _, values in kinds)
     said = (
-        f"{spread.missed:.0f} % of what right answers show lies under the boundary t = {spread.boundary:.2f}, "
-        f"{spread.alarms:.0f} % of what other images show over it."
+        f"{histogram.missed:.0f} % of what right answers show lies under the boundary t = {histogram.boundary:.2f}, "
+        f"{histogram.alarms:.0f} % of what other images show over it."
     )
     keys = "".join(
         f'<span><svg viewBox="0 0 14 10" aria-hidden="true"><path class="{kind}" d="M1 9V2H13V9Z"/></svg>{label}</span>'
@@ -166,7 +166,7 @@ def _spread(name: str, what: str, spread: Spread | None) -> str:
         f'<svg viewBox="0 -16 {WIDE} {HIGH + UNDER + 16}" role="img" aria-label="{safe(f"{name}: {said}")}">'
         f'{shapes}<path class="axis" d="M0 {HIGH}H{WIDE}"/>{marks}'
         f'<path class="boundary" d="M{at:.1f} -2V{HIGH}"/>'
-        f'<text class="t" x="{at:.1f}" y="-6">t = {spread.boundary:.2f}</text>'
+        f'<text class="t" x="{at:.1f}" y="-6">t = {histogram.boundary:.2f}</text>'
         f'</svg><div class="key">{keys}</div><p>{said}</p></figure>'
     )
 
@@ -178,7 +178,7 @@ def _steps(heights: np.ndarray) -> str:
     return f"M0 {HIGH}{bars}V{HIGH}"
 
 
-def _row(shown: Shown, depth: int, load: Load) -> SheetRow:
+def _row(shown: QueryExample, depth: int, load: Load) -> SheetRow:
     query = shown.query
     parts = [*query.texts_at(shown.position), *(f"without {text}" for text in query.negative_texts)]
     stands = f"first right answer: {shown.rank + 1}." if shown.rank is not None else f"no right answer in {depth}"

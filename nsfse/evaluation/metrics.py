@@ -86,7 +86,7 @@ def hard_negative_rate(
     return _percent(np.fromiter(hits, np.bool_, len(hard_negatives)), weights)
 
 
-def phrasing_spread(recalls: Sequence[float]) -> float:
+def phrasing_gap(recalls: Sequence[float]) -> float:
     """Return max - min of R@1 over phrasing positions, in points; 0 for a single position."""
     return max(recalls) - min(recalls)
 

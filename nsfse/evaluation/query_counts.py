@@ -8,7 +8,7 @@ from nsfse.data import Protocol, Source, Triplet
 from nsfse.data.text.vocabulary import count_read
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
-__all__ = ["LEFT_OUT", "ODD", "Noted", "answerable", "left_out", "odd_queries", "text_counts", "unlisted"]
+__all__ = ["LEFT_OUT", "ODD", "Noted", "left_out", "odd_queries", "scorable_queries", "text_counts", "unlisted"]
 
 LEFT_OUT = {
     "reference_unlisted": ("its reference is in no split list", "their references are in no split list"),
@@ -48,7 +48,9 @@ class Noted:
         return {"reason": self.reason, "queries": self.queries, "examples": list(self.examples)}
 
 
-def answerable(protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()) -> list[Triplet]:
+def scorable_queries(
+    protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()
+) -> list[Triplet]:
     """Return the queries whose images are there and of whose targets, where they are known, one is.
 
     `missing` are ids outside the gallery whose images are missing, `unlisted` ids that no list of the data set has.

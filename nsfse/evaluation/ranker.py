@@ -23,7 +23,7 @@ from nsfse_runtime.search.two_stage import (
 )
 from nsfse_runtime.types import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
 
-__all__ = ["MODES", "Mode", "Ordered", "Search", "TextScorer", "each_readable"]
+__all__ = ["MODES", "Mode", "ProtocolRanker", "RankedRows", "TextScorer", "map_valid_texts"]
 
 Mode = Literal["composed", "image-only", "text-only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -41,7 +41,7 @@ class TextScorer(Scorer, Protocol):
         """Return sentence vectors [B, d] of B texts, comparable with images' vectors."""
 
 
-class Ordered(NamedTuple):
+class RankedRows(NamedTuple):
     """What one phrasing of one query finds: gallery rows [k] and the members of its image set [m], the best first.
 
     `readable` says whether the model could read the text; where it could not, the image alone ranks.
@@ -52,7 +52,7 @@ class Ordered(NamedTuple):
     readable: bool
 
 
-class Search:
+class ProtocolRanker:
     """Ranks one protocol's gallery for references and texts, in any mode."""
 
     def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedImages, rerank: int) -> None:
@@ -65,7 +65,7 @@ class Search:
         self._remove_reference = protocol.remove_reference
         self._depth = min(len(protocol.gallery), max(*protocol.ks, 10))
 
-    def ranked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[Ordered]:
+    def ranked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[RankedRows]:
         """Yield what each (query, phrasing) finds.
 
         The members of an image set are ordered by the score that ranks: S itself of each, however far stage 1 puts it,
@@ -80,14 +80,14 @@ class Search:
         if mode == "composed":
             found = self.composed(chunk)
         elif mode == "text-only":
-            found = each_readable(lambda at: list(self._scorer.sentence([texts[i] for i in at])), len(texts))
+            found = map_valid_texts(lambda at: list(self._scorer.sentence([texts[i] for i in at])), len(texts))
         else:
             found = list(references.vectors)
         instead = np.zeros_like(references.vectors) if mode == "text-only" else references.vectors
         for (query, _), vector, one in zip(chunk, instead, found, strict=True):
             yield self._ordered(query, vector if one is None else one, one is not None)
 
-    def _asked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[Ordered]:
+    def _asked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[RankedRows]:
         """Rank queries of several images, texts and exclusions as a Retriever does; a mode is a balance."""
         for (query, _), asked in zip(chunk, self.asked(chunk, BALANCES[mode]), strict=True):
             if isinstance(asked, NsfseError):
@@ -140,7 +140,7 @@ class Search:
         """Return the query of each (query, phrasing), None for a text that cannot be read."""
         references = self._references(chunk)
         texts = [query.texts[position] for query, position in chunk]
-        return each_readable(lambda at: self._scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
+        return map_valid_texts(lambda at: self._scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
 
     def ranking(self, query: QueryFeatures, reference: str, k: int, without: Iterable[str] = ()) -> Ranking:
         """Return the first `k` of the gallery as serving ranks it, the images of `without` taken out."""
@@ -159,9 +159,9 @@ class Search:
         mask[rows] = False
         return mask
 
-    def _ordered(self, query: data.Triplet, asked: QueryFeatures | Asked | Floats, readable: bool) -> Ordered:
+    def _ordered(self, query: data.Triplet, asked: QueryFeatures | Asked | Floats, readable: bool) -> RankedRows:
         mask = self.mask(query.reference_ids)
-        return Ordered(self._order(asked, mask), self._members(query, asked, mask), readable)
+        return RankedRows(self._order(asked, mask), self._members(query, asked, mask), readable)
 
     def _order(self, query: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:
         if isinstance(query, Asked):
@@ -193,7 +193,7 @@ class Search:
         return self._encoded.targets(self._rows[rows])
 
 
-def each_readable(read: Callable[[Sequence[int]], Sequence[T]], count: int) -> list[T | None]:
+def map_valid_texts(read: Callable[[Sequence[int]], Sequence[T]], count: int) -> list[T | None]:
     """Return `read` of 0 ... count-1, None for a text that cannot be read: what cannot be read in one go, in halves."""
 
     def half(rows: Sequence[int]) -> list[T | None]:

@@ -12,7 +12,7 @@ from nsfse.data import Protocol, Triplet, gallery_digest
 from nsfse.evaluation import metrics
 from nsfse.evaluation.query_counts import Noted
 
-__all__ = ["ProtocolResult", "Ranked", "category_means", "score_rankings", "split_category"]
+__all__ = ["ProtocolResult", "QueryRanking", "category_means", "score_rankings", "split_category"]
 
 NAMES_SHOWN = 20
 """How many names of missing images a score carries; `nsfse data check` lists them all."""
@@ -21,7 +21,7 @@ SUBSET_KS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class QueryRanking:
     """One phrasing of one query, ranked: `rows` are rows of the protocol's gallery, the best first."""
 
     query: Triplet
@@ -39,12 +39,12 @@ class ProtocolResult:
     mode: str
     rerank: int
     scores: Mapping[str, Any]
-    """Percent: R@K, hard_negative_rate, phrasing_spread ...; `queries` a count; None where it does not apply."""
+    """Percent: R@K, hard_negative_rate, phrasing_gap ...; `queries` a count; None where it does not apply."""
     dropped: int
     """Queries left out: their reference, or every right answer, is missing."""
     unreadable: int
     """Texts that the model cannot read (empty, no known word): ranked by the image alone."""
-    rankings: tuple[Ranked, ...] = field(repr=False)
+    rankings: tuple[QueryRanking, ...] = field(repr=False)
     left_out: tuple[Noted, ...] = ()
     """Why the `dropped` queries are left out."""
     odd: tuple[Noted, ...] = ()
@@ -89,10 +89,10 @@ class ProtocolResult:
         }
 
 
-def score_rankings(protocol: Protocol, rankings: Sequence[Ranked]) -> dict[str, Any]:
+def score_rankings(protocol: Protocol, rankings: Sequence[QueryRanking]) -> dict[str, Any]:
     """Return the protocol's metrics in percent; a query's phrasings share its weight equally.
 
-    `phrasing_spread` compares the positions that every query has, and is None where that is one. A right answer that
+    `phrasing_gap` compares the positions that every query has, and is None where that is one. A right answer that
     is listed twice counts once.
     """
     row_of = {item: row for row, item in enumerate(protocol.gallery)}
@@ -110,7 +110,7 @@ def score_rankings(protocol: Protocol, rankings: Sequence[Ranked]) -> dict[str, 
     scores["hard_negative_rate"] = None
     if any(ranked.query.hard_negatives for ranked in rankings):
         scores["hard_negative_rate"] = metrics.hard_negative_rate(orders, hard, weights)
-    scores["phrasing_spread"] = _spread(rankings, ranks)
+    scores["phrasing_gap"] = _phrasing_gap(rankings, ranks)
     scores |= _sensitivity(rankings, ranks, targets)
     if any(ranked.query.subset for ranked in rankings):
         scores |= _cirr(rankings, targets, weights, scores)
@@ -153,16 +153,16 @@ def _rows(items: Sequence[str], row_of: Mapping[str, int]) -> frozenset[int]:
     return frozenset(row_of[item] for item in items if item in row_of)
 
 
-def _spread(rankings: Sequence[Ranked], ranks: metrics.Ranks) -> float | None:
+def _phrasing_gap(rankings: Sequence[QueryRanking], ranks: metrics.Ranks) -> float | None:
     shared = min(len(ranked.query.texts) for ranked in rankings)
     if shared < 2:
         return None
     positions = np.array([ranked.position for ranked in rankings])
-    return metrics.phrasing_spread([metrics.recall_at_k(ranks[positions == p], 1) for p in range(shared)])
+    return metrics.phrasing_gap([metrics.recall_at_k(ranks[positions == p], 1) for p in range(shared)])
 
 
 def _sensitivity(
-    rankings: Sequence[Ranked], ranks: metrics.Ranks, targets: Sequence[frozenset[int]]
+    rankings: Sequence[QueryRanking], ranks: metrics.Ranks, targets: Sequence[frozenset[int]]
 ) -> dict[str, float | None]:
     """Return how far R@1 and P@10 of one query lie apart over its phrasings, the mean over queries of several."""
     starts = [at for at, ranked in enumerate(rankings) if ranked.position == 0]
@@ -176,7 +176,7 @@ def _sensitivity(
 
 
 def _cirr(
-    rankings: Sequence[Ranked],
+    rankings: Sequence[QueryRanking],
     targets: Sequence[frozenset[int]],
     weights: metrics.Weights,
     scores: Mapping[str, float],
@@ -190,7 +190,7 @@ def _cirr(
 
 
 def _soft(
-    protocol: Protocol, rankings: Sequence[Ranked], row_of: Mapping[str, int], weights: metrics.Weights
+    protocol: Protocol, rankings: Sequence[QueryRanking], row_of: Mapping[str, int], weights: metrics.Weights
 ) -> dict[str, float]:
     """Return the soft recall of the ranking and, where there are image sets, that of their members (CoVR)."""
     softs = [{row_of[item]: w for item, w in ranked.query.soft if item in row_of} for ranked in rankings]
@@ -202,7 +202,7 @@ def _soft(
 
 
 def _by_kind(
-    rankings: Sequence[Ranked], ranks: metrics.Ranks, hard: Sequence[frozenset[int]], weights: metrics.Weights
+    rankings: Sequence[QueryRanking], ranks: metrics.Ranks, hard: Sequence[frozenset[int]], weights: metrics.Weights
 ) -> dict[str, dict[str, float | None]]:
     """Return kind of query → how many, R@1 and R@10, and how often a hard negative comes first, where there are any."""
     found: dict[str, dict[str, float | None]] = {}

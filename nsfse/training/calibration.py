@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from nsfse.config import FITTING_QUERIES
 from nsfse.data import EditsCategories, Protocol, Source, Triplet, held_out
-from nsfse.evaluation.evaluate import BATCH, answerable, image_ids, unlisted
+from nsfse.evaluation.evaluate import BATCH, image_ids, scorable_queries, unlisted
 from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
-from nsfse.evaluation.ranker import Search, TextScorer
+from nsfse.evaluation.ranker import ProtocolRanker, TextScorer
 from nsfse_runtime.inference.confidence import FEATURES, Decision, Reals, hit_features, logistic, products, standardised
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import QueryFeatures, boundaries_of
@@ -91,7 +91,7 @@ def of_training(triplets: Sequence[Triplet]) -> Protocol:
 
 def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: int) -> list[list[tuple[Triplet, int]]]:
     """Choose, for each protocol, what to ask: queries spread evenly over all, told in one phrasing after another."""
-    every = [(at, q) for at, protocol in enumerate(protocols) for q in answerable(protocol, missing) if q.targets]
+    every = [(at, q) for at, protocol in enumerate(protocols) for q in scorable_queries(protocol, missing) if q.targets]
     chosen = np.linspace(0, len(every), min(rankings, len(every)), endpoint=False).astype(int)
     asks: list[list[tuple[Triplet, int]]] = [[] for _ in protocols]
     for turn in range(max(1, rankings // max(1, len(every)))):
@@ -110,7 +110,7 @@ def ask(
     A query's own reference is no hit. One that the gallery cannot answer is left out, or, where `unanswered`, asked
     once: there is nothing to take away.
     """
-    search = Search(scorer, protocol, encoded, RERANK)
+    search = ProtocolRanker(scorer, protocol, encoded, RERANK)
     gallery = frozenset(protocol.gallery)
     found = boundaries_of(scorer)
     views = found.views if found else 0

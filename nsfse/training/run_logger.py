@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nsfse.config import Config
 from nsfse.data import Source, Triplet, held_out
-from nsfse.evaluation.evaluate import answerable, evaluate, unlisted
+from nsfse.evaluation.evaluate import evaluate, scorable_queries, unlisted
 from nsfse.models.baselines import Baseline, build_model
 from nsfse.models.checkpoint import save_state, save_tensors, write_decision, write_file
 from nsfse.models.nsfse import NSFSE
@@ -146,7 +146,7 @@ class Log:
         missing, strange = source.missing, unlisted(source, protocols)
         found: dict[str, Any] = {}
         for protocol in protocols:
-            queries = answerable(protocol, missing, strange)[:limit]
+            queries = scorable_queries(protocol, missing, strange)[:limit]
             if protocol.gallery and any(query.targets for query in queries):
                 short = dataclasses.replace(protocol, queries=tuple(queries))
                 found[protocol.name] = evaluate(scorer, short, self.images).scores

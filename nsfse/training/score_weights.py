@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nsfse.config import FITTING_QUERIES
 from nsfse.data import Pixels, Protocol, Triplet
-from nsfse.evaluation.ranker import each_readable
+from nsfse.evaluation.ranker import map_valid_texts
 from nsfse.models.boundary import Refit
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.similarity_head import FAR, PairSide
@@ -109,7 +109,7 @@ def _composed(
     texts: Sequence[str],
 ) -> list[QueryFeatures | None]:
     references = gallery.take([row[triplet.reference] for triplet in asked])
-    return each_readable(lambda at: scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
+    return map_valid_texts(lambda at: scorer.compose(references.take(at), [texts[i] for i in at]), len(texts))
 
 
 def fit_boundaries(model: NSFSE, lists: Lists) -> dict[str, Refit]:

@@ -18,7 +18,7 @@ from nsfse.evaluation.metrics import (
     hard_negative_rate,
     mean_average_precision_at_k,
     mean_range,
-    phrasing_spread,
+    phrasing_gap,
     precisions_at_k,
     ranks_in_subset,
     ranks_of_targets,
@@ -83,7 +83,7 @@ def test_precision():
 
 def test_queries_that_flip_in_opposite_directions_do_not_cancel():
     # Two queries of two phrasings: one is found by the first alone, one by the second alone. R@1 by position is 50, 50.
-    assert phrasing_spread([50.0, 50.0]) == 0.0
+    assert phrasing_gap([50.0, 50.0]) == 0.0
     assert mean_range([np.array([1.0, 0.0]), np.array([0.0, 1.0])]) == pytest.approx(100)
     # PinPoint's ling_sens_range of P@10, six phrasings and one: (0.4 - 0.1); a query told once is not of the mean.
     six = np.array([0.4, 0.3, 0.1, 0.2, 0.4, 0.4])
@@ -96,8 +96,8 @@ def test_hard_negatives_count_over_all_queries():
     assert hard_negative_rate(ORDERS, [{3}, set(), {4}]) == pytest.approx(100 / 3)
 
 
-def test_phrasing_spread():
-    assert phrasing_spread([40.0, 25.5, 38.0]) == pytest.approx(14.5)
+def test_phrasing_gap():
+    assert phrasing_gap([40.0, 25.5, 38.0]) == pytest.approx(14.5)
 
 
 def test_weights_share_a_query_among_its_phrasings():

@@ -17,7 +17,7 @@ from nsfse.benchmark import compare, equal_minutes
 from nsfse.benchmark.blocks import CAPTIONS, blocks_of
 from nsfse.benchmark.compare import ABLATIONS, method_settings
 from nsfse.benchmark.significance import Versus
-from nsfse.benchmark.table import Row, findings, markdown, mean_and_deviation, plot, spread, table
+from nsfse.benchmark.table import Row, findings, format_mean_std, markdown, mean_and_std, plot, table
 from nsfse.cli import app
 from nsfse.config import load_config
 from nsfse.training.loop import train
@@ -54,16 +54,20 @@ def refuse(*arguments, **options):
     raise AssertionError("this was done before")
 
 
-def test_mean_and_deviation_are_those_of_a_sample():
+def test_mean_and_std_are_those_of_a_sample():
     # Deviations −3, −1, 4 of the mean 5: (9 + 1 + 16) / 2 = 13.
-    assert mean_and_deviation([2.0, 4.0, 9.0]) == (5.0, pytest.approx(13**0.5))
-    assert mean_and_deviation([7.0]) == (7.0, None)
-    assert (spread(12.34, 0.46), spread(12.34, None), spread(None, None)) == ("12.3 ± 0.5", "12.3", "")
+    assert mean_and_std([2.0, 4.0, 9.0]) == (5.0, pytest.approx(13**0.5))
+    assert mean_and_std([7.0]) == (7.0, None)
+    assert (format_mean_std(12.34, 0.46), format_mean_std(12.34, None), format_mean_std(None, None)) == (
+        "12.3 ± 0.5",
+        "12.3",
+        "",
+    )
 
 
 def entry(method, seed, seconds, **protocols):
     scores = {
-        name: dict(zip(("R@1", "R@10", "hard_negative_rate", "phrasing_spread"), values, strict=True))
+        name: dict(zip(("R@1", "R@10", "hard_negative_rate", "phrasing_gap"), values, strict=True))
         for name, values in protocols.items()
     }
     return {"method": method, "seed": seed, "train_seconds": seconds, "steps": 5, "scores": scores}
@@ -324,7 +328,7 @@ def test_results_of_an_older_version_stay_and_have_no_p(whole, tmp_path, monkeyp
     assert found.rows[0].against_best.r1 and "no p" not in (out / "table.md").read_text()
     for file in (tmp_path / "results").glob("drawn-easy-sum-*.json"):
         tree = json.loads(file.read_text())
-        del tree["config"]["model"]["facts"], tree["config"]["train"]["total_steps"]
+        del tree["config"]["model"]["attribute_supervision"], tree["config"]["train"]["total_steps"]
         for score in tree["scores"].values():
             del score["outcomes"]
         file.write_text(json.dumps(tree))

@@ -247,7 +247,7 @@ def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
     from nsfse.cli import doctor
 
     monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name.startswith("onnxruntime") else None)
-    assert any("overwrite each other" in problem for problem in doctor.examine()["problems"])
+    assert any("overwrite each other" in problem for problem in doctor.collect()["problems"])
 
 
 def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ def test_a_hit_is_any_target_in_the_top_k():
     found = scores(Triplet("0", ("3 1 4",), ("4", "1")), Triplet("0", ("5 6",), ("6",)), Triplet("0", ("7",), ("7",)))
     assert (found["queries"], found["R@1"], found["R@2"]) == (3, pytest.approx(33.3333), 100.0)
     assert found["hard_negative_rate"] is None
-    assert found["phrasing_spread"] is None
+    assert found["phrasing_gap"] is None
 
 
 def test_the_reference_is_removed_unless_the_protocol_keeps_it():
@@ -48,17 +48,17 @@ def test_hard_negatives_count_at_the_top_only():
     assert scores(top, second, Triplet("0", ("5",), ("5",)))["hard_negative_rate"] == pytest.approx(33.3333)
 
 
-def test_phrasings_are_averaged_and_their_spread_told():
+def test_phrasings_are_averaged_and_their_gap_reported():
     first = Triplet("0", ("1", "2", "1 2"), ("1",))
     second = Triplet("0", ("3", "4", "4 3"), ("3",))
     found = scores(first, second)
     # R@1 by position: 100, 0, 50.
-    assert (found["queries"], found["R@1"], found["phrasing_spread"]) == (2, 50.0, 100.0)
+    assert (found["queries"], found["R@1"], found["phrasing_gap"]) == (2, 50.0, 100.0)
 
 
 def test_a_query_with_fewer_phrasings_weighs_the_same():
     found = scores(Triplet("0", ("1", "2"), ("1",)), Triplet("0", ("3",), ("3",)))
-    assert (found["R@1"], found["phrasing_spread"]) == (75.0, None)
+    assert (found["R@1"], found["phrasing_gap"]) == (75.0, None)
 
 
 def test_stage_2_reorders_the_head_and_nothing_else():
@@ -259,7 +259,7 @@ def test_query_sets_are_scored_by_split(tmp_path):
     found = evaluate_query_set(NumberScorer(), tmp_path).to_json()["protocols"]
     assert {name: row["R@1"] for name, row in found.items()} == {"mine-val": 0.0, "mine-test": 100.0, "all": 100.0}
     assert found["all"]["hard_negative_rate"] == 0.0
-    assert found["mine-test"]["phrasing_spread"] == 0.0
+    assert found["mine-test"]["phrasing_gap"] == 0.0
     assert found["all"]["incomplete"]["missing"] == ["5"]
     assert found["all"]["incomplete"]["queries_dropped"] == 1
     assert found["mine-val"]["incomplete"] is None

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from nsfse.data.synthetic.source import DrawnSource
-from nsfse.evaluation.diagnostics import HITS, _Samples, examine
+from nsfse.evaluation.diagnostics import HITS, _Samples, diagnose
 from nsfse.evaluation.evaluate import Evaluation, evaluate, image_ids
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.html_report import _about, evaluation_page
@@ -47,7 +47,7 @@ def ranked(source, protocols, scorer):
     wanted = dict.fromkeys(item for each in protocols for item in image_ids(each, each.queries))
     encoded = encode_in_batches(scorer, list(wanted), images)
     results = [evaluate(scorer, each, images, encoded=encoded) for each in protocols]
-    return [(result, examine(scorer, result, encoded), encoded) for result in results]
+    return [(result, diagnose(scorer, result, encoded), encoded) for result in results]
 
 
 def test_what_is_shown_is_what_was_ranked(ranked):
@@ -106,17 +106,17 @@ def test_correspondences_are_the_best_of_each_and_a_view_has_its_own(ranked, sco
     assert np.array_equal(y[:, view], probes[:, view, -1])
 
 
-def test_a_spread_is_weighted_and_told_apart_by_the_boundary():
+def test_histograms_are_weighted_and_split_by_the_boundary():
     samples = _Samples()
     samples.add(0, np.array([[0.2, 0.9], [0.8, 0.9], [0.7, 0.9], [0.6, 0.1]]), np.array([1.0, 0.0]))
     samples.add(1, np.array([[0.1], [0.2], [0.3], [0.7]]), np.array([0.5]))
-    found = samples.spread(0.5)
+    found = samples.histogram(0.5)
     assert (found.missed, found.alarms, found.near) == (25.0, 25.0, None)
     assert found.matched.sum() == pytest.approx(100) and found.mismatched.sum() == pytest.approx(100)
     assert found.matched[found.edges[:-1] >= 0.85].sum() == 0  # what weighs nothing is not there
     samples = _Samples()
     samples.add(0, np.array([[0.5]]), np.array([1.0]))
-    assert samples.spread(0.5) is None  # nothing to tell it from
+    assert samples.histogram(0.5) is None  # nothing to tell it from
 
 
 def white(item, size):

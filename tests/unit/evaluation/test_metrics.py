@@ -8,7 +8,7 @@ from nsfse.evaluation.metrics import (
     auc,
     hard_negative_rate,
     mean_average_precision_at_k,
-    phrasing_spread,
+    phrasing_gap,
     ranks_in_subset,
     ranks_of_targets,
     recall_at_k,
@@ -63,8 +63,8 @@ def test_no_queries_give_nan_and_not_a_perfect_score():
     assert math.isnan(recall_at_k(np.array([], np.int64), 1))
 
 
-def test_one_position_has_no_spread():
-    assert phrasing_spread([31.0]) == 0.0
+def test_one_position_has_no_gap():
+    assert phrasing_gap([31.0]) == 0.0
 
 
 def test_auc_is_the_share_of_pairs_in_order():

@@ -12,7 +12,7 @@ from nsfse.data.datasets.file_index import counted
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.evaluation.evaluate import evaluate, evaluate_dataset, evaluate_source
-from nsfse.evaluation.query_counts import answerable, left_out, odd_queries, text_counts, unlisted
+from nsfse.evaluation.query_counts import left_out, odd_queries, scorable_queries, text_counts, unlisted
 from nsfse_runtime.errors import DataError, UsageError
 from nsfse_runtime.inference.tokenizer import Tokenizer
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
@@ -56,7 +56,7 @@ def test_each_reason_is_told_with_the_query_and_the_image():
         missing=1,
         missing_ids=("9",),
     )
-    assert [query.pairid for query in answerable(toy, (), ("13",))] == ["10"]
+    assert [query.pairid for query in scorable_queries(toy, (), ("13",))] == ["10"]
     assert reasons(left_out(toy, (), ("13",))) == {
         "reference_unlisted": (1, ("pairid 14: 13",)),
         "reference_missing": (1, ("pairid 13: 9",)),
@@ -71,7 +71,7 @@ def test_each_reason_is_told_with_the_query_and_the_image():
 
 def test_where_a_server_keeps_the_answers_no_query_lacks_a_target():
     hidden = protocol(Triplet("0", ("1",), ()), Triplet("1", ("1",), ()))
-    assert len(answerable(hidden)) == 2 and left_out(hidden) == ()
+    assert len(scorable_queries(hidden)) == 2 and left_out(hidden) == ()
 
 
 def test_a_whole_gallery_is_not_called_incomplete():
@@ -190,14 +190,14 @@ def test_phrasings_of_one_query_are_compared_with_each_other():
     # By position R@1 is 50, 50; by query it is 100, 0 and 0, 100. Of eight images ten are the first: P@10 is the same.
     flip = protocol(Triplet("0", ("1 2", "2 1"), ("1",)), Triplet("0", ("4 3", "3 4"), ("3",)))
     scores = evaluate(NumberScorer(), flip, number_images).scores
-    assert (scores["phrasing_spread"], scores["phrasing_sensitivity_R@1"]) == (0.0, 100.0)
+    assert (scores["phrasing_gap"], scores["phrasing_sensitivity_R@1"]) == (0.0, 100.0)
     assert scores["phrasing_sensitivity_P@10"] == 0.0
     # Twelve images beside the reference, all but the named ones equal: P@10 is 2/10 for "11 12" and 0 for "1".
     many = Protocol("many", "1", tuple(map(str, range(13))), (Triplet("0", ("11 12", "1"), ("11", "12")),), ks=(1,))
     scores = evaluate(NumberScorer(), many, number_images).scores
     assert (scores["phrasing_sensitivity_R@1"], scores["phrasing_sensitivity_P@10"]) == (100.0, 20.0)
     once = evaluate(NumberScorer(), protocol(Triplet("0", ("1",), ("1",))), number_images).scores
-    assert once["phrasing_sensitivity_R@1"] is once["phrasing_sensitivity_P@10"] is once["phrasing_spread"] is None
+    assert once["phrasing_sensitivity_R@1"] is once["phrasing_sensitivity_P@10"] is once["phrasing_gap"] is None
 
 
 def write(path, content):

@@ -328,14 +328,14 @@ def test_the_doctor_says_what_is_used_and_why(monkeypatch):
 
     processor(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert doctor.examine()["training"] == {"bfloat16": "off; this CPU has neither AVX512-BF16 nor AMX"}
+    assert doctor.collect()["training"] == {"bfloat16": "off; this CPU has neither AVX512-BF16 nor AMX"}
     monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "on")
-    found = doctor.examine()
+    found = doctor.collect()
     assert found["training"]["bfloat16"].startswith("on; NSFSE_BF16_AUTOCAST is on")
     assert found["settings"]["NSFSE_BF16_AUTOCAST"] == "on"
     monkeypatch.setenv("NSFSE_BF16_AUTOCAST", "yes")
     wrong = "NSFSE_BF16_AUTOCAST is 'yes'; set it to auto, on or off"
-    found = doctor.examine()
+    found = doctor.collect()
     assert found["training"] == {"bfloat16": f"failed: {wrong}"} and wrong in found["problems"]
 
 
