@@ -61,7 +61,7 @@ def test_any_size_shows_the_product(size):
 
 
 def test_a_image_takes_no_multiple_of_the_time_it_should():
-    """3 ms are the aim and docs/measurements.md has the figure; here only what no slow machine explains fails."""
+    """3 ms are the aim and the research log has the figure; here only what no slow machine explains fails."""
     paint(PLAIN, 0, (64, 64))
     best = float("inf")
     for _ in range(5):
