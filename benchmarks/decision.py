@@ -23,7 +23,6 @@ from nsfse.evaluation.metrics import auc
 from nsfse.models.torch_scorer import open_scorer
 from nsfse.training.calibration import FALSE_ALARMS, ask, samples
 from nsfse_runtime.errors import NotFoundError
-from nsfse_runtime.inference.confidence import decision_of
 
 BINS = 10
 SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in pixels
@@ -32,7 +31,7 @@ SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in p
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
     """Return how often "nothing matches" is said, rightly and falsely, and how far confidence is to be believed."""
     scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
-    decision = decision_of(scorer)
+    decision = scorer.info.confidence
     if decision is None:
         raise NotFoundError(f"{model} has no decision; train it to its end, or export it again")
     protocol = source.protocols("test")[0]

@@ -25,7 +25,6 @@ from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_i
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.retrieval.query import word_maps
-from nsfse_runtime.types import grid_of
 
 TENTH, SEEN = 0.1, 40
 """How much of a cell counts as more than touched, and by how many of 255 levels a pixel changes that belongs to it."""
@@ -64,7 +63,7 @@ def pointed(
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, dict[str, float]]:
     """Return queries and shares in percent, over all and by attribute."""
     scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
-    grid = grid_of(scorer)
+    grid = scorer.info.grid
     if grid is None:
         raise UsageError(f"the images of {model} have no grid; name a bundle of two stages")
     queries = [q for q in source.protocols("test")[0].queries if len(q.truth) == 1 and not q.truth[0].absent]

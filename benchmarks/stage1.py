@@ -42,7 +42,7 @@ class Vectors:
         return len(self.vectors)
 
     @property
-    def marks(self) -> np.ndarray:
+    def vector_keys(self) -> np.ndarray:
         """Return the rows' names."""
         return np.arange(len(self.vectors), dtype=np.uint64)
 

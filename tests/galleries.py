@@ -8,10 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from nsfse_runtime.types import PairScores, Pixels, QueryFeatures, TargetFeatures
+from nsfse_runtime.types import ModelInfo, PairScores, Pixels, QueryFeatures, RankingMode, TargetFeatures
 
 DIM, REGIONS = 8, 3
 _PROJECTION = np.random.default_rng(7).normal(size=(6, DIM)).astype(np.float32)
+
+
+PLAIN_INFO = ModelInfo(
+    mode=RankingMode.TWO_STAGE,
+    mix=(1.0, 0.0),
+    grid=None,
+    boundaries=None,
+    confidence=None,
+    device="cpu",
+    bundle_path=None,
+)
+"""What the scorers of the tests say of themselves."""
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -20,6 +32,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 class ColourScorer:
     """Means and spreads of colours, projected; counts what it has encoded."""
+
+    info = PLAIN_INFO
+    tokenizer = None
 
     def __init__(self, fingerprint: str = "colours", image_size: tuple[int, int] = (12, 16)) -> None:
         self.fingerprint, self.image_size = fingerprint, image_size

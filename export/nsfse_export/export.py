@@ -29,6 +29,7 @@ from nsfse_export.verify import Sample, draw_sample, verify
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.inference.bundle import CARD, TOKENIZER, Bundle, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.types import RankingMode
 
 OPSET = 23
 """Has Attention and bfloat16 convolutions. Beside 18, whose text graph masks by IsNaN and Where, texts of three words
@@ -91,7 +92,7 @@ def export_bundle(
         verified = verify(
             TorchScorer(checkpoint.model, checkpoint.tokenizer),
             OnnxScorer(Bundle.open(folder)),
-            HeadConstants.of(draft) if draft.stages == 2 else None,
+            HeadConstants.of(draft) if draft.mode is RankingMode.TWO_STAGE else None,
             sample,
         )
         manifest = write_manifest(folder, msgspec.structs.replace(draft, verified=verified))
@@ -105,7 +106,7 @@ def export_bundle(
 
 def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:
     what = ""
-    if isinstance(model, Baseline) and model.stages != "one":
+    if isinstance(model, Baseline) and model.mode is not RankingMode.ONE_STAGE:
         what = f"of the method {model.config.method}, which has no vector for a query"
     elif model.config.words != "each":
         what = "of model.words = 'sentence', which has no evidence for each word"
@@ -162,7 +163,7 @@ def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], score
     return Manifest(
         name=name,
         method=model.config.method,
-        stages=1 if isinstance(model, Baseline) else 2,
+        mode=model.mode,
         created_with=nsfse.__version__,
         image_size=model.config.image_size,
         dim=model.config.dim,

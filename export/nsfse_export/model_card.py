@@ -10,6 +10,7 @@ from nsfse_export.graphs import Graph, Shape
 from nsfse_runtime.errors import IntegrityError
 from nsfse_runtime.inference.bundle import Manifest
 from nsfse_runtime.inference.confidence import FEATURES, Decision
+from nsfse_runtime.types import RankingMode
 
 _BOUNDARIES = {"c": "words (t_c)", "v": "probes (t_v)"}
 _STATISTICS = {"mu_p": "μ₊", "sd_p": "σ₊", "mu_n": "μ₋", "sd_n": "σ₋", "t": "t", "risk": "risk"}
@@ -42,7 +43,7 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
         f"# {manifest.name}",
         "A bundle of nsfse: composed image retrieval without torch. "
         "An image and a few words in, the images that were meant out"
-        + (", each with its evidence." if manifest.stages == 2 else "."),
+        + (", each with its evidence." if manifest.mode is RankingMode.TWO_STAGE else "."),
         f"```\nnsfse index my.gallery photos/ -b {manifest.name}\n"
         'nsfse query photos/one.jpg "make it red" -g my.gallery\n```',
         "## Trained on",
@@ -51,7 +52,7 @@ def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
         _scores(manifest.scores),
         "## Limits",
         _limits(manifest),
-        *(_boundaries(manifest.boundary) if manifest.stages == 2 else ()),
+        *(_boundaries(manifest.boundary) if manifest.mode is RankingMode.TWO_STAGE else ()),
         *_decision(Decision.of(manifest)),
         "## Graphs",
         "Inputs and outputs are float32 but for `pixels` (uint8), `ids` (int64) and `mask` (bool). Normalisation is "
@@ -96,7 +97,7 @@ def _limits(manifest: Manifest) -> str:
             "- It knows the kind of images and the phrasings named above; scores elsewhere are to be measured "
             "(`nsfse evaluate`), not assumed.",
             "- The evidence per word is what the score was made of, not an explanation of the image."
-            if manifest.stages == 2
+            if manifest.mode is RankingMode.TWO_STAGE
             else f"- A model of the method {manifest.method}: one vector for a query, so hits come without evidence.",
         )
     )

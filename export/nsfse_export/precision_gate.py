@@ -11,20 +11,21 @@ import msgspec
 from nsfse.config import DataConfig
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.registry import open_source
-from nsfse.evaluation.evaluate import Evaluation, TextScorer, evaluate_query_set, evaluate_source
+from nsfse.evaluation.evaluate import Evaluation, evaluate_query_set, evaluate_source
 from nsfse.evaluation.features import Progress
 from nsfse.models.checkpoint import write_file
 from nsfse_export.quantization import HALVES, emulated, reduced
 from nsfse_runtime.errors import DataError, IntegrityError, NsfseError, UsageError
 from nsfse_runtime.inference.bundle import TOKENIZER, Bundle, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.types import Scorer
 
 POINTS: Mapping[str, float] = {"int8": 0.5, "fp16": 0.1, "bf16": 0.1}
 """By how many points of R@10, up or down, a precision may differ from float32."""
 
 METRICS = ("R@1", "R@10")
 
-Exam = Callable[[TextScorer], Evaluation]
+Exam = Callable[[Scorer], Evaluation]
 
 
 def exam_of(

@@ -6,7 +6,7 @@ texts of every length side by side, so that padding, dynamic dimensions and roun
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,6 @@ MOST_DIFFERENCE = 1e-3  # of scores, of word scores and of weights
 TOP = 10
 TIE = 1e-5  # scores nearer than this have no order
 STEP = 1e-5  # pairs with a product nearer than this to a boundary are on a step of S (see rerank.boundary_margin)
-
-
-class TextScorer(Scorer, Protocol):
-    """A scorer that also gives sentences their vectors."""
-
-    def sentence(self, texts: Sequence[str]) -> Floats:
-        """Return sentence vectors [B, d]."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ def _boxes(size: tuple[int, int], random: np.random.Generator) -> Pixels:
     return image
 
 
-def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants | None, sample: Sample) -> dict[str, Any]:
+def verify(reference: Scorer, candidate: Scorer, head: HeadConstants | None, sample: Sample) -> dict[str, Any]:
     """Hold `candidate` (a bundle) and the numpy head, where there is one, against `reference` (torch); return figures.
 
     Raises IntegrityError with the figures beyond tolerance: a cosine under 0.9999, scores or weights apart by more than
@@ -108,7 +101,7 @@ def verify(reference: TextScorer, candidate: TextScorer, head: HeadConstants | N
     }
 
 
-def _answers(scorer: TextScorer, sample: Sample) -> _Answers:
+def _answers(scorer: Scorer, sample: Sample) -> _Answers:
     targets, sentences, queries = [], [], []
     for part in _parts(sum(BATCHES)):
         encoded = scorer.encode_images(sample.images[part])

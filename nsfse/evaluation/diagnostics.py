@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from nsfse.data import Triplet
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import EncodedImages
-from nsfse.evaluation.ranker import BALANCES, Mode, ProtocolRanker, TextScorer
+from nsfse.evaluation.ranker import BALANCES, Mode, ProtocolRanker
 from nsfse.evaluation.reference_head import correspondences
 from nsfse.evaluation.scores import ProtocolResult, QueryRanking
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.inference.confidence import decision_of
 from nsfse_runtime.retrieval.query import Asked
 from nsfse_runtime.retrieval.results import Hit, hits_of
-from nsfse_runtime.retrieval.text_warnings import readings, tokenizer_of
+from nsfse_runtime.retrieval.text_warnings import readings
 from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import boundaries_of, no_evidence
+from nsfse_runtime.types import Scorer, no_evidence
 
 __all__ = ["Diagnosis", "QueryExample", "ScoreHistogram", "diagnose"]
 
@@ -77,7 +76,7 @@ class Diagnosis:
     probes: ScoreHistogram | None
 
 
-def diagnose(scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> Diagnosis:
+def diagnose(scorer: Scorer, result: ProtocolResult, encoded: EncodedImages) -> Diagnosis:
     """Look behind the scores of one protocol, whose images `encoded` has."""
     examiner = _Examiner(scorer, result, encoded)
     worst, best = examiner.chosen()
@@ -87,7 +86,7 @@ def diagnose(scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages)
 class _Examiner:
     """One protocol, its search, and which rows of the gallery answer what."""
 
-    def __init__(self, scorer: TextScorer, result: ProtocolResult, encoded: EncodedImages) -> None:
+    def __init__(self, scorer: Scorer, result: ProtocolResult, encoded: EncodedImages) -> None:
         self._scorer, self._result, self._gallery = scorer, result, result.protocol.gallery
         self._search = ProtocolRanker(scorer, result.protocol, encoded, result.rerank)
         self._row_of = {item: row for row, item in enumerate(self._gallery)}
@@ -132,7 +131,7 @@ class _Examiner:
             if isinstance(asked, NsfseError):  # it was ranked by its image alone, which has nothing to show
                 continue
             texts = ranked.query.texts_at(ranked.position), ranked.query.negative_texts
-            whole = all(text.whole for text in readings(tokenizer_of(self._scorer), *texts, asked))
+            whole = all(text.whole for text in readings(self._scorer.tokenizer, *texts, asked))
             found, mean = self._first(ranked.query, asked, whole)
             rest = self._answers(ranked.query)
             missed = None
@@ -151,7 +150,7 @@ class _Examiner:
         """Return one row as the search would have ranked it; `mean` is that of S over the re-ranked."""
         rows = np.array([row])
         cosines = self._search.cosines(asked, rows)
-        looks = asked.pairs_scored(self._scorer, self._result.rerank, len(self._gallery)) > 0
+        looks = asked.pairs_scored(self._scorer.info.mode, self._result.rerank, len(self._gallery)) > 0
         pair = self._search.pairs(asked, rows) if looks else None
         return Ranking(rows, cosines if pair is None else pair.score, pair, cosines, mean)
 
@@ -160,12 +159,12 @@ class _Examiner:
         if pair is None:
             pair = self._search.pairs(asked, ranking.rows) if asked.tokens else no_evidence(ranking.scores)
         targets = self._search.targets([self._gallery[row] for row in ranking.rows])
-        decision = decision_of(self._scorer)
+        decision = self._scorer.info.confidence
         return hits_of(self._gallery, "", asked, ranking, pair, decision, targets, whole=whole)
 
     def histograms(self) -> tuple[ScoreHistogram | None, ScoreHistogram | None]:
         """Return how the correspondences of words and of probes are spread, of SAMPLED queries at most."""
-        boundaries = boundaries_of(self._scorer)
+        boundaries = self._scorer.info.boundaries
         plain = [(ranked.query, ranked.position) for ranked in self._known if ranked.query.plain]
         if boundaries is None or not plain:
             return None, None

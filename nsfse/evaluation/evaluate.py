@@ -21,17 +21,16 @@ from nsfse.evaluation.diagnostics import Diagnosis, diagnose
 from nsfse.evaluation.features import EncodedImages, Images, Progress, encode_in_batches, source_images
 from nsfse.evaluation.notices import left_out_line
 from nsfse.evaluation.query_counts import left_out, odd_queries, scorable_queries, text_counts, unlisted
-from nsfse.evaluation.ranker import MODES, Mode, ProtocolRanker, TextScorer
+from nsfse.evaluation.ranker import MODES, Mode, ProtocolRanker
 from nsfse.evaluation.scores import ProtocolResult, QueryRanking, category_means, score_rankings, split_category
 from nsfse_runtime.errors import DataError, UsageError
 from nsfse_runtime.search.two_stage import pairs_scored
-from nsfse_runtime.types import SCHEMA_VERSION
+from nsfse_runtime.types import SCHEMA_VERSION, Scorer
 
 __all__ = [
     "MODES",
     "Evaluation",
     "Mode",
-    "TextScorer",
     "evaluate",
     "evaluate_dataset",
     "evaluate_query_set",
@@ -79,7 +78,7 @@ class Evaluation:
 
 
 def evaluate(
-    scorer: TextScorer,
+    scorer: Scorer,
     protocol: data.Protocol,
     images: Images,
     *,
@@ -111,7 +110,7 @@ def evaluate(
         raise UsageError("the images were encoded by another model; encode them again")
     told = [(query, position) for query in queries for position in range(len(query.texts))]
     search = ProtocolRanker(scorer, protocol, encoded, rerank)
-    rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
+    rerank = pairs_scored(scorer.info.mode, rerank, len(protocol.gallery))
     rankings: list[QueryRanking] = []
     unreadable = 0
     for at in range(0, len(told), BATCH):
@@ -136,7 +135,7 @@ def evaluate(
 
 
 def evaluate_source(
-    scorer: TextScorer,
+    scorer: Scorer,
     source: data.Source,
     protocols: Sequence[data.Protocol],
     *,
@@ -196,7 +195,7 @@ def evaluate_source(
 
 
 def evaluate_dataset(
-    scorer: TextScorer,
+    scorer: Scorer,
     name: str,
     split: str,
     folder: str | os.PathLike[str],
@@ -265,7 +264,7 @@ def _refuse_submission(
 
 
 def evaluate_query_set(
-    scorer: TextScorer,
+    scorer: Scorer,
     folder: str | os.PathLike[str],
     *,
     split: str | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from nsfse.data import Protocol, Source, Triplet
 from nsfse.data.text.vocabulary import count_read
-from nsfse_runtime.inference.tokenizer import Tokenizer
+from nsfse_runtime.types import Scorer
 
 __all__ = ["LEFT_OUT", "ODD", "Noted", "left_out", "odd_queries", "scorable_queries", "text_counts", "unlisted"]
 
@@ -81,13 +81,13 @@ def unlisted(source: Source, protocols: Iterable[Protocol]) -> frozenset[str]:
     return frozenset(shown.difference(images, source.missing))
 
 
-def text_counts(scorer: object, texts: Sequence[str]) -> dict[str, int] | None:
+def text_counts(scorer: Scorer, texts: Sequence[str]) -> dict[str, int] | None:
     """Return how many `texts` there are, have a word that `scorer` does not know, or are longer than it reads.
 
     None for a scorer without a tokenizer. A text that cannot be read at all counts in the first alone.
     """
-    tokenizer = getattr(scorer, "tokenizer", None)
-    if not isinstance(tokenizer, Tokenizer):
+    tokenizer = scorer.tokenizer
+    if tokenizer is None:
         return None
     found = count_read(tokenizer, texts)
     return {

@@ -1,10 +1,9 @@
 """From (reference, text) to an order of a protocol's gallery, by the search that serving uses."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nsfse import data
 from nsfse.evaluation.features import EncodedImages
@@ -21,24 +20,15 @@ from nsfse_runtime.search.two_stage import (
     rerank_rows,
     score_rows,
 )
-from nsfse_runtime.types import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.types import Floats, Mask, PairScores, QueryFeatures, Rows, Scorer, TargetFeatures
 
-__all__ = ["MODES", "Mode", "ProtocolRanker", "RankedRows", "TextScorer", "map_valid_texts"]
+__all__ = ["MODES", "Mode", "ProtocolRanker", "RankedRows", "map_valid_texts"]
 
 Mode = Literal["composed", "image-only", "text-only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 BALANCES: dict[Mode, float] = {"image-only": 0.0, "composed": 0.5, "text-only": 1.0}
 """A mode as the balance of a query (docs/queries.md)."""
 T = TypeVar("T")
-Rows = NDArray[np.intp]
-Mask = NDArray[np.bool_]
-
-
-class TextScorer(Scorer, Protocol):
-    """A scorer that can also look for a text alone."""
-
-    def sentence(self, texts: Sequence[str]) -> Floats:
-        """Return sentence vectors [B, d] of B texts, comparable with images' vectors."""
 
 
 class RankedRows(NamedTuple):
@@ -55,10 +45,11 @@ class RankedRows(NamedTuple):
 class ProtocolRanker:
     """Ranks one protocol's gallery for references and texts, in any mode."""
 
-    def __init__(self, scorer: TextScorer, protocol: data.Protocol, encoded: EncodedImages, rerank: int) -> None:
-        """`rerank` is how many candidates stage 2 is to look at; `stages` of the scorer has a say (see search)."""
+    def __init__(self, scorer: Scorer, protocol: data.Protocol, encoded: EncodedImages, rerank: int) -> None:
+        """`rerank` is how many candidates stage 2 is to look at; the model's ranking mode has a say."""
         self._scorer, self._encoded, self._asked_for = scorer, encoded, rerank
-        self._rerank = pairs_scored(scorer, rerank, len(protocol.gallery))
+        self._ranking_mode = scorer.info.mode
+        self._rerank = pairs_scored(self._ranking_mode, rerank, len(protocol.gallery))
         self._rows = encoded.rows_of(protocol.gallery)
         self._vectors = encoded.vectors[self._rows]
         self._row_of = {item: row for row, item in enumerate(protocol.gallery)}
@@ -119,7 +110,7 @@ class ProtocolRanker:
 
     def answer(self, asked: Asked, mask: Mask | None, depth: int) -> Ranking:
         """Return the first `depth` of the gallery by both stages."""
-        rerank = asked.pairs_scored(self._scorer, self._asked_for, len(self._rows))
+        rerank = asked.pairs_scored(self._ranking_mode, self._asked_for, len(self._rows))
         found = exact_search(self._vectors, asked.vector, max(depth, rerank), mask)
         return rerank_rows(lambda rows: self.pairs(asked, rows), *found, depth, rerank)
 
@@ -177,7 +168,7 @@ class ProtocolRanker:
         rows = np.array([row for row in known if mask is None or mask[row]], np.intp)
         if not len(rows):
             return rows
-        if isinstance(asked, Asked) and asked.pairs_scored(self._scorer, self._asked_for, len(self._rows)):
+        if isinstance(asked, Asked) and asked.pairs_scored(self._ranking_mode, self._asked_for, len(self._rows)):
             score = self.pairs(asked, rows).score
         elif isinstance(asked, QueryFeatures) and self._rerank:
             score = score_rows(self._scorer, [asked], rows, self._fetch)[0].score

@@ -21,7 +21,7 @@ from nsfse.models.similarity_head import QuerySide
 from nsfse.training.dataloader import Batch
 from nsfse.training.losses import asking_words, classification, evidence
 from nsfse_runtime.errors import DataError
-from nsfse_runtime.search.two_stage import Stages
+from nsfse_runtime.types import RankingMode
 
 LEAST_NORM = 1e-6
 MOST_COSINE = 1 - 1e-6  # nearer than this, an arc has no direction
@@ -172,7 +172,7 @@ class Baseline(Encoders):
         )
         self.method = METHODS[config.method](config)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of the temperature
-        self.stages: Stages = "all" if isinstance(self.method, Artemis) else "one"
+        self.mode = RankingMode.ALL_PAIRS if isinstance(self.method, Artemis) else RankingMode.ONE_STAGE
         self.facts = Facts(config.dim) if config.attribute_supervision else None
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from nsfse.models.backbones.registry import BACKBONES
 from nsfse.models.composer import Composer
 from nsfse.models.similarity_head import QuerySide, Reading, SimilarityHead
 from nsfse_runtime.errors import DataError
+from nsfse_runtime.types import RankingMode
 
 
 class Encoders(nn.Module):
@@ -43,6 +44,8 @@ class Encoders(nn.Module):
 
 class NSFSE(Encoders):
     """Negative-sensitive framework with semantic enhancement (docs/method.md)."""
+
+    mode = RankingMode.TWO_STAGE
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__(config, vocabulary)

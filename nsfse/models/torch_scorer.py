@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nsfse_runtime.errors import NotFoundError, UsageError
-from nsfse_runtime.search.two_stage import Stages
-from nsfse_runtime.types import Boundaries, Floats, PairScores, Pixels, QueryFeatures, TargetFeatures, no_evidence
+from nsfse_runtime.types import (
+    Boundaries,
+    Floats,
+    ModelInfo,
+    PairScores,
+    Pixels,
+    QueryFeatures,
+    TargetFeatures,
+    no_evidence,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,26 +44,19 @@ class TorchScorer:
         return self.model.config.image_size
 
     @property
-    def stages(self) -> Stages:
-        """Return how this model ranks (see nsfse_runtime.search.two_stage)."""
-        return getattr(self.model, "stages", "two")
-
-    @property
-    def mix(self) -> tuple[float, float]:
-        """Return ω_g and ω_c of the pair head (see features.mix_of)."""
+    def info(self) -> ModelInfo:
+        """Return what the model says of itself, as its weights are now."""
         from torch.nn.functional import softplus
 
-        head = getattr(self.model, "head", None)
-        if head is None:
-            return 1.0, 0.0
-        w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
-        return w_global, 0.0 if head.branches == "visual" else w_cross
+        from nsfse.models.baselines import Baseline
 
-    @property
-    def boundaries(self) -> Boundaries | None:
-        """Return t_c, t_v and the number of views (see features.boundaries_of)."""
-        head = getattr(self.model, "head", None)
-        return None if head is None else Boundaries(head.cross_boundary.t, head.visual_boundary.t, head.views)
+        mix, boundaries = (1.0, 0.0), None
+        if not isinstance(self.model, Baseline):
+            head = self.model.head
+            w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
+            mix = w_global, 0.0 if head.branches == "visual" else w_cross
+            boundaries = Boundaries(head.cross_boundary.t, head.visual_boundary.t, head.views)
+        return ModelInfo(self.model.mode, mix, None, boundaries, self.decision, str(self.device), None)
 
     @property
     def fingerprint(self) -> str:

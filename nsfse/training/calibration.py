@@ -14,10 +14,11 @@ from nsfse.config import FITTING_QUERIES
 from nsfse.data import EditsCategories, Protocol, Source, Triplet, held_out
 from nsfse.evaluation.evaluate import BATCH, image_ids, scorable_queries, unlisted
 from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
-from nsfse.evaluation.ranker import ProtocolRanker, TextScorer
-from nsfse_runtime.inference.confidence import FEATURES, Decision, Reals, hit_features, logistic, products, standardised
+from nsfse.evaluation.ranker import ProtocolRanker
+from nsfse_runtime.inference.confidence import FEATURES, Decision, logistic, products, standardised
+from nsfse_runtime.retrieval.hit_features import hit_features
 from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import QueryFeatures, boundaries_of
+from nsfse_runtime.types import QueryFeatures, Reals, Scorer
 
 __all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "samples", "threshold_of"]
 
@@ -48,7 +49,7 @@ class Asked:
 
 
 def fit_decision(
-    scorer: TextScorer,
+    scorer: Scorer,
     source: Source,
     split: str,
     triplets: Sequence[Triplet],
@@ -103,7 +104,7 @@ def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: i
 
 
 def ask(
-    scorer: TextScorer, protocol: Protocol, asks: Asks, encoded: EncodedImages, *, unanswered: bool = False
+    scorer: Scorer, protocol: Protocol, asks: Asks, encoded: EncodedImages, *, unanswered: bool = False
 ) -> Iterator[Asked]:
     """Ask `asks` of the protocol's gallery as serving does, each twice; those that serving would refuse are left out.
 
@@ -112,7 +113,7 @@ def ask(
     """
     search = ProtocolRanker(scorer, protocol, encoded, RERANK)
     gallery = frozenset(protocol.gallery)
-    found = boundaries_of(scorer)
+    found = scorer.info.boundaries
     views = found.views if found else 0
 
     def features(query: QueryFeatures, reference: str, ranking: Ranking) -> Reals:

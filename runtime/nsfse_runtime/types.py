@@ -1,17 +1,33 @@
-"""What travels between the rooms: features of targets and queries, and the protocol of whatever makes them."""
+"""Types that the packages share: features, scores, what a model says of itself, and the protocol of a scorer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Reals = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
+Rows = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 SCHEMA_VERSION = 2
 """Of all JSON that commands and servers print (docs/json.md)."""
+
+
+class RankingMode(IntEnum):
+    """How a model ranks a gallery; the value is what a bundle's manifest holds as `stages`."""
+
+    ONE_STAGE = 1
+    """By the inner product of vectors alone."""
+    TWO_STAGE = 2
+    """By vectors first, then the best of them again by the score of pairs."""
+    ALL_PAIRS = 3
+    """By the score of every pair; such a model cannot be exported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +50,15 @@ class TargetFeatures:
 class QueryFeatures:
     """One composed query of L words (no padding).
 
-    `vector` [d] is the stage-1 query; `words` [L, d] the infused words; `probes` [P+L, d] the visual probes, the P kept
-    regions first, then one a word; `word_weights` [L] (κ), whose sizes sum to 1, under 0 for words
-    that name what must not be there; `probe_weights` [P+L] (ν), which sum to 1; `tokens` the L words as written. A
-    model without a pair head has no words and no probes.
+    Attributes:
+        vector: The stage-1 query [d].
+        words: The infused words [L, d].
+        probes: The visual probes [P+L, d]: P regions of the reference that are kept, then one a word.
+        word_weights: κ [L]; the sizes sum to 1, words that must not be there are under 0.
+        probe_weights: ν [P+L], which sum to 1.
+        tokens: The L words as written.
+
+    A model without a pair head has no words and no probes.
     """
 
     vector: Floats
@@ -68,24 +89,6 @@ def no_evidence(score: Floats) -> PairScores:
     return PairScores(score, np.empty((len(score), 0), np.float32), 0.0)
 
 
-def grid_of(scorer: object) -> tuple[int, int] | None:
-    """Return the (rows, columns) of the cells that come first among an image's regions.
-
-    `grid` is an attribute that a scorer need not have; None where there is no such grid.
-    """
-    found: tuple[int, int] | None = getattr(scorer, "grid", None)
-    return found
-
-
-def mix_of(scorer: object) -> tuple[float, float]:
-    """Return ω_g and ω_c: how much the stage-1 product and the words count in S.
-
-    `mix` is an attribute that a scorer need not have: S is then taken for the stage-1 product.
-    """
-    found: tuple[float, float] = getattr(scorer, "mix", (1.0, 0.0))
-    return found
-
-
 class Boundaries(NamedTuple):
     """t_c and t_v of a pair head, and how many of an image's last regions are views of the whole."""
 
@@ -94,13 +97,73 @@ class Boundaries(NamedTuple):
     views: int
 
 
-def boundaries_of(scorer: object) -> Boundaries | None:
-    """Return what a scorer's correspondences are held against.
+class ConfidenceModel(Protocol):
+    """Turns the features of a hit into the probability that it is right."""
 
-    `boundaries` is an attribute that a scorer need not have; None where there is no pair head.
+    @property
+    def threshold(self) -> float:
+        """Return the confidence from which on a hit is a match."""
+
+    @property
+    def views(self) -> int:
+        """Return how many views of an image it looks at."""
+
+    def confidence(self, features: Reals) -> Reals:
+        """Return the confidence [K] of hits with `features` [K, F], 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model says of itself.
+
+    Attributes:
+        mode: How it ranks.
+        mix: ω_g and ω_c: the weights of the stage-1 product and of the words in S.
+        grid: (rows, columns) of the cells that come first among an image's regions; None without such a grid.
+        boundaries: Those of its pair head; None without one.
+        confidence: What tells a match; None where none was fitted.
+        device: What computes, such as "cpu" or "cuda".
+        bundle_path: The bundle's folder; None for a model that is not a bundle.
     """
-    found: Boundaries | None = getattr(scorer, "boundaries", None)
-    return found
+
+    mode: RankingMode
+    mix: tuple[float, float]
+    grid: tuple[int, int] | None
+    boundaries: Boundaries | None
+    confidence: ConfidenceModel | None
+    device: str
+    bundle_path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model reads of one text.
+
+    Attributes:
+        words: The L words that are encoded, as written (normalised).
+        unknown: Words that the vocabulary does not have; they are left out.
+        positions: For each unknown word, how many of `words` come before it.
+        unread: Words after the model's limit, known or not.
+    """
+
+    words: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    positions: tuple[int, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+class TextReader(Protocol):
+    """Tells which words of a text a model knows."""
+
+    @property
+    def max_words(self) -> int:
+        """Return how many words of a text are read."""
+
+    def read(self, text: str) -> Reading:
+        """Return which words of `text` are read, unknown, and beyond the limit. Raises TextError."""
+
+    def nearest(self, word: str) -> str | None:
+        """Return the known word that `word` may be a slip of, None where there is none."""
 
 
 class Scorer(Protocol):
@@ -114,11 +177,41 @@ class Scorer(Protocol):
     def image_size(self) -> tuple[int, int]:
         """Return the (height, width) that `encode_images` takes."""
 
+    @property
+    def info(self) -> ModelInfo:
+        """Return what the model says of itself. Raises IntegrityError where its bundle is damaged."""
+
+    @property
+    def tokenizer(self) -> TextReader | None:
+        """Return what reads texts; None where the words of a text cannot be told."""
+
     def encode_images(self, pixels: Pixels) -> TargetFeatures:
         """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""
+
+    def sentence(self, texts: Sequence[str]) -> Floats:
+        """Return sentence vectors [B, d] of B texts, comparable with images' vectors. Raises TextError."""
 
     def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
         """Compose B references with B texts. Raises TextError for a text without a known word."""
 
     def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
         """Score one query against K targets."""
+
+
+class VectorSet(Protocol):
+    """One generation of a gallery as stage 1 sees it: N vectors and what names them."""
+
+    @property
+    def generation(self) -> int:
+        """Return the number of this generation."""
+
+    @property
+    def vectors(self) -> Floats:
+        """Return the unit vectors [N, d]."""
+
+    @property
+    def vector_keys(self) -> NDArray[np.uint64]:
+        """Return what names each row's vector [N], in this generation and any other."""
+
+    def __len__(self) -> int:
+        """Return N."""

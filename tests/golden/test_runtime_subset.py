@@ -17,6 +17,7 @@ from nsfse.evaluation.evaluate import evaluate
 from nsfse.evaluation.metrics import ranks_in_subset
 from nsfse_runtime.inference.region_codec import pack, unpack
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from tests.galleries import PLAIN_INFO
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 
 IMAGES, QUERIES, DIM, RERANK = 300, 150, 24, 20
@@ -34,6 +35,8 @@ class Simulated:
 
     fingerprint = "simulated"
     image_size = (1, 2)
+    info = PLAIN_INFO
+    tokenizer = None
 
     def __init__(self, strength, targets):
         rng = np.random.default_rng(7)

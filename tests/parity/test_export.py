@@ -150,7 +150,7 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
     write_decision(run, decision)
     report = export_bundle(run, tmp_path / "bundle")
     bundle = Bundle.open(tmp_path / "bundle")
-    assert OnnxScorer(bundle).decision == decision and report.fingerprint == exported.report.fingerprint
+    assert OnnxScorer(bundle).info.confidence == decision and report.fingerprint == exported.report.fingerprint
     card = (tmp_path / "bundle" / "README.md").read_text("utf-8")
     assert "0.4321" in card and "14 numbers" in card
 

@@ -22,6 +22,7 @@ from nsfse_export.verify import STEP
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime.types import RankingMode
 from nsfse_runtime.visualize.contact_sheet import contact_sheet
 from nsfse_runtime.visualize.html_page import html_page
 from nsfse_runtime.visualize.rows import sheet_row
@@ -47,7 +48,7 @@ def images(count):
 def test_a_bundle_of_one_stage_has_no_pair_graph_and_says_so(tirg):
     _, folder, report = tirg
     manifest = Bundle.open(folder).manifest
-    assert (manifest.method, manifest.stages, manifest.regions) == ("tirg", 1, 0)
+    assert (manifest.method, manifest.mode, manifest.regions) == ("tirg", RankingMode.ONE_STAGE, 0)
     assert manifest.boundary == {} and manifest.head == {}
     assert sorted(report.files) == ["image.onnx", "query.onnx", "text.onnx", "tokenizer.json"]
     assert not (folder / "pair.onnx").exists()

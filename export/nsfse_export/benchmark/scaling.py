@@ -17,6 +17,7 @@ from nsfse_export.benchmark.timing import Act, interleaved, seconds
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.images.decode import decode_image, fit_image, load_image
+from nsfse_runtime.types import RankingMode
 
 # A process counts the memory of the one that started it as its own peak, so that it is started by a small one.
 _STARTER = """
@@ -121,7 +122,7 @@ def _by_size(setting: Setting, size: int) -> dict[str, Act]:
 def _by_candidates(setting: Setting, size: int, candidates: int) -> dict[str, Act]:
     targets = drawn_candidates(setting, candidates)
     query = setting.torch.compose(targets.take([0]), [setting.text])[0]
-    if setting.best.manifest.stages == 1:
+    if setting.best.manifest.mode is RankingMode.ONE_STAGE:
         return {}
     return {kind: partial(scorer.score_pairs, query, targets) for kind, scorer in setting.scorers.items()}
 

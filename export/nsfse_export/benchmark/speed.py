@@ -39,7 +39,7 @@ from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.onnx_scorer import cpu_threads
-from nsfse_runtime.types import SCHEMA_VERSION
+from nsfse_runtime.types import SCHEMA_VERSION, RankingMode
 
 CANDIDATES, PAIR_WORDS = 100, 12
 
@@ -150,7 +150,7 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
         f"text of {len(text.split())} words": lambda scorer: scorer.sentence([text]),
         "text and composition": lambda scorer: scorer.compose(reference, [text]),
     }
-    if setting.best.manifest.stages == 2:
+    if setting.best.manifest.mode is RankingMode.TWO_STAGE:
         query = setting.torch.compose(reference, [long_text(text, PAIR_WORDS)])[0]
         targets = drawn_candidates(setting, CANDIDATES)
         cases[f"pair head, {CANDIDATES} candidates, {len(query.words)} words"] = lambda scorer: scorer.score_pairs(

@@ -7,8 +7,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import PADDING, UNKNOWN
-from nsfse_runtime.inference.tokenizer import Tokenizer as Reader
 from nsfse_runtime.inference.unicode_text import normalise
+from nsfse_runtime.types import TextReader
 
 SEEN_IN_TITLES = 3  # fewer products do not tell what a word looks like
 WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’][\p{L}][\p{L}\p{M}]*)*|[^\s\p{L}\p{N}]"
@@ -44,7 +44,7 @@ def build_vocabulary(
     return tokenizer
 
 
-def count_read(tokenizer: Reader, texts: Iterable[str], slips: Iterable[str] = ()) -> dict[str, int]:
+def count_read(tokenizer: TextReader, texts: Iterable[str], slips: Iterable[str] = ()) -> dict[str, int]:
     """Return how many `texts` there are, have unknown words other than `slips`, are cut, and cannot be read at all."""
     found = {"texts": 0, "texts_with_unknown_words": 0, "texts_cut": 0, "texts_unreadable": 0}
     known = {normalise(slip).lower() for slip in slips}

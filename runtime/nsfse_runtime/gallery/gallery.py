@@ -16,11 +16,11 @@ from nsfse_runtime.errors import NotFoundError, OutputError, UsageError, Version
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.gallery.store import translated
+from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.types import Floats, Scorer, TargetFeatures
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.sync import SyncProgress, SyncReport
-    from nsfse_runtime.inference.bundle import Bundle
 
 
 class Gallery:
@@ -60,7 +60,8 @@ class Gallery:
                 raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
             if not gallery.path.absolute().parent.is_dir():
                 raise OutputError(f"{gallery.path.parent} is not a folder; make it first")
-            bundle = bundle_path if bundle_path is not None else getattr(getattr(model, "bundle", model), "path", None)
+            own = model.path if isinstance(model, Bundle) else model.info.bundle_path
+            bundle = bundle_path if bundle_path is not None else own
             store.create(gallery.path, model.fingerprint, os.path.abspath(bundle) if bundle is not None else "")
         store.check_format(gallery.path)
         if model is not None:

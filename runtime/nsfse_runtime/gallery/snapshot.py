@@ -91,7 +91,7 @@ class Snapshot:
         return len(self.ids)
 
     @cached_property
-    def marks(self) -> NDArray[np.uint64]:
+    def vector_keys(self) -> NDArray[np.uint64]:
         """Return what names each row's vector, in this generation and any other: its key and the CRC of its content."""
         return self.contents.astype(np.uint64) << np.uint64(32) | self._checks
 

@@ -131,7 +131,7 @@ def sync(
         run.report.seconds = round(time.perf_counter() - started, 3)
         run.finish()
         run.report.batch, run.report.workers = batch, workers
-        run.report.device = getattr(scorer, "device", "cpu")
+        run.report.device = scorer.info.device
         run.report.images_per_second = round(run.report.encoded / max(run.report.seconds, 0.001), 1)
         return run.report
 

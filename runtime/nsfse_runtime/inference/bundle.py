@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
+from nsfse_runtime.types import RankingMode
 
 if TYPE_CHECKING:
     from nsfse_runtime.inference.onnx_scorer import OnnxScorer
@@ -45,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int = FORMAT_VERSION
     name: str
     method: str = "nsfse"
-    stages: Literal[1, 2] = 2
+    mode: RankingMode = msgspec.field(name="stages", default=RankingMode.TWO_STAGE)
     created_with: str
     image_size: tuple[int, int]
     dim: int
@@ -62,6 +63,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     verified: dict[str, Any] = {}
     retrieval: dict[str, Any] = {}
 
+    def __post_init__(self) -> None:
+        if self.mode is RankingMode.ALL_PAIRS:
+            raise ValueError("stages is neither 1 nor 2")
+
     @property
     def grid(self) -> tuple[int, int] | None:
         """Return the (rows, columns) of the square cells that an image's regions are, the views after them left out.
@@ -70,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """
         cells = self.regions - int(self.head.get("views", 0))
         height, width = self.image_size
-        if self.stages == 1 or cells < 1:
+        if self.mode is RankingMode.ONE_STAGE or cells < 1:
             return None
         rows = round((cells * height / width) ** 0.5)
         fits = rows > 0 and cells % rows == 0 and rows * width == cells // rows * height
@@ -79,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needed(self) -> tuple[str, ...]:
         """Return the names of the files that such a bundle has: all of FILES, or all but the pair graph."""
-        return FILES if self.stages == 2 else tuple(name for name in FILES if name != PAIR)
+        return FILES if self.mode is RankingMode.TWO_STAGE else tuple(name for name in FILES if name != PAIR)
 
 
 class Bundle:
@@ -100,7 +105,7 @@ class Bundle:
         for name in manifest.needed:
             if name not in manifest.files:
                 raise _damaged(folder / MANIFEST, f"it does not list {name}")
-        if manifest.stages == 2 and "t_c" not in manifest.boundary:
+        if manifest.mode is RankingMode.TWO_STAGE and "t_c" not in manifest.boundary:
             raise _damaged(folder / MANIFEST, "it has no boundary t_c")
         for name in manifest.files:
             if not _PLAIN_NAME.fullmatch(name):

@@ -1,15 +1,11 @@
-"""Is a hit a match? One calibrated number for each hit, from what the search already knows (docs/method.md §10)."""
+"""Confidence of a hit: a logistic regression on its features, fitted after training (docs/method.md §10)."""
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from nsfse_runtime.errors import IntegrityError
 from nsfse_runtime.inference.bundle import Manifest
-from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import Floats, QueryFeatures, Scorer, TargetFeatures
-
-Reals = NDArray[np.float64]
+from nsfse_runtime.types import Reals
 
 FEATURES = (
     "score",
@@ -23,7 +19,7 @@ FEATURES = (
     "unwanted",
     "greatest word",
 )
-"""What `hit_features` has of a hit, in this order; then one for each view of the whole image."""
+"""The features of a hit (retrieval/hit_features.py), in this order; then one for each view of the whole image."""
 REACH = 4.0  # standard deviations from the mean: what lies farther out says no more
 
 
@@ -72,16 +68,6 @@ class Decision(msgspec.Struct, frozen=True):
         terms = products(standardised(features, np.array(self.centre), np.array(self.spread)))
         return logistic(terms @ np.array(self.weights) + self.bias)
 
-    def confidences(
-        self, query: QueryFeatures, reference: Floats, ranking: Ranking, targets: TargetFeatures
-    ) -> Reals | None:
-        """Return the confidence [M] of the re-ranked hits of `ranking`; None where nothing was re-ranked.
-
-        `reference` [d] is the vector of the query's image, `targets` has the features of the hits.
-        """
-        features = hit_features(query, reference, ranking, targets, self.views)
-        return None if features is None else self.confidence(features)
-
 
 def standardised(features: Reals, centre: Reals, spread: Reals) -> Reals:
     """Return `features` [N, F] in standard deviations `spread` [F] from `centre` [F], at most REACH of them."""
@@ -98,46 +84,3 @@ def logistic(logits: Reals) -> Reals:
     """Return 1 / (1 + exp(−logits)), without overflow."""
     found: Reals = 0.5 + 0.5 * np.tanh(0.5 * logits)
     return found
-
-
-def decision_of(scorer: Scorer) -> Decision | None:
-    """Return a scorer's `decision`, an attribute that a scorer need not have."""
-    found: Decision | None = getattr(scorer, "decision", None)
-    return found
-
-
-def hit_features(
-    query: QueryFeatures, reference: Floats, ranking: Ranking, targets: TargetFeatures, views: int
-) -> Reals | None:
-    """Return the features [M, 10 + V] of the re-ranked hits of `ranking`; None where nothing was re-ranked.
-
-    S; stage 1's cosine; how far S is over its mean in the re-ranked list; the words' margin Σ_k κ_k(x_k − t); the least
-    margin, sign(κ_k)(x_k − t), of the words that have at least half an even share; and the same again where it is under
-    0. A word with κ_k < 0 names what must not be there, so that a margin is how well the word is fulfilled. Then the
-    cosine of the hit's vector with `reference` [d], the vector of the query's image, and of the query's with it;
-    Σ_k min(κ_k, 0) and max_k |κ_k|; and the product of each of the `views` V last regions of the hit's `targets`
-    [M, d], [M, R, d] with what the query keeps of it.
-    """
-    pair, share = ranking.pair, np.abs(query.word_weights)
-    if pair is None:
-        return None
-    count = len(pair.score)
-    margins = pair.word_scores - pair.boundary
-    speaks = share >= min(0.5 / len(share), share.max())  # the weightiest word does in any case
-    least = (np.sign(query.word_weights) * margins)[:, speaks].min(1)
-    kept = len(query.probes) - len(query.words)
-    viewed = (targets.regions[:count, targets.regions.shape[1] - views :] * query.probes[kept - views : kept]).sum(-1)
-    columns = (
-        pair.score,
-        ranking.cosines[:count],
-        pair.score - ranking.mean,
-        margins @ query.word_weights,
-        least,
-        np.minimum(least, 0),
-        targets.vectors[:count] @ reference,
-        np.full(count, query.vector @ reference),
-        np.full(count, np.minimum(query.word_weights, 0).sum()),
-        np.full(count, share.max()),
-        *viewed.T,
-    )
-    return np.stack(columns, 1).astype(np.float64)

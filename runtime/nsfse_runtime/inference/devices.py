@@ -43,6 +43,11 @@ class Place:
         return MEMORY.get(self.provider, "cpu")
 
     @property
+    def device(self) -> str:
+        """Return what computes here in one word: "cpu", "cuda", "tensorrt" ..."""
+        return "tensorrt" if self.engines else self.provider.removesuffix("ExecutionProvider").lower()
+
+    @property
     def on_cpu(self) -> bool:
         """Tell whether graphs run on the CPU, by ONNX Runtime's own provider."""
         return self.provider == CPU and not self.engines

@@ -15,13 +15,14 @@ from nsfse_runtime.extras import need
 from nsfse_runtime.inference.bundle import TOKENIZER, Bundle
 from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.inference.devices import ON_CPU, Place, start
-from nsfse_runtime.search.two_stage import Stages
 from nsfse_runtime.types import (
     Boundaries,
     Floats,
+    ModelInfo,
     PairScores,
     Pixels,
     QueryFeatures,
+    RankingMode,
     Scorer,
     TargetFeatures,
     no_evidence,
@@ -136,41 +137,25 @@ class OnnxScorer:
         return self.bundle.fingerprint
 
     @property
-    def device(self) -> str:
-        """Name what computes: "cpu", "cuda" ..."""
-        return "tensorrt" if self.place.engines else self.place.provider.removesuffix("ExecutionProvider").lower()
-
-    @property
     def image_size(self) -> tuple[int, int]:
         """Return the (height, width) that `encode_images` takes."""
         return self.bundle.manifest.image_size
 
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """Return the (rows, columns) of the cells among an image's regions (see Manifest.grid)."""
-        return self.bundle.manifest.grid
-
-    @property
-    def mix(self) -> tuple[float, float]:
-        """Return ω_g and ω_c of the pair head (see features.mix_of)."""
-        head = self.bundle.manifest.head
-        return head.get("w_global", 1.0), head.get("w_cross", 0.0)
-
-    @property
-    def boundaries(self) -> Boundaries | None:
-        """Return t_c, t_v and the number of views (see features.boundaries_of)."""
-        head = self.bundle.manifest.head
-        return Boundaries(head["t_c"], head["t_v"], int(head.get("views", 0))) if self.stages == "two" else None
-
-    @property
-    def stages(self) -> Stages:
-        """Return how this model ranks (see nsfse_runtime.search.two_stage)."""
-        return "one" if self.bundle.manifest.stages == 1 else "two"
-
     @cached_property
-    def decision(self) -> Decision | None:
-        """Return what tells a match, where the bundle has it (see confidence.py). Raises IntegrityError."""
-        return Decision.of(self.bundle.manifest)
+    def info(self) -> ModelInfo:
+        """Return what the bundle's manifest and its place say of it. Raises IntegrityError (see Decision.of)."""
+        manifest = self.bundle.manifest
+        head = manifest.head
+        has_boundaries = manifest.mode is RankingMode.TWO_STAGE and {"t_c", "t_v"} <= head.keys()
+        return ModelInfo(
+            mode=manifest.mode,
+            mix=(head.get("w_global", 1.0), head.get("w_cross", 0.0)),
+            grid=manifest.grid,
+            boundaries=Boundaries(head["t_c"], head["t_v"], int(head.get("views", 0))) if has_boundaries else None,
+            confidence=Decision.of(manifest),
+            device=self.place.device,
+            bundle_path=self.bundle.path,
+        )
 
     @property
     def tokenizer(self) -> "Tokenizer":
@@ -221,7 +206,7 @@ class OnnxScorer:
                 found |= dict(zip(rows, alike, strict=True))
             return [found[row] for row in range(len(texts))]
         words, sentence = self._graph("text")(ids=ids, mask=mask)
-        if self.stages == "one":
+        if self.bundle.manifest.mode is RankingMode.ONE_STAGE:
             return [one_vector(row) for row in self._graph("query")(vectors=references.vectors, sentence=sentence)[0]]
         batch = self._graph("query")(
             vectors=references.vectors, regions=references.regions, words=words, sentence=sentence, mask=mask
@@ -233,7 +218,7 @@ class OnnxScorer:
 
     def score_pairs(self, query: QueryFeatures, targets: TargetFeatures) -> PairScores:
         """Score one query against K targets."""
-        if self.stages == "one":
+        if self.bundle.manifest.mode is RankingMode.ONE_STAGE:
             return no_evidence(targets.vectors @ query.vector)
         boundary = self.bundle.manifest.boundary["t_c"]
         if not len(targets):

@@ -12,24 +12,10 @@ from tokenizers import Tokenizer as FastTokenizer
 from nsfse_runtime.errors import IntegrityError, NotFoundError, TextError
 from nsfse_runtime.inference.spelling import Speller
 from nsfse_runtime.inference.unicode_text import is_word, normalise, trimmed
+from nsfse_runtime.types import Reading
 
 MAX_CHARACTERS = 2000
 UNKNOWN, PADDING = "[UNK]", "[PAD]"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a model reads of one text.
-
-    `words` are the L words that `Tokenizer.encode` encodes, as written (normalised). `unknown` are the words that the
-    vocabulary does not have, which are left out; `positions` says for each of them how many of `words` come before it.
-    `unread` are the words after the model's limit, known or not.
-    """
-
-    words: tuple[str, ...]
-    unknown: tuple[str, ...] = ()
-    positions: tuple[int, ...] = ()
-    unread: tuple[str, ...] = ()
 
 
 class Tokenizer:

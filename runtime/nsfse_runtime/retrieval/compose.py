@@ -1,15 +1,14 @@
 """Images, texts and exclusions → what the search takes (docs/queries.md): a batch of queries, composed together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.retrieval.query import Asked, Query
-from nsfse_runtime.types import Floats, QueryFeatures, Scorer, TargetFeatures, mix_of
+from nsfse_runtime.types import Floats, QueryFeatures, Scorer, TargetFeatures
 
 MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.1, 3.0
 """What a minus-text takes from stage 1's vector, what its words count, and what is found of them (docs/queries.md)."""
@@ -24,7 +23,7 @@ class Given:
     negative_images: TargetFeatures | None = None
 
 
-def ask(scorer: Any, batch: Sequence[Given]) -> list[Asked | NsfseError]:
+def ask(scorer: Scorer, batch: Sequence[Given]) -> list[Asked | NsfseError]:
     """Compose a batch of queries together; one that cannot be read (TextError) does not spoil the others."""
     try:
         return list(_ask(scorer, batch))
@@ -55,7 +54,7 @@ def imagined(query: QueryFeatures) -> TargetFeatures:
     return TargetFeatures(query.vector[None], query.probes[None, :kept])
 
 
-def _ask(scorer: Any, batch: Sequence[Given]) -> list[Asked]:
+def _ask(scorer: Scorer, batch: Sequence[Given]) -> list[Asked]:
     lanes = [
         [_Lane(given.query, given.references.take([at]), [], []) for at in range(len(given.references))]
         for given in batch
@@ -85,7 +84,7 @@ def stacked(images: Sequence[TargetFeatures]) -> TargetFeatures:
     )
 
 
-def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
+def _asked(scorer: Scorer, given: Given, lanes: Sequence[_Lane]) -> Asked:
     query = given.query
     if query.plain:
         (part,) = lanes[0].steps
@@ -104,7 +103,7 @@ def _asked(scorer: Any, given: Given, lanes: Sequence[_Lane]) -> Asked:
     told = (
         0 < query.balance < 1 or bool(query.negative_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
     )
-    losses = tuple(_losses(lane, mix_of(scorer)[0]) for lane in lanes)
+    losses = tuple(_losses(lane, scorer.info.mix[0]) for lane in lanes)
     return Asked(vector, parts, _evidence_weights(lanes), _spans(lanes[0]), losses, against, bearable, told)
 
 
@@ -123,7 +122,7 @@ def _losses(lane: _Lane, w_global: float) -> Floats:
     return losses
 
 
-def _sentence(scorer: Any, texts: Sequence[str]) -> Floats:
+def _sentence(scorer: Scorer, texts: Sequence[str]) -> Floats:
     mean: Floats = np.mean(scorer.sentence(list(texts)), axis=0, dtype=np.float32)
     return unit(mean)
 
@@ -146,8 +145,8 @@ def _spans(lane: _Lane) -> tuple[slice, ...]:
     return tuple(slice(start, end) for start, end in pairwise(ends))
 
 
-def _part(scorer: Any, lane: _Lane, sentence: Floats | None, unwanted: Sequence[Floats]) -> QueryFeatures:
-    w_global, w_cross = mix_of(scorer)
+def _part(scorer: Scorer, lane: _Lane, sentence: Floats | None, unwanted: Iterable[Floats]) -> QueryFeatures:
+    w_global, w_cross = scorer.info.mix
     stress = MINUS_WORDS * w_global / w_cross if w_cross else 1.0
     part = joined(lane.steps) if lane.steps else _image_alone(lane.start)
     if lane.query.balance != 0.5:

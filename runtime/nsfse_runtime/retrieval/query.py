@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.search.two_stage import pairs_scored
-from nsfse_runtime.types import Floats, PairScores, Pixels, QueryFeatures, Scorer
+from nsfse_runtime.types import Floats, PairScores, Pixels, QueryFeatures, RankingMode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,14 +111,14 @@ class Asked:
         """Return what stage 2 scores: `parts`, then `against`."""
         return self.parts + self.against
 
-    def pairs_scored(self, scorer: Scorer, asked: int, images: int) -> int:
-        """Return how many candidates stage 2 looks at where `asked` are wanted (see search.pairs_scored).
+    def pairs_scored(self, mode: RankingMode, wanted: int, images: int) -> int:
+        """Return how many candidates stage 2 scores where `wanted` are to be re-ranked (see two_stage.pairs_scored).
 
         What several queries say together is no single vector: a model of one stage has a second one then.
         """
         if not self.told:
             return 0
-        return pairs_scored(scorer, asked, images) or (asked if len(self.all) > 1 else 0)
+        return pairs_scored(mode, wanted, images) or (wanted if len(self.all) > 1 else 0)
 
     def combined(self, pairs: Sequence[PairScores]) -> PairScores:
         """Return the whole score of K candidates from those of `all`, each of K."""

@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from nsfse_runtime.inference.confidence import Decision
+from nsfse_runtime.retrieval.hit_features import hit_confidences
 from nsfse_runtime.retrieval.query import Asked
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import SCHEMA_VERSION, PairScores, TargetFeatures
+from nsfse_runtime.types import SCHEMA_VERSION, ConfidenceModel, PairScores, TargetFeatures
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ def hits_of(
     asked: Asked,
     ranking: Ranking,
     pair: PairScores,
-    decision: Decision | None,
+    decision: ConfidenceModel | None,
     targets: TargetFeatures | None,
     grid: tuple[int, int] | None = None,
     *,
@@ -90,7 +90,7 @@ def hits_of(
     matches = asked.fulfilled(pair) & ~struck
     confidences = maps = None
     if decision and targets and asked.reference is not None and whole:
-        confidences = decision.confidences(asked.parts[0], asked.reference, ranking, targets)
+        confidences = hit_confidences(decision, asked.parts[0], asked.reference, ranking, targets)
         if confidences is not None:
             below = np.nextafter(decision.threshold, 0)
             confidences = np.where(struck, np.minimum(confidences, below), confidences)

@@ -13,17 +13,16 @@ from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.snapshot import Snapshot
-from nsfse_runtime.inference.confidence import decision_of
 from nsfse_runtime.inference.onnx_scorer import as_scorer
 from nsfse_runtime.retrieval.compose import Given, ask, stacked
 from nsfse_runtime.retrieval.query import Asked, GalleryId, Query, Reference, Upload
 from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, hits_of
-from nsfse_runtime.retrieval.text_warnings import notes_of, readings, tokenizer_of
+from nsfse_runtime.retrieval.text_warnings import notes_of, readings
 from nsfse_runtime.retrieval.timing import Clock
 from nsfse_runtime.search.first_stage import Search, Stage1
 from nsfse_runtime.search.on_device import MOST_PAIRS, shelf
-from nsfse_runtime.search.two_stage import Mask, Ranking, Rows, ordered, rerank_rows, score_rows, taken
-from nsfse_runtime.types import PairScores, Pixels, Scorer, TargetFeatures, grid_of, no_evidence
+from nsfse_runtime.search.two_stage import Ranking, ordered, rerank_rows, score_rows, taken
+from nsfse_runtime.types import Mask, PairScores, Pixels, Rows, Scorer, TargetFeatures, no_evidence
 
 if TYPE_CHECKING:
     from nsfse_runtime.inference.bundle import Bundle
@@ -56,8 +55,8 @@ class Retriever:
         there).
         """
         self._scorer, self.gallery = as_scorer(model), gallery
-        self._decision = decision_of(self._scorer)
-        self._reads = tokenizer_of(self._scorer)
+        self._info = self._scorer.info
+        self._reads = self._scorer.tokenizer
         gallery.check_model(self._scorer)
         self._shelf = shelf(self._scorer, resident)
         self._stage1 = Stage1(gallery.path, self._scorer.fingerprint, search)
@@ -139,7 +138,7 @@ class Retriever:
         return _Look(query, mask, images)
 
     def _check_least(self, query: Query) -> None:
-        if query.min_confidence > 0 and self._decision is None:
+        if query.min_confidence > 0 and self._info.confidence is None:
             raise UsageError(
                 "this model tells no confidence, which min_confidence needs: train it to its end and export it again, "
                 "or leave min_confidence at 0"
@@ -201,9 +200,9 @@ class Retriever:
 
         query = look.query
         deep = max(query.rerank, query.k) if query.rerank else 0
-        wanted = asked.pairs_scored(self._scorer, deep, len(snapshot))
+        wanted = asked.pairs_scored(self._info.mode, deep, len(snapshot))
         ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
-        grid = grid_of(self._scorer) if query.maps else None
+        grid = self._info.grid if query.maps else None
         texts = readings(self._reads, query.texts, query.negative_texts, asked)
         whole = all(text.whole for text in texts)
         hits = self._hits(snapshot, asked, ranking, fetch, grid, whole)
@@ -213,7 +212,7 @@ class Retriever:
         return Result(
             hits=kept,
             has_match=any(decided) if decided else None,
-            threshold=self._decision.threshold if self._decision and decided else None,
+            threshold=self._info.confidence.threshold if self._info.confidence and decided else None,
             timings_ms=clock.end(),
             grid=grid if kept else None,
             texts=texts,
@@ -264,7 +263,7 @@ class Retriever:
             # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
             found = score_rows(self._scorer, asked.all, ranking.rows, fetch) if asked.tokens else None
             pair = asked.combined(found) if found else no_evidence(ranking.scores)
-        decision = self._decision if asked.reference is not None and ranking.pair else None
+        decision = self._info.confidence if asked.reference is not None and ranking.pair else None
         targets = fetch(ranking.rows) if decision or grid else None
         return hits_of(snapshot.ids, snapshot.folder, asked, ranking, pair, decision, targets, grid, whole=whole)
 

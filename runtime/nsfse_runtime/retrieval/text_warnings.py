@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from nsfse_runtime.inference.tokenizer import Reading, Tokenizer
 from nsfse_runtime.retrieval.negation import negated, words_of
 from nsfse_runtime.retrieval.query import Asked
-from nsfse_runtime.types import Scorer
+from nsfse_runtime.types import Reading, TextReader
 
 # Unknown words of these say nothing of what is asked for: without them a text means the same.
 _FUNCTION_WORDS = words_of(
@@ -61,14 +60,8 @@ class TextReading(msgspec.Struct, frozen=True, kw_only=True):
         return not missing and not self.unread and self.ignored_negation is None
 
 
-def tokenizer_of(scorer: Scorer) -> Tokenizer | None:
-    """Return a scorer's `tokenizer`, an attribute that a scorer need not have."""
-    found: Tokenizer | None = getattr(scorer, "tokenizer", None)
-    return found
-
-
 def readings(
-    tokenizer: Tokenizer | None,
+    tokenizer: TextReader | None,
     texts: Sequence[str],
     negative_texts: Sequence[str],
     asked: Asked,
@@ -100,7 +93,7 @@ def notes_of(found: Iterable[TextReading], max_words: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def _unknown(tokenizer: Tokenizer, reading: Reading) -> tuple[UnknownWord, ...]:
+def _unknown(tokenizer: TextReader, reading: Reading) -> tuple[UnknownWord, ...]:
     return tuple(
         UnknownWord(word, None if word.lower() in _FUNCTION_WORDS else tokenizer.nearest(word), position)
         for word, position in zip(reading.unknown, reading.positions, strict=True)

@@ -8,7 +8,7 @@ one that is gone, twice, or with another score. How much it misses is measured w
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.extras import need
-from nsfse_runtime.search.two_stage import Rows, exact_search
-from nsfse_runtime.types import Floats
-
-if TYPE_CHECKING:
-    from nsfse_runtime.gallery.snapshot import Snapshot
+from nsfse_runtime.search.two_stage import exact_search
+from nsfse_runtime.types import Floats, Rows, VectorSet
 
 Marks = NDArray[np.uint64]
 LEAST = 1000
@@ -154,10 +151,10 @@ def _measured(index: Index, vectors: Floats, first: Rows, random: np.random.Gene
 class Candidates:
     """An index against one generation of the gallery: entries → its rows, and the rows that came later."""
 
-    def __init__(self, index: Index, snapshot: "Snapshot") -> None:
+    def __init__(self, index: Index, snapshot: VectorSet) -> None:
         self.index = index
-        place = np.minimum(np.searchsorted(index.marks, snapshot.marks), len(index.marks) - 1)
-        known = index.marks[place] == snapshot.marks
+        place = np.minimum(np.searchsorted(index.marks, snapshot.vector_keys), len(index.marks) - 1)
+        known = index.marks[place] == snapshot.vector_keys
         rows = np.flatnonzero(known)
         self._rows = rows[np.argsort(place[rows], kind="stable")]
         self._starts = np.searchsorted(place[self._rows], np.arange(len(index.marks) + 1))

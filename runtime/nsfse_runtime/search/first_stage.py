@@ -10,11 +10,10 @@ import numpy as np
 
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.extras import need
-from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.search import ann, int8
 from nsfse_runtime.search.int8 import Codes
-from nsfse_runtime.search.two_stage import Mask, Rows, best_of, exact_search
-from nsfse_runtime.types import Floats
+from nsfse_runtime.search.two_stage import best_of, exact_search
+from nsfse_runtime.types import Floats, Mask, Rows, VectorSet
 
 Search = Literal["auto", "exact", "ann"]
 """By an index above EXACT_UP_TO images where faiss is there, else exactly; always exactly; always by an index."""
@@ -41,7 +40,7 @@ class Stage1:
         self._candidates: ann.Candidates | None = None
         self._preparing = Lock()
 
-    def __call__(self, snapshot: Snapshot, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
+    def __call__(self, snapshot: VectorSet, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
         """Find the best `k` rows for `query` [d] that `mask` [N] allows, with their scores, as exact_search does.
 
         An index may miss some of them; filters, deletions and scores are exact with it, too.
@@ -56,7 +55,7 @@ class Stage1:
             return best_of(vectors, query, rows, k)
         return coded.search(query, k, mask) if coded else exact_search(vectors, query, k, mask)
 
-    def prepare_index(self, snapshot: Snapshot) -> ann.Index | None:
+    def prepare_index(self, snapshot: VectorSet) -> ann.Index | None:
         """Load, or build and save, the index for `snapshot` if this gallery is searched by one."""
         if self._search == "exact" or len(snapshot) < ann.LEAST:
             return None
@@ -66,13 +65,13 @@ class Stage1:
             self._index = ann.Index.load(self._path, self._fingerprint)
         dim = snapshot.vectors.shape[1]
         if self._index is None or self._index.facts.dim != dim or ann.Candidates(self._index, snapshot).stale:
-            self._index = ann.build(snapshot.vectors, snapshot.marks, self._fingerprint)
+            self._index = ann.build(snapshot.vectors, snapshot.vector_keys, self._fingerprint)
             # Where nothing may be written, each process builds its own.
             with suppress(OutputError):
                 self._index.save(self._path)
         return self._index
 
-    def _prepared(self, snapshot: Snapshot) -> tuple[Codes | None, ann.Candidates | None]:
+    def _prepared(self, snapshot: VectorSet) -> tuple[Codes | None, ann.Candidates | None]:
         """Return what this generation is searched with."""
         with self._preparing:
             if self._generation != snapshot.generation:
@@ -86,7 +85,7 @@ class Stage1:
                 self._codes = Codes(snapshot.vectors)
             return self._codes, self._candidates
 
-    def _coded(self, snapshot: Snapshot) -> bool:
+    def _coded(self, snapshot: VectorSet) -> bool:
         if self._candidates is not None or len(snapshot) < _CODES_FROM or snapshot.vectors.size > int8.MOST_BYTES:
             return False
         return find_spec("onnxruntime") is not None

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.inference.onnx_scorer import Session
-from nsfse_runtime.search.two_stage import Mask, Rows, best_of, exact_search, rounding, slack
-from nsfse_runtime.types import Floats
+from nsfse_runtime.search.two_stage import best_of, exact_search, rounding, slack
+from nsfse_runtime.types import Floats, Mask, Rows
 
 # Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63 fits, more would not.
 _LARGEST, _QUERY_LARGEST, _ZERO = 63, 127, 128

@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 
 from nsfse_runtime.errors import UsageError
-from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.inference.onnx_graphs import search_graph
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer, Session, on_device
 from nsfse_runtime.inference.region_codec import pack
-from nsfse_runtime.search.two_stage import Mask, Rows, best_first, slack, taken
-from nsfse_runtime.types import Floats, PairScores, QueryFeatures, TargetFeatures
+from nsfse_runtime.search.two_stage import best_first, slack, taken
+from nsfse_runtime.types import (
+    Floats,
+    Mask,
+    PairScores,
+    QueryFeatures,
+    RankingMode,
+    Rows,
+    Scorer,
+    TargetFeatures,
+    VectorSet,
+)
 
 MOST_REGIONS = 8 * 2**30
 """Bytes of regions that are kept on the device; a gallery with more keeps them in its file and sends K a query."""
@@ -43,14 +52,14 @@ class ResidentGallery:
     """One generation of a gallery in the memory of the scorer's place, its regions as the file has them."""
 
     def __init__(
-        self, snapshot: Snapshot, read: Callable[[Rows], TargetFeatures], scorer: OnnxScorer, most: int = MOST_REGIONS
+        self, snapshot: VectorSet, read: Callable[[Rows], TargetFeatures], scorer: OnnxScorer, most: int = MOST_REGIONS
     ) -> None:
         """Copy `snapshot` there; `read` gives the features of rows. Raises UsageError where it does not fit."""
         self.snapshot, self._read, self._scorer = snapshot, read, scorer
         manifest = scorer.bundle.manifest
         size = len(snapshot) * manifest.regions * (manifest.dim + 4)
         self._inputs = {"vectors": on_device(snapshot.vectors, scorer.place)}
-        if scorer.stages == "two" and size <= most:
+        if manifest.mode is RankingMode.TWO_STAGE and size <= most:
             self._inputs |= {name: on_device(value, scorer.place) for name, value in self._packed().items()}
         self._graph = Session(search_graph(regions="codes" in self._inputs), scorer.place)
 
@@ -103,7 +112,7 @@ class Shelf:
         self._scorer, self._loading = scorer, threading.Lock()
         self._kept: ResidentGallery | None = None
 
-    def gallery(self, snapshot: Snapshot, read: Callable[[Rows], TargetFeatures]) -> ResidentGallery:
+    def gallery(self, snapshot: VectorSet, read: Callable[[Rows], TargetFeatures]) -> ResidentGallery:
         """Return `snapshot` on the device, copied there when it is new; `read` gives the features of rows."""
         with self._loading:
             if self._kept is None or self._kept.snapshot is not snapshot:
@@ -112,7 +121,7 @@ class Shelf:
             return self._kept
 
 
-def shelf(scorer: object, asked: bool | None) -> Shelf | None:
+def shelf(scorer: Scorer, asked: bool | None) -> Shelf | None:
     """Return a shelf where a gallery is to lie with its scorer: as `asked`, by default on a GPU. Raises UsageError."""
     if not isinstance(scorer, OnnxScorer) or scorer.place.engines:
         if asked:

@@ -9,17 +9,10 @@ an index), `best_of` scores what is left, row by row and always in the same orde
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nsfse_runtime.types import Floats, PairScores, QueryFeatures, Scorer, TargetFeatures
-
-Rows = NDArray[np.intp]
-Mask = NDArray[np.bool_]
-Stages = Literal["one", "two", "all"]
-"""How a model ranks: by one vector; by it and then by pairs over the best; by pairs over everything."""
+from nsfse_runtime.types import Floats, Mask, PairScores, QueryFeatures, RankingMode, Rows, Scorer, TargetFeatures
 
 TIE = 1e-6
 """Scores tie with the best of them where they lie within TIE · max(1, its size) of it."""
@@ -45,13 +38,9 @@ class Ranking:
     mean: float
 
 
-def pairs_scored(scorer: Scorer, asked: int, images: int) -> int:
-    """Return how many candidates stage 2 looks at where `asked` are wanted: 0 or all for a scorer with such `stages`.
-
-    `stages` is an attribute that a scorer of two stages need not have.
-    """
-    stages: Stages = getattr(scorer, "stages", "two")
-    return {"one": 0, "two": asked, "all": images}[stages]
+def pairs_scored(mode: RankingMode, wanted: int, images: int) -> int:
+    """Return how many candidates stage 2 scores where `wanted` are to be re-ranked: by its mode none or all of them."""
+    return {RankingMode.ONE_STAGE: 0, RankingMode.TWO_STAGE: wanted, RankingMode.ALL_PAIRS: images}[mode]
 
 
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:

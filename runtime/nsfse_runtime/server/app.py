@@ -247,7 +247,7 @@ class Service:
         return _json(
             m.InfoReply(
                 version=self.version,
-                device=first.model.device,
+                device=first.model.info.device,
                 galleries=facts,
                 limits=limits,
                 suggestions=first.suggestions(),

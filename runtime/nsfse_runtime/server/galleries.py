@@ -107,7 +107,7 @@ class Served:
             fingerprint=self.model.fingerprint,
             trained_on=_source(manifest.trained_on),
             precision=manifest.precision,
-            has_confidence=self.model.decision is not None,
+            has_confidence=self.model.info.confidence is not None,
             max_words=manifest.max_words,
             grid=manifest.grid,
         )

@@ -43,7 +43,7 @@ class Shown:
             same = snapshot.same(name)
             if same is None:
                 raise _no_image(served, name)
-            folder, content = Path(snapshot.folder), int(snapshot.marks[snapshot.row(same)])
+            folder, content = Path(snapshot.folder), int(snapshot.vector_keys[snapshot.row(same)])
         name = same
         self._path, self._side = own_file(folder, name), side
         try:

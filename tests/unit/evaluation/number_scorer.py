@@ -4,6 +4,7 @@ import numpy as np
 
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from tests.galleries import PLAIN_INFO
 
 
 class NumberScorer:
@@ -14,6 +15,8 @@ class NumberScorer:
 
     fingerprint = "numbers"
     image_size = (2, 3)
+    info = PLAIN_INFO
+    tokenizer = None
 
     def __init__(self, count=16):
         self.count = count

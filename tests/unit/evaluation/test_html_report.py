@@ -145,7 +145,7 @@ def test_the_page_holds_all_and_loads_nothing(ranked, scorer, tmp_path):
         for kind, scores in result.scores["kinds"].items():
             row = re.search(f'<th scope="row">{kind}</th><td>{scores["queries"]}</td><td>([\\d.]+)<', bare)
             assert row and row[1] == f"{scores['R@1']:.1f}"
-    assert bare.count('role="img"') == 2 and f"t = {scorer.boundaries.cross:.2f}" in bare
+    assert bare.count('role="img"') == 2 and f"t = {scorer.info.boundaries.cross:.2f}" in bare
     assert "no mean: 2 of 3 categories (no dress)" in bare and "bare is not scored: no list names it" in bare
     assert f"<dt>phrasing sensitivity, P@10</dt><dd>{first.scores['phrasing_sensitivity_P@10']:.1f}" in bare
     texts = {"count": 4, "with_unknown_word": 1, "longer_than_read": 2, "words_read": 24}

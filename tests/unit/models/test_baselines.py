@@ -19,6 +19,7 @@ from nsfse.training.dataloader import Batch
 from nsfse.training.loop import train
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.search.two_stage import rank
+from nsfse_runtime.types import RankingMode
 
 SMALL = [
     'data.source="drawn"',
@@ -153,10 +154,11 @@ def test_the_ranking_is_that_of_the_score(runs, name):
     scorer = TorchScorer(checkpoint.model, checkpoint.tokenizer)
     gallery = scorer.encode_images(np.random.default_rng(0).integers(0, 256, (30, 32, 48, 3), dtype=np.uint8))
     (query,) = scorer.compose(gallery.take([3]), ["make it red"])
-    assert query.tokens == () and scorer.stages == ("all" if name == "artemis" else "one")
+    expected = RankingMode.ALL_PAIRS if name == "artemis" else RankingMode.ONE_STAGE
+    assert query.tokens == () and scorer.info.mode is expected
     every = scorer.score_pairs(query, gallery)
     assert every.score.shape == (30,) and every.word_scores.shape == (30, 0)
-    depth = {"all": 30, "one": 0}[scorer.stages]
+    depth = {RankingMode.ALL_PAIRS: 30, RankingMode.ONE_STAGE: 0}[scorer.info.mode]
     found = rank(scorer, query, gallery.vectors, gallery.take, 10, depth)
     np.testing.assert_array_equal(found.rows, np.argsort(-every.score, kind="stable")[:10])
 

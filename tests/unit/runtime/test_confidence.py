@@ -1,6 +1,7 @@
 """Match or no match: what is known of a hit, how confident that makes, and what a query says and leaves out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,11 +11,12 @@ import pytest
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.inference.bundle import FILES, Manifest, write_manifest
-from nsfse_runtime.inference.confidence import FEATURES, Decision, hit_features, logistic, products
+from nsfse_runtime.inference.confidence import FEATURES, Decision, logistic, products
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.retrieval.hit_features import hit_confidences, hit_features
 from nsfse_runtime.search.two_stage import Ranking, rank
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
-from tests.galleries import ColourScorer, save_images
+from tests.galleries import PLAIN_INFO, ColourScorer, save_images
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bundle"
 COUNT = len(FEATURES)
@@ -55,7 +57,7 @@ def test_the_features_by_hand() -> None:
     views = [[0.4 * 0.5 + 0.5 * 0.1, 0.7 * 2], [1.2 * 0.5 + 1.3 * 0.1, 1.5 * 2]]
     np.testing.assert_allclose(found, np.concatenate([by_hand, views], 1), atol=1e-6)
     expected = [1 / (1 + math.exp(2 - np.dot(WEIGHTS, (np.array(row) - 0.1) / 2))) for row in by_hand]
-    np.testing.assert_allclose(DECISION.confidences(query, reference, ranking, hits), expected, atol=1e-6)
+    np.testing.assert_allclose(hit_confidences(DECISION, query, reference, ranking, hits), expected, atol=1e-6)
 
 
 def test_products_count_and_what_lies_far_out_does_not() -> None:
@@ -106,10 +108,6 @@ def test_a_ranking_keeps_what_the_features_need(k: int) -> None:
     assert hit_features(query, reference, found, images.take(found.rows), 1) is None
 
 
-class DecidedScorer(ColourScorer):
-    decision: Decision | None = DECISION
-
-
 @pytest.fixture
 def gallery(tmp_path: Path) -> Gallery:
     save_images(tmp_path / "photos", 30)
@@ -119,8 +117,8 @@ def gallery(tmp_path: Path) -> Gallery:
 
 
 def retriever(gallery: Gallery, threshold: float = DECISION.threshold) -> Retriever:
-    scorer = DecidedScorer()
-    scorer.decision = msgspec.structs.replace(DECISION, threshold=threshold)
+    scorer = ColourScorer()
+    scorer.info = replace(PLAIN_INFO, confidence=msgspec.structs.replace(DECISION, threshold=threshold))
     return Retriever(scorer, gallery)
 
 
@@ -135,7 +133,7 @@ def test_hits_have_the_confidence_of_their_features(gallery: Gallery) -> None:
         return gallery.targets(rows)
 
     ranking = rank(scorer, query, gallery.vectors(), fetch, 6, 20, mask)
-    expected = DECISION.confidences(query, image.vectors[0], ranking, fetch(ranking.rows))
+    expected = hit_confidences(DECISION, query, image.vectors[0], ranking, fetch(ranking.rows))
     np.testing.assert_allclose([hit.confidence for hit in result.hits], expected, atol=1e-5)
     assert [hit.is_match for hit in result.hits] == [confidence >= DECISION.threshold for confidence in expected]
 
@@ -193,7 +191,7 @@ def bundle_of(folder: Path, decision: dict) -> Bundle:
 
 def test_a_bundle_carries_its_decision(tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path, msgspec.to_builtins(DECISION))
-    assert OnnxScorer(bundle).decision == Decision.of(bundle.manifest) == DECISION
+    assert OnnxScorer(bundle).info.confidence == Decision.of(bundle.manifest) == DECISION
 
 
 MORE_VIEWS = {"centre": [0.0] * 11, "spread": [1.0] * 11, "weights": [0.0] * 77}
@@ -209,4 +207,4 @@ def test_a_decision_that_cannot_be_read_is_named(tmp_path: Path, change: dict) -
 def test_a_bundle_without_a_decision_still_opens(tmp_path: Path) -> None:
     assert Decision.of(bundle_of(tmp_path, {}).manifest) is None
     if GOLDEN.exists():
-        assert OnnxScorer(Bundle.open(GOLDEN)).decision is None
+        assert OnnxScorer(Bundle.open(GOLDEN)).info.confidence is None

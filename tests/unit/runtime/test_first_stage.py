@@ -22,14 +22,14 @@ class Rows:
     """What stage 1 sees of a snapshot."""
 
     vectors: np.ndarray
-    marks: np.ndarray
+    vector_keys: np.ndarray
     generation: int = 1
 
     def __len__(self) -> int:
-        return len(self.marks)
+        return len(self.vector_keys)
 
     def take(self, rows: np.ndarray, generation: int) -> "Rows":
-        return Rows(self.vectors[rows], self.marks[rows], generation)
+        return Rows(self.vectors[rows], self.vector_keys[rows], generation)
 
 
 @pytest.fixture(scope="module")

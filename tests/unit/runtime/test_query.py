@@ -15,7 +15,7 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.compose import Given, ask, imagined, joined
 from nsfse_runtime.retrieval.query import Asked, like_all, word_maps
 from nsfse_runtime.search.two_stage import exact_search
-from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from nsfse_runtime.types import ModelInfo, PairScores, QueryFeatures, RankingMode, TargetFeatures
 from tests.galleries import DIM, REGIONS, ColourScorer, save_images
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -220,7 +220,9 @@ def test_every_text_must_be_over_the_boundary_for_a_match(bundle: Bundle, galler
 class Gridded(OnnxScorer):
     """The golden bundle, whose manifest is older than views, with the grid that it has."""
 
-    grid = (2, 3)
+    @property
+    def info(self) -> ModelInfo:
+        return replace(super().info, grid=(2, 3))
 
 
 def test_a_map_is_the_correspondence_less_what_looks_like_the_corners() -> None:
@@ -258,7 +260,7 @@ def test_a_grid_is_told_by_the_cells_that_make_squares(bundle: Bundle) -> None:
         grid((128, 128), 19) is None
         and grid((128, 128), 6) is None
         and grid((128, 128), 4) is None
-        and grid((128, 128), 20, stages=1) is None
+        and grid((128, 128), 20, mode=RankingMode.ONE_STAGE) is None
     )
     assert structs.replace(bundle.manifest, image_size=(128, 128), regions=16, head={}).grid == (4, 4)
 

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from nsfse_runtime.errors import UsageError
 from nsfse_runtime.gallery import reader, sync
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.types import Pixels, TargetFeatures
-from tests.galleries import ColourScorer, save_images
+from tests.galleries import PLAIN_INFO, ColourScorer, save_images
 
 
 def test_the_next_batch_is_decoded_while_one_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +54,7 @@ def test_a_sync_tells_its_device_and_speed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sync, "time", SimpleNamespace(perf_counter=lambda: next(seconds), time_ns=time.time_ns))
     save_images(tmp_path / "photos", 12)
     scorer = ColourScorer()
-    scorer.device = "cuda"
+    scorer.info = replace(PLAIN_INFO, device="cuda")
     gallery = Gallery.open(tmp_path / "g", scorer, create=True)
     report = gallery.sync(tmp_path / "photos", workers=3, batch=5)
     assert (report.device, report.workers, report.batch, report.ann) == ("cuda", 3, 5, None)

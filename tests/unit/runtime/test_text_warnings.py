@@ -185,8 +185,8 @@ def test_negations_and_what_they_negate(text, phrase):
 class Sure(Decision, frozen=True):
     """A decision that is certain of everything."""
 
-    def confidences(self, query, reference, ranking, targets):
-        return np.full(len(ranking.pair.score), 1.0)
+    def confidence(self, features):
+        return np.full(len(features), 1.0)
 
 
 @pytest.mark.parametrize("decided", [True, False])

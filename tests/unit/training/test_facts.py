@@ -20,6 +20,7 @@ from nsfse.training.loop import train
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.inference.tokenizer import Tokenizer
+from nsfse_runtime.types import RankingMode
 
 TINY = [
     "data.options.level=easy",
@@ -183,7 +184,7 @@ def test_a_run_by_facts_is_saved_resumed_and_opened(tmp_path):
     assert not train(config, tmp_path / "b").interrupted
     states = [load_checkpoint(tmp_path / name).model.state_dict() for name in "ab"]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert open_scorer(tmp_path / "a").stages == "one"
+    assert open_scorer(tmp_path / "a").info.mode is RankingMode.ONE_STAGE
 
 
 def test_nsfse_takes_no_facts_of_baselines():
