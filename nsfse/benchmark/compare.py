@@ -27,9 +27,9 @@ from nsfse.models.torch_scorer import TorchScorer, open_scorer
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.loop import train
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.output_files import check_folder
-from nsfse_runtime.types import SCHEMA_VERSION
 
 SPLITS = ("test", "val")
 """Where a protocol is looked for: validation only where the data set has no test queries of it."""

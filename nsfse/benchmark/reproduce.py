@@ -12,8 +12,8 @@ from nsfse.config import Config, load_config
 from nsfse.data import Source
 from nsfse.data.registry import open_source
 from nsfse.progress import print_status, stages_bar, training_bar
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
-from nsfse_runtime.types import SCHEMA_VERSION
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))

@@ -14,8 +14,8 @@ from typing import Any
 
 import nsfse
 from nsfse.config import AMP_VARIABLE
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.types import SCHEMA_VERSION
 
 PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.types import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery

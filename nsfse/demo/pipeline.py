@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from nsfse.demo.contact_sheet import look
 from nsfse.progress import indexing_bar, print_status, stages_bar, training_bar
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.output_files import check_folder
-from nsfse_runtime.types import SCHEMA_VERSION
 
 PRESET = "drawn-easy"
 PROTOCOL = "drawn"

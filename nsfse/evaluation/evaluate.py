@@ -23,9 +23,10 @@ from nsfse.evaluation.notices import left_out_line
 from nsfse.evaluation.query_counts import left_out, odd_queries, scorable_queries, text_counts, unlisted
 from nsfse.evaluation.ranker import MODES, Mode, ProtocolRanker
 from nsfse.evaluation.scores import ProtocolResult, QueryRanking, category_means, score_rankings, split_category
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import DataError, UsageError
 from nsfse_runtime.search.two_stage import pairs_scored
-from nsfse_runtime.types import SCHEMA_VERSION, Scorer
+from nsfse_runtime.types import Scorer
 
 __all__ = [
     "MODES",

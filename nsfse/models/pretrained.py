@@ -45,7 +45,7 @@ def settle(config: Config) -> Config:
 
         if model.glove:
             raise DataError("model.glove: CLIP has its own words; leave it empty")
-        model = msgspec.structs.replace(model, clip=read_shapes(model))
+        model = msgspec.structs.replace(model, clip_config=read_shapes(model))
         train = msgspec.structs.replace(train, word_dropout=0.0)
     if is_frozen(config):
         train = msgspec.structs.replace(train, augment=0.0)

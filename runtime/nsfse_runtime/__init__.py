@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # ONNX Runtime's own builds report to their maker, over the network, unless they are told not to before they start.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+SCHEMA_VERSION = 2
+"""Version of all JSON that commands and servers print (docs/json.md)."""
+
 _HOMES = {
     "Bundle": "inference.bundle",
     "Gallery": "gallery.gallery",

@@ -15,9 +15,6 @@ Pixels = NDArray[np.uint8]
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-SCHEMA_VERSION = 2
-"""Of all JSON that commands and servers print (docs/json.md)."""
-
 
 class RankingMode(IntEnum):
     """How a model ranks a gallery; the value is what a bundle's manifest holds as `stages`."""

@@ -36,7 +36,7 @@ if not BROWSER and os.environ.get("CI") == "true":
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no chromium and chromedriver on this machine")
 
 HOSTILE = "'><img src=x onerror=\"document.body.id='caught'\"><b>.png"
-COLUMNS = ("reference_ids", "category", "colour", "pattern", "length", "detail")
+COLUMNS = ("id", "category", "colour", "pattern", "length", "detail")
 DROP = """
 const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
 const dataTransfer = new DataTransfer();

@@ -35,11 +35,11 @@ from nsfse_export.benchmark.scaling import bulk, cold, growth
 from nsfse_export.benchmark.timing import Act, interleaved, machine, quantiles, ratios
 from nsfse_export.export import export_bundle
 from nsfse_export.precision_gate import reduce_bundle
-from nsfse_runtime import Bundle, Gallery, Retriever
+from nsfse_runtime import SCHEMA_VERSION, Bundle, Gallery, Retriever
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.onnx_scorer import cpu_threads
-from nsfse_runtime.types import SCHEMA_VERSION, RankingMode
+from nsfse_runtime.types import RankingMode
 
 CANDIDATES, PAIR_WORDS = 100, 12
 

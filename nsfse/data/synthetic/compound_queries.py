@@ -16,7 +16,7 @@ from nsfse.data.synthetic.edits import DETAILS, PATTERN_NOUNS, Option, options, 
 from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, Allowed, Cluster, Codes, Stock
 from nsfse.data.text.templates import Edit
 
-PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "negative_images": ("has", "open", "image")}
+PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "minus": ("has", "open", "image")}
 """Parts, each with its kinds of question."""
 _CATEGORY = ATTRIBUTES.index("category")
 _FREE = tuple(ATTRIBUTES.index(name) for name in FREE_WITH_CATEGORY)
@@ -41,7 +41,7 @@ class Question:
 
 def questions(stock: Stock, part: str, wanted: int, rng: np.random.Generator) -> Iterator[Question]:
     """Yield questions of a part in a random order, of each kind more than `wanted` where the stock has them."""
-    ask = {"two-references": _two_references, "several-edits": _several_edits, "negative_images": _minus}[part]
+    ask = {"two-references": _two_references, "several-edits": _several_edits, "minus": _minus}[part]
     most = -(-2 * wanted // len(stock.clusters))
     for at in rng.permutation(len(stock.clusters)).tolist():
         cluster, left = stock.clusters[at], dict.fromkeys(PARTS[part], most)

@@ -6,11 +6,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.retrieval.hit_features import hit_confidences
 from nsfse_runtime.retrieval.query import Asked
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import SCHEMA_VERSION, ConfidenceModel, PairScores, TargetFeatures
+from nsfse_runtime.types import ConfidenceModel, PairScores, TargetFeatures
 
 
 class WordEvidence(msgspec.Struct, frozen=True):

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.results import WordEvidence
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.server.errors import Failure
-from nsfse_runtime.types import SCHEMA_VERSION
 
 MOST_HITS, MOST_PAIRS, MOST_PARTS, MOST_QUERIES, MOST_LISTED = 100, 500, 8, 16, 200
 MOST_VALUES = 50

@@ -319,7 +319,7 @@ def test_true_and_false_mean_what_they_did(tmp_path, old, new):
     )
     assert load_config(overrides=[f"train.bf16_autocast={str(old).lower()}"]).train.bf16_autocast == new
     file = tmp_path / "old.toml"
-    file.write_text(f"[train]\namp = {str(old).lower()}\n")
+    file.write_text(f"[train]\nbf16_autocast = {str(old).lower()}\n")
     assert load_config(file=file).train.bf16_autocast == new
 
 
@@ -395,11 +395,13 @@ def test_a_run_that_died_goes_on_to_the_same_weights(tmp_path, accumulate):
 
 
 def test_a_run_of_before_continues(tmp_path):
-    """Its config.json says "amp": true."""
+    """Its config.json is of format 1 and says "amp": true."""
     settings, run = [*TOY, "train.epochs=1"], tmp_path / "run"
     train(load_config(overrides=settings), run, steps=1)
     header = json.loads((run / "config.json").read_text())
-    assert header["config"]["train"]["amp"] == "auto"
+    assert header["config"]["train"]["bf16_autocast"] == "auto"
+    header["format"] = 1
+    del header["config"]["train"]["bf16_autocast"]
     header["config"]["train"]["amp"] = True
     (run / "config.json").write_text(json.dumps(header))
     seen = []

@@ -134,7 +134,7 @@ def test_with_small_cells_the_trunk_ends_at_its_fifth_stage(narrow):
     same_features(unfolded_tensors(), (32, 48), cell=16, stages=5, width=176)
     small = ('model.backbone="efficientnet-lite0"', "model.stride=16", "model.image_size=[32,48]")
     vectors, regions = NSFSE(settings(*small).model, 20).eval().encode_images(random_images(2, (32, 48)))
-    assert vectors.shape == (2, 16) and regions.shape[1] == 6 + settings().model.views
+    assert vectors.shape == (2, 16) and regions.shape[1] == 6 + settings().model.global_tokens
     with pytest.raises(DataError, match=r"model\.cell: 16; for resnet50 it is 32"):
         NSFSE(settings('model.backbone="resnet50"', "model.stride=16", "model.image_size=[32,48]").model, 20)
     with pytest.raises(DataError, match=r"model\.cell: 8; for efficientnet-lite0 it is 32 or 16"):
@@ -189,8 +189,8 @@ def test_images_become_unit_vectors_and_a_region_per_cell(narrow):
     for backbone in ("resnet50", "efficientnet-lite0"):
         model = NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,96]").model, 20).eval()
         vectors, regions = model.encode_images(random_images(3, (64, 96)))
-        assert vectors.shape == (3, 16) and regions.shape == (3, 6 + model.config.views, 16)
-        torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + model.config.views))
+        assert vectors.shape == (3, 16) and regions.shape == (3, 6 + model.config.global_tokens, 16)
+        torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + model.config.global_tokens))
         torch.testing.assert_close(model.encode_images(random_images(3, (64, 96))[1:2])[1], regions[1:2])
         with pytest.raises(DataError, match="multiples of 32"):
             NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,80]").model, 20)
@@ -403,7 +403,7 @@ def test_clip_starts_as_the_clip_of_transformers(clip_model, clip_folder):
     images = clip.get_image_features(((pixels.permute(0, 3, 1, 2) / 255.0) - mean) / std).pooler_output
     vectors, regions = model.encode_images(pixels)
     torch.testing.assert_close(vectors, F.normalize(images, dim=-1))
-    assert regions.shape == (3, 4 + model.config.views, 24)
+    assert regions.shape == (3, 4 + model.config.global_tokens, 24)
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(clip_folder / "tokenizer.json"), pad_token="<|endoftext|>")
     texts = clip.get_text_features(**theirs(TEXTS, padding=True, return_tensors="pt")).pooler_output
     ids, mask = (torch.from_numpy(array) for array in tokenizer.encode(TEXTS))

@@ -172,7 +172,7 @@ def test_words_that_are_not_read_are_told_with_every_answer(server):
     first, second, minus = reply["texts"]
     assert [(word["word"], word["nearest"], word["position"]) for word in first["unknown"]] == [("redd", "red", 2)]
     assert second["unread"] == ["red", "red"] and second["words"] == most and not second["unknown"]
-    assert minus["minus"] and [word["nearest"] for word in minus["unknown"]] == ["blue"]
+    assert minus["negative"] and [word["nearest"] for word in minus["unknown"]] == ["blue"]
     assert reply["notes"][:2] == [
         "unknown word: redd; did you mean red?",
         f"not read, after the first {most} words: red red",

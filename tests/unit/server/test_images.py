@@ -276,7 +276,7 @@ STRINGS = [
 ]
 
 
-@pytest.mark.parametrize("texts", STRINGS)
+@pytest.mark.parametrize("text", STRINGS)
 def test_strings_that_break_software_break_nothing(shop, text):
     name = "shelf00/item0001.png"
     for fields in (

@@ -62,9 +62,9 @@ def test_evidence_and_asking_words_to_the_number():
     found = model.fact_losses(*tensors((words, vectors, sentence, ids, named, fulfils)))
     mapped = []
     for part, rows in (
-        (model.attribute_supervision.word, words),
-        (model.attribute_supervision.image, vectors),
-        (model.attribute_supervision.sentence, sentence),
+        (model.facts.word, words),
+        (model.facts.image, vectors),
+        (model.facts.sentence, sentence),
     ):
         mapped.append(unit(rows @ part.weight.detach().numpy().T + part.bias.detach().numpy()))
     w, g, s = mapped
