@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
@@ -28,7 +27,7 @@ from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.loop import train
 from nsfse_export import export_bundle
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.store import connect_writer
+from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.inference.bundle import CARD, MANIFEST, Bundle
 
 COUNT, SIDE, QUALITY = 2000, 160, 80
@@ -119,10 +118,9 @@ def index(bundle: Path, images: Path, table: Path, file: Path) -> None:
         os.utime(image, ns=(WRITTEN_NS, WRITTEN_NS))
     with Gallery.open(file, Bundle.open(bundle), create=True) as gallery:
         gallery.sync(images, metadata=table)
-    with closing(connect_writer(file)) as connection:
-        connection.execute("UPDATE meta SET value = '' WHERE key IN ('folder', 'bundle')")
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("VACUUM")
+    with GalleryStore.open_writer(file) as store:
+        store.write_meta({"folder": "", "bundle": ""})
+        store.compact()
 
 
 def check(made: Mapping[Path, Path], scores: Mapping[str, Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search.first_stage import Search
 
 if TYPE_CHECKING:
-    from nsfse_runtime.gallery.sync import SyncReport
+    from nsfse_runtime.gallery.report import SyncReport
     from nsfse_runtime.server.app import Service
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsfse_runtime.gallery.sync import SyncProgress
+    from nsfse_runtime.gallery.report import SyncProgress
 
 Advance = Callable[[int, int, str], None]
 """Called with (done, total, note); cheap, so that it can be called for each step."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nsfse_runtime.gallery import sync
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.reader import Read
+from nsfse_runtime.gallery.reader import ReadResult
+from nsfse_runtime.gallery.report import SyncProgress
 from nsfse_runtime.types import Pixels, TargetFeatures
 from tests.galleries import ColourScorer
 
@@ -21,13 +22,13 @@ class SlowScorer(ColourScorer):
 class EarlySync(sync._Sync):
     """The null control: a store that reports before it commits, and then waits for a line of stdin."""
 
-    def commit(self, reads: list[Read]) -> None:
-        say(sync.SyncProgress(0, 0, tuple(read.name for read in reads)))
+    def commit(self, reads: list[ReadResult]) -> None:
+        say(SyncProgress(0, 0, tuple(read.name for read in reads)))
         sys.stdin.readline()
         super().commit(reads)
 
 
-def say(progress: sync.SyncProgress) -> None:
+def say(progress: SyncProgress) -> None:
     if progress.ids:
         os.write(1, ("\t".join(progress.ids) + "\n").encode())
 

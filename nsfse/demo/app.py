@@ -9,7 +9,7 @@ import sys
 import threading
 import webbrowser
 import zlib
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
@@ -123,8 +123,8 @@ def _copy_gallery(folder: Path) -> None:
 
 
 def _tell_bundle(gallery: Path) -> None:
-    with store.translated(gallery), closing(store.connect_writer(gallery)) as connection:
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'bundle'", (str(BUNDLE),))
+    with store.GalleryStore.open_writer(gallery) as opened:
+        opened.write_meta({"bundle": str(BUNDLE)})
 
 
 def unpack(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count, islice
@@ -23,11 +23,8 @@ from nsfse.models.nsfse import NSFSE
 from nsfse.models.torch_scorer import TorchScorer
 from nsfse_runtime.errors import ImageError, UsageError
 from nsfse_runtime.gallery import store
-from nsfse_runtime.gallery.snapshot import content_crc, item_crc, regions_crc
-from nsfse_runtime.gallery.store import FORMAT_VERSION
 from nsfse_runtime.images.decode import decode_image
 from nsfse_runtime.inference.bundle import TOKENIZER, Bundle
-from nsfse_runtime.inference.region_codec import to_bytes
 from nsfse_runtime.types import Floats, Scorer, TargetFeatures
 
 TEXT = "make it red"
@@ -146,25 +143,15 @@ def made_gallery(path: Path, bundle: Bundle, size: int) -> Path:
     vectors = clustered(size, manifest.dim, random)
     regions = random.standard_normal((_BLOBS, manifest.regions, manifest.dim)).astype(np.float32)
     regions /= np.linalg.norm(regions, axis=-1, keepdims=True)
-    blobs = [to_bytes(each, FORMAT_VERSION) for each in regions]
     store.create(path, bundle.fingerprint, str(bundle.path.absolute()))
-    with closing(store.connect_writer(path)) as connection, store.transaction(connection):
-        connection.executemany("INSERT INTO contents VALUES (?, ?, ?, ?)", _contents(vectors))
-        kept = ((key, blobs[key % _BLOBS]) for key in range(size))
-        rows = ((key, blob, regions_crc(key, blob)) for key, blob in kept)
-        connection.executemany("INSERT INTO regions VALUES (?, ?, ?)", rows)
-        named = ((name_of(key), key) for key in range(size))
-        items = ((name, key, 0, 0, "{}", item_crc(name, key, "{}")) for name, key in named)
-        connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", items)
-        facts = {"dim": manifest.dim, "regions": manifest.regions, "generation": 1}
-        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+    with store.GalleryStore.open_writer(path) as gallery, gallery.writing():
+        encoded = [gallery.encode_regions(rows) for rows in regions]
+        for number, vector in enumerate(vectors):
+            content = gallery.put_content(number.to_bytes(32, "big"), vector, encoded[number % _BLOBS])
+            gallery.put_item(name_of(number), content, (0, 0), "{}")
+        gallery.write_meta({"dim": manifest.dim, "regions": manifest.regions})
+        gallery.advance()
     return path
-
-
-def _contents(vectors: Floats) -> Iterator[tuple[int, bytes, bytes, int]]:
-    for key, vector in enumerate(vectors):
-        sha256, blob = key.to_bytes(32, "big"), vector.astype("<f4").tobytes()
-        yield key, sha256, blob, content_crc(sha256, blob)
 
 
 def name_of(key: int) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from nsfse_runtime.errors import NotFoundError, OutputError, UsageError, VersionError
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.snapshot import Snapshot
-from nsfse_runtime.gallery.store import translated
+from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.types import Floats, Scorer, TargetFeatures
 
 if TYPE_CHECKING:
-    from nsfse_runtime.gallery.sync import SyncProgress, SyncReport
+    from nsfse_runtime.gallery.report import SyncProgress, SyncReport
 
 
 class Gallery:
@@ -35,7 +34,7 @@ class Gallery:
         self._snapshot: Snapshot | None = None
         self._loading = threading.Lock()
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._stores: list[GalleryStore] = []
 
     @classmethod
     def open(
@@ -86,35 +85,30 @@ class Gallery:
         """Close the file; a later use opens it again."""
         with self._loading:
             self._local = threading.local()
-            while self._connections:
-                self._connections.pop().close()
+            while self._stores:
+                self._stores.pop().close()
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = store.connect_reader(self.path)
+    def _store(self) -> GalleryStore:
+        """Return this thread's own connection."""
+        own: GalleryStore | None = getattr(self._local, "store", None)
+        if own is None:
+            own = self._local.store = GalleryStore.open_reader(self.path)
             with self._loading:
-                self._connections.append(connection)
-        return connection
+                self._stores.append(own)
+        return own
 
     @contextmanager
     def reading(self) -> Iterator[Snapshot]:
         """Hold the newest generation whole, whatever a writer commits meanwhile: for a search and its regions."""
-        with translated(self.path):
-            connection = self._connection()
-            if connection.in_transaction:
-                raise RuntimeError("reading() within reading()")
-            connection.execute("BEGIN")
-            try:
-                yield self._newest(connection)
-            finally:
-                connection.execute("COMMIT")
+        own = self._store()
+        with own.reading():
+            yield self._newest(own)
 
-    def _newest(self, connection: sqlite3.Connection) -> Snapshot:
-        generation = self._meta(connection, "generation")
+    def _newest(self, own: GalleryStore) -> Snapshot:
+        generation = own.generation
         with self._loading:
             if self._snapshot is None or self._snapshot.generation != generation:
-                self._snapshot = Snapshot(self.path, connection)
+                self._snapshot = Snapshot(self.path, own)
             return self._snapshot
 
     def refresh(self) -> None:
@@ -145,8 +139,7 @@ class Gallery:
 
     def targets(self, rows: Sequence[int] | NDArray[np.intp], snapshot: Snapshot | None = None) -> TargetFeatures:
         """Return the features of `rows` [K]. Raises InputError when they were changed since they were read."""
-        with translated(self.path):
-            return (snapshot or self.snapshot).targets(self._connection(), rows)
+        return (snapshot or self.snapshot).targets(self._store(), rows)
 
     def row(self, name: str) -> int:
         """Return the row of an id, or of the only image called `name` but for folder and suffix.
@@ -174,61 +167,54 @@ class Gallery:
 
         snapshot = snapshot or self.snapshot
         path = Path(snapshot.folder, snapshot.ids[row])
-        query = "SELECT size, mtime_ns, sha256 FROM items JOIN contents ON key = content WHERE id = ?"
-        with translated(self.path):
-            found = self._connection().execute(query, (snapshot.ids[row],)).fetchone()
+        recorded = self._store().read_file(snapshot.ids[row])
         try:
             status = path.stat()
         except OSError:
             return False
-        if found is None or found[0] != status.st_size:
+        if recorded is None:
             return False
-        return bool(found[1] == status.st_mtime_ns or found[2] == content_hash(path))
+        (size, mtime_ns), sha256 = recorded
+        return size == status.st_size and (mtime_ns == status.st_mtime_ns or sha256 == content_hash(path))
 
     def copies(self, sha256: bytes, snapshot: Snapshot) -> NDArray[np.intp]:
         """Return the rows of the images whose files have this SHA-256."""
-        with translated(self.path):
-            return snapshot.rows_of(self._connection(), sha256)
+        return snapshot.rows_of(self._store(), sha256)
 
     @property
     def fingerprint(self) -> str:
         """Identify the model whose features these are."""
-        return str(self._read_meta("fingerprint"))
+        return self._store().read_meta("fingerprint")
 
     @property
     def bundle_path(self) -> Path | None:
         """Return where the gallery's bundle lay when it was made, if it came from one."""
-        path = self._read_meta("bundle")
-        return Path(str(path)) if path else None
+        path = self._store().read_meta("bundle")
+        return Path(path) if path else None
 
     def info(self) -> dict[str, Any]:
         """Return what `nsfse info` shows, without loading the features."""
-        with translated(self.path):
-            connection = self._connection()
-            meta = dict(connection.execute("SELECT key, value FROM meta"))
-            failed, distinct = (
-                connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("failures", "contents")
-            )
-            return {
-                "path": str(self.path),
-                "format_version": store.format_of(connection),
-                "images": meta["items"],
-                "distinct": distinct,
-                "failed": failed,
-                "dim": meta.get("dim"),
-                "regions": meta.get("regions"),
-                "folder": meta["folder"],
-                "exclude": json.loads(meta.get("exclude", "[]")),
-                "bundle": meta["bundle"],
-                "fingerprint": meta["fingerprint"],
-                "generation": meta["generation"],
-                "bytes": self.path.stat().st_size,
-            }
+        own = self._store()
+        meta = own.meta()
+        return {
+            "path": str(self.path),
+            "format_version": own.format_version,
+            "images": meta["items"],
+            "distinct": own.count("contents"),
+            "failed": own.count("failures"),
+            "dim": meta.get("dim"),
+            "regions": meta.get("regions"),
+            "folder": meta["folder"],
+            "exclude": json.loads(meta.get("exclude", "[]")),
+            "bundle": meta["bundle"],
+            "fingerprint": meta["fingerprint"],
+            "generation": meta["generation"],
+            "bytes": self.path.stat().st_size,
+        }
 
     def failures(self) -> list[tuple[str, str]]:
         """Return the files that were refused, with the reason, as the last sync left them."""
-        with translated(self.path):
-            return self._connection().execute("SELECT id, reason FROM failures ORDER BY id").fetchall()
+        return self._store().read_failures()
 
     def sync(
         self,
@@ -261,7 +247,7 @@ class Gallery:
         if model is None:
             raise UsageError(f"{self.path} was opened without a bundle; open it with one to index")
         self.check_model(model)
-        if any(each is not None and each < 1 for each in (batch, workers)):
+        if any(count is not None and count < 1 for count in (batch, workers)):
             raise UsageError(f"batch is {batch} and workers is {workers}; give 1 or more, or neither")
         table = Path(metadata) if metadata is not None else None
         scorer = as_scorer(model)
@@ -270,13 +256,3 @@ class Gallery:
         index = Stage1(self.path, model.fingerprint).prepare_index(self.snapshot)
         report.ann = index.summary() if index else None
         return report
-
-    def _read_meta(self, key: str) -> object:
-        with translated(self.path):
-            return self._meta(self._connection(), key)
-
-    def _meta(self, connection: sqlite3.Connection, key: str) -> object:
-        found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if found is None:
-            raise store.damaged(self.path, f"it has no {key}")
-        return found[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsfse_runtime.errors import ImageError
-from nsfse_runtime.gallery.scan import Stamp
+from nsfse_runtime.gallery.scan import FileStamp
 from nsfse_runtime.images import decode
 from nsfse_runtime.images.file_kinds import HEAD_BYTES
 from nsfse_runtime.types import Pixels
@@ -25,24 +25,24 @@ _LARGEST_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ReadResult:
     """A file as read: `sha256` and, when that is new, `pixels` [h, w, 3]; or the `reason` why it could not be read."""
 
     name: str
-    stamp: Stamp
+    stamp: FileStamp
     sha256: bytes = b""
     pixels: Pixels | None = None
     reason: str = ""
     refused: bool = False  # the content is no image, as against a file that could not be read this time
 
 
-def usual_workers() -> int:
+def default_workers() -> int:
     """Return how many threads decode: one a core that this process may use, up to eight."""
     may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, may_use)
 
 
-def usual_batch(size: tuple[int, int]) -> int:
+def default_batch_size(size: tuple[int, int]) -> int:
     """Return how many images of `size` (height, width) are encoded at a time, by the memory that is free now."""
     image = size[0] * size[1] * 3 * 4 * _ACTIVATIONS
     return int(min(_LARGEST, max(1, _SHARE * free_memory() / image)))
@@ -61,14 +61,19 @@ def free_memory() -> int:
 
 
 def read_files(
-    folder: Path, files: Mapping[str, Stamp], size: tuple[int, int], known: Container[bytes], workers: int, ahead: int
-) -> Generator[Read]:
+    folder: Path,
+    files: Mapping[str, FileStamp],
+    size: tuple[int, int],
+    known: Container[bytes],
+    workers: int,
+    ahead: int,
+) -> Generator[ReadResult]:
     """Read `files` in order; those whose sha256 is not `known` are decoded and fitted to `size` (height, width).
 
     `workers` threads go on, up to `ahead` files further, while whoever takes them is busy.
     """
     pool = ThreadPoolExecutor(workers, "nsfse-decode")
-    waiting: deque[Future[Read]] = deque()
+    waiting: deque[Future[ReadResult]] = deque()
     try:
         for name, stamp in files.items():
             waiting.append(pool.submit(_read, folder, name, stamp, size, known))
@@ -80,7 +85,7 @@ def read_files(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read(folder: Path, name: str, stamp: Stamp, size: tuple[int, int], known: Container[bytes]) -> Read:
+def _read(folder: Path, name: str, stamp: FileStamp, size: tuple[int, int], known: Container[bytes]) -> ReadResult:
     try:
         with decode.open_regular(folder / name) as stream:
             status = os.fstat(stream.fileno())
@@ -90,12 +95,12 @@ def _read(folder: Path, name: str, stamp: Stamp, size: tuple[int, int], known: C
             pixels = None if sha256 in known else decode.load_image(stream, size)
             status = os.fstat(stream.fileno())
     except ImageError as error:
-        return Read(name, stamp, reason=str(error), refused=True)
+        return ReadResult(name, stamp, reason=str(error), refused=True)
     except OSError as error:
-        return Read(name, stamp, reason=f"it cannot be read: {error.strerror or error}")
+        return ReadResult(name, stamp, reason=f"it cannot be read: {error.strerror or error}")
     if (status.st_size, status.st_mtime_ns) != stamp:
-        return Read(name, stamp, reason="it was changed while it was read; index again")
-    return Read(name, stamp, sha256, pixels)
+        return ReadResult(name, stamp, reason="it was changed while it was read; index again")
+    return ReadResult(name, stamp, sha256, pixels)
 
 
 def content_hash(path: Path) -> bytes | None:
@@ -127,9 +132,9 @@ def has_profile(path: Path) -> bool:
         return False
 
 
-def batches(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:
+def batches(reads: Iterable[ReadResult], batch: int) -> Iterator[list[ReadResult]]:
     """Part `reads` so that each part has at most `batch` images to encode."""
-    part: list[Read] = []
+    part: list[ReadResult] = []
     encode = 0
     for read in reads:
         part.append(read)

@@ -10,7 +10,7 @@ from pathlib import Path
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.image_names import nfc
 
-Stamp = tuple[int, int]  # size in bytes, time of last change in ns
+FileStamp = tuple[int, int]  # size in bytes, time of last change in ns
 
 SYSTEM_FOLDERS = (
     *("@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot"),  # Synology, QNAP
@@ -24,21 +24,21 @@ _SYSTEM = {name.casefold() for name in SYSTEM_FOLDERS}
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """`files` by POSIX path relative to the folder; `skipped` (path, reason); `unread` are folders not looked into.
+    """What a folder holds: `files` by POSIX path relative to it, and what was `skipped`: (path, reason).
 
-    `left_out` counts files and folders by the rule that left them out, a folder as one; `mounts` are sub-folders that
-    are on another disk than the folder.
+    `unreadable_dirs` are folders, and single files, that could not be looked at. `left_out` counts files and folders by
+    the rule that left them out, a folder as one. `mounts` are sub-folders on another disk than the folder.
     """
 
-    files: dict[str, Stamp] = field(default_factory=dict)
+    files: dict[str, FileStamp] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    unreadable_dirs: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     mounts: list[str] = field(default_factory=list)
 
     def may_exist(self, name: str) -> bool:
         """Tell whether `name` is there, or in a place where one could not look: it is then not known to be gone."""
-        return name in self.files or any(name.startswith(prefix) for prefix in self.unread)
+        return name in self.files or any(name.startswith(prefix) for prefix in self.unreadable_dirs)
 
 
 def clean_globs(globs: Iterable[str]) -> tuple[str, ...]:
@@ -63,8 +63,8 @@ def rule_against(path: str, globs: Sequence[str], *, folder: bool) -> str | None
 def is_left_out(path: str, globs: Sequence[str]) -> bool:
     """Tell whether an image at `path` is left out: it, or a folder that it is in."""
     parts = path.split("/")
-    above = ("/".join(parts[:count]) for count in range(1, len(parts)))
-    return any(rule_against(each, globs, folder=True) for each in above) or bool(
+    parents = ("/".join(parts[:count]) for count in range(1, len(parts)))
+    return any(rule_against(parent, globs, folder=True) for parent in parents) or bool(
         rule_against(path, globs, folder=False)
     )
 
@@ -83,12 +83,12 @@ def list_folder(folder: Path, leave_out: Collection[str] = (), globs: Sequence[s
         prefix = waiting.pop()
         try:
             with os.scandir(folder / prefix) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                children = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             listing.skipped.append((printable(prefix or "."), f"the folder cannot be read: {error.strerror}"))
-            listing.unread.append(prefix)
+            listing.unreadable_dirs.append(prefix)
             continue
-        for entry in found:
+        for entry in children:
             if entry.name.startswith(".") or (entry.name in names and os.path.realpath(entry.path) in leave_out):
                 continue
             path, is_folder = f"{prefix}{entry.name}", entry.is_dir(follow_symlinks=False)
@@ -120,7 +120,7 @@ def _add(listing: Listing, name: str, entry: os.DirEntry[str]) -> None:
         return
     except OSError as error:
         listing.skipped.append((name, f"it cannot be read: {error.strerror}"))
-        listing.unread.append(name)
+        listing.unreadable_dirs.append(name)
         return
     if stat.S_ISLNK(status.st_mode):
         listing.skipped.append((name, "it is a link; links are not followed"))

@@ -1,8 +1,6 @@
 """One committed generation of a gallery, in memory: the rows that a search speaks of."""
 
 import json
-import sqlite3
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,27 +10,10 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import InputError, NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.gallery.store import damaged, format_of
+from nsfse_runtime.gallery.sqlite_file import damaged
+from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.image_names import Names, loose, nearest, nfc
-from nsfse_runtime.inference.region_codec import from_bytes
 from nsfse_runtime.types import Floats, TargetFeatures
-
-_ASKED = 500  # keys in one statement: SQLite may have been built for 999
-
-
-def item_crc(name: str, content: int, metadata: str) -> int:
-    """Return the CRC-32 of a row of `items`."""
-    return zlib.crc32(f"{name}\0{content}\0{metadata}".encode())
-
-
-def content_crc(sha256: bytes, vector: bytes) -> int:
-    """Return the CRC-32 of a row of `contents`."""
-    return zlib.crc32(vector, zlib.crc32(sha256))
-
-
-def regions_crc(key: int, data: bytes) -> int:
-    """Return the CRC-32 of a row of `regions`."""
-    return zlib.crc32(data, key & 0xFFFFFFFF)
 
 
 def _plain(value: str) -> str:
@@ -47,33 +28,27 @@ def _told_apart(name: str) -> str:
 class Snapshot:
     """N images, row by row in the order of their ids; `contents` [N] names each one's features in the file."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        """Load the generation that `connection` sees. Raises sqlite3.Error or IntegrityError."""
-        self._path, self._format = path, format_of(connection)
-        meta = dict(connection.execute("SELECT key, value FROM meta"))
+    def __init__(self, path: Path, store: GalleryStore) -> None:
+        """Load the generation that `store` sees. Raises IntegrityError."""
+        self._path = path
+        meta = store.meta()
         self.generation, self.folder = int(meta["generation"]), str(meta["folder"])
-        items = sorted(connection.execute("SELECT id, content, metadata, crc FROM items NOT INDEXED").fetchall())
+        items = store.read_items()
         if len(items) != meta["items"]:
             raise damaged(path, f"{len(items)} images of {meta['items']}")
-        if any(item_crc(*item[:3]) != item[3] for item in items):
-            raise damaged(path, "an image's entry has changed by itself")
         self.ids: tuple[str, ...] = tuple(item[0] for item in items)
         self.contents = np.array([item[1] for item in items], np.int64)
         self._metadata = [item[2] for item in items]
         self._columns: dict[str, tuple[list[str | None], NDArray[np.int32]]] = {}
-        self._checks = np.empty(0, np.uint64)
-        self.vectors = self._load_vectors(connection)
+        self._checksums = np.empty(0, np.uint64)
+        self.vectors = self._load_vectors(store)
 
-    def _load_vectors(self, connection: sqlite3.Connection) -> Floats:
+    def _load_vectors(self, store: GalleryStore) -> Floats:
         """Return the vectors [N, d], float32."""
-        keys, checks, blobs = [], [], []
-        for key, sha256, vector, check in connection.execute(
-            "SELECT key, sha256, vector, crc FROM contents NOT INDEXED"
-        ):
-            if content_crc(sha256, vector) != check:
-                raise damaged(self._path, "an image's vector has changed by itself")
+        keys, checksums, blobs = [], [], []
+        for key, vector, checksum in store.read_vectors():
             keys.append(key)
-            checks.append(check)
+            checksums.append(checksum)
             blobs.append(vector)
         if not keys:
             if len(self.ids):
@@ -83,7 +58,7 @@ class Snapshot:
         place = order[np.minimum(np.searchsorted(np.array(keys)[order], self.contents), len(order) - 1)]
         if not np.array_equal(np.array(keys)[place], self.contents):
             raise damaged(self._path, "a vector is missing")
-        self._checks = np.array(checks, np.uint64)[place]
+        self._checksums = np.array(checksums, np.uint64)[place]
         return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)[place].astype(np.float32, copy=False)
 
     def __len__(self) -> int:
@@ -93,33 +68,19 @@ class Snapshot:
     @cached_property
     def vector_keys(self) -> NDArray[np.uint64]:
         """Return what names each row's vector, in this generation and any other: its key and the CRC of its content."""
-        return self.contents.astype(np.uint64) << np.uint64(32) | self._checks
+        return self.contents.astype(np.uint64) << np.uint64(32) | self._checksums
 
-    def targets(self, connection: sqlite3.Connection, rows: Sequence[int] | NDArray[np.intp]) -> TargetFeatures:
+    def targets(self, store: GalleryStore, rows: Sequence[int] | NDArray[np.intp]) -> TargetFeatures:
         """Return the features of `rows` [K]: vectors [K, d], regions [K, R, d]. Raises InputError, IntegrityError."""
         wanted = np.asarray(rows, np.intp)
         vectors = self.vectors[wanted]
         keys = self.contents[wanted].tolist()
-        found: dict[int, bytes] = {}
-        for at in range(0, len(keys), _ASKED):
-            found |= self._regions(connection, keys[at : at + _ASKED])
-        blobs = [found[key] for key in keys]
-        return TargetFeatures(vectors, from_bytes(blobs, vectors.shape[1], self._format))
-
-    def _regions(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
-        """Return the kept regions of `keys`, read by one statement."""
-        found = {}
-        query = f"SELECT key, data, crc FROM regions WHERE key IN ({','.join('?' * len(keys))})"
-        for key, data, crc in connection.execute(query, keys):
-            if regions_crc(key, data) != crc:
-                raise damaged(self._path, "an image's regions have changed by themselves")
-            found[key] = data
-        if not found.keys() >= set(keys):
-            generation = connection.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0]
-            if generation == self.generation:
+        regions = store.read_regions(keys)
+        if not regions.keys() >= set(keys):
+            if store.generation == self.generation:
                 raise damaged(self._path, "an image's regions are missing")
             raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
-        return found
+        return TargetFeatures(vectors, store.decode_regions([regions[key] for key in keys], vectors.shape[1]))
 
     def has(self, name: str) -> bool:
         """Tell whether `name` is an id."""
@@ -154,10 +115,10 @@ class Snapshot:
         """Return the rows of all images whose files have the same bytes as that of `row`, itself among them."""
         return np.flatnonzero(self.contents == self.contents[row])
 
-    def rows_of(self, connection: sqlite3.Connection, sha256: bytes) -> NDArray[np.intp]:
+    def rows_of(self, store: GalleryStore, sha256: bytes) -> NDArray[np.intp]:
         """Return the rows of the images whose files have this SHA-256."""
-        found = connection.execute("SELECT key FROM contents WHERE sha256 = ?", (sha256,)).fetchone()
-        return np.flatnonzero(self.contents == found[0]) if found else np.empty(0, np.intp)
+        key = store.content_key(sha256)
+        return np.flatnonzero(self.contents == key) if key is not None else np.empty(0, np.intp)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Router
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
-from nsfse_runtime.gallery.reader import usual_workers
+from nsfse_runtime.gallery.reader import default_workers
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.query import Query, Upload
 from nsfse_runtime.server import schemas as m
@@ -45,7 +45,7 @@ class Service:
         self.settings, self.version, self.log, self.metrics = settings, version, log or Log(), Metrics()
         self.metrics.lost.set_function(lambda: float(self.log.lost))
         self.waiting = Waiting(settings, self.metrics)
-        self.pool = ThreadPoolExecutor(usual_workers(), "nsfse-images", initializer=stand_back)
+        self.pool = ThreadPoolExecutor(default_workers(), "nsfse-images", initializer=stand_back)
         self.warm = self.stopping = False
         self.failure: Exception | None = None
         self.on_ready: Callable[[], None] = lambda: None

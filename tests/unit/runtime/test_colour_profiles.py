@@ -1,7 +1,9 @@
 """Colour profiles: what a viewer shows is what the model sees, and a hostile profile changes nothing."""
 
 import io
+import sqlite3
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +162,7 @@ def test_a_gallery_of_an_older_decoder_encodes_again_what_has_a_profile_and_noth
         gallery.sync(photos)
     old = gallery.vectors()[gallery.row("swapped.png")].copy()
     assert gallery.sync(photos).encoded == 0  # of this decoder, as far as it knows
-    with gallery_writer(gallery) as connection:
+    with closing(sqlite3.connect(gallery.path, isolation_level=None)) as connection:
         connection.execute("DELETE FROM meta WHERE key = 'decoder'")
     scorer.encoded = 0
     report = gallery.sync(photos)
@@ -171,17 +173,3 @@ def test_a_gallery_of_an_older_decoder_encodes_again_what_has_a_profile_and_noth
     np.testing.assert_allclose(gallery.targets([row]).regions[0], expected.regions[0], atol=4e-3)
     assert np.abs(gallery.vectors()[row] - old).max() > 0.01
     assert gallery.sync(photos).encoded == 0
-
-
-def gallery_writer(gallery: Gallery):
-    from contextlib import contextmanager
-
-    from nsfse_runtime.gallery.store import connect_writer
-
-    @contextmanager
-    def opened():
-        connection = connect_writer(gallery.path)
-        yield connection
-        connection.close()
-
-    return opened()

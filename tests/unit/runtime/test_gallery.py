@@ -20,9 +20,9 @@ from nsfse_runtime.errors import (
     UsageError,
     VersionError,
 )
-from nsfse_runtime.gallery import reader, sync
+from nsfse_runtime.gallery import reader, store, sync
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.sync import SyncProgress
+from nsfse_runtime.gallery.report import SyncProgress
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.types import Pixels, TargetFeatures
 from tests.galleries import DIM, REGIONS, ColourScorer, save_image, save_images
@@ -470,6 +470,36 @@ def test_a_gallery_of_format_1_stays_one(tmp_path: Path, photos: Path, scorer: C
     np.testing.assert_allclose(old.targets(rows).regions, new.targets(rows).regions, atol=4e-3)
     sizes = [_regions_bytes(gallery.path) for gallery in (old, new)]
     assert sizes == [25 * REGIONS * DIM * 2, 25 * REGIONS * (DIM + 4)]
+
+
+def test_a_migration_brings_an_older_gallery_to_a_newer_format(
+    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add_a_table(connection: sqlite3.Connection) -> int:
+        connection.execute("CREATE TABLE notes (id TEXT PRIMARY KEY)")
+        return 3
+
+    monkeypatch.setattr(store, "FORMAT_VERSION", 3)
+    monkeypatch.setitem(store.MIGRATIONS, 2, add_a_table)
+    ids = gallery.ids
+    assert gallery.info()["format_version"] == 2  # reading migrates nothing
+    assert gallery.sync(photos).encoded == 0
+    assert gallery.info()["format_version"] == 3 and gallery.ids == ids
+    with store.GalleryStore.open_reader(gallery.path) as opened:
+        assert opened.count("notes") == 0
+
+
+def test_a_migration_that_fails_leaves_the_gallery_as_it_was(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(connection: sqlite3.Connection) -> int:
+        connection.execute("DELETE FROM items")
+        connection.execute("DELETE FROM no_such_table")
+        return 3
+
+    monkeypatch.setitem(store.MIGRATIONS, 2, fail)
+    with pytest.raises(IntegrityError, match="no such table"):
+        store.GalleryStore.open_writer(gallery.path)
+    gallery.refresh()
+    assert len(gallery) == 25 and gallery.info()["format_version"] == 2
 
 
 def _regions_bytes(path: Path) -> int:

@@ -43,10 +43,10 @@ def test_batches_shrink_with_the_memory_that_is_free(monkeypatch: pytest.MonkeyP
     sizes = []
     for free in (20_000_000_000, 1_000_000_000, 200_000_000, 0):
         monkeypatch.setattr(reader, "free_memory", lambda free=free: free)
-        sizes.append(reader.usual_batch((224, 224)))
+        sizes.append(reader.default_batch_size((224, 224)))
     assert sizes == [64, 17, 3, 1]
     monkeypatch.setattr(reader, "free_memory", lambda: 1_000_000_000)
-    assert reader.usual_batch((96, 128)) == 64
+    assert reader.default_batch_size((96, 128)) == 64
 
 
 def test_a_sync_tells_its_device_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

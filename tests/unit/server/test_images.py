@@ -11,7 +11,7 @@ pytest.importorskip("starlette")
 
 from PIL import Image
 
-from nsfse_runtime.gallery.store import sole_writer
+from nsfse_runtime.gallery.sqlite_file import sole_writer
 from nsfse_runtime.server.errors import Refused
 from nsfse_runtime.server.images import check_name
 from tests.serving import TOKEN, image, open_served, running

@@ -208,7 +208,7 @@ def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monke
         return load_image(stream, size)
 
     monkeypatch.setattr("nsfse_runtime.server.conversion.load_image", slowly)
-    monkeypatch.setattr("nsfse_runtime.server.app.usual_workers", lambda: 2)
+    monkeypatch.setattr("nsfse_runtime.server.app.default_workers", lambda: 2)
     with running(served, deadline=600.0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
         gate.open.set()
