@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import Triplet
+from nsfse.data import EvalQuery
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
@@ -29,7 +29,7 @@ RERANK, TOP = 100, 10
 
 
 def hits_of(
-    scorer: Scorer, images: EncodedImages, ids: Sequence[str], query: Triplet, text: str
+    scorer: Scorer, images: EncodedImages, ids: Sequence[str], query: EvalQuery, text: str
 ) -> list[tuple[str, float, float]]:
     """Return (id, how far the least of the words that ask is fulfilled, the same of all words) of ten hits."""
     row = images.rows[query.reference]
@@ -38,7 +38,7 @@ def hits_of(
     mask[row] = False
     ranking = rank(scorer, composed, images.vectors, images.targets, TOP, RERANK, mask)
     pair = ranking.pair or scorer.score_pairs(composed, images.targets(ranking.rows))
-    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
+    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.word_labels[0].words]
     whole = (pair.word_scores - pair.boundary) @ composed.word_weights
     fulfilled = (pair.word_scores - pair.boundary) * np.where(composed.word_weights < 0, -1, 1)
     named = fulfilled[:, asking].min(1) if asking else np.full(len(whole), np.nan)
@@ -53,13 +53,13 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
     blank = images.targets(np.array([0]))
     boundary = scorer.score_pairs(scorer.compose(blank, ["make it red"])[0], blank).boundary
     found: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
-    for query in (query for query in source.protocols("test")[0].queries if len(query.truth) == 1):
-        claim, near = query.truth[0], set(query.hard_negatives)
+    for query in (query for query in source.protocols("test")[0].queries if len(query.word_labels) == 1):
+        label, near = query.word_labels[0], set(query.hard_negatives)
         for text in query.texts:
             for item, named, whole in hits_of(scorer, images, ids, query, text):
                 if item in near:
-                    violated = source.facts(item).get(claim.fact) not in claim.values
-                    found[f"{claim.attribute}, {query.kind}"].append((violated, named, whole))
+                    violated = source.attributes(item).get(label.attribute_key) not in label.values
+                    found[f"{label.attribute}, {query.kind}"].append((violated, named, whole))
     rows = {kind: _row(np.array(pairs)) for kind, pairs in sorted(found.items())}
     every = np.array([pair for pairs in found.values() for pair in pairs])
     return {"level": level, "boundary": boundary, "all": _row(every), "kinds": rows}

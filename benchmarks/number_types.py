@@ -44,7 +44,7 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
     triplets = source.triplets(0)
     device = pick_device(config.train.device)
     with tempfile.TemporaryDirectory() as place:
-        texts = [text for triplet in triplets for text in triplet.texts]
+        texts = [triplet.text for triplet in triplets]
         words = own_tokenizer(config.model) or build_vocabulary(texts)
         path = Path(place) / "tokenizer.json"
         path.write_text(words.to_str(), "utf-8")

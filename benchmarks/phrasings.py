@@ -20,7 +20,7 @@ from nsfse.data.text.template_file import load_phrasings
 from nsfse.data.text.templates import Edit, Phrasings
 
 SEEN = 4
-MORE = {"more_texts", "more_references", "minus", "negative_texts"}
+MORE = {"more_texts", "more_references", "negative_images", "negative_texts"}
 """What a query has that is not one image and one edit."""
 PLACES = {"id", "file", "split", "title", "sub", "caption", "group"}
 """Columns of an item that are no attribute that a query changes."""

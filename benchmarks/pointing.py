@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import Triplet
+from nsfse.data import EvalQuery
 from nsfse.data.synthetic.render import paint
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
@@ -33,7 +33,7 @@ _OWN = ("length", "detail", "background")
 
 def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return which pixels [H, W] of an image are what an attribute speaks of."""
-    about, level = source.attributes(item), source.level
+    about, level = source.describe(item), source.level
     name = attribute if attribute in _OWN else "colour"
     split, number = item.split("-")
     seed = int(source.stock(split).image_seeds[int(number)])
@@ -45,14 +45,14 @@ def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int
 
 
 def pointed(
-    scorer: Any, images: EncodedImages, query: Triplet, part: NDArray[np.bool_], grid: tuple[int, int]
+    scorer: Any, images: EncodedImages, query: EvalQuery, part: NDArray[np.bool_], grid: tuple[int, int]
 ) -> tuple[float, ...] | None:
     """Return the share of the words that ask whose maximum touches the part, and has a tenth; both of all cells."""
     (rows, columns), (height, width) = grid, part.shape
     covered = part.reshape(rows, height // rows, columns, width // columns).mean((1, 3)).ravel()
     reference, answer = (images.targets(images.rows_of([item])) for item in (query.reference, query.targets[0]))
     composed = scorer.compose(reference, query.texts[:1])[0]
-    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.truth[0].words]
+    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.word_labels[0].words]
     if not asking or not covered.any():
         return None
     best = word_maps(composed.words[asking], answer.regions[:, : rows * columns], columns)[0].argmax(1)
@@ -66,12 +66,14 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, di
     grid = scorer.info.grid
     if grid is None:
         raise UsageError(f"the images of {model} have no grid; name a bundle of two stages")
-    queries = [q for q in source.protocols("test")[0].queries if len(q.truth) == 1 and not q.truth[0].absent]
+    queries = [
+        q for q in source.protocols("test")[0].queries if len(q.word_labels) == 1 and not q.word_labels[0].absent
+    ]
     shown = list(dict.fromkeys(item for query in queries for item in (query.reference, query.targets[0])))
     images = encode_in_batches(scorer, shown, source_images(source, scorer.image_size))
     found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for query in queries:
-        attribute = query.truth[0].attribute
+        attribute = query.word_labels[0].attribute
         part = part_of(source, query.targets[0], attribute, scorer.image_size)
         if (told := pointed(scorer, images, query, part, grid)) is not None:
             found[attribute].append(told)

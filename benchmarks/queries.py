@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import encode_in_batches, source_images
@@ -30,7 +30,7 @@ from nsfse_runtime.types import TargetFeatures
 
 RERANK, POSITIONS = 100, (0, 2)
 SAID = 'an edit more, "no ..."'
-Told = tuple[Triplet, int]
+Told = tuple[EvalQuery, int]
 Way = Callable[[Any, ProtocolRanker, Sequence[Told]], list[Asked | NsfseError]]
 
 
@@ -74,7 +74,7 @@ def told(_: Any, search: ProtocolRanker, asked: Sequence[Told]) -> list[Asked | 
 def subtracted(share: float) -> Way:
     """Subtract `share` of what is excluded, texts and images alike, from stage 1's vector."""
 
-    def less(scorer: Any, search: ProtocolRanker, query: Triplet, asked: Asked | NsfseError) -> Asked | NsfseError:
+    def less(scorer: Any, search: ProtocolRanker, query: EvalQuery, asked: Asked | NsfseError) -> Asked | NsfseError:
         if isinstance(asked, NsfseError):
             return asked
         unwanted = [*(scorer.sentence(list(query.negative_texts)) if query.negative_texts else ())]
@@ -128,7 +128,7 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
 
 
 def _scores(
-    scorer: Any, protocol: Protocol, search: ProtocolRanker, queries: list[Triplet], way: Way
+    scorer: Any, protocol: EvaluationProtocol, search: ProtocolRanker, queries: list[EvalQuery], way: Way
 ) -> dict[str, float]:
     told = [(query, at) for query in queries for at in POSITIONS]
     orders = [

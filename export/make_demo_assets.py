@@ -92,7 +92,7 @@ def pack(source: DrawnSource, file: Path) -> None:
 
 def rows_of(source: DrawnSource) -> dict[str, dict[str, str]]:
     """Return each image's file and what is in it."""
-    known = {item: source.attributes(item) for item in source.items("test")}
+    known = {item: source.describe(item) for item in source.items("test")}
     return {
         item: {"file": f"{IMAGES}/{item}.webp", **{name: about[name] for name in SHOWN}}
         for item, about in known.items()

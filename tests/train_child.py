@@ -29,7 +29,7 @@ def say(entry):
 
 
 def _titles(source):
-    return {item: " ".join(source.facts(item).values()) for item in source.items("train")}
+    return {item: " ".join(source.attributes(item).values()) for item in source.items("train")}
 
 
 def double(run, *settings):

@@ -18,7 +18,7 @@ from nsfse.benchmark.equal_minutes import Timed, equal_minutes, minutes_text
 from nsfse.benchmark.significance import outcomes
 from nsfse.benchmark.table import Row, findings, markdown, plot, table
 from nsfse.config import PRESETS, Config, load_config, same_config
-from nsfse.data import Described, Protocol, Source
+from nsfse.data import EvaluationProtocol, HasAttributes, Source
 from nsfse.data.registry import open_source
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.checkpoint import checkpoint_info, write_file
@@ -53,7 +53,7 @@ class Task:
     preset: str
     config: Config
     source: Source
-    protocols: dict[str, Protocol]
+    protocols: dict[str, EvaluationProtocol]
     kept: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Images, or features of a frozen trunk, that its trainings share: all have the same."""
 
@@ -184,7 +184,7 @@ def _refuse_nothing_to_learn(methods: Sequence[str], tasks: Sequence[Task]) -> N
     """Raise UsageError for a method of facts on data that knows none: it would be the plain method again."""
     for method in methods:
         for task in tasks:
-            if FACTS in _switches(method) and not isinstance(task.source, Described):
+            if FACTS in _switches(method) and not isinstance(task.source, HasAttributes):
                 raise UsageError(f"{method}: {task.source.name} knows no facts of its images; leave {FACTS!r} out")
 
 

@@ -1,6 +1,6 @@
 """What every data set becomes: triplets to train on, and named protocols to score by.
 
-A reader is a class with the methods of `Source`; `sources.py` opens one by name. Each names its images by id.
+A reader is a class with the methods of `Source`; `registry.py` opens one by name. Images have ids.
 Readers of folders keep `images` (id → file) and load through `load_item`; the drawn catalogue draws instead.
 """
 
@@ -19,11 +19,20 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "CheckReport",
-    "Claim",
+    "EvalQuery",
+    "EvaluationProtocol",
+    "HasAttributes",
+    "HasCalibrationSplit",
+    "HasCategoryEdits",
+    "HasLeftOut",
+    "HasNotes",
+    "HasTitles",
+    "HasTrainingTexts",
     "Pixels",
-    "Protocol",
     "Source",
-    "Triplet",
+    "TrainingTriplet",
+    "WordLabel",
+    "calibration_split",
     "gallery_digest",
     "load_item",
     "notes_of",
@@ -32,28 +41,52 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a text asks of one attribute: the `words` that say so, and which `values` of `fact` an image may have.
+class WordLabel:
+    """What some words of a text ask of an image: which `values` its attribute may have.
 
-    `fact` is a name of `Described.facts`: for sleeves of a shirt it is not the attribute (length), which a mug has too.
-    Where `absent` the words name what must not be there ("no stripes").
+    `attribute_key` is a key of `HasAttributes.attributes`. The sleeves of a shirt have another key ("shirt length")
+    than the attribute ("length"), which a mug has too.
     """
 
     attribute: str
     words: tuple[str, ...]
-    fact: str
+    attribute_key: str
     values: tuple[str, ...]
     absent: bool = False
+    """Whether the words name what must not be there ("no stripes")."""
 
 
 @dataclass(frozen=True, slots=True)
-class Triplet:
-    """One query: a reference image, what to change, and every image known to answer it.
+class TrainingTriplet:
+    """One training example: a reference image, the text of an edit, and every image known to be right.
 
-    `texts` holds one phrasing in training and one or several in a protocol: positions are the same for all its
-    queries, so that phrasing_gap compares like with like. `targets` are ALL known right answers, the preferred one
-    first (training pulls towards it and masks the others from the negatives). `targets` is empty where the answers
-    are kept on a test server.
+    `targets` begins with the preferred one: training pulls towards it and masks the others from the negatives.
+    """
+
+    reference: str
+    text: str
+    targets: tuple[str, ...]
+    kind: str = ""
+    """The kind of edit (`colour`, `double`, `negation`, ...) where the source knows it."""
+    word_labels: tuple[WordLabel, ...] = ()
+    """What the words of the text ask for, where the source knows."""
+    typos: tuple[str, ...] = ()
+    """Words of the text that were mistyped on purpose; the vocabulary does without them."""
+    recolour_seed: int = 0
+    """Seed by which the reference's colours are changed, so that it may be the target; 0 for none."""
+
+    def as_query(self) -> "EvalQuery":
+        """Return the triplet as a query of one phrasing, its reference in its own colours."""
+        return EvalQuery(self.reference, (self.text,), self.targets, kind=self.kind, word_labels=self.word_labels)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalQuery:
+    """One query of a protocol, with its right answers.
+
+    `texts` are phrasings of one edit. Positions mean the same for all queries of a protocol, so that phrasing_gap
+    compares like with like. `targets` are ALL right answers, the preferred one first; they are empty
+    where a test server keeps them.
     """
 
     reference: str
@@ -67,12 +100,8 @@ class Triplet:
     soft: tuple[tuple[str, float], ...] = ()
     """CIRR: (id, weight in [-1, 1]) of soft targets."""
     pairid: str = ""
-    recolour: int = 0
-    """In training: the seed by which the reference's colours are changed, so that it may be the target; 0 for none."""
-    truth: tuple[Claim, ...] = ()
-    """What the first text asks for, where the source knows."""
-    slips: tuple[str, ...] = ()
-    """In training: words of the text that were mistyped on purpose; the vocabulary does without them."""
+    word_labels: tuple[WordLabel, ...] = ()
+    """What the words of the texts ask for, where the source knows."""
     more_references: tuple[str, ...] = ()
     more_texts: tuple[tuple[str, ...], ...] = ()
     """Further edits, each in as many phrasings as `texts` has."""
@@ -82,22 +111,22 @@ class Triplet:
     """Images that the answer must not be like."""
 
     @property
-    def plain(self) -> bool:
-        """Return whether this is one image and one text."""
+    def is_simple(self) -> bool:
+        """Whether the query is one image and one edit."""
         return not (self.more_references or self.more_texts or self.negative_texts or self.negative_images)
 
     @property
     def reference_ids(self) -> tuple[str, ...]:
-        """Return every image that the query shows; none of them is an answer."""
+        """Every image that the query shows; none of them is an answer."""
         return (self.reference, *self.more_references, *self.negative_images)
 
     def texts_at(self, position: int) -> tuple[str, ...]:
-        """Return the edits of a phrasing, one text each."""
+        """Return the edits of one phrasing, one text each."""
         return (self.texts[position], *(texts[position] for texts in self.more_texts))
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class EvaluationProtocol:
     """A named, versioned way to score: the gallery, the queries, and the rules between them.
 
     Ties break by gallery order. `texts` of several phrasings are ranked one by one, position by position.
@@ -106,20 +135,20 @@ class Protocol:
     name: str
     version: str
     gallery: tuple[str, ...]
-    queries: tuple[Triplet, ...]
+    queries: tuple[EvalQuery, ...]
     remove_reference: bool = True
     ks: tuple[int, ...] = (1, 10, 50)
     note: str = ""
-    """Anything a reader of the score must know: the caption join rule, which phrasings training never saw."""
+    """What a reader of the score must know: the caption join rule, which phrasings training never saw."""
     missing: int = 0
-    """How many gallery images of the official list are not there: the score is stamped with it."""
+    """How many images of the official gallery are not there; the score is stamped with it."""
     missing_ids: tuple[str, ...] = ()
-    """Which ones, where the source knows: a score from an incomplete gallery names them."""
+    """Which ones, where the source knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `nsfse data check` found: counts by name against the official ones, files missing or broken, odd entries."""
+    """What `nsfse data check` reports: counts by name against the official ones, faulty files, odd entries."""
 
     name: str
     counts: Mapping[str, int]
@@ -131,7 +160,7 @@ class CheckReport:
     faults: tuple["Finding", ...] = ()
     """Entries of the annotations that cannot be scored as they stand."""
     skipped: tuple[tuple[str, str], ...] = ()
-    """(folder or file, reason) of what could not be looked at; what is missing for it is in `missing`."""
+    """(folder or file, reason) of what could not be read; images missing because of it are in `missing`."""
 
     @property
     def differing(self) -> dict[str, tuple[int, int]]:
@@ -156,19 +185,32 @@ class Source(typing.Protocol):
         """Ids that the data set lists and whose images are not there."""
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
-        """Return one image [H, W, 3] fitted to `size` (H, W); raise ImageError or NotFoundError, never skip."""
+        """Return one image.
 
-    def items(self, split: str) -> tuple[str, ...]:
-        """Return the ids of a split (`train`, `val`, `test`), those missing left out."""
+        Args:
+            item: The image's id.
+            size: (height, width) in pixels that the image is fitted to.
 
-    def triplets(self, epoch: int) -> list[Triplet]:
-        """Return the training triplets of one epoch, in training order, each with one text.
+        Returns:
+            Pixels [H, W, 3], uint8 RGB.
 
-        Fresh for each (seed, epoch) where the source makes its texts, a seeded shuffle where they are given. Sources
-        that know both directions of a pair put a→b and b→a next to each other: a batch encodes each image once.
+        Raises:
+            NotFoundError: The id has no image.
+            ImageError: The file cannot be read safely.
         """
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def items(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split (`train`, `val`, `test`) whose images are there."""
+
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
+        """Return the training triplets of one epoch, in training order.
+
+        They are fresh for each (seed, epoch) where the source makes its texts, and a seeded shuffle where texts are
+        given. Sources that know both directions of a pair put a→b and b→a side by side: a batch encodes each image
+        once.
+        """
+
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the ways to score a split; empty where there is none."""
 
     def check(self) -> CheckReport:
@@ -176,16 +218,16 @@ class Source(typing.Protocol):
 
 
 @typing.runtime_checkable
-class Scanned(typing.Protocol):
+class HasNotes(typing.Protocol):
     """A source that looks for images through folders."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Folders and files that could not be looked at, a line each."""
+        """Folders and files that could not be read, a line each."""
 
 
 @typing.runtime_checkable
-class Selective(typing.Protocol):
+class HasLeftOut(typing.Protocol):
     """A source of given texts, some of which cannot be trained on."""
 
     @property
@@ -194,67 +236,77 @@ class Selective(typing.Protocol):
 
 
 @typing.runtime_checkable
-class Worded(typing.Protocol):
-    """A source that tells a pair in one of several given texts, another one each epoch."""
+class HasTrainingTexts(typing.Protocol):
+    """A source that has several given texts for a pair, another one each epoch."""
 
     @property
     def training_texts(self) -> tuple[str, ...]:
-        """Every text that training may tell: the vocabulary needs the words of all."""
+        """Every text that training may use: the vocabulary needs the words of all."""
 
 
 @typing.runtime_checkable
-class Described(typing.Protocol):
+class HasAttributes(typing.Protocol):
     """A source that knows what is in its images."""
 
-    def facts(self, item: str) -> Mapping[str, str]:
-        """Return the known values of an image by fact; a fact that is not there is not known."""
+    def attributes(self, item: str) -> Mapping[str, str]:
+        """Return the known values of an image by attribute key; a key that is not there is not known."""
 
 
 @typing.runtime_checkable
-class Titled(typing.Protocol):
+class HasTitles(typing.Protocol):
     """A source whose images have titles."""
 
     @property
     def titles(self) -> Mapping[str, str]:
-        """The words that a table calls its training images by; an image without any is not there."""
+        """Titles of the training images by id; an image without one is not there."""
 
 
 @typing.runtime_checkable
-class HoldsOut(typing.Protocol):
-    """A source that can keep images out of training, neither trained on nor scored, to fit a few numbers to."""
+class HasCalibrationSplit(typing.Protocol):
+    """A source that can keep images apart, neither trained on nor scored, to fit a few numbers to."""
 
-    def held_out(self) -> Protocol | None:
-        """Return queries among such images; None where none are kept out."""
+    def calibration_split(self) -> EvaluationProtocol | None:
+        """Return queries among such images; None where none are kept apart."""
 
 
 @typing.runtime_checkable
-class EditsCategories(typing.Protocol):
-    """A source that knows what kind of thing each image shows."""
+class HasCategoryEdits(typing.Protocol):
+    """A source that knows the category of each image."""
 
-    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
-        """Return up to `count` queries about `gallery` that exclude or replace a kind; `targets` may be empty."""
+    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[EvalQuery, ...]:
+        """Return up to `count` queries that exclude or replace the category; `targets` may be empty."""
 
 
-def held_out(source: Source) -> Protocol | None:
-    """Return what `source` holds out of training, if anything."""
-    return source.held_out() if isinstance(source, HoldsOut) else None
+def calibration_split(source: Source) -> EvaluationProtocol | None:
+    """Return the queries that `source` keeps apart for calibration; None where it keeps none."""
+    return source.calibration_split() if isinstance(source, HasCalibrationSplit) else None
 
 
 def notes_of(source: Source, training: bool = False) -> tuple[str, ...]:
-    """Return what `source` has to say of what it left out; with `training` also of what training leaves out."""
-    notes = source.notes if isinstance(source, Scanned) else ()
-    return (*notes, *source.left_out) if training and isinstance(source, Selective) else notes
+    """Return lines on what `source` could not read; with `training` also on what training leaves out."""
+    notes = source.notes if isinstance(source, HasNotes) else ()
+    return (*notes, *source.left_out) if training and isinstance(source, HasLeftOut) else notes
 
 
 def trainable(text: str) -> bool:
-    """Return whether a text can be trained on: it is not blank, and a tokenizer takes its length."""
+    """Return whether a text can be trained on: it is not blank and not too long for a tokenizer."""
     return bool(text.strip()) and len(text) <= MAX_CHARACTERS
 
 
 def load_item(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> Pixels:
-    """Return image `item` [H, W, 3] fitted to `size` (H, W).
+    """Return one image of a folder.
 
-    Raises NotFoundError for an id without a file and ImageError for a file that cannot be read safely.
+    Args:
+        images: Files by id.
+        item: The image's id.
+        size: (height, width) in pixels that the image is fitted to.
+
+    Returns:
+        Pixels [H, W, 3], uint8 RGB.
+
+    Raises:
+        NotFoundError: The id has no file.
+        ImageError: The file cannot be read safely.
     """
     from nsfse_runtime.images.decode import load_image
 
@@ -267,5 +319,5 @@ def load_item(images: Mapping[str, Path], item: str, size: tuple[int, int]) -> P
 
 
 def gallery_digest(gallery: Sequence[str]) -> str:
-    """Return the SHA-256 (hex) of the gallery's ids in order: two scores compare only where this is equal."""
+    """Return the SHA-256 (hex) of the gallery's ids in order: only scores of equal digests compare."""
     return hashlib.sha256("\n".join(gallery).encode()).hexdigest()

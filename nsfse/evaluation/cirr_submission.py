@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
 from nsfse.evaluation.scores import ProtocolResult
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
@@ -23,7 +23,7 @@ MAX_BYTES = 5_000_000
 HEADER = ("version", "metric")
 
 
-def check_split(protocol: Protocol, unlisted: Collection[str] = ()) -> None:
+def check_split(protocol: EvaluationProtocol, unlisted: Collection[str] = ()) -> None:
     """Raise DataError for a test split of which no valid files can be made, before it is ranked.
 
     The server wants every pair once, with whole rankings. `unlisted` are ids that no split list has.
@@ -105,7 +105,7 @@ def submissions(result: ProtocolResult) -> dict[str, dict[str, Any]]:
     return {"recall": recall, "recall_subset": subset}
 
 
-def _split_faults(protocol: Protocol, unlisted: frozenset[str]) -> Iterator[str]:
+def _split_faults(protocol: EvaluationProtocol, unlisted: frozenset[str]) -> Iterator[str]:
     """Yield what is wrong with the annotations of a test split, as far as the files depend on it."""
     yield from _pairid_faults(protocol)
     lacking = max(protocol.missing, len(protocol.missing_ids))
@@ -122,7 +122,7 @@ def _split_faults(protocol: Protocol, unlisted: frozenset[str]) -> Iterator[str]
             yield f"pairid {query.pairid}: {len(members)} of its image set can be ranked, and 3 are sent"
 
 
-def _pairid_faults(protocol: Protocol) -> Iterator[str]:
+def _pairid_faults(protocol: EvaluationProtocol) -> Iterator[str]:
     """Yield the pairids that cannot be keys of a file: they are no integers, or two pairs have the same."""
     seen: dict[str, int] = {}
     for place, query in enumerate(protocol.queries, 1):
@@ -136,7 +136,7 @@ def _pairid_faults(protocol: Protocol) -> Iterator[str]:
         seen.setdefault(query.pairid, place)
 
 
-def submission_faults(file: Path, protocol: Protocol) -> list[str]:
+def submission_faults(file: Path, protocol: EvaluationProtocol) -> list[str]:
     """Return what the server would refuse in a file, a line each; empty when it is in order.
 
     Raises NotFoundError where there is no such file.
@@ -162,7 +162,7 @@ def _unique(pairs: Iterable[tuple[str, Any]], twice: list[str]) -> dict[str, Any
     return found
 
 
-def _faults(content: Any, size: int, protocol: Protocol) -> Iterator[str]:
+def _faults(content: Any, size: int, protocol: EvaluationProtocol) -> Iterator[str]:
     if not isinstance(content, dict):
         yield "not an object of pairid: names"
         return
@@ -184,7 +184,9 @@ def _faults(content: Any, size: int, protocol: Protocol) -> Iterator[str]:
             yield from _pair_faults(pairid, names, queries.get(pairid), content["metric"], gallery)
 
 
-def _pair_faults(pairid: str, names: Any, query: Triplet | None, metric: str, gallery: frozenset[str]) -> Iterator[str]:
+def _pair_faults(
+    pairid: str, names: Any, query: EvalQuery | None, metric: str, gallery: frozenset[str]
+) -> Iterator[str]:
     if query is None:
         yield f"pair {pairid} is not one of the split"
         return

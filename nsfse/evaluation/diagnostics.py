@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import Triplet
+from nsfse.data import EvalQuery
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import EncodedImages
 from nsfse.evaluation.ranker import BALANCES, Mode, ProtocolRanker
@@ -40,7 +40,7 @@ class QueryExample:
     where it is not among the hits.
     """
 
-    query: Triplet
+    query: EvalQuery
     position: int
     rank: int | None
     hits: tuple[Hit, ...]
@@ -93,7 +93,7 @@ class _Examiner:
         self._mode: Mode = result.mode  # type: ignore[assignment]
         self._known = [ranked for ranked in result.rankings if self._answers(ranked.query)]
 
-    def _answers(self, query: Triplet) -> frozenset[int]:
+    def _answers(self, query: EvalQuery) -> frozenset[int]:
         """Return the gallery's rows that answer a query and may be found."""
         shown = query.reference_ids if self._result.protocol.remove_reference else ()
         return self._rows([item for item in query.targets if item not in shown])
@@ -140,7 +140,7 @@ class _Examiner:
                 missed = self._hits(asked, self._alone(asked, row, mean), whole)[0]
             yield QueryExample(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
 
-    def _first(self, query: Triplet, asked: Asked, whole: bool) -> tuple[tuple[Hit, ...], float]:
+    def _first(self, query: EvalQuery, asked: Asked, whole: bool) -> tuple[tuple[Hit, ...], float]:
         mask = self._search.mask(query.reference_ids)
         most = len(self._gallery) if mask is None else int(mask.sum())
         ranking = self._search.answer(asked, mask, min(HITS, most))
@@ -165,7 +165,7 @@ class _Examiner:
     def histograms(self) -> tuple[ScoreHistogram | None, ScoreHistogram | None]:
         """Return how the correspondences of words and of probes are spread, of SAMPLED queries at most."""
         boundaries = self._scorer.info.boundaries
-        plain = [(ranked.query, ranked.position) for ranked in self._known if ranked.query.plain]
+        plain = [(ranked.query, ranked.position) for ranked in self._known if ranked.query.is_simple]
         if boundaries is None or not plain:
             return None, None
         chosen = [plain[at] for at in np.linspace(0, len(plain), min(SAMPLED, len(plain)), endpoint=False).astype(int)]
@@ -181,7 +181,7 @@ class _Examiner:
                     probes.add(kind, y, composed.probe_weights)
         return words.histogram(boundaries.cross), probes.histogram(boundaries.visual)
 
-    def _compared(self, query: Triplet, draw: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
+    def _compared(self, query: EvalQuery, draw: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
         """Return right answers, others by lot, and hard negatives of a query."""
         not_other = {*query.reference_ids, *query.targets, *query.hard_negatives}
         right = draw.permutation(sorted(self._answers(query)))[:MATCHES].tolist()

@@ -80,7 +80,7 @@ class Evaluation:
 
 def evaluate(
     scorer: Scorer,
-    protocol: data.Protocol,
+    protocol: data.EvaluationProtocol,
     images: Images,
     *,
     rerank: int = 100,
@@ -138,7 +138,7 @@ def evaluate(
 def evaluate_source(
     scorer: Scorer,
     source: data.Source,
-    protocols: Sequence[data.Protocol],
+    protocols: Sequence[data.EvaluationProtocol],
     *,
     modes: Sequence[Mode] = ("composed",),
     rerank: int = 100,
@@ -243,7 +243,7 @@ def _nothing_to_score(source: data.Source, split: str, folder: str | os.PathLike
 def _refuse_submission(
     source: data.Source,
     split: str,
-    protocols: Sequence[data.Protocol],
+    protocols: Sequence[data.EvaluationProtocol],
     server: bool,
     submission: str | os.PathLike[str] | None,
     html: Path | None,
@@ -290,7 +290,7 @@ def evaluate_query_set(
     return evaluate_source(scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, html=html)
 
 
-def _why_none(protocol: data.Protocol, missing: Collection[str], unlisted: Collection[str]) -> str:
+def _why_none(protocol: data.EvaluationProtocol, missing: Collection[str], unlisted: Collection[str]) -> str:
     """Return why no query of a protocol can be scored; nothing where one can."""
     if not protocol.queries:
         return "the annotations have no query whose images are of this split"
@@ -302,7 +302,7 @@ def _why_none(protocol: data.Protocol, missing: Collection[str], unlisted: Colle
     return left_out_line([noted.to_json() for noted in left_out(protocol, missing, unlisted)])
 
 
-def _absent_categories(protocols: Sequence[data.Protocol]) -> dict[str, str]:
+def _absent_categories(protocols: Sequence[data.EvaluationProtocol]) -> dict[str, str]:
     """Return the protocols that FashionIQ has for some of its categories and not for others → why."""
     found: dict[str, set[str]] = {}
     names: dict[str, str] = {}
@@ -319,11 +319,11 @@ def _absent_categories(protocols: Sequence[data.Protocol]) -> dict[str, str]:
     }
 
 
-def _texts(query: data.Triplet) -> list[str]:
+def _texts(query: data.EvalQuery) -> list[str]:
     """Return every text of a query: its edits in all phrasings, and what must not be there."""
     return [*(text for at in range(len(query.texts)) for text in query.texts_at(at)), *query.negative_texts]
 
 
-def image_ids(protocol: data.Protocol, queries: Sequence[data.Triplet]) -> list[str]:
+def image_ids(protocol: data.EvaluationProtocol, queries: Sequence[data.EvalQuery]) -> list[str]:
     """Return the gallery, then the images of queries that lie outside it."""
     return list(dict.fromkeys([*protocol.gallery, *(item for query in queries for item in query.reference_ids)]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nsfse.data import Triplet
+from nsfse.data import EvalQuery
 from nsfse.evaluation.diagnostics import HITS, Diagnosis, QueryExample, ScoreHistogram
 from nsfse.evaluation.notices import category_line, notices
 from nsfse.evaluation.scores import ProtocolResult
@@ -197,7 +197,7 @@ def _row(shown: QueryExample, depth: int, load: Load) -> SheetRow:
     )
 
 
-def _hit(hit: Hit, query: Triplet, load: Load, rank: str = "") -> SheetHit:
+def _hit(hit: Hit, query: EvalQuery, load: Load, rank: str = "") -> SheetHit:
     note = "a hard negative" if hit.id in query.hard_negatives else ""
     image, right = load(hit.id, THUMBNAIL), hit.id in query.targets
     return SheetHit(image, hit.id, hit.score, hit.is_match, tuple(hit.evidence), right, rank, note)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nsfse.data import Protocol, Source, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol, Source
 from nsfse.data.text.vocabulary import count_read
 from nsfse_runtime.types import Scorer
 
@@ -49,8 +49,8 @@ class Noted:
 
 
 def scorable_queries(
-    protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()
-) -> list[Triplet]:
+    protocol: EvaluationProtocol, missing: Collection[str] = (), unlisted: Collection[str] = ()
+) -> list[EvalQuery]:
     """Return the queries whose images are there and of whose targets, where they are known, one is.
 
     `missing` are ids outside the gallery whose images are missing, `unlisted` ids that no list of the data set has.
@@ -59,12 +59,14 @@ def scorable_queries(
     return [query for query, reason in zip(protocol.queries, reasons, strict=True) if not reason]
 
 
-def left_out(protocol: Protocol, missing: Collection[str] = (), unlisted: Collection[str] = ()) -> tuple[Noted, ...]:
+def left_out(
+    protocol: EvaluationProtocol, missing: Collection[str] = (), unlisted: Collection[str] = ()
+) -> tuple[Noted, ...]:
     """Return why the other queries are left out, the reasons in the order of LEFT_OUT."""
     return _noted(protocol, list(_reasons(protocol, missing, unlisted)), LEFT_OUT)
 
 
-def odd_queries(protocol: Protocol, scored: Iterable[Triplet]) -> tuple[Noted, ...]:
+def odd_queries(protocol: EvaluationProtocol, scored: Iterable[EvalQuery]) -> tuple[Noted, ...]:
     """Return what is odd about the queries that are `scored`, each kind counted by itself."""
     known = {id(query) for query in scored}
     gallery = frozenset(protocol.gallery)
@@ -72,7 +74,7 @@ def odd_queries(protocol: Protocol, scored: Iterable[Triplet]) -> tuple[Noted, .
     return _noted(protocol, found, ODD)
 
 
-def unlisted(source: Source, protocols: Iterable[Protocol]) -> frozenset[str]:
+def unlisted(source: Source, protocols: Iterable[EvaluationProtocol]) -> frozenset[str]:
     """Return the ids that queries show and that no list of `source` has, so that it has no image of them."""
     images = getattr(source, "images", None)
     if not images:  # it draws what it names, or has no image at all, so that nothing can be scored
@@ -98,7 +100,9 @@ def text_counts(scorer: Scorer, texts: Sequence[str]) -> dict[str, int] | None:
     }
 
 
-def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[str]) -> Iterator[dict[str, str]]:
+def _reasons(
+    protocol: EvaluationProtocol, missing: Collection[str], unlisted: Collection[str]
+) -> Iterator[dict[str, str]]:
     """Yield for each query why it is left out → the id that is to blame, or nothing."""
     gallery, gone = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
     strange = frozenset(unlisted)
@@ -116,7 +120,7 @@ def _reasons(protocol: Protocol, missing: Collection[str], unlisted: Collection[
             yield {"target_not_in_split" if gone.isdisjoint(query.targets) else "target_missing": query.targets[0]}
 
 
-def _odd(query: Triplet, gallery: frozenset[str]) -> Iterator[str]:
+def _odd(query: EvalQuery, gallery: frozenset[str]) -> Iterator[str]:
     if query.targets and set(query.targets) <= set(query.reference_ids):
         yield "target_is_reference"
     if query.subset and query.targets and set(query.subset).isdisjoint(query.targets):
@@ -131,7 +135,7 @@ def _odd(query: Triplet, gallery: frozenset[str]) -> Iterator[str]:
         yield "target_twice"
 
 
-def _noted(protocol: Protocol, found: Sequence[Mapping[str, str]], order: Iterable[str]) -> tuple[Noted, ...]:
+def _noted(protocol: EvaluationProtocol, found: Sequence[Mapping[str, str]], order: Iterable[str]) -> tuple[Noted, ...]:
     noted = []
     for reason in order:
         at = [place for place, reasons in enumerate(found) if reason in reasons]
@@ -141,6 +145,6 @@ def _noted(protocol: Protocol, found: Sequence[Mapping[str, str]], order: Iterab
     return tuple(noted)
 
 
-def _name(query: Triplet, place: int, item: str) -> str:
+def _name(query: EvalQuery, place: int, item: str) -> str:
     said = f"pairid {query.pairid}" if query.pairid else f"query {place + 1}, reference {query.reference}"
     return said if item in ("", query.reference) and not query.pairid else f"{said}: {item}" if item else said

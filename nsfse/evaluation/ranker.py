@@ -45,7 +45,7 @@ class RankedRows(NamedTuple):
 class ProtocolRanker:
     """Ranks one protocol's gallery for references and texts, in any mode."""
 
-    def __init__(self, scorer: Scorer, protocol: data.Protocol, encoded: EncodedImages, rerank: int) -> None:
+    def __init__(self, scorer: Scorer, protocol: data.EvaluationProtocol, encoded: EncodedImages, rerank: int) -> None:
         """`rerank` is how many candidates stage 2 is to look at; the model's ranking mode has a say."""
         self._scorer, self._encoded, self._asked_for = scorer, encoded, rerank
         self._ranking_mode = scorer.info.mode
@@ -56,13 +56,13 @@ class ProtocolRanker:
         self._remove_reference = protocol.remove_reference
         self._depth = min(len(protocol.gallery), max(*protocol.ks, 10))
 
-    def ranked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[RankedRows]:
+    def ranked(self, chunk: Sequence[tuple[data.EvalQuery, int]], mode: Mode) -> Iterator[RankedRows]:
         """Yield what each (query, phrasing) finds.
 
         The members of an image set are ordered by the score that ranks: S itself of each, however far stage 1 puts it,
         and stage 1's inner product where nothing is re-ranked.
         """
-        if not all(query.plain for query, _ in chunk):
+        if not all(query.is_simple for query, _ in chunk):
             yield from self._asked(chunk, mode)
             return
         references = self._references(chunk)
@@ -78,7 +78,7 @@ class ProtocolRanker:
         for (query, _), vector, one in zip(chunk, instead, found, strict=True):
             yield self._ordered(query, vector if one is None else one, one is not None)
 
-    def _asked(self, chunk: Sequence[tuple[data.Triplet, int]], mode: Mode) -> Iterator[RankedRows]:
+    def _asked(self, chunk: Sequence[tuple[data.EvalQuery, int]], mode: Mode) -> Iterator[RankedRows]:
         """Rank queries of several images, texts and exclusions as a Retriever does; a mode is a balance."""
         for (query, _), asked in zip(chunk, self.asked(chunk, BALANCES[mode]), strict=True):
             if isinstance(asked, NsfseError):
@@ -86,7 +86,7 @@ class ProtocolRanker:
             else:
                 yield self._ordered(query, asked, True)
 
-    def asked(self, chunk: Sequence[tuple[data.Triplet, int]], balance: float = 0.5) -> list[Asked | NsfseError]:
+    def asked(self, chunk: Sequence[tuple[data.EvalQuery, int]], balance: float = 0.5) -> list[Asked | NsfseError]:
         """Return each (query, phrasing) as the search takes it, or why it cannot be read."""
         given = [
             Given(
@@ -127,7 +127,7 @@ class ProtocolRanker:
         """Return the features of `items` [K]."""
         return self._encoded.targets(self._encoded.rows_of(items))
 
-    def composed(self, chunk: Sequence[tuple[data.Triplet, int]]) -> list[QueryFeatures | None]:
+    def composed(self, chunk: Sequence[tuple[data.EvalQuery, int]]) -> list[QueryFeatures | None]:
         """Return the query of each (query, phrasing), None for a text that cannot be read."""
         references = self._references(chunk)
         texts = [query.texts[position] for query, position in chunk]
@@ -137,7 +137,7 @@ class ProtocolRanker:
         """Return the first `k` of the gallery as serving ranks it, the images of `without` taken out."""
         return rank(self._scorer, query, self._vectors, self._fetch, k, self._rerank, self.mask([reference], without))
 
-    def _references(self, chunk: Sequence[tuple[data.Triplet, int]]) -> TargetFeatures:
+    def _references(self, chunk: Sequence[tuple[data.EvalQuery, int]]) -> TargetFeatures:
         return self._encoded.targets(self._encoded.rows_of([query.reference for query, _ in chunk]))
 
     def mask(self, shown: Sequence[str], without: Iterable[str] = ()) -> Mask | None:
@@ -150,7 +150,7 @@ class ProtocolRanker:
         mask[rows] = False
         return mask
 
-    def _ordered(self, query: data.Triplet, asked: QueryFeatures | Asked | Floats, readable: bool) -> RankedRows:
+    def _ordered(self, query: data.EvalQuery, asked: QueryFeatures | Asked | Floats, readable: bool) -> RankedRows:
         mask = self.mask(query.reference_ids)
         return RankedRows(self._order(asked, mask), self._members(query, asked, mask), readable)
 
@@ -162,7 +162,7 @@ class ProtocolRanker:
             return rank(self._scorer, query, self._vectors, self._fetch, depth, self._rerank, mask).rows
         return exact_search(self._vectors, query, depth, mask)[0]
 
-    def _members(self, query: data.Triplet, asked: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:
+    def _members(self, query: data.EvalQuery, asked: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:
         """Return the members of a query's image set that may be found, the best first; ties in gallery order."""
         known = sorted({self._row_of[item] for item in query.subset if item in self._row_of})
         rows = np.array([row for row in known if mask is None or mask[row]], np.intp)

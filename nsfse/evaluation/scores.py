@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import Protocol, Triplet, gallery_digest
+from nsfse.data import EvalQuery, EvaluationProtocol, gallery_digest
 from nsfse.evaluation import metrics
 from nsfse.evaluation.query_counts import Noted
 
@@ -24,7 +24,7 @@ SUBSET_KS = (1, 2, 3)
 class QueryRanking:
     """One phrasing of one query, ranked: `rows` are rows of the protocol's gallery, the best first."""
 
-    query: Triplet
+    query: EvalQuery
     position: int
     rows: NDArray[np.int32] = field(repr=False)
     subset: NDArray[np.int32] = field(repr=False, default_factory=lambda: np.empty(0, np.int32))
@@ -35,7 +35,7 @@ class QueryRanking:
 class ProtocolResult:
     """A score with all that it depends on, and the rankings behind it."""
 
-    protocol: Protocol
+    protocol: EvaluationProtocol
     mode: str
     rerank: int
     scores: Mapping[str, Any]
@@ -89,7 +89,7 @@ class ProtocolResult:
         }
 
 
-def score_rankings(protocol: Protocol, rankings: Sequence[QueryRanking]) -> dict[str, Any]:
+def score_rankings(protocol: EvaluationProtocol, rankings: Sequence[QueryRanking]) -> dict[str, Any]:
     """Return the protocol's metrics in percent; a query's phrasings share its weight equally.
 
     `phrasing_gap` compares the positions that every query has, and is None where that is one. A right answer that
@@ -190,7 +190,7 @@ def _cirr(
 
 
 def _soft(
-    protocol: Protocol, rankings: Sequence[QueryRanking], row_of: Mapping[str, int], weights: metrics.Weights
+    protocol: EvaluationProtocol, rankings: Sequence[QueryRanking], row_of: Mapping[str, int], weights: metrics.Weights
 ) -> dict[str, float]:
     """Return the soft recall of the ranking and, where there are image sets, that of their members (CoVR)."""
     softs = [{row_of[item]: w for item, w in ranked.query.soft if item in row_of} for ranked in rankings]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.config import FITTING_QUERIES
-from nsfse.data import EditsCategories, Protocol, Source, Triplet, held_out
+from nsfse.data import EvalQuery, EvaluationProtocol, HasCategoryEdits, Source, TrainingTriplet, calibration_split
 from nsfse.evaluation.evaluate import BATCH, image_ids, scorable_queries, unlisted
 from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
 from nsfse.evaluation.ranker import ProtocolRanker
@@ -31,7 +31,7 @@ CATEGORY_EDITS = 0.5
 L2 = 30.0
 STEPS, LEAST = 100, 1e-6
 
-Asks = Sequence[tuple[Triplet, int]]
+Asks = Sequence[tuple[EvalQuery, int]]
 """Queries, each with the position of one of its phrasings."""
 
 
@@ -52,7 +52,7 @@ def fit_decision(
     scorer: Scorer,
     source: Source,
     split: str,
-    triplets: Sequence[Triplet],
+    triplets: Sequence[TrainingTriplet],
     images: Images,
     queries: int = FITTING_QUERIES,
 ) -> Decision | None:
@@ -63,7 +63,7 @@ def fit_decision(
     finds for these is to have a low confidence. `images` reads the source's images for the scorer. None where there
     is no query to ask.
     """
-    held = held_out(source)
+    held = calibration_split(source)
     given = [held] if held else [found for found in source.protocols(split) if found.remove_reference]
     protocols = given or [of_training(triplets)]
     asked: list[Asked] = []
@@ -77,24 +77,27 @@ def fit_decision(
         if encoded is None or not encoded.covers(wanted):
             encoded = encode_in_batches(scorer, wanted, images, batch=BATCH)
         asked += ask(scorer, protocol, asks, encoded)
-        if isinstance(source, EditsCategories):
+        if isinstance(source, HasCategoryEdits):
             edits = source.category_edits(protocol.gallery, round(CATEGORY_EDITS * len(asks)))
             edited += ask(scorer, protocol, [(query, 0) for query in edits], encoded, unanswered=True)
     return _fit(asked, edited) if asked else None
 
 
-def of_training(triplets: Sequence[Triplet]) -> Protocol:
+def of_training(triplets: Sequence[TrainingTriplet]) -> EvaluationProtocol:
     """Return training triplets as queries of a gallery of their own images."""
-    known = tuple(triplet for triplet in triplets if not triplet.recolour)  # serving knows no recoloured references
-    gallery = tuple(dict.fromkeys(name for t in known for name in (t.targets[0], t.reference)))
-    return Protocol("training", "1", gallery, known)
+    shown = (triplet for triplet in triplets if not triplet.recolour_seed)  # serving knows no recoloured references
+    known = tuple(triplet.as_query() for triplet in shown)
+    gallery = tuple(dict.fromkeys(name for q in known for name in (q.targets[0], q.reference)))
+    return EvaluationProtocol("training", "1", gallery, known)
 
 
-def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: int) -> list[list[tuple[Triplet, int]]]:
+def _spread(
+    protocols: Sequence[EvaluationProtocol], missing: Collection[str], rankings: int
+) -> list[list[tuple[EvalQuery, int]]]:
     """Choose, for each protocol, what to ask: queries spread evenly over all, told in one phrasing after another."""
     every = [(at, q) for at, protocol in enumerate(protocols) for q in scorable_queries(protocol, missing) if q.targets]
     chosen = np.linspace(0, len(every), min(rankings, len(every)), endpoint=False).astype(int)
-    asks: list[list[tuple[Triplet, int]]] = [[] for _ in protocols]
+    asks: list[list[tuple[EvalQuery, int]]] = [[] for _ in protocols]
     for turn in range(max(1, rankings // max(1, len(every)))):
         for number, row in enumerate(chosen):
             at, query = every[row]
@@ -104,7 +107,7 @@ def _spread(protocols: Sequence[Protocol], missing: Collection[str], rankings: i
 
 
 def ask(
-    scorer: Scorer, protocol: Protocol, asks: Asks, encoded: EncodedImages, *, unanswered: bool = False
+    scorer: Scorer, protocol: EvaluationProtocol, asks: Asks, encoded: EncodedImages, *, unanswered: bool = False
 ) -> Iterator[Asked]:
     """Ask `asks` of the protocol's gallery as serving does, each twice; those that serving would refuse are left out.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import Described, Pixels, Source, Titled, Triplet
+from nsfse.data import HasAttributes, HasTitles, Pixels, Source, TrainingTriplet
 from nsfse.training.distributed import Share
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -73,13 +73,13 @@ class ImageCache:
         self._room = limit - sum(found.nbytes for found in self._kept.values())
         self._pool = ThreadPoolExecutor(threads)
 
-    def facts(self, name: str) -> Mapping[str, str]:
+    def attributes(self, name: str) -> Mapping[str, str]:
         """Return what the source knows to be in an image."""
-        return self._source.facts(name) if isinstance(self._source, Described) else {}
+        return self._source.attributes(name) if isinstance(self._source, HasAttributes) else {}
 
     def title(self, name: str) -> str:
         """Return what the source calls an image; empty where nothing."""
-        return self._source.titles.get(name, "") if isinstance(self._source, Titled) else ""
+        return self._source.titles.get(name, "") if isinstance(self._source, HasTitles) else ""
 
     def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
         """Return images [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
@@ -115,20 +115,20 @@ class ImageCache:
         return pixels if name == key else recolour(pixels, zlib.crc32(name.encode()))
 
 
-def make_batch(triplets: Sequence[Triplet], images: ImageCache, tokenizer: Tokenizer, share: Share) -> Batch:
+def make_batch(triplets: Sequence[TrainingTriplet], images: ImageCache, tokenizer: Tokenizer, share: Share) -> Batch:
     """Gather one batch, the pixels of `share` alone; the first of a triplet's targets is the one to pull towards."""
-    keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour))))
+    keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour_seed))))
     row = {key: at for at, key in enumerate(keys)}
     right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
     for at, triplet in enumerate(triplets):
         right[at, [row[name, 0] for name in triplet.targets if (name, 0) in row]] = True
-    ids, mask = tokenizer.encode([t.texts[0] for t in triplets], unknown=True)
+    ids, mask = tokenizer.encode([t.text for t in triplets], unknown=True)
     rows = torch.cat(share.rows(len(keys)))
     shown = [keys[at] for at in rows]
     pixels = images([name for name, _ in shown], [seed for _, seed in shown])
-    reference = torch.tensor([row[t.reference, t.recolour] for t in triplets])
-    facts = [{} if seed else images.facts(name) for name, seed in keys]
-    named, fulfils = _named(triplets, tokenizer, ids.shape[1], facts)
+    reference = torch.tensor([row[t.reference, t.recolour_seed] for t in triplets])
+    attributes = [{} if seed else images.attributes(name) for name, seed in keys]
+    named, fulfils = _named(triplets, tokenizer, ids.shape[1], attributes)
     of = named.nonzero()[:, 0]
     titles = {row[name, 0]: images.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
     titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
@@ -160,27 +160,32 @@ def _readable(title: str, tokenizer: Tokenizer) -> bool:
 
 
 def _named(
-    triplets: Sequence[Triplet], tokenizer: Tokenizer, length: int, facts: Sequence[Mapping[str, str]]
+    triplets: Sequence[TrainingTriplet], tokenizer: Tokenizer, length: int, attributes: Sequence[Mapping[str, str]]
 ) -> tuple[Tensor, Tensor]:
-    """Return `Batch.named` for texts of `length` words, and `Batch.fulfils` as far as the `facts` of images tell."""
+    """Return `Batch.named` for texts of `length` words, and `Batch.fulfils` as the `attributes` of images tell."""
 
     @functools.cache
-    def fulfil(fact: str, values: tuple[str, ...]) -> list[int]:
-        return [0 if fact not in known else 1 if known[fact] in values else -1 for known in facts]
+    def fulfil(key: str, values: tuple[str, ...]) -> list[int]:
+        return [0 if key not in known else 1 if known[key] in values else -1 for known in attributes]
 
     named = torch.zeros(len(triplets), length, dtype=torch.long)
     fulfils: list[list[int]] = []
     for at, triplet in enumerate(triplets):
-        says = {word: claim for claim in triplet.truth for word in claim.words}
-        for place, word in enumerate(tokenizer.tokens(triplet.texts[0], unknown=True) if says else ()):
-            if claim := says.get(word.lower()):
-                named[at, place] = -1 if claim.absent else 1
-                fulfils.append(fulfil(claim.fact, claim.values))
-    return named, torch.tensor(fulfils, dtype=torch.long).view(-1, len(facts))
+        says = {word: label for label in triplet.word_labels for word in label.words}
+        for place, word in enumerate(tokenizer.tokens(triplet.text, unknown=True) if says else ()):
+            if label := says.get(word.lower()):
+                named[at, place] = -1 if label.absent else 1
+                fulfils.append(fulfil(label.attribute_key, label.values))
+    return named, torch.tensor(fulfils, dtype=torch.long).view(-1, len(attributes))
 
 
 def batches(
-    triplets: Sequence[Triplet], size: int, images: ImageCache, tokenizer: Tokenizer, share: Share, start: int = 0
+    triplets: Sequence[TrainingTriplet],
+    size: int,
+    images: ImageCache,
+    tokenizer: Tokenizer,
+    share: Share,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """Yield whole batches in order from batch `start`, each made while the one before is used."""
     slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from nsfse.config import Config, ModelConfig
-from nsfse.data import Source, Titled, Triplet, Worded, notes_of
+from nsfse.data import HasTitles, HasTrainingTexts, Source, TrainingTriplet, notes_of
 from nsfse.data.registry import open_source
 from nsfse.data.text.vocabulary import build_vocabulary, count_read, read_note
 from nsfse.models.autocast import choose
@@ -138,7 +138,7 @@ def _train(
     return TrainResult(out, dict(log.last), trainer.step < trainer.total_steps and not 0 < steps <= trainer.step)
 
 
-def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], resume: bool) -> Tokenizer:
+def _prepare(run: Path, config: Config, source: Source, first: list[TrainingTriplet], resume: bool) -> Tokenizer:
     """Make or reopen the run's folder; return its tokenizer."""
     if (run / "config.json").exists() and resume:
         if read_header(run)["config"] != config:
@@ -152,18 +152,18 @@ def _prepare(run: Path, config: Config, source: Source, first: list[Triplet], re
     for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors", DECISION):
         (run / old).unlink(missing_ok=True)
     seen = [*first, *source.triplets(1)]
-    texts = [text for triplet in seen for text in triplet.texts]
+    texts = [triplet.text for triplet in seen]
     if not texts:
         why = "; ".join(("", *notes_of(source, training=True)))
         raise DataError(f"{source.name} has no training triplets in {config.data.folder}{why}; check the data set")
-    slips = [slip for triplet in seen for slip in triplet.slips]
-    titles = source.titles.values() if isinstance(source, Titled) and config.train.title_weight else ()
-    told = [*texts, *(source.training_texts if isinstance(source, Worded) else ())]
-    vocabulary = own_tokenizer(config.model) or build_vocabulary(told, slips=slips, titles=titles)
+    typos = [typo for triplet in seen for typo in triplet.typos]
+    titles = source.titles.values() if isinstance(source, HasTitles) and config.train.title_weight else ()
+    told = [*texts, *(source.training_texts if isinstance(source, HasTrainingTexts) else ())]
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(told, typos=typos, titles=titles)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
     tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
-    trained_on |= count_read(tokenizer, texts, slips)
+    trained_on |= count_read(tokenizer, texts, typos)
     trained_on |= {"steps": config.train.total_steps} if config.train.total_steps else {}
     trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
     write_header(run, config, vocabulary.get_vocab_size(), trained_on)

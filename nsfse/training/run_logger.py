@@ -11,7 +11,7 @@ import msgspec
 from torch import Tensor
 
 from nsfse.config import Config
-from nsfse.data import Source, Triplet, held_out
+from nsfse.data import Source, TrainingTriplet, calibration_split
 from nsfse.evaluation.evaluate import evaluate, scorable_queries, unlisted
 from nsfse.models.baselines import Baseline, build_model
 from nsfse.models.checkpoint import save_state, save_tensors, write_decision, write_file
@@ -71,7 +71,7 @@ class Log:
         if self.progress:
             self.progress(entry)
 
-    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet]) -> None:
         """Fit t and ω of the averaged weights, score them on validation, keep the best, save for resuming.
 
         After the last epoch what tells a match is fitted, too, and written before the state that says training is done.
@@ -97,12 +97,12 @@ class Log:
         if self.progress:
             self.progress(entry)
 
-    def stop(self, trainer: Trainer, triplets: Sequence[Triplet]) -> None:
+    def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> None:
         """Save within an epoch: the state first, so that a kill during the fit of what is served loses nothing."""
         self.save(trainer, trainer.average)
         save_tensors(self.run / "model.safetensors", self._served(trainer, triplets)[0].state_dict())
 
-    def _served(self, trainer: Trainer, triplets: Sequence[Triplet]) -> tuple[NSFSE | Baseline, dict[str, Any]]:
+    def _served(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> tuple[NSFSE | Baseline, dict[str, Any]]:
         """Return the averaged model with t and ω fitted to it, and what metrics.jsonl says of both boundaries.
 
         The trainer's own weights and boundaries stay as they are: training continues as if nothing had been fitted.
@@ -111,7 +111,7 @@ class Log:
         model.load_state_dict(trainer.average)
         if not isinstance(model, NSFSE):
             return model, {}
-        fitting = held_out(self.source) or of_training(triplets[:FITTED])
+        fitting = calibration_split(self.source) or of_training(triplets[:FITTED])
         refits = fit_served(model, self.tokenizer, fitting, self.images, self.data.fitting_queries)
         found: dict[str, Any] = {}
         for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
@@ -122,7 +122,7 @@ class Log:
                 )
         return model, found
 
-    def _decide(self, scorer: TorchScorer, triplets: Sequence[Triplet]) -> None:
+    def _decide(self, scorer: TorchScorer, triplets: Sequence[TrainingTriplet]) -> None:
         known, queries = triplets[:FITTED], self.data.fitting_queries
         decision = fit_decision(scorer, self.source, self.data.validation, known, self.images, queries)
         if decision:
@@ -177,10 +177,10 @@ class Silence:
     def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
         """Say nothing."""
 
-    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[Triplet]) -> None:
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet]) -> None:
         """Score nothing."""
 
-    def stop(self, trainer: Trainer, triplets: Sequence[Triplet]) -> None:
+    def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> None:
         """Write nothing."""
 
     def save_state(self, trainer: Trainer, due: bool = True) -> None:

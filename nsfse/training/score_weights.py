@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nsfse.config import FITTING_QUERIES
-from nsfse.data import Pixels, Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol, Pixels
 from nsfse.evaluation.ranker import map_valid_texts
 from nsfse.models.boundary import Refit
 from nsfse.models.nsfse import NSFSE
@@ -56,7 +56,7 @@ class Lists:
 
 
 def fit_served(
-    model: NSFSE, tokenizer: Tokenizer, protocol: Protocol, images: Images, queries: int = FITTING_QUERIES
+    model: NSFSE, tokenizer: Tokenizer, protocol: EvaluationProtocol, images: Images, queries: int = FITTING_QUERIES
 ) -> dict[str, Refit]:
     """Fit t_c, t_v, and then ω with these, of `model`, in place; return what became of `t_c` and `t_v`.
 
@@ -69,7 +69,7 @@ def fit_served(
     return found
 
 
-def make_lists(model: NSFSE, tokenizer: Tokenizer, protocol: Protocol, images: Images, queries: int) -> Lists:
+def make_lists(model: NSFSE, tokenizer: Tokenizer, protocol: EvaluationProtocol, images: Images, queries: int) -> Lists:
     """Encode the protocol's gallery and about `queries` of its queries, spread evenly, one phrasing after another.
 
     A query's answer is the first of its right answers in the gallery; queries without any, those whose reference is
@@ -96,7 +96,7 @@ def make_lists(model: NSFSE, tokenizer: Tokenizer, protocol: Protocol, images: I
     return Lists(gallery, tuple(found))
 
 
-def _answers(triplet: Triplet, row: Mapping[str, int]) -> list[int]:
+def _answers(triplet: EvalQuery, row: Mapping[str, int]) -> list[int]:
     """Return the rows of a query's right answers, in its order: the reference is none, whatever the query says."""
     return [row[name] for name in triplet.targets if name in row and name != triplet.reference]
 
@@ -105,7 +105,7 @@ def _composed(
     scorer: TorchScorer,
     gallery: TargetFeatures,
     row: Mapping[str, int],
-    asked: Sequence[Triplet],
+    asked: Sequence[EvalQuery],
     texts: Sequence[str],
 ) -> list[QueryFeatures | None]:
     references = gallery.take([row[triplet.reference] for triplet in asked])

@@ -51,7 +51,7 @@ def write_shop(folder):
         writer = csv.writer(file)
         writer.writerow(["id", "Farbe", "Artikel"])
         for item in drawn.items("train"):
-            found = drawn.attributes(item)
+            found = drawn.describe(item)
             writer.writerow([item, COLOURS[found["colour"]], ARTICLES[found["category"]]])
             Image.fromarray(drawn.load(item, (40, 40))).save(folder / "images" / f"{item}.jpg")
 

@@ -79,7 +79,7 @@ def write_images(folder: Path) -> None:
     items = source.items("test")
     chosen = items[:: len(items) // len(SIZES)]
     for number, (item, size) in enumerate(zip(chosen, SIZES, strict=False), 1):
-        about = source.attributes(item)
+        about = source.describe(item)
         name = f"{number}-{about['colour']}-{about['category']}.png"
         Image.fromarray(source.load(item, size)).save(folder / name, optimize=True)
 

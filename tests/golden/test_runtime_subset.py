@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation import ranker
 from nsfse.evaluation.cirr_submission import write_submission
 from nsfse.evaluation.evaluate import evaluate
@@ -77,8 +77,10 @@ def toy():
     for at in range(QUERIES):
         reference, *members = (str(row) for row in rng.choice(IMAGES, 6, replace=False))
         soft = ((members[0], 1.0), (members[1], 0.5), (members[2], -1.0))
-        queries.append(Triplet(reference, (str(at),), (members[0],), subset=tuple(members), soft=soft, pairid=str(at)))
-    return Protocol("toy", "rc2", tuple(map(str, range(IMAGES))), tuple(queries), ks=(1, 5, 10, 50))
+        queries.append(
+            EvalQuery(reference, (str(at),), (members[0],), subset=tuple(members), soft=soft, pairid=str(at))
+        )
+    return EvaluationProtocol("toy", "rc2", tuple(map(str, range(IMAGES))), tuple(queries), ks=(1, 5, 10, 50))
 
 
 def kept(features):
@@ -136,20 +138,20 @@ def test_without_stage_2_it_is_that_of_the_whole_ranking(toy):
 
 
 def subset_of(query, rerank=2, gallery=tuple("01234567"), **options):
-    protocol = Protocol("toy", "1", gallery, (query,), ks=(1, 5), **options)
+    protocol = EvaluationProtocol("toy", "1", gallery, (query,), ks=(1, 5), **options)
     result = evaluate(NumberScorer(), protocol, number_images, rerank=rerank)
     return [gallery[row] for row in result.rankings[0].subset]
 
 
 def test_members_beyond_the_re_ranked_are_ordered_by_s_too():
     # Stage 1 has 1 2 3 4; S, the other way round, 4 before 3 before 2. Only 1 and 2 are re-ranked.
-    query = Triplet("0", ("1 2 3 4 swap",), ("4",), subset=("2", "3", "4"))
+    query = EvalQuery("0", ("1 2 3 4 swap",), ("4",), subset=("2", "3", "4"))
     assert subset_of(query, rerank=2) == subset_of(query, rerank=8) == ["4", "3", "2"]
     assert subset_of(query, rerank=0) == ["2", "3", "4"]
 
 
 def test_equal_members_stand_in_gallery_order():
-    query = Triplet("0", ("7",), ("3",), subset=("5", "3", "4"))
+    query = EvalQuery("0", ("7",), ("3",), subset=("5", "3", "4"))
     assert subset_of(query) == subset_of(query, rerank=0) == ["3", "4", "5"]
     assert subset_of(query, gallery=tuple("01254367")) == ["5", "4", "3"]
 
@@ -158,25 +160,25 @@ def test_members_within_a_tie_stand_in_gallery_order(monkeypatch):
     # A step of float32 between two scores, as another processor may round them, changes no order.
     step = np.float32([0, 1, 2]) * np.finfo(np.float32).eps / 2
     monkeypatch.setattr(ranker, "score_rows", lambda *_: [PairScores(0.5 + step, step[:, None], 0.0)])
-    query = Triplet("0", ("7",), ("3",), subset=("5", "3", "4"))
+    query = EvalQuery("0", ("7",), ("3",), subset=("5", "3", "4"))
     assert subset_of(query) == ["3", "4", "5"]
 
 
 def test_the_reference_and_what_is_not_there_are_no_members():
-    query = Triplet("0", ("3",), ("3",), subset=("0", "3", "4", "9", "4"))
+    query = EvalQuery("0", ("3",), ("3",), subset=("0", "3", "4", "9", "4"))
     assert subset_of(query) == ["3", "4"]
     assert subset_of(query, remove_reference=False) == ["3", "0", "4"]
 
 
 def test_a_text_that_cannot_be_read_leaves_the_image_to_rank_the_members():
-    query = Triplet("2", ("",), ("3",), subset=("4", "3", "2"))
+    query = EvalQuery("2", ("",), ("3",), subset=("4", "3", "2"))
     assert subset_of(query, remove_reference=False) == ["2", "3", "4"]
 
 
 def test_the_subset_file_has_the_members_by_s(tmp_path):
     gallery = tuple(str(row) for row in range(60))
-    query = Triplet("0", ("1 2 3 4 5 swap",), (), subset=("1", "2", "3", "4", "5"), pairid="7")
-    protocol = Protocol("cirr-test1", "rc2", gallery, (query,), ks=(1, 5, 10, 50))
+    query = EvalQuery("0", ("1 2 3 4 5 swap",), (), subset=("1", "2", "3", "4", "5"), pairid="7")
+    protocol = EvaluationProtocol("cirr-test1", "rc2", gallery, (query,), ks=(1, 5, 10, 50))
     files = write_submission(evaluate(NumberScorer(60), protocol, number_images, rerank=2), tmp_path)
     recall, subset = (json.loads(file.read_text()) for file in files)
     assert subset["7"] == ["5", "4", "3"]
@@ -186,8 +188,8 @@ def test_the_subset_file_has_the_members_by_s(tmp_path):
 def test_soft_recall_of_the_members_by_hand():
     # Members in order: 1 (no weight), 2 (-1), 3 (0.5), 4 (1). CoVR: never below 0, the best among the first K.
     soft = (("2", -1.0), ("3", 0.5), ("4", 1.0), ("0", 1.0))
-    query = Triplet("0", ("1 2 3 4",), ("4",), subset=("4", "3", "2", "1"), soft=soft)
-    protocol = Protocol("toy", "1", tuple("01234567"), (query,), ks=(1, 5))
+    query = EvalQuery("0", ("1 2 3 4",), ("4",), subset=("4", "3", "2", "1"), soft=soft)
+    protocol = EvaluationProtocol("toy", "1", tuple("01234567"), (query,), ks=(1, 5))
     found = evaluate(NumberScorer(), protocol, number_images).scores
     assert [found[f"soft_R_subset@{k}"] for k in (1, 2, 3)] == [0.0, 0.0, 50.0]
     assert [found[f"R_subset@{k}"] for k in (1, 2, 3)] == [0.0, 0.0, 0.0]

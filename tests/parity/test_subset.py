@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from nsfse.config import ModelConfig
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.evaluate import evaluate
 from nsfse.models.torch_scorer import open_scorer
 from tests.random_run import TEXTS, write_random_run
@@ -37,10 +37,10 @@ def test_the_members_stand_as_in_a_ranking_of_everything_by_s(scorer, more):
 
     texts = TEXTS if hasattr(scorer, "model") else ("make it green", "in blue", "a red one", "make it yellow")
     queries = tuple(
-        Triplet(GALLERY[at], (text,), (GALLERY[at + 4],), subset=tuple(GALLERY[at + 4 : at + 20 : 3]), **more)
+        EvalQuery(GALLERY[at], (text,), (GALLERY[at + 4],), subset=tuple(GALLERY[at + 4 : at + 20 : 3]), **more)
         for at, text in enumerate(texts)
     )
-    toy = Protocol("toy", "1", GALLERY, queries, ks=(1, 24))
+    toy = EvaluationProtocol("toy", "1", GALLERY, queries, ks=(1, 24))
     few, all_, none = (evaluate(scorer, toy, images, rerank=count) for count in (1, 24, 0))
     members = [{GALLERY.index(item) for item in query.subset} for query in queries]
     for one, whole, stage_1, rows in zip(few.rankings, all_.rankings, none.rankings, members, strict=True):

@@ -15,7 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
-from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet, load_item
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, WordLabel, load_item
 from nsfse.data.datasets.catalogue_pairs import Change, Changes, Place, Value
 from nsfse.data.datasets.file_index import broken_images, scan
 from nsfse.data.datasets.items import MISSING_VALUES, RESERVED, ItemTable, read_items
@@ -101,11 +101,11 @@ class CatalogueSource:
         self._table = read_items(folder, table, images)
         self.images: Mapping[str, Path] = self._table.images
         self.missing = self._table.missing
-        self.attributes = _attributes(self._table, attributes, group, title)
+        self.columns = _attributes(self._table, attributes, group, title)
         self._seed, self._count = seed, triplets
         training = (item for item in self._training_ids(split) if item in self.images)
         every = {item: self._table.rows[item] for item in training}
-        self._values = {column: {row[column] for row in every.values()} for column in self.attributes}
+        self._values = {column: {row[column] for row in every.values()} for column in self.columns}
         mix, group = Mix(instance, double, balance, changes), group if group in self._table.columns else None
         aside = {item: row for item, row in every.items() if _chance((row[group] if group else "") or item) < held_out}
         self._rows: Mapping[str, Mapping[str, str]] = {item: row for item, row in every.items() if item not in aside}
@@ -123,16 +123,16 @@ class CatalogueSource:
         """Return one image [H, W, 3] fitted to `size` (H, W)."""
         return load_item(self.images, item, size)
 
-    def facts(self, item: str) -> dict[str, str]:
+    def attributes(self, item: str) -> dict[str, str]:
         """Return the attributes of a training item that are known."""
         row = self._rows[item]
-        return {column: row[column] for column in self.attributes if row[column] not in MISSING_VALUES}
+        return {column: row[column] for column in self.columns if row[column] not in MISSING_VALUES}
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split whose images are there."""
         return tuple(item for item in self._table.of_split(split) if item in self.images)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the epoch's triplets: fresh pairs and texts, both directions of a pair adjacent."""
         rng = np.random.default_rng([4, self._seed, epoch])
         pairs = -(-self._count // 2)
@@ -145,7 +145,7 @@ class CatalogueSource:
             for change in changes.draw(count, rng)
         ]
         retelling = Retelling(self._phrasings, self._variety, self._seed, epoch)
-        made: list[Triplet] = []
+        made: list[TrainingTriplet] = []
         for at, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 6)).tolist(), strict=True):
             if at >= len(drawn):
                 made += [self._own_colour(part, retelling) for part in (chances[:3], chances[3:])]
@@ -155,13 +155,13 @@ class CatalogueSource:
             made.append(self._triplet(kind, change, 1, 0, chances[2:], retelling))
         return made[: self._count]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the protocols of the folder's queries.jsonl; empty where there is none."""
         if not (self._folder / "queries.jsonl").is_file():
             return []
         return QuerySetSource(self._folder, images=self._images_folder, group=self._group).protocols(split)
 
-    def held_out(self) -> Protocol | None:
+    def calibration_split(self) -> EvaluationProtocol | None:
         """Return edits of products of the training split that no triplet shows; None without `held_out`.
 
         Their answers are such products, too; the rest of the gallery are others, up to a shop's shelf of them.
@@ -172,19 +172,19 @@ class CatalogueSource:
         for triplet in self._aside.triplets(0):
             right = sorted(triplet.targets, key=self._rows.__contains__)  # those that no triplet shows come first
             if triplet.reference not in self._rows and right[0] not in self._rows:
-                queries.append(replace(triplet, targets=tuple(right)))
-        return Protocol("held out", "1", tuple(self._aside._rows), tuple(queries))
+                queries.append(replace(triplet.as_query(), targets=tuple(right)))
+        return EvaluationProtocol("held out", "1", tuple(self._aside._rows), tuple(queries))
 
-    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
+    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[EvalQuery, ...]:
         """Return queries that exclude or replace the category (see nsfse.data.text.category_edits).
 
         None where no attribute is said as a category.
         """
         kinds = self._phrasings.columns
-        column = next((name for name in self.attributes if kinds.get(name.lower()) == "category"), None)
+        column = next((name for name in self.columns if kinds.get(name.lower()) == "category"), None)
         if column is None:
             return ()
-        known = {item: {name: self._table.rows[item][name] for name in self.attributes} for item in gallery}
+        known = {item: {name: self._table.rows[item][name] for name in self.columns} for item in gallery}
         known = {item: about for item, about in known.items() if MISSING_VALUES.isdisjoint(about.values())}
         return category_edits(known, column, (), self._phrasings, count)
 
@@ -195,7 +195,7 @@ class CatalogueSource:
         expected = {f"{split or 'all'}.found": len(self._table.of_split(split)) for split in splits}
         layout = scan(self._images_folder or self._folder)
         broken = broken_images(list(self.images.values()), layout, self._table.dead)
-        note = f"attributes: {', '.join(self.attributes)}"
+        note = f"attributes: {', '.join(self.columns)}"
         return CheckReport(self.name, counts, expected, self.missing, broken, (note,), (), layout.skipped)
 
     def _training_ids(self, split: str) -> tuple[str, ...]:
@@ -233,24 +233,24 @@ class CatalogueSource:
     def _items_of_colour(self) -> list[tuple[str, str, str]]:
         """Return (item, colour column, colour) of every training item whose colour is known."""
         kinds = self._phrasings.columns
-        column = next((c for c in self.attributes if kinds.get(c.lower()) == "colour"), None)
+        column = next((c for c in self.columns if kinds.get(c.lower()) == "colour"), None)
         if column is None:
-            raise UsageError(f"recoloured needs a colour among the attributes; there are: {', '.join(self.attributes)}")
+            raise UsageError(f"recoloured needs a colour among the attributes; there are: {', '.join(self.columns)}")
         return [(item, column, row[column]) for item, row in self._rows.items() if row[column] not in MISSING_VALUES]
 
-    def _own_colour(self, chances: Sequence[float], retelling: Retelling) -> Triplet:
+    def _own_colour(self, chances: Sequence[float], retelling: Retelling) -> TrainingTriplet:
         """Ask for an item by its colour, the reference being the item itself in other colours."""
         item, column, colour = self._coloured[int(chances[0] * len(self._coloured))]
         edit = self._edit(column, colour)
         seen = int(chances[1] * len(self._phrasings.phrases_of([edit]).seen))
-        text, slips = retelling.tell([edit], seen, chances[2])
-        recolour = 1 + int(retelling.random.random() * 2**31)
-        truth = (Claim(column, edit.words, column, (colour,)),)
-        return Triplet(item, (text,), (item,), kind="recoloured", truth=truth, recolour=recolour, slips=slips)
+        text, typos = retelling.tell([edit], seen, chances[2])
+        recolour_seed = 1 + int(retelling.random.random() * 2**31)
+        word_labels = (WordLabel(column, edit.words, column, (colour,)),)
+        return TrainingTriplet(item, text, (item,), "recoloured", word_labels, typos, recolour_seed)
 
     def _triplet(
         self, kind: str, change: Change, start: int, end: int, chances: Sequence[float], retelling: Retelling
-    ) -> Triplet:
+    ) -> TrainingTriplet:
         edits = [self._edit(column, value) for column, value in zip(change.columns, change.values[end], strict=True)]
         targets = change.answers(end, _MOST_TARGETS)
         values: list[tuple[str, ...]] = [(value,) for value in change.values[end]]
@@ -259,12 +259,12 @@ class CatalogueSource:
             targets = change.all_but(start, _MOST_TARGETS)
             values = [tuple(self._values[change.columns[0]] - {change.values[start][0]})]
         seen = int(chances[0] * len(self._phrasings.phrases_of(edits).seen))
-        text, slips = retelling.tell(edits, seen, chances[1])
-        truth = tuple(
-            Claim(edit.attribute, edit.words, edit.attribute, asked, edit.absent)
+        text, typos = retelling.tell(edits, seen, chances[1])
+        word_labels = tuple(
+            WordLabel(edit.attribute, edit.words, edit.attribute, asked, edit.absent)
             for edit, asked in zip(edits, values, strict=True)
         )
-        return Triplet(change.item(start), (text,), targets, kind=kind, truth=truth, slips=slips)
+        return TrainingTriplet(change.item(start), text, targets, kind, word_labels, typos)
 
     def _edit(self, column: str, value: str, negated: bool = False) -> Edit:
         edit = self._phrasings.edit_to(column, value)
@@ -275,10 +275,10 @@ class CatalogueSource:
 
     def _mixed(self, mix: Mix, group: str | None, variant: str | None) -> list[tuple[float, str, Changes]]:
         """Return (share, kind, changes) of everything that can be drawn; shares are relative."""
-        weights = mix.changes or dict.fromkeys(self.attributes, 0.0)
+        weights = mix.changes or dict.fromkeys(self.columns, 0.0)
         for column in (*weights, *([variant] if variant else [])):
-            if column not in self.attributes:
-                raise UsageError(f"no attribute {column!r}; there are: {', '.join(self.attributes)}")
+            if column not in self.columns:
+                raise UsageError(f"no attribute {column!r}; there are: {', '.join(self.columns)}")
         singles = self._shared(1 - mix.instance - mix.double, "attribute", list(weights), 1, mix)
         doubles = self._shared(mix.double, "double", list(weights), 2, mix)
         instances = []
@@ -299,7 +299,7 @@ class CatalogueSource:
             return []
         found = []
         for chosen in combinations(columns, size):
-            kept = [column for column in self.attributes if column not in chosen]
+            kept = [column for column in self.columns if column not in chosen]
             places = self._places(chosen, lambda row, kept=kept: tuple(row[column] for column in kept))  # type: ignore[misc]
             changes = Changes(chosen, places, mix.balance)
             weight = np.prod([mix.changes[column] for column in chosen]) if mix.changes else changes.total**0.5
@@ -320,7 +320,7 @@ class CatalogueSource:
 
     def _variant(self, group: str) -> str:
         """Return the attribute that varies within most groups."""
-        return max(self.attributes, key=lambda column: len(self._places((column,), lambda row: row[group])))
+        return max(self.columns, key=lambda column: len(self._places((column,), lambda row: row[group])))
 
 
 def _chance(name: str) -> float:

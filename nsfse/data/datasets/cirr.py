@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
 from nsfse.data.anomalies import Anything, Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json
@@ -102,7 +102,7 @@ class CIRR:
         """Return the ids of a split, those missing left out."""
         return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the training pairs in a seeded shuffle, those without an image or a caption left out.
 
         Soft targets of full weight are right answers too. Raises NotFoundError where the train captions are absent.
@@ -114,9 +114,9 @@ class CIRR:
         pairs = [p for p in self._pairs["train"] if trainable(p.caption)]
         pairs = [p for p in pairs if p.reference in self.images and p.target_hard in self.images]
         random.Random(f"{self._seed}/{epoch}").shuffle(pairs)
-        return [Triplet(p.reference, (p.caption,), _right_answers(p), pairid=str(p.pairid)) for p in pairs]
+        return [TrainingTriplet(p.reference, p.caption, _right_answers(p)) for p in pairs]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the split's protocol: R@1, 5, 10, 50, R_subset@1, 2, 3 and soft recall, the reference removed."""
         split = _official(split)
         if split not in self._pairs or split not in self._lists:
@@ -125,7 +125,11 @@ class CIRR:
         gallery = tuple(item for item in self._lists[split] if item in self.images)
         queries = tuple(_query(pair) for pair in self._pairs[split])
         note = "R_subset: the five other members of the image set, each ranked by its own score"
-        return [Protocol(f"cirr-{split}", "rc2", gallery, queries, True, (1, 5, 10, 50), note, len(missing), missing)]
+        return [
+            EvaluationProtocol(
+                f"cirr-{split}", "rc2", gallery, queries, True, (1, 5, 10, 50), note, len(missing), missing
+            )
+        ]
 
     def check(self) -> CheckReport:
         """Count pairs, listed images and images per split; name odd pairs; decode every image."""
@@ -210,8 +214,8 @@ def _with_ids(pair: _Query) -> _Query:
     )
 
 
-def _query(pair: _Query) -> Triplet:
-    return Triplet(
+def _query(pair: _Query) -> EvalQuery:
+    return EvalQuery(
         reference=pair.reference,
         texts=(pair.caption,),
         targets=pair.targets,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, scan
 from nsfse.data.text_files import read_lines
@@ -71,7 +71,7 @@ class Fashion200K:
         """Return the ids of a split, those missing left out."""
         return tuple(item for item in self._captions.get(_official(split), ()) if item in self.images)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return one fresh triplet a modifiable image, shuffled; images of the target's caption are all right answers.
 
         Pairs are drawn from the images that are there. Raises NotFoundError where the train labels are absent.
@@ -83,7 +83,7 @@ class Fashion200K:
         rng.shuffle(sources)
         return [self._sample(source, rng) for source in sources]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return TIRG's protocol on the test split: R@1, 10, 50, a hit if the caption is the target's.
 
         A pair of which one has no description has no modification text: it is left out, and the note says so. An image
@@ -104,7 +104,11 @@ class Fashion200K:
         note = "a hit is any image with the target's caption; the query image is excluded"
         if silent := len(pairs) - len(told):
             note += f"; {counted(silent, 'query', 'queries')} without a description left out"
-        return [Protocol("fashion200k-tirg", "1", gallery, queries, True, (1, 10, 50), note, len(missing), missing)]
+        return [
+            EvaluationProtocol(
+                "fashion200k-tirg", "1", gallery, queries, True, (1, 10, 50), note, len(missing), missing
+            )
+        ]
 
     def check(self) -> CheckReport:
         """Count images, captions, modifiable images and test queries; decode every image."""
@@ -185,18 +189,18 @@ class Fashion200K:
                 faults.add("query has its reference as target", "queries have their reference as target", entry)
         return faults, notes
 
-    def _query(self, source: str, target: str, alike: Mapping[str, Sequence[str]]) -> Triplet:
+    def _query(self, source: str, target: str, alike: Mapping[str, Sequence[str]]) -> EvalQuery:
         captions = self._captions["test"]
         text = modification(captions[source], captions[target])
-        return Triplet(source, (text,), _preferred(target, alike[captions[target]]))
+        return EvalQuery(source, (text,), _preferred(target, alike[captions[target]]))
 
-    def _sample(self, source: str, rng: random.Random) -> Triplet:
+    def _sample(self, source: str, rng: random.Random) -> TrainingTriplet:
         images, children, parents = self._siblings
         caption = self._captions["train"][source]
         parent = rng.choice(parents[caption])
         chosen = rng.choice([child for child in children[parent] if child != caption])
         targets = _preferred(rng.choice(images[chosen]), images[chosen])
-        return Triplet(source, (modification(caption, chosen),), targets)
+        return TrainingTriplet(source, modification(caption, chosen), targets)
 
     @cached_property
     def _siblings(self) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, list[str]]]:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
 from nsfse.data.anomalies import Anything, Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json
@@ -103,7 +103,7 @@ class FashionIQ:
         ids = dict.fromkeys(item for c in CATEGORIES for item in self._lists.get((c, split), ()))
         return tuple(item for item in ids if item in self.images)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the training pairs in a seeded shuffle; a quarter each is told as c1+c2, c2+c1, c1 and c2 (CLIP4Cir).
 
         Pairs with a missing image, and those without a caption, are left out: `missing` and `notes` tell.
@@ -111,11 +111,11 @@ class FashionIQ:
         rng = random.Random(f"{self._seed}/{epoch}")
         pairs = [pair for category in CATEGORIES for pair in self._trained(category)]
         rng.shuffle(pairs)
-        return [Triplet(p.candidate, (_told(p.captions, self._join, rng),), (p.target,)) for p in pairs]
+        return [TrainingTriplet(p.candidate, _told(p.captions, self._join, rng), (p.target,)) for p in pairs]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return, per category, both galleries with the reference removed and kept; none for test (no targets)."""
-        found: list[Protocol] = []
+        found: list[EvaluationProtocol] = []
         for category in CATEGORIES:
             pairs = self._answered(category, split)
             if not pairs:
@@ -172,14 +172,14 @@ class FashionIQ:
 
     def _protocol(
         self, gallery: str, category: str, split: str, listed: tuple[str, ...], pairs: Sequence[_Pair], keep: bool
-    ) -> Protocol:
+    ) -> EvaluationProtocol:
         missing = absent(listed, self.images)
         present = tuple(item for item in listed if item in self.images)
         name = f"fashioniq-{gallery}{'-keepref' if keep else ''}-{category}{'' if split == 'val' else '-' + split}"
-        queries = tuple(Triplet(p.candidate, _joined(p.captions, self._join), (p.target,)) for p in pairs)
+        queries = tuple(EvalQuery(p.candidate, _joined(p.captions, self._join), (p.target,)) for p in pairs)
         which = "all of the split" if gallery == "original" else "the split's references and targets"
         note = f"gallery: {which}; captions: {self._join}; reference {'kept' if keep else 'removed'}"
-        return Protocol(name, "1", present, queries, not keep, (1, 10, 50), note, len(missing), missing)
+        return EvaluationProtocol(name, "1", present, queries, not keep, (1, 10, 50), note, len(missing), missing)
 
     def _findings(self) -> tuple[Findings, Findings]:
         """Return what makes pairs unfit to be scored, and what the official files have too."""

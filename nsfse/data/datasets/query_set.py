@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import broken_images, counted, scan
 from nsfse.data.datasets.items import ItemTable, read_items
@@ -55,6 +55,9 @@ class _Row(msgspec.Struct, frozen=True):
     more_texts: tuple[_Texts, ...] | None = None
     negative_texts: tuple[Name, ...] | None = None
     negative_images: tuple[_Id, ...] | None = None
+    # What query sets drawn before 0.1 call the two above: dropped unread, their exclusions would change the scores.
+    minus_texts: tuple[Name, ...] | None = None
+    minus: tuple[_Id, ...] | None = None
 
 
 class QuerySetSource:
@@ -72,7 +75,7 @@ class QuerySetSource:
         self.missing = self._table.missing
         self._file = folder / "queries.jsonl"
         self._seed = seed
-        self._queries: dict[tuple[str, str], list[Triplet]] = {}
+        self._queries: dict[tuple[str, str], list[EvalQuery]] = {}
         galleries: dict[str, frozenset[str]] = {}
         self._faults = Findings()
         for where, row in _read_rows(self._file):
@@ -128,23 +131,23 @@ class QuerySetSource:
         product = self._table.rows[item][self._group] or item
         return HALVES[hashlib.sha256(product.encode()).digest()[0] % 2]
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the queries of the train split in a seeded shuffle, one text each, incomplete ones left out."""
         rng = random.Random(f"{self._seed}/{epoch}")
         given = self._given()
-        made: list[Triplet] = []
+        made: list[TrainingTriplet] = []
         for query in rng.sample(given, len(given)):
             targets = tuple(item for item in query.targets if item in self.images)
             if targets and query.reference in self.images and all(map(trainable, query.texts)):
-                made.append(Triplet(query.reference, (rng.choice(query.texts),), targets, kind=query.kind))
+                made.append(TrainingTriplet(query.reference, rng.choice(query.texts), targets, query.kind))
         return made
 
-    def _given(self) -> list[Triplet]:
+    def _given(self) -> list[EvalQuery]:
         """Return the queries of the train split that ask with one image and one text."""
         every = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
-        return [query for query in every if query.plain]
+        return [query for query in every if query.is_simple]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the protocols of a split, or of a half of one; queries that name no split belong to `test`.
 
         Those of a half are called NAME-choose and NAME-report.
@@ -157,14 +160,16 @@ class QuerySetSource:
         ]
         return [self._half_of(protocol, half) for protocol in found] if half else found
 
-    def _protocol(self, name: str, split: str, queries: Sequence[Triplet]) -> Protocol:
+    def _protocol(self, name: str, split: str, queries: Sequence[EvalQuery]) -> EvaluationProtocol:
         version = f"sha256:{hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]}"
         missing = tuple(item for item in self._table.of_split(split) if item not in self.images)
         note = f"gallery: the items of split {split}" if split else "gallery: all items"
         gallery = self.items(split)
-        return Protocol(name, version, gallery, tuple(queries), note=note, missing=len(missing), missing_ids=missing)
+        return EvaluationProtocol(
+            name, version, gallery, tuple(queries), note=note, missing=len(missing), missing_ids=missing
+        )
 
-    def _half_of(self, protocol: Protocol, half: str) -> Protocol:
+    def _half_of(self, protocol: EvaluationProtocol, half: str) -> EvaluationProtocol:
         """Return the gallery and the queries of one half: those of which the images and a right answer are in it."""
 
         def inside(items: Iterable[str]) -> tuple[str, ...]:
@@ -198,8 +203,8 @@ class QuerySetSource:
 
 
 def _halved_queries(
-    queries: Iterable[Triplet], inside: Callable[[Iterable[str]], tuple[str, ...]]
-) -> tuple[Triplet, ...]:
+    queries: Iterable[EvalQuery], inside: Callable[[Iterable[str]], tuple[str, ...]]
+) -> tuple[EvalQuery, ...]:
     """Return the queries whose own images are all `inside`, with the answers that are; those without one are out."""
     found = []
     for query in queries:
@@ -210,7 +215,7 @@ def _halved_queries(
 
 
 def write_query_set(
-    folder: Path, items: Mapping[str, Mapping[str, str]], queries: Iterable[tuple[str, str, Triplet]]
+    folder: Path, items: Mapping[str, Mapping[str, str]], queries: Iterable[tuple[str, str, EvalQuery]]
 ) -> None:
     """Write items.csv (id → its columns) and queries.jsonl ((protocol, split, query)) into `folder`.
 
@@ -230,12 +235,12 @@ def write_query_set(
         raise OutputError(f"cannot write the query set to {folder}: {error.strerror}; choose another folder") from error
 
 
-def _row(protocol: str, split: str, query: Triplet) -> dict[str, Any]:
+def _row(protocol: str, split: str, query: EvalQuery) -> dict[str, Any]:
     row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
     row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
     row |= {"more_references": query.more_references, "more_texts": query.more_texts}
     row |= {"negative_texts": query.negative_texts, "negative_images": query.negative_images}
-    row |= {"kind": query.kind, "truth": {claim.attribute: claim.words for claim in query.truth}}
+    row |= {"kind": query.kind, "truth": {label.attribute: label.words for label in query.word_labels}}
     return {name: value for name, value in row.items() if value}
 
 
@@ -247,10 +252,10 @@ def _read_rows(file: Path) -> Iterator[tuple[str, _Row]]:
         yield where, read_json_line(line, _Row, where, "protocol, reference, texts and targets")
 
 
-def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> Triplet:
+def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> EvalQuery:
     """Return the query of one line; raise DataError where it names what is not there."""
     reference, targets = str(row.reference), _ids(row.targets)
-    hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.negative_images)
+    hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.negative_images or row.minus)
     for item in (reference, *targets, *hard, *more, *minus):
         if item not in table.rows:
             raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
@@ -270,7 +275,7 @@ def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> 
         raise DataError(
             f"{where} has more_texts that are not lists of {len(row.texts)}, one text for each of its texts"
         )
-    return Triplet(
+    return EvalQuery(
         reference,
         row.texts,
         targets,
@@ -278,7 +283,7 @@ def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> 
         kind=row.kind,
         more_references=more,
         more_texts=row.more_texts or (),
-        negative_texts=row.negative_texts or (),
+        negative_texts=row.negative_texts or row.minus_texts or (),
         negative_images=minus,
     )
 
@@ -287,7 +292,7 @@ def _ids(items: Sequence[str | int] | None) -> tuple[str, ...]:
     return tuple(map(str, items or ()))
 
 
-def _judge(query: Triplet, faults: Findings, entry: str) -> None:
+def _judge(query: EvalQuery, faults: Findings, entry: str) -> None:
     """Note what is odd about a query."""
     if len(set(query.targets)) < len(query.targets):
         faults.add("query lists a target twice", "queries list a target twice", entry)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json, read_lines
@@ -36,8 +36,8 @@ class _Pair(msgspec.Struct, frozen=True):
     caption: str = msgspec.field(name="RelativeCaption")
 
     @property
-    def triplet(self) -> Triplet:
-        return Triplet(image_id(self.reference), (self.caption.strip(),), (image_id(self.target),))
+    def triplet(self) -> EvalQuery:
+        return EvalQuery(image_id(self.reference), (self.caption.strip(),), (image_id(self.target),))
 
 
 class Shoes:
@@ -83,14 +83,14 @@ class Shoes:
         """Return the ids of a split, those missing left out."""
         return tuple(item for item in self._lists.get(_official(split), ()) if item in self.images)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the training pairs in a seeded shuffle, those without an image or a caption left out."""
         pairs = [pair for pair in self._pairs.get("train", ()) if trainable(pair.texts[0])]
         pairs = [p for p in pairs if p.reference in self.images and p.targets[0] in self.images]
         random.Random(f"{self._seed}/{epoch}").shuffle(pairs)
-        return pairs
+        return [TrainingTriplet(p.reference, p.texts[0], p.targets) for p in pairs]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the protocol of the test split: R@1, 10, 50 among all its images, the reference removed."""
         if _official(split) != "test" or "test" not in self._lists:
             return []
@@ -98,7 +98,9 @@ class Shoes:
         queries = tuple(self._pairs["test"])
         note = "gallery: all images of eval_im_names.txt"
         return [
-            Protocol("shoes-test", "1", self.items("test"), queries, True, (1, 10, 50), note, len(missing), missing)
+            EvaluationProtocol(
+                "shoes-test", "1", self.items("test"), queries, True, (1, 10, 50), note, len(missing), missing
+            )
         ]
 
     def check(self) -> CheckReport:
@@ -121,7 +123,7 @@ class Shoes:
     def _names(self, name: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(image_id(line) for _, line in read_lines(self._layout.file(name))))
 
-    def _split_pairs(self, split: str) -> list[Triplet]:
+    def _split_pairs(self, split: str) -> list[EvalQuery]:
         here = set(self._lists[split])
         return [pair for pair in self._given if pair.reference in here and pair.targets[0] in here]
 
@@ -129,7 +131,7 @@ class Shoes:
         """Return what makes pairs unfit to be scored, and what only has to be known."""
         faults, notes = Findings(), Findings()
         of = {item: split for split, ids in self._lists.items() for item in ids}
-        seen: set[Triplet] = set()
+        seen: set[EvalQuery] = set()
         for number, pair in enumerate(self._given):
             entry, (target,) = f"pair {number}", pair.targets
             for role, item in (("reference", pair.reference), ("target", target)):

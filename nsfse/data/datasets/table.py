@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from nsfse.data import CheckReport, Pixels, Protocol, Triplet, load_item, trainable
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, scan
 from nsfse.data.text_files import Name, read_csv, read_json_line, read_lines
@@ -90,15 +90,15 @@ class Table:
         """Return the images that the split's rows name, those missing left out."""
         return tuple(item for item in self._listed(split) if item in self.images)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the training rows in a seeded shuffle, one phrasing each, those with a missing image left out."""
         rng = random.Random(f"{self._seed}/{epoch}")
         whole = self._trained()
         rng.shuffle(whole)
         targets = [tuple(item for item in query.targets if item in self.images) for query in whole]
-        return [Triplet(q.reference, (rng.choice(q.texts),), t) for q, t in zip(whole, targets, strict=True) if t]
+        return [TrainingTriplet(q.reference, rng.choice(q.texts), t) for q, t in zip(whole, targets, strict=True) if t]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the split's protocol: gallery = every image its rows name, the reference removed."""
         queries = self._queries.get(split, [])
         if not queries:
@@ -106,7 +106,11 @@ class Table:
         missing = absent(self._listed(split), self.images)
         note = f"gallery: the images named by the {split} rows of {self._file.name}"
         name = f"{self._file.stem}-{split}"
-        return [Protocol(name, "1", self.items(split), tuple(queries), True, (1, 10, 50), note, len(missing), missing)]
+        return [
+            EvaluationProtocol(
+                name, "1", self.items(split), tuple(queries), True, (1, 10, 50), note, len(missing), missing
+            )
+        ]
 
     def check(self) -> CheckReport:
         """Count queries and images per split; name odd rows; decode every image."""
@@ -120,11 +124,11 @@ class Table:
         faults, skipped = self._faults.all(), self._layout.skipped
         return CheckReport(self.name, counts, expected, self.missing, broken, (), faults, skipped)
 
-    def _trained(self) -> list[Triplet]:
+    def _trained(self) -> list[EvalQuery]:
         queries = self._queries.get(DEFAULT_SPLIT, [])
         return [q for q in queries if q.reference in self.images and all(map(trainable, q.texts))]
 
-    def _merged(self, rows: Sequence[tuple[str, _Row]]) -> dict[str, list[Triplet]]:
+    def _merged(self, rows: Sequence[tuple[str, _Row]]) -> dict[str, list[EvalQuery]]:
         """Return split → queries, rows of the same split, reference and text made one.
 
         An image that is named in several ways has the first name. Raises DataError for a row whose only target is its
@@ -147,9 +151,9 @@ class Table:
             if reference in targets:
                 self._faults.add("row has its reference as target", "rows have their reference as target", where)
             found.update(dict.fromkeys(targets))
-        queries: dict[str, list[Triplet]] = {}
+        queries: dict[str, list[EvalQuery]] = {}
         for (split, reference, texts), right in merged.items():
-            queries.setdefault(split, []).append(Triplet(reference, texts, tuple(right)))
+            queries.setdefault(split, []).append(EvalQuery(reference, texts, tuple(right)))
         return queries
 
     def _listed(self, split: str) -> tuple[str, ...]:

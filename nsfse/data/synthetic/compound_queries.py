@@ -3,7 +3,7 @@
 `two-references`: two images that differ in two attributes, and an edit of a third. Right is what has one of the two
 from either image ("the shape of this, the colour of that", or the other way round) and what the text asks for.
 `several-edits`: two or three edits of one image, each a text of its own.
-`negative_images`: an edit, and what must not be there: a word for what the reference has (kind `has`) or for one of the
+`minus`: an edit, and what must not be there: a word for what the reference has (kind `has`) or for one of the
 answers that the text leaves open (`open`), or an image that answers the text and is not wanted, nor its like (`image`).
 """
 

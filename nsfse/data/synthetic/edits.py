@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nsfse.data import Claim
+from nsfse.data import WordLabel
 from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, LADDERS, Allowed, Codes, Level
 from nsfse.data.text.templates import Edit
 
@@ -54,18 +54,20 @@ class Option:
     edits: tuple[Edit, ...]
     allowed: Allowed
 
-    def claims(self, level: Level, category: str) -> tuple[Claim, ...]:
+    def word_labels(self, level: Level, category: str) -> tuple[WordLabel, ...]:
         """Return what each edit asks for of an image of `category`."""
         found = []
         for edit in self.edits:
             at = ATTRIBUTES.index(edit.attribute)
             values = tuple(level.values[at][code] for code in self.allowed[at])
-            found.append(Claim(edit.attribute, edit.words, fact(edit.attribute, category), values, edit.absent))
+            found.append(
+                WordLabel(edit.attribute, edit.words, attribute_key(edit.attribute, category), values, edit.absent)
+            )
         return tuple(found)
 
 
-def fact(attribute: str, category: str) -> str:
-    """Return the name under which an attribute of a `category` is known: sleeves are no handle."""
+def attribute_key(attribute: str, category: str) -> str:
+    """Return the key of a category's attribute: the length of sleeves is not that of a handle."""
     return f"{category} {attribute}" if attribute in FREE_WITH_CATEGORY else attribute
 
 

@@ -75,7 +75,7 @@ LEVELS = {level.name: level for level in (STANDARD, EASY)}
 
 
 @functools.cache
-def held_out(category: str, colour: str, pattern: str) -> bool:
+def is_unseen_combination(category: str, colour: str, pattern: str) -> bool:
     """Whether training never sees this combination: one in ten, chosen by its hash, the same at every level."""
     digest = hashlib.sha256(f"{category}|{colour}|{pattern}".encode()).digest()
     return digest[0] * 256 + digest[1] < 6554
@@ -104,7 +104,7 @@ class Stock:
         while len(self.codes) < items:
             corners = _cube(level, rng)
             if training:
-                corners = [codes for codes in corners if not self.is_held_out(codes)]
+                corners = [codes for codes in corners if not self.is_unseen(codes)]
             self._add(corners, items)
         self.image_seeds: NDArray[np.int64] = rng.integers(0, 2**62, items)
         self._by_codes: dict[Codes, list[int]] = {}
@@ -120,10 +120,10 @@ class Stock:
                 cluster[codes] = tuple(range(first, len(self.codes)))
         self.clusters.append(Cluster(cluster))
 
-    def is_held_out(self, codes: Codes) -> bool:
+    def is_unseen(self, codes: Codes) -> bool:
         """Whether the item's category, colour and pattern together are kept out of training."""
         category, colour, pattern = (self.level.values[i][codes[i]] for i in range(3))
-        return held_out(category, colour, pattern)
+        return is_unseen_combination(category, colour, pattern)
 
     def matching(self, allowed: Allowed) -> list[int]:
         """Return the items whose every attribute is allowed, first values first."""

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsfse.data import CheckReport, Claim, Pixels, Protocol, Triplet
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, WordLabel
 from nsfse.data.datasets.query_set import write_query_set
 from nsfse.data.synthetic.compound_queries import PARTS, Question, questions
-from nsfse.data.synthetic.edits import Option, fact, options
+from nsfse.data.synthetic.edits import Option, attribute_key, options
 from nsfse.data.synthetic.items import FREE_WITH_CATEGORY, LEVELS, Codes, Stock
 from nsfse.data.synthetic.render import paint
 from nsfse.data.text.augmentation import VARIETY, Retelling
@@ -83,7 +83,7 @@ class DrawnSource:
         self._sizes = {"train": items or self.level.train_items, "val": shown, "test": shown}
         self.per_epoch = triplets or 2 * self._sizes["train"]
         self._stocks: dict[str, Stock] = {}
-        self._protocols: dict[str, list[Protocol]] = {}
+        self._protocols: dict[str, list[EvaluationProtocol]] = {}
         self._ways: dict[tuple[int, int], list[tuple[Codes, Codes]]] = {}
 
     @property
@@ -106,15 +106,15 @@ class DrawnSource:
         """Return the ids of a split."""
         return tuple(_name(split, item) for item in range(len(self.stock(split).codes)))
 
-    def attributes(self, item: str) -> dict[str, str]:
+    def describe(self, item: str) -> dict[str, str]:
         """Return what is in an image."""
         split, number = self._find(item)
         return self.level.describe(self.stock(split).codes[number])
 
-    def facts(self, item: str) -> dict[str, str]:
+    def attributes(self, item: str) -> dict[str, str]:
         """Return what is in an image, length and detail under the name of what has them (`shirt length`)."""
-        known = self.attributes(item)
-        return {fact(name, known["category"]): value for name, value in known.items()}
+        known = self.describe(item)
+        return {attribute_key(name, known["category"]): value for name, value in known.items()}
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one image [H, W, 3] drawn at `size` (H, W). Raises NotFoundError for an unknown id."""
@@ -123,12 +123,12 @@ class DrawnSource:
         seed = int(stock.image_seeds[number])
         return paint(self.level.describe(stock.codes[number]), seed, size, self.level.nuisance)
 
-    def triplets(self, epoch: int) -> list[Triplet]:
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the epoch's training triplets: fresh pairs and texts, both directions of a pair adjacent."""
         rng = np.random.default_rng([2, self.seed, epoch])
         retelling = Retelling(self._phrasings, self._variety, self.seed, epoch)
         stock = self.stock("train")
-        made: list[Triplet] = []
+        made: list[TrainingTriplet] = []
         while len(made) < self.per_epoch:
             for cluster in rng.permutation(np.arange(len(stock.clusters))).tolist():
                 made += self._pairs_of(stock, cluster, rng, retelling)
@@ -136,7 +136,7 @@ class DrawnSource:
                     break
         return made[: self.per_epoch]
 
-    def protocols(self, split: str) -> list[Protocol]:
+    def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return `drawn`, all queries, and for the test split its parts: `drawn-single`, ..., `drawn-heldout`.
 
         A query is of the part `heldout` where training never saw its category, colour and pattern together.
@@ -147,9 +147,9 @@ class DrawnSource:
             self._protocols[split] = self._made(split)
         return list(self._protocols[split])
 
-    def _made(self, split: str) -> list[Protocol]:
+    def _made(self, split: str) -> list[EvaluationProtocol]:
         stock, gallery = self.stock(split), self.items(split)
-        parts: dict[str, list[Triplet]] = {kind: [] for kind in (*self.level.kinds, "heldout")}
+        parts: dict[str, list[EvalQuery]] = {kind: [] for kind in (*self.level.kinds, "heldout")}
         wanted = self.level.queries_per_kind if split == "test" else self.level.queries_per_kind // 2
         for part, query in self._queries(stock, split):
             if len(parts[part]) < wanted:
@@ -162,7 +162,9 @@ class DrawnSource:
         named = {"drawn": [whole[i] for i in mixed]}
         if split == "test":
             named |= {f"drawn-{part}": queries for part, queries in parts.items() if queries}
-        return [Protocol(name, version, gallery, tuple(queries), note=_NOTE) for name, queries in named.items()]
+        return [
+            EvaluationProtocol(name, version, gallery, tuple(queries), note=_NOTE) for name, queries in named.items()
+        ]
 
     def _version(self, split: str) -> str:
         version = f"{VERSION}-{self.level.name}-{split}-{self.test_seed}"
@@ -189,9 +191,11 @@ class DrawnSource:
             self._ways[cluster, differing] = both
         return self._ways[cluster, differing]
 
-    def _pairs_of(self, stock: Stock, cluster: int, rng: np.random.Generator, retelling: Retelling) -> list[Triplet]:
+    def _pairs_of(
+        self, stock: Stock, cluster: int, rng: np.random.Generator, retelling: Retelling
+    ) -> list[TrainingTriplet]:
         """Return both directions of a few pairs of one cluster, two in three of them one attribute apart."""
-        made: list[Triplet] = []
+        made: list[TrainingTriplet] = []
         for _ in range(_PAIRS_TOGETHER):
             differing = 2 if "double" in self.level.kinds and rng.random() < 0.35 else 1
             both = self._both_ways(stock, cluster, differing)
@@ -206,40 +210,40 @@ class DrawnSource:
 
     def _training(
         self, stock: Stock, option: Option, start: int, end: int, rng: np.random.Generator, retelling: Retelling
-    ) -> Triplet:
+    ) -> TrainingTriplet:
         seen = int(rng.integers(len(self._phrasings.phrases_of(option.edits).seen)))
-        text, slips = retelling.tell(option.edits, seen, rng.random())
+        text, typos = retelling.tell(option.edits, seen, rng.random())
         targets = [end] + [item for item in stock.matching(option.allowed) if item != end]
         names = tuple(_name("train", item) for item in targets)
-        truth = self._claims(stock, option, end)
-        return Triplet(_name("train", start), (text,), names, kind=option.kind, truth=truth, slips=slips)
+        word_labels = self._word_labels(stock, option, end)
+        return TrainingTriplet(_name("train", start), text, names, option.kind, word_labels, typos)
 
-    def _claims(self, stock: Stock, option: Option, answer: int) -> tuple[Claim, ...]:
-        return option.claims(self.level, self.level.describe(stock.codes[answer])["category"])
+    def _word_labels(self, stock: Stock, option: Option, answer: int) -> tuple[WordLabel, ...]:
+        return option.word_labels(self.level, self.level.describe(stock.codes[answer])["category"])
 
-    def held_out(self) -> Protocol:
+    def calibration_split(self) -> EvaluationProtocol:
         """Return the validation queries: their images are drawn for nothing else."""
         return self.protocols("val")[0]
 
-    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[Triplet, ...]:
+    def category_edits(self, gallery: Sequence[str], count: int) -> tuple[EvalQuery, ...]:
         """Return queries that exclude or replace the category (see nsfse.data.text.category_edits)."""
-        known = {item: self.attributes(item) for item in gallery}
+        known = {item: self.describe(item) for item in gallery}
         return category_edits(known, "category", FREE_WITH_CATEGORY, self._phrasings, count)
 
-    def questions(self) -> list[Protocol]:
+    def questions(self) -> list[EvaluationProtocol]:
         """Return the test protocols of several images, texts and exclusions (see drawn_questions)."""
         version, gallery = self._version("test"), self.items("test")
         return [
-            Protocol(f"drawn-{part}", version, gallery, queries, note=_NOTE)
+            EvaluationProtocol(f"drawn-{part}", version, gallery, queries, note=_NOTE)
             for part in PARTS
             if (queries := self._asked(part))
         ]
 
-    def _asked(self, part: str) -> tuple[Triplet, ...]:
+    def _asked(self, part: str) -> tuple[EvalQuery, ...]:
         """Return a part's queries, as many of each kind."""
         stock, wanted = self.stock("test"), self.level.queries_per_kind
         rng = np.random.default_rng([7, self.test_seed, list(PARTS).index(part)])
-        found: dict[str, list[Triplet]] = {kind: [] for kind in PARTS[part]}
+        found: dict[str, list[EvalQuery]] = {kind: [] for kind in PARTS[part]}
         for question in questions(stock, part, wanted, rng):
             kind = found[question.kind]
             if len(kind) < wanted and (query := self._question(stock, question, rng)):
@@ -248,7 +252,7 @@ class DrawnSource:
                 break
         return tuple(query for kind in found.values() for query in kind)
 
-    def _question(self, stock: Stock, question: Question, rng: np.random.Generator) -> Triplet | None:
+    def _question(self, stock: Stock, question: Question, rng: np.random.Generator) -> EvalQuery | None:
         """Return a question with its images chosen; None where they leave no answer."""
         shown = [
             int(rng.choice(stock.matching(tuple((code,) for code in codes))))
@@ -258,7 +262,7 @@ class DrawnSource:
         hard = tuple(_name("test", item) for item in question.hard if item not in shown)
         names, count = [_name("test", item) for item in shown], len(question.references)
         texts = [self._phrased((edit,), rng) for edit in question.edits]
-        query = Triplet(
+        query = EvalQuery(
             names[0],
             texts[0],
             right,
@@ -278,7 +282,7 @@ class DrawnSource:
         templates = [*(phrases.seen[i] for i in seen), *phrases.held_out]
         return tuple(self._phrasings.fill(template, edits) for template in templates)
 
-    def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, Triplet]]:
+    def _queries(self, stock: Stock, split: str) -> Iterator[tuple[str, EvalQuery]]:
         """Yield (part, query) in a random order: every option of every pair of corners, once."""
         rng = np.random.default_rng([3, self.test_seed, _SPLITS[split]])
         ways = [
@@ -291,20 +295,20 @@ class DrawnSource:
         ]
         for way in rng.permutation(len(ways)).tolist():
             cluster, one, other, option = ways[way]
-            held = stock.is_held_out(one) or stock.is_held_out(other)
+            held = stock.is_unseen(one) or stock.is_unseen(other)
             reference = int(rng.choice(cluster.corners[one]))
             yield "heldout" if held else option.kind, self._query(stock, split, option, reference, rng)
 
-    def _query(self, stock: Stock, split: str, option: Option, reference: int, rng: np.random.Generator) -> Triplet:
+    def _query(self, stock: Stock, split: str, option: Option, reference: int, rng: np.random.Generator) -> EvalQuery:
         texts = self._phrased(option.edits, rng)
         answers = stock.matching(option.allowed)
-        return Triplet(
+        return EvalQuery(
             _name(split, reference),
             texts,
             tuple(_name(split, item) for item in answers),
             tuple(_name(split, item) for item in stock.one_off(option.allowed) if item != reference),
             kind=option.kind,
-            truth=self._claims(stock, option, answers[0]),
+            word_labels=self._word_labels(stock, option, answers[0]),
         )
 
 
@@ -320,7 +324,7 @@ def draw_query_set(
     ids = source.items("test")
     protocols = [*source.protocols("test"), *source.questions()]
     queries = [(p.name, "test", query) for p in protocols for query in p.queries]
-    rows = {item: {"file": f"images/{item}.png", "split": "test", **source.attributes(item)} for item in ids}
+    rows = {item: {"file": f"images/{item}.png", "split": "test", **source.describe(item)} for item in ids}
     _refuse_others(folder, protocols[0].name)
     write_query_set(folder, rows, queries)
     try:

@@ -1,4 +1,4 @@
-"""Training texts told anew each time: more phrasings, carriers, fillers and slips of the finger.
+"""Training texts told anew each time: more phrasings, carriers, fillers and typos.
 
 What a model is asked later has words and turns it has never seen. So a training text is often not one of a few plain
 sentences: it may be a carrier with a fragment ("do you sell this" + "in red"), stand between fillers ("hello, ... if
@@ -17,7 +17,7 @@ CARRIED = 0.3
 """Of these, how many are a carrier with a fragment."""
 FILLED = 0.12
 """How many have a filler before, and how many one after."""
-SLIPPED = 0.06
+TYPO_PROB = 0.06
 """How many have one mistyped word."""
 _LEAST_LETTERS = 4
 T = TypeVar("T")
@@ -53,9 +53,9 @@ class Retelling:
         if phrasings.after and chance() < FILLED:
             text = f"{text} {self._one(phrasings.after)}"
         text = phrasings.vary(text, chance())
-        return self._slip(text, edits) if chance() < SLIPPED else (text, ())
+        return self._mistype(text, edits) if chance() < TYPO_PROB else (text, ())
 
-    def _slip(self, text: str, edits: Sequence[Edit]) -> tuple[str, tuple[str, ...]]:
+    def _mistype(self, text: str, edits: Sequence[Edit]) -> tuple[str, tuple[str, ...]]:
         """Drop a letter, or swap two, in a word that no edit needs; return the text and what became of the word."""
         words = text.split()
         needed = {word for edit in edits for said in edit.fields.values() for word in said.lower().split()}

@@ -7,7 +7,7 @@ does not follow them is not sure of what it finds (docs/method.md §10).
 from collections.abc import Collection, Mapping
 from itertools import cycle
 
-from nsfse.data import Triplet
+from nsfse.data import EvalQuery
 from nsfse.data.text.templates import Edit, Phrasings
 
 EXCLUDED, REPLACED = "not category", "category over"
@@ -16,7 +16,7 @@ EXCLUDED, REPLACED = "not category", "category over"
 
 def category_edits(
     items: Mapping[str, Mapping[str, str]], column: str, free: Collection[str], phrasings: Phrasings, count: int
-) -> tuple[Triplet, ...]:
+) -> tuple[EvalQuery, ...]:
     """Return up to `count` queries about a gallery, both kinds alike, spread evenly over its images.
 
     `items` maps each id to its attributes, of which `column` is the kind of thing, and those of `free` may be any in
@@ -41,7 +41,7 @@ def category_edits(
         wanted = {new} if way == REPLACED else set(others)
         right = [item for item in alike[_kept(items[reference], column, free)] if items[item].get(column) in wanted]
         text = phrasings.fill(next(texts[way]), (edit,))
-        found.append(Triplet(reference, (text,), tuple(right), kind=way))
+        found.append(EvalQuery(reference, (text,), tuple(right), kind=way))
     return tuple(found)
 
 

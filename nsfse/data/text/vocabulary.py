@@ -16,11 +16,11 @@ WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’][\p{L}][\p{L}\p{M}]*)*|[^\s\p{L}
 
 
 def build_vocabulary(
-    texts: Iterable[str], at_least: int = 1, slips: Iterable[str] = (), titles: Iterable[str] = ()
+    texts: Iterable[str], at_least: int = 1, typos: Iterable[str] = (), titles: Iterable[str] = ()
 ) -> Tokenizer:
     """Return a tokenizer of lower-case words seen `at_least` times in `texts`; others become the unknown word.
 
-    Texts are normalised first, as the runtime does it. `slips` are words that the texts hold mistyped on purpose: they
+    Texts are normalised first, as the runtime does it. `typos` are words that the texts hold mistyped on purpose: they
     are not counted. Words of `titles` are kept where SEEN_IN_TITLES of them or more have them.
     """
     splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
@@ -34,7 +34,7 @@ def build_vocabulary(
         counts.update(words(text))
     for title in titles:
         called.update(set(words(title)))
-    counts.subtract(normalizer.normalize_str(normalise(slip)) for slip in slips)
+    counts.subtract(normalizer.normalize_str(normalise(typo)) for typo in typos)
     kept = {word for word, count in counts.items() if count >= at_least}
     kept |= {word for word, count in called.items() if count >= SEEN_IN_TITLES}
     vocabulary = {word: at for at, word in enumerate([PADDING, UNKNOWN, *sorted(kept)])}
@@ -44,10 +44,10 @@ def build_vocabulary(
     return tokenizer
 
 
-def count_read(tokenizer: TextReader, texts: Iterable[str], slips: Iterable[str] = ()) -> dict[str, int]:
-    """Return how many `texts` there are, have unknown words other than `slips`, are cut, and cannot be read at all."""
+def count_read(tokenizer: TextReader, texts: Iterable[str], typos: Iterable[str] = ()) -> dict[str, int]:
+    """Return how many `texts` there are, have unknown words other than `typos`, are cut, and cannot be read at all."""
     found = {"texts": 0, "texts_with_unknown_words": 0, "texts_cut": 0, "texts_unreadable": 0}
-    known = {normalise(slip).lower() for slip in slips}
+    known = {normalise(typo).lower() for typo in typos}
     for text, count in Counter(texts).items():
         found["texts"] += count
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from nsfse.benchmark import significance
 from nsfse.benchmark.significance import Bootstrap, Outcomes, outcomes, read_outcomes
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.scores import ProtocolResult, Ranked, score_rankings
 
 
@@ -142,8 +142,8 @@ class Ranks:
     def result(self):
         gallery = tuple(f"i{n}" for n in range(14))
         texts = [tuple(f"t{n}" for n in range(len(of))) for of in self.ranks]
-        queries = tuple(Triplet("r", text, (f"i{n}",)) for n, text in enumerate(texts))
-        protocol = Protocol("p", "1", gallery, queries)
+        queries = tuple(EvalQuery("r", text, (f"i{n}",)) for n, text in enumerate(texts))
+        protocol = EvaluationProtocol("p", "1", gallery, queries)
         rankings = []
         for n, of in enumerate(self.ranks):
             others = [row for row in range(14) if row != n]

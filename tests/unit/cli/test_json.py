@@ -16,7 +16,7 @@ import jsonschema
 
 from nsfse.cli import app
 from nsfse.cli.formatting import to_json
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.evaluate import Evaluation, evaluate
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
@@ -93,9 +93,9 @@ def test_an_evaluation_prints_what_is_documented(shelf, capsys, tmp_path):
 
 
 def test_what_public_data_sets_add_is_documented():
-    query = Triplet("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)))
+    query = EvalQuery("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)))
     lost = (replace(query, targets=("9",)), replace(query, reference="8"))
-    toy = Protocol(
+    toy = EvaluationProtocol(
         "cirr-toy", "rc2", tuple("01234567"), (query, *lost), ks=(1, 5, 10, 50), missing=2, missing_ids=("8",)
     )
     result = evaluate(NumberScorer(), toy, number_images)

@@ -196,9 +196,9 @@ def test_only_line_feeds_end_a_line(made, tmp_path):
         folder / "mine.jsonl",
         json.dumps({"reference": "a", "target": "b", "text": f"x{ODD_MARKS}y"}, ensure_ascii=False),
     )
-    assert open_source("table", folder).triplets(0)[0].texts == (f"x{ODD_MARKS}y",)
+    assert open_source("table", folder).triplets(0)[0].text == f"x{ODD_MARKS}y"
     write(table_csv(tmp_path / "csv") / "mine.csv", f"reference,target,text\na,b,x{ODD_MARKS[:5]}y\n")
-    assert open_source("table", tmp_path / "csv").triplets(0)[0].texts == (f"x{ODD_MARKS[:5]}y",)
+    assert open_source("table", tmp_path / "csv").triplets(0)[0].text == f"x{ODD_MARKS[:5]}y"
     folder = made("queryset", tmp_path)
     row = {"protocol": "p", "split": "val", "reference": "a", "texts": [f"x{ODD_MARKS}y"], "targets": ["b"]}
     write(folder / "queries.jsonl", json.dumps(row, ensure_ascii=False))
@@ -348,10 +348,10 @@ def test_fashioniq_texts_as_clip4cir_joins_them(made, tmp_path):
     first, *_ = open_source("fashioniq", folder, join=join).protocols("val")
     assert [query.texts for query in first.queries] == [("Is red and has 0 dots",), (" and x",), ("Y and ",)]
     assert "captions: clip4cir" in first.note
-    told = {t.texts[0] for epoch in range(9) for t in open_source("fashioniq", folder, join=join).triplets(epoch)}
+    told = {t.text for epoch in range(9) for t in open_source("fashioniq", folder, join=join).triplets(epoch)}
     assert {"Is red and has 1 dots", "Has 1 dots and is red", "Is red", "Has 1 dots"} <= told
     spoil(folder, "captions/cap.dress.train.json", lambda rows: [{**r, "captions": ["...", "?"]} for r in rows])
-    assert all(t.texts[0].strip() for t in open_source("fashioniq", folder, join=join).triplets(0))
+    assert all(t.text.strip() for t in open_source("fashioniq", folder, join=join).triplets(0))
     plain, *_ = open_source("fashioniq", folder).protocols("val")
     assert [q.texts for q in plain.queries] == [("Is RED., and has 0 dots?",), ("x.",), ("y",)]
 
@@ -371,7 +371,7 @@ def test_a_score_says_how_captions_were_joined(made, tmp_path, capsys):
 def test_the_vocabulary_has_every_text_that_training_may_tell(made, tmp_path):
     for name in ("fashioniq", "table", "queryset"):
         source = open_source(name, made(name, tmp_path))
-        told = {text for epoch in range(20) for t in source.triplets(epoch) for text in t.texts}
+        told = {text for epoch in range(20) for t in source.triplets(epoch) for text in (t.text,)}
         words = {word for text in source.training_texts for word in text.split()}
         assert told and all(set(text.split()) - {"and"} <= words for text in told)
 

@@ -35,12 +35,12 @@ def test_every_phrasing_and_carrier_comes_and_none_that_is_held_out():
 
 def test_slips_spare_what_the_edit_needs_and_are_no_words_of_the_vocabulary():
     found = told(RED) + told(BELT)
-    slipped = [(text, slips) for text, slips in found if slips]
+    slipped = [(text, typos) for text, typos in found if typos]
     assert 0.02 < len(slipped) / len(found) < 0.08
     assert all("dark red" in text.lower() or "handle" in text.lower() for text, _ in found)
-    assert all(slips[0] in text.split() for text, slips in slipped)
-    clean = set(build_vocabulary(text for text, slips in found if not slips).get_vocab())
-    every = build_vocabulary((text for text, _ in found), slips=[slip for _, slips in found for slip in slips])
+    assert all(typos[0] in text.split() for text, typos in slipped)
+    clean = set(build_vocabulary(text for text, typos in found if not typos).get_vocab())
+    every = build_vocabulary((text for text, _ in found), typos=[slip for _, typos in found for slip in typos])
     assert set(every.get_vocab()) == clean
     assert len(build_vocabulary(text for text, _ in found).get_vocab()) > len(clean) + 20
 

@@ -60,7 +60,7 @@ def rows_of(folder):
 
 
 def test_columns_of_few_values_are_attributes_unless_another_determines_them(source):
-    assert source.attributes == ("gender", "article", "colour")
+    assert source.columns == ("gender", "article", "colour")
 
 
 def test_titles_are_those_of_images_that_triplets_show(source, folder):
@@ -79,13 +79,13 @@ def test_targets_are_all_items_that_are_right(source, folder):
     kinds = Counter()
     for triplet in source.triplets(0):
         before, after = rows[triplet.reference], rows[triplet.targets[0]]
-        named = [claim.attribute for claim in triplet.truth]
+        named = [claim.attribute for claim in triplet.word_labels]
         kinds[triplet.kind] += 1
         if triplet.kind == "instance":
             assert named == ["colour"] and before["group"] == after["group"] != ""
             kept = ["group", "colour"]
         else:
-            kept = list(source.attributes)
+            kept = list(source.columns)
             assert [name for name in kept if before[name] != after[name]] == named
         assert len(named) == 2 if triplet.kind == "double" else len(named) == 1
         expected = {item for item, row in rows.items() if all(row[name] == after[name] for name in kept)}
@@ -99,7 +99,7 @@ def test_targets_are_all_items_that_are_right(source, folder):
 def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(folder):
     rows = rows_of(folder)
     source = CatalogueSource(folder, triplets=801, instance=0.4, held_out=0.4)
-    held = source.held_out()
+    held = source.calibration_split()
     trained = {item for epoch in (0, 1) for t in source.triplets(epoch) for item in (t.reference, *t.targets)}
     apart = {item for query in held.queries for item in (query.reference, query.targets[0])}
     assert apart and trained and not apart & trained
@@ -107,15 +107,17 @@ def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(fol
     assert {query.kind for query in held.queries} == {"attribute", "instance", "double"}
     groups = [{rows[item]["group"] for item in items} - {""} for items in (apart, trained)]
     assert not groups[0] & groups[1]
-    assert CatalogueSource(folder, held_out=0.4).held_out().gallery == held.gallery
-    assert CatalogueSource(folder).held_out() is None
+    assert CatalogueSource(folder, held_out=0.4).calibration_split().gallery == held.gallery
+    assert CatalogueSource(folder).calibration_split() is None
     with pytest.raises(UsageError, match="held_out keeps"):
         CatalogueSource(folder, held_out=0.002)
 
 
 def test_an_answer_that_training_shows_is_an_answer_among_held_out_queries_too(folder):
     rows = rows_of(folder)
-    held = CatalogueSource(folder, attributes=["colour", "article"], instance=0, double=0, held_out=0.4).held_out()
+    held = CatalogueSource(
+        folder, attributes=["colour", "article"], instance=0, double=0, held_out=0.4
+    ).calibration_split()
     for query in held.queries[:50]:
         wanted = {key: rows[query.targets[0]][key] for key in ("colour", "article")}
         alike = {item for item in held.gallery if wanted.items() <= rows[item].items()} - {query.reference}
@@ -133,14 +135,14 @@ def test_the_text_names_the_new_value(source, folder):
     rows = rows_of(folder)
     for triplet in source.triplets(2):
         after = rows[triplet.targets[0]]
-        assert all(after[claim.attribute].lower() in triplet.texts[0].lower() for claim in triplet.truth)
-        assert "?" not in triplet.texts[0]
+        assert all(after[claim.attribute].lower() in triplet.text.lower() for claim in triplet.word_labels)
+        assert "?" not in triplet.text
 
 
 def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
     def share(balance):
         source = CatalogueSource(folder, triplets=4000, instance=0, double=0, balance=balance, changes={"colour": 1})
-        said = Counter(claim.words for triplet in source.triplets(0) for claim in triplet.truth)
+        said = Counter(claim.words for triplet in source.triplets(0) for claim in triplet.word_labels)
         return said[("green",)] / said.total()
 
     assert share(0.0) > share(1.0) + 0.03
@@ -157,7 +159,7 @@ def test_every_item_of_a_value_is_asked_for_as_often():
 
 def test_changes_weigh_the_attributes(folder):
     source = CatalogueSource(folder, triplets=2000, instance=0, double=0, changes={"colour": 3, "gender": 1})
-    said = Counter(claim.attribute for triplet in source.triplets(0) for claim in triplet.truth)
+    said = Counter(claim.attribute for triplet in source.triplets(0) for claim in triplet.word_labels)
     assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
 
 
@@ -170,8 +172,8 @@ def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(fold
         before = rows[triplet.reference]
         if triplet.kind != "negation":
             continue
-        assert [claim.attribute for claim in triplet.truth] == ["colour"]
-        assert before["colour"] in triplet.texts[0].lower()
+        assert [claim.attribute for claim in triplet.word_labels] == ["colour"]
+        assert before["colour"] in triplet.text.lower()
         first, where = rows[triplet.targets[0]], {item for item, row in rows.items() if row["group"] == before["group"]}
         alike = {item for item, row in rows.items() if all(row[c] == before[c] for c in ("gender", "article"))}
         if before["group"] and first["group"] == before["group"] and set(triplet.targets) <= where:
@@ -190,8 +192,8 @@ def test_a_shop_in_german(tmp_path):
         for row in shop()
     ]
     source = CatalogueSource(write(tmp_path, rows), triplets=900, double=0.2, negation=0.2, phrasings="de")
-    texts = [triplet.texts[0] for triplet in source.triplets(0)]
-    assert source.attributes == ("Geschlecht", "Artikel", "Farbe")
+    texts = [triplet.text for triplet in source.triplets(0)]
+    assert source.columns == ("Geschlecht", "Artikel", "Farbe")
     for words in ("lieber in rot", "nicht in blau", "für damen", "als hemden", "zeig mir das"):
         assert any(words in text.lower() for text in texts), words
     assert not {"make", "the", "please"} & {word for text in texts for word in text.lower().split()}
@@ -237,11 +239,11 @@ def test_recoloured_references_are_asked_for_by_their_own_colour(folder):
     source = CatalogueSource(folder, triplets=400, recoloured=0.25)
     rows = rows_of(folder)
     found = source.triplets(0)
-    own = [triplet for triplet in found if triplet.recolour]
+    own = [triplet for triplet in found if triplet.recolour_seed]
     assert len(found) == 400 and len(own) == 100
-    assert all(t.targets == (t.reference,) and rows[t.reference]["colour"] in t.texts[0].lower() for t in own)
+    assert all(t.targets == (t.reference,) and rows[t.reference]["colour"] in t.text.lower() for t in own)
     assert all(rows[t.reference]["split"] == "train" and rows[t.reference]["colour"] != "?" for t in own)
-    assert len({t.recolour for t in own}) > 90
+    assert len({t.recolour_seed for t in own}) > 90
     assert found == CatalogueSource(folder, triplets=400, recoloured=0.25).triplets(0)
 
 

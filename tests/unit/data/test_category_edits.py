@@ -1,6 +1,6 @@
 """Queries that exclude or replace the kind of thing: what is said, and which answers are right."""
 
-from nsfse.data import EditsCategories
+from nsfse.data import HasCategoryEdits
 from nsfse.data.datasets.catalogue import CatalogueSource
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.data.text.category_edits import EXCLUDED, REPLACED, category_edits, plural
@@ -39,12 +39,12 @@ def test_the_drawn_catalogue_asks_for_other_kinds_in_words_that_training_does_no
     gallery = source.items("val")
     edits = source.category_edits(gallery, 40)
     assert len(edits) == 34 and {q.kind for q in edits} == {EXCLUDED, REPLACED}  # every third image
-    known = {item: source.attributes(item) for item in gallery}
+    known = {item: source.describe(item) for item in gallery}
     for query in edits:
         for item in query.targets:
             assert known[item]["category"] != known[query.reference]["category"]
             assert all(known[item][name] == known[query.reference][name] for name in ("colour", "pattern"))
-    said = {text for epoch in (0, 1) for triplet in source.triplets(epoch) for text in triplet.texts}
+    said = {text for epoch in (0, 1) for triplet in source.triplets(epoch) for text in (triplet.text,)}
     assert not said & {text for query in edits for text in query.texts}
 
 
@@ -57,7 +57,7 @@ def test_a_catalogue_does_where_a_column_is_said_as_a_category(tmp_path):
             (tmp_path / "images" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n, the rest is not read here")
         source = CatalogueSource(tmp_path, attributes=[column, "colour"], double=0.0)
         edits = source.category_edits((*SHOP, "f"), 5)
-        assert isinstance(source, EditsCategories) and len(edits) == count
+        assert isinstance(source, HasCategoryEdits) and len(edits) == count
         assert not any("f" in (query.reference, *query.targets) for query in edits)  # of what is unknown nothing is
 
 

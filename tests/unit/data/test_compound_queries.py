@@ -20,11 +20,11 @@ def asked(source):
 
 def named(query):
     """The attributes that the edit's own answer has and the reference has not, or may have not."""
-    return {claim.attribute for claim in query.truth}
+    return {claim.attribute for claim in query.word_labels}
 
 
 def looks(source, items):
-    return [source.attributes(item) for item in items]
+    return [source.describe(item) for item in items]
 
 
 def test_there_are_many_of_each_kind_and_they_are_the_same_again(source, asked):

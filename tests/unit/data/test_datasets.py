@@ -97,7 +97,7 @@ def test_fashioniq_training_tells_a_quarter_each_way_and_afresh_each_epoch(fashi
     for item in "AB":
         draw(fashioniq / f"{item}.jpg")
     source = FashionIQ(fashioniq)
-    told = Counter(triplet.texts[0] for triplet in source.triplets(0))
+    told = Counter(triplet.text for triplet in source.triplets(0))
     assert set(told) == {"one and two", "two and one", "one", "two"}
     assert all(abs(count - 1000) < 120 for count in told.values())
     assert source.triplets(0) == FashionIQ(fashioniq).triplets(0) != source.triplets(1)
@@ -221,7 +221,7 @@ def test_fashion200k_trains_on_captions_that_differ_by_a_word(fashion200k):
     assert {t.reference for t in triplets} == {path200k(i) for i in ("a1", "a2", "a3")}  # the hat has no sibling
     for triplet in triplets:
         red = triplet.reference == path200k("a1")
-        assert triplet.texts == (("replace red with blue",) if red else ("replace blue with red",))
+        assert triplet.text == ("replace red with blue" if red else "replace blue with red")
         assert set(triplet.targets) == {path200k(i) for i in (("a2", "a3") if red else ("a1",))}
     assert source.check().counts["train.modifiable"] == 3
 
@@ -248,7 +248,7 @@ def test_shoes(tmp_path):
         [{"ReferenceImageName": names[r], "ImageName": names[t], "RelativeCaption": f"{r} to {t}"} for r, t in pairs],
     )
     source = Shoes(tmp_path)
-    assert [t.texts for t in source.triplets(0)] == [("0 to 1",)]
+    assert [t.text for t in source.triplets(0)] == ["0 to 1"]
     (protocol,) = source.protocols("val")
     assert protocol.gallery == ("img_womens_boots_2", "img_womens_boots_3")
     assert (protocol.queries[0].reference, protocol.queries[0].targets) == (protocol.gallery[0], protocol.gallery[1:])
@@ -261,7 +261,7 @@ def test_table_csv_merges_right_answers_and_keeps_splits(tmp_path):
     rows = "a,b,make it red,\na.png,c,longer,val\na.png,images/d.png,longer,val\n"
     write(tmp_path / "mine.csv", "reference,target,text,split\n" + rows)
     source = Table(tmp_path)
-    assert [(t.reference, t.texts, t.targets) for t in source.triplets(0)] == [("a", ("make it red",), ("b",))]
+    assert [(t.reference, t.text, t.targets) for t in source.triplets(0)] == [("a", "make it red", ("b",))]
     (protocol,) = source.protocols("val")
     assert protocol.name == "mine-val"
     assert protocol.queries[0].targets == ("c", "images/d.png")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsfse.data import Triplet
+from nsfse.data import EvalQuery
 from nsfse.data.datasets.query_set import QuerySetSource, write_query_set
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
@@ -28,7 +28,7 @@ def test_the_gallery_is_the_split_of_the_query_or_all(tmp_path):
     source = QuerySetSource(write(tmp_path, QUERY, free, QUERY | {"hard_negatives": ["c"], "kind": "single"}))
     (val,) = source.protocols("val")
     assert (val.name, val.gallery, len(val.queries), val.remove_reference) == ("p", ("a", "b", "c"), 2, True)
-    assert val.queries[1] == Triplet("a", ("make it blue", "in blue"), ("b",), ("c",), "single")
+    assert val.queries[1] == EvalQuery("a", ("make it blue", "in blue"), ("b",), ("c",), "single")
     (whole,) = source.protocols("test")
     assert (whole.name, whole.gallery) == ("all", ("a", "b", "c", "d"))
     assert source.splits == ("val", "test") and source.protocols("train") == []
@@ -120,10 +120,17 @@ def test_what_is_not_there_is_said(tmp_path):
         QuerySetSource(tmp_path)
 
 
+def test_exclusions_under_their_former_names_are_read(tmp_path):
+    old = {"minus_texts": ["stripes"], "minus": ["c"]}
+    new = {"negative_texts": ["stripes"], "negative_images": ["c"]}
+    read = [QuerySetSource(write(tmp_path, QUERY | keys)).protocols("val")[0].queries for keys in (old, new)]
+    assert read[0] == read[1] and read[0][0].negative_texts == ("stripes",) and read[0][0].negative_images == ("c",)
+
+
 def test_what_is_written_is_read_back(tmp_path):
     items = {item: {"split": "val", "colour": 'naïve, "red"'} for item in ("a", "b")} | {"c": {"size": "7"}}
-    query = Triplet("a", ("größer, bitte",), ("b",), ("a",), "single")
-    write_query_set(tmp_path / "set", items, [("p", "val", query), ("q", "", Triplet("a", ("x",), ("c",)))])
+    query = EvalQuery("a", ("größer, bitte",), ("b",), ("a",), "single")
+    write_query_set(tmp_path / "set", items, [("p", "val", query), ("q", "", EvalQuery("a", ("x",), ("c",)))])
     (tmp_path / "set" / "images").mkdir()
     for item in items:
         Image.fromarray(np.zeros((3, 7, 3), np.uint8)).save(tmp_path / "set" / "images" / f"{item}.png")
@@ -141,7 +148,7 @@ def test_train_queries_are_triplets_of_one_text(tmp_path):
     assert QuerySetSource(folder).triplets(0) == []  # e has no image
     Image.new("RGB", (4, 9)).save(folder / "images" / "e.bmp")
     (triplet,) = QuerySetSource(folder).triplets(0)
-    assert (triplet.reference, triplet.targets) == ("d", ("e",)) and triplet.texts[0] in QUERY["texts"]
+    assert (triplet.reference, triplet.targets) == ("d", ("e",)) and triplet.text in QUERY["texts"]
 
 
 GROUPED = "id,split,group\n" + "".join(f"{at},val,{'' if at % 7 == 0 else at // 3}\n" for at in range(60))

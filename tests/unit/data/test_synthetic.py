@@ -9,7 +9,7 @@ import pytest
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.synthetic.compound_queries import PARTS
 from nsfse.data.synthetic.edits import options
-from nsfse.data.synthetic.items import ATTRIBUTES, EASY, LADDERS, LEVELS, STANDARD, held_out
+from nsfse.data.synthetic.items import ATTRIBUTES, EASY, LADDERS, LEVELS, STANDARD, is_unseen_combination
 from nsfse.data.synthetic.render import COLOURS
 from nsfse.data.synthetic.source import SEEN_TEXTS, DrawnSource, draw_query_set
 from nsfse.data.text.template_file import FOLDER, HeldOut, load_phrasings
@@ -27,23 +27,23 @@ def differing(one, other):
 
 def exact(query):
     """Whether every right answer has the same attributes."""
-    named = {claim.attribute for claim in query.truth}
+    named = {claim.attribute for claim in query.word_labels}
     return query.kind in ("single", "double", "removal") and "category" not in named
 
 
 def test_right_answers_keep_what_the_text_does_not_name(source):
     for query in source.protocols("test")[0].queries:
-        before = source.attributes(query.reference)
-        named = {claim.attribute for claim in query.truth}
+        before = source.describe(query.reference)
+        named = {claim.attribute for claim in query.word_labels}
         free = {"length", "detail"} if "category" in named else set()
         assert query.targets and query.reference not in query.targets
         for target in query.targets:
-            changed = differing(before, source.attributes(target))
+            changed = differing(before, source.describe(target))
             assert named <= changed <= named | free
 
 
 def test_right_answers_are_all_there_are(source):
-    gallery = {item: source.attributes(item) for item in source.items("test")}
+    gallery = {item: source.describe(item) for item in source.items("test")}
     for query in source.protocols("test")[0].queries:
         if not exact(query):
             continue
@@ -68,28 +68,31 @@ def test_hard_negatives_are_wrong_and_right_but_for_one_attribute(source):
     for query in source.protocols("test")[0].queries[:150]:
         assert query.hard_negatives and not set(query.hard_negatives) & {*query.targets, query.reference}
         if exact(query):
-            right = source.attributes(query.targets[0])
-            assert all(len(differing(right, source.attributes(item))) == 1 for item in query.hard_negatives)
+            right = source.describe(query.targets[0])
+            assert all(len(differing(right, source.describe(item))) == 1 for item in query.hard_negatives)
 
 
 def test_image_alone_cannot_answer_because_a_near_copy_of_the_reference_is_in_the_gallery(source):
-    copies = Counter(tuple(source.attributes(item).values()) for item in source.items("test"))
+    copies = Counter(tuple(source.describe(item).values()) for item in source.items("test"))
     queries = source.protocols("test")[0].queries
-    assert np.mean([copies[tuple(source.attributes(query.reference).values())] > 1 for query in queries]) == 1
+    assert np.mean([copies[tuple(source.describe(query.reference).values())] > 1 for query in queries]) == 1
 
 
 def test_training_sees_neither_held_out_combinations_nor_held_out_phrasings(source):
     for item in source.items("train"):
-        found = source.attributes(item)
-        assert not held_out(found["category"], found["colour"], found["pattern"])
+        found = source.describe(item)
+        assert not is_unseen_combination(found["category"], found["colour"], found["pattern"])
     combinations = [
-        held_out(c, x, p) for c in STANDARD.values[0] for x in STANDARD.values[1] for p in STANDARD.values[2]
+        is_unseen_combination(c, x, p)
+        for c in STANDARD.values[0]
+        for x in STANDARD.values[1]
+        for p in STANDARD.values[2]
     ]
     assert 0.07 < np.mean(combinations) < 0.13
     never = HeldOut(load_phrasings("en"), also_small=("this", "that"))
     openings = [text.split("{")[0] for phrases in load_phrasings("en").kinds.values() for text in phrases.held_out]
     openings = [text for text in openings if len(text) > 12]
-    texts = [triplet.texts[0].lower() for triplet in source.triplets(0)]
+    texts = [triplet.text.lower() for triplet in source.triplets(0)]
     assert openings and not any(opening in text for text in texts for opening in openings)
     assert not any(never.within(text) for text in texts)
 
@@ -98,8 +101,8 @@ def test_heldout_queries_and_only_they_meet_held_out_combinations(source):
     protocols = {protocol.name: protocol for protocol in source.protocols("test")}
     for name, protocol in protocols.items():
         for query in protocol.queries if name != "drawn" else ():
-            ends = [source.attributes(item) for item in (query.reference, query.targets[0])]
-            unseen = any(held_out(end["category"], end["colour"], end["pattern"]) for end in ends)
+            ends = [source.describe(item) for item in (query.reference, query.targets[0])]
+            unseen = any(is_unseen_combination(end["category"], end["colour"], end["pattern"]) for end in ends)
             assert unseen == (name == "drawn-heldout")
 
 
@@ -121,7 +124,7 @@ def test_triplets_are_fresh_each_epoch_and_both_directions_lie_together(source):
     assert first == source.triplets(0)
     for there, back in zip(first[::2], first[1::2], strict=True):
         assert (there.reference, there.targets[0]) == (back.targets[0], back.reference)
-        assert len(there.texts) == 1 and there.reference not in there.targets
+        assert there.reference not in there.targets
     assert {triplet.kind for triplet in first} == set(source.level.kinds)
 
 
@@ -144,19 +147,21 @@ def test_the_benchmark_and_plain_training_are_byte_for_byte_those_of_version_1(t
     plain = b"".join(line for line in lines if json.loads(line)["protocol"] not in asked)
     assert hashlib.sha256(plain).hexdigest() == QUERIES[level] and len(plain) < len(b"".join(lines))
     told = DrawnSource(level, items=1600, triplets=3000, variety=0).triplets(1)
-    truths = [[(claim.attribute, claim.words) for claim in t.truth] for t in told]
-    rows = [[t.reference, t.texts, t.targets, t.kind, truth] for t, truth in zip(told, truths, strict=True)]
+    truths = [[(claim.attribute, claim.words) for claim in t.word_labels] for t in told]
+    rows = [[t.reference, [t.text], t.targets, t.kind, truth] for t, truth in zip(told, truths, strict=True)]
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == PLAIN[level]
 
 
 def test_variety_changes_texts_alone(source):
     plain = DrawnSource(source.level.name, items=1600, triplets=1500, variety=0).triplets(0)
     told = source.triplets(0)
-    assert [(t.reference, t.targets, t.truth) for t in told] == [(t.reference, t.targets, t.truth) for t in plain]
-    same = np.mean([a.texts == b.texts for a, b in zip(told, plain, strict=True)])
+    assert [(t.reference, t.targets, t.word_labels) for t in told] == [
+        (t.reference, t.targets, t.word_labels) for t in plain
+    ]
+    same = np.mean([a.text == b.text for a, b in zip(told, plain, strict=True)])
     assert 0.2 < same < 0.5
-    assert len({t.texts for t in told}) > 1.2 * len({t.texts for t in plain})
-    assert not any(t.slips for t in plain)
+    assert len({t.text for t in told}) > 1.2 * len({t.text for t in plain})
+    assert not any(t.typos for t in plain)
 
 
 def test_another_file_makes_another_benchmark(tmp_path):
@@ -208,7 +213,7 @@ def test_a_drawn_query_set_is_the_benchmark_in_memory(tmp_path):
     assert counts["items"] == 96 and counts["queries"] == len(protocols[0].queries) > 0
     for disk, drawn in zip(protocols, [*memory.protocols("test"), *memory.questions()], strict=True):
         assert (disk.name, disk.gallery) == (drawn.name, drawn.gallery)
-        assert list(disk.queries) == [replace(query, truth=()) for query in drawn.queries]
+        assert list(disk.queries) == [replace(query, word_labels=()) for query in drawn.queries]
     assert written.missing == ()
     assert np.array_equal(written.load("test-000000", (24, 24)), memory.load("test-000000", (24, 24)))
     row = json.loads((tmp_path / "queries.jsonl").read_text().splitlines()[0])

@@ -10,7 +10,7 @@ from nsfse_runtime.inference.tokenizer import Reading, Tokenizer
 def test_words_that_look_the_same_are_one_word():
     texts = ["i\u2019d like it", "I'd like it", "ｌｉｋｅ\u00a0ｉｔ", "\ufefflike it\u200b"]
     assert set(build_vocabulary(texts).get_vocab()) == {"[PAD]", "[UNK]", "i'd", "like", "it"}
-    assert build_vocabulary(texts, slips=["\u200bＬike"], at_least=4).token_to_id("like") is None
+    assert build_vocabulary(texts, typos=["\u200bＬike"], at_least=4).token_to_id("like") is None
 
 
 @pytest.mark.parametrize("word", ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u0e1c\u0e49\u0e32", "r\u0338e\u0338d"])
@@ -22,7 +22,7 @@ def test_a_word_keeps_its_marks(word):
 def test_texts_that_are_not_read_as_they_are_are_counted():
     tokenizer = Tokenizer(build_vocabulary(["make it red"]), max_words=4)
     texts = ["make it red", "make it redd", "make it redd", "MAKE IT RDE!", "red red red red blu", "", "x" * 3000]
-    found = count_read(tokenizer, texts, slips=["rde"])
+    found = count_read(tokenizer, texts, typos=["rde"])
     assert found == {"texts": 7, "texts_with_unknown_words": 2, "texts_cut": 1, "texts_unreadable": 2}
     said = read_note(found, 4)
     assert said.startswith("of 7 training texts, 2 have words that the vocabulary lacks; 1 are cut after 4 words")

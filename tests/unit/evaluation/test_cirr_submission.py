@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.cirr_submission import check_split, submission_faults, write_submission
 from nsfse.evaluation.evaluate import evaluate
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
@@ -12,10 +12,10 @@ from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 
 GALLERY = tuple(str(i) for i in range(60))
 QUERIES = tuple(
-    Triplet(str(r), (f"{r + 7} {r + 5}",), (), subset=tuple(str(r + i) for i in range(1, 6)), pairid=str(1000 + r))
+    EvalQuery(str(r), (f"{r + 7} {r + 5}",), (), subset=tuple(str(r + i) for i in range(1, 6)), pairid=str(1000 + r))
     for r in range(3)
 )
-TEST1 = Protocol("cirr-test1", "rc2", GALLERY, QUERIES, ks=(1, 5, 10, 50))
+TEST1 = EvaluationProtocol("cirr-test1", "rc2", GALLERY, QUERIES, ks=(1, 5, 10, 50))
 
 
 @pytest.fixture

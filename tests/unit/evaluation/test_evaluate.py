@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from PIL import Image
 
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.evaluate import Evaluation, evaluate, evaluate_dataset, evaluate_query_set, evaluate_source
 from nsfse.evaluation.features import encode_in_batches
 from nsfse_runtime.errors import DataError, ImageError, UsageError
@@ -16,7 +16,7 @@ GALLERY = tuple("01234567")
 
 
 def protocol(*queries, **options):
-    return Protocol("toy", "1", GALLERY, queries, ks=(1, 2, 5), **options)
+    return EvaluationProtocol("toy", "1", GALLERY, queries, ks=(1, 2, 5), **options)
 
 
 def scores(*queries, rerank=100, mode="composed", **options):
@@ -24,65 +24,67 @@ def scores(*queries, rerank=100, mode="composed", **options):
 
 
 def test_a_hit_is_any_target_in_the_top_k():
-    found = scores(Triplet("0", ("3 1 4",), ("4", "1")), Triplet("0", ("5 6",), ("6",)), Triplet("0", ("7",), ("7",)))
+    found = scores(
+        EvalQuery("0", ("3 1 4",), ("4", "1")), EvalQuery("0", ("5 6",), ("6",)), EvalQuery("0", ("7",), ("7",))
+    )
     assert (found["queries"], found["R@1"], found["R@2"]) == (3, pytest.approx(33.3333), 100.0)
     assert found["hard_negative_rate"] is None
     assert found["phrasing_gap"] is None
 
 
 def test_the_reference_is_removed_unless_the_protocol_keeps_it():
-    query = Triplet("3", ("3 1",), ("1",))
+    query = EvalQuery("3", ("3 1",), ("1",))
     assert scores(query)["R@1"] == 100.0
     assert scores(query, remove_reference=False)["R@1"] == 0.0
 
 
 def test_ties_break_by_gallery_order():
     # All but 7 tie, so 0 and 1 follow it: 1 comes third, outside the first two.
-    assert scores(Triplet("2", ("7",), ("1",)))["R@2"] == 0.0
-    assert scores(Triplet("2", ("7",), ("0",)))["R@2"] == 100.0
+    assert scores(EvalQuery("2", ("7",), ("1",)))["R@2"] == 0.0
+    assert scores(EvalQuery("2", ("7",), ("0",)))["R@2"] == 100.0
 
 
 def test_hard_negatives_count_at_the_top_only():
-    top = Triplet("0", ("2 1",), ("1",), hard_negatives=("2",))
-    second = Triplet("0", ("1 2",), ("1",), hard_negatives=("2",))
-    assert scores(top, second, Triplet("0", ("5",), ("5",)))["hard_negative_rate"] == pytest.approx(33.3333)
+    top = EvalQuery("0", ("2 1",), ("1",), hard_negatives=("2",))
+    second = EvalQuery("0", ("1 2",), ("1",), hard_negatives=("2",))
+    assert scores(top, second, EvalQuery("0", ("5",), ("5",)))["hard_negative_rate"] == pytest.approx(33.3333)
 
 
 def test_phrasings_are_averaged_and_their_gap_reported():
-    first = Triplet("0", ("1", "2", "1 2"), ("1",))
-    second = Triplet("0", ("3", "4", "4 3"), ("3",))
+    first = EvalQuery("0", ("1", "2", "1 2"), ("1",))
+    second = EvalQuery("0", ("3", "4", "4 3"), ("3",))
     found = scores(first, second)
     # R@1 by position: 100, 0, 50.
     assert (found["queries"], found["R@1"], found["phrasing_gap"]) == (2, 50.0, 100.0)
 
 
 def test_a_query_with_fewer_phrasings_weighs_the_same():
-    found = scores(Triplet("0", ("1", "2"), ("1",)), Triplet("0", ("3",), ("3",)))
+    found = scores(EvalQuery("0", ("1", "2"), ("1",)), EvalQuery("0", ("3",), ("3",)))
     assert (found["R@1"], found["phrasing_gap"]) == (75.0, None)
 
 
 def test_stage_2_reorders_the_head_and_nothing_else():
-    swap = Triplet("0", ("1 2 3 4 swap",), ("1",))
+    swap = EvalQuery("0", ("1 2 3 4 swap",), ("1",))
     assert [scores(swap, rerank=r)["R@1"] for r in (0, 1, 2)] == [100.0, 100.0, 0.0]
     assert scores(swap, rerank=2)["R@2"] == 100.0
-    third = Triplet("0", ("1 2 3 4 swap",), ("3",))
+    third = EvalQuery("0", ("1 2 3 4 swap",), ("3",))
     assert scores(third, rerank=2)["R@2"] == 0.0
 
 
 def test_modes():
-    query = Triplet("3", ("5 3",), ("5",))
+    query = EvalQuery("3", ("5 3",), ("5",))
     assert scores(query, mode="composed")["R@1"] == 100.0
     assert scores(query, mode="text-only")["R@1"] == 100.0
     # Image alone: the reference's own vector, removed; the rest tie in gallery order, 5 is the fifth of them.
     assert [scores(query, mode="image-only")[key] for key in ("R@2", "R@5")] == [0.0, 100.0]
-    assert scores(Triplet("3", ("5 3 swap",), ("5",)), mode="text-only")["R@1"] == 100.0  # no stage 2
+    assert scores(EvalQuery("3", ("5 3 swap",), ("5",)), mode="text-only")["R@1"] == 100.0  # no stage 2
     with pytest.raises(UsageError, match="image-only"):
         scores(query, mode="both")
 
 
 def test_cirr_scores():
-    query = Triplet("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)), pairid="9")
-    toy = Protocol("cirr-toy", "rc2", GALLERY, (query,), ks=(1, 5, 10, 50))
+    query = EvalQuery("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)), pairid="9")
+    toy = EvaluationProtocol("cirr-toy", "rc2", GALLERY, (query,), ks=(1, 5, 10, 50))
     found = evaluate(NumberScorer(), toy, number_images).scores
     assert [found[f"R@{k}"] for k in (1, 5)] == [0.0, 100.0]
     assert [found[f"R_subset@{k}"] for k in (1, 2, 3)] == [0.0, 100.0, 100.0]
@@ -91,24 +93,24 @@ def test_cirr_scores():
 
 
 def test_the_subset_is_ranked_from_the_whole_ranking():
-    query = Triplet("0", ("6",), ("59",), subset=("59", "58"))
-    toy = Protocol("toy", "1", tuple(str(i) for i in range(60)), (query,), ks=(1, 5))
+    query = EvalQuery("0", ("6",), ("59",), subset=("59", "58"))
+    toy = EvaluationProtocol("toy", "1", tuple(str(i) for i in range(60)), (query,), ks=(1, 5))
     found = evaluate(NumberScorer(60), toy, number_images, rerank=2).scores
     assert (found["R_subset@1"], found["R_subset@2"]) == (0.0, 100.0)  # 58 ties with 59 and comes first
 
 
 def test_kinds_are_told_apart():
-    found = scores(Triplet("0", ("1",), ("1",), kind="colour"), Triplet("0", ("1",), ("2",), kind="negation"))
+    found = scores(EvalQuery("0", ("1",), ("1",), kind="colour"), EvalQuery("0", ("1",), ("2",), kind="negation"))
     assert {kind: row["R@1"] for kind, row in found["kinds"].items()} == {"colour": 100.0, "negation": 0.0}
 
 
 def test_missing_images_are_stamped_and_unanswerable_queries_left_out():
     gone = tuple(str(i) for i in range(8, 38))
     queries = [
-        Triplet("0", ("1",), ("1",)),
-        Triplet("8", ("1",), ("1",)),  # no reference
-        Triplet("0", ("9",), ("9",)),  # no right answer
-        Triplet("0", ("2",), ("9", "2")),  # one right answer left
+        EvalQuery("0", ("1",), ("1",)),
+        EvalQuery("8", ("1",), ("1",)),  # no reference
+        EvalQuery("0", ("9",), ("9",)),  # no right answer
+        EvalQuery("0", ("2",), ("9", "2")),  # one right answer left
     ]
     result = evaluate(NumberScorer(), protocol(*queries, missing=30, missing_ids=gone), number_images)
     assert (result.scores["queries"], result.scores["R@1"]) == (2, 100.0)
@@ -118,7 +120,7 @@ def test_missing_images_are_stamped_and_unanswerable_queries_left_out():
 
 
 def test_a_complete_score_says_so_and_names_its_protocol():
-    result = evaluate(NumberScorer(), protocol(Triplet("0", ("1",), ("1",)), note="n"), number_images, rerank=7)
+    result = evaluate(NumberScorer(), protocol(EvalQuery("0", ("1",), ("1",)), note="n"), number_images, rerank=7)
     stamped = result.to_json()
     assert stamped["incomplete"] is None
     assert stamped["rerank"] == 7
@@ -135,7 +137,7 @@ def test_a_complete_score_says_so_and_names_its_protocol():
 
 def test_texts_that_cannot_be_read_are_ranked_by_the_image_and_counted():
     result = evaluate(
-        NumberScorer(), protocol(Triplet("0", ("",), ("1",)), Triplet("0", ("5",), ("5",))), number_images
+        NumberScorer(), protocol(EvalQuery("0", ("",), ("1",)), EvalQuery("0", ("5",), ("5",))), number_images
     )
     assert result.unreadable == 1
     assert result.scores["R@1"] == 100.0  # of the first, all but the reference tie: 1 leads
@@ -166,13 +168,13 @@ def test_images_are_encoded_once_and_at_most_two_batches_are_held(monkeypatch):
     scorer = Held()
     encoded = encode_in_batches(scorer, GALLERY, images, batch=1)
     assert scorer.batches == read == [1] * 8
-    evaluate(scorer, protocol(*[Triplet("0", ("1",), ("1",))] * 5), images, encoded=encoded)
+    evaluate(scorer, protocol(*[EvalQuery("0", ("1",), ("1",))] * 5), images, encoded=encoded)
     assert scorer.batches == read == [1] * 8
     assert encode_in_batches(NumberScorer(), GALLERY, images, batch=3).vectors.shape == (8, 16)
 
 
 def test_references_outside_the_gallery_are_encoded_too():
-    found = evaluate(NumberScorer(), protocol(Triplet("12", ("3",), ("3",))), number_images)
+    found = evaluate(NumberScorer(), protocol(EvalQuery("12", ("3",), ("3",))), number_images)
     assert found.scores["R@1"] == 100.0
     assert len(found.rankings[0].rows) == 8
 
@@ -182,17 +184,17 @@ def test_a_image_that_cannot_be_read_stops_the_score():
         raise ImageError("3.jpg is damaged")
 
     with pytest.raises(ImageError, match="damaged"):
-        evaluate(NumberScorer(), protocol(Triplet("0", ("1",), ("1",))), images)
+        evaluate(NumberScorer(), protocol(EvalQuery("0", ("1",), ("1",))), images)
 
 
 def test_an_empty_gallery_is_refused():
     with pytest.raises(DataError, match="no images"):
-        evaluate(NumberScorer(), Protocol("toy", "1", (), ()), number_images)
+        evaluate(NumberScorer(), EvaluationProtocol("toy", "1", (), ()), number_images)
 
 
 def test_queries_that_none_can_answer_are_refused():
     with pytest.raises(DataError, match="no query can be answered"):
-        evaluate(NumberScorer(), protocol(Triplet("0", ("9",), ("9",))), number_images)
+        evaluate(NumberScorer(), protocol(EvalQuery("0", ("9",), ("9",))), number_images)
 
 
 def test_features_of_another_model_are_refused():
@@ -200,7 +202,7 @@ def test_features_of_another_model_are_refused():
     other = NumberScorer()
     other.fingerprint = "other"
     with pytest.raises(UsageError, match="another model"):
-        evaluate(other, protocol(Triplet("0", ("1",), ("1",))), number_images, encoded=encoded)
+        evaluate(other, protocol(EvalQuery("0", ("1",), ("1",))), number_images, encoded=encoded)
 
 
 class NumberSource:
@@ -214,8 +216,8 @@ class NumberSource:
 
 def test_modes_and_protocols_share_one_encoding():
     scorer = NumberScorer()
-    whole = protocol(Triplet("3", ("5",), ("5",)))
-    part = Protocol("part", "1", tuple("5310"), whole.queries, ks=(1,))
+    whole = protocol(EvalQuery("3", ("5",), ("5",)))
+    part = EvaluationProtocol("part", "1", tuple("5310"), whole.queries, ks=(1,))
     seen = []
     found = evaluate_source(
         scorer, NumberSource(), [whole, part], modes=("composed", "image-only"), progress=lambda *at: seen.append(at)
@@ -231,8 +233,8 @@ def test_modes_and_protocols_share_one_encoding():
 
 
 def test_protocols_without_a_image_are_named():
-    bare = Protocol("bare", "1", (), (Triplet("3", ("5",), ("5",)),), missing=1, missing_ids=("5",))
-    found = evaluate_source(NumberScorer(), NumberSource(), [bare, protocol(Triplet("3", ("5",), ("5",)))])
+    bare = EvaluationProtocol("bare", "1", (), (EvalQuery("3", ("5",), ("5",)),), missing=1, missing_ids=("5",))
+    found = evaluate_source(NumberScorer(), NumberSource(), [bare, protocol(EvalQuery("3", ("5",), ("5",)))])
     assert found.skipped == ("bare",)
     assert list(found.to_json()["protocols"]) == ["toy"]
     with pytest.raises(DataError, match="nsfse data check numbers"):

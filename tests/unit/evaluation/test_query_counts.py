@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nsfse.cli.formatting import reproduced_text, scores_text, to_json
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.data.text.vocabulary import build_vocabulary
@@ -21,7 +21,7 @@ GALLERY = tuple("01234567")
 
 
 def protocol(*queries, **options):
-    return Protocol("toy", "1", GALLERY, queries, ks=(1, 2, 5), **options)
+    return EvaluationProtocol("toy", "1", GALLERY, queries, ks=(1, 2, 5), **options)
 
 
 def reasons(noted):
@@ -47,12 +47,12 @@ class Source:
 
 def test_each_reason_is_told_with_the_query_and_the_image():
     toy = protocol(
-        Triplet("0", ("1",), ("1",), pairid="10"),
-        Triplet("0", ("1",), ("12",), pairid="11"),
-        Triplet("0", ("1",), ("9", "12"), pairid="12"),
-        Triplet("9", ("1",), ("1",), pairid="13"),
-        Triplet("13", ("1",), ("1",), pairid="14"),
-        Triplet("0", ("1",), (), pairid="15"),
+        EvalQuery("0", ("1",), ("1",), pairid="10"),
+        EvalQuery("0", ("1",), ("12",), pairid="11"),
+        EvalQuery("0", ("1",), ("9", "12"), pairid="12"),
+        EvalQuery("9", ("1",), ("1",), pairid="13"),
+        EvalQuery("13", ("1",), ("1",), pairid="14"),
+        EvalQuery("0", ("1",), (), pairid="15"),
         missing=1,
         missing_ids=("9",),
     )
@@ -70,24 +70,24 @@ def test_each_reason_is_told_with_the_query_and_the_image():
 
 
 def test_where_a_server_keeps_the_answers_no_query_lacks_a_target():
-    hidden = protocol(Triplet("0", ("1",), ()), Triplet("1", ("1",), ()))
+    hidden = protocol(EvalQuery("0", ("1",), ()), EvalQuery("1", ("1",), ()))
     assert len(scorable_queries(hidden)) == 2 and left_out(hidden) == ()
 
 
 def test_a_whole_gallery_is_not_called_incomplete():
-    toy = protocol(Triplet("0", ("1",), ("1",), pairid="3"), Triplet("0", ("1",), ("12",), pairid="4"))
+    toy = protocol(EvalQuery("0", ("1",), ("1",), pairid="3"), EvalQuery("0", ("1",), ("12",), pairid="4"))
     found = evaluate_source(NumberScorer(), Source(*GALLERY), [toy])
     assert said(found) == ["toy: 1 query left out: its target is not in the split (pairid 4: 12)"]
     (row,) = found.to_json()["protocols"].values()
     assert (row["queries"], row["incomplete"]["queries_dropped"]) == (1, 1)
-    two = protocol(*toy.queries, Triplet("2", ("1",), ("12",)))
+    two = protocol(*toy.queries, EvalQuery("2", ("1",), ("12",)))
     assert said(evaluate_source(NumberScorer(), Source(*GALLERY), [two])) == [
         "toy: 2 queries left out: their targets are not in the split (pairid 4: 12; query 3, reference 2: 12)"
     ]
 
 
 def test_an_incomplete_gallery_is_told_apart_from_what_it_costs():
-    toy = protocol(Triplet("0", ("1",), ("1",)), Triplet("0", ("1",), ("9",)), missing=1, missing_ids=("9",))
+    toy = protocol(EvalQuery("0", ("1",), ("1",)), EvalQuery("0", ("1",), ("9",)), missing=1, missing_ids=("9",))
     assert said(evaluate_source(NumberScorer(), Source(*GALLERY), [toy])) == [
         "toy: incomplete gallery, 8 of 9 images; 1 query left out: the image of its target is missing "
         "(query 2, reference 0: 9)"
@@ -95,10 +95,10 @@ def test_an_incomplete_gallery_is_told_apart_from_what_it_costs():
 
 
 def test_a_reference_that_no_list_has_costs_its_query_alone():
-    toy = protocol(Triplet("0", ("1",), ("1",), pairid="0"), Triplet("nope", ("1",), ("1",), pairid="1"))
+    toy = protocol(EvalQuery("0", ("1",), ("1",), pairid="0"), EvalQuery("nope", ("1",), ("1",), pairid="1"))
     found = evaluate_source(NumberScorer(), Source(*GALLERY), [toy])
     assert said(found) == ["toy: 1 query left out: its reference is in no split list (pairid 1: nope)"]
-    elsewhere = protocol(Triplet("12", ("1",), ("1",)))
+    elsewhere = protocol(EvalQuery("12", ("1",), ("1",)))
     assert said(evaluate_source(NumberScorer(), Source(*GALLERY, "12"), [elsewhere])) == []
     only = protocol(toy.queries[1])
     with pytest.raises(DataError, match="toy: 1 query left out: its reference is in no split list"):
@@ -111,7 +111,7 @@ def test_a_source_that_draws_its_images_has_all_that_it_names():
 
 
 def test_more_than_three_are_counted_and_not_named():
-    toy = protocol(Triplet("0", ("1",), ("1",)), *[Triplet("1", ("1",), ("12",))] * 5)
+    toy = protocol(EvalQuery("0", ("1",), ("1",)), *[EvalQuery("1", ("1",), ("12",))] * 5)
     (noted,) = left_out(toy)
     assert (noted.queries, len(noted.examples)) == (5, 3)
     assert said(evaluate_source(NumberScorer(), Source(*GALLERY), [toy]))[0].endswith("reference 1: 12 and 2 more)")
@@ -120,14 +120,14 @@ def test_more_than_three_are_counted_and_not_named():
 def test_odd_queries_are_scored_and_counted():
     five = tuple("12345")
     toy = protocol(
-        Triplet("0", ("1",), ("1",), subset=five, pairid="1"),
-        Triplet("0", ("1",), ("0",), subset=five, pairid="2"),
-        Triplet("0", ("1",), ("6",), subset=five, pairid="3"),
-        Triplet("0", ("1",), ("1",), subset=five[:4], pairid="4"),
-        Triplet("0", ("1",), ("1",), subset=(*five, "0"), pairid="5"),
-        Triplet("0", ("1",), ("1",), subset=("1", "1", "2", "3", "4"), pairid="6"),
-        Triplet("0", ("1",), ("1", "2", "1"), subset=five, pairid="7"),
-        Triplet("0", ("1",), ("1",), subset=("1", "2", "3", "4", "9"), pairid="8"),
+        EvalQuery("0", ("1",), ("1",), subset=five, pairid="1"),
+        EvalQuery("0", ("1",), ("0",), subset=five, pairid="2"),
+        EvalQuery("0", ("1",), ("6",), subset=five, pairid="3"),
+        EvalQuery("0", ("1",), ("1",), subset=five[:4], pairid="4"),
+        EvalQuery("0", ("1",), ("1",), subset=(*five, "0"), pairid="5"),
+        EvalQuery("0", ("1",), ("1",), subset=("1", "1", "2", "3", "4"), pairid="6"),
+        EvalQuery("0", ("1",), ("1", "2", "1"), subset=five, pairid="7"),
+        EvalQuery("0", ("1",), ("1",), subset=("1", "2", "3", "4", "9"), pairid="8"),
     )
     assert reasons(odd_queries(toy, toy.queries)) == {
         "target_is_reference": (1, ("pairid 2",)),
@@ -144,15 +144,17 @@ def test_odd_queries_are_scored_and_counted():
 
 
 def test_a_target_that_is_one_of_several_and_the_reference_is_not_odd():
-    toy = protocol(Triplet("0", ("1",), ("0", "1")))
+    toy = protocol(EvalQuery("0", ("1",), ("0", "1")))
     assert odd_queries(toy, toy.queries) == ()
 
 
 def test_an_answer_or_an_image_that_is_listed_twice_counts_once():
-    once = evaluate(NumberScorer(), protocol(Triplet("0", ("1 4 2",), ("1", "2"))), number_images).scores
-    twice = evaluate(NumberScorer(), protocol(Triplet("0", ("1 4 2",), ("1", "2", "1"))), number_images).scores
+    once = evaluate(NumberScorer(), protocol(EvalQuery("0", ("1 4 2",), ("1", "2"))), number_images).scores
+    twice = evaluate(NumberScorer(), protocol(EvalQuery("0", ("1 4 2",), ("1", "2", "1"))), number_images).scores
     assert once == twice and once["mAP@10"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-4)
-    double = Protocol("toy", "1", (*GALLERY, "1", "4"), protocol(Triplet("0", ("4 1",), ("1",))).queries, ks=(1, 2))
+    double = EvaluationProtocol(
+        "toy", "1", (*GALLERY, "1", "4"), protocol(EvalQuery("0", ("4 1",), ("1",))).queries, ks=(1, 2)
+    )
     result = evaluate(NumberScorer(), double, number_images)
     assert (result.scores["R@1"], result.scores["R@2"], len(result.protocol.gallery)) == (0.0, 100.0, 8)
 
@@ -174,7 +176,7 @@ def test_texts_are_told_in_the_table():
     class Reader(NumberScorer):
         tokenizer = Tokenizer(build_vocabulary(["1 2"]), max_words=2)
 
-    queries = [Triplet("0", (text,), ("1",)) for text in ("1", "1 blue", "1 2 1", "blue")]
+    queries = [EvalQuery("0", (text,), ("1",)) for text in ("1", "1 blue", "1 2 1", "blue")]
     found = evaluate_source(Reader(), Source(*GALLERY), [protocol(*queries)], modes=("composed", "image-only"))
     assert said(found) == [
         "toy: 1 text has no word that the model knows: ranked by the image alone",
@@ -188,15 +190,17 @@ def test_texts_are_told_in_the_table():
 
 def test_phrasings_of_one_query_are_compared_with_each_other():
     # By position R@1 is 50, 50; by query it is 100, 0 and 0, 100. Of eight images ten are the first: P@10 is the same.
-    flip = protocol(Triplet("0", ("1 2", "2 1"), ("1",)), Triplet("0", ("4 3", "3 4"), ("3",)))
+    flip = protocol(EvalQuery("0", ("1 2", "2 1"), ("1",)), EvalQuery("0", ("4 3", "3 4"), ("3",)))
     scores = evaluate(NumberScorer(), flip, number_images).scores
     assert (scores["phrasing_gap"], scores["phrasing_sensitivity_R@1"]) == (0.0, 100.0)
     assert scores["phrasing_sensitivity_P@10"] == 0.0
     # Twelve images beside the reference, all but the named ones equal: P@10 is 2/10 for "11 12" and 0 for "1".
-    many = Protocol("many", "1", tuple(map(str, range(13))), (Triplet("0", ("11 12", "1"), ("11", "12")),), ks=(1,))
+    many = EvaluationProtocol(
+        "many", "1", tuple(map(str, range(13))), (EvalQuery("0", ("11 12", "1"), ("11", "12")),), ks=(1,)
+    )
     scores = evaluate(NumberScorer(), many, number_images).scores
     assert (scores["phrasing_sensitivity_R@1"], scores["phrasing_sensitivity_P@10"]) == (100.0, 20.0)
-    once = evaluate(NumberScorer(), protocol(Triplet("0", ("1",), ("1",))), number_images).scores
+    once = evaluate(NumberScorer(), protocol(EvalQuery("0", ("1",), ("1",))), number_images).scores
     assert once["phrasing_sensitivity_R@1"] is once["phrasing_sensitivity_P@10"] is once["phrasing_gap"] is None
 
 
@@ -300,9 +304,9 @@ def test_a_split_without_queries_is_not_called_secret(tmp_path):
 
 def test_a_mean_in_training_says_over_how_many_protocols_it_is():
     log = pytest.importorskip("nsfse.training.run_logger", exc_type=ImportError)
-    whole = protocol(Triplet("0", ("1",), ("12",)), Triplet("0", ("2 1",), ("1",)), Triplet("0", ("1",), ("1",)))
-    bare = Protocol("bare", "1", GALLERY, (Triplet("0", ("1",), ("12",)),))
-    secret = Protocol("secret", "1", GALLERY, (Triplet("0", ("1",), ()),))
+    whole = protocol(EvalQuery("0", ("1",), ("12",)), EvalQuery("0", ("2 1",), ("1",)), EvalQuery("0", ("1",), ("1",)))
+    bare = EvaluationProtocol("bare", "1", GALLERY, (EvalQuery("0", ("1",), ("12",)),))
+    secret = EvaluationProtocol("secret", "1", GALLERY, (EvalQuery("0", ("1",), ()),))
     source = Source(*GALLERY)
     source.protocols = lambda split: [whole, bare, secret]
     notes = []

@@ -9,7 +9,7 @@ for name in ("torch", "onnx", "onnxruntime"):
     pytest.importorskip(name)
 
 from nsfse.config import DataConfig
-from nsfse.data import Protocol
+from nsfse.data import EvaluationProtocol
 from nsfse_export.precision_gate import compare, exam_of, refuse, table
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, UsageError
 
@@ -17,7 +17,8 @@ from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, Usage
 def evaluation(**recalls):
     results = [
         SimpleNamespace(
-            protocol=Protocol(name, "2", ("a", "b", "c"), ()), scores={"queries": 200, "R@1": 1.0, "R@10": recall}
+            protocol=EvaluationProtocol(name, "2", ("a", "b", "c"), ()),
+            scores={"queries": 200, "R@1": 1.0, "R@10": recall},
         )
         for name, recall in recalls.items()
     ]

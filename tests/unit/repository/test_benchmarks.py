@@ -94,7 +94,7 @@ def test_the_part_of_a_detail_is_small_and_that_of_a_colour_is_the_product():
     from nsfse.data.synthetic.source import DrawnSource
 
     source, pointing = DrawnSource("easy", gallery=64), load("pointing")
-    item = next(item for item in source.items("test") if source.attributes(item)["detail"] == "with")
+    item = next(item for item in source.items("test") if source.describe(item)["detail"] == "with")
     detail, product = (pointing.part_of(source, item, name, (64, 64)) for name in ("detail", "category"))
     assert 0 < detail.sum() < product.sum() / 2 < 64 * 64 / 2
     assert not product[0].any() and not product[:, 0].any()

@@ -94,7 +94,7 @@ def test_a_branch_that_is_off_has_no_boundary_loss():
         config = load_config(overrides=[*TOY, f"model.branches={branches}", "model.boundary=0.2"])
         source = open_source("drawn", None, **config.data.options)
         triplets = source.triplets(0)
-        words = build_vocabulary(triplet.texts[0] for triplet in triplets)
+        words = build_vocabulary(triplet.text for triplet in triplets)
         tokenizer = Tokenizer.from_bytes(words.to_str().encode())
         model = random_model(config.model, len(tokenizer))
         batch = make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, Share())

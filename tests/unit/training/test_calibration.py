@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol, TrainingTriplet
 from nsfse.evaluation.features import encode_in_batches
 from nsfse.training import calibration
 from nsfse.training.calibration import ask, fit_decision, logistic_regression, threshold_of
@@ -27,7 +27,7 @@ class Numbers:
 
 
 def protocol(*queries, gallery=GALLERY, **options):
-    return Protocol("toy", "1", gallery, queries, ks=(1, 2, 5), **options)
+    return EvaluationProtocol("toy", "1", gallery, queries, ks=(1, 2, 5), **options)
 
 
 def asked(*queries, **options):
@@ -81,7 +81,7 @@ def test_the_threshold_parts_galleries_with_and_without_an_answer():
 
 
 def test_a_query_is_asked_with_its_answers_there_and_without_them():
-    (one,) = asked(Triplet("0", ("3 1",), ("1", "2", "0")))
+    (one,) = asked(EvalQuery("0", ("3 1",), ("1", "2", "0")))
     # 3, then 1; the seven others tie in gallery order, of which 2 comes first. 0 is the reference, and no hit.
     assert one.right.tolist() == [False, True, True, *[False] * 6]
     assert one.complete[:3, 0].round(2).tolist() == [1.0, 0.99, 0.0]
@@ -91,15 +91,19 @@ def test_a_query_is_asked_with_its_answers_there_and_without_them():
 
 
 def test_what_cannot_be_asked_is_left_out():
-    assert asked(Triplet("0", ("three",), ("3",)), Triplet("0", ("1",), ("0",))) == []
-    (all_right,) = asked(Triplet("0", ("1",), GALLERY))
+    assert asked(EvalQuery("0", ("three",), ("3",)), EvalQuery("0", ("1",), ("0",))) == []
+    (all_right,) = asked(EvalQuery("0", ("1",), GALLERY))
     assert all_right.right.all() and all_right.without.shape == (0, len(FEATURES))
 
 
 def queries(count=40, texts=1):
     random = np.random.default_rng(5)
     chosen = [random.choice(10, 3, replace=False).tolist() for _ in range(count)]
-    return [Triplet(str(a), tuple(f"{b} {c}" for _ in range(texts)), (str(b),)) for a, b, c in chosen]
+    return [EvalQuery(str(a), tuple(f"{b} {c}" for _ in range(texts)), (str(b),)) for a, b, c in chosen]
+
+
+def triplets():
+    return [TrainingTriplet(query.reference, query.texts[0], query.targets) for query in queries()]
 
 
 def test_a_decision_knows_when_the_answers_are_gone():
@@ -113,9 +117,9 @@ def test_a_decision_knows_when_the_answers_are_gone():
 
 
 def test_where_there_is_no_protocol_training_triplets_are_asked():
-    own = Triplet("1", ("8",), ("1",), recolour=3)
-    found = fit_decision(NumberScorer(), Numbers(), "val", [own, *queries()], number_images)
-    assert found == fit_decision(NumberScorer(), Numbers(), "val", queries(), number_images)
+    own = TrainingTriplet("1", "8", ("1",), recolour_seed=3)
+    found = fit_decision(NumberScorer(), Numbers(), "val", [own, *triplets()], number_images)
+    assert found == fit_decision(NumberScorer(), Numbers(), "val", triplets(), number_images)
     gallery = tuple(dict.fromkeys(name for q in queries() for name in (q.targets[0], q.reference)))
     same = Numbers(protocol(*queries(), gallery=gallery))
     assert found == fit_decision(NumberScorer(), same, "val", [], number_images)
@@ -123,8 +127,8 @@ def test_where_there_is_no_protocol_training_triplets_are_asked():
 
 
 def test_no_more_is_asked_than_needed_and_all_phrasings_alike():
-    told = [Triplet("0", ("1", "1 2", "1 3", "1 4"), ("1",), pairid=str(n)) for n in range(50)]
-    hidden = Triplet("0", ("1",), ())
+    told = [EvalQuery("0", ("1", "1 2", "1 3", "1 4"), ("1",), pairid=str(n)) for n in range(50)]
+    hidden = EvalQuery("0", ("1",), ())
     (first, second) = calibration._spread([protocol(*told[:30], hidden), protocol(*told[30:])], (), 20)
     assert (len(first), len(second)) == (12, 8) and len({q.pairid for q, _ in first + second}) == 20
     assert np.bincount([position for _, position in first + second]).tolist() == [5, 5, 5, 5]
@@ -145,7 +149,7 @@ class Kinds(Numbers):
 
     def category_edits(self, gallery, count):
         self.asked = count
-        return tuple(Triplet(str(at % 10), (f"{at % 10} 0",), ()) for at in range(count))
+        return tuple(EvalQuery(str(at % 10), (f"{at % 10} 0",), ()) for at in range(count))
 
 
 def test_edits_of_a_kind_that_the_model_does_not_follow_are_not_sure():

@@ -3,7 +3,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from nsfse.data import Claim, Triplet
+from nsfse.data import TrainingTriplet, WordLabel
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.training.dataloader import ImageCache, make_batch, recolour
 from nsfse.training.distributed import Share
@@ -21,7 +21,7 @@ class Shades:
     def load(self, name, size):
         return IMAGES[name]
 
-    def facts(self, name):
+    def attributes(self, name):
         return {"a": {"colour": "blue", "size": "large"}, "b": {"colour": "red", "size": "small"}}.get(name, {})
 
 
@@ -30,7 +30,10 @@ images = ImageCache(Shades(), (4, 4), 0)
 
 def test_a_batch_holds_each_image_once_and_knows_every_right_answer():
     batch = make_batch(
-        [Triplet("a", ("make it red",), ("b", "c")), Triplet("c", ("in blue",), ("a",))], images, TOKENIZER, Share()
+        [TrainingTriplet("a", "make it red", ("b", "c")), TrainingTriplet("c", "in blue", ("a",))],
+        images,
+        TOKENIZER,
+        Share(),
     )
     shades = batch.pixels[:, 0, 0, 0]
     assert sorted(shades.tolist()) == [40, 90, 160]
@@ -40,38 +43,46 @@ def test_a_batch_holds_each_image_once_and_knows_every_right_answer():
 
 def test_a_batch_knows_which_images_are_as_each_word_asks():
     """Of either word of a double edit, images that have one of both; the reference never is, a right answer is."""
-    red, large = Claim("colour", ("red",), "colour", ("red", "pink")), Claim("size", ("it",), "size", ("large",))
+    red, large = (
+        WordLabel("colour", ("red",), "colour", ("red", "pink")),
+        WordLabel("size", ("it",), "size", ("large",)),
+    )
     asks = [(("a", "b"), (red,)), (("a", "c"), (red,)), (("b", "c"), (large,)), (("c", "b"), (red, large))]
-    triplets = [Triplet(one, ("make it red",), (other,), truth=truth) for (one, other), truth in asks]
-    batch = make_batch([*triplets, Triplet("a", ("in blue",), ("c",))], images, TOKENIZER, Share())
+    triplets = [TrainingTriplet(one, "make it red", (other,), word_labels=truth) for (one, other), truth in asks]
+    batch = make_batch([*triplets, TrainingTriplet("a", "in blue", ("c",))], images, TOKENIZER, Share())
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
     assert batch.named.nonzero().tolist() == [[0, 2], [1, 2], [2, 1], [3, 1], [3, 2]]
     assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [-1, 1, 1], [1, -1, 1], [1, 1, -1], [-1, 1, -1]]
-    own = Triplet("a", ("make it red",), ("a",), truth=(Claim("colour", ("red",), "colour", ("blue",)),), recolour=7)
+    own = TrainingTriplet(
+        "a", "make it red", ("a",), word_labels=(WordLabel("colour", ("red",), "colour", ("blue",)),), recolour_seed=7
+    )
     assert sorted(make_batch([own], images, TOKENIZER, Share()).fulfils[0].tolist()) == [-1, 1]
 
 
 def test_a_reference_has_what_a_text_names_of_it():
     """ "make it red": "it" stands for a word of what the reference has, such as the dress in "a red dress"."""
-    red, large = Claim("colour", ("red",), "colour", ("red",)), Claim("size", ("it",), "size", ("large",))
-    unknown = Claim("kind", ("make",), "kind", ("dress",))
-    told = Triplet("a", ("make it red",), ("b",), truth=(red, large, unknown))
-    batch = make_batch([told, Triplet("c", ("in blue",), ("a",))], images, TOKENIZER, Share())
+    red, large = WordLabel("colour", ("red",), "colour", ("red",)), WordLabel("size", ("it",), "size", ("large",))
+    unknown = WordLabel("kind", ("make",), "kind", ("dress",))
+    told = TrainingTriplet("a", "make it red", ("b",), word_labels=(red, large, unknown))
+    batch = make_batch([told, TrainingTriplet("c", "in blue", ("a",))], images, TOKENIZER, Share())
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
     assert batch.named[0].tolist() == [1, 1, 1]
     assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [1, 1, 0], [-1, 1, 0]]  # make (unknown), it, red
 
 
 def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
-    red, stripes = Claim("colour", ("red",), "colour", ("red",)), Claim("pattern", ("it",), "pattern", ("plain",), True)
-    told = [Triplet("a", ("make it Red",), ("b",), truth=truth) for truth in ((red, stripes), (red,), ())]
+    red, stripes = (
+        WordLabel("colour", ("red",), "colour", ("red",)),
+        WordLabel("pattern", ("it",), "pattern", ("plain",), True),
+    )
+    told = [TrainingTriplet("a", "make it Red", ("b",), word_labels=truth) for truth in ((red, stripes), (red,), ())]
     batch = make_batch(told, images, TOKENIZER, Share())
     assert batch.named.tolist() == [[0, -1, 1], [0, 0, 1], [0, 0, 0]]
 
 
 def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
-    told = [Triplet(one, ("make it red",), (other,)) for one, other in ("ab", "cb", "ac")]
-    told.append(Triplet("b", ("in blue",), ("a",), recolour=7))
+    told = [TrainingTriplet(one, "make it red", (other,)) for one, other in ("ab", "cb", "ac")]
+    told.append(TrainingTriplet("b", "in blue", ("a",), recolour_seed=7))
     batch = make_batch(told, images, TOKENIZER, Share())
     assert batch.pixels[batch.titled, 0, 0, 0].tolist() == [90, 40]  # b once, and nothing of c
     assert [ids[mask].tolist() for ids, mask in zip(batch.title_ids, batch.title_mask, strict=True)] == [
@@ -80,8 +91,10 @@ def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
 
 
 def test_training_keeps_unknown_words_in_their_places():
-    claim = Claim("colour", ("red",), "colour", ("red",))
-    batch = make_batch([Triplet("a", ("make it very red",), ("b",), truth=(claim,))], images, TOKENIZER, Share())
+    claim = WordLabel("colour", ("red",), "colour", ("red",))
+    batch = make_batch(
+        [TrainingTriplet("a", "make it very red", ("b",), word_labels=(claim,))], images, TOKENIZER, Share()
+    )
     assert batch.ids[0].tolist() == TOKENIZER.encode(["make it very red"], unknown=True)[0][0].tolist()
     assert batch.ids[0, 2] == TOKENIZER.unknown and batch.named[0].tolist() == [0, 0, 0, 1]
 
@@ -93,7 +106,7 @@ def test_a_word_of_many_titles_is_known_and_one_of_few_is_not():
 
 
 def test_a_recoloured_reference_is_another_image_than_its_target():
-    batch = make_batch([Triplet("a", ("make it red",), ("a",), recolour=7)], images, TOKENIZER, Share())
+    batch = make_batch([TrainingTriplet("a", "make it red", ("a",), recolour_seed=7)], images, TOKENIZER, Share())
     assert len(batch.pixels) == 2 and batch.reference.tolist() != batch.target.tolist()
     assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(IMAGES["a"]))
     assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(IMAGES["a"], 7)))

@@ -120,7 +120,7 @@ def batch():
     config = load_config(overrides=TINY)
     source = open_source("drawn", None, **config.data.options)
     triplets = source.triplets(0)[:16]
-    words = build_vocabulary(triplet.texts[0] for triplet in triplets)
+    words = build_vocabulary(triplet.text for triplet in triplets)
     tokenizer = Tokenizer.from_bytes(words.to_str().encode())
     return make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, Share()), len(tokenizer)
 

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 import numpy as np
 
 from nsfse.config import ModelConfig
-from nsfse.data import Protocol, Triplet
+from nsfse.data import EvalQuery, EvaluationProtocol, TrainingTriplet
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.models.boundary import solve_boundary
 from nsfse.training.calibration import of_training
@@ -36,29 +36,35 @@ def fit_mix(model, protocol):
     return _mix(model, make_lists(model, WORDS, protocol, random_images, 600))
 
 
+def protocol_of(queries):
+    gallery = tuple(dict.fromkeys(name for query in queries for name in (query.targets[0], query.reference)))
+    return EvaluationProtocol("p", "1", gallery, tuple(queries))
+
+
 def test_the_fit_asks_all_phrasings_and_leaves_recoloured_references_out():
     config = ModelConfig(width=16, dim=16, image_size=(32, 32))
     model = random_model(config, len(WORDS))
     texts = ("make it red", "in blue")
-    plain = [Triplet(str(at), texts, (str(at + 1),)) for at in range(0, 12, 2)]
-    own = [Triplet(str(at), texts, (str(at),), recolour=3) for at in range(12)]
-    found = fit_mix(model, of_training(plain))
-    assert torch.equal(fit_mix(model, of_training(plain + own)), found)
+    plain = [EvalQuery(str(at), texts, (str(at + 1),)) for at in range(0, 12, 2)]
+    found = fit_mix(model, protocol_of(plain))
     first = [replace(query, texts=query.texts[at % 2 : at % 2 + 1]) for at, query in enumerate(plain)]
-    assert torch.equal(fit_mix(model, of_training(first)), found)
+    assert torch.equal(fit_mix(model, protocol_of(first)), found)
+    given = [TrainingTriplet(query.reference, query.texts[0], query.targets) for query in first]
+    own = [TrainingTriplet(str(at), texts[0], (str(at),), recolour_seed=3) for at in range(12)]
+    assert torch.equal(fit_mix(model, of_training(given + own)), found)
     alike = [replace(query, texts=texts[:1]) for query in plain]
-    assert not torch.equal(fit_mix(model, of_training(alike)), found)
+    assert not torch.equal(fit_mix(model, protocol_of(alike)), found)
 
 
 def test_queries_in_unknown_words_say_nothing_of_the_mix():
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
-    known = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 8, 2)]
-    gallery = of_training(known).gallery
+    known = [EvalQuery(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 8, 2)]
+    gallery = protocol_of(known).gallery
     strange = replace(known[0], texts=("zzz",))
-    found = fit_mix(model, Protocol("p", "1", gallery, (*known, strange)))
-    plain = fit_mix(model, Protocol("p", "1", gallery, tuple(known)))
+    found = fit_mix(model, EvaluationProtocol("p", "1", gallery, (*known, strange)))
+    plain = fit_mix(model, EvaluationProtocol("p", "1", gallery, tuple(known)))
     torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)  # read in other company
-    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, (strange,))), model.head.mix)
+    assert torch.equal(fit_mix(model, EvaluationProtocol("p", "1", gallery, (strange,))), model.head.mix)
 
 
 def test_the_fit_trusts_the_part_that_knows_the_target():
@@ -78,19 +84,19 @@ def test_weights_stay_finite_where_stage_1_knows_nothing():
 
 def test_a_right_answer_that_is_not_there_gives_way_to_the_next():
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
-    plain = [Triplet(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
-    gallery = of_training(plain).gallery
-    found = fit_mix(model, Protocol("p", "1", gallery, tuple(plain)))
+    plain = [EvalQuery(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
+    gallery = protocol_of(plain).gallery
+    found = fit_mix(model, EvaluationProtocol("p", "1", gallery, tuple(plain)))
     first = [replace(query, targets=("99", query.reference, *query.targets)) for query in plain]
-    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, tuple(first))), found)
+    assert torch.equal(fit_mix(model, EvaluationProtocol("p", "1", gallery, tuple(first))), found)
     gone = [
-        Triplet("98", ("in blue",), ("1",)),
-        Triplet("0", ("in blue",), ("99",)),
-        Triplet("0", ("in blue",), ("0",)),
+        EvalQuery("98", ("in blue",), ("1",)),
+        EvalQuery("0", ("in blue",), ("99",)),
+        EvalQuery("0", ("in blue",), ("0",)),
     ]
-    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, (*gone, *plain))), found)
-    assert torch.equal(fit_mix(model, Protocol("p", "1", gallery, tuple(gone))), model.head.mix)
-    assert torch.equal(fit_mix(model, Protocol("p", "1", (), tuple(plain))), model.head.mix)
+    assert torch.equal(fit_mix(model, EvaluationProtocol("p", "1", gallery, (*gone, *plain))), found)
+    assert torch.equal(fit_mix(model, EvaluationProtocol("p", "1", gallery, tuple(gone))), model.head.mix)
+    assert torch.equal(fit_mix(model, EvaluationProtocol("p", "1", (), tuple(plain))), model.head.mix)
 
 
 def rows(random, *shape):
@@ -162,8 +168,8 @@ def test_mismatched_images_are_random_wrong_ones_without_the_hardest():
 def test_omega_is_fitted_with_the_boundaries_that_are_served():
     """S depends on t: fitted the other way round, the mix is that of another S."""
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
-    plain = [Triplet(str(at), ("make it red", "in blue"), (str(at + 1),)) for at in range(0, 160, 2)]
-    protocol = of_training(plain)
+    plain = [EvalQuery(str(at), ("make it red", "in blue"), (str(at + 1),)) for at in range(0, 160, 2)]
+    protocol = protocol_of(plain)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     mixed = fit_mix(model, protocol)
 
