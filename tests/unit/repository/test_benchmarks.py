@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from runpy import run_path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,12 @@ def load(name):
     return found
 
 
+def result_rows(topic, entry, output):
+    """Return the rows that docs/results takes from a benchmark's output."""
+    script = run_path(str(ROOT / "docs" / "write_results.py"))
+    return script["select"](output, script["load"](topic)["entries"][entry]["select"])
+
+
 def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypatch):
     from nsfse.config import ModelConfig
     from nsfse.data.synthetic.source import DrawnSource
@@ -33,6 +40,7 @@ def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypa
     assert found["all"]["hits"] == sum(kind["hits"] for kind in kinds) > 100
     assert 0 < found["all"]["violating"] < found["all"]["hits"]
     assert 0.2 < found["all"]["auc_whole"] < 0.8  # nothing was learned
+    assert len(result_rows("evidence", "words", found)) == 1 + len(kinds)
 
 
 def test_a_model_that_knows_nothing_does_not_know_that_nothing_matches(tmp_path, monkeypatch):
@@ -56,6 +64,8 @@ def test_a_model_that_knows_nothing_does_not_know_that_nothing_matches(tmp_path,
     assert found["at_ten_percent"]["false_alarms"] == pytest.approx(10, abs=0.5)
     assert 0 < found["as_fitted"]["false_alarms"] <= found["as_fitted"]["without_answers"] + 5
     assert sum(row["count"] * row["right"] for row in found["reliability"]) > 0
+    assert result_rows("confidence", "drawn", found)[0][2:] == [pytest.approx(10, abs=0.5), round(found["auc"], 4)]
+    assert len(result_rows("confidence", "reliability", found)) == len(found["reliability"])
 
 
 def test_reliability_by_hand():
@@ -114,6 +124,8 @@ def test_the_naive_ways_are_asked_beside_ours(tmp_path, monkeypatch):
     assert len(kinds) == 6 and all(ways[0] == "ours" and len(set(ways)) == len(ways) > 2 for ways in kinds.values())
     assert all(row["queries"] == 4 and 0 <= row["mAP@10"] <= 100 for row in rows)
     assert len({(row["kind"], row["R@1"], row["mAP@10"], row["hard_negative_rate"]) for row in rows}) > len(kinds)
+    table = result_rows("queries", "demo", rows)
+    assert {name for name, *_ in table} >= {"two references", "two edits", "exclusion: has"} and table[0][1] == "nsfse"
 
 
 def test_a_service_is_asked_with_bad_images_and_odd_strings_and_restarted(tmp_path, monkeypatch, capsys):
@@ -137,3 +149,10 @@ def test_a_service_is_asked_with_bad_images_and_odd_strings_and_restarted(tmp_pa
     assert "200" in rows[1] and "400" in rows[1] and len(rows) == 3
     assert bench.Asked(bench.Counter({200: 1, 500: 1})).bad() and bench.Asked(bench.Counter({0: 1})).bad()
     assert not bench.Asked(bench.Counter({200: 1, 422: 1})).bad()
+
+
+def test_first_stage_searches_are_timed():
+    pytest.importorskip("faiss")
+    found = {"search": [load("stage1").measure("clustered", 500, 1)]}
+    ((kind, size, *figures),) = result_rows("first-stage", "search", found)
+    assert (kind, size) == ("clustered", 500) and all(figure is not None for figure in figures)

@@ -49,7 +49,7 @@ def test_pages_are_narrow_and_plain(folder):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_an_entry_is_complete(entry):
     needed = ("title", "protocol", "seeds", "hardware", "date", "commit", "commands", "columns")
-    assert all(entry[name] for name in needed) and ("rows" in entry) != ("output" in entry)
+    assert all(entry[name] for name in needed) and ("rows" in entry) != ("file" in entry)
     rows = SCRIPT["rows_of"](entry)
     assert rows and {len(row) for row in rows} == {len(entry["columns"])}
     assert re.fullmatch(r"[0-9a-f]{7}", entry["commit"]) and re.fullmatch(r"\d{4}-\d\d-\d\d", entry["date"])
@@ -60,7 +60,8 @@ def test_an_entry_is_complete(entry):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_command_exists(entry):
     for command in entry["commands"]:
-        words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_0-9]+=\S*", word)]
+        words = shlex.split(command.partition(" > ")[0])
+        words = [word for word in words if not re.fullmatch(r"[A-Z_0-9]+=\S*", word)]
         check(*(words[1:] if words[0] == "time" else words))
 
 
@@ -83,10 +84,11 @@ def check(program, *words):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (6174, "6,174"), (0.9, "0.9"), ("98.60", "98.60"), ("drawn", "drawn")]
+    ("value", "text"),
+    [(None, "–"), (6174, "6,174"), (0.93, "0.930"), ([1.26, 0.5], "1.260 ± 0.500"), ("drawn", "drawn")],
 )
 def test_cells(value, text):
-    assert SCRIPT["cell"](value) == text
+    assert SCRIPT["cell"](value, 3) == text
 
 
 def test_a_long_command_is_broken_before_its_options():
@@ -95,9 +97,31 @@ def test_a_long_command_is_broken_before_its_options():
     assert all(line.lstrip().startswith("--set") for line in lines[1:])
 
 
-def test_output_of_a_command_is_selected(tmp_path):
+def test_rows_are_selected_from_the_output_of_a_command():
+    output = {"auc": 0.91234, "all": {"hits": 3}, "kinds": {"colour": {"hits": 2, "time": {"p50": 1.5}}}}
+    chosen = {"rows": ["all", "kinds.*"], "values": ["name", "hits", "time.p50", "/auc"], "names": {"all": "over all"}}
+    assert SCRIPT["select"](output, chosen) == [["over all", 3, None, 0.9123], ["colour", 2, 1.5, 0.9123]]
     rows = [{"method": "a", "r1": 1.26, "r1_std": 0.5}, {"method": "b", "r1": 2.0, "r1_std": 0.5}]
-    (tmp_path / "table.json").write_text(json.dumps({"rows": rows}))
-    output = {"file": str(tmp_path / "table.json"), "list": "rows", "where": {"method": ["a"]}, "digits": 1}
-    found = SCRIPT["rows_of"]({"output": output | {"keys": ["method", "r1±r1_std"]}})
-    assert found == [["a", "1.3 ± 0.5"]]
+    chosen = {"rows": ["rows"], "where": {"method": ["a"]}, "values": ["method", "r1±r1_std"]}
+    assert SCRIPT["select"]({"rows": rows}, chosen) == [["a", [1.26, 0.5]]]
+    assert SCRIPT["select"](rows, {"rows": [""], "values": ["r1"]}) == [[1.26], [2.0]]
+
+
+def test_json_has_a_row_on_a_line():
+    tree = {"rows": [["a", [1.26, 0.5], None], ['b " ]', -2, 0.1]], "notes": ["x" * 90, "y" * 90]}
+    text = SCRIPT["dump"](tree)
+    assert json.loads(text) == tree and '["a", [1.26, 0.5], null]' in text and '["b \\" ]", -2, 0.1]' in text
+
+
+def test_what_evaluate_prints_has_what_is_selected(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    from nsfse.cli import app
+    from tests.documented import lay
+
+    lay(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        app.main(["evaluate", "bundle", "QUERY_SET", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (row,) = SCRIPT["select"](found, SCRIPT["load"]("drawn")["entries"]["drawn"]["select"])
+    assert row[:2] == ["colours", 1] and all(isinstance(value, float) for value in row[2:5])
