@@ -25,7 +25,7 @@ from serve import form_of, memory, serving
 from nsfse_runtime import Gallery
 
 TEXT = "make it red"
-FIELDS = ("texts", "negative_texts", "id", "where", "gallery")
+FIELDS = ("texts", "negative_texts", "reference_ids", "where", "gallery")
 CLIENTS = 3
 SECONDS_UP = 0.5
 
@@ -75,7 +75,7 @@ def images(port: int, files: Iterable[Path]) -> Asked:
     """Ask for each file as an image."""
     asked = Asked()
     for file in files:
-        asked.add(port, [("texts", TEXT.encode()), ("image", file.read_bytes())])
+        asked.add(port, [("texts", TEXT.encode()), ("reference_images", file.read_bytes())])
     return asked
 
 
@@ -84,7 +84,7 @@ def strings(port: int, said: list[str], name: str) -> Asked:
     asked = Asked()
     for text in said:
         for at in FIELDS:
-            asked.add(port, list({"text": TEXT.encode(), "id": name.encode(), at: text.encode()}.items()))
+            asked.add(port, list({"texts": TEXT.encode(), "reference_ids": name.encode(), at: text.encode()}.items()))
     return asked
 
 

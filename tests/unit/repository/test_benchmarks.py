@@ -153,6 +153,6 @@ def test_a_service_is_asked_with_bad_images_and_odd_strings_and_restarted(tmp_pa
 
 def test_first_stage_searches_are_timed():
     pytest.importorskip("faiss")
-    found = {"search": [load("stage1").measure("clustered", 500, 1)]}
+    found = {"search": [load("stage1").measure("clustered", 1500, 1)]}
     ((kind, size, *figures),) = result_rows("first-stage", "search", found)
-    assert (kind, size) == ("clustered", 500) and all(figure is not None for figure in figures)
+    assert (kind, size) == ("clustered", 1500) and all(figure is not None for figure in figures)
