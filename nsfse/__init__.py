@@ -10,8 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "evaluate_dataset": "nsfse.evaluation.evaluate",
-    "evaluate_query_set": "nsfse.evaluation.evaluate",
+    "evaluate_dataset": "nsfse.evaluation.datasets",
+    "evaluate_query_set": "nsfse.evaluation.datasets",
     "load_checkpoint": "nsfse.models.checkpoint",
     "load_config": "nsfse.config",
     "open_scorer": "nsfse.models.torch_scorer",

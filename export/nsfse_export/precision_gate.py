@@ -11,8 +11,10 @@ import msgspec
 from nsfse.config import DataConfig
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.registry import open_source
-from nsfse.evaluation.evaluate import Evaluation, evaluate_query_set, evaluate_source
+from nsfse.evaluation.datasets import evaluate_query_set
+from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.evaluation.features import Progress
+from nsfse.evaluation.results import Evaluation
 from nsfse.models.checkpoint import write_file
 from nsfse_export.quantization import HALVES, emulated, reduced
 from nsfse_runtime.errors import DataError, IntegrityError, NsfseError, UsageError

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nsfse.data import gallery_digest
 from nsfse.evaluation.metrics import ranks_of_targets
-from nsfse.evaluation.scores import ProtocolResult
+from nsfse.evaluation.results import ProtocolResult
 
 RESAMPLES = 10_000
 LEVEL = 0.05

@@ -3,10 +3,10 @@
 import io
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -325,27 +325,47 @@ def evaluate(
 ) -> None:
     """Score a model on a query set or public data set."""
     from nsfse.cli.formatting import scores_text
-    from nsfse.evaluation.evaluate import evaluate_dataset, evaluate_query_set
+    from nsfse.evaluation.datasets import evaluate_dataset, evaluate_query_set
+    from nsfse.evaluation.html_report import write_report
     from nsfse.models.torch_scorer import open_scorer
     from nsfse.progress import stages_bar
     from nsfse_runtime.output_files import PAGE, check_output
 
+    if join and not dataset:
+        raise UsageError("--join says how FashionIQ's captions become a text; it goes with --dataset fashioniq")
     if html:
         check_output(html, PAGE)
     scorer = open_scorer(model, device, provider)
+    modes = cast(tuple[Literal["composed", "image-only", "text-only"], ...], tuple(mode or [Mode.COMPOSED]))
+    reader: dict[str, Any] = {name: value for name, value in (("images", images), ("join", join)) if value}
     with stages_bar() as follow:
-        rest: dict[str, Any] = {"modes": tuple(mode or [Mode.COMPOSED]), "rerank": rerank, "progress": follow}
-        rest |= {"html": html}
         if dataset:
-            rest |= (
-                {"submission": submission} | ({"images": images} if images else {}) | ({"join": join} if join else {})
+            evaluation = evaluate_dataset(
+                scorer,
+                dataset,
+                split or "val",
+                folder,
+                modes=modes,
+                rerank=rerank,
+                submission=submission,
+                progress=follow,
+                diagnostics=html is not None,
+                **reader,
             )
-            found = evaluate_dataset(scorer, dataset, split or "val", folder, **rest)
-        elif join:
-            raise UsageError("--join says how FashionIQ's captions become a text; it goes with --dataset fashioniq")
         else:
-            found = evaluate_query_set(scorer, folder, split=split, **rest)
-    _print(found.to_json(), scores_text, as_json)
+            evaluation = evaluate_query_set(
+                scorer,
+                folder,
+                split=split,
+                modes=modes,
+                rerank=rerank,
+                progress=follow,
+                diagnostics=html is not None,
+            )
+    if html:
+        write_report(evaluation, html)
+        evaluation = replace(evaluation, files=(*evaluation.files, html))
+    _print(evaluation.to_json(), scores_text, as_json)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 
 from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
-from nsfse.evaluation.scores import ProtocolResult
+from nsfse.evaluation.results import ProtocolResult
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
 __all__ = ["METRICS", "check_split", "submission_faults", "submissions", "write_submission"]

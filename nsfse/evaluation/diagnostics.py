@@ -1,10 +1,9 @@
-"""What lies behind a score: the worst and the best queries with their hits, and how correspondences are spread.
+"""What lies behind a score: the worst and best queries with their hits, and histograms of correspondences.
 
 Works on what `nsfse.evaluation.evaluate` ranked and encoded, for a run and a bundle alike. Nothing here needs torch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from nsfse.evaluation import metrics
 from nsfse.evaluation.features import EncodedImages
 from nsfse.evaluation.ranker import BALANCES, Mode, ProtocolRanker
 from nsfse.evaluation.reference_head import correspondences
-from nsfse.evaluation.scores import ProtocolResult, QueryRanking
+from nsfse.evaluation.results import Diagnosis, ProtocolResult, QueryExample, QueryRanking, Reals, ScoreHistogram
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.retrieval.query import Asked
 from nsfse_runtime.retrieval.results import Hit, hits_of
@@ -22,172 +21,137 @@ from nsfse_runtime.retrieval.text_warnings import readings
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import Scorer, no_evidence
 
-__all__ = ["Diagnosis", "QueryExample", "ScoreHistogram", "diagnose"]
+__all__ = ["HITS", "diagnose"]
 
-SHOWN, HITS = 6, 6
-"""How many queries of either kind are shown, with how many hits."""
-SAMPLED, MATCHES, OTHERS, BINS = 200, 4, 8, 44
-"""Queries whose correspondences are looked at, right answers and other images of each, and bins of a histogram."""
+EXAMPLES, HITS = 6, 6
+"""How many of the worst and of the best queries are shown, with how many hits."""
+SAMPLED, TARGETS, OTHERS, BINS = 200, 4, 8, 44
+"""Queries whose correspondences are sampled, targets and other images of each, and bins of a histogram."""
 SEED = 0
-Reals = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class QueryExample:
-    """A query with its first hits.
-
-    `rank` is that of the first right answer, from 0, None where the ranking does not reach it; that answer is `missed`
-    where it is not among the hits.
-    """
-
-    query: EvalQuery
-    position: int
-    rank: int | None
-    hits: tuple[Hit, ...]
-    missed: Hit | None
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreHistogram:
-    """How correspondences of one kind are spread about their `boundary`: percent of all by bin, `edges` [B+1].
-
-    `matched` and `mismatched` [B] are those with right answers and with other images, `near` [B] those with hard
-    negatives, None where there are none. `missed` is the percentage of matched ones under the boundary, `alarms` that
-    of mismatched ones over it.
-    """
-
-    boundary: float
-    edges: Reals = field(repr=False)
-    matched: Reals = field(repr=False)
-    mismatched: Reals = field(repr=False)
-    near: Reals | None = field(repr=False)
-    missed: float
-    alarms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """One protocol's queries and correspondences; `words` and `probes` are None for a model that compares neither."""
-
-    result: ProtocolResult
-    worst: tuple[QueryExample, ...]
-    best: tuple[QueryExample, ...]
-    words: ScoreHistogram | None
-    probes: ScoreHistogram | None
 
 
 def diagnose(scorer: Scorer, result: ProtocolResult, encoded: EncodedImages) -> Diagnosis:
-    """Look behind the scores of one protocol, whose images `encoded` has."""
-    examiner = _Examiner(scorer, result, encoded)
-    worst, best = examiner.chosen()
-    return Diagnosis(result, tuple(examiner.shown(worst)), tuple(examiner.shown(best)), *examiner.histograms())
+    """Find the worst and best queries of one protocol, and the histograms of its correspondences.
+
+    Args:
+        scorer: The model that was scored.
+        result: What `evaluate` returned for the protocol.
+        encoded: The features of the protocol's images, by the same model.
+
+    Returns:
+        Examples with their hits, and histograms of word and probe correspondences.
+    """
+    diagnostics = _Diagnostics(scorer, result, encoded)
+    worst, best = diagnostics.extremes()
+    words, probes = diagnostics.histograms()
+    return Diagnosis(result, tuple(diagnostics.examples(worst)), tuple(diagnostics.examples(best)), words, probes)
 
 
-class _Examiner:
-    """One protocol, its search, and which rows of the gallery answer what."""
+class _Diagnostics:
+    """One protocol with its ranker, and the gallery rows of each query's targets."""
 
     def __init__(self, scorer: Scorer, result: ProtocolResult, encoded: EncodedImages) -> None:
         self._scorer, self._result, self._gallery = scorer, result, result.protocol.gallery
-        self._search = ProtocolRanker(scorer, result.protocol, encoded, result.rerank)
+        self._ranker = ProtocolRanker(scorer, result.protocol, encoded, result.rerank)
         self._row_of = {item: row for row, item in enumerate(self._gallery)}
         self._mode: Mode = result.mode  # type: ignore[assignment]
-        self._known = [ranked for ranked in result.rankings if self._answers(ranked.query)]
+        self._rankings = [ranking for ranking in result.rankings if self._target_rows(ranking.query)]
 
-    def _answers(self, query: EvalQuery) -> frozenset[int]:
-        """Return the gallery's rows that answer a query and may be found."""
-        shown = query.reference_ids if self._result.protocol.remove_reference else ()
-        return self._rows([item for item in query.targets if item not in shown])
+    def _target_rows(self, query: EvalQuery) -> frozenset[int]:
+        """Return the gallery rows of a query's targets that may be hits."""
+        removed = query.reference_ids if self._result.protocol.remove_reference else ()
+        targets = [item for item in query.targets if item not in removed]
+        return frozenset(self._row_of[item] for item in targets if item in self._row_of)
 
-    def _rows(self, items: Sequence[str]) -> frozenset[int]:
-        return frozenset(self._row_of[item] for item in items if item in self._row_of)
+    def extremes(self) -> tuple[list[tuple[QueryRanking, int]], list[tuple[QueryRanking, int]]]:
+        """Return the worst and the best rankings with the rank of their first target, each query once in either.
 
-    def chosen(self) -> tuple[list[tuple[QueryRanking, int]], list[tuple[QueryRanking, int]]]:
-        """Return the worst and the best rankings with the rank of their first right answer, each query once in either.
-
-        The rank decides, then average precision; what is alike in both comes by lot.
+        The rank decides, then average precision, then a seeded random order.
         """
-        orders, answers = [r.rows for r in self._known], [self._answers(r.query) for r in self._known]
-        ranks = metrics.ranks_of_targets(orders, answers).tolist()
-        lot = np.random.default_rng(SEED).permutation(len(orders)).tolist()
-        precision = [metrics.mean_average_precision_at_k([o], [a], 10) for o, a in zip(orders, answers, strict=True)]
-        best = sorted(range(len(orders)), key=lambda at: (ranks[at], -precision[at], lot[at]))
-        worst = sorted(range(len(orders)), key=lambda at: (-ranks[at], precision[at], lot[at]))
+        orders = [ranking.rows for ranking in self._rankings]
+        targets = [self._target_rows(ranking.query) for ranking in self._rankings]
+        ranks = metrics.ranks_of_targets(orders, targets).tolist()
+        random = np.random.default_rng(SEED).permutation(len(orders)).tolist()
+        precision = [metrics.mean_average_precision_at_k([o], [t], 10) for o, t in zip(orders, targets, strict=True)]
+        best = sorted(range(len(orders)), key=lambda number: (ranks[number], -precision[number], random[number]))
+        worst = sorted(range(len(orders)), key=lambda number: (-ranks[number], precision[number], random[number]))
         return (
-            [(self._known[at], ranks[at]) for at in self._once(worst) if ranks[at] > 0],
-            [(self._known[at], ranks[at]) for at in self._once(best) if ranks[at] == 0],
+            [(self._rankings[number], ranks[number]) for number in self._first_of_each(worst) if ranks[number] > 0],
+            [(self._rankings[number], ranks[number]) for number in self._first_of_each(best) if ranks[number] == 0],
         )
 
-    def _once(self, order: Sequence[int]) -> list[int]:
-        """Return the first SHOWN of `order` that are phrasings of different queries."""
+    def _first_of_each(self, order: Sequence[int]) -> list[int]:
+        """Return the first EXAMPLES of `order` that are phrasings of different queries."""
         first: dict[int, int] = {}
-        for at in order:
-            first.setdefault(id(self._known[at].query), at)
-        return list(first.values())[:SHOWN]
+        for number in order:
+            first.setdefault(id(self._rankings[number].query), number)
+        return list(first.values())[:EXAMPLES]
 
-    def shown(self, chosen: Sequence[tuple[QueryRanking, int]]) -> Iterator[QueryExample]:
-        """Ask chosen queries again for what their ranking does not hold: scores, matches, evidence."""
-        told = [(ranked.query, ranked.position) for ranked, _ in chosen]
-        for (ranked, rank), asked in zip(chosen, self._search.asked(told, BALANCES[self._mode]), strict=True):
-            if isinstance(asked, NsfseError):  # it was ranked by its image alone, which has nothing to show
+    def examples(self, chosen: Sequence[tuple[QueryRanking, int]]) -> Iterator[QueryExample]:
+        """Rank chosen queries again for what their ranking lacks: scores, matches, evidence."""
+        phrasings = [(ranking.query, ranking.position) for ranking, _ in chosen]
+        composed = self._ranker.asked(phrasings, BALANCES[self._mode])
+        for (ranking, rank), query in zip(chosen, composed, strict=True):
+            if isinstance(query, NsfseError):  # it was ranked by its image alone, which has no evidence to show
                 continue
-            texts = ranked.query.texts_at(ranked.position), ranked.query.negative_texts
-            whole = all(text.whole for text in readings(self._scorer.tokenizer, *texts, asked))
-            found, mean = self._first(ranked.query, asked, whole)
-            rest = self._answers(ranked.query)
-            missed = None
-            if not rest.intersection(ranked.rows[:HITS].tolist()):
-                row = min(rest) if rank == metrics.MISS else int(ranked.rows[rank])
-                missed = self._hits(asked, self._alone(asked, row, mean), whole)[0]
-            yield QueryExample(ranked.query, ranked.position, None if rank == metrics.MISS else rank, found, missed)
+            yield self._example(ranking, None if rank == metrics.MISS else rank, query)
 
-    def _first(self, query: EvalQuery, asked: Asked, whole: bool) -> tuple[tuple[Hit, ...], float]:
-        mask = self._search.mask(query.reference_ids)
-        most = len(self._gallery) if mask is None else int(mask.sum())
-        ranking = self._search.answer(asked, mask, min(HITS, most))
-        return self._hits(asked, ranking, whole), ranking.mean
+    def _example(self, ranking: QueryRanking, rank: int | None, query: Asked) -> QueryExample:
+        texts = ranking.query.texts_at(ranking.position), ranking.query.negative_texts
+        whole = all(text.whole for text in readings(self._scorer.tokenizer, *texts, query))
+        mask = self._ranker.mask(ranking.query.reference_ids)
+        candidates = len(self._gallery) if mask is None else int(mask.sum())
+        head = self._ranker.answer(query, mask, min(HITS, candidates))
+        targets = self._target_rows(ranking.query)
+        missed = None
+        if not targets.intersection(ranking.rows[:HITS].tolist()):
+            row = min(targets) if rank is None else int(ranking.rows[rank])
+            missed = self._hits(query, self._rank_one(query, row, head.mean), whole)[0]
+        return QueryExample(ranking.query, ranking.position, rank, self._hits(query, head, whole), missed)
 
-    def _alone(self, asked: Asked, row: int, mean: float) -> Ranking:
+    def _rank_one(self, query: Asked, row: int, mean: float) -> Ranking:
         """Return one row as the search would have ranked it; `mean` is that of S over the re-ranked."""
         rows = np.array([row])
-        cosines = self._search.cosines(asked, rows)
-        looks = asked.pairs_scored(self._scorer.info.mode, self._result.rerank, len(self._gallery)) > 0
-        pair = self._search.pairs(asked, rows) if looks else None
+        cosines = self._ranker.cosines(query, rows)
+        reranked = query.pairs_scored(self._scorer.info.mode, self._result.rerank, len(self._gallery)) > 0
+        pair = self._ranker.pairs(query, rows) if reranked else None
         return Ranking(rows, cosines if pair is None else pair.score, pair, cosines, mean)
 
-    def _hits(self, asked: Asked, ranking: Ranking, whole: bool) -> tuple[Hit, ...]:
+    def _hits(self, query: Asked, ranking: Ranking, whole: bool) -> tuple[Hit, ...]:
         pair = ranking.pair
         if pair is None:
-            pair = self._search.pairs(asked, ranking.rows) if asked.tokens else no_evidence(ranking.scores)
-        targets = self._search.targets([self._gallery[row] for row in ranking.rows])
+            pair = self._ranker.pairs(query, ranking.rows) if query.tokens else no_evidence(ranking.scores)
+        targets = self._ranker.targets([self._gallery[row] for row in ranking.rows])
         decision = self._scorer.info.confidence
-        return hits_of(self._gallery, "", asked, ranking, pair, decision, targets, whole=whole)
+        return hits_of(self._gallery, "", query, ranking, pair, decision, targets, whole=whole)
 
     def histograms(self) -> tuple[ScoreHistogram | None, ScoreHistogram | None]:
-        """Return how the correspondences of words and of probes are spread, of SAMPLED queries at most."""
+        """Return the histograms of word and of probe correspondences over at most SAMPLED queries."""
         boundaries = self._scorer.info.boundaries
-        plain = [(ranked.query, ranked.position) for ranked in self._known if ranked.query.is_simple]
+        plain = [(ranking.query, ranking.position) for ranking in self._rankings if ranking.query.is_simple]
         if boundaries is None or not plain:
             return None, None
-        chosen = [plain[at] for at in np.linspace(0, len(plain), min(SAMPLED, len(plain)), endpoint=False).astype(int)]
-        draw = np.random.default_rng(SEED)
+        numbers = np.linspace(0, len(plain), min(SAMPLED, len(plain)), endpoint=False).astype(int)
+        chosen = [plain[number] for number in numbers]
+        random = np.random.default_rng(SEED)
         words, probes = _Samples(), _Samples()
-        for (query, _), composed in zip(chosen, self._search.composed(chosen), strict=True):
+        for (query, _), composed in zip(chosen, self._ranker.composed(chosen), strict=True):
             if composed is None:
                 continue
-            for kind, ids in enumerate(self._compared(query, draw)):
+            for kind, ids in enumerate(self._sample_images(query, random)):
                 if ids:
-                    x, y = correspondences(composed, self._search.targets(ids), boundaries.views)
-                    words.add(kind, x, np.maximum(0, composed.word_weights))  # under 0: it must not be there
+                    x, y = correspondences(composed, self._ranker.targets(ids), boundaries.views)
+                    words.add(kind, x, np.maximum(0, composed.word_weights))  # negated words have a weight under 0
                     probes.add(kind, y, composed.probe_weights)
         return words.histogram(boundaries.cross), probes.histogram(boundaries.visual)
 
-    def _compared(self, query: EvalQuery, draw: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
-        """Return right answers, others by lot, and hard negatives of a query."""
-        not_other = {*query.reference_ids, *query.targets, *query.hard_negatives}
-        right = draw.permutation(sorted(self._answers(query)))[:MATCHES].tolist()
-        others = {self._gallery[row] for row in draw.integers(len(self._gallery), size=OTHERS)} - not_other
+    def _sample_images(self, query: EvalQuery, random: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
+        """Return some targets, other images and hard negatives of a query."""
+        excluded = {*query.reference_ids, *query.targets, *query.hard_negatives}
+        targets = random.permutation(sorted(self._target_rows(query)))[:TARGETS].tolist()
+        others = {self._gallery[row] for row in random.integers(len(self._gallery), size=OTHERS)} - excluded
         near = [item for item in query.hard_negatives if item in self._row_of]
-        return [self._gallery[row] for row in right], sorted(others), near[:MATCHES]
+        return [self._gallery[row] for row in targets], sorted(others), near[:TARGETS]
 
 
 class _Samples:
@@ -198,12 +162,12 @@ class _Samples:
         self._weights: list[list[Reals]] = [[], [], []]
 
     def add(self, kind: int, values: NDArray[np.floating], weights: NDArray[np.floating]) -> None:
-        """Take in `values` [K, L] that weigh as `weights` [L] say."""
+        """Add `values` [K, L], each row weighted by `weights` [L]."""
         self._values[kind].append(values.ravel().astype(np.float64))
         self._weights[kind].append(np.tile(weights, len(values)).astype(np.float64))
 
     def histogram(self, boundary: float) -> ScoreHistogram | None:
-        """Return how they are spread about `boundary`; None without matched or without mismatched ones."""
+        """Return the histogram about `boundary`; None without matched or without mismatched values."""
         kinds = [
             (np.concatenate(values), np.concatenate(weights)) if values else (np.empty(0), np.empty(0))
             for values, weights in zip(self._values, self._weights, strict=True)
@@ -211,26 +175,26 @@ class _Samples:
         matched, mismatched, near = kinds
         if not (matched[1].sum() > 0 and mismatched[1].sum() > 0):
             return None
-        every = np.concatenate([values for values, _ in kinds])
-        edges = np.linspace(min(0.0, float(every.min())), max(1.0, float(every.max())), BINS + 1)
+        values = np.concatenate([values for values, _ in kinds])
+        edges = np.linspace(min(0.0, float(values.min())), max(1.0, float(values.max())), BINS + 1)
         return ScoreHistogram(
             boundary,
             edges,
-            _shares(matched, edges),
-            _shares(mismatched, edges),
-            _shares(near, edges) if near[1].sum() > 0 else None,
-            missed=_over(matched, -boundary, -1),
-            alarms=_over(mismatched, boundary, 1),
+            _percentages(matched, edges),
+            _percentages(mismatched, edges),
+            _percentages(near, edges) if near[1].sum() > 0 else None,
+            missed=_percentage_over(matched, -boundary, -1),
+            alarms=_percentage_over(mismatched, boundary, 1),
         )
 
 
-def _shares(samples: tuple[Reals, Reals], edges: Reals) -> Reals:
+def _percentages(samples: tuple[Reals, Reals], edges: Reals) -> Reals:
     values, weights = samples
-    found: Reals = 100 * np.histogram(values, edges, weights=weights)[0] / weights.sum()
-    return found
+    percentages: Reals = 100 * np.histogram(values, edges, weights=weights)[0] / weights.sum()
+    return percentages
 
 
-def _over(samples: tuple[Reals, Reals], boundary: float, sign: int) -> float:
+def _percentage_over(samples: tuple[Reals, Reals], boundary: float, sign: int) -> float:
     """Return the percentage, by weight, of values times `sign` over `boundary`."""
     values, weights = samples
     return float(100 * weights[sign * values > boundary].sum() / weights.sum())

@@ -2,21 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nsfse.data import EvalQuery
-from nsfse.evaluation.diagnostics import HITS, Diagnosis, QueryExample, ScoreHistogram
+from nsfse.evaluation.diagnostics import HITS
 from nsfse.evaluation.notices import category_line, notices
-from nsfse.evaluation.scores import ProtocolResult
+from nsfse.evaluation.results import Diagnosis, Evaluation, ProtocolResult, QueryExample, ScoreHistogram
+from nsfse_runtime.errors import UsageError
 from nsfse_runtime.retrieval.results import Hit
 from nsfse_runtime.types import Pixels
 from nsfse_runtime.visualize.html_page import safe, section, write_page
 from nsfse_runtime.visualize.rows import THUMBNAIL, SheetHit, SheetRow
-
-if TYPE_CHECKING:
-    from nsfse.evaluation.evaluate import Evaluation
 
 Load = Callable[[str, tuple[int, int]], Pixels]
 """An id and a size (height, width) → the image [H, W, 3] that fits it."""
@@ -30,37 +28,51 @@ LABELS = {
 COUNTS = ("queries",)
 POINTS = ("phrasing_gap", "phrasing_sensitivity_R@1", "phrasing_sensitivity_P@10")
 WIDE, HIGH, UNDER = 400, 120, 18
-"""A histogram's size and the room under it, in units of its drawing."""
+"""A histogram's width, its height and the height of its axis labels, in user units of the drawing."""
 
 
-def evaluation_page(found: "Evaluation", examined: Sequence[Diagnosis], load: Load, path: Path) -> None:
-    """Write what was `found` and `examined` as one page at `path`; `load` reads images. Raises OutputError."""
-    body = "".join(part for each in examined for part in _protocol(found, each, load))
-    first, *others = (each.result.protocol.name for each in examined)
-    means = [f"{group}: {category_line(scores)}" for group, scores in found.summary.items()]
-    skipped = [f"{name} is not scored: {reason}" for name, reason in found.reasons.items()]
-    note = "; ".join([f"model {found.fingerprint[:16]}", *means, *skipped])
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Write an evaluation with diagnoses as one page that loads nothing.
+
+    Args:
+        evaluation: What `evaluate_source(..., diagnostics=True)` returned; its `source` loads the images.
+        path: The HTML file.
+
+    Raises:
+        UsageError: The evaluation has no diagnoses.
+        OutputError: The file cannot be written.
+    """
+    if not evaluation.diagnoses or evaluation.source is None:
+        raise UsageError("a report needs diagnoses; evaluate with diagnostics=True")
+    load, results = evaluation.source.load, [diagnosis.result for diagnosis in evaluation.diagnoses]
+    body = "".join(part for diagnosis in evaluation.diagnoses for part in _protocol(evaluation, diagnosis, load))
+    first, *others = (result.protocol.name for result in results)
+    means = [f"{group}: {category_line(scores)}" for group, scores in evaluation.summary.items()]
+    skipped = [f"{name} is not scored: {reason}" for name, reason in evaluation.reasons.items()]
+    note = "; ".join([f"model {evaluation.fingerprint[:16]}", *means, *skipped])
     title = f"nsfse evaluate: {first}{f' and {len(others)} more' if others else ''}"
-    overview = _overview([each.result for each in examined]) if others else ""
+    overview = _overview(results) if others else ""
     write_page(overview + body, path, title=title, note=note, answers_known=True)
 
 
-def _protocol(found: "Evaluation", examined: Diagnosis, load: Load) -> Iterator[str]:
-    result = examined.result
-    modes = [each for each in found.results if each.protocol.name == result.protocol.name]
+def _protocol(evaluation: Evaluation, diagnosis: Diagnosis, load: Load) -> Iterator[str]:
+    """Yield one protocol's section: figures, modes, kinds, histograms, worst and best queries."""
+    result = diagnosis.result
+    modes = [other for other in evaluation.results if other.protocol.name == result.protocol.name]
     yield f'<h2 id="{_anchor(result)}">{safe(result.protocol.name)}</h2><p class="note">{safe(_about(result))}</p>'
     yield f'<section class="scored"><dl class="figures">{"".join(_figures(result.scores))}</dl></section>'
     if len(modes) > 1:
-        yield f"<h3>By mode</h3>{_scores(modes, [safe(each.mode) for each in modes])}"
+        yield f"<h3>By mode</h3>{_scores(modes, [safe(other.mode) for other in modes])}"
     if kinds := result.scores.get("kinds"):
         yield f"<h3>By kind of query</h3>{_kinds(kinds)}"
-    charts = [_histogram(*each) for each in _named_histograms(examined) if each[2]]
+    named = (("Words (S_c)", diagnosis.words), ("Target region predictions (S_v)", diagnosis.probes))
+    charts = [_histogram(name, histogram) for name, histogram in named if histogram]
     if charts:
-        yield f'<h3>Where the boundaries lie</h3><section class="scored spreads">{"".join(charts)}</section>'
-    for title, shown in (("The worst", examined.worst), ("The best", examined.best)):
-        if shown:
-            yield f"<h3>{title} <small>{len(shown)} queries; among equals chosen by lot</small></h3>"
-            yield from (section(_row(each, len(result.rankings[0].rows), load), "h4") for each in shown)
+        yield f'<h3>Where the boundaries are</h3><section class="scored histograms">{"".join(charts)}</section>'
+    for title, examples in (("The worst", diagnosis.worst), ("The best", diagnosis.best)):
+        if examples:
+            yield f"<h3>{title} <small>{len(examples)} queries; ties in random order</small></h3>"
+            yield from (section(_row(example, len(result.rankings[0].rows), load), "h4") for example in examples)
 
 
 def _about(result: ProtocolResult) -> str:
@@ -132,68 +144,59 @@ def _bar(value: float | None, name: str) -> str:
     return f'{value:.1f}<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{fill}</svg>'
 
 
-def _named_histograms(examined: Diagnosis) -> tuple[tuple[str, str, ScoreHistogram | None], ...]:
-    return (
-        ("Words (S_c)", "each with an image's best region", examined.words),
-        ("Imagined regions (S_v)", "each with an image's best region", examined.probes),
-    )
-
-
-def _histogram(name: str, what: str, histogram: ScoreHistogram | None) -> str:
-    """Draw the histograms of one kind of correspondence, and where its boundary lies."""
-    if histogram is None:
-        return ""
-    kinds = [("good", "right answers", histogram.matched), ("bad", "other images", histogram.mismatched)]
+def _histogram(name: str, histogram: ScoreHistogram) -> str:
+    """Draw one kind of correspondence with its boundary."""
+    kinds = [("good", "targets", histogram.matched), ("bad", "other images", histogram.mismatched)]
     kinds += [("near", "hard negatives", histogram.near)] if histogram.near is not None else []
     top = max(float(values.max()) for _, _, values in kinds)
     low, high = float(histogram.edges[0]), float(histogram.edges[-1])
-    at = WIDE * (histogram.boundary - low) / (high - low)
+
+    def x(value: float) -> str:
+        return f"{WIDE * (value - low) / (high - low):.1f}"
+
     ticks = [tick for tick in (-1.0, -0.5, 0.0, 0.5, 1.0) if low <= tick <= high]
-    marks = "".join(
-        f'<text x="{WIDE * (tick - low) / (high - low):.1f}" y="{HIGH + 14}">{tick:g}</text>' for tick in ticks
-    )
+    marks = "".join(f'<text x="{x(tick)}" y="{HIGH + 14}">{tick:g}</text>' for tick in ticks)
     shapes = "".join(f'<path class="{kind}" d="{_steps(values / top)}"/>' for kind, _, values in kinds)
-    said = (
-        f"{histogram.missed:.0f} % of what right answers show lies under the boundary t = {histogram.boundary:.2f}, "
-        f"{histogram.alarms:.0f} % of what other images show over it."
+    caption = (
+        f"{histogram.missed:.0f} % of correspondences with targets are under the boundary "
+        f"t = {histogram.boundary:.2f}, {histogram.alarms:.0f} % of those with other images are over it."
     )
     keys = "".join(
         f'<span><svg viewBox="0 0 14 10" aria-hidden="true"><path class="{kind}" d="M1 9V2H13V9Z"/></svg>{label}</span>'
         for kind, label, _ in kinds
     )
     return (
-        f"<figure><figcaption><b>{name}</b>: {what}</figcaption>"
-        f'<svg viewBox="0 -16 {WIDE} {HIGH + UNDER + 16}" role="img" aria-label="{safe(f"{name}: {said}")}">'
+        f"<figure><figcaption><b>{name}</b>: each with an image's best region</figcaption>"
+        f'<svg viewBox="0 -16 {WIDE} {HIGH + UNDER + 16}" role="img" aria-label="{safe(f"{name}: {caption}")}">'
         f'{shapes}<path class="axis" d="M0 {HIGH}H{WIDE}"/>{marks}'
-        f'<path class="boundary" d="M{at:.1f} -2V{HIGH}"/>'
-        f'<text class="t" x="{at:.1f}" y="-6">t = {histogram.boundary:.2f}</text>'
-        f'</svg><div class="key">{keys}</div><p>{said}</p></figure>'
+        f'<path class="boundary" d="M{x(histogram.boundary)} -2V{HIGH}"/>'
+        f'<text class="t" x="{x(histogram.boundary)}" y="-6">t = {histogram.boundary:.2f}</text>'
+        f'</svg><div class="key">{keys}</div><p>{caption}</p></figure>'
     )
 
 
 def _steps(heights: np.ndarray) -> str:
-    """Return the outline of a histogram whose bars are `heights` [B], 0 to 1, as the path of a drawing."""
+    """Return the path of a histogram whose bars are `heights` [B], 0 to 1."""
     step = WIDE / len(heights)
-    bars = "".join(f"V{HIGH * (1 - height):.1f}H{step * (at + 1):.1f}" for at, height in enumerate(heights.tolist()))
+    bars = "".join(f"V{HIGH * (1 - h):.1f}H{step * number:.1f}" for number, h in enumerate(heights.tolist(), 1))
     return f"M0 {HIGH}{bars}V{HIGH}"
 
 
-def _row(shown: QueryExample, depth: int, load: Load) -> SheetRow:
-    query = shown.query
-    parts = [*query.texts_at(shown.position), *(f"without {text}" for text in query.negative_texts)]
-    stands = f"first right answer: {shown.rank + 1}." if shown.rank is not None else f"no right answer in {depth}"
-    more = [("and like", item) for item in query.more_references] + [
-        ("not like", item) for item in query.negative_images
-    ]
-    hits = [_hit(hit, query, load) for hit in shown.hits[: HITS - 1 if shown.missed else HITS]]
-    if shown.missed:
-        hits.append(_hit(shown.missed, query, load, f"> {depth}" if shown.rank is None else str(shown.rank + 1)))
+def _row(example: QueryExample, depth: int, load: Load) -> SheetRow:
+    query, rank = example.query, example.rank
+    texts = [*query.texts_at(example.position), *(f"without {text}" for text in query.negative_texts)]
+    position = f"first target: {rank + 1}." if rank is not None else f"no target in the first {depth}"
+    further = [("and like", item) for item in query.more_references]
+    further += [("not like", item) for item in query.negative_images]
+    hits = [_hit(hit, query, load) for hit in example.hits[: HITS - 1 if example.missed else HITS]]
+    if example.missed:
+        hits.append(_hit(example.missed, query, load, f"> {depth}" if rank is None else str(rank + 1)))
     return SheetRow(
         load(query.reference, THUMBNAIL),
-        "; ".join(parts),
+        "; ".join(texts),
         tuple(hits),
-        " · ".join(part for part in (query.kind, stands, query.reference) if part),
-        tuple((label, load(item, THUMBNAIL)) for label, item in more),
+        " · ".join(part for part in (query.kind, position, query.reference) if part),
+        tuple((label, load(item, THUMBNAIL)) for label, item in further),
     )
 
 

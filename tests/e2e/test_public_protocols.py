@@ -13,7 +13,7 @@ from PIL import Image
 from nsfse.data.datasets.cirr import CIRR
 from nsfse.data.datasets.fashioniq import CATEGORIES, FashionIQ
 from nsfse.evaluation.cirr_submission import submission_faults
-from nsfse.evaluation.evaluate import evaluate_dataset
+from nsfse.evaluation.datasets import evaluate_dataset
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
 
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))

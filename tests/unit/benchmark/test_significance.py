@@ -10,7 +10,8 @@ import pytest
 from nsfse.benchmark import significance
 from nsfse.benchmark.significance import Bootstrap, Outcomes, outcomes, read_outcomes
 from nsfse.data import EvalQuery, EvaluationProtocol
-from nsfse.evaluation.scores import ProtocolResult, Ranked, score_rankings
+from nsfse.evaluation.results import ProtocolResult, QueryRanking
+from nsfse.evaluation.scores import score_rankings
 
 
 def found(hits, phrasings=1, queries="same"):
@@ -149,7 +150,7 @@ class Ranks:
             others = [row for row in range(14) if row != n]
             for position, rank in enumerate(of):
                 rows = np.array([*others[:rank], n, *others[rank:]], np.int32)
-                rankings.append(Ranked(queries[n], position, rows))
+                rankings.append(QueryRanking(queries[n], position, rows))
         scores = score_rankings(protocol, rankings)
         return ProtocolResult(protocol, "composed", 0, scores, 0, 0, tuple(rankings))
 

@@ -17,7 +17,8 @@ import jsonschema
 from nsfse.cli import app
 from nsfse.cli.formatting import to_json
 from nsfse.data import EvalQuery, EvaluationProtocol
-from nsfse.evaluation.evaluate import Evaluation, evaluate
+from nsfse.evaluation.evaluate import evaluate
+from nsfse.evaluation.results import Evaluation
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from nsfse.data import EvalQuery, EvaluationProtocol
-from nsfse.evaluation.evaluate import Evaluation, evaluate, evaluate_dataset, evaluate_query_set, evaluate_source
+from nsfse.evaluation.datasets import evaluate_dataset, evaluate_query_set
+from nsfse.evaluation.evaluate import evaluate, evaluate_source
 from nsfse.evaluation.features import encode_in_batches
+from nsfse.evaluation.results import Evaluation
 from nsfse_runtime.errors import DataError, ImageError, UsageError
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 

@@ -11,10 +11,11 @@ pytest.importorskip("onnxruntime")
 
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation.diagnostics import HITS, _Samples, diagnose
-from nsfse.evaluation.evaluate import Evaluation, evaluate, image_ids
+from nsfse.evaluation.evaluate import evaluate, image_ids
 from nsfse.evaluation.features import encode_in_batches, source_images
-from nsfse.evaluation.html_report import _about, evaluation_page
+from nsfse.evaluation.html_report import _about, write_report
 from nsfse.evaluation.reference_head import correspondences, products
+from nsfse.evaluation.results import Evaluation
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import OutputError
 
@@ -51,11 +52,11 @@ def ranked(source, protocols, scorer):
 
 
 def test_what_is_shown_is_what_was_ranked(ranked):
-    for result, examined, _ in ranked:
+    for result, diagnosis, _ in ranked:
         gallery = result.protocol.gallery
         order = {(id(r.query), r.position): [gallery[row] for row in r.rows] for r in result.rankings}
-        assert examined.worst
-        for shown in (*examined.worst, *examined.best):
+        assert diagnosis.worst
+        for shown in (*diagnosis.worst, *diagnosis.best):
             ids = order[id(shown.query), shown.position]
             assert [hit.id for hit in shown.hits] == ids[:HITS]
             right = [rank for rank, item in enumerate(ids) if item in shown.query.targets]
@@ -68,7 +69,7 @@ def test_what_is_shown_is_what_was_ranked(ranked):
 
 
 def test_the_worst_are_the_worst_and_each_query_comes_once(ranked):
-    result, examined, _ = ranked[0]
+    result, diagnosis, _ = ranked[0]
     gallery = result.protocol.gallery
 
     def rank(ranking):
@@ -76,16 +77,16 @@ def test_the_worst_are_the_worst_and_each_query_comes_once(ranked):
         return found[0] if found else len(gallery)
 
     ranks = sorted((rank(each) for each in result.rankings), reverse=True)
-    shown = [len(gallery) if each.rank is None else each.rank for each in examined.worst]
+    shown = [len(gallery) if each.rank is None else each.rank for each in diagnosis.worst]
     assert shown == sorted(shown, reverse=True) and shown[0] == ranks[0]
-    assert examined.best and all(each.rank == 0 for each in examined.best)
-    for each in (examined.worst, examined.best):
+    assert diagnosis.best and all(each.rank == 0 for each in diagnosis.best)
+    for each in (diagnosis.worst, diagnosis.best):
         assert len({id(one.query) for one in each}) == len(each)
 
 
 def test_a_missed_answer_is_scored_as_the_search_would(ranked, scorer):
-    _, examined, encoded = ranked[0]
-    shown = next(each for each in examined.worst if each.missed and each.rank is not None)
+    _, diagnosis, encoded = ranked[0]
+    shown = next(each for each in diagnosis.worst if each.missed and each.rank is not None)
     [composed] = scorer.compose(
         encoded.targets(encoded.rows_of([shown.query.reference])), [shown.query.texts[shown.position]]
     )
@@ -119,22 +120,36 @@ def test_histograms_are_weighted_and_split_by_the_boundary():
     assert samples.histogram(0.5) is None  # nothing to tell it from
 
 
-def white(item, size):
-    return np.full((*size, 3), 255, np.uint8)
+class White:
+    """A source whose images are white."""
+
+    def load(self, item, size):
+        return np.full((*size, 3), 255, np.uint8)
 
 
-def written(ranked, path):
+def write(ranked, path):
     """Write the page of what was ranked; its images are white."""
     results = [result for result, _, _ in ranked]
     image_only = replace(results[0], mode="image-only")
     summary = {"fashioniq-VAL": {"R@10": None, "R@50": None, "categories": 2, "expected": 3, "missing": ["dress"]}}
-    found = Evaluation("f" * 64, (*results, image_only), summary, ("bare",), reasons={"bare": "no list names it"})
-    evaluation_page(found, [each for _, each, _ in ranked], white, path)
+    reasons, diagnoses = {"bare": "no list names it"}, tuple(diagnosis for _, diagnosis, _ in ranked)
+    write_report(
+        Evaluation(
+            "f" * 64,
+            (*results, image_only),
+            summary,
+            ("bare",),
+            reasons=reasons,
+            diagnoses=diagnoses,
+            source=White(),
+        ),
+        path,
+    )
     return results
 
 
 def test_the_page_holds_all_and_loads_nothing(ranked, scorer, tmp_path):
-    first, minus = written(ranked, tmp_path / "page.html")
+    first, minus = write(ranked, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     bare = re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", text)
     assert "default-src 'none'" in bare and "<script" not in bare and "style=" not in bare.split("</style>")[1]
@@ -156,6 +171,6 @@ def test_the_page_holds_all_and_loads_nothing(ranked, scorer, tmp_path):
     assert 'class="mismatched"' in bare and 'class="right' in bare
 
 
-def test_a_page_that_cannot_be_written_is_said(ranked, tmp_path):
+def test_a_page_that_cannot_be_written_is_an_error(ranked, tmp_path):
     with pytest.raises(OutputError, match="choose another place"):
-        written(ranked, tmp_path / "nowhere" / "page.html")
+        write(ranked, tmp_path / "nowhere" / "page.html")

@@ -11,7 +11,8 @@ from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.data.text.vocabulary import build_vocabulary
-from nsfse.evaluation.evaluate import evaluate, evaluate_dataset, evaluate_source
+from nsfse.evaluation.datasets import evaluate_dataset
+from nsfse.evaluation.evaluate import evaluate, evaluate_source
 from nsfse.evaluation.query_counts import left_out, odd_queries, scorable_queries, text_counts, unlisted
 from nsfse_runtime.errors import DataError, UsageError
 from nsfse_runtime.inference.tokenizer import Tokenizer
