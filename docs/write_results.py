@@ -62,10 +62,11 @@ def load(topic: str) -> dict[str, Any]:
 
 
 def table(columns: list[str], rows: list[list[Any]], digits: int | list[int] = 1) -> list[str]:
-    """Return the lines of a Markdown table; columns of numbers are aligned to the right."""
+    """Return the lines of a Markdown table; columns of numbers after the first are aligned to the right."""
     places = digits if isinstance(digits, list) else [digits] * len(columns)
     texts = [[cell(value, place) for value, place in zip(row, places, strict=True)] for row in rows]
     rules = ["---:" if all(NUMBER.match(text) for text in column) else "---" for column in zip(*texts, strict=True)]
+    rules[0] = "---"
     return [f"| {' | '.join(row)} |" for row in [columns, rules, *texts]]
 
 

@@ -3,6 +3,9 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from runpy import run_path
 
@@ -105,6 +108,21 @@ def test_rows_are_selected_from_the_output_of_a_command():
     chosen = {"rows": ["rows"], "where": {"method": ["a"]}, "values": ["method", "r1±r1_std"]}
     assert SCRIPT["select"]({"rows": rows}, chosen) == [["a", [1.26, 0.5]]]
     assert SCRIPT["select"](rows, {"rows": [""], "values": ["r1"]}) == [[1.26], [2.0]]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_rows_are_taken_from_a_file(tmp_path):
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    shutil.copy(ROOT / "docs" / "write_results.py", tmp_path / "docs")
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "a")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "out.json").write_text(json.dumps({"reliability": [{"confidence": 0.5, "right": 0.25, "count": 4}]}))
+    script = [sys.executable, "docs/write_results.py", "confidence", "reliability", "out.json"]
+    subprocess.run(script, cwd=tmp_path, check=True)
+    entry = json.loads((tmp_path / "docs/results/confidence.json").read_text("utf-8"))["entries"]["reliability"]
+    assert entry["rows"] == [[0.5, 0.25, 4]] and re.fullmatch("[0-9a-f]{7}", entry["commit"])
+    assert "| 0.500 | 0.250 | 4 |" in (tmp_path / "docs/results/confidence.md").read_text("utf-8")
 
 
 def test_json_has_a_row_on_a_line():
