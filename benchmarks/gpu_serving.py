@@ -29,12 +29,14 @@ from nsfse_export.graphs import BATCH, Graph, build_graphs
 from nsfse_export.tensorrt import build_engine, build_engines
 from nsfse_runtime.extras import installed
 from nsfse_runtime.images.decode import load_image
-from nsfse_runtime.inference.bundle import Bundle, Manifest, write_manifest
-from nsfse_runtime.inference.devices import ON_CPU, Place, choose
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, resolve_device
+from nsfse_runtime.inference.manifest import Manifest, write_manifest
 from nsfse_runtime.inference.onnx_graphs import search_graph
-from nsfse_runtime.inference.onnx_scorer import OnnxScorer, Session, on_device
-from nsfse_runtime.inference.tensorrt.cuda import CudaMemory
-from nsfse_runtime.inference.tensorrt.engine import EngineScorer, EngineSession, load_tensorrt
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.onnx_session import Session, to_device
+from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, load_tensorrt
+from nsfse_runtime.inference.tensorrt.engine import EngineScorer, EngineSession
 from nsfse_runtime.search.on_device import ResidentGallery
 from nsfse_runtime.search.two_stage import ordered, taken
 from nsfse_runtime.types import Pixels, TargetFeatures
@@ -86,7 +88,7 @@ def flops(size: dict[str, int]) -> float:
 class Measurement:
     """Collects rows until its time is over; `device` is torch's, `place` ONNX Runtime's."""
 
-    def __init__(self, plan: dict[str, Any], place: Place, smoke: bool, minutes: float) -> None:
+    def __init__(self, plan: dict[str, Any], place: ExecutionDevice, smoke: bool, minutes: float) -> None:
         self.plan, self.place, self.smoke, self.rows = plan, place, smoke, list[Row]()
         self.device = torch.device("cpu" if place == ON_CPU else "cuda")
         self._end = time.monotonic() + 51 * minutes  # the last engine or compilation begun before it ends after it
@@ -236,8 +238,8 @@ def stage_one(run: Measurement, rate: float) -> None:
             return lambda: torch.topk(there @ torch.from_numpy(query).to(run.device), 100).indices.cpu().numpy()
 
         def onnx_search(vectors: Any = vectors, count: int = count) -> Run:
-            session, there = Session(search_graph(), run.place), on_device(vectors, run.place)
-            mask = on_device(np.ones(count, np.bool_), run.place)
+            session, there = Session(search_graph(), run.place), to_device(vectors, run.place)
+            mask = to_device(np.ones(count, np.bool_), run.place)
             given = {"vectors": there, "mask": mask, "query": query, "k": np.array([100], np.int64)}
             return lambda: session.bound(given, stay=("found_vectors",))["rows"]
 
@@ -376,7 +378,7 @@ def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict
 
     What is not begun after `minutes` is left out, and says so.
     """
-    plan, place = (SMOKE, ON_CPU) if smoke else (FULL, choose("auto"))
+    plan, place = (SMOKE, ON_CPU) if smoke else (FULL, resolve_device("auto"))
     run = Measurement(plan, place, smoke, minutes)
     rates = {kind: gemm_rate(run.device, dtype, plan["gemm"]) for kind, dtype in TYPES.items()}
     copied = bandwidth(run.device, 2**20 if smoke else 2**31)

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nsfse.demo.app import BUNDLE, GALLERY, IMAGES, TABLE, open_gallery, unpack
-from nsfse_runtime import Bundle, Gallery
+from nsfse_runtime import Gallery, open_model
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, serving
 
 PRESSES = 50
@@ -76,9 +76,9 @@ def given(gallery: Path | None, copies: int) -> Iterator[Path]:
         yield gallery
         return
     with tempfile.TemporaryDirectory() as name:
-        folder, model = Path(name), Bundle.open(BUNDLE)
+        folder, model = Path(name), open_model(BUNDLE, "cpu")
         if copies == 1:
-            open_gallery(folder, model.scorer).close()
+            open_gallery(folder, model).close()
             yield folder / GALLERY
             return
         unpack(folder)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from nsfse_runtime import Bundle, Gallery, NsfseError, Retriever
+from nsfse_runtime import Bundle, Gallery, NsfseError, Retriever, open_model
 
 COLD, WARM = 7, 200
 
@@ -33,12 +33,12 @@ def main() -> None:
 
 def measure(bundle: Path, folder: Path, path: Path) -> dict[str, Any]:
     """Return milliseconds (median, 95th percentile) and images per second."""
-    model = Bundle.open(bundle)
+    model = open_model(bundle, "cpu")
     with Gallery.open(path, model, create=True) as gallery:
         started = time.perf_counter()
         report = gallery.sync(folder)
         seconds = time.perf_counter() - started
-        retriever, text = Retriever(model, gallery), _known_word(model)
+        retriever, text = Retriever(model, gallery), _known_word(model.bundle)
         name = gallery.ids[0]
         file = gallery.path_of(0)
         return {
@@ -66,8 +66,8 @@ def _times(count: int, act: Callable[[], object]) -> dict[str, float]:
     return {"median": round(statistics.median(times), 1), "p95": round(high, 1), "runs": count}
 
 
-def _known_word(model: Bundle) -> str:
-    vocabulary = Tokenizer.from_str(model.read("tokenizer.json").decode("utf-8")).get_vocab()
+def _known_word(bundle: Bundle) -> str:
+    vocabulary = Tokenizer.from_str(bundle.read("tokenizer.json").decode("utf-8")).get_vocab()
     return "red" if "red" in vocabulary else next(word for word in sorted(vocabulary) if word.isalpha())
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from nsfse_export.benchmark.fixtures import clustered
 from nsfse_runtime.search import ann, first_stage
-from nsfse_runtime.search.int8 import Codes
+from nsfse_runtime.search.int8 import Int8Index
 from nsfse_runtime.search.two_stage import exact_search
 
 DIM, ASKED, QUERIES = 512, 100, 4
@@ -87,7 +87,7 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
         raise SystemExit(f"no kind of vectors {kind}; choose clustered or spread")
     vectors = clustered(size, DIM, random, spread=kind == "spread")
     row: dict[str, Any] = {"kind": kind, "images": size}
-    codes, row["codes_built_s"] = _timed(lambda: Codes(vectors))
+    codes, row["codes_built_s"] = _timed(lambda: Int8Index(vectors))
     mask = random.random(size) < 0.01
     ways: dict[str, Callable[[np.ndarray], Any]] = {
         "plain": lambda query: exact_search(vectors, query, ASKED),

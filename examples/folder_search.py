@@ -5,18 +5,18 @@ python examples/folder_search.py BUNDLE FOLDER IMAGE "make it red"
 
 import sys
 
-from nsfse_runtime import Bundle, Gallery, NsfseError, Result, Retriever
+from nsfse_runtime import Gallery, NsfseError, Result, Retriever, open_model
 
 
 def search(bundle_folder: str, folder: str, image: str, text: str) -> Result:
     """Bring the gallery beside `folder` in step with it, and ask it for 8 images."""
-    bundle = Bundle.open(bundle_folder)
-    with Gallery.open(f"{folder.rstrip('/')}.gallery", bundle, create=True) as gallery:
+    model = open_model(bundle_folder)
+    with Gallery.open(f"{folder.rstrip('/')}.gallery", model, create=True) as gallery:
         report = gallery.sync(folder)
         print(f"{len(gallery)} images, {report.encoded} of them new")
         for path, reason in report.failed:
             print(f"left out: {path}: {reason}")
-        return Retriever(bundle, gallery).query(image, text, k=8)
+        return Retriever(model, gallery).query(image, text, k=8)
 
 
 def show(result: Result) -> None:

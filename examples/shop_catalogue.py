@@ -8,16 +8,16 @@ The table has a column `id` or `file` and any others; `nsfse data draw` makes su
 import sys
 from collections.abc import Iterator
 
-from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
+from nsfse_runtime import Gallery, NsfseError, Query, Result, Retriever, open_model
 
 
 def open_shop(bundle_folder: str, images: str, table: str) -> Retriever:
     """Index the catalogue, or bring it up to date, and return what answers."""
-    bundle = Bundle.open(bundle_folder)
-    gallery = Gallery.open(f"{images.rstrip('/')}.gallery", bundle, create=True)
+    model = open_model(bundle_folder)
+    gallery = Gallery.open(f"{images.rstrip('/')}.gallery", model, create=True)
     report = gallery.sync(images, metadata=table)
     print(f"{len(gallery)} images, {report.encoded} new, {len(report.unmatched)} rows without an image")
-    return Retriever(bundle, gallery)
+    return Retriever(model, gallery)
 
 
 def alternatives(shop: Retriever, product: str, text: str, without: str) -> Result:

@@ -28,7 +28,8 @@ from nsfse.training.loop import train
 from nsfse_export import export_bundle
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.store import GalleryStore
-from nsfse_runtime.inference.bundle import CARD, MANIFEST, Bundle
+from nsfse_runtime.inference.manifest import CARD, MANIFEST
+from nsfse_runtime.inference.open import open_model
 
 COUNT, SIDE, QUALITY = 2000, 160, 80
 SHOWN = ("category", "colour", "pattern", "length", "detail")
@@ -116,7 +117,7 @@ def index(bundle: Path, images: Path, table: Path, file: Path) -> None:
     """Index the images into a gallery of one file, which knows no folder and no bundle yet."""
     for image in images.iterdir():
         os.utime(image, ns=(WRITTEN_NS, WRITTEN_NS))
-    with Gallery.open(file, Bundle.open(bundle), create=True) as gallery:
+    with Gallery.open(file, open_model(bundle, "cpu"), create=True) as gallery:
         gallery.sync(images, metadata=table)
     with GalleryStore.open_writer(file) as store:
         store.write_meta({"folder": "", "bundle": ""})

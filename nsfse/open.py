@@ -13,9 +13,12 @@ from nsfse_runtime.escaping import printable
 from nsfse_runtime.extras import need
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.inference.bundle import MANIFEST, Bundle
-from nsfse_runtime.inference.devices import ON_CPU, Device, Place, choose
-from nsfse_runtime.inference.onnx_scorer import OnnxScorer, scorer_on
+from nsfse_runtime.inference import devices
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.devices import ON_CPU, DeviceName, ExecutionDevice
+from nsfse_runtime.inference.manifest import MANIFEST
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.output_files import PAGE, SHEET, check_output
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search.first_stage import Search
@@ -25,20 +28,20 @@ if TYPE_CHECKING:
     from nsfse_runtime.server.app import Service
 
 
-def place_of(device: Device | None, provider: str | None) -> Place:
-    """Return where graphs run (see devices.choose), saying on stderr where that is not what was hoped for."""
-    place = choose(device, provider)
-    if place.note:
-        print_status(f"nsfse: {printable(place.note)}")
-    return place
+def resolve_device(device: DeviceName | None, provider: str | None) -> ExecutionDevice:
+    """Return where graphs run (see devices.resolve_device); a note on stderr says where "auto" takes the CPU."""
+    found = devices.resolve_device(device, provider)
+    if found.note:
+        print_status(f"nsfse: {printable(found.note)}")
+    return found
 
 
 def open_gallery(
-    path: Path, bundle: Path | None, place: Place = ON_CPU, *, create: bool = False
+    path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, *, create: bool = False
 ) -> tuple[OnnxScorer, Gallery]:
     """Open a gallery with `bundle`, or with the one that it remembers; `create` makes a new one, which needs `bundle`.
 
-    The bundle is returned as its scorer on `place`.
+    The bundle is returned as its scorer on `device`.
 
     Raises NotFoundError, UsageError, VersionError (a gallery of another bundle) and IntegrityError.
     """
@@ -55,7 +58,7 @@ def open_gallery(
         if create:
             raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
         raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
-    opened = scorer_on(Bundle.open(bundle), place)
+    opened = load_scorer(Bundle.open(bundle), device)
     return opened, Gallery.open(path, opened, create=create)
 
 
@@ -67,16 +70,18 @@ def _folder_instead(path: Path) -> UsageError:
     return UsageError(f"{path} is {kind}, not a gallery; the file comes first: nsfse index GALLERY FOLDER -b BUNDLE")
 
 
-def open_retriever(path: Path, bundle: Path | None, place: Place = ON_CPU, search: Search = "auto") -> Retriever:
+def open_retriever(
+    path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, search: Search = "auto"
+) -> Retriever:
     """Open a gallery for a query (see open_gallery), searched as `search` says (see nsfse_runtime.search.first_stage).
 
     It is not copied to a GPU, which pays for many queries alone.
     """
-    return Retriever(*open_gallery(path, bundle, place), search=search, resident=False)
+    return Retriever(*open_gallery(path, bundle, device), search=search, resident=False)
 
 
 def open_services(
-    galleries: Sequence[str], bundle: Path | None, place: Place, token: Path | None, settings: dict[str, Any]
+    galleries: Sequence[str], bundle: Path | None, device: ExecutionDevice, token: Path | None, settings: dict[str, Any]
 ) -> "Service":
     """Open the galleries that `nsfse serve` names, each [NAME=]GALLERY; those of one bundle share its graphs.
 
@@ -92,7 +97,7 @@ def open_services(
     models: dict[str, OnnxScorer] = {}
     served = []
     for name, path in named_galleries(galleries).items():
-        model, gallery = open_gallery(path, bundle, place)
+        model, gallery = open_gallery(path, bundle, device)
         served.append(Served(name, models.setdefault(model.fingerprint, model), gallery))
     return Service(served, checked, nsfse.__version__)
 
@@ -211,7 +216,7 @@ def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
 
 
 def index_folder(
-    path: Path, folder: Path, bundle: Path | None, place: Place, **options: Any
+    path: Path, folder: Path, bundle: Path | None, device: ExecutionDevice, **options: Any
 ) -> tuple["SyncReport", int]:
     """Make the gallery at `path` equal to `folder`; return what was done, and how many images it has then.
 
@@ -223,7 +228,7 @@ def index_folder(
         raise UsageError(f"{path} is a folder; the gallery, a file, comes first{turned}: nsfse index GALLERY FOLDER")
     new = not path.exists()
     try:
-        model, opened = open_gallery(path, bundle, place, create=True)
+        model, opened = open_gallery(path, bundle, device, create=True)
         with closing(opened):
             return opened.sync(folder, model, **options), len(opened)
     except NsfseError:

@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from nsfse_runtime import Bundle, Gallery
+from nsfse_runtime import Gallery, open_model
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = sorted((GOLDEN / "images").glob("*.png"))
@@ -33,7 +33,7 @@ def lay(folder):
 
 def index(folder):
     """Index what `lay` has laid out, with its table, as my.gallery."""
-    with Gallery.open(folder / "my.gallery", Bundle.open(folder / "bundle"), create=True) as gallery:
+    with Gallery.open(folder / "my.gallery", open_model(folder / "bundle"), create=True) as gallery:
         gallery.sync(folder / "photos", metadata=folder / "items.csv")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nsfse_runtime.errors import NsfseError, OutputError
-from nsfse_runtime.inference.bundle import CARD, FILES, MANIFEST, read_manifest
+from nsfse_runtime.inference.manifest import CARD, FILES, MANIFEST, read_manifest
 
 
 @contextmanager

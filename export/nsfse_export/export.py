@@ -27,7 +27,8 @@ from nsfse_export.model_card import card, training_scores
 from nsfse_export.precision_gate import exam_of, reduce_bundle
 from nsfse_export.verify import Sample, draw_sample, verify
 from nsfse_runtime.errors import IntegrityError, UsageError
-from nsfse_runtime.inference.bundle import CARD, TOKENIZER, Bundle, Manifest, Precision, write_manifest
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.manifest import CARD, TOKENIZER, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.types import RankingMode
 

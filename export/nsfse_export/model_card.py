@@ -8,8 +8,8 @@ import msgspec
 
 from nsfse_export.graphs import Graph, Shape
 from nsfse_runtime.errors import IntegrityError
-from nsfse_runtime.inference.bundle import Manifest
 from nsfse_runtime.inference.confidence import FEATURES, Decision
+from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.types import RankingMode
 
 _BOUNDARIES = {"c": "words (t_c)", "v": "probes (t_v)"}

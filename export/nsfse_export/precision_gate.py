@@ -18,7 +18,8 @@ from nsfse.evaluation.results import Evaluation
 from nsfse.models.checkpoint import write_file
 from nsfse_export.quantization import HALVES, emulated, reduced
 from nsfse_runtime.errors import DataError, IntegrityError, NsfseError, UsageError
-from nsfse_runtime.inference.bundle import TOKENIZER, Bundle, Manifest, Precision, write_manifest
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.manifest import TOKENIZER, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.types import Scorer
 

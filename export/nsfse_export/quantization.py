@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nsfse_runtime.inference.bundle import Precision
+from nsfse_runtime.inference.manifest import Precision
 
 HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 GRAPHS = {"int8": ("image", "text", "query"), "fp16": ("image", "text"), "bf16": ("image", "text")}

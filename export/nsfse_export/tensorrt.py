@@ -13,12 +13,13 @@ import numpy as np
 
 from nsfse_export.verify import draw_sample
 from nsfse_runtime.errors import IntegrityError, UsageError
-from nsfse_runtime.inference.bundle import MANIFEST, TOKENIZER, Bundle, Precision
-from nsfse_runtime.inference.devices import ON_CPU, choose
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.devices import ON_CPU, resolve_device
+from nsfse_runtime.inference.manifest import MANIFEST, TOKENIZER, Precision
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, EngineKey, Span, StoredEngine, engine_key
-from nsfse_runtime.inference.tensorrt.cuda import gpu
-from nsfse_runtime.inference.tensorrt.engine import EngineScorer, load_tensorrt
+from nsfse_runtime.inference.tensorrt.cuda import gpu, load_tensorrt
+from nsfse_runtime.inference.tensorrt.engine import EngineScorer
 from nsfse_runtime.types import Floats, Scorer
 
 LEAST_COSINE = 0.999
@@ -71,8 +72,8 @@ def build_engines(path: Path) -> EnginesReport:
     bundle, cache = Bundle.open(path), EngineCache.open()
     manifest = bundle.manifest
     _refuse_int8(path, manifest.precision)
-    reference = OnnxScorer(bundle, choose("cuda") if manifest.precision == "bf16" else ON_CPU)
-    files = [name for name in manifest.needed if name != TOKENIZER]
+    reference = OnnxScorer(bundle, resolve_device("cuda") if manifest.precision == "bf16" else ON_CPU)
+    files = [name for name in manifest.required_files if name != TOKENIZER]
     keys = {
         file.removesuffix(".onnx"): engine_key(
             file.removesuffix(".onnx"), manifest.files[file].sha256, manifest, trt.__version__, device

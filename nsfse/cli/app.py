@@ -174,14 +174,14 @@ def index(
     hidden ones are left out.
     """
     from nsfse.cli.formatting import index_text
-    from nsfse.open import index_folder, place_of
+    from nsfse.open import index_folder, resolve_device
     from nsfse.progress import indexing_bar, print_status
 
     options: dict[str, Any] = {"metadata": metadata, "workers": workers}
     options |= {"exclude": exclude, "allow_removals": allow_removals}
     with indexing_bar() as follow:
-        place = place_of(device, provider)
-        done, count = index_folder(gallery, folder, bundle, place, **options, progress=follow)
+        where = resolve_device(device, provider)
+        done, count = index_folder(gallery, folder, bundle, where, **options, progress=follow)
     _print(asdict(done), index_text, as_json)
     if not count and not done.failed:
         print_status(f"nsfse: the gallery is empty: {folder} holds no images")
@@ -235,11 +235,11 @@ def query(
         conditions,
         image_file,
         open_retriever,
-        place_of,
+        resolve_device,
         why_empty,
     )
 
-    retriever = open_retriever(gallery, bundle, place_of(device, provider), search)
+    retriever = open_retriever(gallery, bundle, resolve_device(device, provider), search)
     check_sheets(retriever.gallery, [image, *(and_like or ()), *(exclude_image or ())], png, html)
     options: dict[str, Any] = {
         "k": k,
@@ -292,11 +292,11 @@ def serve(
     provider: ProviderOption = None,
 ) -> None:
     """Serve galleries over HTTP, with a page to ask them by."""
-    from nsfse.open import open_services, place_of
+    from nsfse.open import open_services, resolve_device
 
     settings: dict[str, Any] = {"host": host, "port": port, "allow_hosts": tuple(allow_host or ())}
     settings |= {"queue": queue, "per_client": per_client, "batch": batch, "deadline": deadline, "drain": drain}
-    service = open_services(gallery, bundle, place_of(device, provider), token_file, settings)
+    service = open_services(gallery, bundle, resolve_device(device, provider), token_file, settings)
     from nsfse_runtime.server.serve import listen, run, url_of
 
     with listen(service.settings) as listener:

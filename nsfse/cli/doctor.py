@@ -125,12 +125,12 @@ def _driver() -> str:
 
 
 def _cuda(providers: list[str]) -> str:
-    from nsfse_runtime.inference.devices import CUDA, choose
+    from nsfse_runtime.inference.devices import CUDA, resolve_device
 
     if CUDA not in providers:
         return 'missing: ONNX Runtime is built without it; pip uninstall onnxruntime, then pip install "nsfse[gpu]"'
     try:
-        choose("cuda")
+        resolve_device("cuda")
     except NsfseError as error:
         return f"missing: {error}"
     return "ok"
@@ -138,13 +138,13 @@ def _cuda(providers: list[str]) -> str:
 
 def _tensorrt_provider(providers: list[str]) -> str:
     """Say which TensorRT the provider in ONNX Runtime was linked with, and whether it is the one that is here."""
-    from nsfse_runtime.inference.devices import FILES, TENSORRT, missing_library
+    from nsfse_runtime.inference.devices import PROVIDER_LIBRARIES, TENSORRT, missing_library
 
     if TENSORRT not in providers:
         return "missing: ONNX Runtime is built without it"
     import onnxruntime
 
-    file = Path(onnxruntime.__file__).parent / "capi" / FILES[TENSORRT]
+    file = Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARIES[TENSORRT]
     major = linked_major(file)
     lacks = missing_library(file)
     here = _version("tensorrt")
@@ -161,8 +161,7 @@ def linked_major(file: Path) -> str:
 
 def _engines() -> str:
     from nsfse_runtime.inference.tensorrt.cache import EngineCache
-    from nsfse_runtime.inference.tensorrt.cuda import gpu
-    from nsfse_runtime.inference.tensorrt.engine import load_tensorrt
+    from nsfse_runtime.inference.tensorrt.cuda import gpu, load_tensorrt
 
     try:
         version, device = load_tensorrt().__version__, gpu()

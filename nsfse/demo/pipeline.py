@@ -73,9 +73,9 @@ def _stages(seconds: dict[str, float]) -> Any:
 
 def _index(gallery: Path, bundle: Path, catalogue: Path) -> None:
     from nsfse_runtime.gallery.gallery import Gallery
-    from nsfse_runtime.inference.bundle import Bundle
+    from nsfse_runtime.inference.open import open_model
 
-    model = Bundle.open(bundle)
+    model = open_model(bundle, "cpu")
     gallery.unlink(missing_ok=True)  # the demo's own file; a new training makes features of another model
     with Gallery.open(gallery, model, create=True) as opened, indexing_bar() as follow:
         opened.sync(catalogue / "images", metadata=catalogue / "items.csv", progress=follow)

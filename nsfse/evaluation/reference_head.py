@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import IntegrityError
-from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.types import Floats, PairScores, QueryFeatures, TargetFeatures
 
 Reals = NDArray[np.floating[Any]]

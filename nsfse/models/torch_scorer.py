@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nsfse.models.nsfse import NSFSE
     from nsfse.models.similarity_head import QuerySide
     from nsfse_runtime.inference.confidence import Decision
-    from nsfse_runtime.inference.devices import Device
+    from nsfse_runtime.inference.devices import DeviceName
     from nsfse_runtime.inference.tokenizer import Tokenizer
 
 
@@ -158,20 +158,20 @@ def side_of(query: QueryFeatures) -> "QuerySide":
     )
 
 
-def open_scorer(model: str | os.PathLike[str], device: "Device | None" = None, provider: str | None = None) -> Any:
+def open_scorer(model: str | os.PathLike[str], device: "DeviceName | None" = None, provider: str | None = None) -> Any:
     """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime or TensorRT.
 
     `device` and `provider` say where a bundle runs (see inference/devices.py), `device` auto, cpu or cuda where
     a checkpoint does: by default on the GPU where torch sees one. Raises NotFoundError where `model` is neither,
-    UsageError for a place that is not there.
+    UsageError for a device that is not there.
     """
     model = Path(model)
     if (model / "manifest.json").exists():
-        from nsfse.open import place_of
+        from nsfse.open import resolve_device
         from nsfse_runtime.inference.bundle import Bundle
-        from nsfse_runtime.inference.onnx_scorer import scorer_on
+        from nsfse_runtime.inference.open import load_scorer
 
-        return scorer_on(Bundle.open(model), place_of(device, provider))
+        return load_scorer(Bundle.open(model), resolve_device(device, provider))
     if (model / "config.json").exists():
         from nsfse_runtime.extras import need
 

@@ -27,7 +27,7 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
 from nsfse.demo import app
-from nsfse_runtime import Bundle, Gallery
+from nsfse_runtime import Gallery, open_model
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, look, serving
 
 BROWSER = bool(CHROMIUM and DRIVER)
@@ -62,10 +62,10 @@ class Shop:
     """A folder of drawn images, their truth, and the gallery over them."""
 
     def __init__(self, folder, bundle, catalogue=None):
-        model = Bundle.open(bundle)
+        model = open_model(bundle, "cpu")
         self.images, self.path = (catalogue or folder) / "images", folder / app.GALLERY
         if not catalogue:
-            app.open_gallery(folder, model.scorer).close()
+            app.open_gallery(folder, model).close()
         with ((catalogue or folder) / "items.csv").open(encoding="utf-8") as file:
             rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
         if not catalogue:

@@ -128,7 +128,7 @@ def test_info_and_doctor_know_bundle_and_gallery(gallery):
 @pytest.fixture
 def other(tmp_path):
     """A whole bundle with another fingerprint."""
-    from nsfse_runtime.inference.bundle import read_manifest, write_manifest
+    from nsfse_runtime.inference.manifest import read_manifest, write_manifest
 
     shutil.copytree(BUNDLE, tmp_path / "other")
     with (tmp_path / "other" / "tokenizer.json").open("ab") as file:

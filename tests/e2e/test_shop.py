@@ -12,7 +12,7 @@ from PIL import Image
 
 from nsfse.cli import app
 from nsfse.data.synthetic.source import DrawnSource
-from nsfse_runtime import Bundle
+from nsfse_runtime import open_model
 
 COLOURS = {
     **{"red": "Rot", "green": "Grün", "blue": "Blau", "yellow": "Gelb"},
@@ -64,7 +64,8 @@ def test_from_a_table_to_answers(tmp_path, capsys):
     nsfse(capsys, "train", "--config", tmp_path / "shop.toml", "--data", shop, "-o", run)
     nsfse(capsys, "export", run, "-o", bundle)
     assert nsfse(capsys, "index", gallery, shop / "images", "-b", bundle)["added"] == 48
-    colour = next(word for word in COLOURS.values() if Bundle.open(bundle).scorer.tokenizer.knows(word))
+    tokenizer = open_model(bundle, "cpu").tokenizer
+    colour = next(word for word in COLOURS.values() if tokenizer.knows(word))
     found = nsfse(capsys, "query", shop / "images/train-000003.jpg", f"lieber in {colour}", "-g", gallery, "-k", 3)
     assert len(found["hits"]) == 3
     assert [word["word"] for word in found["hits"][0]["evidence"]] == ["lieber", "in", colour]

@@ -23,8 +23,8 @@ from nsfse.training.loop import train
 from nsfse_export import export_bundle
 from nsfse_export.export import to_onnx
 from nsfse_export.graphs import build_graphs
-from nsfse_runtime import Bundle, Gallery, Retriever
-from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime import Gallery, Retriever, open_model
+from nsfse_runtime.inference.onnx_session import Session
 
 IMAGES = Path(__file__).parents[1] / "golden" / "images"
 SMALL = [
@@ -57,10 +57,10 @@ def test_clip_trains_exports_and_serves(tmp_path):
     assert "clip" in load_checkpoint(tmp_path / "run").info["trained_on"]["backbone"]
     report = export_bundle(tmp_path / "run", tmp_path / "bundle")
     assert min(report.verified["least_cosine"].values()) > 0.9999
-    bundle = Bundle.open(tmp_path / "bundle")
-    with Gallery.open(tmp_path / "g.gallery", bundle, create=True) as gallery:
+    model = open_model(tmp_path / "bundle", "cpu")
+    with Gallery.open(tmp_path / "g.gallery", model, create=True) as gallery:
         gallery.sync(IMAGES)
-        hits = Retriever(bundle, gallery).query("1-green-bag.png", "make it red", k=3).hits
+        hits = Retriever(model, gallery).query("1-green-bag.png", "make it red", k=3).hits
     assert len(hits) == 3 and [word.word for word in hits[0].evidence] == ["make", "it", "red"]
 
 

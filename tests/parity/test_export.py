@@ -24,10 +24,12 @@ from nsfse.models.torch_scorer import TorchScorer, open_scorer
 from nsfse_export import export_bundle
 from nsfse_export.model_card import training_scores
 from nsfse_export.verify import STEP, Sample, draw_sample, verify
+from nsfse_runtime import open_model
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, OutputError, UsageError
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.inference.bundle import GRAPHS, Bundle, write_manifest
+from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.confidence import Decision
+from nsfse_runtime.inference.manifest import GRAPHS, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search.two_stage import rank
@@ -149,15 +151,15 @@ def test_what_tells_a_match_goes_with_the_last_weights(exported, ready_graphs, t
     decision = Decision((0.1,) * 14, (1.5,) * 14, tuple(weights), -1.0, 0.4321)
     write_decision(run, decision)
     report = export_bundle(run, tmp_path / "bundle")
-    bundle = Bundle.open(tmp_path / "bundle")
-    assert OnnxScorer(bundle).info.confidence == decision and report.fingerprint == exported.report.fingerprint
+    model = open_model(tmp_path / "bundle", "cpu")
+    assert model.info.confidence == decision and report.fingerprint == exported.report.fingerprint
     card = (tmp_path / "bundle" / "README.md").read_text("utf-8")
     assert "0.4321" in card and "14 numbers" in card
 
     names = save_images(tmp_path / "photos", 12)
-    with Gallery.open(tmp_path / "g", bundle, create=True) as gallery:
+    with Gallery.open(tmp_path / "g", model, create=True) as gallery:
         gallery.sync(tmp_path / "photos")
-        result = Retriever(bundle, gallery).query(names[0], "make it red", k=5)
+        result = Retriever(model, gallery).query(names[0], "make it red", k=5)
     with Gallery.open(tmp_path / "t", open_scorer(run), create=True) as gallery:
         gallery.sync(tmp_path / "photos")
         torch = Retriever(open_scorer(run), gallery).query(names[0], "make it red", k=5)

@@ -19,9 +19,9 @@ from nsfse_export import export_bundle
 from nsfse_export.export import head_constants, to_onnx
 from nsfse_export.graphs import build_graphs
 from nsfse_export.verify import STEP
-from nsfse_runtime import Bundle, Gallery, Retriever
+from nsfse_runtime import Bundle, Gallery, Retriever, open_model
 from nsfse_runtime.errors import UsageError
-from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.types import RankingMode
 from nsfse_runtime.visualize.contact_sheet import contact_sheet
 from nsfse_runtime.visualize.html_page import html_page
@@ -60,7 +60,7 @@ def test_a_bundle_of_one_stage_has_no_pair_graph_and_says_so(tirg):
 def test_the_bundle_says_what_torch_says(tirg):
     run, folder, _ = tirg
     checkpoint = load_checkpoint(run)
-    ours, theirs = TorchScorer(checkpoint.model, checkpoint.tokenizer), Bundle.open(folder).scorer
+    ours, theirs = TorchScorer(checkpoint.model, checkpoint.tokenizer), open_model(folder, "cpu")
     targets, texts = [scorer.encode_images(images(7)) for scorer in (ours, theirs)], ["make it red", "is blue"]
     np.testing.assert_allclose(targets[1].vectors, targets[0].vectors, atol=2e-6)
     assert targets[0].regions.shape == targets[1].regions.shape == (7, 0, 16)
@@ -81,13 +81,13 @@ def test_a_gallery_of_one_stage_answers_without_evidence(tirg, tmp_path):
     photos.mkdir()
     for number, pixels in enumerate(images(5)):
         Image.fromarray(pixels).save(photos / f"{number}.png")
-    bundle = Bundle.open(tirg[1])
-    with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as gallery:
+    model = open_model(tirg[1], "cpu")
+    with Gallery.open(tmp_path / "my.gallery", model, create=True) as gallery:
         gallery.sync(photos)
-        retriever = Retriever(bundle, gallery)
+        retriever = Retriever(model, gallery)
         result = retriever.query("3.png", "make it red", k=3)
         targets = gallery.targets([gallery.row(f"{number}.png") for number in range(5)])
-        (query,) = bundle.scorer.compose(targets.take([3]), ["make it red"])
+        (query,) = model.compose(targets.take([3]), ["make it red"])
         order = [n for n in np.argsort(-(targets.vectors @ query.vector), kind="stable") if n != 3][:3]
         assert [hit.id for hit in result.hits] == [f"{n}.png" for n in order]
         assert all(hit.is_match is None and hit.evidence == () for hit in result.hits)

@@ -24,7 +24,9 @@ from nsfse.models.torch_scorer import TorchScorer
 from nsfse_runtime.errors import ImageError, UsageError
 from nsfse_runtime.gallery import store
 from nsfse_runtime.images.decode import decode_image
-from nsfse_runtime.inference.bundle import TOKENIZER, Bundle
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.manifest import TOKENIZER
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.types import Floats, Scorer, TargetFeatures
 
 TEXT = "make it red"
@@ -55,7 +57,7 @@ class Setting:
 
     run: Path
     torch: TorchScorer
-    bundles: dict[str, Bundle]
+    models: dict[str, OnnxScorer]
     place: Path
     rounds: int
     until: float
@@ -63,19 +65,19 @@ class Setting:
     galleries: dict[int, Path] = field(default_factory=dict)
 
     @property
-    def best(self) -> Bundle:
-        """Return the bundle that a CPU would serve: int8 where there is one."""
-        return self.bundles.get("int8", self.bundles["fp32"])
+    def best(self) -> OnnxScorer:
+        """Return the bundle's model that a CPU would serve: int8 where there is one."""
+        return self.models.get("int8", self.models["fp32"])
 
     @property
     def text(self) -> str:
         """Return what is asked."""
-        return words_of(self.best)
+        return words_of(self.best.bundle)
 
     @property
     def scorers(self) -> dict[str, Scorer]:
         """Return the model's forms by name, torch first."""
-        return {"torch": self.torch} | {name: bundle.scorer for name, bundle in self.bundles.items()}
+        return {"torch": self.torch, **self.models}
 
     def late(self, what: str) -> bool:
         """Tell whether there is no time left for `what`, and note it."""
@@ -86,7 +88,7 @@ class Setting:
     def gallery(self, size: int) -> Path:
         """Return a made gallery of `size` images for the best bundle."""
         if size not in self.galleries:
-            self.galleries[size] = made_gallery(self.place / f"{size}.gallery", self.best, size)
+            self.galleries[size] = made_gallery(self.place / f"{size}.gallery", self.best.bundle, size)
         return self.galleries[size]
 
 
@@ -166,7 +168,7 @@ def names_of(size: int) -> Iterator[str]:
 
 def drawn_candidates(setting: Setting, size: int) -> TargetFeatures:
     """Draw unit features of `size` images as the model has them."""
-    manifest, random = setting.best.manifest, np.random.default_rng(1)
+    manifest, random = setting.best.bundle.manifest, np.random.default_rng(1)
     vectors = random.standard_normal((size, manifest.dim), np.float32)
     regions = random.standard_normal((size, manifest.regions, manifest.dim), np.float32)
     return TargetFeatures(

@@ -122,13 +122,13 @@ def _by_size(setting: Setting, size: int) -> dict[str, Act]:
 def _by_candidates(setting: Setting, size: int, candidates: int) -> dict[str, Act]:
     targets = drawn_candidates(setting, candidates)
     query = setting.torch.compose(targets.take([0]), [setting.text])[0]
-    if setting.best.manifest.mode is RankingMode.ONE_STAGE:
+    if setting.best.bundle.manifest.mode is RankingMode.ONE_STAGE:
         return {}
     return {kind: partial(scorer.score_pairs, query, targets) for kind, scorer in setting.scorers.items()}
 
 
 def _by_words(setting: Setting, words: int) -> dict[str, Act]:
-    words = min(words, setting.best.manifest.max_words)
+    words = min(words, setting.best.bundle.manifest.max_words)
     text, reference = long_text(setting.text, words), drawn_candidates(setting, 1)
     return {kind: partial(scorer.compose, reference, [text]) for kind, scorer in setting.scorers.items()}
 

@@ -35,10 +35,11 @@ from nsfse_export.benchmark.scaling import bulk, cold, growth
 from nsfse_export.benchmark.timing import Act, interleaved, machine, quantiles, ratios
 from nsfse_export.export import export_bundle
 from nsfse_export.precision_gate import reduce_bundle
-from nsfse_runtime import SCHEMA_VERSION, Bundle, Gallery, Retriever
+from nsfse_runtime import SCHEMA_VERSION, Gallery, Retriever, open_model
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.images.decode import load_image
-from nsfse_runtime.inference.onnx_scorer import cpu_threads
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.onnx_session import cpu_threads
 from nsfse_runtime.types import RankingMode
 
 CANDIDATES, PAIR_WORDS = 100, 12
@@ -112,20 +113,20 @@ def measure(
     return found
 
 
-def _bundles(run: Path, place: Path) -> dict[str, Bundle]:
+def _bundles(run: Path, place: Path) -> dict[str, OnnxScorer]:
     """Export a run in float32 and, where that helps any graph, in int8 (unverified: only its speed is looked at)."""
     export_bundle(run, place / "fp32")
     shutil.copytree(place / "fp32", place / "int8")
-    found = {"fp32": Bundle.open(place / "fp32")}
+    found = {"fp32": open_model(place / "fp32", "cpu")}
     try:
-        reduce_bundle(place / "int8", found["fp32"].manifest, "int8", None, lambda _: None)
+        reduce_bundle(place / "int8", found["fp32"].bundle.manifest, "int8", None, lambda _: None)
     except UsageError:
         return found
-    return found | {"int8": Bundle.open(place / "int8")}
+    return found | {"int8": open_model(place / "int8", "cpu")}
 
 
 def _model(setting: Setting) -> dict[str, Any]:
-    manifest = setting.best.manifest
+    manifest = setting.best.bundle.manifest
     return {
         "trained_on": manifest.trained_on,
         "backbone": setting.torch.model.config.backbone,
@@ -133,8 +134,8 @@ def _model(setting: Setting) -> dict[str, Any]:
         "regions": manifest.regions,
         "bytes_per_image": 4 * manifest.dim + manifest.regions * (manifest.dim + 4),
         "bundle_mb": {
-            kind: round(sum(entry.size for entry in bundle.manifest.files.values()) / 1e6, 1)
-            for kind, bundle in setting.bundles.items()
+            kind: round(sum(entry.size for entry in model.bundle.manifest.files.values()) / 1e6, 1)
+            for kind, model in setting.models.items()
         },
     }
 
@@ -150,7 +151,7 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
         f"text of {len(text.split())} words": lambda scorer: scorer.sentence([text]),
         "text and composition": lambda scorer: scorer.compose(reference, [text]),
     }
-    if setting.best.manifest.mode is RankingMode.TWO_STAGE:
+    if setting.best.bundle.manifest.mode is RankingMode.TWO_STAGE:
         query = setting.torch.compose(reference, [long_text(text, PAIR_WORDS)])[0]
         targets = drawn_candidates(setting, CANDIDATES)
         cases[f"pair head, {CANDIDATES} candidates, {len(query.words)} words"] = lambda scorer: scorer.score_pairs(

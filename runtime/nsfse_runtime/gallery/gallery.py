@@ -15,7 +15,6 @@ from nsfse_runtime.errors import NotFoundError, OutputError, UsageError, Version
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.gallery.store import GalleryStore
-from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.types import Floats, Scorer, TargetFeatures
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Gallery:
     threads. Any reading method may raise IntegrityError (the file is damaged).
     """
 
-    def __init__(self, path: Path, model: "Bundle | Scorer | None" = None) -> None:
+    def __init__(self, path: Path, model: Scorer | None = None) -> None:
         self.path, self._model = path, model
         self._snapshot: Snapshot | None = None
         self._loading = threading.Lock()
@@ -40,12 +39,12 @@ class Gallery:
     def open(
         cls,
         path: str | os.PathLike[str],
-        model: "Bundle | Scorer | None" = None,
+        model: Scorer | None = None,
         *,
         create: bool = False,
         bundle_path: str | os.PathLike[str] | None = None,
     ) -> "Gallery":
-        """Open a gallery, or with `create` make it; `model` is the bundle (or scorer) whose features it holds.
+        """Open a gallery, or with `create` make it; `model` is the one whose features it holds.
 
         A new gallery remembers where its bundle is (`bundle_path`, or where `model` lies).
         Raises NotFoundError, UsageError (a new gallery without a model), OutputError, IntegrityError, or VersionError
@@ -59,15 +58,14 @@ class Gallery:
                 raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
             if not gallery.path.absolute().parent.is_dir():
                 raise OutputError(f"{gallery.path.parent} is not a folder; make it first")
-            own = model.path if isinstance(model, Bundle) else model.info.bundle_path
-            bundle = bundle_path if bundle_path is not None else own
+            bundle = bundle_path if bundle_path is not None else model.info.bundle_path
             store.create(gallery.path, model.fingerprint, os.path.abspath(bundle) if bundle is not None else "")
         store.check_format(gallery.path)
         if model is not None:
             gallery.check_model(model)
         return gallery
 
-    def check_model(self, model: "Bundle | Scorer") -> None:
+    def check_model(self, model: Scorer) -> None:
         """Raise VersionError when the gallery holds features of another model."""
         if model.fingerprint != (own := self.fingerprint):
             raise VersionError(
@@ -219,7 +217,7 @@ class Gallery:
     def sync(
         self,
         folder: str | os.PathLike[str],
-        model: "Bundle | Scorer | None" = None,
+        model: Scorer | None = None,
         *,
         metadata: str | os.PathLike[str] | None = None,
         batch: int | None = None,
@@ -240,7 +238,6 @@ class Gallery:
         OutputError (a second writer, at once), IntegrityError. Nothing is changed by the first four.
         """
         from nsfse_runtime.gallery.sync import sync
-        from nsfse_runtime.inference.onnx_scorer import as_scorer
         from nsfse_runtime.search.first_stage import Stage1
 
         model = model if model is not None else self._model
@@ -250,8 +247,7 @@ class Gallery:
         if any(count is not None and count < 1 for count in (batch, workers)):
             raise UsageError(f"batch is {batch} and workers is {workers}; give 1 or more, or neither")
         table = Path(metadata) if metadata is not None else None
-        scorer = as_scorer(model)
-        report = sync(self.path, Path(folder), scorer, table, batch, workers, progress, exclude, allow_removals)
+        report = sync(self.path, Path(folder), model, table, batch, workers, progress, exclude, allow_removals)
         self.refresh()
         index = Stage1(self.path, model.fingerprint).prepare_index(self.snapshot)
         report.ann = index.summary() if index else None

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from nsfse_runtime.errors import IntegrityError
-from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.types import Reals
 
 FEATURES = (

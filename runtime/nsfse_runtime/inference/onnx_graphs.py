@@ -1,10 +1,12 @@
-"""Stage 1 as an ONNX graph, written byte by byte: the runtime needs no onnx for one graph of a few nodes.
+"""The graphs of stage 1 in ONNX, written byte by byte: the runtime needs no onnx for two graphs of a few nodes.
 
 The fields are those of onnx.proto; a message is its fields one after the other, each a key, a length and a payload.
 """
 
-FLOAT, INT8, INT64, BOOL = 1, 3, 7, 9
-_IR, _OPSET = 9, 18
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT, UINT8, INT8, INT32, INT64, BOOL = 1, 2, 3, 6, 7, 9
 
 
 def search_graph(*, regions: bool = False) -> bytes:
@@ -50,10 +52,36 @@ def search_graph(*, regions: bool = False) -> bytes:
             *(_field(12, value) for value in outputs),
         ]
     )
-    return _field(1, _IR) + _field(7, graph) + _field(8, _field(2, _OPSET))
+    return _model(graph, ir_version=9, opset=18)
+
+
+def product_graph(codes: NDArray[np.int8], zero: int) -> bytes:
+    """Return the graph query [1, d] uint8 → sums [1, N] int32: MatMulInteger with `codes` [d, N] inside.
+
+    `zero` is the number that stands for 0 in the query.
+    """
+    dim, count = codes.shape
+    weights = _field(1, dim) + _field(1, count) + _field(2, INT8) + _field(8, "codes") + _field(9, codes.tobytes())
+    zero_point = _field(2, UINT8) + _field(8, "zero") + _field(9, bytes([zero]))
+    graph = b"".join(
+        [
+            _field(1, _node("MatMulInteger", "query codes zero", "sums")),
+            _field(2, "stage1"),
+            _field(5, weights),
+            _field(5, zero_point),
+            _field(11, _value("query", UINT8, 1, dim)),
+            _field(12, _value("sums", INT32, 1, count)),
+        ]
+    )
+    return _model(graph, ir_version=8, opset=17)
+
+
+def _model(graph: bytes, ir_version: int, opset: int) -> bytes:
+    return _field(1, ir_version) + _field(7, graph) + _field(8, _field(2, opset))
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
+    """Return one field of a protocol buffer: a varint, or bytes with their length."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     payload = value.encode() if isinstance(value, str) else value

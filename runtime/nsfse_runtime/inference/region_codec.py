@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.types import Floats
 
-Codes = NDArray[np.int8]
+Int8Array = NDArray[np.int8]
 
 # Every float16 as a float32, by its bits: looked up, regions take half the time of numpy's conversion.
 _SINGLES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-def pack(regions: NDArray[np.floating[Any]]) -> tuple[Codes, Floats]:
+def pack(regions: NDArray[np.floating[Any]]) -> tuple[Int8Array, Floats]:
     """Round rows [..., d] to codes of one byte [..., d] and their factors [..., 1].
 
     A row's largest number becomes ±127; the factor is its length over that of its codes, so that lengths are exact and
@@ -30,7 +30,7 @@ def pack(regions: NDArray[np.floating[Any]]) -> tuple[Codes, Floats]:
     return codes, factors.astype(np.float32)
 
 
-def unpack(codes: Codes, factors: Floats) -> Floats:
+def unpack(codes: Int8Array, factors: Floats) -> Floats:
     """Return the rows [..., d] in float32."""
     rows = codes.astype(np.float32)
     rows *= factors

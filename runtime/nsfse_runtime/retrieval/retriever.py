@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.snapshot import Snapshot
-from nsfse_runtime.inference.onnx_scorer import as_scorer
 from nsfse_runtime.retrieval.compose import Given, ask, stacked
 from nsfse_runtime.retrieval.query import Asked, GalleryId, Query, Reference, Upload
 from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, hits_of
@@ -23,9 +22,6 @@ from nsfse_runtime.search.first_stage import Search, Stage1
 from nsfse_runtime.search.on_device import MOST_PAIRS, shelf
 from nsfse_runtime.search.two_stage import Ranking, ordered, rerank_rows, score_rows, taken
 from nsfse_runtime.types import Mask, PairScores, Pixels, Rows, Scorer, TargetFeatures, no_evidence
-
-if TYPE_CHECKING:
-    from nsfse_runtime.inference.bundle import Bundle
 
 __all__ = ["Hit", "Query", "Reference", "Result", "Retriever", "WordEvidence"]
 
@@ -39,7 +35,7 @@ class Retriever:
 
     def __init__(
         self,
-        model: "Bundle | Scorer",
+        model: Scorer,
         gallery: Gallery,
         *,
         search: Search = "auto",
@@ -54,7 +50,7 @@ class Retriever:
         UsageError (nothing to lie on a device with), or MissingExtraError (a search by an index, and faiss is not
         there).
         """
-        self._scorer, self.gallery = as_scorer(model), gallery
+        self._scorer, self.gallery = model, gallery
         self._info = self._scorer.info
         self._reads = self._scorer.tokenizer
         gallery.check_model(self._scorer)

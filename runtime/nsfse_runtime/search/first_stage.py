@@ -11,7 +11,7 @@ import numpy as np
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.extras import need
 from nsfse_runtime.search import ann, int8
-from nsfse_runtime.search.int8 import Codes
+from nsfse_runtime.search.int8 import Int8Index
 from nsfse_runtime.search.two_stage import best_of, exact_search
 from nsfse_runtime.types import Floats, Mask, Rows, VectorSet
 
@@ -36,7 +36,7 @@ class Stage1:
         self._path, self._fingerprint, self._search = ann.file_of(path), fingerprint, search
         self._index: ann.Index | None = None
         self._generation, self._asked = -1, 0
-        self._codes: Codes | None = None
+        self._codes: Int8Index | None = None
         self._candidates: ann.Candidates | None = None
         self._preparing = Lock()
 
@@ -71,7 +71,7 @@ class Stage1:
                 self._index.save(self._path)
         return self._index
 
-    def _prepared(self, snapshot: VectorSet) -> tuple[Codes | None, ann.Candidates | None]:
+    def _prepared(self, snapshot: VectorSet) -> tuple[Int8Index | None, ann.Candidates | None]:
         """Return what this generation is searched with."""
         with self._preparing:
             if self._generation != snapshot.generation:
@@ -82,7 +82,7 @@ class Stage1:
             self._asked += 1
             # The first query of a process is often its last: it does not wait for codes.
             if self._codes is None and self._asked > 1 and self._coded(snapshot):
-                self._codes = Codes(snapshot.vectors)
+                self._codes = Int8Index(snapshot.vectors)
             return self._codes, self._candidates
 
     def _coded(self, snapshot: VectorSet) -> bool:

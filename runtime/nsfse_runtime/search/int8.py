@@ -5,9 +5,9 @@ answer is that of search.exact_search, not an approximation.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime.inference.onnx_graphs import product_graph
+from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.search.two_stage import best_of, exact_search, rounding, slack
 from nsfse_runtime.types import Floats, Mask, Rows
 
@@ -20,7 +20,7 @@ MOST_BYTES = 1_000_000_000
 _WORTH = 8
 
 
-class Codes:
+class Int8Index:
     """Codes of N unit vectors, and for each how far what it stands for lies from the vector itself."""
 
     def __init__(self, vectors: Floats) -> None:
@@ -37,7 +37,7 @@ class Codes:
             codes[:, rows], self._scale[rows] = code.astype(np.int8).T, scale[:, 0]
             off = block - code * scale
             self._error[rows] = np.sqrt(np.vecdot(off, off))
-        self._session = Session(_product_with(codes), origin="the graph of stage 1")
+        self._session = Session(product_graph(codes, _ZERO), origin="the graph of stage 1")
 
     def search(self, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
         """Find the `k` best rows for `query` [d]: the same rows and scores as exact_search."""
@@ -72,39 +72,3 @@ class Codes:
         error: Floats = self._error * np.float32(length + off)
         error += np.float32(off + 3 * rounding(query))
         return scores, error
-
-
-def _product_with(codes: NDArray[np.int8]) -> bytes:
-    """Return the ONNX graph query [1, d] uint8 → sums [1, N] int32: MatMulInteger with `codes` [d, N] inside.
-
-    Written by hand, field by field of onnx.proto: serving has no onnx package.
-    """
-    dim, count = codes.shape
-    uint8, int8, int32 = 2, 3, 6
-    inputs = (_field(1, name) for name in (b"query", b"codes", b"zero"))
-    node = b"".join(inputs) + _field(2, b"sums") + _field(4, b"MatMulInteger")
-    weights = _field(1, dim) + _field(1, count) + _field(2, int8) + _field(8, b"codes") + _field(9, codes.tobytes())
-    zero = _field(2, uint8) + _field(8, b"zero") + _field(9, bytes([_ZERO]))
-    graph = _field(1, node) + _field(2, b"stage1") + _field(5, weights) + _field(5, zero)
-    graph += _field(11, _value(b"query", uint8, dim)) + _field(12, _value(b"sums", int32, count))
-    return _field(1, 8) + _field(8, _field(2, 17)) + _field(7, graph)  # IR version 8, opset 17
-
-
-def _value(name: bytes, kind: int, columns: int) -> bytes:
-    shape = b"".join(_field(1, _field(1, size)) for size in (1, columns))
-    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, shape)))
-
-
-def _field(number: int, value: int | bytes) -> bytes:
-    """Return one field of a protocol buffer: a varint, or bytes with their length."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])

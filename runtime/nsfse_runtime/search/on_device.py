@@ -9,7 +9,8 @@ import numpy as np
 
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.inference.onnx_graphs import search_graph
-from nsfse_runtime.inference.onnx_scorer import OnnxScorer, Session, on_device
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.onnx_session import Session, to_device
 from nsfse_runtime.inference.region_codec import pack
 from nsfse_runtime.search.two_stage import best_first, slack, taken
 from nsfse_runtime.types import (
@@ -49,7 +50,7 @@ class Found:
 
 
 class ResidentGallery:
-    """One generation of a gallery in the memory of the scorer's place, its regions as the file has them."""
+    """One generation of a gallery in the memory of the scorer's device, its regions as the file has them."""
 
     def __init__(
         self, snapshot: VectorSet, read: Callable[[Rows], TargetFeatures], scorer: OnnxScorer, most: int = MOST_REGIONS
@@ -58,10 +59,10 @@ class ResidentGallery:
         self.snapshot, self._read, self._scorer = snapshot, read, scorer
         manifest = scorer.bundle.manifest
         size = len(snapshot) * manifest.regions * (manifest.dim + 4)
-        self._inputs = {"vectors": on_device(snapshot.vectors, scorer.place)}
+        self._inputs = {"vectors": to_device(snapshot.vectors, scorer.device)}
         if manifest.mode is RankingMode.TWO_STAGE and size <= most:
-            self._inputs |= {name: on_device(value, scorer.place) for name, value in self._packed().items()}
-        self._graph = Session(search_graph(regions="codes" in self._inputs), scorer.place)
+            self._inputs |= {name: to_device(value, scorer.device) for name, value in self._packed().items()}
+        self._graph = Session(search_graph(regions="codes" in self._inputs), scorer.device)
 
     def _packed(self) -> dict[str, Any]:
         rows = np.arange(len(self.snapshot))
@@ -87,7 +88,7 @@ class ResidentGallery:
 
     def _nearest(self, query: Floats, k: int, mask: Mask, depth: int) -> Found:
         given = {**self._inputs, "query": query, "mask": mask, "k": np.array([depth], np.int64)}
-        out = self._graph.bound(given, stay=("found_vectors", "found_regions"))
+        out = self._graph.run_with_io_binding(given, on_device=("found_vectors", "found_regions"))
         seen: Rows = out["rows"].astype(np.intp)
         order, scores = best_first(np.vecdot(self.snapshot.vectors[seen], query), seen)
         at = order[:k]
@@ -123,9 +124,9 @@ class Shelf:
 
 def shelf(scorer: Scorer, asked: bool | None) -> Shelf | None:
     """Return a shelf where a gallery is to lie with its scorer: as `asked`, by default on a GPU. Raises UsageError."""
-    if not isinstance(scorer, OnnxScorer) or scorer.place.engines:
+    if not isinstance(scorer, OnnxScorer) or scorer.device.tensorrt:
         if asked:
             raise UsageError("only a bundle in ONNX Runtime keeps a gallery on its device; leave resident out")
         return None
-    stays = scorer.place.memory != "cpu" if asked is None else asked
+    stays = scorer.device.memory != "cpu" if asked is None else asked
     return Shelf(scorer) if stays else None

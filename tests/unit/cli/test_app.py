@@ -9,9 +9,9 @@ import pytest
 
 from nsfse.cli import app, errors
 from nsfse.cli.formatting import index_text, query_text
+from nsfse_runtime import open_model
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
 from tests.galleries import save_image
 
@@ -156,9 +156,9 @@ def gallery(tmp_path):
     """A gallery of two images in the folder `images` beside it."""
     for name, seed in (("a.png", 1), ("b.png", 2)):
         save_image(tmp_path / "images" / name, seed)
-    bundle = Bundle.open(BUNDLE)
-    with Gallery.open(tmp_path / "my.gallery", bundle, create=True) as opened:
-        opened.sync(tmp_path / "images", bundle)
+    model = open_model(BUNDLE, "cpu")
+    with Gallery.open(tmp_path / "my.gallery", model, create=True) as opened:
+        opened.sync(tmp_path / "images", model)
     return tmp_path / "my.gallery"
 
 
@@ -263,7 +263,7 @@ def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
 
     # as of onnxruntime-gpu 1.31: its provider is linked with TensorRT 10, and pip brings 11
     (tmp_path / "capi").mkdir()
-    provider = tmp_path / "capi" / devices.FILES[devices.TENSORRT]
+    provider = tmp_path / "capi" / devices.PROVIDER_LIBRARIES[devices.TENSORRT]
     provider.write_bytes(b"\x7fELF..libcudart.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0")
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
     for here, told in (

@@ -21,7 +21,7 @@ from nsfse_export.benchmark.fixtures import (
     words_of,
 )
 from nsfse_export.benchmark.report import markdown, plot
-from nsfse_runtime import Bundle, Gallery, Retriever
+from nsfse_runtime import Gallery, Retriever, open_model
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.images.decode import decode_image
 
@@ -31,9 +31,8 @@ BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """A tiny bundle in the place of a model in torch, too."""
-    bundle = Bundle.open(BUNDLE)
-    model = SimpleNamespace(config=SimpleNamespace(backbone="tiny", max_words=bundle.manifest.max_words))
-    scorer = bundle.scorer
+    scorer = open_model(BUNDLE, "cpu")
+    model = SimpleNamespace(config=SimpleNamespace(backbone="tiny", max_words=scorer.bundle.manifest.max_words))
     torch_like = SimpleNamespace(
         model=model,
         tokenizer=scorer.tokenizer,
@@ -41,7 +40,7 @@ def setting(tmp_path_factory):
         **{name: getattr(scorer, name) for name in ("encode_images", "sentence", "compose", "score_pairs")},
     )
     place = tmp_path_factory.mktemp("speed")
-    return Setting(BUNDLE, torch_like, {"fp32": bundle}, place, 3, until=float("inf"))
+    return Setting(BUNDLE, torch_like, {"fp32": scorer}, place, 3, until=float("inf"))
 
 
 def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch):
@@ -60,12 +59,12 @@ def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch
 
 
 def test_a_made_gallery_is_one_that_queries_can_use(setting):
-    with Gallery.open(made_gallery(setting.place / "own.gallery", setting.best, 230), setting.best) as gallery:
-        assert len(gallery) == 230 and gallery.info()["regions"] == setting.best.manifest.regions
+    with Gallery.open(made_gallery(setting.place / "own.gallery", setting.best.bundle, 230), setting.best) as gallery:
+        assert len(gallery) == 230 and gallery.info()["regions"] == setting.best.bundle.manifest.regions
         targets = gallery.targets([0, 229])
         for rows in (gallery.vectors(), targets.regions):
             np.testing.assert_allclose(np.linalg.norm(rows, axis=-1), 1, atol=1e-5)
-        hits = Retriever(setting.best, gallery).query(name_of(3), words_of(setting.best), k=5).hits
+        hits = Retriever(setting.best, gallery).query(name_of(3), words_of(setting.best.bundle), k=5).hits
         assert len({hit.id for hit in hits}) == 5 and name_of(3) not in {hit.id for hit in hits}
 
 
@@ -90,7 +89,7 @@ def test_growth_becomes_tables_and_panels_and_late_ones_are_named(setting, monke
     found = {"machine": machine, "model": speed._model(setting), "growth": curves, "left_out": ["cold"]}
     text = markdown(found | {"parts": None, "whole": None, "cold": None, "index": None})
     assert "| images in the gallery (ms) | 200 | 220 |" in text and "for want of time (--minutes): cold" in text
-    late = Setting(BUNDLE, setting.torch, setting.bundles, setting.place, 3, until=0)
+    late = Setting(BUNDLE, setting.torch, setting.models, setting.place, 3, until=0)
     assert scaling.growth(late, (200,)) == {} and "images in the gallery: 200" in late.left_out
 
 

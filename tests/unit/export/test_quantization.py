@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nsfse_export import quantization
 from nsfse_export.quantization import emulated, reduced
-from nsfse_runtime.inference.onnx_scorer import Session
+from nsfse_runtime.inference.onnx_session import Session
 
 RANDOM = np.random.default_rng(0)
 DIM = 32

@@ -12,7 +12,7 @@ for needed in ("transformers", "onnx", "onnxscript", "onnxslim", "onnxruntime"):
 from nsfse.models.baselines import slerp, vector_sum
 from nsfse.models.zero_shot import untrained_run
 from nsfse_export import export_bundle
-from nsfse_runtime import Bundle, Gallery, Retriever
+from nsfse_runtime import Bundle, Gallery, Retriever, open_model
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
@@ -71,9 +71,10 @@ def test_a_folder_can_be_searched_at_once(bundle, tmp_path):
 
     for at in range(6):
         Image.new("RGB", (40, 40), (40 * at, 20, 200 - 30 * at)).save(tmp_path / f"p{at}.png")
-    with Gallery.open(tmp_path / "g.gallery", Bundle.open(bundle), create=True) as gallery:
+    model = open_model(bundle, "cpu")
+    with Gallery.open(tmp_path / "g.gallery", model, create=True) as gallery:
         gallery.sync(tmp_path)
-        found = Retriever(Bundle.open(bundle), gallery).query(tmp_path / "p2.png", "make it red", k=3)
+        found = Retriever(model, gallery).query(tmp_path / "p2.png", "make it red", k=3)
     assert len(found.hits) == 3 and found.hits[0].score >= found.hits[2].score
 
 

@@ -13,7 +13,8 @@ HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers")
 
 
 def test_the_runtime_offers_these_names():
-    assert sorted(nsfse_runtime.__all__) == ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever"]
+    names = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever", "open_model"]
+    assert sorted(nsfse_runtime.__all__) == names
     for name in nsfse_runtime.__all__:
         assert getattr(nsfse_runtime, name).__name__ == name
 
@@ -65,7 +66,7 @@ def test_the_page_on_the_library_tells_of_every_public_name():
     table = page[: page.index("## A bundle")]
     assert all(f"`{name}`" in table for name in nsfse_runtime.__all__)
     assert all(f"`{name}`" in page for name in nsfse.__all__ if name != "__version__")
-    for name in ("Bundle", "Gallery", "NsfseError", "Query", "Retriever"):
+    for name in ("open_model", "Gallery", "NsfseError", "Query", "Retriever"):
         assert f"import {name}" in page or f", {name}" in page, f"nothing on the page uses {name}"
 
 

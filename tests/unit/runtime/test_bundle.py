@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
-from nsfse_runtime.inference.bundle import FILES, FORMAT_VERSION, MANIFEST, Bundle, Manifest, write_manifest
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.manifest import FILES, FORMAT_VERSION, MANIFEST, Manifest, write_manifest
 
 
 @pytest.fixture
@@ -85,23 +86,23 @@ def test_no_bundle_there(tmp_path: Path) -> None:
 
 
 def test_a_listed_path_outside_is_refused(folder: Path) -> None:
-    from nsfse_runtime.inference.bundle import _checksum
+    from nsfse_runtime.inference.manifest import checksum_of
 
     raw = json.loads((folder / MANIFEST).read_text())
     raw.pop("sha256")
     raw["files"]["../secret"] = raw["files"]["text.onnx"]
-    (folder / MANIFEST).write_text(json.dumps({**raw, "sha256": _checksum(raw)}))
+    (folder / MANIFEST).write_text(json.dumps({**raw, "sha256": checksum_of(raw)}))
     with pytest.raises(IntegrityError, match="outside"):
         Bundle.open(folder)
 
 
 def test_fields_of_a_later_writer_are_passed_over(folder: Path) -> None:
-    from nsfse_runtime.inference.bundle import _checksum
+    from nsfse_runtime.inference.manifest import checksum_of
 
     raw = json.loads((folder / MANIFEST).read_text())
     raw.pop("sha256")
     raw["licence"] = "Apache-2.0"
-    (folder / MANIFEST).write_text(json.dumps({**raw, "sha256": _checksum(raw)}))
+    (folder / MANIFEST).write_text(json.dumps({**raw, "sha256": checksum_of(raw)}))
     assert Bundle.open(folder).manifest.name == "tiny"
 
 
@@ -115,7 +116,7 @@ def test_the_fingerprint_is_of_the_model_not_the_card(folder: Path) -> None:
 
 
 def _manifest(folder: Path) -> Manifest:
-    from nsfse_runtime.inference.bundle import read_manifest
+    from nsfse_runtime.inference.manifest import read_manifest
 
     return read_manifest(folder)
 

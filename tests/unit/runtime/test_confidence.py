@@ -10,8 +10,8 @@ import pytest
 
 from nsfse_runtime import Bundle, Gallery, Retriever
 from nsfse_runtime.errors import IntegrityError, UsageError
-from nsfse_runtime.inference.bundle import FILES, Manifest, write_manifest
 from nsfse_runtime.inference.confidence import FEATURES, Decision, logistic, products
+from nsfse_runtime.inference.manifest import FILES, Manifest, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.hit_features import hit_confidences, hit_features
 from nsfse_runtime.search.two_stage import Ranking, rank

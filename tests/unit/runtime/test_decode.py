@@ -315,9 +315,9 @@ def test_a_draft_leaves_twice_the_size_or_the_whole(width: int, height: int, mon
 
 def test_a_drafted_photograph_has_the_features_of_the_whole() -> None:
     pytest.importorskip("onnxruntime")
-    from nsfse_runtime.inference.bundle import Bundle
+    from nsfse_runtime.inference.open import open_model
 
-    scorer = Bundle.open(Path(__file__).parents[2] / "golden" / "bundle").scorer
+    scorer = open_model(Path(__file__).parents[2] / "golden" / "bundle", "cpu")
     data = encoded(textured(1200, 800), "JPEG", quality=90)
     drafted, exact = load_image(data, scorer.image_size), fit_image(decode_image(data), scorer.image_size)
     assert 0 < np.abs(drafted.astype(int) - exact).mean() < 1.5

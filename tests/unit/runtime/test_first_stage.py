@@ -185,7 +185,7 @@ def test_codes_come_with_the_second_query_of_a_generation(everything, queries, m
     monkeypatch.setattr(first_stage, "_CODES_FROM", 1000)
     made = []
     monkeypatch.setattr(
-        first_stage, "Codes", lambda vectors: made.append(len(vectors)) or first_stage.int8.Codes(vectors)
+        first_stage, "Int8Index", lambda vectors: made.append(len(vectors)) or first_stage.int8.Int8Index(vectors)
     )
     searcher = Stage1(Path("g"), "f")
     searcher(everything, queries[0], 10)

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from nsfse_runtime.search.int8 import Codes
+from nsfse_runtime.search.int8 import Int8Index
 from nsfse_runtime.search.two_stage import TIE, best_of, exact_search
 from tests.galleries import unit
 
@@ -18,13 +18,13 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def codes(vectors: np.ndarray) -> Codes:
-    return Codes(vectors)
+def codes(vectors: np.ndarray) -> Int8Index:
+    return Int8Index(vectors)
 
 
 @pytest.mark.parametrize("k", [1, 20, 300, 900, 5000])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.01, 0.0])
-def test_the_answer_is_that_of_the_plain_product(codes: Codes, vectors: np.ndarray, k: int, share: float) -> None:
+def test_the_answer_is_that_of_the_plain_product(codes: Int8Index, vectors: np.ndarray, k: int, share: float) -> None:
     random = np.random.default_rng(k)
     mask = random.random(len(vectors)) < share if share < 1 else None
     for query in unit(random.normal(size=(5, 48)) + vectors[:5]):
@@ -34,7 +34,7 @@ def test_the_answer_is_that_of_the_plain_product(codes: Codes, vectors: np.ndarr
         np.testing.assert_array_equal(scores, exact)
 
 
-def test_codes_are_never_further_off_than_they_say(codes: Codes, vectors: np.ndarray) -> None:
+def test_codes_are_never_further_off_than_they_say(codes: Int8Index, vectors: np.ndarray) -> None:
     for query in unit(np.random.default_rng(1).normal(size=(20, 48))):
         scores, error = codes.estimate(query)
         assert (np.abs(scores - vectors.astype(float) @ query.astype(float)) <= error).all()
@@ -43,7 +43,7 @@ def test_codes_are_never_further_off_than_they_say(codes: Codes, vectors: np.nda
 
 def test_the_largest_sums_of_bytes_do_not_overflow() -> None:
     flat = unit(np.ones((64, 512)) * np.where(np.arange(64) % 2, 1, -1)[:, None])
-    codes = Codes(flat)
+    codes = Int8Index(flat)
     for query in (flat[0], flat[1]):
         scores, error = codes.estimate(query)
         assert (np.abs(scores - flat @ query) <= error).all()

@@ -11,9 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, TextError, UsageError
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.inference.bundle import TOKENIZER, Bundle, Manifest, write_manifest
-from nsfse_runtime.inference.devices import Place
-from nsfse_runtime.inference.onnx_scorer import OnnxScorer, Session, _options, as_scorer, cpu_threads
+from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice
+from nsfse_runtime.inference.manifest import TOKENIZER, Manifest, write_manifest
+from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.onnx_session import Session, cpu_threads, session_options
+from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.types import QueryFeatures, TargetFeatures
 from tests.galleries import save_images
@@ -186,17 +189,17 @@ def test_pairs_are_scored_with_the_bundles_boundary(bundle: Bundle, count: int) 
 
 def test_a_query_by_gallery_id_never_opens_the_image_graph(bundle: Bundle, tmp_path: Path) -> None:
     names = save_images(tmp_path / "photos", 12)
-    with Gallery.open(tmp_path / "g", bundle, create=True) as gallery:
+    with Gallery.open(tmp_path / "g", first := OnnxScorer(bundle), create=True) as gallery:
         gallery.sync(tmp_path / "photos")
         assert gallery.bundle_path == bundle.path and gallery.fingerprint == bundle.fingerprint
-        assert as_scorer(bundle).opened == {"image"}
+        assert first.opened == {"image"}
         scorer = OnnxScorer(bundle)
         result = Retriever(scorer, gallery).query(names[0], "make it red", k=3)
         assert scorer.opened == {"text", "query", "pair"} and len(result.hits) == 3
         assert [word.word for word in result.hits[0].evidence] == ["make", "it", "red"]
         for text in ("", "zebra lion", "x" * 100_000):
             with pytest.raises(TextError):
-                Retriever(bundle, gallery).query(names[0], text)
+                Retriever(scorer, gallery).query(names[0], text)
 
 
 def test_weights_outside_the_graph_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +220,7 @@ def test_what_is_no_graph_is_one_line(data: bytes) -> None:
 
 def test_a_provider_that_is_not_there_and_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no NoSuchProvider here, only .*CPUExecutionProvider"):
-        Session(text_graph(), Place("NoSuchProvider"))
+        Session(text_graph(), ExecutionDevice("NoSuchProvider"))
     assert Session(text_graph(), threads=1).outputs == ("words", "sentence")
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[cpu\]"'):
@@ -225,8 +228,8 @@ def test_a_provider_that_is_not_there_and_a_missing_extra(monkeypatch: pytest.Mo
 
 
 def test_threads_are_as_many_as_may_be_used_and_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _options(None).intra_op_num_threads == cpu_threads() and _options(3).intra_op_num_threads == 3
-    assert _options(None).get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert session_options(None).intra_op_num_threads == cpu_threads() and session_options(3).intra_op_num_threads == 3
+    assert session_options(None).get_session_config_entry("session.intra_op.allow_spinning") == "0"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert cpu_threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
@@ -236,11 +239,11 @@ def test_threads_are_as_many_as_may_be_used_and_do_not_spin(monkeypatch: pytest.
 def test_bfloat16_is_refused_on_a_cpu_in_one_line(bundle: Bundle) -> None:
     half = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, precision="bf16", graphs={"image": "bf16"}))
     with pytest.raises(UsageError, match=r"is in bfloat16.*on GPUs alone.*--precision int8 or fp32") as refusal:
-        _ = half.scorer
+        load_scorer(half, ON_CPU)
     assert "\n" not in str(refusal.value)
     with pytest.raises(UsageError, match="bfloat16"):
-        OnnxScorer(half, Place("CPUExecutionProvider"))
-    assert OnnxScorer(half, Place("CUDAExecutionProvider")).bundle is half
+        OnnxScorer(half, ExecutionDevice("CPUExecutionProvider"))
+    assert OnnxScorer(half, ExecutionDevice("CUDAExecutionProvider")).bundle is half
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from nsfse_runtime import Bundle, Gallery, NsfseError, Query, Result, Retriever
+from nsfse_runtime import Gallery, NsfseError, Query, Result, Retriever, open_model
 from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.compose import Given, ask, imagined, joined
@@ -23,24 +23,24 @@ TEXTS = ("change it to yellow", "in green", "turn it into trousers", "red")
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open(GOLDEN / "bundle")
+def model() -> OnnxScorer:
+    return open_model(GOLDEN / "bundle", "cpu")
 
 
 @pytest.fixture(scope="module")
-def gallery(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Gallery:
+def gallery(tmp_path_factory: pytest.TempPathFactory, model: OnnxScorer) -> Gallery:
     folder = tmp_path_factory.mktemp("gallery")
     save_images(folder / "photos", 24)
     for path in (GOLDEN / "images").iterdir():
         shutil.copy(path, folder / "photos")
-    gallery = Gallery.open(folder / "g", bundle, create=True)
+    gallery = Gallery.open(folder / "g", model, create=True)
     gallery.sync(folder / "photos")
     return gallery
 
 
 @pytest.fixture(scope="module")
-def retriever(bundle: Bundle, gallery: Gallery) -> Retriever:
-    return Retriever(bundle, gallery)
+def retriever(model: OnnxScorer, gallery: Gallery) -> Retriever:
+    return Retriever(model, gallery)
 
 
 def given(gallery: Gallery, query: Query) -> Given:
@@ -48,8 +48,8 @@ def given(gallery: Gallery, query: Query) -> Given:
     return Given(query, gallery.targets(rows[0]), gallery.targets(rows[1]) if rows[1] else None)
 
 
-def asked(bundle: Bundle, gallery: Gallery, **fields: object):
-    (found,) = ask(bundle.scorer, [given(gallery, Query(**fields))])
+def asked(model: OnnxScorer, gallery: Gallery, **fields: object):
+    (found,) = ask(model, [given(gallery, Query(**fields))])
     assert not isinstance(found, NsfseError), found
     return found
 
@@ -105,10 +105,10 @@ def test_no_image_of_the_query_is_among_the_hits(retriever: Retriever, gallery: 
     assert {hit.id for hit in hits} == set(gallery.ids) - {a, b, c}
 
 
-def test_several_edits_follow_one_another(bundle: Bundle, gallery: Gallery) -> None:
-    first = bundle.scorer.compose(gallery.targets([0]), [TEXTS[0]])[0]
-    second = bundle.scorer.compose(imagined(first), [TEXTS[2]])[0]
-    (part,) = asked(bundle, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
+def test_several_edits_follow_one_another(model: OnnxScorer, gallery: Gallery) -> None:
+    first = model.compose(gallery.targets([0]), [TEXTS[0]])[0]
+    second = model.compose(imagined(first), [TEXTS[2]])[0]
+    (part,) = asked(model, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
     assert np.array_equal(part.vector, second.vector) and part.tokens == first.tokens + second.tokens
     kept = len(second.probes) - len(second.words)
     assert np.array_equal(part.probes[:kept], second.probes[:kept])
@@ -126,15 +126,15 @@ def test_of_several_references_the_least_counts() -> None:
 
 
 def test_a_minus_word_has_a_weight_under_0_whatever_its_text_says(
-    bundle: Bundle, gallery: Gallery, retriever: Retriever
+    model: OnnxScorer, gallery: Gallery, retriever: Retriever
 ) -> None:
     for text in ("stripes", "no stripes"):
-        found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=(text,))
+        found = asked(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=(text,))
         (part,) = found.parts
         assert (part.word_weights[len(("red",)) :] <= 0).all() and (found.word_weights[1:] <= 0).all()
         assert np.abs(found.word_weights).sum() == pytest.approx(1)
         hits = retriever.query(gallery.ids[0], "red", negative_texts=[text], k=20).hits
-        boundary = bundle.manifest.boundary["t_c"]
+        boundary = model.bundle.manifest.boundary["t_c"]
         assert all(word.matched == (word.score < boundary) for hit in hits for word in hit.evidence[1:] if word.weight)
 
 
@@ -155,41 +155,41 @@ def test_no_stripes_is_no_double_negation() -> None:
     assert len(found.parts) == 2 and all((loss[0, 1:] > 0).all() and loss[0, 0] == 0 for loss in found.unwanted)
 
 
-def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(bundle: Bundle, gallery: Gallery) -> None:
+def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(model: OnnxScorer, gallery: Gallery) -> None:
     named = ("in green", "in blue")
-    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=named)
+    found = asked(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=named)
     everything = gallery.targets(range(len(gallery)))
-    (pair,) = pairs = [bundle.scorer.score_pairs(part, everything) for part in found.parts]
+    (pair,) = pairs = [model.score_pairs(part, everything) for part in found.parts]
     loss = np.zeros(len(gallery))
     for start, text in zip((1, 3), named, strict=True):
-        (minus,) = bundle.scorer.compose(gallery.targets([0]), [text])
+        (minus,) = model.compose(gallery.targets([0]), [text])
         over = (pair.word_scores[:, start : start + 2] - pair.boundary) @ np.abs(minus.word_weights)
-        loss += 3 * bundle.manifest.head["w_global"] * np.maximum(0, over)
+        loss += 3 * model.bundle.manifest.head["w_global"] * np.maximum(0, over)
         assert (over > 0).any() and (over < 0).any()
     np.testing.assert_allclose(found.combined(pairs).score, pair.score - loss, atol=1e-5)
 
 
-def test_a_minus_image_counts_from_half_way_to_it_on(bundle: Bundle, gallery: Gallery) -> None:
+def test_a_minus_image_counts_from_half_way_to_it_on(model: OnnxScorer, gallery: Gallery) -> None:
     a, b = gallery.ids[0], gallery.ids[9]
-    plain = asked(bundle, gallery, references=(a,), texts=("red",))
-    found = asked(bundle, gallery, references=(a,), texts=("red",), negative_images=(b,))
+    plain = asked(model, gallery, references=(a,), texts=("red",))
+    found = asked(model, gallery, references=(a,), texts=("red",), negative_images=(b,))
     everything = gallery.targets(range(len(gallery)))
-    pairs = [bundle.scorer.score_pairs(each, everything) for each in found.all]
-    w = bundle.manifest.head["w_global"]
+    pairs = [model.score_pairs(each, everything) for each in found.all]
+    w = model.bundle.manifest.head["w_global"]
     avoided = everything.vectors[gallery.row(b)]
     over = 2 * w * np.maximum(0, everything.vectors @ avoided - (1 + float(plain.vector @ avoided)) / 2)
-    whole = bundle.scorer.score_pairs(plain.parts[0], everything).score
+    whole = model.score_pairs(plain.parts[0], everything).score
     np.testing.assert_allclose(found.combined(pairs).score, whole - over, atol=1e-5)
     assert over.any() and not over.all() and np.array_equal(found.vector, plain.vector)
 
 
 @pytest.mark.parametrize("rerank", [0, 100])
 def test_the_ends_of_the_balance_are_image_and_words_alone(
-    retriever: Retriever, bundle: Bundle, gallery: Gallery, rerank: int
+    retriever: Retriever, model: OnnxScorer, gallery: Gallery, rerank: int
 ) -> None:
     own = gallery.row(gallery.ids[2])
     mask = np.arange(len(gallery)) != own
-    ends = {0.0: gallery.vectors()[own], 1.0: bundle.scorer.sentence([TEXTS[0]])[0]}
+    ends = {0.0: gallery.vectors()[own], 1.0: model.sentence([TEXTS[0]])[0]}
     for balance, vector in ends.items():
         found = retriever.query(gallery.ids[2], TEXTS[0], k=20, balance=balance, rerank=rerank)
         rows, scores = exact_search(gallery.vectors(), vector, 20, mask)
@@ -208,8 +208,8 @@ def test_the_middle_of_the_balance_is_the_query_as_it_was(retriever: Retriever, 
     assert [hit.id for hit in leant.hits] == [hit.id for hit in plain.hits]
 
 
-def test_every_text_must_be_over_the_boundary_for_a_match(bundle: Bundle, gallery: Gallery) -> None:
-    found = asked(bundle, gallery, references=(gallery.ids[0],), texts=("red", "green"), negative_texts=("blue",))
+def test_every_text_must_be_over_the_boundary_for_a_match(model: OnnxScorer, gallery: Gallery) -> None:
+    found = asked(model, gallery, references=(gallery.ids[0],), texts=("red", "green"), negative_texts=("blue",))
     scores = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
     pair = PairScores(np.zeros(4, np.float32), scores, 0.5)
     signs = np.sign(found.word_weights).tolist()
@@ -236,24 +236,24 @@ def test_a_map_is_the_correspondence_less_what_looks_like_the_corners() -> None:
     np.testing.assert_allclose(word_maps(words, cells[:, [1, 2, 4, 5]], 2)[0].max(1), [1, 0.8], atol=1e-6)
 
 
-def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, bundle: Bundle, gallery: Gallery) -> None:
-    found = Retriever(Gridded(bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, maps=True)
+def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, model: OnnxScorer, gallery: Gallery) -> None:
+    found = Retriever(Gridded(model.bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, maps=True)
     assert found.grid == (2, 3)
-    (query,) = bundle.scorer.compose(gallery.targets([0]), [TEXTS[0]])
+    (query,) = model.compose(gallery.targets([0]), [TEXTS[0]])
     for hit in found.hits:
         cells = gallery.targets([gallery.row(hit.id)]).regions[:, :6]
         told = np.array([word.regions for word in hit.evidence])
-        expected = word_maps(query.words, cells, 3)[0] - bundle.manifest.boundary["t_c"]
+        expected = word_maps(query.words, cells, 3)[0] - model.bundle.manifest.boundary["t_c"]
         np.testing.assert_allclose(told, expected, atol=1e-6)
-        best = (query.words @ cells[0].T).max(1) - bundle.manifest.boundary["t_c"]
+        best = (query.words @ cells[0].T).max(1) - model.bundle.manifest.boundary["t_c"]
         np.testing.assert_allclose(told.max(1), best, atol=1e-6)
     for plain in (retriever.query(gallery.ids[0], TEXTS[0], k=3), retriever.query(gallery.ids[0], "red", maps=True)):
         assert plain.grid is None and plain.hits[0].evidence[0].regions is None
 
 
-def test_a_grid_is_told_by_the_cells_that_make_squares(bundle: Bundle) -> None:
+def test_a_grid_is_told_by_the_cells_that_make_squares(model: OnnxScorer) -> None:
     def grid(size: tuple[int, int], regions: int, **more: object) -> tuple[int, int] | None:
-        return structs.replace(bundle.manifest, image_size=size, regions=regions, head={"views": 4}, **more).grid
+        return structs.replace(model.bundle.manifest, image_size=size, regions=regions, head={"views": 4}, **more).grid
 
     assert grid((128, 128), 20) == (4, 4) and grid((96, 64), 10) == (3, 2) and grid((224, 224), 53) == (7, 7)
     assert (
@@ -262,7 +262,7 @@ def test_a_grid_is_told_by_the_cells_that_make_squares(bundle: Bundle) -> None:
         and grid((128, 128), 4) is None
         and grid((128, 128), 20, mode=RankingMode.ONE_STAGE) is None
     )
-    assert structs.replace(bundle.manifest, image_size=(128, 128), regions=16, head={}).grid == (4, 4)
+    assert structs.replace(model.bundle.manifest, image_size=(128, 128), regions=16, head={}).grid == (4, 4)
 
 
 def test_wrong_queries_say_what_to_do(retriever: Retriever, gallery: Gallery) -> None:

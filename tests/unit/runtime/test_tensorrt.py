@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, OutputError, UsageError, VersionError
-from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.inference.tensorrt import cuda
 from nsfse_runtime.inference.tensorrt.cache import (
     PROFILES,
@@ -22,8 +22,8 @@ from nsfse_runtime.inference.tensorrt.cache import (
     engine_key,
     profiles_of,
 )
-from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Gpu, gpu
-from nsfse_runtime.inference.tensorrt.engine import EngineSession, load_tensorrt
+from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Gpu, gpu, load_tensorrt
+from nsfse_runtime.inference.tensorrt.engine import EngineSession
 
 H100 = Gpu("NVIDIA H100", "9.0")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from nsfse_runtime.errors import IntegrityError, OutputError
-from nsfse_runtime.inference.bundle import Manifest
+from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.inference.tensorrt.cuda import Gpu
 
 Span = tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""The GPU's name, memory and one stream through cuda-bindings: what a TensorRT engine needs, and no more."""
+"""TensorRT, and the GPU's name, memory and one stream through cuda-bindings: what an engine needs, and no more."""
 
 import weakref
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from nsfse_runtime.errors import UsageError
+from nsfse_runtime.errors import MissingExtraError, UsageError, VersionError
 from nsfse_runtime.extras import need
 
 GUIDE = "if pip does not find it, see NVIDIA's installation guide for TensorRT"
+MIN_VERSION, BELOW_VERSION = (10, 13), (12,)  # of TensorRT, whose interface this is
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,25 @@ class Memory(Protocol):
 
     def wait(self) -> None:
         """Wait until all that was queued is done."""
+
+
+def load_tensorrt() -> Any:
+    """Return the module tensorrt. Raises MissingExtraError (it or its libraries) or VersionError (not 10.13 ... 11)."""
+    need("tensorrt", "trt", GUIDE)
+    need("cuda.bindings", "trt", GUIDE)
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise MissingExtraError(
+            f'tensorrt does not load ({reason}); run: pip install --force-reinstall "nsfse[trt]"; {GUIDE}'
+        ) from error
+    version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
+    if not MIN_VERSION <= version < BELOW_VERSION:
+        raise VersionError(
+            f'TensorRT {tensorrt.__version__} is none of 10.13 to 11; run: pip install -U "nsfse[trt]"; {GUIDE}'
+        )
+    return tensorrt
 
 
 def gpu() -> Gpu:

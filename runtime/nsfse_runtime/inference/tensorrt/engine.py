@@ -7,15 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse_runtime.errors import IntegrityError, MissingExtraError, NotFoundError, UsageError, VersionError
-from nsfse_runtime.extras import need
+from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
-from nsfse_runtime.inference.devices import Place
+from nsfse_runtime.inference.devices import ExecutionDevice
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, engine_key
-from nsfse_runtime.inference.tensorrt.cuda import GUIDE, CudaMemory, Memory, gpu
-
-LEAST, BELOW = (10, 13), (12,)  # versions of TensorRT whose interface this is
+from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Memory, gpu, load_tensorrt
 
 
 class Context(Protocol):
@@ -123,7 +120,7 @@ class EngineScorer(OnnxScorer):
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises MissingExtraError, UsageError (no GPU), VersionError (another TensorRT) or OutputError."""
-        super().__init__(bundle, Place(engines=True))
+        super().__init__(bundle, ExecutionDevice(tensorrt=True))
         self._tensorrt, self._gpu, self._cache = load_tensorrt(), gpu(), EngineCache.open()
         self._runtime = self._tensorrt.Runtime(self._tensorrt.Logger(self._tensorrt.Logger.ERROR))
 
@@ -140,22 +137,3 @@ class EngineScorer(OnnxScorer):
         if engine is None:
             raise IntegrityError(f"TensorRT does not open the engine of {origin}; build it again: nsfse export --trt")
         return EngineSession(engine, CudaMemory(), stored.outputs, trt.nptype, origin)
-
-
-def load_tensorrt() -> Any:
-    """Return the module tensorrt. Raises MissingExtraError (it or its libraries) or VersionError (not 10.13 ... 11)."""
-    need("tensorrt", "trt", GUIDE)
-    need("cuda.bindings", "trt", GUIDE)
-    try:
-        import tensorrt
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise MissingExtraError(
-            f'tensorrt does not load ({reason}); run: pip install --force-reinstall "nsfse[trt]"; {GUIDE}'
-        ) from error
-    version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
-    if not LEAST <= version < BELOW:
-        raise VersionError(
-            f'TensorRT {tensorrt.__version__} is none of 10.13 to 11; run: pip install -U "nsfse[trt]"; {GUIDE}'
-        )
-    return tensorrt

@@ -1,0 +1,161 @@
+"""manifest.json of a bundle: its schema, read and written, with the hash of every file."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
+from nsfse_runtime.types import RankingMode
+
+FORMAT_VERSION = 1
+Precision = Literal["fp32", "int8", "fp16", "bf16"]
+MANIFEST, TOKENIZER, CARD = "manifest.json", "tokenizer.json", "README.md"
+PAIR = "pair.onnx"
+GRAPHS = ("image.onnx", "text.onnx", "query.onnx", PAIR)
+# The card is for people, who may add to it: it is neither hashed nor required.
+FILES = (*GRAPHS, TOKENIZER)
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One file of a bundle: `sha256` in hex, `size` in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of manifest.json, which also holds `sha256` over all the rest of itself.
+
+    Attributes:
+        mode: How the model ranks; `stages` in the file. A model of one stage has no pair graph, boundary or head.
+        image_size: (height, width) of an image, in pixels.
+        dim: d, the length of a vector.
+        regions: R, the regions of an image.
+        boundary: "t_c" and "t_v" with the statistics they came from.
+        head: The constants of the pair graph.
+        decision: The confidence model (see confidence.Decision); {} where none was fitted.
+        precision: The number type that the export was made with.
+        graphs: The number type of each graph; empty in older bundles, which are float32.
+        files: Size and SHA-256 of each file.
+        retrieval: Scores in float32 and in `precision`, where that is another.
+
+    `trained_on`, `scores` and `verified` (the distance of ONNX Runtime from torch) are for the model card.
+    """
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    method: str = "nsfse"
+    mode: RankingMode = msgspec.field(name="stages", default=RankingMode.TWO_STAGE)
+    created_with: str
+    image_size: tuple[int, int]
+    dim: int
+    regions: int
+    max_words: int
+    boundary: dict[str, float]
+    head: dict[str, float] = {}
+    decision: dict[str, Any] = {}
+    precision: Precision = "fp32"
+    graphs: dict[str, Precision] = {}
+    files: dict[str, FileEntry] = {}
+    trained_on: str | dict[str, Any] = ""
+    scores: dict[str, Any] = {}
+    verified: dict[str, Any] = {}
+    retrieval: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.mode is RankingMode.ALL_PAIRS:
+            raise ValueError("stages is neither 1 nor 2")
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Return the (rows, columns) of the square cells that an image's regions are, the views after them left out.
+
+        None for a model of one stage, and where no grid of squares has so many.
+        """
+        cells = self.regions - int(self.head.get("views", 0))
+        height, width = self.image_size
+        if self.mode is RankingMode.ONE_STAGE or cells < 1:
+            return None
+        rows = round((cells * height / width) ** 0.5)
+        fits = rows > 0 and cells % rows == 0 and rows * width == cells // rows * height
+        return (rows, cells // rows) if fits else None
+
+    @property
+    def required_files(self) -> tuple[str, ...]:
+        """Return the names of the files that such a bundle has: all of FILES, or all but the pair graph."""
+        return FILES if self.mode is RankingMode.TWO_STAGE else tuple(name for name in FILES if name != PAIR)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle's manifest alone. Raises NotFoundError, VersionError or IntegrityError."""
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is not a bundle (it has no manifest.json)" if folder.exists() else "does not exist"
+        raise NotFoundError(f"{folder} {what}; make one with: nsfse export RUN -o BUNDLE") from None
+    except OSError as error:
+        raise damaged(path, error.strerror or "it cannot be read") from error
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, Any])
+        version, checksum = raw["format_version"], raw.pop("sha256", "")
+    except (msgspec.DecodeError, UnicodeError, KeyError) as error:
+        raise damaged(path, "not a valid manifest") from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise VersionError(
+            f"{folder} has bundle format {version}, this nsfse reads up to {FORMAT_VERSION}; upgrade nsfse"
+        )
+    if checksum != checksum_of(raw):
+        raise damaged(path, "its content is not what was exported")
+    try:
+        return msgspec.convert(raw, Manifest)
+    except msgspec.ValidationError as error:
+        raise damaged(path, str(error).splitlines()[0]) from error
+
+
+def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
+    """Hash the bundle's files in `folder` and write manifest.json, last and atomically; return it with the hashes.
+
+    Raises IntegrityError when a file is missing, OutputError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    for name in manifest.required_files:
+        if not (folder / name).is_file():
+            raise damaged(folder / name, "it is missing")
+    manifest = msgspec.structs.replace(
+        manifest, files={name: file_entry(folder / name) for name in manifest.required_files}
+    )
+    raw = msgspec.to_builtins(manifest)
+    data = msgspec.json.format(msgspec.json.encode({**raw, "sha256": checksum_of(raw)}), indent=2)
+    draft = folder / f".{MANIFEST}.{os.getpid()}"
+    try:
+        with draft.open("wb") as file:
+            file.write(data + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / MANIFEST)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OutputError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
+    return manifest
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Hash a file. Raises OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileEntry(digest, file.tell())
+
+
+def checksum_of(raw: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own `sha256`."""
+    # Over the values, not the text: another indent is no damage, and fields a later version adds are covered.
+    return hashlib.sha256(msgspec.json.encode(raw, order="deterministic")).hexdigest()
+
+
+def damaged(path: Path, why: str) -> IntegrityError:
+    """Return the error for a file of a bundle that is not as it was exported."""
+    return IntegrityError(f"{path} is damaged ({why}); export the bundle again")
