@@ -16,12 +16,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from towers import BASE, TOY, ImageTower, TextTower
 
 from nsfse.config import Config, ModelConfig, TrainConfig
 from nsfse.models.autocast import choose
@@ -30,61 +32,8 @@ from nsfse.models.nsfse import NSFSE
 from nsfse.training.dataloader import Batch
 from nsfse.training.trainer import Trainer
 
-try:
-    import transformers
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
-except ImportError:
-    sys.exit("transformers is not installed; run: pip install transformers")
-
-BASE = {
-    "image": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "text": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8},
-    "side": 224, "patch": 32, "dim": 512, "words": 20, "vocabulary": 49408, "steps": 20,
-}  # fmt: skip
-TOY = {
-    "image": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "side": 32, "patch": 16, "dim": 32, "words": 6, "vocabulary": 64, "steps": 2,
-}  # fmt: skip
 WARM, SECONDS = 3, 60.0  # steps before the clock starts; a variant is timed no longer than this
 AGREE = 2e-3  # relative difference of losses in float32, CPU against GPU
-
-
-class ImageTower(nn.Module):
-    """A CLIP image tower of random weights: [B, 3, H, W] in 0..1 → unit vectors [B, d], unit regions [B, R, d]."""
-
-    def __init__(self, size: dict[str, Any]) -> None:
-        super().__init__()
-        self.tower = CLIPVisionModel(
-            CLIPVisionConfig(**size["image"], image_size=size["side"], patch_size=size["patch"])
-        )
-        self.vector = nn.Linear(size["image"]["hidden_size"], size["dim"])
-        self.region = nn.Linear(size["image"]["hidden_size"], size["dim"])
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images."""
-        found = self.tower(pixel_values=(pixels - 0.45) * 4.0)
-        regions = self.region(found.last_hidden_state[:, 1:])
-        return F.normalize(self.vector(found.pooler_output).float(), dim=-1), F.normalize(regions.float(), dim=-1)
-
-
-class TextTower(nn.Module):
-    """A CLIP text tower of random weights: [B, L] → unit words [B, L, d], unit sentences [B, d]."""
-
-    def __init__(self, size: dict[str, Any]) -> None:
-        super().__init__()
-        self.tower = CLIPTextModel(
-            CLIPTextConfig(**size["text"], vocab_size=size["vocabulary"], bos_token_id=1, eos_token_id=2)
-        )
-        self.word = nn.Linear(size["text"]["hidden_size"], size["dim"])
-        self.sentence = nn.Linear(size["text"]["hidden_size"], size["dim"])
-
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode texts; the sentence is the last word's state."""
-        states = self.tower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        last = states.gather(1, (mask.sum(1) - 1)[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-        words, sentence = self.word(states).float(), self.sentence(last).float()
-        return F.normalize(words, dim=-1) * mask[..., None], F.normalize(sentence, dim=-1)
 
 
 class Combiner(nn.Module):
@@ -190,12 +139,36 @@ def changed_settings(settings: TrainConfig, **changed: Any) -> TrainConfig:
 
 def serving(smoke: bool, bundle: Path | None, minutes: float, out: Path | None) -> None:
     """Measure serving and print its table."""
-    from gpu_serving import measure, table, write
+    from gpu_serving import measure
 
     found = measure(smoke, bundle, minutes)
     if out is not None:
         write(found, out)
     print(table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        f"{found['device']}, {found['provider']}, torch {found['torch']}; GEMM in TFLOP/s: {found['gemm_tflops']}, "
+        f"copy {found['copy_gb_per_second']} GB/s{', SMOKE RUN: no figure means anything' if found['smoke'] else ''}",
+        "",
+        "| part | model | type | size | way | ms | per second | share of limit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        figures = [row.get(name, "") for name in ("ms", "per_second", "share_of_limit")]
+        figures = [f"left out: {row['left_out']}", "", ""] if "left_out" in row else figures
+        cells = [row[name] for name in ("part", "model", "type", "size", "way")] + figures
+        lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """Write gpu.json and gpu.md into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    (out / "gpu.md").write_text(table(found), "utf-8")
 
 
 def main() -> None:
@@ -227,7 +200,7 @@ def main() -> None:
     print(json.dumps({
         "machine": machine,
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
-        "torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__,
+        "torch": torch.__version__, "cuda": torch.version.cuda, "transformers": version("transformers"),
         "device": device.type, "bfloat16": str(choose("auto", device)),
         "toy": given.toy, "batch": len(batch.pixels), "image": size["side"],
         "plain": timed(plain_step, size, settings, device, **common),

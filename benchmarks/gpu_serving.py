@@ -15,23 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from towers import TINY, TOWERS, Encoder, flops, random_bundle
 
-import nsfse
-from nsfse.config import ModelConfig
 from nsfse.evaluation.reference_head import HeadConstants, score_pairs
-from nsfse.models.backbones.registry import BACKBONES
-from nsfse.models.nsfse import NSFSE
-from nsfse_export.export import head_constants, to_onnx
-from nsfse_export.graphs import BATCH, Graph, build_graphs
+from nsfse_export.export import to_onnx
+from nsfse_export.graphs import BATCH, Graph
 from nsfse_export.tensorrt import build_engine, build_engines
 from nsfse_runtime.extras import installed
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, resolve_device
-from nsfse_runtime.inference.manifest import Manifest, write_manifest
 from nsfse_runtime.inference.onnx_graphs import search_graph
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.onnx_session import Session, to_device
@@ -44,45 +37,12 @@ from nsfse_runtime.types import Pixels, TargetFeatures
 Row = dict[str, Any]
 Run = Callable[[], Any]
 
-TOWERS = {
-    "ViT-B/32": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-                 "image_size": 224, "patch_size": 32},
-    "ViT-L/14": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-                 "image_size": 224, "patch_size": 14},
-}  # fmt: skip
-TINY = {
-    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "image_size": 32, "patch_size": 16},
-}  # fmt: skip
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 WAYS = ("torch eager", "torch compiled", "ONNX Runtime", "TensorRT")
 FULL = {"towers": TOWERS, "batches": (1, 16, 64, 256), "vectors": (1_000_000, 10_000_000), "dim": 512,
         "pairs": (100, 1000), "gallery": 20_000, "gemm": 8192, "rounds": 9}  # fmt: skip
 SMOKE = {"towers": TINY, "batches": (1, 3), "vectors": (2000,), "dim": 16,
          "pairs": (10, 20), "gallery": 50, "gemm": 64, "rounds": 2}  # fmt: skip
-
-
-class Encoder(nn.Module):
-    """pixels [B, H, W, 3] uint8 → unit vectors [B, h] float32; the tower computes in `dtype`, the ends in float32."""
-
-    def __init__(self, size: dict[str, int], dtype: torch.dtype) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.dtype, self.tower = dtype, CLIPVisionModel(CLIPVisionConfig(**size)).eval().to(dtype)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Encode images."""
-        planes = (pixels.float().permute(0, 3, 1, 2) / 255 - 0.45) * 4
-        return F.normalize(self.tower(pixel_values=planes.to(self.dtype)).pooler_output.float(), dim=-1)
-
-
-def flops(size: dict[str, int]) -> float:
-    """Return the floating-point operations of a tower for one image."""
-    h, tokens = size["hidden_size"], (size["image_size"] // size["patch_size"]) ** 2 + 1
-    linear = (
-        size["num_hidden_layers"] * (4 * h * h + 2 * h * size["intermediate_size"]) + 3 * size["patch_size"] ** 2 * h
-    )
-    return 2.0 * tokens * linear + 4.0 * size["num_hidden_layers"] * tokens * tokens * h
 
 
 class Measurement:
@@ -339,40 +299,6 @@ def _text(bundle: Bundle) -> str:
     return " ".join(sorted(word for word in words if word.isalpha())[:5])
 
 
-def random_bundle(folder: Path, smoke: bool) -> Path:
-    """Write a bundle of NSFSE with random weights on the towers of ViT-B/32, and return its folder."""
-    from gpu import BASE, TOY, ImageTower, TextTower
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    size = TOY if smoke else BASE
-    BACKBONES["random-clip"] = lambda config, vocabulary: (ImageTower(size), TextTower(size))
-    config = ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"])
-    torch.manual_seed(0)
-    model = NSFSE(config, size["vocabulary"]).eval()
-    graphs = build_graphs(model)
-    for name, graph in graphs.items():
-        (folder / f"{name}.onnx").write_bytes(to_onnx(name, graph))
-    words = {word: at for at, word in enumerate(("[PAD]", "[UNK]", "make", "it", "red", "and", "longer"))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")
-    head = head_constants(model)
-    write_manifest(
-        folder,
-        Manifest(
-            name="NSFSE on random ViT-B/32",
-            created_with=nsfse.__version__,
-            image_size=config.image_size,
-            dim=config.dim,
-            regions=int(graphs["image"].outputs["regions"][1]),
-            max_words=config.max_words,
-            boundary={"t_c": head.t_c},
-            head=head.to_dict(),
-        ),
-    )
-    return folder
-
-
 def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict[str, Any]:
     """Run all parts, re-ranking and the whole query with `bundle`; without one with one of random weights.
 
@@ -401,29 +327,3 @@ def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict
         "copy_gb_per_second": round(copied / 1e9, 1),
         "rows": run.rows,
     }
-
-
-def table(found: dict[str, Any]) -> str:
-    """Return the rows as Markdown."""
-    lines = [
-        f"{found['device']}, {found['provider']}, torch {found['torch']}; GEMM in TFLOP/s: {found['gemm_tflops']}, "
-        f"copy {found['copy_gb_per_second']} GB/s{', SMOKE RUN: no figure means anything' if found['smoke'] else ''}",
-        "",
-        "| part | model | type | size | way | ms | per second | share of limit |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in found["rows"]:
-        told = [row.get(name, "") for name in ("ms", "per_second", "share_of_limit")]
-        told = [f"left out: {row['left_out']}", "", ""] if "left_out" in row else told
-        cells = [row[name] for name in ("part", "model", "type", "size", "way")] + told
-        lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def write(found: dict[str, Any], out: Path) -> None:
-    """Write gpu.json and gpu.md into the folder `out`."""
-    import json
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    (out / "gpu.md").write_text(table(found), "utf-8")
