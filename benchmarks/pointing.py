@@ -24,7 +24,7 @@ from nsfse.data.synthetic.source import DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import UsageError
-from nsfse_runtime.retrieval.query import word_maps
+from nsfse_runtime.retrieval.query import heatmaps
 
 TENTH, SEEN = 0.1, 40
 """How much of a cell counts as more than touched, and by how many of 255 levels a pixel changes that belongs to it."""
@@ -55,7 +55,7 @@ def pointed(
     asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.word_labels[0].words]
     if not asking or not covered.any():
         return None
-    best = word_maps(composed.words[asking], answer.regions[:, : rows * columns], columns)[0].argmax(1)
+    best = heatmaps(composed.words[asking], answer.regions[:, : rows * columns], columns)[0].argmax(1)
     on = [covered > 0, covered >= TENTH]
     return tuple(float(cells.mean()) for cells in (on[0][best], on[1][best], *on))
 

@@ -215,7 +215,9 @@ def query(
     search: Annotated[
         Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 images.")
     ] = "auto",
-    maps: Annotated[bool, typer.Option("--maps", help="With --json: where in a hit each word is found.")] = False,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="With --json: where in a hit each word is found.")
+    ] = False,
     png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
     preview: Annotated[
@@ -251,7 +253,7 @@ def query(
         "negative_texts": exclude_text or (),
         "negative_images": exclude_image or (),
         "balance": balance,
-        "maps": maps,
+        "heatmaps": heatmaps,
     }
     texts = [each for each in (text, *(more or ())) if each is not None]
     references = [image, *(and_like or ())]

@@ -376,7 +376,7 @@ def test_a_word_shows_where_it_is(page, shop):
     found = (
         (text, reply["grid"], at, hit["evidence"][-1])
         for text in ("make it red", "with dots", "with stripes")
-        for reply in [asked(page.driver.address, ("reference_ids", plain(shop)), ("texts", text), ("maps", "1"))]
+        for reply in [asked(page.driver.address, ("reference_ids", plain(shop)), ("texts", text), ("heatmaps", "1"))]
         for at, hit in enumerate(reply["hits"])
     )
     # A word may be found in an image as a whole, and in none of its parts.

@@ -23,6 +23,7 @@ OPTIONS = {
     "--without": "--exclude-text",
     "--not-like": "--exclude-image",
     "--min-score": "--min-confidence",
+    "--maps": "--heatmaps",
 }
 FIELDS = {"match": "is_match", "matches": "has_match", "minus": "negative", "pictures": "images"}
 """Former names of options and of fields in JSON, and what they are called now."""

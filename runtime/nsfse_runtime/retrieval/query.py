@@ -43,7 +43,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     `references` are one image or more to start from: files, bytes, or ids of the gallery. `texts` say what should be
     different, one edit each; `negative_texts` name what must not be there, `negative_images` are images that hits must
     not be like. `balance` runs from 0, like the image alone, over 0.5, both as trained, to 1, like the words alone.
-    `k`, `where`, `rerank` and `min_confidence` are those of `Retriever.query`; with `maps` the evidence has its
+    `k`, `where`, `rerank` and `min_confidence` are those of `Retriever.query`; with `heatmaps` the evidence has its
     regions.
     """
 
@@ -56,7 +56,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     where: Mapping[str, str | Sequence[str]] | None = None
     rerank: int = 100
     min_confidence: float = 0.0
-    maps: bool = False
+    heatmaps: bool = False
 
     @property
     def plain(self) -> bool:
@@ -146,13 +146,13 @@ class Asked:
                 found |= (pair.word_scores[:, text][:, heaviest] >= pair.boundary) != (kappa[heaviest] >= 0)
         return found
 
-    def maps(self, cells: Floats, columns: int) -> Floats:
-        """Return where each of L words is in K images, [K, L, R] (see word_maps), the mean over the references."""
-        found: Floats = np.mean([word_maps(part.words, cells, columns) for part in self.parts], axis=0)
+    def heatmaps(self, cells: Floats, columns: int) -> Floats:
+        """Return where each of L words is in K images, [K, L, R] (see heatmaps), the mean over the references."""
+        found: Floats = np.mean([heatmaps(part.words, cells, columns) for part in self.parts], axis=0)
         return found
 
 
-def word_maps(words: Floats, cells: Floats, columns: int) -> Floats:
+def heatmaps(words: Floats, cells: Floats, columns: int) -> Floats:
     """Return where each of `words` [L, d] is in K images of `cells` [K, R, d], rows of `columns` each: [K, L, R].
 
     A word's greatest value is its greatest correspondence with any cell; others lie under it as they correspond less,

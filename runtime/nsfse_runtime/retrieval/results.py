@@ -19,8 +19,8 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
     `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
     what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    `regions` has, where maps were asked for, how much the word is in each cell of the image's grid, less the
-    boundary, row by row (see queries.word_maps).
+    `regions` has, where heatmaps were asked for, how much the word is in each cell of the image's grid, less the
+    boundary, row by row (see queries.heatmaps).
     """
 
     word: str
@@ -84,12 +84,12 @@ def hits_of(
     """Return the hits of `ranking`, with the words' scores `pair` of all of them.
 
     `ids` [N] are those of the gallery, whose files lie in `folder`. `targets` are the hits' features, which a
-    `decision` and the maps of a `grid` of (rows, columns) need. Where the texts were not read as a `whole`, no hit has
-    a confidence or is called a match.
+    `decision` and the heatmaps of a `grid` of (rows, columns) need. Where the texts were not read as a `whole`, no
+    hit has a confidence or is called a match.
     """
     struck = asked.struck(pair)
     matches = asked.fulfilled(pair) & ~struck
-    confidences = maps = None
+    confidences = heatmaps = None
     if decision and targets and asked.reference is not None and whole:
         confidences = hit_confidences(decision, asked.parts[0], asked.reference, ranking, targets)
         if confidences is not None:
@@ -97,21 +97,21 @@ def hits_of(
             confidences = np.where(struck, np.minimum(confidences, below), confidences)
             matches = confidences >= decision.threshold
     if grid and targets and asked.tokens:
-        maps = asked.maps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
+        heatmaps = asked.heatmaps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
     return tuple(
         Hit(
             id=ids[row],
             path=str(Path(folder, ids[row])),
             score=float(ranking.scores[at]),
             is_match=bool(matches[at]) if asked.tokens and whole else None,
-            evidence=_evidence(asked, pair, at, None if maps is None else maps[at]),
+            evidence=_evidence(asked, pair, at, None if heatmaps is None else heatmaps[at]),
             confidence=None if confidences is None else float(confidences[at]),
         )
         for at, row in enumerate(ranking.rows)
     )
 
 
-def _evidence(asked: Asked, pair: PairScores, at: int, maps: np.ndarray | None) -> tuple[WordEvidence, ...]:
+def _evidence(asked: Asked, pair: PairScores, at: int, heatmaps: np.ndarray | None) -> tuple[WordEvidence, ...]:
     words = zip(asked.tokens, pair.word_scores[at], asked.word_weights, strict=True)
     return tuple(
         WordEvidence(
@@ -119,7 +119,7 @@ def _evidence(asked: Asked, pair: PairScores, at: int, maps: np.ndarray | None) 
             float(score),
             bool((score >= pair.boundary) == (kappa >= 0)),
             float(kappa),
-            None if maps is None else tuple(map(float, maps[number])),
+            None if heatmaps is None else tuple(map(float, heatmaps[number])),
         )
         for number, (word, score, kappa) in enumerate(words)
     )

@@ -69,7 +69,7 @@ class Retriever:
         negative_texts: Sequence[str] = (),
         negative_images: Sequence[Reference] = (),
         balance: float = 0.5,
-        maps: bool = False,
+        heatmaps: bool = False,
     ) -> Result:
         """Find the `k` images that are like `reference` but for what `text` says.
 
@@ -82,7 +82,7 @@ class Retriever:
 
         Several references, several texts (one edit each), `negative_texts` (what must not be there), `negative_images`
         (images that hits must not be like) and `balance` (0 like the image, 1 like the words) are as in Query and
-        docs/queries.md. With `maps` the evidence tells where in a hit each word was found. Raises UsageError,
+        docs/queries.md. With `heatmaps` the evidence tells where in a hit each word was found. Raises UsageError,
         NotFoundError, ImageError, TextError, IntegrityError.
         """
         found = self.answer(
@@ -97,7 +97,7 @@ class Retriever:
                     where=where,
                     rerank=rerank,
                     min_confidence=min_confidence,
-                    maps=maps,
+                    heatmaps=heatmaps,
                 )
             ]
         )[0]
@@ -198,7 +198,7 @@ class Retriever:
         deep = max(query.rerank, query.k) if query.rerank else 0
         wanted = asked.pairs_scored(self._info.mode, deep, len(snapshot))
         ranking = self._ranked(snapshot, asked, look.mask, fetch, query.k, wanted, clock)
-        grid = self._info.grid if query.maps else None
+        grid = self._info.grid if query.heatmaps else None
         texts = readings(self._reads, query.texts, query.negative_texts, asked)
         whole = all(text.whole for text in texts)
         hits = self._hits(snapshot, asked, ranking, fetch, grid, whole)

@@ -36,7 +36,7 @@ def query_of(
         where=asked.where,
         rerank=asked.rerank,
         min_confidence=asked.min_confidence,
-        maps=asked.maps,
+        heatmaps=asked.heatmaps,
     )
 
 

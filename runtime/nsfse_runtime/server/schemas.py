@@ -34,7 +34,7 @@ class Choices(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     min_confidence: Share = 0.0
     rerank: Annotated[int, Meta(ge=0, le=MOST_PAIRS)] = 100
     balance: Share = 0.5
-    maps: bool = False
+    heatmaps: bool = False
 
 
 class QueryForm(Choices, kw_only=True):

@@ -67,7 +67,7 @@ def test_a_query_prints_what_is_documented(shelf, capsys):
     first, second, *_ = sorted(path.name for path in (shelf / "images").iterdir())
     for more in (
         ["in green"],
-        ["in green", "--maps", "--rerank", "0"],
+        ["in green", "--heatmaps", "--rerank", "0"],
         ["in green", "--and-like", second, "--and", "make it red", "--exclude-text", "dots", "-k", "3"],
         ["--balance", "0"],
         [shelf / "images" / second, "in green"],

@@ -13,7 +13,7 @@ from nsfse_runtime import Gallery, NsfseError, Query, Result, Retriever, open_mo
 from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.compose import Given, ask, imagined, joined
-from nsfse_runtime.retrieval.query import Asked, like_all, word_maps
+from nsfse_runtime.retrieval.query import Asked, heatmaps, like_all
 from nsfse_runtime.search.two_stage import exact_search
 from nsfse_runtime.types import ModelInfo, PairScores, QueryFeatures, RankingMode, TargetFeatures
 from tests.galleries import DIM, REGIONS, ColourScorer, save_images
@@ -64,7 +64,7 @@ def several(gallery: Gallery, image: bytes, other: bytes) -> list[Query]:
     a, b, c = gallery.ids[:3]
     return [
         Query(references=(a,), texts=(TEXTS[0],)),
-        Query(references=(image,), texts=(TEXTS[1],), maps=True),
+        Query(references=(image,), texts=(TEXTS[1],), heatmaps=True),
         Query(references=(other, image), texts=(TEXTS[2], TEXTS[1])),
         Query(references=(b,), texts=(TEXTS[3],), negative_texts=("stripes",), negative_images=(c,)),
         Query(references=(image, b, c), texts=(TEXTS[3],), balance=0.8, k=5),
@@ -228,26 +228,29 @@ class Gridded(OnnxScorer):
 def test_a_map_is_the_correspondence_less_what_looks_like_the_corners() -> None:
     words = np.array([[1, 0], [0, 1]], np.float32)
     cells = np.array([[[1, 0], [0.6, 0.8], [1, 0], [0, 1], [0.8, 0.6], [1, 0], [1, 0], [0, 1], [1, 0]]], np.float32)
-    (found,) = word_maps(words, cells, 3)
+    (found,) = heatmaps(words, cells, 3)
     like_corners = cells[0, :, 0]  # all four are (1, 0)
     by_hand = cells[0].T - 0.7 * like_corners
     np.testing.assert_allclose(found[0], by_hand[0] + 0.7, atol=1e-6)  # its greatest was 1 in a corner, and is 1
     np.testing.assert_allclose(found[1], by_hand[1], atol=1e-6)  # its greatest is where no corner is
-    np.testing.assert_allclose(word_maps(words, cells[:, [1, 2, 4, 5]], 2)[0].max(1), [1, 0.8], atol=1e-6)
+    np.testing.assert_allclose(heatmaps(words, cells[:, [1, 2, 4, 5]], 2)[0].max(1), [1, 0.8], atol=1e-6)
 
 
 def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, model: OnnxScorer, gallery: Gallery) -> None:
-    found = Retriever(Gridded(model.bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, maps=True)
+    found = Retriever(Gridded(model.bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, heatmaps=True)
     assert found.grid == (2, 3)
     (query,) = model.compose(gallery.targets([0]), [TEXTS[0]])
     for hit in found.hits:
         cells = gallery.targets([gallery.row(hit.id)]).regions[:, :6]
         told = np.array([word.regions for word in hit.evidence])
-        expected = word_maps(query.words, cells, 3)[0] - model.bundle.manifest.boundary["t_c"]
+        expected = heatmaps(query.words, cells, 3)[0] - model.bundle.manifest.boundary["t_c"]
         np.testing.assert_allclose(told, expected, atol=1e-6)
         best = (query.words @ cells[0].T).max(1) - model.bundle.manifest.boundary["t_c"]
         np.testing.assert_allclose(told.max(1), best, atol=1e-6)
-    for plain in (retriever.query(gallery.ids[0], TEXTS[0], k=3), retriever.query(gallery.ids[0], "red", maps=True)):
+    for plain in (
+        retriever.query(gallery.ids[0], TEXTS[0], k=3),
+        retriever.query(gallery.ids[0], "red", heatmaps=True),
+    ):
         assert plain.grid is None and plain.hits[0].evidence[0].regions is None
 
 

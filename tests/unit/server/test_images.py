@@ -286,7 +286,7 @@ def test_strings_that_break_software_break_nothing(shop, text):
         assert shop.query(fields)[0] in (200, 422)
     assert shop.query([("reference_ids", text), TEXT])[0] in (400, 404)
     assert shop.query([("reference_ids", name), TEXT, ("gallery", text)])[0] in (400, 404)
-    for key in ("where", "k", "rerank", "min_confidence", "balance", "maps", "nonsense"):
+    for key in ("where", "k", "rerank", "min_confidence", "balance", "heatmaps", "nonsense"):
         assert shop.query([("reference_ids", name), TEXT, (key, text)])[0] in (200, 400)
     assert shop.query([("reference_ids", name), TEXT, ("where", json.dumps({text: text}))])[0] == 400
     body = json.dumps({"queries": [{"reference_ids": [name], "texts": [text]}]})

@@ -25,7 +25,7 @@ const grid = new Grid(find("#grid"), {
   take: (id, image) => take({ id }, image),
   minus: (id) => go({ ...state, minus: [...state.minus, id].slice(-MOST) }),
   more: (id) => addImage({ id }),
-  regions: () => (answer.regions ??= query(answer.state, { k: answer.hits.length, maps: 1 })),
+  regions: () => (answer.regions ??= query(answer.state, { k: answer.hits.length, heatmaps: 1 })),
   thumbnail: (id) => thumbnailOf(id, state.gallery),
 });
 
