@@ -5,21 +5,28 @@ import io
 import os
 from pathlib import Path
 
+import click
+import typer.main
+
 os.environ["COLUMNS"] = "100"
 
-from nsfse.cli.app import main
+from nsfse.cli.app import app, main
 
 HEAD = """\
-# The command line
+# Command line
 
-The result goes to stdout, progress and errors to stderr. `--json` prints one JSON object with a `schema_version`;
-text is for people and may change.
-Exit codes: [errors.md](errors.md). Written by `docs/write_cli.py`; a test compares it with the program.
+The result goes to stdout, progress and errors to stderr. `--json` prints one object with a
+`schema_version`; text is for people and may change. [Errors](errors.md) lists exit codes. Written
+by `docs/write_cli.py`; a test compares it with the program.
 """
-COMMANDS = (
-    *("", "train", "init", "export", "index", "query", "serve", "evaluate"),
-    *("reproduce", "data draw", "data check", "bench accuracy", "bench speed", "info", "doctor", "demo"),
-)
+
+
+def commands(command: click.Command, name: str = "") -> list[str]:
+    """Return the names of a command and of those under it, as they are typed after `nsfse`."""
+    below = getattr(command, "commands", {}).items()
+    return ([name] if not below or not name else []) + [
+        path for word, inner in below if not inner.hidden for path in commands(inner, f"{name} {word}".strip())
+    ]
 
 
 def help_of(command: str) -> str:
@@ -32,8 +39,9 @@ def help_of(command: str) -> str:
 
 def page() -> str:
     """Return the whole page."""
-    parts = (f"\n## nsfse {command}\n\n```text\n{help_of(command)}\n```\n" for command in COMMANDS)
-    return HEAD + "".join(parts).replace("## nsfse \n", "## nsfse\n")
+    names = commands(typer.main.get_command(app))
+    parts = (f"\n## {f'nsfse {name}'.strip()}\n\n```text\n{help_of(name)}\n```\n" for name in names)
+    return HEAD + "".join(parts)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def test_every_error_of_the_family_is_documented():
         assert line.startswith(row), f"docs/errors.md gives {error.__name__} another exit code"
 
 
-def test_the_page_on_the_library_tells_of_every_public_name():
+def test_the_python_page_names_every_public_name():
     from pathlib import Path
 
-    page = (Path(__file__).parents[3] / "docs" / "library.md").read_text("utf-8")
-    table = page[: page.index("## A bundle")]
+    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text("utf-8")
+    table = page[: page.index("## Open a model")]
     assert all(f"`{name}`" in table for name in nsfse_runtime.__all__)
     assert all(f"`{name}`" in page for name in nsfse.__all__ if name != "__version__")
     for name in ("open_model", "Gallery", "NsfseError", "Query", "Retriever"):

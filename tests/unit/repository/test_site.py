@@ -13,7 +13,10 @@ faults = run_path(str(ROOT / "docs" / "check_site.py"))["faults"]
 def test_the_navigation_names_every_page_once():
     docs = ROOT / "docs"
     named = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
-    assert sorted(named) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))
+    decisions = {path for path in docs.glob("adr/*.md") if path.name != "index.md"}
+    assert sorted(named) == sorted(str(path.relative_to(docs)) for path in {*docs.rglob("*.md")} - decisions)
+    index = (docs / "adr" / "index.md").read_text("utf-8")
+    assert all(f"({path.name})" in index for path in decisions), "the index of decisions lacks one"
 
 
 @pytest.mark.parametrize(
