@@ -166,7 +166,7 @@ def test_german_texts_hold_the_value():
 
 
 def test_the_documents_example_is_a_file(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "catalogue.md").read_text("utf-8")
     (example,) = (block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[kinds." in block)
     file = tmp_path / "mine.toml"
     file.write_text(example, "utf-8")
