@@ -109,7 +109,8 @@ def commands(block):
         words = shlex.split(line, comments=True)
         while words:
             end = next((at for at, word in enumerate(words) if word in ("&&", "|", ";")), len(words))
-            found.append([word for word in words[:end] if not re.fullmatch(r"[A-Z_]+=\S*", word)])
+            command = words[: words.index(">")] if ">" in words[:end] else words[:end]
+            found.append([word for word in command if not re.fullmatch(r"[A-Z_]+=\S*", word)])
             words = words[end + 1 :]
     return found
 
