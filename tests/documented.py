@@ -5,13 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
-<<<<<<< HEAD
-from nsfse_runtime import Gallery, open_model
-=======
 from nsfse.demo.app import BUNDLE, open_gallery
-from nsfse_runtime import Bundle, Gallery
-from nsfse_runtime.inference.onnx_scorer import OnnxScorer
->>>>>>> 16f177e (Render an API page, and test how the docs are written)
+from nsfse_runtime import Gallery, open_model
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = sorted((GOLDEN / "images").glob("*.png"))
@@ -21,7 +16,7 @@ QUERY = {"protocol": "colours", "reference": "2-brown-dress", "texts": ["make it
 
 def lay(folder):
     """Lay out `folder`: bundles, images with a table, a query set of one query, and the demo's gallery."""
-    open_gallery(folder / "drawn", OnnxScorer(Bundle.open(BUNDLE))).close()
+    open_gallery(folder / "drawn", open_model(BUNDLE)).close()
     for name in ("bundle", "BUNDLE", "demo/bundle"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copytree(GOLDEN / "bundle", folder / name)
