@@ -3,7 +3,8 @@
 # make test   the tests
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
 # make kernels   what decides how numbers are rounded on this machine
-# make lint   ruff, mypy, import-linter
+# make lint   ruff, mypy, import-linter, and the checks of .ci/check_source.py
+# make coverage   the tests, with the share of lines and branches that they run; under the floor it fails
 # make docs   the docs as a site, in build/site
 # Each makes its own virtual environment in .venv when there is none. Needs Python 3.11 or newer: make PYTHON=python3.12 demo
 PYTHON ?= python3
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo box test test-numerics kernels lint docs bench clean
+.PHONY: demo box test test-numerics coverage kernels lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -38,6 +39,9 @@ test: $(READY)
 
 test-numerics: $(READY)
 	plain=$$($(BIN)/python tests/kernels.py plain) && OMP_NUM_THREADS=1 env $$plain $(PYTEST) -m numerics $(ARGS)
+
+coverage: $(READY)
+	OMP_NUM_THREADS=1 $(PYTEST) --cov --cov-report=term $(ARGS)
 
 kernels: $(READY)
 	@$(BIN)/python tests/kernels.py
