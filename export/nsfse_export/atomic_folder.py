@@ -1,12 +1,11 @@
 """A bundle's place: written beside it, moved there whole, and nothing left behind on an error."""
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from nsfse_runtime.atomic_write import replacing_folder
 from nsfse_runtime.errors import NsfseError, OutputError
 from nsfse_runtime.inference.manifest import CARD, FILES, MANIFEST, read_manifest
 
@@ -19,20 +18,12 @@ def new_bundle(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     _refuse_others(out)
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
-    made = [parent for parent in out.parents if not parent.exists()]
-    try:
+    with ExitStack() as stack:
         with _writing(out):
-            draft.mkdir(parents=True)
+            draft = stack.enter_context(replacing_folder(out))
         yield draft
         with _writing(out):
-            _move(draft, out)
-        made = []
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        for parent in made:
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
+            stack.close()
 
 
 def _refuse_others(out: Path) -> None:
@@ -48,20 +39,6 @@ def _refuse_others(out: Path) -> None:
         raise OutputError(f"{out} is a folder of something else; choose another place with -o or remove it") from None
     if others := sorted(there - {*FILES, MANIFEST, CARD}):
         raise OutputError(f"{out} holds {others[0]!r}, which is no part of a bundle; move it away or choose another -o")
-
-
-def _move(draft: Path, out: Path) -> None:
-    if not out.exists():
-        draft.rename(out)
-        return
-    old = draft.with_name(draft.name + ".old")
-    out.rename(old)
-    try:
-        draft.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from zipfile import ZipFile
 
 import nsfse
 from nsfse.open import need_server
+from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
@@ -113,11 +114,10 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
 
 def _copy_gallery(folder: Path) -> None:
     """Copy the box's gallery, whole or not at all, and tell it where its bundle lies."""
-    draft = folder / f".{GALLERY}.{os.getpid()}"
     try:
-        draft.write_bytes(INDEXED.read_bytes())
-        _tell_bundle(draft)
-        draft.replace(folder / GALLERY)
+        with replacing(folder / GALLERY) as draft:
+            draft.write_bytes(INDEXED.read_bytes())
+            _tell_bundle(draft)
     except OSError as error:
         raise _unwritable(folder, error) from error
 

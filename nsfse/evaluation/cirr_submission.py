@@ -5,14 +5,15 @@ names, or 3 for the subset, the best first, never the reference, at most 5 MB a 
 """
 
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
 from nsfse.evaluation.results import ProtocolResult
+from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
 __all__ = ["METRICS", "check_split", "submission_faults", "submissions", "write_submission"]
@@ -60,22 +61,15 @@ def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
 def _write_all(texts: Mapping[Path, bytes]) -> None:
     """Write all files or none: each beside its place first, then all are renamed; what was there comes back if not."""
     before = {path: path.read_bytes() if path.exists() else None for path in texts}
-    aside = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
-    done: list[Path] = []
     try:
-        for path, text in texts.items():
-            aside[path].write_bytes(text)
-        for path in texts:
-            os.replace(aside[path], path)
-            done.append(path)
+        with ExitStack() as stack:
+            for path, text in texts.items():
+                stack.enter_context(replacing(path)).write_bytes(text)
     except OSError:
-        for path in done:
-            old = before[path]
-            path.unlink() if old is None else path.write_bytes(old)
+        for path, former in before.items():
+            if path.exists() and path.read_bytes() != former:
+                path.unlink() if former is None else path.write_bytes(former)
         raise
-    finally:
-        for path in aside.values():
-            path.unlink(missing_ok=True)
 
 
 def _refuse_others(path: Path) -> None:

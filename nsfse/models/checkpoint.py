@@ -20,6 +20,7 @@ from torch import Tensor
 from nsfse.config import Config, parse_config
 from nsfse.models.baselines import Baseline, build_model
 from nsfse.models.nsfse import NSFSE
+from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
 from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -65,15 +66,7 @@ class Checkpoint:
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, all or nothing. Raises OutputError where it cannot be written."""
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another place with -o") from None
+    atomic_write(path, data, durable=True, sole_writer=True, hint="choose another place with -o")
 
 
 def write_header(run: Path, config: Config, vocabulary: int, trained_on: dict[str, Any]) -> None:

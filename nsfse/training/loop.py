@@ -172,7 +172,7 @@ def _prepare(run: Path, config: Config, source: Source, first: list[TrainingTrip
 
 def _refuse_others(run: Path) -> None:
     """Raise OutputError where `run` is a folder of something else, whose files a new run would overwrite."""
-    files = ("tokenizer.json", "metrics.jsonl", "config.json.tmp", "tokenizer.json.tmp")
+    files = ("tokenizer.json", "metrics.jsonl", "config.json.part", "tokenizer.json.part")
     if not (run / "config.json").exists():
         check_folder(run, files, ())
         return

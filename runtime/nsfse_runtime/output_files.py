@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.escaping import printable
 
@@ -53,13 +53,10 @@ def write_output(path: str | os.PathLike[str], kind: Output, save: Callable[[Pat
     """Let `save` write a file beside `path` and move it there whole. Raises OutputError, and as `check_output`."""
     check_output(path, kind)
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        save(part)
-        os.replace(part, target)
+        with replacing(target) as part:
+            save(part)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         reason = error.strerror or type(error).__name__
         raise OutputError(f"cannot write {printable(str(target))}: {reason}; choose another place") from error
 

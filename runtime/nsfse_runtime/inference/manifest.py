@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
 from nsfse_runtime.types import RankingMode
 
@@ -130,15 +131,10 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manife
     )
     raw = msgspec.to_builtins(manifest)
     data = msgspec.json.format(msgspec.json.encode({**raw, "sha256": checksum_of(raw)}), indent=2)
-    draft = folder / f".{MANIFEST}.{os.getpid()}"
     try:
-        with draft.open("wb") as file:
-            file.write(data + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(folder / MANIFEST)
+        with replacing(folder / MANIFEST, durable=True) as draft:
+            draft.write_bytes(data + b"\n")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise OutputError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     return manifest
 

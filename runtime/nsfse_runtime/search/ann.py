@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.extras import need
 from nsfse_runtime.search.two_stage import exact_search
@@ -70,12 +71,10 @@ class Index:
         """Replace the file at `path` whole. Raises OutputError."""
         arrays = (self.marks.astype("<u8"), self._centres.astype("<f4"), self._codes)
         body = msgspec.json.encode(self.facts) + b"\n" + b"".join(array.tobytes() for array in arrays)
-        beside = Path(f"{path}.part")
         try:
-            beside.write_bytes(hashlib.sha256(body).digest() + body)  # not synced: what is torn is built again
-            beside.replace(path)
+            with replacing(path, sole_writer=True) as part:  # not durable: what is torn is built again
+                part.write_bytes(hashlib.sha256(body).digest() + body)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise OutputError(f"{path} cannot be written: {error.strerror}; check the disk and the rights") from error
 
     @classmethod

@@ -6,8 +6,6 @@ A file is looked up in the gallery by its id, and is opened only where no part o
 import hashlib
 import os
 import re
-import secrets
-from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from nsfse_runtime.atomic_write import create_file
 from nsfse_runtime.errors import NotFoundError, OutputError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.sync import drop_one, sync_one
@@ -143,16 +142,11 @@ def check_name(name: str) -> None:
 
 def _write(path: Path, data: bytes, name: str) -> bool:
     """Write a new file whole or not at all; return False where it is there with the same bytes."""
-    part = path.with_name(f".nsfse-{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             return _same(path, data, name)
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # unlike a rename it never takes the place of a file that came meanwhile
+        create_file(path, data)
         return True
     except FileExistsError:
         return _same(path, data, name)
@@ -160,9 +154,6 @@ def _write(path: Path, data: bytes, name: str) -> bool:
         raise OutputError(
             f"{printable(name)} cannot be written: {error.strerror}; check the disk and the rights"
         ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _same(path: Path, data: bytes, name: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, OutputError
 from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.inference.tensorrt.cuda import Gpu
@@ -162,13 +163,7 @@ class EngineCache:
         return hmac.new(self._secret, msgspec.json.encode(bare, order="deterministic"), "sha256").hexdigest()
 
     def _write(self, file: Path, data: bytes) -> None:
-        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        try:
-            draft.write_bytes(data)
-            draft.replace(file)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {file}: {error.strerror}; make room or set XDG_CACHE_HOME") from error
+        atomic_write(file, data, hint="make room or set XDG_CACHE_HOME")
 
 
 def _refuse_shared(folder: Path) -> None:
