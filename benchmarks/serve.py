@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nsfse_runtime import Gallery
-from nsfse_runtime.inference.onnx_session import cpu_threads
+from nsfse_runtime.hardware import cpu_threads
 
 WARM = 100
 # A load script that cannot send any faster would measure itself.

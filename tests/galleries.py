@@ -1,7 +1,6 @@
 """What the gallery tests share: a scorer small enough to read, and images to give it. Numpy and Pillow alone."""
 
 import os
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,4 +93,6 @@ def peak_mb() -> float:
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) / 1000
+    import resource  # POSIX's alone
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

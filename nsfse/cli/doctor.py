@@ -16,6 +16,7 @@ import nsfse
 from nsfse.config import AMP_VARIABLE
 from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.hardware import available_memory, usable_cpus
 
 PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
@@ -40,7 +41,7 @@ def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": versions,
-        "cpu": {"threads": os.cpu_count(), "usable_threads": _usable_threads(), "flags": _cpu_flags()},
+        "cpu": {"threads": os.cpu_count(), "usable_threads": usable_cpus(), "flags": _cpu_flags()},
         "memory_free_gib": _free_memory(),
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
@@ -66,10 +67,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _usable_threads() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def _cpu_flags() -> list[str]:
     """Return the flags that decide the speed of the kernels; Linux alone tells them without help."""
     file = Path("/proc/cpuinfo")
@@ -78,12 +75,9 @@ def _cpu_flags() -> list[str]:
 
 
 def _free_memory() -> float | None:
-    """Return GiB that programs can still take; None where only Linux's own file tells it."""
-    file = Path("/proc/meminfo")
-    if not file.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in file.read_text("ascii").splitlines())
-    return round(int(lines["MemAvailable"].split()[0]) / 2**20, 1)
+    """Return GiB that programs can still take; None where the system does not report it."""
+    memory = available_memory()
+    return None if memory is None else round(memory / 2**30, 1)
 
 
 def _providers(versions: dict[str, str]) -> list[str]:

@@ -24,6 +24,7 @@ from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.output_files import cache_folder
 
 if TYPE_CHECKING:
     from nsfse_runtime.server.app import Service
@@ -59,7 +60,7 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
     from nsfse_runtime.server.settings import Settings
     from nsfse_runtime.server.telemetry import Log
 
-    folder = (out or cache_folder()).absolute()
+    folder = (out or demo_folder()).absolute()
     model = OnnxScorer(Bundle.open(BUNDLE))
     gallery = open_gallery(folder, model)
     log = Log((folder / LOG).open("w", encoding="utf-8"))
@@ -85,14 +86,13 @@ def show(address: str) -> None:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
-def cache_folder() -> Path:
-    """Return where the demo's files lie: by what is in the box, under XDG_CACHE_HOME or ~/.cache."""
+def demo_folder() -> Path:
+    """Return where the demo's files are by default: a folder in the user's cache, named by what is in the box."""
     name = hashlib.sha256(IMAGES_ZIP.read_bytes() + INDEXED.read_bytes()).hexdigest()[:12]
     try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:
+        return cache_folder("demo", name)
+    except OutputError as error:
         raise OutputError("there is no home folder to keep the demo's images in; name a folder with -o") from error
-    return Path(home, "nsfse", "demo", name)
 
 
 def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:

@@ -61,6 +61,19 @@ def write_output(path: str | os.PathLike[str], kind: Output, save: Callable[[Pat
         raise OutputError(f"cannot write {printable(str(target))}: {reason}; choose another place") from error
 
 
+def cache_folder(*parts: str) -> Path:
+    """Return nsfse's folder in the user's cache, or one in it: ~/.cache/nsfse on Linux, by XDG_CACHE_HOME if set.
+
+    Raises OutputError where the user has no home folder.
+    """
+    import platformdirs  # not at the top: most commands need no cache
+
+    try:
+        return platformdirs.user_cache_path("nsfse", appauthor=False).joinpath(*parts)
+    except RuntimeError as error:
+        raise OutputError("there is no home folder to keep a cache in; set XDG_CACHE_HOME") from error
+
+
 def check_folder(path: Path, ours: Collection[str], marks: Collection[str]) -> None:
     """Raise OutputError where results may not be written into the folder `path`.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nsfse_runtime.inference.onnx_session import cpu_threads
+from nsfse_runtime.hardware import cpu_threads
 
 PAUSE = 0.02
 """Seconds before each call: threads of what ran before may spin for some milliseconds, and would slow the next."""

@@ -5,12 +5,12 @@ import os
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nsfse_runtime.errors import ImageError
 from nsfse_runtime.gallery.scan import FileStamp
+from nsfse_runtime.hardware import available_memory, usable_cpus
 from nsfse_runtime.images import decode
 from nsfse_runtime.images.file_kinds import HEAD_BYTES
 from nsfse_runtime.types import Pixels
@@ -37,27 +37,16 @@ class ReadResult:
 
 
 def default_workers() -> int:
-    """Return how many threads decode: one a core that this process may use, up to eight."""
-    may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, may_use)
+    """Return how many threads decode: one a processor that this process may use, up to eight."""
+    return min(8, usable_cpus())
 
 
 def default_batch_size(size: tuple[int, int]) -> int:
     """Return how many images of `size` (height, width) are encoded at a time, by the memory that is free now."""
+    memory = available_memory()
+    free = _UNKNOWN_MEMORY if memory is None else memory
     image = size[0] * size[1] * 3 * 4 * _ACTIVATIONS
-    return int(min(_LARGEST, max(1, _SHARE * free_memory() / image)))
-
-
-def free_memory() -> int:
-    """Return how many bytes may still be taken, here and in this container; on systems that do not tell, a guess."""
-    free = _UNKNOWN_MEMORY
-    with suppress(OSError, KeyError, ValueError):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    with suppress(OSError, ValueError):  # no container, or one without a limit: "max"
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
-    return max(0, free)
+    return int(min(_LARGEST, max(1, _SHARE * free / image)))
 
 
 def read_files(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.extras import need
+from nsfse_runtime.hardware import cpu_threads
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, create_session
 
 # Given a graph's bytes, ONNX Runtime would read weights from files of the current folder: no folder is this.
@@ -88,10 +89,3 @@ def session_options(threads: int | None) -> Any:
     # would help as well, but with it ONNX Runtime refuses every session of the process that has its own.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def cpu_threads() -> int:
-    """Return how many threads to compute with: the processors this process may use, OMP_NUM_THREADS of them at most."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(usable, int(limit)) if limit.isdigit() and int(limit) else usable

@@ -11,11 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, TextError, UsageError
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.hardware import cpu_threads
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice
 from nsfse_runtime.inference.manifest import TOKENIZER, Manifest, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
-from nsfse_runtime.inference.onnx_session import Session, cpu_threads, session_options
+from nsfse_runtime.inference.onnx_session import Session, session_options
 from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.types import QueryFeatures, TargetFeatures

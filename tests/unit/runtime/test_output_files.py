@@ -1,6 +1,7 @@
 """Files are named as what they are, and results are written over nothing that is not ours."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.images.file_kinds import reason_against
-from nsfse_runtime.output_files import PAGE, SHEET, check_folder, check_output
+from nsfse_runtime.output_files import PAGE, SHEET, cache_folder, check_folder, check_output
 from nsfse_runtime.visualize.contact_sheet import contact_sheet
 from nsfse_runtime.visualize.html_page import html_page
 
@@ -124,3 +125,21 @@ def test_folders_for_results(tmp_path: Path) -> None:
     check_folder(tmp_path, ("begun",), ("mark",))
     with pytest.raises(OutputError, match="is a file"):
         check_folder(tmp_path / "photo.jpg", (), ())
+
+
+def test_the_cache_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder("demo") == tmp_path / "cache" / "nsfse" / "demo"
+    if sys.platform == "linux":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert cache_folder() == tmp_path / ".cache" / "nsfse"
+
+
+def test_without_a_home_folder_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", fail)
+    with pytest.raises(OutputError, match="no home folder to keep a cache in; set XDG_CACHE_HOME"):
+        cache_folder()

@@ -18,12 +18,12 @@ from nsfse_runtime.inference.tensorrt.cache import (
     EngineCache,
     EngineKey,
     StoredEngine,
-    cache_folder,
     engine_key,
     profiles_of,
 )
 from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Gpu, gpu, load_tensorrt
 from nsfse_runtime.inference.tensorrt.engine import EngineSession
+from nsfse_runtime.output_files import cache_folder
 
 H100 = Gpu("NVIDIA H100", "9.0")
 
@@ -64,7 +64,7 @@ def test_another_graph_tensorrt_gpu_precision_or_profile_is_another_engine():
 
 def test_an_engine_comes_back_as_it_was_stored_in_a_folder_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert cache_folder() == tmp_path / "cache" / "nsfse" / "engines"
+    assert cache_folder("engines") == tmp_path / "cache" / "nsfse" / "engines"
     cache = EngineCache.open()
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700 and cache.load(key()) is None
     cache.store(key(), StoredEngine(b"code", ("score", "word_scores")))

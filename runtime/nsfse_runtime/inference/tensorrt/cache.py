@@ -19,6 +19,7 @@ from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, OutputError
 from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.inference.tensorrt.cuda import Gpu
+from nsfse_runtime.output_files import cache_folder
 
 Span = tuple[int, int, int]
 """The least, the usual and the greatest size of a dimension that varies."""
@@ -86,11 +87,6 @@ def engine_key(graph: str, onnx_sha256: str, manifest: Manifest, tensorrt: str, 
     return EngineKey(onnx_sha256, tensorrt, gpu.name, gpu.capability, manifest.precision, profiles)
 
 
-def cache_folder() -> Path:
-    """Return where engines lie: nsfse/engines under XDG_CACHE_HOME, or under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nsfse", "engines")
-
-
 class EngineCache:
     """The folder of engines, of this user and no other. Made by `open`."""
 
@@ -100,7 +96,7 @@ class EngineCache:
     @classmethod
     def open(cls, folder: Path | None = None) -> "EngineCache":
         """Open or make the folder, mode 0700. Raises OutputError where it cannot be made or others can enter it."""
-        folder = folder or cache_folder()
+        folder = folder or cache_folder("engines")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
