@@ -166,6 +166,18 @@ def check_request(words):
     assert set(fields) <= set(route.body.__struct_encode_fields__ if route.body else ()), fields
 
 
+def test_the_readme_shows_what_the_program_prints(laid, monkeypatch, capsys):
+    monkeypatch.chdir(laid)
+    (block,) = (block for block in blocks(ROOT / "README.md") if block.kind == "console")
+    (words,) = commands(block)
+    with pytest.raises(SystemExit):
+        app.main(words[1:])
+    printed, shown = capsys.readouterr().out, block.code.partition("\n")[2]
+    # Times differ, and scores and confidences may in their last digit on another processor.
+    numbers = re.compile(r"\d\.\d\d|\d+(?= ms)")
+    assert numbers.sub("#", printed) == numbers.sub("#", shown)
+
+
 @pytest.mark.parametrize("found", of_kind("toml"))
 def test_toml_is_what_nsfse_reads(found):
     from nsfse.config import Config, parse_config
