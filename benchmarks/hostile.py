@@ -1,10 +1,10 @@
-"""What a service says to bad images and odd strings, and to clients while it is restarted, as one Markdown table.
+"""How a service replies to bad images and odd strings, and to clients during restarts, as one Markdown table.
 
 python benchmarks/hostile.py GALLERY [--images DIR] [--strings LIST.json] [--restarts 100]
 
-Each file under DIR is asked for as an image, each string of the list in every field of a query. Restarts stop the
-server (SIGTERM) while three clients ask it, and start it again on the same port: what was sent between "ready" and the
-signal must be answered. The exit code is 1 where a reply was the server's fault (500 and above), or was missing
+Each file under DIR is sent as the image of a query, each string of the list in every field of one. Restarts stop
+the server (SIGTERM) while three clients send queries, and start it again on the same port. What was sent between
+"ready" and the signal must be answered. The exit code is 1 where a reply has a status of 500 or above, or is missing
 where there had to be one.
 """
 
@@ -30,12 +30,12 @@ CLIENTS = 3
 SECONDS_UP = 0.5
 
 
-def ask(port: int, fields: list[tuple[str, bytes]]) -> int:
-    """Send one query of `fields`; return the reply's status, 0 where there was none."""
-    kind, body = form_of(fields)
+def send_query(port: int, fields: list[tuple[str, bytes]]) -> int:
+    """Send one query of `fields`; return the status of the reply, 0 where there was none."""
+    content_type, body = form_of(fields)
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request("POST", "/v1/query", body, {"Content-Type": kind})
+        connection.request("POST", "/v1/query", body, {"Content-Type": content_type})
         reply = connection.getresponse()
         reply.read()
         return reply.status
@@ -46,93 +46,94 @@ def ask(port: int, fields: list[tuple[str, bytes]]) -> int:
 
 
 @dataclass
-class Asked:
-    """What came of the queries of one kind: how often each status, and the longest time in seconds."""
+class Outcomes:
+    """The outcomes of queries: how often each status came, and the longest time in seconds."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     longest: float = 0.0
 
     def add(self, port: int, fields: list[tuple[str, bytes]]) -> None:
-        """Ask, and count."""
-        started = time.perf_counter()
-        self.statuses[ask(port, fields)] += 1
-        self.longest = max(self.longest, time.perf_counter() - started)
+        """Send a query and count its outcome."""
+        started_at = time.perf_counter()
+        self.statuses[send_query(port, fields)] += 1
+        self.longest = max(self.longest, time.perf_counter() - started_at)
 
-    def bad(self) -> bool:
-        """Tell whether a reply was missing or the server's fault."""
+    def failed(self) -> bool:
+        """Return whether a reply was missing or the server's fault."""
         return any(status == 0 or status >= 500 for status in self.statuses)
 
     def __str__(self) -> str:
-        return f"{listed(self.statuses)}; the longest {1000 * self.longest:.0f} ms"
+        return f"{format_statuses(self.statuses)}; the longest {1000 * self.longest:.0f} ms"
 
 
-def listed(statuses: Counter[int]) -> str:
+def format_statuses(statuses: Counter[int]) -> str:
     """Return how often each status came."""
     return ", ".join(f"{count} × {status or 'no reply'}" for status, count in sorted(statuses.items()))
 
 
-def images(port: int, files: Iterable[Path]) -> Asked:
-    """Ask for each file as an image."""
-    asked = Asked()
+def send_images(port: int, files: Iterable[Path]) -> Outcomes:
+    """Send each file as an image."""
+    outcomes = Outcomes()
     for file in files:
-        asked.add(port, [("texts", TEXT.encode()), ("reference_images", file.read_bytes())])
-    return asked
+        outcomes.add(port, [("texts", TEXT.encode()), ("reference_images", file.read_bytes())])
+    return outcomes
 
 
-def strings(port: int, said: list[str], name: str) -> Asked:
-    """Ask with each string in each field, all else as it ought to be; `name` is an image of the gallery."""
-    asked = Asked()
-    for text in said:
-        for at in FIELDS:
-            asked.add(port, list({"texts": TEXT.encode(), "reference_ids": name.encode(), at: text.encode()}.items()))
-    return asked
+def send_strings(port: int, strings: list[str], image_id: str) -> Outcomes:
+    """Send each string in each field of a query that is else well-formed; `image_id` is one of the gallery."""
+    outcomes = Outcomes()
+    for text in strings:
+        for name in FIELDS:
+            fields = {"texts": TEXT.encode(), "reference_ids": image_id.encode(), name: text.encode()}
+            outcomes.add(port, list(fields.items()))
+    return outcomes
 
 
 class Client:
-    """Asks without a pause; keeps when each query was sent and what came of it."""
+    """Sends queries without a pause, and records when each was sent and the status of its reply."""
 
-    def __init__(self, port: int, name: str) -> None:
+    def __init__(self, port: int, image_id: str) -> None:
         self.replies: list[tuple[float, int]] = []
-        self._fields = [("texts", TEXT.encode()), ("reference_ids", name.encode())]
+        self._fields = [("texts", TEXT.encode()), ("reference_ids", image_id.encode())]
         self._port, self._end = port, threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._end.is_set():
-            sent = time.perf_counter()
-            status = ask(self._port, self._fields)
-            self.replies.append((sent, status))
+            sent_at = time.perf_counter()
+            status = send_query(self._port, self._fields)
+            self.replies.append((sent_at, status))
             if status != 200:
                 time.sleep(0.01)
 
-    def end(self) -> list[tuple[float, int]]:
-        """Stop asking; return all that was asked."""
+    def stop(self) -> list[tuple[float, int]]:
+        """Stop, and return (time, status) of all queries."""
         self._end.set()
         self._thread.join()
         return self.replies
 
 
-def restarts(gallery: Path, count: int, name: str) -> tuple[Counter[int], int]:
-    """Restart under traffic; return the statuses of what was sent while the server was ready, and how many others."""
+def restart_under_load(gallery: Path, count: int, image_id: str) -> tuple[Counter[int], int]:
+    """Restart under traffic; return the statuses of what was sent while the server was ready, and the number of others."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    clients = [Client(port, name) for _ in range(CLIENTS)]
-    times: list[tuple[float, float]] = []
+    clients = [Client(port, image_id) for _ in range(CLIENTS)]
+    uptimes: list[tuple[float, float]] = []
     try:
         for _ in range(count):
             with serving(gallery, "--port", str(port)):
-                ready = time.perf_counter()
+                ready_at = time.perf_counter()
                 time.sleep(SECONDS_UP)
-                times.append((ready, time.perf_counter()))
+                uptimes.append((ready_at, time.perf_counter()))
     finally:
-        replies = [reply for client in clients for reply in client.end()]
-    due = Counter(status for sent, status in replies if any(ready <= sent < end for ready, end in times))
+        replies = [reply for client in clients for reply in client.stop()]
+    due = Counter(status for sent_at, status in replies if any(start <= sent_at < end for start, end in uptimes))
     return due, len(replies) - due.total()
 
 
 def main() -> int:
-    """Ask, print, and return the exit code."""
+    """Run the checks, print them, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gallery", type=Path)
     parser.add_argument("--images", type=Path, help="a folder of image files, bad ones among them")
@@ -140,21 +141,21 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=0)
     options = parser.parse_args()
     with Gallery.open(options.gallery) as gallery:
-        name = gallery.ids[0]
+        image_id = gallery.ids[0]
     rows, failed = [], False
     with serving(options.gallery) as (port, pid):
         if options.images:
-            found = images(port, sorted(path for path in options.images.rglob("*") if path.is_file()))
-            rows.append(("images", f"{found}; peak of memory {memory(pid, 'VmHWM'):.0f} MB"))
-            failed |= found.bad()
+            outcomes = send_images(port, sorted(path for path in options.images.rglob("*") if path.is_file()))
+            rows.append(("images", f"{outcomes}; peak of memory {memory(pid, 'VmHWM'):.0f} MB"))
+            failed |= outcomes.failed()
         if options.strings:
-            found = strings(port, json.loads(options.strings.read_text()), name)
-            rows.append((f"strings in {', '.join(FIELDS)}", str(found)))
-            failed |= found.bad()
+            outcomes = send_strings(port, json.loads(options.strings.read_text()), image_id)
+            rows.append((f"strings in {', '.join(FIELDS)}", str(outcomes)))
+            failed |= outcomes.failed()
     if options.restarts:
-        due, others = restarts(options.gallery, options.restarts, name)
-        what = f"{options.restarts} restarts under {CLIENTS} clients"
-        rows.append((what, f"{listed(due)}; {others} sent while it was not ready"))
+        due, others = restart_under_load(options.gallery, options.restarts, image_id)
+        name = f"{options.restarts} restarts under {CLIENTS} clients"
+        rows.append((name, f"{format_statuses(due)}; {others} sent while it was not ready"))
         failed |= set(due) != {200}
     print("| what | replies |\n|---|---|")
     print("\n".join(f"| {what} | {value} |" for what, value in rows))

@@ -25,7 +25,7 @@ from nsfse_runtime.search.first_stage import Search
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.report import SyncReport
-    from nsfse_runtime.server.app import Service
+    from nsfse_runtime.server.services import Services
 
 
 def resolve_device(device: DeviceName | None, provider: str | None) -> ExecutionDevice:
@@ -82,14 +82,14 @@ def open_retriever(
 
 def open_services(
     galleries: Sequence[str], bundle: Path | None, device: ExecutionDevice, token: Path | None, settings: dict[str, Any]
-) -> "Service":
+) -> "Services":
     """Open the galleries that `nsfse serve` names, each [NAME=]GALLERY; those of one bundle share its graphs.
 
     Raises MissingExtraError, UsageError, and what open_gallery raises.
     """
     need_server()
-    from nsfse_runtime.server.app import Service
-    from nsfse_runtime.server.galleries import Served
+    from nsfse_runtime.server.services import Services
+    from nsfse_runtime.server.galleries import ServedGallery
     from nsfse_runtime.server.settings import Settings, named_galleries, read_token
 
     checked = Settings(token=read_token(token), **settings)
@@ -98,8 +98,8 @@ def open_services(
     served = []
     for name, path in named_galleries(galleries).items():
         model, gallery = open_gallery(path, bundle, device)
-        served.append(Served(name, models.setdefault(model.fingerprint, model), gallery))
-    return Service(served, checked, nsfse.__version__)
+        served.append(ServedGallery(name, models.setdefault(model.fingerprint, model), gallery))
+    return Services(served, checked, nsfse.__version__)
 
 
 def need_server() -> None:

@@ -8,14 +8,13 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 from nsfse_runtime import Bundle, Gallery
-from nsfse_runtime.server.app import Service
-from nsfse_runtime.server.galleries import Served
-from nsfse_runtime.server.serve import listen, make_server
+from nsfse_runtime.server.galleries import ServedGallery
+from nsfse_runtime.server.serve import create_server, listen
+from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Log
 from tests.galleries import save_images
@@ -24,8 +23,6 @@ BUNDLE = Path(__file__).parent / "golden" / "bundle"
 TOKEN = "a-token-of-nineteen"
 PATIENCE = 200.0
 """Seconds after which what hangs is given up. No test's outcome depends on it."""
-_TIMED = ("app", "conversion", "queue")
-"""The server's modules that look at perf_counter to tell what is late."""
 
 
 def open_served(folder, name="shop", images=12):
@@ -39,17 +36,17 @@ def open_served(folder, name="shop", images=12):
     rows = [f"{each},{('red', 'blue')[number % 2]}" for number, each in enumerate(names)]
     table.write_text("\n".join(["id,colour", *rows]) + "\n")
     gallery.sync(folder / name, metadata=table)
-    return Served(name, model, gallery)
+    return ServedGallery(name, model, gallery)
 
 
 class Running:
-    """A server that runs: its `service`, its `port`, and what it has logged."""
+    """A server that runs: its `services`, its `port`, and what it has logged."""
 
-    def __init__(self, service, port, server, log, clock):
-        self.service, self.port, self.server, self._log, self._clock = service, port, server, log, clock
+    def __init__(self, services, port, server, log, clock):
+        self.services, self.port, self.server, self._log, self._clock = services, port, server, log, clock
 
     def advance(self, seconds):
-        """Let `seconds` pass at once: what they make late is late, and timers that they make due ring."""
+        """Move the clock on by `seconds`: deadlines pass, and timers that are due then fire."""
         passed = threading.Event()
 
         def move():
@@ -58,6 +55,10 @@ class Running:
 
         self._clock.loop.call_soon_threadsafe(move)
         assert passed.wait(PATIENCE)
+
+    @property
+    def open_connections(self):
+        return len(self.server.config.http.open_connections)
 
     def connect(self):
         """Return a connection of its own."""
@@ -115,7 +116,7 @@ def multipart(fields=(), files=(), name=b"image.png"):
 
 
 class Clock:
-    """The time of a server: the machine's, and as much more as a test lets pass."""
+    """The time of a server: the machine's, and as much more as a test adds."""
 
     def __init__(self):
         self.ahead, self.loop = 0.0, None
@@ -140,27 +141,24 @@ def running(*galleries, **settings):
     """Serve `galleries` for a while, with time enough for any machine but where `settings` say so."""
     log, clock = io.StringIO(), Clock()
     settings = {"deadline": 600.0, "body_seconds": 600.0} | settings
-    service = Service(galleries, Settings(port=0, **settings), "test", Log(log))
-    listener = listen(service.settings)
+    services = Services(galleries, Settings(port=0, **settings), "test", Log(log), clock)
+    listener = listen(services.settings)
     port = listener.getsockname()[1]
-    server = make_server(service)
+    server = create_server(services)
 
     def serve():
         with asyncio.Runner(loop_factory=clock.make_loop) as runner:
             runner.run(server.serve([listener]))
 
     thread = threading.Thread(target=serve, daemon=True)
-    with ExitStack() as patches:
-        for name in _TIMED:
-            patches.enter_context(patch(f"nsfse_runtime.server.{name}.perf_counter", clock))
-        thread.start()
-        try:
-            wait_until(lambda: service.warm or service.failure)
-            yield Running(service, port, server, log, clock)
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE)
-            listener.close()
+    thread.start()
+    try:
+        wait_until(lambda: services.warm or services.failure)
+        yield Running(services, port, server, log, clock)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        listener.close()
     assert not thread.is_alive()
 
 

@@ -289,7 +289,9 @@ def serve(
     per_client: Annotated[int, typer.Option(min=0, help="How many of one address; 0 for no such limit.")] = 32,
     batch: Annotated[int, typer.Option(min=1, max=64, help="How many queries are answered at a time, at most.")] = 16,
     deadline: Annotated[float, typer.Option(min=0.1, help="After how many seconds a query is given up.")] = 10,
-    drain: Annotated[float, typer.Option(min=0, help="How many seconds to go on, not ready, when told to stop.")] = 0,
+    shutdown_delay: Annotated[
+        float, typer.Option(min=0, help="Seconds to go on after a signal to stop, not ready, for a balancer to notice.")
+    ] = 0,
     device: DeviceOption = None,
     provider: ProviderOption = None,
 ) -> None:
@@ -297,7 +299,8 @@ def serve(
     from nsfse.open import open_services, resolve_device
 
     settings: dict[str, Any] = {"host": host, "port": port, "allow_hosts": tuple(allow_host or ())}
-    settings |= {"queue": queue, "per_client": per_client, "batch": batch, "deadline": deadline, "drain": drain}
+    settings |= {"queue": queue, "per_client": per_client, "batch": batch, "deadline": deadline}
+    settings["shutdown_delay"] = shutdown_delay
     service = open_services(gallery, bundle, resolve_device(device, provider), token_file, settings)
     from nsfse_runtime.server.serve import listen, run, url_of
 

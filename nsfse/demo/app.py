@@ -27,7 +27,7 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.output_files import cache_folder
 
 if TYPE_CHECKING:
-    from nsfse_runtime.server.app import Service
+    from nsfse_runtime.server.services import Services
 
 BOX = Path(__file__).with_name("assets")
 BUNDLE, IMAGES_ZIP, INDEXED = BOX / "drawn-box", BOX / "images.zip", BOX / "images.gallery"
@@ -41,7 +41,7 @@ _PORTS = range(8000, 8010)
 class Demo:
     """What is ready to be served."""
 
-    service: "Service"
+    service: "Services"
     listener: socket
     gallery: Path
     bundle: Path
@@ -55,8 +55,8 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
     OutputError (the folder cannot be written), UsageError (the port is taken) and what a gallery raises.
     """
     need_server()
-    from nsfse_runtime.server.app import Service
-    from nsfse_runtime.server.galleries import Served
+    from nsfse_runtime.server.galleries import ServedGallery
+    from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings
     from nsfse_runtime.server.telemetry import Log
 
@@ -64,7 +64,7 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
     model = OnnxScorer(Bundle.open(BUNDLE))
     gallery = open_gallery(folder, model)
     log = Log((folder / LOG).open("w", encoding="utf-8"))
-    service = Service([Served("drawn", model, gallery)], Settings(), nsfse.__version__, log)
+    service = Services([ServedGallery("drawn", model, gallery)], Settings(), nsfse.__version__, log)
     return Demo(service, listen_on(port), folder / GALLERY, BUNDLE, len(gallery))
 
 

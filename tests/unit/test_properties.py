@@ -14,8 +14,8 @@ from nsfse.open import conditions
 from nsfse_runtime.errors import NsfseError, UsageError
 from nsfse_runtime.inference.manifest import Manifest, read_manifest, write_manifest
 from nsfse_runtime.inference.onnx_graphs import product_graph
-from nsfse_runtime.server.errors import Refused
-from nsfse_runtime.server.parsing import converted
+from nsfse_runtime.server.errors import HTTPError
+from nsfse_runtime.server.parsing import convert_fields
 from nsfse_runtime.server.schemas import QueryForm
 
 settings.register_profile(
@@ -75,8 +75,8 @@ def test_conditions_of_any_text_are_read_or_refused(pairs):
 @given(pairs=st.lists(st.tuples(FIELDS, st.text(max_size=30) | JSON.map(json.dumps)), max_size=6))
 def test_a_form_of_any_fields_is_read_or_refused(pairs):
     try:
-        form = converted(pairs, QueryForm)
-    except Refused as error:
+        form = convert_fields(pairs, QueryForm)
+    except HTTPError as error:
         assert error.status == 400
         return
     assert 1 <= form.k <= 100 and 0 <= form.balance <= 1

@@ -1,87 +1,84 @@
-"""A request for images → a query, and its answer → a reply."""
+"""Requests to queries, and answers to replies."""
 
 import asyncio
-from collections.abc import Sequence
-from time import perf_counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
 from starlette.requests import Request
 
 from nsfse_runtime.images.decode import load_image, sha256_of
-from nsfse_runtime.retrieval.query import GalleryId, Query, Reference, Upload
-from nsfse_runtime.server import schemas as m
-from nsfse_runtime.server.errors import Refused
+from nsfse_runtime.retrieval.query import GalleryId, Query, Upload
+from nsfse_runtime.server import schemas
+from nsfse_runtime.server.errors import HTTPError
 from nsfse_runtime.server.galleries import Answer
-from nsfse_runtime.server.parsing import checked
+from nsfse_runtime.server.parsing import convert_json
 from nsfse_runtime.server.queue import Job
 
 
-def query_of(
-    asked: m.Choices,
-    wanted: tuple[Sequence[str], Sequence[str]],
-    unwanted: tuple[Sequence[str], Sequence[str]],
-    references: Sequence[Upload] = (),
+def to_query(
+    request: schemas.QueryForm | schemas.BatchQuery,
+    reference_images: Sequence[Upload] = (),
     negative_images: Sequence[Upload] = (),
 ) -> Query:
-    """Return a query of (ids, texts) that are `wanted` and `unwanted`, and of images that were sent."""
-    images: tuple[Reference, ...] = (*references, *map(GalleryId, wanted[0]))
-    avoided: tuple[Reference, ...] = (*negative_images, *map(GalleryId, unwanted[0]))
+    """Return the query of a checked request and of the images that were uploaded with it."""
     return Query(
-        references=images,
-        texts=tuple(wanted[1]),
-        negative_texts=tuple(unwanted[1]),
-        negative_images=avoided,
-        balance=asked.balance,
-        k=asked.k,
-        where=asked.where,
-        rerank=asked.rerank,
-        min_confidence=asked.min_confidence,
-        heatmaps=asked.heatmaps,
+        references=(*reference_images, *map(GalleryId, request.reference_ids)),
+        texts=tuple(request.texts),
+        negative_texts=tuple(request.negative_texts),
+        negative_images=(*negative_images, *map(GalleryId, request.negative_ids)),
+        balance=request.balance,
+        k=request.k,
+        where=request.where,
+        rerank=request.rerank,
+        min_confidence=request.min_confidence,
+        heatmaps=request.heatmaps,
     )
 
 
-def batch_queries(values: Sequence[Any]) -> list[Query | Refused]:
-    """Return the queries of a batch, in the place of one that is not in its form why it is refused."""
-    found: list[Query | Refused] = []
+def batch_queries(values: Sequence[Any]) -> list[Query | HTTPError]:
+    """Return the queries of a batch, with an error in the place of each malformed one."""
+    queries: list[Query | HTTPError] = []
     for number, value in enumerate(values):
         try:
-            each = checked(value, m.BatchQuery, f"queries[{number}]")
-        except Refused as refused:
-            found.append(refused)
-        else:
-            found.append(query_of(each, (each.reference_ids, each.texts), (each.negative_ids, each.negative_texts)))
-    return found
+            queries.append(to_query(convert_json(value, schemas.BatchQuery, f"queries[{number}]")))
+        except HTTPError as error:
+            queries.append(error)
+    return queries
 
 
-def decode(stream: BinaryIO, size: tuple[int, int], gone: "asyncio.Task[None]", deadline: float) -> Upload:
-    """Decode an image and fit it to `size` (height, width), unless nobody waits for it.
-
-    Raises ImageError, or TimeoutError: the client has gone, or it is too late.
-    """
-    if gone.done() or deadline <= perf_counter():
-        raise TimeoutError
+def decode_upload(stream: BinaryIO, size: tuple[int, int]) -> Upload:
+    """Decode an image and fit it to `size` (height, width) in pixels. Raises ImageError."""
     pixels = load_image(stream, size)
     stream.seek(0)
     return Upload(pixels, sha256_of(stream))
 
 
-def watch(request: Request) -> "asyncio.Task[None]":
-    """Return a task that ends when the client goes. The body must have been read."""
+@asynccontextmanager
+async def watch_disconnect(request: Request) -> AsyncIterator[asyncio.Task[None]]:
+    """Yield a task that ends when the client disconnects. The body must have been read."""
 
-    async def wait() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    return asyncio.create_task(wait())
+    task = asyncio.create_task(wait_for_disconnect())
+    try:
+        yield task
+    finally:
+        task.cancel()
 
 
-def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.QueryReply:
-    """Return the reply to a query whose images took `decoded` seconds to decode."""
-    result = found.result
-    milliseconds = {"decode": decoded, "queue": job.taken - job.since, "total": perf_counter() - job.since + decoded}
-    own = {stage: round(1000 * seconds, 3) for stage, seconds in milliseconds.items()}
+def to_reply(job: Job, answer: Answer, request_id: str, decode_seconds: float, now: float) -> schemas.QueryReply:
+    """Return the reply to a query; `now` is a time of the queue's clock."""
+    result = answer.result
+    seconds = {
+        "decode": decode_seconds,
+        "queue": job.started_at - job.enqueued_at,
+        "total": now - job.enqueued_at + decode_seconds,
+    }
     hits = [
-        m.ServedHit(
+        schemas.ServedHit(
             id=hit.id,
             score=hit.score,
             is_match=hit.is_match,
@@ -89,16 +86,16 @@ def reply_of(job: Job, found: Answer, request_id: str, decoded: float) -> m.Quer
             confidence=hit.confidence,
             metadata=metadata,
         )
-        for hit, metadata in zip(result.hits, found.metadata, strict=True)
+        for hit, metadata in zip(result.hits, answer.metadata, strict=True)
     ]
-    return m.QueryReply(
+    return schemas.QueryReply(
         hits=hits,
         has_match=result.has_match,
         threshold=result.threshold,
         grid=result.grid,
         texts=result.texts,
         notes=result.notes,
-        timings_ms={**result.timings_ms, **own},
+        timings_ms={**result.timings_ms, **{stage: round(1000 * value, 3) for stage, value in seconds.items()}},
         gallery=job.gallery.name,
         request_id=request_id,
     )

@@ -1,4 +1,4 @@
-"""Galleries as they are served: answers with their metadata, lists, and what /v1/info tells."""
+"""Galleries as a server sees them: answers with metadata, lists, and the facts for /v1/info."""
 
 import io
 from collections import Counter
@@ -11,18 +11,18 @@ import numpy as np
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.retrieval.query import GalleryId, Query
 from nsfse_runtime.retrieval.retriever import Result, Retriever
-from nsfse_runtime.server.schemas import MOST_VALUES, BundleFacts, GalleryFacts, Listed, ListReply
+from nsfse_runtime.server.schemas import MAX_COLUMN_VALUES, BundleFacts, GalleryFacts, ImageItem, ListReply
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery
     from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
-# Offered where the model knows all of their words.
+# A text is suggested where the model knows all of its words.
 _SUGGESTIONS = (
     *("make it red", "in blue", "without stripes", "with long sleeves", "with dots", "the same in black"),
     *("make it shorter", "in another colour", "plain", "a white one", "more elegant", "for summer"),
 )
-_MOST_SUGGESTIONS = 6
+_MAX_SUGGESTIONS = 6
 _DRAWINGS = "This model has learned from {} alone. Of photographs it knows little."
 
 
@@ -34,7 +34,7 @@ class Answer:
     metadata: list[dict[str, str]]
 
 
-class Served:
+class ServedGallery:
     """A gallery with its model, by `name`. Its methods read files: call them in a thread."""
 
     def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery") -> None:
@@ -45,17 +45,17 @@ class Served:
 
     def answer(self, queries: list[Query]) -> list[Answer | NsfseError]:
         """Answer a batch; each answer is that of its query alone."""
-        return [self._with_metadata(found) for found in self.retriever.answer(queries)]
+        return [self._with_metadata(result) for result in self.retriever.answer(queries)]
 
-    def _with_metadata(self, found: Result | NsfseError) -> Answer | NsfseError:
-        if isinstance(found, NsfseError):
-            return found
+    def _with_metadata(self, result: Result | NsfseError) -> Answer | NsfseError:
+        if isinstance(result, NsfseError):
+            return result
         snapshot = self.gallery.snapshot
-        rows = [snapshot.row(hit.id) if snapshot.has(hit.id) else None for hit in found.hits]
-        return Answer(found, [{} if row is None else snapshot.metadata[row] for row in rows])
+        rows = [snapshot.row(hit.id) if snapshot.has(hit.id) else None for hit in result.hits]
+        return Answer(result, [{} if row is None else snapshot.metadata[row] for row in rows])
 
     def warm_up(self) -> None:
-        """Ask a real query by an image and, where there is one, by an image of the gallery.
+        """Run a real query by an upload and, where the gallery has images, by one of them.
 
         Raises NsfseError: the gallery or the model cannot be used.
         """
@@ -76,23 +76,23 @@ class Served:
         return text
 
     def suggestions(self) -> list[str]:
-        """Return texts whose words this model knows, each one."""
-        return [text for text in _SUGGESTIONS if self.model.tokenizer.knows(text)][:_MOST_SUGGESTIONS]
+        """Return texts of which this model knows every word."""
+        return [text for text in _SUGGESTIONS if self.model.tokenizer.knows(text)][:_MAX_SUGGESTIONS]
 
     def note(self) -> str | None:
         """Return what a user should know of the model before trusting it."""
-        told = self.model.bundle.manifest.trained_on
-        if not _source(told).startswith("drawn"):
+        trained_on = self.model.bundle.manifest.trained_on
+        if not _source(trained_on).startswith("drawn"):
             return None
-        return _DRAWINGS.format("drawings" if isinstance(told, str) else told.get("knows", "drawings"))
+        return _DRAWINGS.format("drawings" if isinstance(trained_on, str) else trained_on.get("knows", "drawings"))
 
     def has(self, name: str) -> bool:
-        """Tell whether `name` is an id, in the newest generation."""
+        """Return whether `name` is an id in the newest generation."""
         with self.gallery.reading() as snapshot:
             return snapshot.has(name)
 
     def facts(self) -> GalleryFacts:
-        """Return what the gallery is, in its newest generation."""
+        """Return the facts of the newest generation."""
         with self.gallery.reading() as snapshot:
             if self._facts is None or self._facts[0] != snapshot.generation:
                 columns = _columns(snapshot.metadata)
@@ -112,22 +112,24 @@ class Served:
             grid=manifest.grid,
         )
 
-    def listed(self, where: Mapping[str, str | Sequence[str]], offset: int, limit: int) -> ListReply:
+    def list_images(self, where: Mapping[str, str | Sequence[str]], offset: int, limit: int) -> ListReply:
         """Return `limit` images from the `offset`-th on, of those that fit `where`. Raises UsageError."""
         with self.gallery.reading() as snapshot:
             rows = np.flatnonzero(snapshot.mask(where))
             chosen = rows[offset : offset + limit]
-            images = [Listed(snapshot.ids[row], snapshot.metadata[row]) for row in chosen]
+            images = [ImageItem(snapshot.ids[row], snapshot.metadata[row]) for row in chosen]
         return ListReply(total=len(rows), images=images)
 
 
 def _columns(metadata: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
-    """Count the values of each column, those alone that have at most MOST_VALUES, the most frequent first."""
+    """Count the values of each column that has at most MAX_COLUMN_VALUES, the most frequent first."""
     counts: dict[str, Counter[str]] = {}
     for values in metadata:
         for column, value in values.items():
             counts.setdefault(column, Counter())[value] += 1
-    return {column: dict(count.most_common()) for column, count in sorted(counts.items()) if len(count) <= MOST_VALUES}
+    return {
+        column: dict(count.most_common()) for column, count in sorted(counts.items()) if len(count) <= MAX_COLUMN_VALUES
+    }
 
 
 def _source(trained_on: str | Mapping[str, object]) -> str:

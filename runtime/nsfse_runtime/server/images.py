@@ -1,4 +1,4 @@
-"""Images in and out: what is served is decoded and encoded anew; what is taken in is checked first.
+"""Images in and out: what is sent is decoded and encoded anew, what is added is checked first.
 
 A file is looked up in the gallery by its id, and is opened only where no part of its path is a link.
 """
@@ -19,49 +19,48 @@ from nsfse_runtime.errors import NotFoundError, OutputError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.sync import drop_one, sync_one
 from nsfse_runtime.images import decode
-from nsfse_runtime.server.errors import Refused, usage
-from nsfse_runtime.server.galleries import Served
+from nsfse_runtime.server.errors import HTTPError, usage_error
+from nsfse_runtime.server.galleries import ServedGallery
 from nsfse_runtime.server.settings import THUMBNAIL_SIDE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _QUALITY = 85
 # A thumbnail has about 10 kB.
-_KEPT_THUMBNAILS = 1000
+_CACHED_THUMBNAILS = 1000
 # Letters and digits of any script, and a few signs that mean nothing to any file system.
 _PART = re.compile(r"[\w][\w .,()+@=-]*", re.UNICODE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_writing = Lock()
+_write_lock = Lock()
 
 
-class Shown:
-    """An image of a gallery that may be shown at most `side` pixels long: its file, and the `etag` of what is sent."""
+class RenderedImage:
+    """An image of a gallery as it is sent: at most `side` pixels long, with the `etag` of its bytes."""
 
-    def __init__(self, served: Served, name: str, side: int) -> None:
-        """Raises NotFoundError: no such image, or its file is gone or is a link."""
-        with served.gallery.reading() as snapshot:
-            same = snapshot.same(name)
-            if same is None:
-                raise _no_image(served, name)
-            folder, content = Path(snapshot.folder), int(snapshot.vector_keys[snapshot.row(same)])
-        name = same
-        self._path, self._side = own_file(folder, name), side
+    def __init__(self, gallery: ServedGallery, name: str, side: int) -> None:
+        """Raises NotFoundError: no such image, or its file is missing or a link."""
+        with gallery.gallery.reading() as snapshot:
+            image_id = snapshot.same(name)
+            if image_id is None:
+                raise _no_image(gallery, name)
+            folder, content = Path(snapshot.folder), int(snapshot.vector_keys[snapshot.row(image_id)])
+        self._path, self._side = own_file(folder, image_id), side
         try:
             status = self._path.stat()
         except OSError:
-            raise _no_image(served, name) from None
+            raise _no_image(gallery, image_id) from None
         self._stamp = (content, status.st_size, status.st_mtime_ns)
-        digest = hashlib.sha256(f"{served.model.fingerprint} {self._stamp} {side}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{gallery.model.fingerprint} {self._stamp} {side}".encode()).hexdigest()
         self.etag = f'"{digest[:32]}"'
 
     def jpeg(self) -> bytes:
         """Return the image as a JPEG without any metadata. Raises ImageError or NotFoundError."""
         if self._side <= THUMBNAIL_SIDE:
             return _thumbnail(self._path, self._stamp, self._side)
-        return _encoded(self._path, self._side)
+        return _render(self._path, self._side)
 
 
 def own_file(folder: Path, name: str) -> Path:
-    """Return where `name` lies under `folder`, the gallery's own. Raises NotFoundError where a link is in the way."""
+    """Return the path of `name` under `folder`, the gallery's own. Raises NotFoundError where part of it is a link."""
     path = os.path.join(os.path.realpath(folder), *name.split("/"))
     # Equal, not only inside: links are not followed when a folder is indexed, either.
     if os.path.realpath(path) != path:
@@ -69,94 +68,106 @@ def own_file(folder: Path, name: str) -> Path:
     return Path(path)
 
 
-def _no_image(served: Served, name: str) -> NotFoundError:
-    return NotFoundError(f"the gallery {served.name} has no image {printable(name[:200])}; GET /v1/images lists them")
+def _no_image(gallery: ServedGallery, name: str) -> NotFoundError:
+    return NotFoundError(f"the gallery {gallery.name} has no image {printable(name[:200])}; GET /v1/images lists them")
 
 
-@lru_cache(_KEPT_THUMBNAILS)
+@lru_cache(_CACHED_THUMBNAILS)
 def _thumbnail(path: Path, stamp: tuple[int, int, int], side: int) -> bytes:
     """Return the thumbnail of the file that has this `stamp`: a changed file has another."""
-    return _encoded(path, side)
+    return _render(path, side)
 
 
-def _encoded(path: Path, side: int) -> bytes:
+def _render(path: Path, side: int) -> bytes:
     pixels = decode.shrink_image(path, side)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
 
 
-def take_in(served: Served, name: str, stream: BinaryIO, metadata: dict[str, str] | None) -> bool:
-    """Put an image into the gallery's folder under `name` and into the gallery; tell whether it is new.
+def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: dict[str, str] | None) -> bool:
+    """Add an image to the gallery's folder and to the gallery.
 
-    Raises Refused (a name that is not safe, or one that is taken by another image), ImageError, OutputError.
+    Args:
+        gallery: must follow a folder.
+        name: the image's path under the folder, and its id.
+        stream: the bytes of the file.
+        metadata: the image's values by column; None leaves those of a known image as they are.
+
+    Returns:
+        Whether the image is new.
+
+    Raises:
+        HTTPError: an unsafe name, or one of another image.
+        ImageError: the file cannot be decoded.
+        OutputError: it cannot be written, or another process writes the gallery.
     """
     check_name(name)
-    decode.load_image(stream, served.model.image_size)
+    decode.load_image(stream, gallery.model.image_size)
     stream.seek(0)
     data = stream.read()
-    with _writing:
-        folder = Path(served.gallery.snapshot.folder)
-        if not served.gallery.snapshot.folder:
-            raise Refused(409, "conflict", f"the gallery {served.name} follows no folder yet; index one first")
+    with _write_lock:
+        folder = Path(gallery.gallery.snapshot.folder)
+        if not gallery.gallery.snapshot.folder:
+            raise HTTPError(409, "conflict", f"the gallery {gallery.name} follows no folder yet; index one first")
         path = own_file(folder, name)
-        new = _write(path, data, name)
+        is_new = _write(path, data, name)
         try:
-            sync_one(served.gallery.path, folder, name, served.model, metadata)
+            sync_one(gallery.gallery.path, folder, name, gallery.model, metadata)
         except BaseException:
-            if new:
+            if is_new:
                 path.unlink(missing_ok=True)
             raise
-        served.gallery.refresh()
-        return new
+        gallery.gallery.refresh()
+        return is_new
 
 
-def take_out(served: Served, name: str) -> None:
+def delete_image(gallery: ServedGallery, name: str) -> None:
     """Delete an image of the gallery, its file included. Raises NotFoundError or OutputError."""
-    with _writing:
-        served.gallery.refresh()
-        snapshot = served.gallery.snapshot
-        same = snapshot.same(name)
-        if same is None:
-            raise _no_image(served, name)
-        name = same
-        own_file(Path(snapshot.folder), name)
-        drop_one(served.gallery.path, Path(snapshot.folder), name)
-        served.gallery.refresh()
+    with _write_lock:
+        gallery.gallery.refresh()
+        snapshot = gallery.gallery.snapshot
+        image_id = snapshot.same(name)
+        if image_id is None:
+            raise _no_image(gallery, name)
+        own_file(Path(snapshot.folder), image_id)
+        drop_one(gallery.gallery.path, Path(snapshot.folder), image_id)
+        gallery.gallery.refresh()
 
 
 def check_name(name: str) -> None:
-    """Raise Refused for a name that is not safe on every file system, or that is no image's."""
+    """Raise HTTPError for a name that is not safe on every file system, or not an image's."""
     parts = name.split("/")
-    plain = all(
+    is_safe = all(
         _PART.fullmatch(part) and part[-1] not in " ." and not _RESERVED.fullmatch(part) and len(part.encode()) <= 120
         for part in parts
     )
-    if not plain or len(parts) > 8 or not name.isprintable():
-        raise usage(
+    if not is_safe or len(parts) > 8 or not name.isprintable():
+        raise usage_error(
             f"{name[:80]} is not a safe name; use letters, digits, spaces and - _ . , ( ) + @ =, and / for folders"
         )
     if not name.lower().endswith(SUFFIXES):
-        raise usage(f"{name[:80]} does not end as an image's name does; use one of {', '.join(SUFFIXES)}")
+        raise usage_error(f"{name[:80]} does not end like the name of an image; use one of {', '.join(SUFFIXES)}")
 
 
 def _write(path: Path, data: bytes, name: str) -> bool:
-    """Write a new file whole or not at all; return False where it is there with the same bytes."""
+    """Write a new file whole or not at all; return False where it exists with the same bytes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            return _same(path, data, name)
+            return _require_same(path, data, name)
         create_file(path, data)
         return True
     except FileExistsError:
-        return _same(path, data, name)
+        return _require_same(path, data, name)
     except OSError as error:
         raise OutputError(
             f"{printable(name)} cannot be written: {error.strerror}; check the disk and the rights"
         ) from error
 
 
-def _same(path: Path, data: bytes, name: str) -> bool:
+def _require_same(path: Path, data: bytes, name: str) -> bool:
+    """Return False where the file has the same bytes. Raises HTTPError where it has others."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return False
-    raise Refused(409, "conflict", f"{printable(name)} is another image already; delete it first, or take another name")
+    raise HTTPError(409, "conflict", f"another image is called {printable(name)}; delete it first, or use another name")

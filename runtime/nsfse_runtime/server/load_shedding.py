@@ -1,62 +1,55 @@
-"""Queries that would find no place, refused from their bytes: what is turned away must cost next to nothing.
+"""Rejects requests from their head alone while the server is overloaded.
 
-A server that is asked ten times what it can answer spends its time on reading requests in order to refuse them. So
-while the queue is full, a query that comes in one piece gets the reply that its route would give, but is not parsed.
+This comes after the checks of host and token: who may not ask learns nothing of the load.
 """
 
-import re
-import secrets
-from time import perf_counter
+from collections.abc import Collection
 
-import msgspec
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nsfse_runtime.server.errors import ErrorReply, Failure, Refused
-from nsfse_runtime.server.middleware import HEADERS
-from nsfse_runtime.server.queue import Waiting
-from nsfse_runtime.server.telemetry import Log, Metrics
-
-_QUERY = re.compile(rb"POST (/v1/query(?::batch)?) HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length: ?(\d{1,8})(?=\r\n)", re.IGNORECASE)
-_OTHERWISE = re.compile(rb"\r\n(transfer-encoding|expect|connection|x-request-id)\s*:", re.IGNORECASE)
-_STATUS = {429: b"Too Many Requests", 503: b"Service Unavailable"}
-_FIXED = {"content-type": "application/json", **HEADERS}
+from nsfse_runtime.server.access import HEALTH_PATHS
+from nsfse_runtime.server.errors import HTTPError
+from nsfse_runtime.server.middleware import CheckMiddleware, HTTPMiddleware
+from nsfse_runtime.server.queue import QueryQueue
+from nsfse_runtime.server.telemetry import SCOPE_KEY, Metrics
 
 
-class Shedding:
-    """Refuses whole queries while `waiting` has no place for them."""
+class ConcurrencyLimitMiddleware(HTTPMiddleware):
+    """Lets `limit` requests in at once, those that still send their body among them; health checks always."""
 
-    def __init__(self, waiting: Waiting, metrics: Metrics, log: Log) -> None:
-        self._waiting, self._metrics, self._log = waiting, metrics, log
+    def __init__(self, app: ASGIApp, limit: int, metrics: Metrics) -> None:
+        super().__init__(app)
+        self._limit, self._metrics = limit, metrics
+        self._active = 0
 
-    def reply(self, client: str, data: bytes) -> bytes | None:
-        """Return the whole reply to `data` of the address `client`; None where its route is to see to it.
-
-        That is all but a query of HTTP/1.1, alone and complete, without a header that asks for more than its answer.
-        """
-        since = perf_counter()
-        if (route := _whole_query(data)) is None:
-            return None
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or raise HTTPError where there are too many."""
+        if self._active >= self._limit and scope["path"] not in HEALTH_PATHS:
+            self._metrics.refused.labels("full").inc()
+            raise HTTPError(503, "overloaded", "too many requests at once; try again", 1)
+        self._active += 1
         try:
-            self._waiting.check(client)
-        except Refused as refused:
-            return self._told(refused, route, since)
-        return None
-
-    def _told(self, refused: Refused, route: str, since: float) -> bytes:
-        request_id, status = secrets.token_hex(8), refused.status
-        body = msgspec.json.encode(ErrorReply(Failure(refused.kind, refused.message, request_id)))
-        own = {"retry-after": refused.retry_after, "x-request-id": request_id, "content-length": len(body)}
-        head = "".join(f"{name}: {value}\r\n" for name, value in (_FIXED | own).items())
-        milliseconds = self._metrics.count(route, status, since)
-        facts = {"method": "POST", "route": route, "status": status, "ms": milliseconds}
-        self._log("request", request_id=request_id, **facts, error=refused.kind)
-        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, _STATUS[status], head.encode(), body)
+            await self.app(scope, receive, send)
+        finally:
+            self._active -= 1
 
 
-def _whole_query(data: bytes) -> str | None:
-    """Return the route of a query that is all of `data`."""
-    head, end, body = data.partition(b"\r\n\r\n")
-    query, lengths = _QUERY.match(data), _LENGTH.findall(head + b"\r\n")
-    if not end or query is None or len(lengths) != 1 or int(lengths[0]) != len(body) or _OTHERWISE.search(head):
-        return None
-    return query[1].decode()
+class LoadSheddingMiddleware(CheckMiddleware):
+    """Rejects queries while the queue has no place for them, before their body is read."""
+
+    def __init__(self, app: ASGIApp, queue: QueryQueue, paths: Collection[str]) -> None:
+        super().__init__(app)
+        self._queue, self._paths = queue, paths
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Raise HTTPError for a query that finds the queue full."""
+        if scope["method"] == "POST" and scope["path"] in self._paths:
+            scope[SCOPE_KEY].route = scope["path"]
+            self._queue.check(client_address(scope))
+
+
+def client_address(scope: Scope) -> str:
+    """Return the address a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""

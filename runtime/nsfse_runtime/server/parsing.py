@@ -1,4 +1,4 @@
-"""Bodies and query strings → the types of messages.py, with a word on which field is wrong."""
+"""Bodies and query strings to the types of schemas.py. Errors name the field that is wrong."""
 
 import asyncio
 import json
@@ -15,100 +15,113 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message
 
-from nsfse_runtime.server.errors import Refused, usage
-from nsfse_runtime.server.settings import IMAGE_BYTES, JSON_BYTES
+from nsfse_runtime.server.errors import HTTPError, too_large, usage_error
+from nsfse_runtime.server.settings import MAX_IMAGE_BYTES, MAX_JSON_BYTES
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-_FILES = ("image", "reference_images", "negative_images")
-_JSON = ("where", "metadata")
+_FILE_FIELDS = ("image", "reference_images", "negative_images")
+_JSON_FIELDS = ("where", "metadata")
 _END_BYTES = 1024
-_MOST_FILES, _MOST_FIELDS, _PART_BYTES = 16, 48, 64_000
+_MAX_FILES, _MAX_FIELDS, _MAX_PART_BYTES = 16, 48, 64_000
 
 
 @asynccontextmanager
-async def form(request: Request, kind: type[_T], seconds: float) -> AsyncIterator[_T]:
-    """Read a multipart form that must arrive within `seconds`; its files last as long as the context.
+async def read_form(request: Request, kind: type[_T], seconds: float) -> AsyncIterator[_T]:
+    """Read a multipart form; its files are open for as long as the context lasts.
 
-    Raises Refused: another content type, too large, too slow, or not in its form.
+    Args:
+        request: its body must arrive within `seconds`.
+        kind: the type of the form.
+        seconds: how long to wait for the body.
+
+    Raises:
+        HTTPError: another content type, too large, too slow, or malformed.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise Refused(
-            415, "content_type", "send multipart/form-data, such as: curl -F texts='make it red' -F reference_ids=..."
-        )
-    end = _End(request)
+    _require_type(request, "multipart/form-data", ", such as: curl -F texts='make it red' -F reference_ids=...")
+    end = _BodyEnd(request)
     try:
         async with asyncio.timeout(seconds):
-            read = await Request(request.scope, end.receive).form(
-                max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_PART_BYTES
+            form = await Request(request.scope, end.receive).form(
+                max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_PART_BYTES
             )
     except TimeoutError:
-        raise _slow(seconds) from None
+        raise _too_slow(seconds) from None
     except (HTTPException, MultiPartException) as error:
-        raise usage(
+        raise usage_error(
             f"the form cannot be read: {getattr(error, 'detail', None) or getattr(error, 'message', '')}"
         ) from None
     try:
         if not end.closed:
-            raise usage("the form ends before its closing boundary; send it whole")
-        values = read.multi_items()
-        for name, value in values:
-            if isinstance(value, UploadFile) != (name in _FILES):
-                raise usage(f"{name[:40]}: {'a file' if name in _FILES else 'a text, not a file,'} is expected")
-            if isinstance(value, UploadFile) and (value.size or 0) > IMAGE_BYTES:
-                raise Refused(413, "too_large", f"an image is over the limit of {IMAGE_BYTES / 1e6:.0f} MB")
-        yield converted(values, kind)
+            raise usage_error("the form ends before its closing boundary; send it whole")
+        fields = form.multi_items()
+        for name, value in fields:
+            _check_field(name, value)
+        yield convert_fields(fields, kind)
     finally:
-        await read.close()
+        await form.close()
 
 
-async def json_body(request: Request, kind: type[_T], seconds: float) -> _T:
-    """Read a body of JSON that must arrive within `seconds`. Raises Refused."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "content_type", "send application/json")
+def _require_type(request: Request, content_type: str, hint: str = "") -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
+        raise HTTPError(415, "content_type", f"send {content_type}{hint}")
+
+
+def _check_field(name: str, value: str | UploadFile) -> None:
+    """Raise HTTPError for a file in the place of a text, the reverse, and too large an image."""
+    if isinstance(value, UploadFile) != (name in _FILE_FIELDS):
+        expected = "a file" if name in _FILE_FIELDS else "a text, not a file,"
+        raise usage_error(f"{name[:40]}: {expected} is expected")
+    if isinstance(value, UploadFile) and (value.size or 0) > MAX_IMAGE_BYTES:
+        raise too_large("an image", MAX_IMAGE_BYTES)
+
+
+async def read_json(request: Request, kind: type[_T], seconds: float) -> _T:
+    """Read a body of JSON that must arrive within `seconds`. Raises HTTPError."""
+    _require_type(request, "application/json")
     data = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 data += chunk
-                if len(data) > JSON_BYTES:
-                    raise Refused(413, "too_large", f"the body is over the limit of {JSON_BYTES / 1e6:.0f} MB")
+                if len(data) > MAX_JSON_BYTES:
+                    raise too_large("the body", MAX_JSON_BYTES)
     except TimeoutError:
-        raise _slow(seconds) from None
+        raise _too_slow(seconds) from None
     try:
-        found = msgspec.json.decode(data, type=kind)
+        body = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise usage(_reason(error)) from None
-    _refuse_twice("", data.decode())
-    return found
+        raise usage_error(_reason(error)) from None
+    _reject_duplicate_keys("", data.decode())
+    return body
 
 
-def converted(pairs: Iterable[tuple[str, Any]], kind: type[_T]) -> _T:
-    """Return the fields of a form or query string as `kind`. Raises Refused."""
-    several = {name for name, hint in get_type_hints(kind).items() if getattr(hint, "__origin__", None) is list}
+def convert_fields(pairs: Iterable[tuple[str, Any]], kind: type[_T]) -> _T:
+    """Return the fields of a form or query string as `kind`. Raises HTTPError."""
+    repeatable = {name for name, hint in get_type_hints(kind).items() if getattr(hint, "__origin__", None) is list}
     values: dict[str, Any] = {}
     for name, value in pairs:
-        if name in several:
+        if name in repeatable:
             values.setdefault(name, []).append(value)
         elif name in values:
-            raise usage(f"{name[:40]}: given twice")
+            raise usage_error(f"{name[:40]}: given twice")
         else:
-            values[name] = _json(name, value) if name in _JSON else value
+            values[name] = _decode_object(name, value) if name in _JSON_FIELDS else value
     try:
         return msgspec.convert(values, kind, strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise usage(_reason(error)) from None
+        raise usage_error(_reason(error)) from None
 
 
-def checked(value: Any, kind: type[_T], place: str) -> _T:
-    """Return a part of a JSON body as `kind`; `place` says where it stands. Raises Refused."""
+def convert_json(value: Any, kind: type[_T], path: str) -> _T:
+    """Return a part of a JSON body as `kind`; `path` says where it is in the body. Raises HTTPError."""
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise usage(f"{place}.{_reason(error)}" if "$" in str(error) else f"{place}: {_reason(error)}") from None
+        raise usage_error(f"{path}.{_reason(error)}" if "$" in str(error) else f"{path}: {_reason(error)}") from None
 
 
-class _End:
-    """Passes a form's body on and keeps its end, which tells whether it came whole."""
+class _BodyEnd:
+    """Passes the body of a form on and keeps its end, by which a form that was cut off is seen."""
 
     def __init__(self, request: Request) -> None:
         self._request, self._end = request, b""
@@ -122,34 +135,34 @@ class _End:
 
     @property
     def closed(self) -> bool:
-        """Tell whether the closing boundary has come."""
+        """Whether the closing boundary has come."""
         return self._closing in self._end
 
 
-def _json(name: str, value: str) -> Any:
+def _decode_object(name: str, value: str) -> Any:
     try:
-        found = msgspec.json.decode(value)
+        decoded = msgspec.json.decode(value)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
-        raise usage(f'{name}: a JSON object is expected, such as {{"colour": "red"}}') from None
-    _refuse_twice(f"{name}: ", value)
-    return found
+        raise usage_error(f'{name}: a JSON object is expected, such as {{"colour": "red"}}') from None
+    _reject_duplicate_keys(f"{name}: ", value)
+    return decoded
 
 
-def _refuse_twice(place: str, text: str) -> None:
-    """Raise Refused for JSON, decoded already, in which an object has a key twice: the last would win unseen."""
+def _reject_duplicate_keys(prefix: str, text: str) -> None:
+    """Raise HTTPError for JSON, decoded already, in which an object has a key twice: the last would win unseen."""
 
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        decoded = dict(pairs)
+        if len(decoded) < len(pairs):
             names = [key for key, _ in pairs]
-            raise usage(f"{place}{next(key for key in names if names.count(key) > 1)[:40]} is given twice")
-        return found
+            raise usage_error(f"{prefix}{next(key for key in names if names.count(key) > 1)[:40]} is given twice")
+        return decoded
 
     with suppress(ValueError, RecursionError):  # numbers that Python finds too long
         json.loads(text, object_pairs_hook=check)
 
 
-_KINDS = {
+_PLAIN_TYPES = {
     "str": "a text",
     "int": "a whole number",
     "float": "a number",
@@ -164,24 +177,24 @@ def _reason(error: Exception) -> str:
     """Return msgspec's reason in plain words, the field in front: "k: Expected a whole number <= 100"."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    reason, _, place = str(error).partition(" - at `")
-    field = place.removeprefix("$").removeprefix(".").removesuffix("`")
+    reason, _, path = str(error).partition(" - at `")
+    field = path.removeprefix("$").removeprefix(".").removesuffix("`")
     plain = _plain_reason(reason)
     return f"{field}: {plain}" if field else plain
 
 
 def _plain_reason(reason: str) -> str:
-    if found := re.fullmatch(r"Expected `([^`]+)`(?: of length)?([^,]*)(?:, got `([^`]+)`)?", reason):
-        wanted = " or ".join(_KINDS.get(kind, kind) for kind in found[1].split(" | "))
-        length = f" of length{found[2]}" if "of length" in reason else found[2]
-        got = f", got {_KINDS.get(found[3], found[3])}" if found[3] else ""
-        return f"Expected {wanted}{length}{got}"
-    if found := re.fullmatch(r"Object contains unknown field `([^`]*)`", reason):
-        return f"there is no field {found[1][:40]}"
-    if found := re.fullmatch(r"Object missing required field `([^`]*)`", reason):
-        return f"the field {found[1]} is missing"
+    if match := re.fullmatch(r"Expected `([^`]+)`(?: of length)?([^,]*)(?:, got `([^`]+)`)?", reason):
+        expected = " or ".join(_PLAIN_TYPES.get(kind, kind) for kind in match[1].split(" | "))
+        length = f" of length{match[2]}" if "of length" in reason else match[2]
+        actual = f", got {_PLAIN_TYPES.get(match[3], match[3])}" if match[3] else ""
+        return f"Expected {expected}{length}{actual}"
+    if match := re.fullmatch(r"Object contains unknown field `([^`]*)`", reason):
+        return f"there is no field {match[1][:40]}"
+    if match := re.fullmatch(r"Object missing required field `([^`]*)`", reason):
+        return f"the field {match[1]} is missing"
     return reason
 
 
-def _slow(seconds: float) -> Refused:
-    return Refused(408, "slow", f"the body did not arrive within {seconds:g} seconds")
+def _too_slow(seconds: float) -> HTTPError:
+    return HTTPError(408, "slow", f"the body did not arrive within {seconds:g} seconds")

@@ -1,4 +1,4 @@
-"""What goes in and out, as types: requests are checked against them, and /openapi.json is made from them."""
+"""Types of requests and replies: requests are checked against them, and /openapi.json is made from them."""
 
 from typing import Annotated, Any
 
@@ -9,35 +9,36 @@ from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.results import WordEvidence
 from nsfse_runtime.retrieval.text_warnings import TextReading
-from nsfse_runtime.server.errors import Failure
+from nsfse_runtime.server.errors import ErrorBody
 
-MOST_HITS, MOST_PAIRS, MOST_PARTS, MOST_QUERIES, MOST_LISTED = 100, 500, 8, 16, 200
-MOST_VALUES = 50
+MAX_HITS, MAX_RERANKED, MAX_PARTS, MAX_QUERIES, MAX_LISTED = 100, 500, 8, 16, 200
+MAX_COLUMN_VALUES = 50
+COMPONENTS = "#/components/schemas/"
 
 File = Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
 Id = Annotated[str, Meta(min_length=1, max_length=1024)]
 Text = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
 Name = Annotated[str, Meta(max_length=64)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Files = Annotated[list[File], Meta(max_length=MOST_PARTS)]
-Ids = Annotated[list[Id], Meta(max_length=MOST_PARTS)]
-Texts = Annotated[list[Text], Meta(max_length=MOST_PARTS)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Files = Annotated[list[File], Meta(max_length=MAX_PARTS)]
+Ids = Annotated[list[Id], Meta(max_length=MAX_PARTS)]
+Texts = Annotated[list[Text], Meta(max_length=MAX_PARTS)]
 _Values = Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=100)]
 Where = Annotated[dict[str, Annotated[str, Meta(max_length=2000)] | _Values], Meta(max_length=20)]
 
 
-class Choices(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What queries of both kinds share; see nsfse_runtime.retrieval.query.Query."""
+class QueryOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The options of a query; see nsfse_runtime.retrieval.query.Query."""
 
-    k: Annotated[int, Meta(ge=1, le=MOST_HITS)] = 10
+    k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 10
     where: Where = {}
-    min_confidence: Share = 0.0
-    rerank: Annotated[int, Meta(ge=0, le=MOST_PAIRS)] = 100
-    balance: Share = 0.5
+    min_confidence: Fraction = 0.0
+    rerank: Annotated[int, Meta(ge=0, le=MAX_RERANKED)] = 100
+    balance: Fraction = 0.5
     heatmaps: bool = False
 
 
-class QueryForm(Choices, kw_only=True):
+class QueryForm(QueryOptions, kw_only=True):
     """A query as a form: images as files or as ids of the gallery; `where` is a JSON object."""
 
     reference_images: Files = []
@@ -49,7 +50,7 @@ class QueryForm(Choices, kw_only=True):
     gallery: Name | None = None
 
 
-class BatchQuery(Choices, kw_only=True):
+class BatchQuery(QueryOptions, kw_only=True):
     """One query of several, by ids of the gallery alone."""
 
     reference_ids: Ids = []
@@ -58,14 +59,14 @@ class BatchQuery(Choices, kw_only=True):
     negative_ids: Ids = []
 
 
-# Checked one by one: one that is not in its form does not spoil the others.
-_AnyQuery = Annotated[Any, Meta(extra_json_schema={"$ref": "#/components/schemas/BatchQuery"})]
+# Checked one by one: a malformed one does not fail the others.
+_AnyQuery = Annotated[Any, Meta(extra_json_schema={"$ref": f"{COMPONENTS}BatchQuery"})]
 
 
 class BatchForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Several queries of one gallery."""
 
-    queries: Annotated[list[_AnyQuery], Meta(min_length=1, max_length=MOST_QUERIES)]
+    queries: Annotated[list[_AnyQuery], Meta(min_length=1, max_length=MAX_QUERIES)]
     gallery: Name | None = None
 
 
@@ -73,7 +74,7 @@ class ListForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which images to list; `where` is a JSON object."""
 
     offset: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
-    limit: Annotated[int, Meta(ge=0, le=MOST_LISTED)] = 50
+    limit: Annotated[int, Meta(ge=0, le=MAX_LISTED)] = 50
     where: Where = {}
     gallery: Name | None = None
 
@@ -85,7 +86,7 @@ class GalleryForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ImageForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """An image to be taken in, under the name `id`; `metadata` is a JSON object."""
+    """An image to be added, under the name `id`; `metadata` is a JSON object."""
 
     image: Annotated[list[File], Meta(min_length=1, max_length=1)]
     id: Annotated[str, Meta(min_length=1, max_length=255)]
@@ -122,13 +123,12 @@ class QueryReply(msgspec.Struct, kw_only=True):
 class FailedQuery(msgspec.Struct):
     """A query of several that could not be answered."""
 
-    error: Failure
+    error: ErrorBody
 
 
-# A union of two such types is more than msgspec describes.
-_REF = "#/components/schemas/"
+# Written by hand: msgspec takes a union of two structs only where both have a tag, a field more in every reply.
 BatchResult = Annotated[
-    Any, Meta(extra_json_schema={"oneOf": [{"$ref": f"{_REF}QueryReply"}, {"$ref": f"{_REF}FailedQuery"}]})
+    Any, Meta(extra_json_schema={"oneOf": [{"$ref": f"{COMPONENTS}{name}"} for name in ("QueryReply", "FailedQuery")]})
 ]
 
 
@@ -139,7 +139,7 @@ class BatchReply(msgspec.Struct, kw_only=True):
     results: list[BatchResult]
 
 
-class Listed(msgspec.Struct):
+class ImageItem(msgspec.Struct):
     """An image of the gallery."""
 
     id: str
@@ -147,15 +147,15 @@ class Listed(msgspec.Struct):
 
 
 class ListReply(msgspec.Struct, kw_only=True):
-    """Images in the order of their ids; `total` is how many fit."""
+    """Images in the order of their ids; `total` counts all that fit `where`."""
 
     schema_version: int = SCHEMA_VERSION
     total: int
-    images: list[Listed]
+    images: list[ImageItem]
 
 
 class ChangeReply(msgspec.Struct, kw_only=True):
-    """What was done to the image `id`: `added`, `removed`, or `unchanged` where it was there already."""
+    """What was done to the image `id`: `added`, `removed`, or `unchanged` where the gallery had it."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
@@ -163,7 +163,7 @@ class ChangeReply(msgspec.Struct, kw_only=True):
 
 
 class BundleFacts(msgspec.Struct, kw_only=True):
-    """The model of a gallery; `grid` is (rows, columns) of its regions where they lie on one.
+    """The model of a gallery; `grid` is (rows, columns) of its regions, None where they are on no grid.
 
     `max_words` is how many words of a text it reads: tokens, of a model with a subword tokenizer.
     """
@@ -187,7 +187,7 @@ class GalleryFacts(msgspec.Struct, kw_only=True):
 
 
 class Limits(msgspec.Struct, kw_only=True):
-    """What a request may ask for; `text_words` is how many words of a text the first gallery's model reads."""
+    """The limits of a request; `text_words` is how many words of a text the first gallery's model reads."""
 
     k: int
     image_bytes: int
@@ -197,7 +197,7 @@ class Limits(msgspec.Struct, kw_only=True):
 
 
 class InfoReply(msgspec.Struct, kw_only=True):
-    """What is served, and how."""
+    """What the server serves, and how."""
 
     schema_version: int = SCHEMA_VERSION
     version: str
@@ -209,7 +209,7 @@ class InfoReply(msgspec.Struct, kw_only=True):
     note: str | None
 
 
-class State(msgspec.Struct):
-    """Whether it lives, or is ready."""
+class Status(msgspec.Struct):
+    """Whether the server is alive, or ready."""
 
     status: str

@@ -1,4 +1,4 @@
-"""What a server is told when it starts, and what it grants a request."""
+"""The settings of a server, and the limits of a request."""
 
 import ipaddress
 import os
@@ -9,23 +9,31 @@ import msgspec
 
 from nsfse_runtime.errors import NotFoundError, UsageError
 
-IMAGE_BYTES = 20_000_000
+MAX_IMAGE_BYTES = 20_000_000
 # A body is its images and a megabyte of everything else.
-BODY_BYTES = 21_000_000
-JSON_BYTES = 1_000_000
-# How many requests may be at work at once, those that still send their body among them.
-MOST_REQUESTS = 256
-LONGEST_SIDE, THUMBNAIL_SIDE = 1024, 256
-_LEAST_TOKEN = 16
+MAX_BODY_BYTES = 21_000_000
+MAX_JSON_BYTES = 1_000_000
+# Those that still send their body among them.
+MAX_CONCURRENT_REQUESTS = 256
+MAX_SIDE, THUMBNAIL_SIDE = 1024, 256
+_MIN_TOKEN_LENGTH = 16
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One server's settings.
 
-    `allow_hosts` are the names it may be called by besides those of loopback and `host`. At most `queue` queries wait,
-    `per_client` of one address (0: no such limit), and none longer than `deadline` seconds; up to `batch` are answered
-    at a time. A body must arrive within `body_seconds`. Told to stop, it goes on for `drain` seconds, not ready.
+    Attributes:
+        host: the address to listen on.
+        port: 0 takes a free one.
+        token: requests must bring it; required where others than this machine reach `host`.
+        allow_hosts: host names of the server besides `host` and those of loopback.
+        queue: how many queries may be accepted and not yet answered.
+        per_client: how many of them may be of one address; 0 for no such limit.
+        batch: how many queries the model answers at a time, at most.
+        deadline: seconds after which a query is given up.
+        body_seconds: seconds in which a body must arrive.
+        shutdown_delay: seconds for which the server goes on after the signal to stop, not ready.
     """
 
     host: str = "127.0.0.1"
@@ -37,12 +45,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 16
     deadline: float = 10.0
     body_seconds: float = 30.0
-    drain: float = 0.0
+    shutdown_delay: float = 0.0
 
     def check(self) -> None:
-        """Raise UsageError for an address that others reach, without a token, and for a token too easily guessed."""
-        if self.token is not None and len(self.token) < _LEAST_TOKEN:
-            raise UsageError(f"the token has {len(self.token)} characters; use {_LEAST_TOKEN} or more, at random")
+        """Raise UsageError for an address that others reach without a token, and for too short a token."""
+        if self.token is not None and len(self.token) < _MIN_TOKEN_LENGTH:
+            raise UsageError(f"the token has {len(self.token)} characters; use {_MIN_TOKEN_LENGTH} or more, at random")
         if self.token is None and not is_loopback(self.host):
             raise UsageError(
                 f"{self.host} can be reached by others, and there is no token; "
@@ -51,12 +59,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Return the names, in lower case, that a request may call this server by."""
+        """The host names of this server, in lower case."""
         return frozenset(name.lower().strip("[]") for name in (*_LOOPBACK, self.host, *self.allow_hosts))
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches `host`."""
+    """Return whether only this machine reaches `host`."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -72,7 +80,7 @@ def read_token(file: Path | None) -> str | None:
     else:
         token, where = _first_word(file), str(file)
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(f"{where} holds no token: one word of plain characters, {_LEAST_TOKEN} or more")
+        raise UsageError(f"{where} holds no token: one word of plain characters, {_MIN_TOKEN_LENGTH} or more")
     return token
 
 
@@ -80,19 +88,19 @@ def _first_word(file: Path) -> str:
     try:
         return file.read_text("utf-8").strip()
     except FileNotFoundError:
-        raise NotFoundError(f"no token at {file}; write one there, {_LEAST_TOKEN} characters or more") from None
+        raise NotFoundError(f"no token at {file}; write one there, {_MIN_TOKEN_LENGTH} characters or more") from None
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{file} cannot be read as a token: {error}") from error
 
 
 def named_galleries(arguments: Sequence[str]) -> dict[str, Path]:
-    """Parse the [NAME=]GALLERY of -g; a gallery without a name is called as its file. Raises UsageError."""
+    """Return galleries by name, from arguments [NAME=]GALLERY; the default is the file's name. Raises UsageError."""
     named: dict[str, Path] = {}
     for argument in arguments:
         name, _, path = argument.partition("=")
         if not path or Path(argument).exists():
             name, path = Path(argument).stem, argument
-        if not name or len(name) > 64 or not all(each.isalnum() or each in "._-" for each in name):
+        if not name or len(name) > 64 or not all(letter.isalnum() or letter in "._-" for letter in name):
             raise UsageError(f"{name!r} cannot name a gallery; use letters, digits, dots and dashes: -g NAME=GALLERY")
         if name in named:
             raise UsageError(f"two galleries are called {name}; give one of them another name: -g NAME=GALLERY")

@@ -1,4 +1,4 @@
-"""What an operator sees: Prometheus metrics and one line of JSON on stderr for each request.
+"""What an operator sees: Prometheus metrics, and one line of JSON on stderr for each request.
 
 Neither holds a token, a text, an image's name or an address: a line is found by its request id.
 """
@@ -7,77 +7,95 @@ import json
 import logging
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32)
+_REJECTION_REASONS = ("full", "client", "expired", "disconnected")
 MEDIA_TYPE = CONTENT_TYPE_LATEST
+SCOPE_KEY = "nsfse.request_log"
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self.requests = Counter("nsfse_requests", "By route and status.", ("route", "status"), registry=registry)
-        self.seconds = Histogram(
+        self.request_seconds = Histogram(
             "nsfse_request_seconds", "From head to reply.", ("route",), buckets=_SECONDS, registry=registry
         )
-        self.waiting = Gauge("nsfse_queue_length", "Queries accepted and not yet answered.", registry=registry)
-        self.batches = Histogram("nsfse_batch_size", "Queries answered at a time.", buckets=_SIZES, registry=registry)
-        self.stages = Histogram(
+        self.queue_length = Gauge("nsfse_queue_length", "Queries accepted and not yet answered.", registry=registry)
+        self.batch_size = Histogram(
+            "nsfse_batch_size", "Queries answered at a time.", buckets=_SIZES, registry=registry
+        )
+        self.stage_seconds = Histogram(
             "nsfse_stage_seconds", "Parts of a query.", ("stage",), buckets=_SECONDS, registry=registry
         )
         self.refused = Counter(
-            "nsfse_refused",
-            "Not answered: full, client, expired, disconnected.",
-            ("reason",),
-            registry=registry,
+            "nsfse_refused", "Not answered: full, client, expired, disconnected.", ("reason",), registry=registry
         )
         self.images = Gauge("nsfse_images", "Images by gallery.", ("gallery",), registry=registry)
         self.ready = Gauge("nsfse_ready", "1 while queries are answered.", registry=registry)
-        self.lost = Gauge("nsfse_log_lines_lost", "Log lines that could not be written.", registry=registry)
-        for reason in ("full", "client", "expired", "disconnected"):
+        self.log_lines_lost = Gauge("nsfse_log_lines_lost", "Log lines that could not be written.", registry=registry)
+        for reason in _REJECTION_REASONS:
             self.refused.labels(reason)
 
-    def count(self, route: str, status: int, since: float) -> float:
-        """Count a request that was answered just now, and came at `since` by perf_counter; return its milliseconds."""
-        seconds = time.perf_counter() - since
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that took `seconds`."""
         self.requests.labels(route, str(status)).inc()
-        self.seconds.labels(route).observe(seconds)
-        return round(1000 * seconds, 1)
+        self.request_seconds.labels(route).observe(seconds)
 
     def page(self) -> bytes:
-        """Return all of them in Prometheus's text form."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 class Log:
-    """Writes one JSON object a line; `lost` are those that could not be written, which refuses no request."""
+    """Writes one JSON object a line. Lines that cannot be written are counted in `lost` and fail no request."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self.stream = stream or sys.stderr
         self.lost = 0
 
-    def __call__(self, event: str, level: str = "info", /, **facts: object) -> None:
-        """Write `event` with its facts; what is None is left out."""
+    def __call__(self, event: str, level: str = "info", /, **fields: object) -> None:
+        """Write `event` with its fields; those that are None are left out."""
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        line = {"time": stamp, "level": level, "event": event, **{k: v for k, v in facts.items() if v is not None}}
+        line = {"time": stamp, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
         try:
-            self._stream.write(json.dumps(line) + "\n")
-            self._stream.flush()
+            self.stream.write(json.dumps(line) + "\n")
+            self.stream.flush()
         except OSError:  # a full disk, or a pipe whose reader has gone
             self.lost += 1
 
 
+@dataclass(slots=True)
+class RequestLog:
+    """One request's line in the log: its id, route and outcome, and the `fields` that its handler adds."""
+
+    id: str
+    route: str = "none"
+    status: int = 0
+    error: str | None = None
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+def request_log(request: Request) -> RequestLog:
+    """Return the log line that belongs to a request."""
+    record: RequestLog = request.scope[SCOPE_KEY]
+    return record
+
+
 class LogHandler(logging.Handler):
-    """Takes what libraries log into the same lines."""
+    """Writes the warnings of other libraries as lines of the same log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)

@@ -132,7 +132,7 @@ def test_the_unit_starts_what_there_is():
     told = parse(words[0:1] + [word.replace("%S", "/var/lib").replace("%d", "/run/credentials") for word in words[1:]])
     assert program == "/opt/nsfse/bin/nsfse" and told["gallery"] == ["/var/lib/nsfse/shop.gallery"]
     assert found["LoadCredential"].split(":")[0] == told["token_file"].name and found["DynamicUser"] == "yes"
-    assert found["StateDirectory"] == "nsfse" and told["drain"] < int(found["TimeoutStopSec"])
+    assert found["StateDirectory"] == "nsfse" and told["shutdown_delay"] < int(found["TimeoutStopSec"])
     Settings(host=told["host"]).check()
 
 
@@ -164,8 +164,8 @@ def series():
     """Return the series that a server has once it was asked, and their labels."""
     metrics = Metrics()
     metrics.requests.labels("/v1/query", "200").inc()
-    metrics.seconds.labels("/v1/query").observe(0.1)
-    metrics.stages.labels("image").observe(0.1)
+    metrics.request_seconds.labels("/v1/query").observe(0.1)
+    metrics.stage_seconds.labels("image").observe(0.1)
     metrics.images.labels("shop").set(1)
     found = {}
     for line in metrics.page().decode().splitlines():
@@ -192,7 +192,7 @@ def test_the_dashboard_asks_for_what_the_server_tells():
     families = {re.sub("_(bucket|sum|count)$", "", name) for name in there if name.startswith("nsfse_")}
     shown = {re.sub("_(bucket|sum|count)$", "", name) for name in used if name.startswith("nsfse_")}
     assert shown == families, "a metric that nobody looks at"
-    assert any(re.fullmatch(r"/v1/query.*", each.told) for each in ROUTES)
+    assert any(re.fullmatch(r"/v1/query.*", each.public_path) for each in ROUTES)
 
 
 def test_the_dashboard_has_a_place_for_each_panel():

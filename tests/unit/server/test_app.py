@@ -28,13 +28,13 @@ def hits(reply):
 
 
 def expected(server, reference, text, gallery="shop", **options):
-    served = server.service.galleries[gallery]
+    served = server.services.galleries[gallery]
     found = Retriever(served.model, served.gallery).query(reference, text, **options)
     return [(hit.id, hit.score) for hit in found.hits]
 
 
 def test_a_query_by_id_is_the_librarys_answer(server):
-    name = server.service.galleries["shop"].gallery.ids[3]
+    name = server.services.galleries["shop"].gallery.ids[3]
     status, reply, headers = server.query([("reference_ids", name), TEXT, ("k", "4")])
     assert status == 200
     assert hits(reply) == expected(server, name, "make it red", k=4)
@@ -53,10 +53,10 @@ def test_a_log_that_nobody_can_write_to_refuses_no_query(server, monkeypatch):
     def gone(line):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(server.service.log._stream, "write", gone)
-    name = server.service.galleries["shop"].gallery.ids[3]
+    monkeypatch.setattr(server.services.log.stream, "write", gone)
+    name = server.services.galleries["shop"].gallery.ids[3]
     assert [server.query([("reference_ids", name), TEXT])[0] for _ in range(2)] == [200, 200]
-    wait_until(lambda: server.service.log.lost >= 2)  # a line is written after its reply
+    wait_until(lambda: server.services.log.lost >= 2)  # a line is written after its reply
 
 
 def test_a_query_by_image_is_the_librarys_answer(server):
@@ -68,7 +68,7 @@ def test_a_query_by_image_is_the_librarys_answer(server):
 
 
 def test_several_images_texts_and_exclusions_reach_the_library(server):
-    first, second, third = server.service.galleries["shop"].gallery.ids[:3]
+    first, second, third = server.services.galleries["shop"].gallery.ids[:3]
     fields = [
         ("reference_ids", first),
         ("reference_ids", second),
@@ -87,17 +87,17 @@ def test_several_images_texts_and_exclusions_reach_the_library(server):
 
 
 def test_conditions_and_galleries_are_heard(server):
-    name = server.service.galleries["shop"].gallery.ids[0]
+    name = server.services.galleries["shop"].gallery.ids[0]
     _, reply, _ = server.query([("reference_ids", name), TEXT, ("where", '{"colour": ["red"]}')])
     assert {hit["metadata"]["colour"] for hit in reply["hits"]} == {"red"}
-    other = server.service.galleries["other"].gallery.ids[0]
+    other = server.services.galleries["other"].gallery.ids[0]
     assert server.query([("reference_ids", other), TEXT, ("gallery", "other")])[1]["gallery"] == "other"
     status, reply, _ = server.query([("reference_ids", name), TEXT, ("gallery", "nowhere")])
     assert (status, reply["error"]["type"]) == (404, "not_found")
 
 
 def test_a_batch_is_its_queries_alone_and_one_failure_does_not_spoil_it(server):
-    ids = server.service.galleries["shop"].gallery.ids
+    ids = server.services.galleries["shop"].gallery.ids
     queries = [{"reference_ids": [name], "texts": ["make it red"], "k": 3} for name in ids[:3]]
     queries.insert(1, {"reference_ids": ["nowhere.png"], "texts": ["make it red"]})
     queries += [
@@ -158,21 +158,21 @@ def test_a_bad_query_is_told_in_one_line(server, fields, status, kind, words):
     assert (found, reply["error"]["type"]) == (status, kind)
     assert words in reply["error"]["message"]
     assert "\n" not in reply["error"]["message"]
-    assert str(server.service.galleries["shop"].gallery.path) not in reply["error"]["message"]
+    assert str(server.services.galleries["shop"].gallery.path) not in reply["error"]["message"]
     assert reply["error"]["request_id"] == headers["x-request-id"]
 
 
 def test_words_that_are_not_read_are_told_with_every_answer(server):
-    served = server.service.galleries["shop"]
+    served = server.services.galleries["shop"]
     name, most = served.gallery.ids[3], served.model.tokenizer.max_words
     long = " ".join(["red"] * (most + 2))
     _, reply, _ = server.query(
         [("reference_ids", name), ("texts", "make it redd"), ("texts", long), ("negative_texts", "blu stripes")]
     )
-    first, second, minus = reply["texts"]
+    first, second, negative = reply["texts"]
     assert [(word["word"], word["nearest"], word["position"]) for word in first["unknown"]] == [("redd", "red", 2)]
     assert second["unread"] == ["red", "red"] and second["words"] == most and not second["unknown"]
-    assert minus["negative"] and [word["nearest"] for word in minus["unknown"]] == ["blue"]
+    assert negative["negative"] and [word["nearest"] for word in negative["unknown"]] == ["blue"]
     assert reply["notes"][:2] == [
         "unknown word: redd; did you mean red?",
         f"not read, after the first {most} words: red red",
@@ -207,7 +207,7 @@ def test_info_tells_what_is_served(server):
     assert (info.device, info.version, info.writable) == ("cpu", "test", False)
     assert "make it red" in info.suggestions
     assert "drawings" in info.note
-    tokenizer = server.service.galleries["shop"].model.tokenizer
+    tokenizer = server.services.galleries["shop"].model.tokenizer
     assert all(tokenizer.knows(text) for text in info.suggestions)
     assert not tokenizer.knows("more elegant")
 
@@ -219,14 +219,14 @@ def test_images_are_listed_by_pages_and_conditions(server):
     listed = msgspec.convert(reply, ListReply)
     assert (listed.total, len(listed.images)) == (6, 3)
     assert {each.metadata["colour"] for each in listed.images} == {"red"}
-    assert listed.images[0].id == server.service.galleries["shop"].gallery.ids[4]
+    assert listed.images[0].id == server.services.galleries["shop"].gallery.ids[4]
     assert server.json("GET", "/v1/images?offset=-1")[0] == 400
     assert server.json("GET", "/v1/images?limit=201")[0] == 400
     assert server.json("GET", "/v1/images?offset=999999")[1]["images"] == []
 
 
 def test_images_are_sent_small_without_metadata_and_once(server, tmp_path):
-    served = server.service.galleries["shop"]
+    served = server.services.galleries["shop"]
     big = Image.new("RGB", (3000, 1500), "green")
     exif = Image.Exif()
     exif[0x010E] = "<script>secret place</script>"
@@ -281,8 +281,10 @@ def test_every_reply_is_one_that_the_description_knows(server):
         assert str(found) in description["paths"][path][method.lower()]["responses"]
     from nsfse_runtime.server.routes import ROUTES
 
-    told = {(method.upper(), path) for path, each in description["paths"].items() for method in each}
-    assert told == {(each.method, each.told) for each in ROUTES}
+    described = {(method.upper(), path) for path, methods in description["paths"].items() for method in methods}
+    assert described == {(operation.method, operation.public_path) for operation in ROUTES}
+    names = [each["operationId"] for methods in description["paths"].values() for each in methods.values()]
+    assert len(names) == len(set(names))
     text = json.dumps(description)
     for name in text.split('"#/components/schemas/')[1:]:
         assert name.partition('"')[0] in description["components"]["schemas"]
@@ -292,7 +294,7 @@ def test_without_a_token_nothing_is_written(server):
     status, reply, _ = server.query([("id", "new.png")], [("image", image())], path="/v1/images")
     assert (status, reply["error"]["type"]) == (403, "token")
     assert server.json("DELETE", "/v1/images/shelf00/item0001.png")[0] == 403
-    assert server.service.galleries["shop"].gallery.path_of(1).exists()
+    assert server.services.galleries["shop"].gallery.path_of(1).exists()
 
 
 def test_metrics_count_what_happened(server):

@@ -12,7 +12,7 @@ pytest.importorskip("starlette")
 from PIL import Image
 
 from nsfse_runtime.gallery.sqlite_file import sole_writer
-from nsfse_runtime.server.errors import Refused
+from nsfse_runtime.server.errors import HTTPError
 from nsfse_runtime.server.images import check_name
 from tests.serving import TOKEN, image, open_served, running
 
@@ -41,7 +41,7 @@ def add(server, name, data, **more):
 def folder_of(server):
     from pathlib import Path
 
-    return Path(server.service.galleries["shop"].gallery.snapshot.folder)
+    return Path(server.services.galleries["shop"].gallery.snapshot.folder)
 
 
 def files(server):
@@ -49,7 +49,7 @@ def files(server):
     return sorted(path.relative_to(folder_of(server)).as_posix() for path in paths)
 
 
-def test_a_image_taken_in_is_found_and_one_taken_out_is_not(server):
+def test_an_added_image_is_found_and_a_deleted_one_is_not(server):
     before, data = files(server), image(77, (40, 30))
     status, reply, _ = add(server, "new shelf/täsche.png", data, metadata='{"colour": "green"}')
     assert (status, reply) == (201, {"schema_version": 2, "id": "new shelf/täsche.png", "change": "added"})
@@ -76,7 +76,7 @@ def test_only_the_one_image_is_looked_at(server):
     (folder_of(server) / "stranger.png").write_bytes(image(5))
     (folder_of(server) / "shelf00/item0000.png").unlink()
     assert add(server, "new.png", image(6))[0] == 201
-    ids = server.service.galleries["shop"].gallery.ids
+    ids = server.services.galleries["shop"].gallery.ids
     assert "new.png" in ids and "shelf00/item0000.png" in ids and "stranger.png" not in ids
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_image_is_not_taken_in(server):
 
 def test_while_another_writes_nothing_is_left_behind(server):
     before = files(server)
-    with sole_writer(server.service.galleries["shop"].gallery.path):
+    with sole_writer(server.services.galleries["shop"].gallery.path):
         status, reply, headers = add(server, "a.png", image(1))
         assert (status, reply["error"]["type"]) == (503, "busy")
         assert "retry-after" in headers
@@ -128,7 +128,7 @@ UNSAFE = [
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_an_unsafe_name_is_refused(name):
-    with pytest.raises(Refused, match="name") as refused:
+    with pytest.raises(HTTPError, match="name") as refused:
         check_name(name)
     assert refused.value.status == 400
 
@@ -292,4 +292,4 @@ def test_strings_that_break_software_break_nothing(shop, text):
     body = json.dumps({"queries": [{"reference_ids": [name], "texts": [text]}]})
     assert shop("POST", "/v1/query:batch", body.encode(), [("Content-Type", "application/json")])[0] == 200
     assert shop("GET", f"/v1/images?limit={quote(text)}")[0] == 400
-    assert shop.service.waiting._taken == 0
+    assert shop.services.queue.reserved == 0

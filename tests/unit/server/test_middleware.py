@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.server import connections
 from nsfse_runtime.server.routes import ROUTES
 from nsfse_runtime.server.serve import listen
 from nsfse_runtime.server.settings import Settings, named_galleries, read_token
@@ -124,8 +125,8 @@ def test_a_body_that_grows_too_large_is_not_read_to_its_end(server):
         assert connection.recv(65536).split()[1] == b"413"
 
 
-def test_a_image_over_the_limit_is_told(server, monkeypatch):
-    monkeypatch.setattr("nsfse_runtime.server.parsing.IMAGE_BYTES", 1000)
+def test_an_image_over_the_limit_is_refused(server, monkeypatch):
+    monkeypatch.setattr("nsfse_runtime.server.parsing.MAX_IMAGE_BYTES", 1000)
     status, reply, _ = server.query([TEXT], [("reference_images", image(1, (200, 200)))])
     assert (status, reply["error"]["type"]) == (413, "too_large")
 
@@ -141,22 +142,23 @@ def test_a_slow_body_is_given_up(server):
 
 
 def test_a_head_that_never_ends_is_closed(served, monkeypatch):
-    monkeypatch.setattr("nsfse_runtime.server.serve._HEAD_SECONDS", 600.0)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 600.0)
+    received, receive = [], connections.Connection.data_received
+    monkeypatch.setattr(connections.Connection, "data_received", lambda *args: (receive(*args), received.append(args)))
     begun = [b"GET /healthz HTTP/1.1\r\nHost: loc", b"", b"GET /hea"]
     with running(served) as server, ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in begun]
-        connections[2].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        clients = [stack.enter_context(server.connect()) for _ in begun]
+        clients[2].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         reply = b""
         while b"alive" not in reply:
-            reply += connections[2].recv(65536)
-        for connection, head in zip(connections, begun, strict=True):
-            connection.sendall(head)
-        there = server.server.server_state.connections
-        wait_until(lambda: sum(bool(each.conn.trailing_data[0]) for each in there) == 2 and len(there) == 3)
+            reply += clients[2].recv(65536)
+        for client, head in zip(clients, begun, strict=True):
+            client.sendall(head)
+        wait_until(lambda: {data for _, data in received} >= {begun[0], begun[2]} and server.open_connections == 3)
         server.advance(599)
-        assert len(there) == 3
+        assert server.open_connections == 3
         server.advance(2)
-        assert [rest(connection) for connection in connections] == [b"", b"", b""]
+        assert [rest(client) for client in clients] == [b"", b"", b""]
 
 
 def rest(connection):
@@ -168,7 +170,7 @@ def rest(connection):
 
 
 def test_one_connection_too_many_is_closed_and_the_others_are_served(served, monkeypatch):
-    monkeypatch.setattr("nsfse_runtime.server.serve.most_connections", lambda: 2)
+    monkeypatch.setattr(connections, "max_connections", lambda: 2)
     with running(served) as server:
         ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         kept = [server.connect() for _ in range(2)]
@@ -181,7 +183,7 @@ def test_one_connection_too_many_is_closed_and_the_others_are_served(served, mon
                 raise ConnectionResetError
         for connection in kept:
             connection.close()
-        wait_until(lambda: len(server.server.server_state.connections) == 0)
+        wait_until(lambda: server.open_connections == 0)
         assert server.json("GET", "/healthz")[0] == 200
 
 

@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,14 +16,13 @@ pytest.importorskip("starlette")
 from nsfse_runtime import Retriever
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.retrieval.query import Query
-from nsfse_runtime.server import load_shedding, middleware
-from nsfse_runtime.server.queue import Job, Waiting
+from nsfse_runtime.server import handlers
+from nsfse_runtime.server.queue import QueryQueue
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
-from tests.serving import PATIENCE, Gate, image, multipart, open_served, running, wait_until
+from tests.serving import PATIENCE, TOKEN, Gate, image, multipart, open_served, running, wait_until
 
 TEXT = ("texts", "make it red")
-Request = middleware._Request
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +41,11 @@ class Callers:
         return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("reference_images", image(seed))])
 
     def wait_for_places(self, count):
-        wait_until(lambda: waiting(self._server) == count)
+        wait_until(lambda: reserved(self._server) == count)
 
 
-def waiting(server):
-    return server.service.waiting._taken
+def reserved(server):
+    return server.services.queue.reserved
 
 
 def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
@@ -57,7 +55,7 @@ def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
         assert gate.held.wait(PATIENCE)
         others = [callers.ask(101 + number) for number in range(7)]
         callers.wait_for_places(8)
-        wait_until(lambda: len(server.service.waiting._jobs) == 7)
+        wait_until(lambda: server.services.queue.waiting == 7)
         gate.open.set()
         replies = [call.result()[1] for call in (first, *others)]
         assert gate.batches == [1, 7]
@@ -87,7 +85,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypat
         assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
 
 
-def test_a_query_in_one_piece_is_refused_as_any_other(served, monkeypatch):
+def test_all_rejections_are_alike_and_no_body_is_parsed(served, monkeypatch):
     with running(served, queue=1, per_client=0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
         call = callers.ask(0)
@@ -95,34 +93,62 @@ def test_a_query_in_one_piece_is_refused_as_any_other(served, monkeypatch):
         kind, body = multipart([TEXT], [("reference_images", image(9))])
         head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         whole = head.encode() + b"\r\n" + body
-        parsed = []
-        monkeypatch.setattr(middleware, "_Request", lambda *given: parsed.append(1) or Request(*given))
-        with server.connect() as one:
+        with monkeypatch.context() as patch, server.connect() as one:
+            patch.setattr(handlers, "read_form", None)
             replies = [exchange(one, whole) for _ in range(3)]  # the connection stays
-            assert not parsed
-            connections = server.server.server_state.connections
-            for at, seen in (
-                (40, lambda: any(each.conn.trailing_data[0] for each in connections)),
-                (len(head) + 9, lambda: len(parsed) == 2),
-            ):
-                one.sendall(whole[:at])
-                wait_until(seen)
-                replies.append(exchange(one, whole[at:]))
-            assert len(parsed) == 2  # in pieces it is read as ever
+            for cut in (40, len(head) + 9):
+                one.sendall(whole[:cut])
+                replies.append(exchange(one, whole[cut:]))
             other = exchange(one, head.encode() + b"X-Request-Id: mine\r\n\r\n" + body)
-            assert len(parsed) == 3 and other[1]["x-request-id"] == "mine"
-            gate.open.set()
-            assert call.result()[0] == 200
-            wait_until(lambda: not waiting(server))
+            assert other[1]["x-request-id"] == "mine"
+        gate.open.set()
+        assert call.result()[0] == 200
+        wait_until(lambda: not reserved(server))
+        with server.connect() as one:
             assert exchange(one, whole)[0] == 200
-        for status, headers, told in replies:
-            assert (status, told["error"]["type"], headers["retry-after"]) == (503, "overloaded", "1")
-            assert headers.pop("x-request-id") == told["error"].pop("request_id")
+        for status, headers, reply in replies:
+            assert (status, reply["error"]["type"], headers["retry-after"]) == (503, "overloaded", "1")
+            assert headers.pop("x-request-id") == reply["error"].pop("request_id")
             headers.pop("date", None)
-        assert all(headers == replies[0][1] and told == replies[0][2] for _, headers, told in replies)
+        assert all(headers == replies[0][1] and reply == replies[0][2] for _, headers, reply in replies)
         assert 'nsfse_refused_total{reason="full"} 6.0' in server("GET", "/metrics")[2].decode()
         refused = [line for line in server.lines if line.get("error") == "overloaded"]
         assert [(line["route"], line["status"]) for line in refused] == [("/v1/query", 503)] * 6
+
+
+@pytest.mark.parametrize("path", ["/v1/query", "/v1/query:batch"])
+def test_host_and_token_are_checked_before_the_load(served, monkeypatch, path):
+    with running(served, queue=1, per_client=0, token=TOKEN) as server:
+        gate = Gate(served.model, monkeypatch)
+        kind, body = multipart([TEXT], [("reference_images", image(9))])
+        bearer = ("Authorization", f"Bearer {TOKEN}")
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(server, "POST", "/v1/query", body, [("Content-Type", kind), bearer])
+            wait_until(lambda: reserved(server) == 1)
+            cases = {
+                (421, "host"): [("Host", "evil.com"), bearer],
+                (401, "token"): [("Authorization", f"Bearer {TOKEN}x")],
+                (403, "origin"): [("Origin", "http://evil.com"), bearer],
+                (503, "overloaded"): [bearer],
+            }
+            for expected, headers in cases.items():
+                status, reply = server.json("POST", path, body, [("Content-Type", kind), *headers])
+                assert (status, reply["error"]["type"]) == expected
+            gate.open.set()
+            assert call.result()[0] == 200
+        metrics = server("GET", "/metrics", headers=[bearer])[2].decode()
+        assert 'nsfse_refused_total{reason="full"} 1.0' in metrics
+
+
+def test_a_rejected_query_with_a_large_body_gets_its_reply(served, monkeypatch):
+    with running(served, queue=1, per_client=0) as server:
+        gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
+        call = callers.ask(0)
+        callers.wait_for_places(1)
+        status, headers, _ = server("POST", "/v1/query", b"x" * 5_000_000, [("Content-Type", "multipart/form-data")])
+        assert (status, headers["connection"]) == (503, "close")
+        gate.open.set()
+        assert call.result()[0] == 200
 
 
 def exchange(connection, request):
@@ -131,30 +157,6 @@ def exchange(connection, request):
     reply = http.client.HTTPResponse(connection)
     reply.begin()
     return reply.status, {k.lower(): v for k, v in reply.getheaders()}, json.loads(reply.read())
-
-
-@pytest.mark.parametrize(
-    ("data", "route"),
-    [
-        (b"POST /v1/query HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab", "/v1/query"),
-        (b"POST /v1/query:batch HTTP/1.1\r\ncontent-length:0\r\n\r\n", "/v1/query:batch"),
-        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 2\r\n\r\nabc", None),  # another begins
-        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 3\r\n\r\nab", None),
-        (b"POST /v1/query HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"POST /v1/query HTTP/1.1\r\nContent-Length: +2\r\n\r\nab", None),
-        (b"POST /v1/query HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"POST /v1/query HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"POST /v1/query HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"POST /v1/query HTTP/1.1\r\nHost: a\r\n\r\n", None),
-        (b"POST /v1/query HTTP/1.0\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"GET /healthz HTTP/1.1\r\nContent-Length: 0\r\n\r\n", None),
-        (b"POST /v1/images HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"\r\nPOST /v1/query HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", None),
-        (b"", None),
-    ],
-)
-def test_what_is_refused_without_being_parsed(data, route):
-    assert load_shedding._whole_query(data) == route
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of single threads are Linux's")
@@ -178,7 +180,7 @@ def test_one_address_does_not_fill_the_queue(served, monkeypatch):
         assert "retry-after" in headers
         gate.open.set()
         assert [call.result()[0] for call in calls] == [200] * 2
-        assert not server.service.waiting._clients
+        assert not server.services.queue.clients
 
 
 def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
@@ -195,7 +197,7 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         gate.open.set()
         assert server.query([TEXT, ("k", "3")], [("reference_images", image(50))])[0] == 200
         assert gate.seen == 2  # the one that was at work, and the one after
-        wait_until(lambda: waiting(server) == 0)
+        wait_until(lambda: reserved(server) == 0)
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
 
 
@@ -208,7 +210,7 @@ def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monke
         return load_image(stream, size)
 
     monkeypatch.setattr("nsfse_runtime.server.conversion.load_image", slowly)
-    monkeypatch.setattr("nsfse_runtime.server.app.default_workers", lambda: 2)
+    monkeypatch.setattr("nsfse_runtime.server.services.default_workers", lambda: 2)
     with running(served, deadline=600.0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
         gate.open.set()
@@ -220,21 +222,29 @@ def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monke
         replies = [call.result() for call in calls]
         assert {(status, reply["error"]["type"]) for status, reply, _ in replies} == {(503, "expired")}
         assert (len(decoded), gate.seen) == (2, 0)
-        wait_until(lambda: waiting(server) == 0)
+        wait_until(lambda: reserved(server) == 0)
 
 
-def test_what_is_late_is_left_out_though_its_timer_has_not_rung(served):
-    async def take():
-        waiting = Waiting(Settings(), Metrics())
-        future = asyncio.get_running_loop().create_future
-        late = Job(Query(references=("a",)), served, time.perf_counter() - 0.01, future())
-        given_up = Job(Query(references=("b",)), served, time.perf_counter() + 600, future())
+def test_what_is_late_is_left_out_though_its_timer_has_not_fired(served):
+    async def outcomes():
+        now = [0.0]
+        queue = QueryQueue(Settings(), Metrics(), lambda: now[0])
+        late, given_up, good = (
+            queue.create_job(Query(references=(name,)), served, deadline)
+            for name, deadline in (("a", 1.0), ("b", 9.0), ("c", 9.0))
+        )
+        never = asyncio.create_task(asyncio.Event().wait())
+        calls = [asyncio.create_task(queue.submit([job], never)) for job in (late, given_up, good)]
+        await asyncio.sleep(0)
         given_up.future.cancel()
-        good = Job(Query(references=("c",)), served, time.perf_counter() + 600, future())
-        waiting._jobs.extend([late, given_up, good])
-        return waiting._take() == [good]
+        now[0] = 1.0
+        batch = queue.next_batch()
+        for task in (*calls, never):
+            task.cancel()
+        await asyncio.gather(*calls, never, return_exceptions=True)
+        return batch == [good], good.started_at, good.batch_size
 
-    assert asyncio.run(take())
+    assert asyncio.run(outcomes()) == (True, 1.0, 1)
 
 
 def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):

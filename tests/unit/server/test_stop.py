@@ -149,7 +149,7 @@ def _waiting(port):
 
 
 def test_it_is_not_ready_from_the_signal_on_and_answers_while_it_drains(gallery):
-    with Process(gallery, "--drain", "600") as process:
+    with Process(gallery, "--shutdown-delay", "600") as process:
         process.wait_until_ready()
         process.child.send_signal(signal.SIGTERM)
         wait_until(lambda: process.get("/readyz") == 503)
@@ -159,7 +159,7 @@ def test_it_is_not_ready_from_the_signal_on_and_answers_while_it_drains(gallery)
 
 
 def test_a_drain_ends_by_itself(gallery):
-    with Process(gallery, "--drain", "0.5") as process:
+    with Process(gallery, "--shutdown-delay", "0.5") as process:
         process.wait_until_ready()
         process.child.send_signal(signal.SIGTERM)
         assert process.end() == 0
@@ -225,5 +225,5 @@ def test_a_missing_extra_is_named(monkeypatch, gallery):
 def test_a_server_in_a_thread_tells_no_token(gallery, tmp_path):
     with running(open_served(tmp_path), token=TOKEN) as server:
         assert server.json("GET", "/healthz")[0] == 200
-        assert Path(server.service.galleries["shop"].gallery.path).exists()
+        assert Path(server.services.galleries["shop"].gallery.path).exists()
         assert TOKEN not in json.dumps(server.lines)
