@@ -115,7 +115,7 @@ class Client:
 
 
 def restart_under_load(gallery: Path, count: int, image_id: str) -> tuple[Counter[int], int]:
-    """Restart under traffic; return the statuses of what was sent while the server was ready, and the number of others."""
+    """Restart under traffic; return the statuses of queries sent while it was ready, and the number of others."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     clients = [Client(port, image_id) for _ in range(CLIENTS)]

@@ -88,8 +88,8 @@ def open_services(
     Raises MissingExtraError, UsageError, and what open_gallery raises.
     """
     need_server()
-    from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.galleries import ServedGallery
+    from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings, named_galleries, read_token
 
     checked = Settings(token=read_token(token), **settings)
