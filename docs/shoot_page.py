@@ -1,65 +1,46 @@
-"""Take the images of the page in docs/images: python docs/shoot_page.py [GALLERY].
+"""Take the image of the page in docs/images, of the demo's gallery: python docs/shoot_page.py.
 
-By default of the gallery that `make demo` left in demo/. Needs chromium and chromedriver on the path.
+Needs chromium and chromedriver on the path.
 """
 
 import io
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1]))
+from nsfse.demo.app import BUNDLE, GALLERY, open_gallery
+from nsfse_runtime import open_model
 from tests.e2e.browsing import browsing, serving
 
-IMAGES, MOST_BYTES = Path(__file__).with_name("images"), 300_000
-RED = [("id", "test-000774.png"), ("text", "make it red")]
-CHAIN = [("id", "test-000040.png"), ("text", "make it purple"), ("id", "test-000495.png"), ("text", "with dots")]
-SHOTS: dict[str, tuple[list[tuple[str, str]], dict[str, Any]]] = {
-    "page-start": ([], {}),
-    "page": (CHAIN, {}),
-    "page-dark": (RED, {"dark": True}),
-    "page-phone": (RED, {"width": 390, "height": 844, "phone": True}),
-}
+FILE, MOST_BYTES = Path(__file__).parent / "images" / "page.png", 300_000
+STEPS = [("id", "test-000774.webp"), ("text", "in blue"), ("id", "test-000336.webp"), ("text", "with long sleeves")]
 
 
 def main() -> None:
-    """Write one PNG for each of SHOTS."""
-    gallery = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/easy.gallery")
-    with serving(gallery) as address:
-        for name, (steps, screen) in SHOTS.items():
-            with browsing(**screen) as driver:
-                driver.get(f"{address}?{urlencode(steps)}")
-                time.sleep(2)  # images and movements
-                if name == "page":
-                    point_at_a_word(driver)
-                shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-            save(shot, IMAGES / f"{name}.png")
+    """Write the image of a chain of two edits."""
+    with TemporaryDirectory() as folder:
+        open_gallery(Path(folder), open_model(BUNDLE)).close()
+        with serving(Path(folder) / GALLERY, "drawn") as address, browsing() as driver:
+            driver.get(f"{address}?{urlencode(STEPS)}")
+            time.sleep(3)  # images and movements
+            save(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
 
 
-def save(shot: Image.Image, path: Path) -> None:
-    """Write a PNG of at most MOST_BYTES, with as many shades as fit, the paper's own (its corner) among them."""
-    paper = shot.getpixel((0, 0))
+def save(shot: Image.Image) -> None:
+    """Write a PNG of at most MOST_BYTES, with as many shades as fit, the background's own among them."""
+    background = shot.getpixel((0, 0))
     for step in (1, 2, 4, 6, 8, 12, 16):
         shades = [
-            min(255, max(0, tone + round((value - tone) / step) * step)) for tone in paper for value in range(256)
+            min(255, max(0, tone + round((value - tone) / step) * step)) for tone in background for value in range(256)
         ]
-        shot.point(shades).save(path, optimize=True)
-        if path.stat().st_size <= MOST_BYTES:
+        shot.point(shades).save(FILE, optimize=True)
+        if FILE.stat().st_size <= MOST_BYTES:
             return
-
-
-def point_at_a_word(driver: Any) -> None:
-    """Hold the mouse over the last word of the first hit: the image shows where it is."""
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.by import By
-
-    word = driver.find_element(By.CSS_SELECTOR, ".tile").find_elements(By.CSS_SELECTOR, "button.word")[-1]
-    ActionChains(driver).move_to_element(word).perform()
-    time.sleep(1)
 
 
 if __name__ == "__main__":
