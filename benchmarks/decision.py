@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
 from nsfse.models.torch_scorer import open_scorer
@@ -30,7 +30,7 @@ SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in p
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
     """Return how often "nothing matches" is said, rightly and falsely, and how far confidence is to be believed."""
-    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
     decision = scorer.info.confidence
     if decision is None:
         raise NotFoundError(f"{model} has no decision; train it to its end, or export it again")

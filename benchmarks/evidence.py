@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data import EvalQuery
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
 from nsfse.models.torch_scorer import open_scorer
@@ -47,7 +47,7 @@ def hits_of(
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
     """Return AUC and the boundary's errors, over all and by kind of edit, among `gallery` images."""
-    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
     ids = source.items("test")
     images = encode_in_batches(scorer, ids, source_images(source, scorer.image_size))
     blank = images.targets(np.array([0]))

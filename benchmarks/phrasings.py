@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from nsfse.data.text.template_file import load_phrasings
-from nsfse.data.text.templates import Edit, Phrasings
+from nsfse.data.text.template_file import load_templates
+from nsfse.data.text.templates import Edit, TemplateSet
 
 SEEN = 4
 MORE = {"more_texts", "more_references", "negative_images", "negative_texts"}
@@ -26,14 +26,14 @@ PLACES = {"id", "file", "split", "title", "sub", "caption", "group"}
 """Columns of an item that are no attribute that a query changes."""
 
 
-def six_ways(edit: Edit, phrasings: Phrasings, random: np.random.Generator) -> list[str]:
+def six_ways(edit: Edit, phrasings: TemplateSet, random: np.random.Generator) -> list[str]:
     """Return the texts of one edit."""
-    phrases = phrasings.phrases_of([edit])
-    seen = [phrases.seen[at] for at in random.choice(len(phrases.seen), SEEN, replace=False)]
+    phrases = phrasings.templates_for([edit])
+    seen = [phrases.base[at] for at in random.choice(len(phrases.base), SEEN, replace=False)]
     return [phrasings.fill(template, [edit]) for template in (*seen, *phrases.held_out)]
 
 
-def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: Phrasings) -> Edit | None:
+def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: TemplateSet) -> Edit | None:
     """Return the one edit that leads from a query's reference to all its targets; None where it is not one."""
     before, after = items[query["reference"]], items[query["targets"][0]]
     columns = [name for name in before if name not in PLACES and before[name] != after[name]]
@@ -48,7 +48,7 @@ def main() -> None:
     """Write the query set."""
     folder, out = map(Path, sys.argv[1:3])
     random = np.random.default_rng(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
-    phrasings = load_phrasings("en")
+    phrasings = load_templates("en")
     with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
         items = {row["id"]: row for row in csv.DictReader(file)}
     queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nsfse.data import EvalQuery
 from nsfse.data.synthetic.render import paint
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import UsageError
@@ -36,7 +36,7 @@ def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int
     about, level = source.describe(item), source.level
     name = attribute if attribute in _OWN else "colour"
     split, number = item.split("-")
-    seed = int(source.stock(split).image_seeds[int(number)])
+    seed = int(source.synthetic_items(split).image_seeds[int(number)])
     values = level.values[list(about).index(name)]
     drawn = paint(about, seed, size, level.nuisance).astype(int)
     others = (paint({**about, name: value}, seed, size, level.nuisance) for value in values[:4] if value != about[name])
@@ -62,7 +62,7 @@ def pointed(
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, dict[str, float]]:
     """Return queries and shares in percent, over all and by attribute."""
-    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
     grid = scorer.info.grid
     if grid is None:
         raise UsageError(f"the images of {model} have no grid; name a bundle of two stages")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nsfse.data import EvalQuery, EvaluationProtocol
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.ranker import ProtocolRanker
@@ -112,10 +112,10 @@ WAYS: dict[str, dict[str, Way]] = {
 
 def measure(model: Path, level: str, most: int, gallery: int | None = None) -> list[dict[str, Any]]:
     """Return a row for each kind of question and way to ask it, among `gallery` images."""
-    scorer, source = open_scorer(model), DrawnSource(level, gallery=gallery)
+    scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
     images = encode_in_batches(scorer, source.items("test"), source_images(source, scorer.image_size))
     rows = []
-    for protocol in source.questions():
+    for protocol in source.compound_protocols():
         search = ProtocolRanker(scorer, protocol, images, RERANK)
         for kind in dict.fromkeys(query.kind for query in protocol.queries):
             queries = [query for query in protocol.queries if query.kind == kind][:most]

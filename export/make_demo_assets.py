@@ -19,7 +19,7 @@ from PIL import Image
 
 from nsfse.config import load_config
 from nsfse.data.datasets.query_set import QuerySetSource, write_query_set
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.demo.app import BUNDLE, IMAGES, IMAGES_ZIP, INDEXED, TABLE, WRITTEN_NS
 from nsfse.evaluation.evaluate import Mode, evaluate_source
 from nsfse.models.torch_scorer import open_scorer
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle, archive, indexed = (Path(folder, place.name) for place in (BUNDLE, IMAGES_ZIP, INDEXED))
         export_bundle(run, bundle, precision="int8", tell=print_status)
-        source = DrawnSource("easy", gallery=COUNT)
+        source = DrawnSource(DrawnOptions("easy", gallery=COUNT))
         pack(source, archive)
         scores = scores_of(bundle, source, archive, Path(folder))
         index(bundle, Path(folder, IMAGES), Path(folder, TABLE), indexed)

@@ -1,7 +1,6 @@
 """The whole configuration of a run: frozen structs with the recipe as defaults, TOML in, JSON out. No torch here."""
 
 import copy
-import difflib
 import os
 import tomllib
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -173,7 +173,9 @@ def load_config(
         _merge(merged, copy.deepcopy(base))
     if preset is not None:
         if preset not in PRESETS:
-            raise UsageError(f"no preset {preset!r}{_nearest(preset, PRESETS)}; there are: {', '.join(PRESETS)}")
+            raise UsageError(
+                f"no preset {preset!r}{did_you_mean(preset, PRESETS) or ';'} there are: {', '.join(PRESETS)}"
+            )
         _merge(merged, _read_toml(PRESET_FOLDER / f"{preset}.toml"))
     if file is not None:
         _merge(merged, _read_toml(Path(file)))
@@ -189,13 +191,13 @@ def parse_config(tree: dict[str, Any], origin: str) -> Config:
     sections = {f.name: f.type for f in msgspec.structs.fields(Config)}
     for name, values in tree.items():
         if name not in sections:
-            raise DataError(f"{origin}: no section [{name}]{_nearest(name, tuple(sections))}")
+            raise DataError(f"{origin}: no section [{name}]{did_you_mean(name, sections)}")
         if not isinstance(values, dict):
             raise DataError(f"{origin}: [{name}] must be a table of settings")
         known = tuple(f.name for f in msgspec.structs.fields(sections[name]))
         for key in values:
             if key not in known:
-                raise DataError(f"{origin}: no setting {name}.{key}{_nearest(key, known)}")
+                raise DataError(f"{origin}: no setting {name}.{key}{did_you_mean(key, known)}")
     try:
         return msgspec.convert(tree, Config, strict=False)
     except msgspec.ValidationError as error:
@@ -210,11 +212,6 @@ def same_config(tree: dict[str, Any], config: Config) -> bool:
         return parse_config(tree, "a saved configuration") == config
     except DataError:
         return False
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

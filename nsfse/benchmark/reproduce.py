@@ -1,6 +1,5 @@
 """A published benchmark from one recipe: train, score by its protocol, and put what came next to what was expected."""
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from nsfse.config import Config, load_config
 from nsfse.data import Source
 from nsfse.data.registry import open_source
 from nsfse.progress import print_status, stages_bar, training_bar
+from nsfse.suggest import did_you_mean
 from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
@@ -57,9 +57,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_recipe(name: str) -> Recipe:
     """Return a recipe by name. Raises UsageError for a name that is none."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 1, 0.4)
-        meant = f"; did you mean {near[0]!r}?" if near else ";"
-        raise UsageError(f"no recipe {name!r}{meant} there are: {', '.join(RECIPES)}")
+        nearest = did_you_mean(name, RECIPES, 0.4) or ";"
+        raise UsageError(f"no recipe {name!r}{nearest} there are: {', '.join(RECIPES)}")
     return msgspec.convert(tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8")), Recipe)
 
 

@@ -410,7 +410,7 @@ def draw(
 ) -> None:
     """Draw the project's own benchmark as a query set."""
     from nsfse.cli.formatting import format_tree
-    from nsfse.data.synthetic.source import draw_query_set
+    from nsfse.data.synthetic.draw import draw_query_set
 
     _print(
         {"folder": folder, **draw_query_set(folder, items=items, seed=seed, size=size, level=level)},

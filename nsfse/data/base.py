@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.types import Pixels
@@ -21,6 +23,7 @@ __all__ = [
     "CheckReport",
     "EvalQuery",
     "EvaluationProtocol",
+    "FolderOptions",
     "HasAttributes",
     "HasCalibrationSplit",
     "HasCategoryEdits",
@@ -144,6 +147,15 @@ class EvaluationProtocol:
     """How many images of the official gallery are not there; the score is stamped with it."""
     missing_ids: tuple[str, ...] = ()
     """Which ones, where the source knows."""
+
+
+class FolderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of every data set of given texts."""
+
+    images: Path | None = None
+    """Where images are when not under the data set's folder."""
+    seed: int = 0
+    """Seed of the order of training, and of its choice where there are several texts."""
 
 
 @dataclass(frozen=True, slots=True)

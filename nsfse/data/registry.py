@@ -1,64 +1,92 @@
-"""Data sets by name."""
+"""Data sets by name: what `data.source` and `--dataset` can be."""
 
-import difflib
-import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from nsfse.data import Source
+import msgspec
+
+from nsfse.data import FolderOptions, Source
 from nsfse.data.datasets.catalogue import CatalogueSource
+from nsfse.data.datasets.catalogue_options import CatalogueOptions
 from nsfse.data.datasets.cirr import CIRR
 from nsfse.data.datasets.fashion200k import Fashion200K
-from nsfse.data.datasets.fashioniq import FashionIQ
-from nsfse.data.datasets.query_set import QuerySetSource
+from nsfse.data.datasets.fashioniq import FashionIQ, FashionIQOptions
+from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource
 from nsfse.data.datasets.shoes import Shoes
 from nsfse.data.datasets.table import Table
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
+from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import UsageError
 
-SOURCES: dict[str, Callable[..., Source]] = {
-    "drawn": DrawnSource,
-    "catalogue": CatalogueSource,
-    "queryset": QuerySetSource,
-    "table": Table,
-    "fashioniq": FashionIQ,
-    "cirr": CIRR,
-    "fashion200k": Fashion200K,
-    "shoes": Shoes,
+__all__ = ["SOURCES", "SourceEntry", "known_name", "open_source", "parse_options"]
+
+
+class SourceEntry(NamedTuple):
+    """A data set: its reader, called with the folder (where it has one) and the options, and their struct."""
+
+    reader: Callable[..., Source]
+    options: type[msgspec.Struct] = FolderOptions
+    has_folder: bool = True
+
+
+SOURCES: dict[str, SourceEntry] = {
+    "drawn": SourceEntry(DrawnSource, DrawnOptions, has_folder=False),
+    "catalogue": SourceEntry(CatalogueSource, CatalogueOptions),
+    "queryset": SourceEntry(QuerySetSource, QuerySetOptions),
+    "table": SourceEntry(Table),
+    "fashioniq": SourceEntry(FashionIQ, FashionIQOptions),
+    "cirr": SourceEntry(CIRR),
+    "fashion200k": SourceEntry(Fashion200K),
+    "shoes": SourceEntry(Shoes),
 }
 
 
 def open_source(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Source:
-    """Open a data set by name, in small letters or capitals; `options` are its reader's.
+    """Open a data set.
 
-    Raises UsageError for an unknown name or option and for a folder too many or too few, and the reader's own errors.
+    Args:
+        name: A name of SOURCES, in small letters or capitals.
+        folder: The folder (or table) that holds it; None for the drawn catalogue.
+        options: The reader's options, as its struct names them.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UsageError: The name or an option is unknown, an option has a wrong value, or the folder is one too many or too
+            few.
+        NotFoundError: The folder is not there.
+        DataError: A file is not in its form.
     """
     name = known_name(name)
-    if name == "drawn" and folder is not None:
-        raise UsageError("the drawn catalogue is made in memory and takes no folder; leave it out")
-    if name != "drawn" and folder is None:
+    entry = SOURCES[name]
+    if folder is not None and not entry.has_folder:
+        raise UsageError(f"the {name} catalogue is made in memory and takes no folder; leave it out")
+    if folder is None and entry.has_folder:
         raise UsageError(f"the data set {name!r} needs the folder that holds it")
-    _refuse_unknown(name, options)
-    if isinstance(options.get("images"), str):  # from TOML
-        options["images"] = Path(options["images"])
-    return SOURCES[name](**options) if folder is None else SOURCES[name](Path(folder), **options)
+    parsed = parse_options(name, options)
+    return entry.reader(parsed) if folder is None else entry.reader(Path(folder), parsed)
 
 
 def known_name(name: str) -> str:
     """Return a data set's name as SOURCES has it. Raises UsageError for an unknown one, with the nearest."""
     if name.lower() in SOURCES:
         return name.lower()
-    near = difflib.get_close_matches(name.lower(), SOURCES, 1, 0.4)
-    meant = f"; did you mean {near[0]!r}?" if near else ";"
-    raise UsageError(f"unknown data set {name!r}{meant} there are: {', '.join(SOURCES)}")
+    nearest = did_you_mean(name.lower(), SOURCES, 0.4) or ";"
+    raise UsageError(f"unknown data set {name!r}{nearest} there are: {', '.join(SOURCES)}")
 
 
-def _refuse_unknown(name: str, options: dict[str, Any]) -> None:
-    known = [option for option in inspect.signature(SOURCES[name]).parameters if option not in ("folder", "file")]
+def parse_options(name: str, options: Mapping[str, Any]) -> msgspec.Struct:
+    """Return the options of a data set as its struct. Raises UsageError for an unknown one and for a wrong value."""
+    kind = SOURCES[name].options
+    known = [field.name for field in msgspec.structs.fields(kind)]
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else ";"
-            raise UsageError(f"the data set {name!r} has no option {option!r}{meant} there are: {', '.join(known)}")
+            nearest = did_you_mean(option, known) or ";"
+            raise UsageError(f"the data set {name!r} has no option {option!r}{nearest} there are: {', '.join(known)}")
+    try:
+        return msgspec.convert(dict(options), kind, dec_hook=lambda field, value: field(value))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"data.options of {name!r}: {error}".replace("`", "")) from None

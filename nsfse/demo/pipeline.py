@@ -33,8 +33,8 @@ def run_demo(
     check_folder(out, (), ("catalogue",))
     out.mkdir(parents=True, exist_ok=True)
     with stage("draw", "images to search in, and queries whose right answers are known"):
+        from nsfse.data.synthetic.draw import draw_query_set
         from nsfse.data.synthetic.items import LEVELS
-        from nsfse.data.synthetic.source import draw_query_set
 
         items = items or LEVELS["easy"].gallery
         if not (catalogue / "queries.jsonl").exists():

@@ -47,6 +47,16 @@ _RENAMED = {  # what format 1 called the settings, by section
         "warmup": "warmup_ratio",
     },
 }
+_RENAMED_OPTIONS = {  # and the options of a data set, in data.options
+    "changes": "attribute_weights",
+    "double": "double_ratio",
+    "held_out": "calibration_ratio",
+    "instance": "instance_ratio",
+    "negation": "negation_ratio",
+    "phrasings": "templates",
+    "recoloured": "recolour_prob",
+    "variety": "augment_prob",
+}
 STATES = ("state.safetensors", "state.previous.safetensors")  # the newest first
 DECISION = "decision.json"
 DIGEST = "sha256"
@@ -91,10 +101,13 @@ def read_header(run: Path) -> dict[str, Any]:
 
 def _renamed(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration of format 1 under the names of format 2."""
-    return {
-        section: {_RENAMED.get(section, {}).get(name, name): value for name, value in settings.items()}
-        for section, settings in config.items()
-    }
+    tree = {section: _under(_RENAMED.get(section, {}), settings) for section, settings in config.items()}
+    data = tree.get("data", {})
+    return tree | ({"data": data | {"options": _under(_RENAMED_OPTIONS, data["options"])}} if "options" in data else {})
+
+
+def _under(names: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in settings.items()}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsfse.data import FolderOptions
 from nsfse.data.datasets.cirr import CIRR
 from nsfse.data.datasets.fashioniq import CATEGORIES, FashionIQ
 from nsfse.evaluation.cirr_submission import submission_faults
@@ -143,7 +144,7 @@ def test_cirr_val_and_test_server_files(tmp_path):
     sent = evaluate_dataset(
         oracle, "cirr", "test1", folder, images=tmp_path / "dev", rerank=10, submission=tmp_path / "send"
     )
-    (test1,) = CIRR(folder, images=tmp_path / "dev").protocols("test1")
+    (test1,) = CIRR(folder, FolderOptions(images=tmp_path / "dev")).protocols("test1")
     for file, names in zip(sent.files, (50, 3), strict=True):
         content = json.loads(file.read_text())
         assert len(content) == 4148 + 2

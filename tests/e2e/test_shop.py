@@ -11,7 +11,7 @@ pytest.importorskip("onnx")
 from PIL import Image
 
 from nsfse.cli import app
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse_runtime import open_model
 
 COLOURS = {
@@ -22,7 +22,7 @@ ARTICLES = {"shirt": "Hemd", "dress": "Kleid", "trousers": "Hose", "bag": "Tasch
 SHOP = """
 [data]
 source = "catalogue"
-options = { attributes = ["Farbe", "Artikel"], phrasings = "de", negation = 0.1, triplets = 64 }
+options = { attributes = ["Farbe", "Artikel"], templates = "de", negation_ratio = 0.1, triplets = 64 }
 
 [model]
 image_size = [32, 32]
@@ -45,7 +45,7 @@ def nsfse(capsys, *arguments):
 
 
 def write_shop(folder):
-    drawn = DrawnSource("easy", items=48)
+    drawn = DrawnSource(DrawnOptions("easy", items=48))
     (folder / "images").mkdir(parents=True)
     with (folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from nsfse.config import Config, DataConfig, ModelConfig, TrainConfig
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.models.torch_scorer import open_scorer
 from nsfse.training.loop import train
 from nsfse_export import export_bundle
@@ -75,7 +75,7 @@ def torch_scores(run: Path, images: list[Path]) -> list[dict[str, Any]]:
 def write_images(folder: Path) -> None:
     """Draw six images of different sizes, (height, width), named by what is in them."""
     folder.mkdir(exist_ok=True)
-    source = DrawnSource(**OPTIONS)
+    source = DrawnSource(DrawnOptions(**OPTIONS))
     items = source.items("test")
     chosen = items[:: len(items) // len(SIZES)]
     for number, (item, size) in enumerate(zip(chosen, SIZES, strict=False), 1):

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
+from nsfse.data import (
+    CheckReport,
+    EvalQuery,
+    EvaluationProtocol,
+    FolderOptions,
+    Pixels,
+    TrainingTriplet,
+    load_item,
+    trainable,
+)
 from nsfse.data.anomalies import Anything, Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json
@@ -71,9 +80,10 @@ class CIRR:
 
     name = "cirr"
 
-    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
-        self._layout = scan(folder, *([images] if images else []))
-        self._seed = seed
+    def __init__(self, folder: Path, options: FolderOptions | None = None) -> None:
+        options = options or FolderOptions()
+        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._seed = options.seed
         self._lists = {s: self._read_list(s) for s in SPLITS if self._has("split", s)}
         self._pairs = {s: self._read_pairs(s) for s in SPLITS if self._has("cap", s)}
         if not self._lists:

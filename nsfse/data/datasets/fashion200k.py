@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, FolderOptions, Pixels, TrainingTriplet, load_item
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, scan
 from nsfse.data.text_files import read_lines
@@ -41,9 +41,10 @@ class Fashion200K:
 
     name = "fashion200k"
 
-    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
-        self._layout = scan(folder, *([images] if images else []))
-        self._seed = seed
+    def __init__(self, folder: Path, options: FolderOptions | None = None) -> None:
+        options = options or FolderOptions()
+        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._seed = options.seed
         self._twice: dict[str, dict[str, list[str]]] = {split: {} for split in SPLITS}
         self._captions = {split: self._read_labels(split) for split in SPLITS}
         if not any(self._captions.values()):

@@ -6,17 +6,25 @@ Facts and counts: docs/benchmarks.md. `candidate` in the official files is the r
 import random
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 
-from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
+from nsfse.data import (
+    CheckReport,
+    EvalQuery,
+    EvaluationProtocol,
+    FolderOptions,
+    Pixels,
+    TrainingTriplet,
+    load_item,
+    trainable,
+)
 from nsfse.data.anomalies import Anything, Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json
 from nsfse_runtime.errors import DataError, UsageError
 
-__all__ = ["CATEGORIES", "OFFICIAL", "FashionIQ"]
+__all__ = ["CATEGORIES", "OFFICIAL", "FashionIQ", "FashionIQOptions"]
 
 CATEGORIES = ("dress", "shirt", "toptee")
 SPLITS = ("train", "val", "test")
@@ -29,10 +37,26 @@ OFFICIAL: Mapping[str, int] = {
 }
 """The official counts by `category.split.what` (docs/benchmarks.md)."""
 
-Join = Literal["c1 and c2", "both orders", "clip4cir"]
-JOINS = get_args(Join)
+JOINS = ("c1 and c2", "both orders", "clip4cir")
 _MARKS = ".?, "
 """What CLIP4Cir and those after it cut off both ends of a caption."""
+
+
+class FashionIQOptions(FolderOptions, frozen=True, kw_only=True):
+    """Options of FashionIQ."""
+
+    join: str = "c1 and c2"
+    """How the two captions of a pair become a text.
+
+    `c1 and c2`: one query, the captions as they are. `both orders`: scored as two phrasings (CoSMo, ARTEMIS).
+    `clip4cir`, as CLIP4Cir, SPRC and Bi-BLIP4CIR write it: marks cut off both ends, the first capitalised, "C1 and c2"
+    even where one of them is empty.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for an unknown rule."""
+        if self.join not in JOINS:
+            raise UsageError(f"join is {self.join!r}; it is one of: {', '.join(JOINS)}")
 
 
 class _Query(msgspec.Struct, frozen=True):
@@ -53,20 +77,16 @@ class FashionIQ:
 
     `folder` holds `captions/cap.*.json` and `image_splits/split.*.json` in any depth; images lie anywhere under it
     or under `images`: one folder or one per category, `ID.jpg`, `ID.png` or `CATEGORY_ID.jpg`.
-    `join`: one query "c1 and c2" with the captions as they are; both orders, scored as two phrasings (CoSMo, ARTEMIS);
-    or as CLIP4Cir, SPRC and Bi-BLIP4CIR write it: marks cut off both ends, the first capitalised, "C1 and c2" even
-    where one of them is empty.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """
 
     name = "fashioniq"
 
-    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0, join: Join = "c1 and c2") -> None:
-        if join not in JOINS:
-            raise UsageError(f"join is {join!r}; it is one of: {', '.join(JOINS)}")
-        self._layout = scan(folder, *([images] if images else []))
-        self._seed = seed
-        self._join = join
+    def __init__(self, folder: Path, options: FashionIQOptions | None = None) -> None:
+        options = options or FashionIQOptions()
+        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._seed = options.seed
+        self._join = options.join
         self._lists: dict[tuple[str, str], tuple[str, ...]] = {}
         self._pairs: dict[tuple[str, str], list[_Query]] = {}
         for category in CATEGORIES:
@@ -248,7 +268,7 @@ def _all_of(captions: Iterable[str]) -> str:
     return " and ".join(_spoken(captions))
 
 
-def _joined(captions: Sequence[str], join: Join) -> tuple[str, ...]:
+def _joined(captions: Sequence[str], join: str) -> tuple[str, ...]:
     if join == "clip4cir":
         return (_clip4cir(captions) if captions else "",)
     said = _spoken(captions)
@@ -261,7 +281,7 @@ def _clip4cir(captions: Sequence[str]) -> str:
     return " and ".join([first.capitalize(), *others])
 
 
-def _told(captions: Sequence[str], join: Join, rng: random.Random) -> str:
+def _told(captions: Sequence[str], join: str, rng: random.Random) -> str:
     """Return a training text: c1 and c2, c2 and c1, c1 or c2, each as `join` writes it."""
     said = _spoken(captions)
     if join == "clip4cir":

@@ -24,7 +24,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
+from nsfse.data import (
+    CheckReport,
+    EvalQuery,
+    EvaluationProtocol,
+    FolderOptions,
+    Pixels,
+    TrainingTriplet,
+    load_item,
+    trainable,
+)
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import broken_images, counted, scan
 from nsfse.data.datasets.items import ItemTable, read_items
@@ -60,21 +69,29 @@ class _Row(msgspec.Struct, frozen=True):
     minus: tuple[_Id, ...] | None = None
 
 
+class QuerySetOptions(FolderOptions, frozen=True, kw_only=True):
+    """Options of a query set."""
+
+    group: str = "group"
+    """Column of items.csv that names products, by which splits halve."""
+
+
 class QuerySetSource:
-    """A query set read from a folder; `group` is the column of items.csv that names products, by which splits halve.
+    """A query set read from a folder.
 
     Raises NotFoundError and DataError naming file and line for what is not a query set.
     """
 
     name = "queryset"
 
-    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0, group: str = "group") -> None:
-        self._folder, self._images_folder, self._group = folder, images, group
-        self._table = read_items(folder, images=images)
+    def __init__(self, folder: Path, options: QuerySetOptions | None = None) -> None:
+        options = options or QuerySetOptions()
+        self._folder, self._images_folder, self._group = folder, options.images, options.group
+        self._table = read_items(folder, images=options.images)
         self.images: Mapping[str, Path] = self._table.images
         self.missing = self._table.missing
         self._file = folder / "queries.jsonl"
-        self._seed = seed
+        self._seed = options.seed
         self._queries: dict[tuple[str, str], list[EvalQuery]] = {}
         galleries: dict[str, frozenset[str]] = {}
         self._faults = Findings()

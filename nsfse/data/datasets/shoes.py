@@ -9,7 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
+from nsfse.data import (
+    CheckReport,
+    EvalQuery,
+    EvaluationProtocol,
+    FolderOptions,
+    Pixels,
+    TrainingTriplet,
+    load_item,
+    trainable,
+)
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, image_id, scan
 from nsfse.data.text_files import Name, read_json, read_lines
@@ -50,9 +59,10 @@ class Shoes:
 
     name = "shoes"
 
-    def __init__(self, folder: Path, *, images: Path | None = None, seed: int = 0) -> None:
-        self._layout = scan(folder, *([images] if images else []))
-        self._seed = seed
+    def __init__(self, folder: Path, options: FolderOptions | None = None) -> None:
+        options = options or FolderOptions()
+        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._seed = options.seed
         self._lists = {s: self._names(name) for s, name in LISTS.items() if name in self._layout.files}
         if not self._lists:
             raise NotFoundError(f"no train_im_names.txt or eval_im_names.txt under {folder}; fetch the official lists")

@@ -7,7 +7,16 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet, load_item, trainable
+from nsfse.data import (
+    CheckReport,
+    EvalQuery,
+    EvaluationProtocol,
+    FolderOptions,
+    Pixels,
+    TrainingTriplet,
+    load_item,
+    trainable,
+)
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.file_index import absent, broken_images, counted, scan
 from nsfse.data.text_files import Name, read_csv, read_json_line, read_lines
@@ -50,11 +59,12 @@ class Table:
 
     name = "table"
 
-    def __init__(self, file: Path, *, images: Path | None = None, seed: int = 0) -> None:
+    def __init__(self, file: Path, options: FolderOptions | None = None) -> None:
+        options = options or FolderOptions()
         self._file = _the_table(file)
-        self._seed = seed
+        self._seed = options.seed
         rows = list(_rows(self._file))
-        self._layout = scan(self._file.parent, *([images] if images else []))
+        self._layout = scan(self._file.parent, *([options.images] if options.images else []))
         self.images = self._layout.locate(item for _, row in rows for item in (row.reference, *row.targets))
         self._faults = Findings()
         self._queries = self._merged(rows)

@@ -1,9 +1,9 @@
-"""Questions of several images, texts and exclusions about the drawn catalogue, with all their right answers.
+"""Queries of several images, texts and exclusions about the drawn catalogue, with all their right answers.
 
 `two-references`: two images that differ in two attributes, and an edit of a third. Right is what has one of the two
 from either image ("the shape of this, the colour of that", or the other way round) and what the text asks for.
 `several-edits`: two or three edits of one image, each a text of its own.
-`minus`: an edit, and what must not be there: a word for what the reference has (kind `has`) or for one of the
+`minus`: an edit, and what must not be there. That is a word for what the reference has (kind `has`) or for one of the
 answers that the text leaves open (`open`), or an image that answers the text and is not wanted, nor its like (`image`).
 """
 
@@ -12,141 +12,153 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsfse.data.synthetic.edits import DETAILS, PATTERN_NOUNS, Option, options, plain_edit
-from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, Allowed, Cluster, Codes, Stock
+from nsfse.data.synthetic.edits import DETAILS, PATTERN_NOUNS, EditOption, edit_options, plain_edit
+from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, Allowed, AttributeCodes, Cluster, SyntheticItems
 from nsfse.data.text.templates import Edit
 
 PARTS = {"two-references": ("mixed",), "several-edits": ("three", "two"), "minus": ("has", "open", "image")}
-"""Parts, each with its kinds of question."""
+"""Parts, each with its kinds of query."""
 _CATEGORY = ATTRIBUTES.index("category")
 _FREE = tuple(ATTRIBUTES.index(name) for name in FREE_WITH_CATEGORY)
 _NAMED = tuple(ATTRIBUTES.index(name) for name in ("colour", "pattern", "detail"))
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One question about items of a stock: `references` and `negative_images` hold, for each image, the codes it has.
-
-    `edits` are asked in a text each; `right` are all items that answer, `hard` some that nearly do.
-    """
+class CompoundQuery:
+    """One query before its images are chosen: `references` and `negative_images` are the codes of one image each."""
 
     kind: str
-    references: tuple[Codes, ...]
+    references: tuple[AttributeCodes, ...]
     edits: tuple[Edit, ...]
-    right: tuple[int, ...]
+    """Edits, each with a text of its own."""
+    targets: tuple[int, ...]
+    """All items that answer."""
     hard: tuple[int, ...]
+    """Items that nearly answer."""
     negative_texts: tuple[str, ...] = ()
-    negative_images: tuple[Codes, ...] = ()
+    negative_images: tuple[AttributeCodes, ...] = ()
 
 
-def questions(stock: Stock, part: str, wanted: int, rng: np.random.Generator) -> Iterator[Question]:
-    """Yield questions of a part in a random order, of each kind more than `wanted` where the stock has them."""
-    ask = {"two-references": _two_references, "several-edits": _several_edits, "minus": _minus}[part]
-    most = -(-2 * wanted // len(stock.clusters))
-    for at in rng.permutation(len(stock.clusters)).tolist():
-        cluster, left = stock.clusters[at], dict.fromkeys(PARTS[part], most)
+def compound_queries(
+    catalogue: SyntheticItems, part: str, wanted: int, rng: np.random.Generator
+) -> Iterator[CompoundQuery]:
+    """Yield queries of a part in a random order, of each kind more than `wanted` where the catalogue has them."""
+    make = {"two-references": _two_references, "several-edits": _several_edits, "minus": _exclusions}[part]
+    limit = -(-2 * wanted // len(catalogue.clusters))
+    for index in rng.permutation(len(catalogue.clusters)).tolist():
+        cluster, left = catalogue.clusters[index], dict.fromkeys(PARTS[part], limit)
         corners = list(cluster.corners)
-        ways = [(corners[i], corners[j]) for i in range(len(corners)) for j in range(len(corners)) if i != j]
-        for way in rng.permutation(len(ways)).tolist():
-            for question in ask(stock, cluster, *ways[way]):
-                if left[question.kind]:
-                    left[question.kind] -= 1
-                    yield question
+        pairs = [(corners[i], corners[j]) for i in range(len(corners)) for j in range(len(corners)) if i != j]
+        for pair in rng.permutation(len(pairs)).tolist():
+            for query in make(catalogue, cluster, *pairs[pair]):
+                if left[query.kind]:
+                    left[query.kind] -= 1
+                    yield query
             if not any(left.values()):
                 break
 
 
-def _two_references(stock: Stock, cluster: Cluster, one: Codes, other: Codes) -> Iterator[Question]:
+def _two_references(
+    catalogue: SyntheticItems, cluster: Cluster, one: AttributeCodes, other: AttributeCodes
+) -> Iterator[CompoundQuery]:
     apart = _differing(one, other)
     for goal in cluster.corners if len(apart) == 2 else ():
         changed = _differing(one, goal)
-        if len(changed) == 1 and changed[0] not in apart and not _belongs((*apart, *changed)):
-            (i, j), option = apart, options(stock.level, one, goal)[0]
-            mixed = [_set(_set(option.allowed, i, a[i]), j, b[j]) for a, b in ((one, other), (other, one))]
-            yield _question(stock, "mixed", (one, other), option.edits, mixed)
+        if len(changed) == 1 and changed[0] not in apart and not _category_with_its_own((*apart, *changed)):
+            (i, j), option = apart, edit_options(catalogue.level, one, goal)[0]
+            mixed = [_fix(_fix(option.allowed, i, a[i]), j, b[j]) for a, b in ((one, other), (other, one))]
+            yield _query(catalogue, "mixed", (one, other), option.edits, mixed)
 
 
-def _several_edits(stock: Stock, _: Cluster, start: Codes, goal: Codes) -> Iterator[Question]:
+def _several_edits(
+    catalogue: SyntheticItems, _: Cluster, start: AttributeCodes, goal: AttributeCodes
+) -> Iterator[CompoundQuery]:
     changed = _differing(start, goal)
-    if len(changed) > 1 and not _belongs(changed):
-        edits = tuple(plain_edit(stock.level, ATTRIBUTES[at], start, goal) for at in changed)
+    if len(changed) > 1 and not _category_with_its_own(changed):
+        edits = tuple(plain_edit(catalogue.level, ATTRIBUTES[index], start, goal) for index in changed)
         free = _FREE if _CATEGORY in changed else ()
-        allowed = tuple(_all(stock, at) if at in free else (code,) for at, code in enumerate(goal))
-        yield _question(stock, ("two", "three")[len(changed) - 2], (start,), edits, [allowed])
+        allowed = tuple(_all(catalogue, index) if index in free else (code,) for index, code in enumerate(goal))
+        yield _query(catalogue, ("two", "three")[len(changed) - 2], (start,), edits, [allowed])
 
 
-def _minus(stock: Stock, _: Cluster, start: Codes, goal: Codes) -> Iterator[Question]:
-    for option in options(stock.level, start, goal) if len(_differing(start, goal)) == 1 else ():
-        if option.kind in stock.level.kinds:
-            yield from _minus_words(stock, start, goal, option)
-            yield from _minus_image(stock, start, option)
+def _exclusions(
+    catalogue: SyntheticItems, _: Cluster, start: AttributeCodes, goal: AttributeCodes
+) -> Iterator[CompoundQuery]:
+    for option in edit_options(catalogue.level, start, goal) if len(_differing(start, goal)) == 1 else ():
+        if option.kind in catalogue.level.kinds:
+            yield from _excluded_words(catalogue, start, goal, option)
+            yield from _excluded_image(catalogue, start, option)
 
 
-def _minus_words(stock: Stock, start: Codes, goal: Codes, option: Option) -> Iterator[Question]:
-    """Yield questions with a word for what the reference has, or for what the text leaves open."""
-    for at in _NAMED:
-        changed, still = goal[at] != start[at], len(option.allowed[at]) == 1
-        if changed and still:
+def _excluded_words(
+    catalogue: SyntheticItems, start: AttributeCodes, goal: AttributeCodes, option: EditOption
+) -> Iterator[CompoundQuery]:
+    """Yield queries with a word for what the reference has, or for what the text leaves open."""
+    for index in _NAMED:
+        changed, fixed = goal[index] != start[index], len(option.allowed[index]) == 1
+        if changed and fixed:
             continue
-        code = start[at] if still else option.allowed[at][-1]
-        word = _word(stock, at, goal, code)
-        values = _all(stock, at) if still else option.allowed[at]
+        code = start[index] if fixed else option.allowed[index][-1]
+        word = _word(catalogue, index, goal, code)
+        values = _all(catalogue, index) if fixed else option.allowed[index]
         rest = tuple(value for value in values if value != code)
         if word:
-            kind = "has" if still else "open"
-            wanted, unwanted = ((*option.allowed[:at], v, *option.allowed[at + 1 :]) for v in (rest, (code,)))
-            yield _question(stock, kind, (start,), option.edits, [wanted], stock.matching(unwanted), (word,))
+            wanted, unwanted = (
+                (*option.allowed[:index], codes, *option.allowed[index + 1 :]) for codes in (rest, (code,))
+            )
+            kind, hard = "has" if fixed else "open", catalogue.matching(unwanted)
+            yield _query(catalogue, kind, (start,), option.edits, [wanted], hard, (word,))
 
 
-def _minus_image(stock: Stock, start: Codes, option: Option) -> Iterator[Question]:
-    """Yield questions with an image that answers the text; right are the answers that are not as it is."""
-    answers = stock.matching(option.allowed)
-    looks = list(dict.fromkeys(stock.codes[item] for item in answers))
+def _excluded_image(catalogue: SyntheticItems, start: AttributeCodes, option: EditOption) -> Iterator[CompoundQuery]:
+    """Yield queries with an image that answers the text; right are the answers that do not look like it."""
+    answers = catalogue.matching(option.allowed)
+    looks = list(dict.fromkeys(catalogue.codes[item] for item in answers))
     if len(looks) > 1:
-        like = tuple(item for item in answers if stock.codes[item] == looks[-1])
-        rest = tuple(item for item in answers if item not in like)
-        hard = (*like, *stock.one_off(option.allowed))
-        yield Question("image", (start,), option.edits, rest, hard, negative_images=(looks[-1],))
+        alike = tuple(item for item in answers if catalogue.codes[item] == looks[-1])
+        rest = tuple(item for item in answers if item not in alike)
+        hard = (*alike, *catalogue.one_off(option.allowed))
+        yield CompoundQuery("image", (start,), option.edits, rest, hard, negative_images=(looks[-1],))
 
 
-def _question(
-    stock: Stock,
+def _query(
+    catalogue: SyntheticItems,
     kind: str,
-    references: tuple[Codes, ...],
+    references: tuple[AttributeCodes, ...],
     edits: tuple[Edit, ...],
     wanted: Sequence[Allowed],
     hard: Sequence[int] = (),
     negative_texts: tuple[str, ...] = (),
-) -> Question:
-    right = tuple(item for allowed in wanted for item in stock.matching(allowed))
-    near = dict.fromkeys([*hard, *(item for allowed in wanted for item in stock.one_off(allowed))])
-    return Question(
-        kind, references, edits, right, tuple(item for item in near if item not in set(right)), negative_texts
-    )
+) -> CompoundQuery:
+    targets = tuple(item for allowed in wanted for item in catalogue.matching(allowed))
+    near = dict.fromkeys([*hard, *(item for allowed in wanted for item in catalogue.one_off(allowed))])
+    right = set(targets)
+    rest = tuple(item for item in near if item not in right)
+    return CompoundQuery(kind, references, edits, targets, rest, negative_texts)
 
 
-def _word(stock: Stock, at: int, goal: Codes, code: int) -> str:
-    """Return the word for a value of an attribute, where there is one for its being there."""
-    name, value = ATTRIBUTES[at], stock.level.values[at][code]
+def _word(catalogue: SyntheticItems, index: int, goal: AttributeCodes, code: int) -> str:
+    """Return the word for a value of an attribute; empty where there is none."""
+    name, value = ATTRIBUTES[index], catalogue.level.values[index][code]
     if name == "pattern":
         return "" if value == "plain" else PATTERN_NOUNS.get(value, value)
     if name == "detail":
-        return DETAILS[stock.level.describe(goal)["category"]] if value == "with" else ""
+        return DETAILS[catalogue.level.describe(goal)["category"]] if value == "with" else ""
     return value
 
 
-def _differing(one: Codes, other: Codes) -> tuple[int, ...]:
-    return tuple(at for at in range(len(one)) if one[at] != other[at])
+def _differing(one: AttributeCodes, other: AttributeCodes) -> tuple[int, ...]:
+    return tuple(index for index in range(len(one)) if one[index] != other[index])
 
 
-def _belongs(changed: Sequence[int]) -> bool:
+def _category_with_its_own(changed: Sequence[int]) -> bool:
     """Whether a category changes together with what belongs to it."""
-    return _CATEGORY in changed and any(at in _FREE for at in changed)
+    return _CATEGORY in changed and any(index in _FREE for index in changed)
 
 
-def _all(stock: Stock, at: int) -> tuple[int, ...]:
-    return tuple(range(len(stock.level.values[at])))
+def _all(catalogue: SyntheticItems, index: int) -> tuple[int, ...]:
+    return tuple(range(len(catalogue.level.values[index])))
 
 
-def _set(allowed: Allowed, at: int, code: int) -> Allowed:
-    return (*allowed[:at], (code,), *allowed[at + 1 :])
+def _fix(allowed: Allowed, index: int, code: int) -> Allowed:
+    return (*allowed[:index], (code,), *allowed[index + 1 :])

@@ -1,9 +1,18 @@
 """Which edits lead from one drawn item to another, what they allow, and the words for them."""
 
+import functools
 from dataclasses import dataclass
 
 from nsfse.data import WordLabel
-from nsfse.data.synthetic.items import ATTRIBUTES, FREE_WITH_CATEGORY, LADDERS, Allowed, Codes, Level
+from nsfse.data.synthetic.items import (
+    ATTRIBUTES,
+    FREE_WITH_CATEGORY,
+    LEVELS,
+    ORDERED_SHADES,
+    Allowed,
+    AttributeCodes,
+    Level,
+)
 from nsfse.data.text.templates import Edit
 
 PATTERN_ADJECTIVES = {
@@ -47,23 +56,22 @@ _LENGTH_ORDER = ("short", "medium", "long")
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class EditOption:
     """One way to ask for a change: its kind, its edits, and the values each attribute may then have."""
 
     kind: str
     edits: tuple[Edit, ...]
     allowed: Allowed
 
-    def word_labels(self, level: Level, category: str) -> tuple[WordLabel, ...]:
-        """Return what each edit asks for of an image of `category`."""
-        found = []
+    def word_labels(self, level: Level, answer: AttributeCodes) -> tuple[WordLabel, ...]:
+        """Return what the words of each edit ask for, for a right answer with the codes `answer`."""
+        category, labels = level.describe(answer)["category"], []
         for edit in self.edits:
-            at = ATTRIBUTES.index(edit.attribute)
-            values = tuple(level.values[at][code] for code in self.allowed[at])
-            found.append(
-                WordLabel(edit.attribute, edit.words, attribute_key(edit.attribute, category), values, edit.absent)
-            )
-        return tuple(found)
+            index = ATTRIBUTES.index(edit.attribute)
+            values = tuple(level.values[index][code] for code in self.allowed[index])
+            key = attribute_key(edit.attribute, category)
+            labels.append(WordLabel(edit.attribute, edit.words, key, values, edit.absent))
+        return tuple(labels)
 
 
 def attribute_key(attribute: str, category: str) -> str:
@@ -71,47 +79,52 @@ def attribute_key(attribute: str, category: str) -> str:
     return f"{category} {attribute}" if attribute in FREE_WITH_CATEGORY else attribute
 
 
-def options(level: Level, a: Codes, b: Codes) -> list[Option]:
+@functools.cache
+def level_edit_options(level: str, a: AttributeCodes, b: AttributeCodes) -> tuple[EditOption, ...]:
+    """Return the ways to ask for `b` with `a` as the reference that a level has."""
+    return tuple(option for option in edit_options(LEVELS[level], a, b) if option.kind in LEVELS[level].kinds)
+
+
+def edit_options(level: Level, a: AttributeCodes, b: AttributeCodes) -> list[EditOption]:
     """Return every way to ask for `b` with `a` as the reference; they differ in one or two attributes."""
     changed = [i for i in range(len(ATTRIBUTES)) if a[i] != b[i]]
     names = [ATTRIBUTES[i] for i in changed]
-    kept: Allowed = tuple((code,) for code in b)
+    unchanged: Allowed = tuple((code,) for code in b)
     if "category" in names:
         if any(name in FREE_WITH_CATEGORY for name in names):
             return []
-        kept = tuple(
-            tuple(range(len(level.values[i]))) if name in FREE_WITH_CATEGORY else kept[i]
+        unchanged = tuple(
+            tuple(range(len(level.values[i]))) if name in FREE_WITH_CATEGORY else unchanged[i]
             for i, name in enumerate(ATTRIBUTES)
         )
     if len(changed) == 2:
         edits = tuple(plain_edit(level, name, a, b) for name in names)
-        return [Option("double", edits, kept)]
-    return _single_options(level, changed[0], a, b, kept)
+        return [EditOption("double", edits, unchanged)]
+    return _single_edits(level, changed[0], a, b, unchanged)
 
 
-def _single_options(level: Level, i: int, a: Codes, b: Codes, kept: Allowed) -> list[Option]:
+def _single_edits(level: Level, i: int, a: AttributeCodes, b: AttributeCodes, unchanged: Allowed) -> list[EditOption]:
     name = ATTRIBUTES[i]
     old, new = level.values[i][a[i]], level.values[i][b[i]]
-    plain = plain_edit(level, name, a, b)
     kind = {"size": "comparison", "category": "category"}.get(name, "single")
     if name == "detail" and new == "without":
         kind = "removal"
-    found = [Option(kind, (plain,), kept)]
+    options = [EditOption(kind, (plain_edit(level, name, a, b),), unchanged)]
     if name == "colour":
-        found.append(Option("negation", (_edit(name, "not colour", old),), _allow(kept, i, _others(level, i, a, b))))
+        others = _allow(unchanged, i, _others(level, i, a, b))
+        options.append(EditOption("negation", (_edit(name, "not colour", old),), others))
     if name == "pattern" and new == "plain":
-        found.append(Option("negation", (_pattern_edit("no pattern", old),), kept))
-    ladder = _ladder(name, old)
-    if new in ladder:
-        up = ladder.index(new) > ladder.index(old)
-        beyond = ladder[ladder.index(new) :] if up else ladder[ladder.index(new) :: -1]
-        if abs(ladder.index(new) - ladder.index(old)) == 1:
-            codes = tuple(level.values[i].index(value) for value in beyond if value in level.values[i])
-            found.append(Option("comparison", (_more_edit(level, name, a, up),), _allow(kept, i, codes)))
-    return found
+        options.append(EditOption("negation", (_pattern_edit("no pattern", old),), unchanged))
+    order = _order(name, old)
+    if new in order and abs(order.index(new) - order.index(old)) == 1:
+        more = order.index(new) > order.index(old)
+        beyond = order[order.index(new) :] if more else order[order.index(new) :: -1]
+        codes = tuple(level.values[i].index(value) for value in beyond if value in level.values[i])
+        options.append(EditOption("comparison", (_more_edit(level, name, a, more),), _allow(unchanged, i, codes)))
+    return options
 
 
-def plain_edit(level: Level, name: str, a: Codes, b: Codes) -> Edit:
+def plain_edit(level: Level, name: str, a: AttributeCodes, b: AttributeCodes) -> Edit:
     """Return the edit that names the new value of one attribute."""
     new = level.describe(b)[name]
     category = level.describe(b)["category"]
@@ -133,7 +146,7 @@ def plain_edit(level: Level, name: str, a: Codes, b: Codes) -> Edit:
     return _edit(name, name, new)
 
 
-def _more_edit(level: Level, name: str, a: Codes, up: bool) -> Edit:
+def _more_edit(level: Level, name: str, a: AttributeCodes, up: bool) -> Edit:
     """Return the edit that compares: darker or lighter, longer or shorter as the category says it."""
     if name == "colour":
         word = "lighter" if up else "darker"
@@ -143,27 +156,28 @@ def _more_edit(level: Level, name: str, a: Codes, up: bool) -> Edit:
     return Edit(name, "part more" if part else "whole more", fields, (words[up],))
 
 
-def _edit(name: str, phrases: str, value: str) -> Edit:
-    return Edit(name, phrases, {"v": value}, tuple(value.split()))
+def _edit(name: str, kind: str, value: str) -> Edit:
+    return Edit(name, kind, {"v": value}, tuple(value.split()))
 
 
-def _pattern_edit(phrases: str, pattern: str) -> Edit:
+def _pattern_edit(kind: str, pattern: str) -> Edit:
     noun, adjective = PATTERN_NOUNS.get(pattern, pattern), PATTERN_ADJECTIVES[pattern]
-    return Edit("pattern", phrases, {"v": noun, "adj": adjective}, (noun, adjective))
+    return Edit("pattern", kind, {"v": noun, "adj": adjective}, (noun, adjective))
 
 
-def _ladder(name: str, old: str) -> tuple[str, ...]:
+def _order(name: str, old: str) -> tuple[str, ...]:
+    """Return the values that an old one compares with, from less to more; empty where there is no order."""
     if name == "length":
         return _LENGTH_ORDER
     if name == "colour":
-        return next((ladder for ladder in LADDERS if old in ladder), ())
+        return next((shades for shades in ORDERED_SHADES if old in shades), ())
     return ()
 
 
-def _others(level: Level, i: int, a: Codes, b: Codes) -> tuple[int, ...]:
+def _others(level: Level, i: int, a: AttributeCodes, b: AttributeCodes) -> tuple[int, ...]:
     """Return every value but the old one, the preferred first."""
     return (b[i], *(code for code in range(len(level.values[i])) if code not in (a[i], b[i])))
 
 
-def _allow(kept: Allowed, i: int, codes: tuple[int, ...]) -> Allowed:
-    return (*kept[:i], codes, *kept[i + 1 :])
+def _allow(unchanged: Allowed, i: int, codes: tuple[int, ...]) -> Allowed:
+    return (*unchanged[:i], codes, *unchanged[i + 1 :])

@@ -1,4 +1,4 @@
-"""What the drawn catalogue has in stock: its levels, its items with exact attributes, and which items an edit allows.
+"""The items of the drawn catalogue: its levels, their exact attributes, and which items an edit allows.
 
 Items come in clusters: three attributes with two values each span a cube, and each of its eight corners is drawn
 twice with other nuisances. So every edit within a cluster has its right answer, items that are right but for one
@@ -20,16 +20,18 @@ from nsfse.data.synthetic.shapes import SHAPES
 ATTRIBUTES = ("category", "colour", "pattern", "length", "detail", "size", "background")
 FREE_WITH_CATEGORY = ("length", "detail")
 """Attributes that belong to a category (sleeves, handle): another category may have any of them."""
+SPLITS = {"train": 0, "val": 1, "test": 2}
+"""Splits, with the number by which each is seeded."""
 COPIES = 2
 _CLUSTER_WEIGHTS = np.array([1.2, 2.5, 1.5, 1.5, 1.2, 0.8, 0.8])
 
-Codes = tuple[int, ...]
+AttributeCodes = tuple[int, ...]
 Allowed = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One setting of the benchmark: the values each attribute takes, how images vary, what is asked."""
+    """One setting of the benchmark: the values each attribute takes, how images vary, which edits there are."""
 
     name: str
     values: tuple[tuple[str, ...], ...]
@@ -85,20 +87,20 @@ def is_unseen_combination(category: str, colour: str, pattern: str) -> bool:
 class Cluster:
     """The items of one cube: `corners` maps the codes of each corner to its items."""
 
-    corners: dict[Codes, tuple[int, ...]]
+    corners: dict[AttributeCodes, tuple[int, ...]]
 
-    def pairs(self, differing: int) -> list[tuple[Codes, Codes]]:
+    def pairs(self, differing: int) -> list[tuple[AttributeCodes, AttributeCodes]]:
         """Return the pairs of corners that differ in so many attributes."""
         pairs = itertools.combinations(self.corners, 2)
         return [(a, b) for a, b in pairs if sum(x != y for x, y in zip(a, b, strict=True)) == differing]
 
 
-class Stock:
+class SyntheticItems:
     """The items of one split: `codes` [N, 7], their clusters, and lookup by what is allowed."""
 
     def __init__(self, level: Level, items: int, seed: Sequence[int], *, training: bool) -> None:
         self.level = level
-        self.codes: list[Codes] = []
+        self.codes: list[AttributeCodes] = []
         self.clusters: list[Cluster] = []
         rng = np.random.default_rng([1, *seed])
         while len(self.codes) < items:
@@ -107,12 +109,12 @@ class Stock:
                 corners = [codes for codes in corners if not self.is_unseen(codes)]
             self._add(corners, items)
         self.image_seeds: NDArray[np.int64] = rng.integers(0, 2**62, items)
-        self._by_codes: dict[Codes, list[int]] = {}
+        self._by_codes: dict[AttributeCodes, list[int]] = {}
         for item, codes in enumerate(self.codes):
             self._by_codes.setdefault(codes, []).append(item)
 
-    def _add(self, corners: Iterable[Codes], items: int) -> None:
-        cluster: dict[Codes, tuple[int, ...]] = {}
+    def _add(self, corners: Iterable[AttributeCodes], items: int) -> None:
+        cluster: dict[AttributeCodes, tuple[int, ...]] = {}
         for codes in corners:
             first = len(self.codes)
             self.codes += [codes] * min(COPIES, items - first)
@@ -120,7 +122,7 @@ class Stock:
                 cluster[codes] = tuple(range(first, len(self.codes)))
         self.clusters.append(Cluster(cluster))
 
-    def is_unseen(self, codes: Codes) -> bool:
+    def is_unseen(self, codes: AttributeCodes) -> bool:
         """Whether the item's category, colour and pattern together are kept out of training."""
         category, colour, pattern = (self.level.values[i][codes[i]] for i in range(3))
         return is_unseen_combination(category, colour, pattern)
@@ -139,7 +141,12 @@ class Stock:
         return found
 
 
-def _cube(level: Level, rng: np.random.Generator) -> list[Codes]:
+def item_id(split: str, number: int) -> str:
+    """Return the id of a drawn image."""
+    return f"{split}-{number:06d}"
+
+
+def _cube(level: Level, rng: np.random.Generator) -> list[AttributeCodes]:
     """Return the eight corners of a new cluster, in a random order of its attributes."""
     counts = [len(values) for values in level.values]
     anchor = [int(rng.integers(count)) for count in counts]
@@ -165,7 +172,7 @@ def _other_value(level: Level, attribute: int, code: int, rng: np.random.Generat
     return int((code + rng.integers(1, count)) % count)
 
 
-LADDERS = (
+ORDERED_SHADES = (
     ("dark red", "red", "pink"),
     ("dark green", "green", "light green"),
     ("navy", "blue", "light blue"),
@@ -176,8 +183,8 @@ LADDERS = (
 
 
 def _shades_near(colours: tuple[str, ...], code: int) -> list[str]:
-    for ladder in LADDERS:
-        if colours[code] in ladder:
-            at = ladder.index(colours[code])
-            return [c for c in ladder[max(0, at - 1) : at + 2] if c != colours[code] and c in colours]
+    for shades in ORDERED_SHADES:
+        if colours[code] in shades:
+            place = shades.index(colours[code])
+            return [c for c in shades[max(0, place - 1) : place + 2] if c != colours[code] and c in colours]
     return []

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from nsfse.benchmark.compare import _Results
-from nsfse.data.synthetic.source import draw_query_set
+from nsfse.data.synthetic.draw import draw_query_set
 from nsfse.demo.pipeline import run_demo
 from nsfse.evaluation.cirr_submission import _refuse_others as refuse_submission
 from nsfse.training.loop import _refuse_others as refuse_run

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from nsfse.data.datasets.catalogue import CatalogueSource
-from nsfse.data.datasets.catalogue_pairs import Changes
+from nsfse.data.datasets.catalogue_options import CatalogueOptions
+from nsfse.data.datasets.catalogue_pairs import PairSampler
 from nsfse_runtime.errors import DataError, UsageError
 
 COLOURS = ["red"] * 12 + ["blue"] * 6 + ["green"] * 3 + ["?"]
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(folder):
-    return CatalogueSource(folder, triplets=801, double=0.2, instance=0.4)
+    return CatalogueSource(folder, CatalogueOptions(triplets=801, double_ratio=0.2, instance_ratio=0.4))
 
 
 def rows_of(folder):
@@ -66,12 +67,12 @@ def test_columns_of_few_values_are_attributes_unless_another_determines_them(sou
 def test_titles_are_those_of_images_that_triplets_show(source, folder):
     shown = {item for item, row in rows_of(folder).items() if row["split"] == "train"}
     assert source.titles == {item: f"product {item[1:]}" for item in shown}
-    apart = CatalogueSource(folder, held_out=0.3).titles
+    apart = CatalogueSource(folder, CatalogueOptions(calibration_ratio=0.3)).titles
     assert 0 < len(apart) < len(shown)
-    assert CatalogueSource(folder, title=None).titles == {}
-    assert set(CatalogueSource(folder, title="department").titles.values()) == {"Clothes", "Heads"}
+    assert CatalogueSource(folder, CatalogueOptions(title=None)).titles == {}
+    assert set(CatalogueSource(folder, CatalogueOptions(title="department")).titles.values()) == {"Clothes", "Heads"}
     with pytest.raises(UsageError, match="no column 'name'"):
-        CatalogueSource(folder, title="name")
+        CatalogueSource(folder, CatalogueOptions(title="name"))
 
 
 def test_targets_are_all_items_that_are_right(source, folder):
@@ -98,7 +99,7 @@ def test_targets_are_all_items_that_are_right(source, folder):
 
 def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(folder):
     rows = rows_of(folder)
-    source = CatalogueSource(folder, triplets=801, instance=0.4, held_out=0.4)
+    source = CatalogueSource(folder, CatalogueOptions(triplets=801, instance_ratio=0.4, calibration_ratio=0.4))
     held = source.calibration_split()
     trained = {item for epoch in (0, 1) for t in source.triplets(epoch) for item in (t.reference, *t.targets)}
     apart = {item for query in held.queries for item in (query.reference, query.targets[0])}
@@ -107,16 +108,17 @@ def test_whole_products_are_held_out_of_training_and_make_edits_of_their_own(fol
     assert {query.kind for query in held.queries} == {"attribute", "instance", "double"}
     groups = [{rows[item]["group"] for item in items} - {""} for items in (apart, trained)]
     assert not groups[0] & groups[1]
-    assert CatalogueSource(folder, held_out=0.4).calibration_split().gallery == held.gallery
+    assert CatalogueSource(folder, CatalogueOptions(calibration_ratio=0.4)).calibration_split().gallery == held.gallery
     assert CatalogueSource(folder).calibration_split() is None
-    with pytest.raises(UsageError, match="held_out keeps"):
-        CatalogueSource(folder, held_out=0.002)
+    with pytest.raises(UsageError, match="calibration_ratio keeps"):
+        CatalogueSource(folder, CatalogueOptions(calibration_ratio=0.002))
 
 
 def test_an_answer_that_training_shows_is_an_answer_among_held_out_queries_too(folder):
     rows = rows_of(folder)
     held = CatalogueSource(
-        folder, attributes=["colour", "article"], instance=0, double=0, held_out=0.4
+        folder,
+        CatalogueOptions(attributes=["colour", "article"], instance_ratio=0, double_ratio=0, calibration_ratio=0.4),
     ).calibration_split()
     for query in held.queries[:50]:
         wanted = {key: rows[query.targets[0]][key] for key in ("colour", "article")}
@@ -141,7 +143,12 @@ def test_the_text_names_the_new_value(source, folder):
 
 def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
     def share(balance):
-        source = CatalogueSource(folder, triplets=4000, instance=0, double=0, balance=balance, changes={"colour": 1})
+        source = CatalogueSource(
+            folder,
+            CatalogueOptions(
+                triplets=4000, instance_ratio=0, double_ratio=0, balance=balance, attribute_weights={"colour": 1}
+            ),
+        )
         said = Counter(claim.words for triplet in source.triplets(0) for claim in triplet.word_labels)
         return said[("green",)] / said.total()
 
@@ -151,21 +158,29 @@ def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
 def test_every_item_of_a_value_is_asked_for_as_often():
     many = {("red",): tuple(f"r{i}" for i in range(45)), ("blue",): ("b",)}
     few = {("red",): tuple(f"s{i}" for i in range(5)), ("blue",): tuple(f"c{i}" for i in range(30))}
-    drawn = Changes(("colour",), [many, few], 1.0).draw(4000, np.random.default_rng(0))
+    drawn = PairSampler(("colour",), [many, few], 1.0).draw(4000, np.random.default_rng(0))
     asked = Counter(change.item(1) for change in drawn if change.values[1] == ("red",))
     assert len(asked) == 50 and max(asked.values()) < 2.2 * min(asked.values())
     assert 0.58 < asked.total() / 4000 < 0.66
 
 
 def test_changes_weigh_the_attributes(folder):
-    source = CatalogueSource(folder, triplets=2000, instance=0, double=0, changes={"colour": 3, "gender": 1})
+    source = CatalogueSource(
+        folder,
+        CatalogueOptions(triplets=2000, instance_ratio=0, double_ratio=0, attribute_weights={"colour": 3, "gender": 1}),
+    )
     said = Counter(claim.attribute for triplet in source.triplets(0) for claim in triplet.word_labels)
     assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
 
 
 def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(folder):
     rows = {item: row for item, row in rows_of(folder).items() if row["split"] == "train"}
-    source = CatalogueSource(folder, triplets=600, double=0.2, negation=0.5, changes={"colour": 3, "gender": 1})
+    source = CatalogueSource(
+        folder,
+        CatalogueOptions(
+            triplets=600, double_ratio=0.2, negation_ratio=0.5, attribute_weights={"colour": 3, "gender": 1}
+        ),
+    )
     kinds = Counter()
     for triplet in source.triplets(0):
         kinds[triplet.kind] += 1
@@ -181,7 +196,7 @@ def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(fold
         right = {item for item in alike if rows[item]["colour"] not in (before["colour"], "?")}
         assert set(triplet.targets) == right and len(triplet.targets) == len(right)
     assert kinds["negation"] > 60 and kinds["attribute"] and kinds["double"]
-    assert "negation" not in {t.kind for t in CatalogueSource(folder, triplets=200).triplets(0)}
+    assert "negation" not in {t.kind for t in CatalogueSource(folder, CatalogueOptions(triplets=200)).triplets(0)}
 
 
 def test_a_shop_in_german(tmp_path):
@@ -191,7 +206,9 @@ def test_a_shop_in_german(tmp_path):
         {columns.get(name, name): said.get(value, value) for name, value in row.items() if name != "department"}
         for row in shop()
     ]
-    source = CatalogueSource(write(tmp_path, rows), triplets=900, double=0.2, negation=0.2, phrasings="de")
+    source = CatalogueSource(
+        write(tmp_path, rows), CatalogueOptions(triplets=900, double_ratio=0.2, negation_ratio=0.2, templates="de")
+    )
     texts = [triplet.text for triplet in source.triplets(0)]
     assert source.columns == ("Geschlecht", "Artikel", "Farbe")
     for words in ("lieber in rot", "nicht in blau", "für damen", "als hemden", "zeig mir das"):
@@ -201,7 +218,7 @@ def test_a_shop_in_german(tmp_path):
 
 def test_without_groups_and_splits_everything_is_for_training(tmp_path):
     rows = [{k: v for k, v in row.items() if k not in ("group", "split")} for row in shop(30)]
-    source = CatalogueSource(write(tmp_path, rows), triplets=50)
+    source = CatalogueSource(write(tmp_path, rows), CatalogueOptions(triplets=50))
     assert {triplet.kind for triplet in source.triplets(0)} == {"attribute", "double"}
     assert len(source.triplets(0)) == 50 and source.protocols("val") == []
 
@@ -209,7 +226,7 @@ def test_without_groups_and_splits_everything_is_for_training(tmp_path):
 def test_images_that_are_not_there_are_left_out_and_listed(tmp_path):
     folder = write(tmp_path, shop(60))
     (folder / "images" / "p1.png").unlink()
-    source = CatalogueSource(folder, triplets=400)
+    source = CatalogueSource(folder, CatalogueOptions(triplets=400))
     used = {item for triplet in source.triplets(0) for item in (triplet.reference, *triplet.targets)}
     assert source.missing == ("p1",) and "p1" not in used and "p1" not in source.items("train")
     assert source.check().missing == ("p1",) and not source.check().ok
@@ -217,26 +234,26 @@ def test_images_that_are_not_there_are_left_out_and_listed(tmp_path):
 
 def test_wrong_options_are_refused_by_name(folder, tmp_path):
     with pytest.raises(UsageError, match="no column 'size'"):
-        CatalogueSource(folder, attributes=["size"])
+        CatalogueSource(folder, CatalogueOptions(attributes=["size"]))
     with pytest.raises(UsageError, match="no attribute 'title'"):
-        CatalogueSource(folder, changes={"title": 1})
-    with pytest.raises(UsageError, match="variety, negation and held_out are shares"):
-        CatalogueSource(folder, negation=2)
+        CatalogueSource(folder, CatalogueOptions(attribute_weights={"title": 1}))
+    with pytest.raises(UsageError, match="augment_prob, negation_ratio and calibration_ratio are shares"):
+        CatalogueSource(folder, CatalogueOptions(negation_ratio=2))
     with pytest.raises(UsageError, match="shares of at most 1"):
-        CatalogueSource(folder, instance=0.8, double=0.3)
+        CatalogueSource(folder, CatalogueOptions(instance_ratio=0.8, double_ratio=0.3))
     with pytest.raises(DataError, match="no items of split 'dev'"):
-        CatalogueSource(folder, split="dev")
+        CatalogueSource(folder, CatalogueOptions(split="dev"))
     with pytest.raises(UsageError, match="from 0 to less than 1"):
-        CatalogueSource(folder, recoloured=1.0)
+        CatalogueSource(folder, CatalogueOptions(recolour_prob=1.0))
     with pytest.raises(UsageError, match="needs a colour"):
-        CatalogueSource(folder, attributes=["gender", "article"], recoloured=0.2)
+        CatalogueSource(folder, CatalogueOptions(attributes=["gender", "article"], recolour_prob=0.2))
     same = [{"id": str(i), "colour": "red", "title": str(i)} for i in range(9)]
     with pytest.raises(DataError, match="no column of few values"):
         CatalogueSource(write(tmp_path, same))
 
 
 def test_recoloured_references_are_asked_for_by_their_own_colour(folder):
-    source = CatalogueSource(folder, triplets=400, recoloured=0.25)
+    source = CatalogueSource(folder, CatalogueOptions(triplets=400, recolour_prob=0.25))
     rows = rows_of(folder)
     found = source.triplets(0)
     own = [triplet for triplet in found if triplet.recolour_seed]
@@ -244,12 +261,12 @@ def test_recoloured_references_are_asked_for_by_their_own_colour(folder):
     assert all(t.targets == (t.reference,) and rows[t.reference]["colour"] in t.text.lower() for t in own)
     assert all(rows[t.reference]["split"] == "train" and rows[t.reference]["colour"] != "?" for t in own)
     assert len({t.recolour_seed for t in own}) > 90
-    assert found == CatalogueSource(folder, triplets=400, recoloured=0.25).triplets(0)
+    assert found == CatalogueSource(folder, CatalogueOptions(triplets=400, recolour_prob=0.25)).triplets(0)
 
 
 def test_two_columns_change_together_or_not_at_all():
     place = {("red", "men"): ("a",), ("blue", "men"): ("b",), ("blue", "women"): ("c",)}
-    changes = Changes(("colour", "gender"), [place], 0.5)
+    changes = PairSampler(("colour", "gender"), [place], 0.5)
     drawn = changes.draw(40, np.random.default_rng(0))
     assert {(change.item(0), change.item(1)) for change in drawn} == {("a", "c"), ("c", "a")}
 
@@ -258,7 +275,7 @@ def test_a_large_catalogue_takes_seconds_and_names_a_bounded_number_of_answers(t
     rows = [row | {"file": "images/p0.png"} for row in shop(27_000)]
     write(tmp_path, rows, images=False)
     Image.new("RGB", (6, 4)).save(tmp_path / "images" / "p0.png")
-    source = CatalogueSource(tmp_path, triplets=20_000)
+    source = CatalogueSource(tmp_path, CatalogueOptions(triplets=20_000))
     started = time.process_time()
     made = source.triplets(0)
     assert time.process_time() - started < 10

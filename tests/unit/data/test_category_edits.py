@@ -2,9 +2,10 @@
 
 from nsfse.data import HasCategoryEdits
 from nsfse.data.datasets.catalogue import CatalogueSource
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.datasets.catalogue_options import CatalogueOptions
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.data.text.category_edits import EXCLUDED, REPLACED, category_edits, plural
-from nsfse.data.text.template_file import load_phrasings
+from nsfse.data.text.template_file import load_templates
 
 SHOP = {
     name: {"kind": kind, "colour": colour, "length": length}
@@ -19,23 +20,23 @@ SHOP = {
 
 
 def test_right_is_another_kind_that_keeps_the_rest():
-    found = {(q.reference, q.kind): q for q in category_edits(SHOP, "kind", ("length",), load_phrasings("en"), 5)}
+    found = {(q.reference, q.kind): q for q in category_edits(SHOP, "kind", ("length",), load_templates("en"), 5)}
     excluded, replaced = found["a", EXCLUDED], found["b", REPLACED]
     assert excluded.texts == ("not a bag",) and excluded.targets == ("b", "c")
     assert replaced.texts == ("a bag instead of the shoe",) and replaced.targets == ("a", "e")
     assert found["d", REPLACED].targets == ()  # there is nothing else in blue
-    strict = category_edits(SHOP, "kind", (), load_phrasings("en"), 5)[0]
+    strict = category_edits(SHOP, "kind", (), load_templates("en"), 5)[0]
     assert strict.targets == ("c",)  # short, as the reference
 
 
 def test_there_is_none_where_all_is_of_one_kind_or_none_is_wanted():
     bags = {name: about | {"kind": "bag"} for name, about in SHOP.items()}
-    assert category_edits(bags, "kind", (), load_phrasings("en"), 5) == ()
-    assert category_edits(SHOP, "kind", (), load_phrasings("en"), 0) == ()
+    assert category_edits(bags, "kind", (), load_templates("en"), 5) == ()
+    assert category_edits(SHOP, "kind", (), load_templates("en"), 0) == ()
 
 
 def test_the_drawn_catalogue_asks_for_other_kinds_in_words_that_training_does_not_say():
-    source = DrawnSource("easy", items=200, triplets=400, gallery=100)
+    source = DrawnSource(DrawnOptions("easy", items=200, triplets=400, gallery=100))
     gallery = source.items("val")
     edits = source.category_edits(gallery, 40)
     assert len(edits) == 34 and {q.kind for q in edits} == {EXCLUDED, REPLACED}  # every third image
@@ -55,7 +56,7 @@ def test_a_catalogue_does_where_a_column_is_said_as_a_category(tmp_path):
         (tmp_path / "items.csv").write_text(f"id,{column},colour\n" + "".join(rows) + "f,?,red\n", "utf-8")
         for name in (*SHOP, "f"):
             (tmp_path / "images" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n, the rest is not read here")
-        source = CatalogueSource(tmp_path, attributes=[column, "colour"], double=0.0)
+        source = CatalogueSource(tmp_path, CatalogueOptions(attributes=[column, "colour"], double_ratio=0.0))
         edits = source.category_edits((*SHOP, "f"), 5)
         assert isinstance(source, HasCategoryEdits) and len(edits) == count
         assert not any("f" in (query.reference, *query.targets) for query in edits)  # of what is unknown nothing is

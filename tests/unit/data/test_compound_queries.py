@@ -3,19 +3,19 @@ import pytest
 from nsfse.data.synthetic.compound_queries import PARTS
 from nsfse.data.synthetic.edits import DETAILS, PATTERN_NOUNS
 from nsfse.data.synthetic.items import ATTRIBUTES
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 
 FREE = ("length", "detail")
 
 
 @pytest.fixture(scope="module", params=["easy", "standard"])
 def source(request):
-    return DrawnSource(request.param, items=160, gallery=1600)
+    return DrawnSource(DrawnOptions(request.param, items=160, gallery=1600))
 
 
 @pytest.fixture(scope="module")
 def asked(source):
-    return {protocol.name.removeprefix("drawn-"): protocol.queries for protocol in source.questions()}
+    return {protocol.name.removeprefix("drawn-"): protocol.queries for protocol in source.compound_protocols()}
 
 
 def named(query):
@@ -32,7 +32,7 @@ def test_there_are_many_of_each_kind_and_they_are_the_same_again(source, asked):
     for part, kinds in PARTS.items():
         counts = [sum(query.kind == kind for query in asked[part]) for kind in kinds]
         assert min(counts) >= 40
-    again = DrawnSource(source.level.name, items=320, gallery=1600, seed=4).questions()
+    again = DrawnSource(DrawnOptions(source.level.name, items=320, gallery=1600, seed=4)).compound_protocols()
     assert {protocol.name.removeprefix("drawn-"): protocol.queries for protocol in again} == asked
 
 

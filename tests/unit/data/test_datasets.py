@@ -11,7 +11,7 @@ from PIL import Image
 from nsfse.data.check import report_json, report_lines
 from nsfse.data.datasets.cirr import CIRR
 from nsfse.data.datasets.fashion200k import Fashion200K, clean_caption, modification
-from nsfse.data.datasets.fashioniq import FashionIQ
+from nsfse.data.datasets.fashioniq import FashionIQ, FashionIQOptions
 from nsfse.data.datasets.shoes import Shoes
 from nsfse.data.datasets.table import Table
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
@@ -85,10 +85,10 @@ def test_fashioniq_protocols_are_two_galleries_with_the_reference_removed_or_kep
 
 
 def test_fashioniq_both_orders_are_two_phrasings(fashioniq):
-    query = FashionIQ(fashioniq, join="both orders").protocols("val")[0].queries[0]
+    query = FashionIQ(fashioniq, FashionIQOptions(join="both orders")).protocols("val")[0].queries[0]
     assert query.texts == ("is red and has no sleeves", "has no sleeves and is red")
     with pytest.raises(UsageError, match="join"):
-        FashionIQ(fashioniq, join="c2 or c1")
+        FashionIQ(fashioniq, FashionIQOptions(join="c2 or c1"))
 
 
 def test_fashioniq_training_tells_a_quarter_each_way_and_afresh_each_epoch(fashioniq):
@@ -144,7 +144,7 @@ def test_images_may_lie_elsewhere_and_behind_links(fashioniq, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("images")
     draw(elsewhere / "A.jpg")
     (elsewhere / "again").symlink_to(elsewhere)  # a loop must end
-    assert "A" in FashionIQ(fashioniq, images=elsewhere).images
+    assert "A" in FashionIQ(fashioniq, FashionIQOptions(images=elsewhere)).images
     (fashioniq / "images").symlink_to(elsewhere)
     assert "A" in FashionIQ(fashioniq).images
 
@@ -307,7 +307,11 @@ def test_official_annotations_hold_no_degenerate_pair_and_37_references_among_so
 @official
 def test_official_captions_joined_as_clip4cir_does():
     plain, theirs = (
-        [q.texts[0] for p in FashionIQ(ANNOTATIONS / "fashioniq", join=join).protocols("val")[::4] for q in p.queries]
+        [
+            q.texts[0]
+            for p in FashionIQ(ANNOTATIONS / "fashioniq", FashionIQOptions(join=join)).protocols("val")[::4]
+            for q in p.queries
+        ]
         for join in ("c1 and c2", "clip4cir")
     )
     given = [

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nsfse.data import EvalQuery
-from nsfse.data.datasets.query_set import QuerySetSource, write_query_set
+from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource, write_query_set
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
 
 ITEMS = "id,split,colour\na,val,red\nb,val,blue\nc,val,red\nd,train,red\n"
@@ -168,7 +168,7 @@ def grouped(tmp_path, **columns):
     folder = write(tmp_path, *queries, items=GROUPED)
     for at in range(60):
         (folder / "images" / f"{at}.png").write_bytes(b"\x89PNG\r\n\x1a\n, the rest is not read here")
-    return QuerySetSource(folder, **columns)
+    return QuerySetSource(folder, QuerySetOptions(**columns))
 
 
 def test_a_split_has_two_halves_that_share_no_product(tmp_path):

@@ -8,17 +8,19 @@ import pytest
 
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.synthetic.compound_queries import PARTS
-from nsfse.data.synthetic.edits import options
-from nsfse.data.synthetic.items import ATTRIBUTES, EASY, LADDERS, LEVELS, STANDARD, is_unseen_combination
+from nsfse.data.synthetic.draw import draw_query_set
+from nsfse.data.synthetic.edits import edit_options
+from nsfse.data.synthetic.items import ATTRIBUTES, EASY, LEVELS, ORDERED_SHADES, STANDARD, is_unseen_combination
+from nsfse.data.synthetic.queries import BASE_TEXTS
 from nsfse.data.synthetic.render import COLOURS
-from nsfse.data.synthetic.source import SEEN_TEXTS, DrawnSource, draw_query_set
-from nsfse.data.text.template_file import FOLDER, HeldOut, load_phrasings
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
+from nsfse.data.text.template_file import FOLDER, HeldOutTemplates, load_templates
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 
 @pytest.fixture(scope="module", params=["easy", "standard"])
 def source(request):
-    return DrawnSource(request.param, items=1600, gallery=640, triplets=1500)
+    return DrawnSource(DrawnOptions(request.param, items=1600, gallery=640, triplets=1500))
 
 
 def differing(one, other):
@@ -57,11 +59,11 @@ def test_negation_allows_every_other_colour_and_darker_every_darker_shade():
     def shirt(colour):
         return (0, colour, 0, 0, 0, 0, 0)
 
-    found = {option.kind: option for option in options(STANDARD, shirt(pink), shirt(red))}
-    assert found["comparison"].edits[0].phrases == "darker"
+    found = {option.kind: option for option in edit_options(STANDARD, shirt(pink), shirt(red))}
+    assert found["comparison"].edits[0].kind == "darker"
     assert found["comparison"].allowed[1] == (red, dark)
     assert set(found["negation"].allowed[1]) == set(range(len(COLOURS))) - {pink}
-    assert "comparison" not in {option.kind for option in options(STANDARD, shirt(red), shirt(blue))}
+    assert "comparison" not in {option.kind for option in edit_options(STANDARD, shirt(red), shirt(blue))}
 
 
 def test_hard_negatives_are_wrong_and_right_but_for_one_attribute(source):
@@ -89,12 +91,12 @@ def test_training_sees_neither_held_out_combinations_nor_held_out_phrasings(sour
         for p in STANDARD.values[2]
     ]
     assert 0.07 < np.mean(combinations) < 0.13
-    never = HeldOut(load_phrasings("en"), also_small=("this", "that"))
-    openings = [text.split("{")[0] for phrases in load_phrasings("en").kinds.values() for text in phrases.held_out]
+    never = HeldOutTemplates(load_templates("en"), also_small=("this", "that"))
+    openings = [text.split("{")[0] for phrases in load_templates("en").kinds.values() for text in phrases.held_out]
     openings = [text for text in openings if len(text) > 12]
     texts = [triplet.text.lower() for triplet in source.triplets(0)]
     assert openings and not any(opening in text for text in texts for opening in openings)
-    assert not any(never.within(text) for text in texts)
+    assert not any(never.find_in(text) for text in texts)
 
 
 def test_heldout_queries_and_only_they_meet_held_out_combinations(source):
@@ -110,10 +112,10 @@ def test_protocols_are_the_same_for_every_training_seed_and_partition_the_whole(
     protocols = source.protocols("test")
     parts = [query for protocol in protocols[1:] for query in protocol.queries]
     assert protocols[0].name == "drawn" and sorted(map(hash, parts)) == sorted(map(hash, protocols[0].queries))
-    again = DrawnSource(source.level.name, items=160, gallery=640, seed=9)
+    again = DrawnSource(DrawnOptions(source.level.name, items=160, gallery=640, seed=9))
     assert again.protocols("test") == protocols
     assert {f"drawn-{kind}" for kind in source.level.kinds} == {p.name for p in protocols[1:]} - {"drawn-heldout"}
-    assert all(len(query.texts) == SEEN_TEXTS + 2 for query in protocols[0].queries)
+    assert all(len(query.texts) == BASE_TEXTS + 2 for query in protocols[0].queries)
     assert [protocol.name for protocol in source.protocols("val")] == ["drawn"]
     assert source.protocols("train") == []
 
@@ -146,14 +148,14 @@ def test_the_benchmark_and_plain_training_are_byte_for_byte_those_of_version_1(t
     asked = {f"drawn-{part}" for part in PARTS}
     plain = b"".join(line for line in lines if json.loads(line)["protocol"] not in asked)
     assert hashlib.sha256(plain).hexdigest() == QUERIES[level] and len(plain) < len(b"".join(lines))
-    told = DrawnSource(level, items=1600, triplets=3000, variety=0).triplets(1)
+    told = DrawnSource(DrawnOptions(level, items=1600, triplets=3000, augment_prob=0)).triplets(1)
     truths = [[(claim.attribute, claim.words) for claim in t.word_labels] for t in told]
     rows = [[t.reference, [t.text], t.targets, t.kind, truth] for t, truth in zip(told, truths, strict=True)]
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == PLAIN[level]
 
 
 def test_variety_changes_texts_alone(source):
-    plain = DrawnSource(source.level.name, items=1600, triplets=1500, variety=0).triplets(0)
+    plain = DrawnSource(DrawnOptions(source.level.name, items=1600, triplets=1500, augment_prob=0)).triplets(0)
     told = source.triplets(0)
     assert [(t.reference, t.targets, t.word_labels) for t in told] == [
         (t.reference, t.targets, t.word_labels) for t in plain
@@ -167,51 +169,55 @@ def test_variety_changes_texts_alone(source):
 def test_another_file_makes_another_benchmark(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text((FOLDER / "en.toml").read_text("utf-8").replace('"make it {v}"', '"let us have it {v}"'), "utf-8")
-    mine = DrawnSource("easy", items=160, gallery=160, phrasings=str(file)).protocols("test")[0]
-    ours = DrawnSource("easy", items=160, gallery=160).protocols("test")[0]
+    mine = DrawnSource(DrawnOptions("easy", items=160, gallery=160, templates=str(file))).protocols("test")[0]
+    ours = DrawnSource(DrawnOptions("easy", items=160, gallery=160)).protocols("test")[0]
     assert ours.version == "1-easy-test-0" and mine.version.startswith("1-easy-test-0-mine-")
     assert any("let us have it" in text for query in mine.queries for text in query.texts)
     with pytest.raises(DataError, match=r"de.toml: lacks the table \[kinds.darker\]"):
-        DrawnSource("easy", phrasings="de")
+        DrawnSource(DrawnOptions("easy", templates="de"))
     held_out = 'held_out = ["the darker version of this", "could it be a little darker"]'
     file.write_text(file.read_text("utf-8").replace(held_out, ""), "utf-8")
     with pytest.raises(DataError, match=r"kinds\.darker has no held_out"):
-        DrawnSource("easy", phrasings=str(file))
+        DrawnSource(DrawnOptions("easy", templates=str(file)))
 
 
 def test_images_are_drawn_by_id(source):
     image = source.load("train-000003", (48, 32))
     assert image.shape == (48, 32, 3)
-    assert np.array_equal(image, DrawnSource(source.level.name, items=1600).load("train-000003", (48, 32)))
-    assert not np.array_equal(image, DrawnSource(source.level.name, items=1600, seed=1).load("train-000003", (48, 32)))
+    assert np.array_equal(
+        image, DrawnSource(DrawnOptions(source.level.name, items=1600)).load("train-000003", (48, 32))
+    )
+    assert not np.array_equal(
+        image, DrawnSource(DrawnOptions(source.level.name, items=1600, seed=1)).load("train-000003", (48, 32))
+    )
     for unknown in ("train-9999999", "shoe", "val-x"):
         with pytest.raises(NotFoundError, match="no image"):
             source.load(unknown, (48, 32))
 
 
 def test_wrong_options_are_refused():
-    for options_ in ({"level": "hard"}, {"items": 3}, {"items": 0}, {"triplets": 0}, {"variety": 1.5}):
+    for options in ({"level": "hard"}, {"items": 3}, {"items": 0}, {"triplets": 0}, {"augment_prob": 1.5}):
         with pytest.raises(UsageError):
-            DrawnSource(**options_)
+            DrawnSource(DrawnOptions(**options))
     with pytest.raises(UsageError, match="no split"):
-        DrawnSource("easy").items("dev")
+        DrawnSource(DrawnOptions("easy")).items("dev")
 
 
 def test_ladders_name_colours_and_easy_is_a_part_of_standard():
-    assert {colour for ladder in LADDERS for colour in ladder} <= set(COLOURS)
+    assert {colour for ladder in ORDERED_SHADES for colour in ladder} <= set(COLOURS)
     assert all(set(easy) <= set(standard) for easy, standard in zip(EASY.values, STANDARD.values, strict=True))
     assert set(LEVELS) == {"standard", "easy"}
     said = "drawings of 6 kinds (shirt, dress, trousers, bag, shoe, mug), 8 colours (red, "
-    assert DrawnSource("easy").knows.startswith(said)
+    assert DrawnSource(DrawnOptions("easy")).knows.startswith(said)
 
 
 def test_a_drawn_query_set_is_the_benchmark_in_memory(tmp_path):
     counts = draw_query_set(tmp_path, items=96, seed=5, size=24, level="easy")
-    memory = DrawnSource("easy", gallery=96, test_seed=5)
+    memory = DrawnSource(DrawnOptions("easy", gallery=96, test_seed=5))
     written = QuerySetSource(tmp_path)
     protocols = written.protocols("test")
     assert counts["items"] == 96 and counts["queries"] == len(protocols[0].queries) > 0
-    for disk, drawn in zip(protocols, [*memory.protocols("test"), *memory.questions()], strict=True):
+    for disk, drawn in zip(protocols, [*memory.protocols("test"), *memory.compound_protocols()], strict=True):
         assert (disk.name, disk.gallery) == (drawn.name, drawn.gallery)
         assert list(disk.queries) == [replace(query, word_labels=()) for query in drawn.queries]
     assert written.missing == ()

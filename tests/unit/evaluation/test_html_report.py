@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.diagnostics import HITS, _Samples, diagnose
 from nsfse.evaluation.evaluate import evaluate, image_ids
 from nsfse.evaluation.features import encode_in_batches, source_images
@@ -24,7 +24,7 @@ BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"
 
 @pytest.fixture(scope="module")
 def source():
-    return DrawnSource("easy", items=400, gallery=64)
+    return DrawnSource(DrawnOptions("easy", items=400, gallery=64))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 from nsfse.cli.formatting import reproduced_text, scores_text, to_json
 from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.evaluation.datasets import evaluate_dataset
 from nsfse.evaluation.evaluate import evaluate, evaluate_source
@@ -107,7 +107,7 @@ def test_a_reference_that_no_list_has_costs_its_query_alone():
 
 
 def test_a_source_that_draws_its_images_has_all_that_it_names():
-    source = DrawnSource("easy", items=400, gallery=64)
+    source = DrawnSource(DrawnOptions("easy", items=400, gallery=64))
     assert unlisted(source, source.protocols("test")) == frozenset()
 
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from nsfse.config import ModelConfig, load_config
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.baselines import METHODS, Artemis, Baseline, Combiner, Tirg, build_model, vector_sum
 from nsfse.models.checkpoint import load_checkpoint
@@ -139,7 +139,7 @@ def test_two_steps_of_training_then_an_evaluation(runs, name):
     assert isinstance(checkpoint.model, Baseline) and checkpoint.config.model.method == name
     log = (runs / name / "metrics.jsonl").read_text()
     assert '"step":2,' in log and '"loss":' in log and "t_c" not in log
-    source = DrawnSource("easy", gallery=32)
+    source = DrawnSource(DrawnOptions("easy", gallery=32))
     protocol = source.protocols("test")[0]
     short = dataclasses.replace(protocol, queries=protocol.queries[:6])
     (result,) = evaluate_source(open_scorer(runs / name), source, [short]).results

@@ -29,10 +29,10 @@ def result_rows(topic, entry, output):
 
 def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypatch):
     from nsfse.config import ModelConfig
-    from nsfse.data.synthetic.source import DrawnSource
+    from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
     from tests import random_run
 
-    queries = DrawnSource("easy", gallery=64).protocols("test")[0].queries
+    queries = DrawnSource(DrawnOptions("easy", gallery=64)).protocols("test")[0].queries
     monkeypatch.setattr(random_run, "TEXTS", [text for query in queries for text in query.texts])
     run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=16, dim=16, image_size=(32, 32)))
     found = load("evidence").measure(run, "easy", gallery=64)
@@ -45,13 +45,13 @@ def test_evidence_counts_hits_that_are_wrong_in_one_attribute(tmp_path, monkeypa
 
 def test_a_model_that_knows_nothing_does_not_know_that_nothing_matches(tmp_path, monkeypatch):
     from nsfse.config import ModelConfig
-    from nsfse.data.synthetic.source import DrawnSource
+    from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
     from nsfse.models.checkpoint import write_decision
     from nsfse_runtime.errors import NotFoundError
     from nsfse_runtime.inference.confidence import Decision
     from tests import random_run
 
-    queries = DrawnSource("easy", gallery=64).protocols("test")[0].queries
+    queries = DrawnSource(DrawnOptions("easy", gallery=64)).protocols("test")[0].queries
     monkeypatch.setattr(random_run, "TEXTS", [text for query in queries for text in query.texts])
     run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=16, dim=16, image_size=(32, 32)))
     measure = load("decision").measure
@@ -101,9 +101,9 @@ def test_each_query_is_told_in_six_ways(tmp_path, monkeypatch, capsys):
 
 
 def test_the_part_of_a_detail_is_small_and_that_of_a_colour_is_the_product():
-    from nsfse.data.synthetic.source import DrawnSource
+    from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 
-    source, pointing = DrawnSource("easy", gallery=64), load("pointing")
+    source, pointing = DrawnSource(DrawnOptions("easy", gallery=64)), load("pointing")
     item = next(item for item in source.items("test") if source.describe(item)["detail"] == "with")
     detail, product = (pointing.part_of(source, item, name, (64, 64)) for name in ("detail", "category"))
     assert 0 < detail.sum() < product.sum() / 2 < 64 * 64 / 2
@@ -112,10 +112,11 @@ def test_the_part_of_a_detail_is_small_and_that_of_a_colour_is_the_product():
 
 def test_the_naive_ways_are_asked_beside_ours(tmp_path, monkeypatch):
     from nsfse.config import ModelConfig
-    from nsfse.data.synthetic.source import DrawnSource
+    from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
     from tests import random_run
 
-    queries = [query for protocol in DrawnSource("easy", gallery=160).questions() for query in protocol.queries]
+    protocols = DrawnSource(DrawnOptions("easy", gallery=160)).compound_protocols()
+    queries = [query for protocol in protocols for query in protocol.queries]
     said = [text for query in queries for texts in (query.texts, *query.more_texts) for text in texts]
     monkeypatch.setattr(random_run, "TEXTS", [*said, "and no", *(word for q in queries for word in q.negative_texts)])
     run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=8, dim=16, image_size=(32, 32)))

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from nsfse.config import load_config
-from nsfse.data.synthetic.source import DrawnSource
+from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.models.checkpoint import DECISION, load_checkpoint, load_tensors
 from nsfse.models.torch_scorer import open_scorer
 from nsfse.training.loop import train
@@ -90,7 +90,7 @@ def test_the_last_weights_come_with_what_tells_a_match(whole, tmp_path):
     from nsfse.evaluation.features import source_images
     from nsfse.training.calibration import fit_decision
 
-    scorer, source = open_scorer(whole), DrawnSource("easy", items=64, triplets=48, gallery=96)
+    scorer, source = open_scorer(whole), DrawnSource(DrawnOptions("easy", items=64, triplets=48, gallery=96))
     again = fit_decision(scorer, source, "val", [], source_images(source, scorer.image_size), 20)
     assert load_checkpoint(whole).decision == scorer.decision == again != None  # noqa: E711
     assert load_checkpoint(whole, "best").decision is None

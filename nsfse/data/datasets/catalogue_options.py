@@ -1,0 +1,61 @@
+"""The options of a catalogue: which columns are what, and which edits are made how often."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from nsfse.data.text.augmentation import AUGMENT_PROB
+from nsfse_runtime.errors import UsageError
+
+
+class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of the data set `catalogue`. Shares and probabilities are from 0 to 1."""
+
+    table: str = "items.csv"
+    images: Path | None = None
+    """Where images are when not in `images/` of the folder."""
+    attributes: Sequence[str] | None = None
+    """Columns that an edit keeps when it does not name them; by default every column of few values."""
+    group: str | None = "group"
+    """Column that names products; images of one product are its variants."""
+    title: str | None = "title"
+    """Column that names an image in words, used to train titles against images."""
+    variant: str | None = None
+    """Attribute that varies within a group; by default the one that varies within most."""
+    split: str = "train"
+    """Split to make triplets of."""
+    seed: int = 0
+    triplets: int = 60_000
+    """Triplets in an epoch."""
+    instance_ratio: float = 0.5
+    """Share of edits within a group, which keep the very product."""
+    double_ratio: float = 0.1
+    """Share of edits of two attributes."""
+    balance: float = 0.5
+    """Power of a value's count in how often it is asked for: 1 as often as items have it, 0 all values alike."""
+    recolour_prob: float = 0.0
+    """Share of triplets whose reference is the target in other colours."""
+    attribute_weights: Mapping[str, float] | None = None
+    """How often each attribute changes, relative; by default by the root of how often it can."""
+    templates: str = "en"
+    """A shipped language, or a TOML file of templates."""
+    augment_prob: float = AUGMENT_PROB
+    """Share of training texts that are augmented (docs/data.md)."""
+    negation_ratio: float = 0.0
+    """Share of edits that name what is not wanted ("not red")."""
+    calibration_ratio: float = 0.0
+    """Share of products kept out of training, to fit score weights and confidence to."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number out of its range."""
+        both = self.instance_ratio + self.double_ratio
+        if not (0 <= self.instance_ratio <= 1 and 0 <= self.double_ratio <= 1 and both <= 1 and self.triplets > 0):
+            raise UsageError(
+                "instance_ratio and double_ratio are shares of at most 1 together, and triplets is positive"
+            )
+        if not 0 <= self.recolour_prob < 1:
+            raise UsageError("recolour_prob is a share of all triplets: from 0 to less than 1")
+        shares = (self.augment_prob, self.negation_ratio)
+        if not (all(0 <= share <= 1 for share in shares) and 0 <= self.calibration_ratio < 1):
+            raise UsageError("augment_prob, negation_ratio and calibration_ratio are shares, from 0 to 1")

@@ -1,0 +1,201 @@
+"""Triplets of a catalogue's items: pairs that differ in one attribute or two, with texts that name the difference."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from nsfse.data import EvaluationProtocol, TrainingTriplet, WordLabel
+from nsfse.data.datasets.catalogue_options import CatalogueOptions
+from nsfse.data.datasets.catalogue_pairs import AttributeGroup, ItemPair, PairSampler, Value
+from nsfse.data.datasets.items import MISSING_VALUES
+from nsfse.data.text.augmentation import TextAugmenter
+from nsfse.data.text.templates import Edit, TemplateSet
+from nsfse_runtime.errors import DataError, UsageError
+
+NEGATED = {"colour": "not colour", "value": "not value"}
+"""Kinds of edit that can also name what is not wanted any more."""
+_MAX_TARGETS = 1000
+"""Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
+_MAX_CALIBRATION_EDITS = 6000  # most begin with a product that training shows, and are left out
+_CALIBRATION_GALLERY = 6000
+"""Among the kept-out products alone the head has an easy time, and what is fitted there trusts it too much."""
+
+Rows = Mapping[str, Mapping[str, str]]
+"""Items by id, each with its values by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What edits of a catalogue can name, the same for each choice of its items."""
+
+    file: Path
+    columns: tuple[str, ...]
+    """The attributes."""
+    values: Mapping[str, frozenset[str]]
+    """The values of each attribute."""
+    group: str | None
+    """The column that names products, where the table has one."""
+    templates: TemplateSet
+
+
+class TripletSampler:
+    """Draws triplets among some items of a catalogue.
+
+    Raises:
+        DataError: No two items differ in one attribute alone.
+        UsageError: An option names a column that is no attribute.
+    """
+
+    def __init__(self, rows: Rows, schema: Schema, options: CatalogueOptions) -> None:
+        self._rows, self._schema, self._options = rows, schema, options
+        self._samplers = self._pair_samplers()
+        self._coloured = self._items_of_colour() if options.recolour_prob else []
+
+    def triplets(self, epoch: int) -> list[TrainingTriplet]:
+        """Return the epoch's triplets: fresh pairs and texts, both directions of a pair side by side."""
+        options = self._options
+        rng = np.random.default_rng([4, options.seed, epoch])
+        pairs = -(-options.triplets // 2)
+        recoloured = round(options.recolour_prob * pairs)
+        shares = np.array([share for share, _, _ in self._samplers])
+        counts = rng.multinomial(pairs - recoloured, shares / shares.sum()).tolist()
+        drawn = [
+            (kind, pair)
+            for (_, kind, sampler), count in zip(self._samplers, counts, strict=True)
+            for pair in sampler.draw(count, rng)
+        ]
+        augmenter = TextAugmenter(self._schema.templates, options.augment_prob, options.seed, epoch)
+        triplets: list[TrainingTriplet] = []
+        for index, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 6)).tolist(), strict=True):
+            if index >= len(drawn):
+                triplets += [self._recoloured(part, augmenter) for part in (chances[:3], chances[3:])]
+                continue
+            kind, pair = drawn[index]
+            triplets.append(self._triplet(kind, pair, 0, chances[:2], augmenter))
+            triplets.append(self._triplet(kind, pair, 1, chances[2:], augmenter))
+        return triplets[: options.triplets]
+
+    def _triplet(
+        self, kind: str, pair: ItemPair, start: int, chances: Sequence[float], augmenter: TextAugmenter
+    ) -> TrainingTriplet:
+        """Return the triplet from side `start` of a pair to the other."""
+        end, templates = 1 - start, self._schema.templates
+        edits = [templates.edit_to(column, value) for column, value in zip(pair.columns, pair.values[end], strict=True)]
+        targets = pair.answers(end, _MAX_TARGETS)
+        allowed: list[tuple[str, ...]] = [(value,) for value in pair.values[end]]
+        share, negatable = self._options.negation_ratio, len(edits) == 1 and edits[0].kind in NEGATED
+        if share and negatable and augmenter.random.random() < share:
+            (column,), (old,) = pair.columns, pair.values[start]
+            edit = templates.edit_to(column, old)
+            kind, edits = "negation", [replace(edit, kind=NEGATED[edit.kind])]
+            targets = pair.all_but(start, _MAX_TARGETS)
+            allowed = [tuple(self._schema.values[column] - {old})]
+        base = int(chances[0] * len(templates.templates_for(edits).base))
+        text, typos = augmenter.sample(edits, base, chances[1])
+        labels = tuple(_label(edit, values) for edit, values in zip(edits, allowed, strict=True))
+        return TrainingTriplet(pair.item(start), text, targets, kind, labels, typos)
+
+    def _recoloured(self, chances: Sequence[float], augmenter: TextAugmenter) -> TrainingTriplet:
+        """Return a triplet whose text names an item's colour and whose reference is the item in other colours."""
+        item, column, colour = self._coloured[int(chances[0] * len(self._coloured))]
+        edit = self._schema.templates.edit_to(column, colour)
+        base = int(chances[1] * len(self._schema.templates.templates_for([edit]).base))
+        text, typos = augmenter.sample([edit], base, chances[2])
+        recolour_seed = 1 + int(augmenter.random.random() * 2**31)
+        return TrainingTriplet(item, text, (item,), "recoloured", (_label(edit, (colour,)),), typos, recolour_seed)
+
+    def _items_of_colour(self) -> list[tuple[str, str, str]]:
+        """Return (item, colour column, colour) of every item whose colour is known."""
+        kinds, columns = self._schema.templates.columns, self._schema.columns
+        column = next((name for name in columns if kinds.get(name.lower()) == "colour"), None)
+        if column is None:
+            raise UsageError(f"recolour_prob needs a colour among the attributes; there are: {', '.join(columns)}")
+        return [(item, column, row[column]) for item, row in self._rows.items() if row[column] not in MISSING_VALUES]
+
+    def _pair_samplers(self) -> list[tuple[float, str, PairSampler]]:
+        """Return (share, kind, sampler) of everything that can be drawn; shares are relative."""
+        options, columns, group = self._options, self._schema.columns, self._schema.group
+        weights = options.attribute_weights or dict.fromkeys(columns, 0.0)
+        for column in (*weights, *([options.variant] if options.variant else [])):
+            if column not in columns:
+                raise UsageError(f"no attribute {column!r}; there are: {', '.join(columns)}")
+        singles = self._shared(1 - options.instance_ratio - options.double_ratio, "attribute", list(weights), 1)
+        doubles = self._shared(options.double_ratio, "double", list(weights), 2)
+        instances = []
+        if group and options.instance_ratio:
+            column = options.variant or self._variant(group)
+            sampler = PairSampler((column,), self._groups((column,), lambda row: row[group]), options.balance)
+            instances = [(options.instance_ratio, "instance", sampler)] if sampler.total else []
+        samplers = [entry for entry in (*instances, *singles, *doubles) if entry[0] > 0]
+        if not samplers:
+            raise DataError(f"{self._schema.file} has no two items that differ in one attribute alone; see its columns")
+        return samplers
+
+    def _shared(self, share: float, kind: str, columns: list[str], size: int) -> list[tuple[float, str, PairSampler]]:
+        """Return a sampler of every `size` columns, `share` divided among those that have pairs."""
+        if share <= 0:
+            return []
+        given, samplers = self._options.attribute_weights, []
+        for chosen in combinations(columns, size):
+            others = [column for column in self._schema.columns if column not in chosen]
+            groups = self._groups(chosen, lambda row, others=others: tuple(row[column] for column in others))  # type: ignore[misc]
+            sampler = PairSampler(chosen, groups, self._options.balance)
+            weight = np.prod([given[column] for column in chosen]) if given else sampler.total**0.5
+            if sampler.total:
+                samplers.append((float(weight), sampler))
+        total = sum(weight for weight, _ in samplers)
+        return [(share * weight / total, kind, sampler) for weight, sampler in samplers if weight > 0]
+
+    def _groups(self, columns: tuple[str, ...], key: Callable[[Mapping[str, str]], Any]) -> list[AttributeGroup]:
+        """Return the items of each key by their values of `columns`; those with a missing value left out."""
+        groups: dict[Any, dict[Value, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for item, row in self._rows.items():
+            value = tuple(row[column] for column in columns)
+            if (shared := key(row)) not in MISSING_VALUES and not MISSING_VALUES.intersection(value):
+                groups[shared][value].append(item)
+        return [{value: tuple(items) for value, items in group.items()} for group in groups.values() if len(group) > 1]
+
+    def _variant(self, group: str) -> str:
+        """Return the attribute that varies within most groups."""
+        return max(self._schema.columns, key=lambda column: len(self._groups((column,), lambda row: row[group])))
+
+
+class CalibrationView:
+    """The products kept out of training, in a gallery among others as a shop has them.
+
+    Raises UsageError where the products kept out make no edits by themselves.
+    """
+
+    def __init__(self, kept_out: Rows, training: Rows, schema: Schema, options: CatalogueOptions) -> None:
+        count = min(options.triplets, _MAX_CALIBRATION_EDITS)
+        options = msgspec.structs.replace(options, recolour_prob=0.0, triplets=count)
+        try:
+            TripletSampler(kept_out, schema, options)
+        except DataError:
+            raise UsageError(
+                f"calibration_ratio keeps {len(kept_out)} items of {schema.file} apart: too few to make edits; "
+                "give more, or 0"
+            ) from None
+        others = list(training)[:: -(-len(training) // max(1, _CALIBRATION_GALLERY - len(kept_out)))]
+        self._training = training
+        self._rows = {**kept_out, **{item: training[item] for item in others}}
+        self._sampler = TripletSampler(self._rows, schema, options)
+
+    def protocol(self) -> EvaluationProtocol:
+        """Return queries from and to products kept out of training; other right answers come after these."""
+        queries = []
+        for triplet in self._sampler.triplets(0):
+            targets = tuple(sorted(triplet.targets, key=self._training.__contains__))
+            if triplet.reference not in self._training and targets[0] not in self._training:
+                queries.append(replace(triplet.as_query(), targets=targets))
+        return EvaluationProtocol("held out", "1", tuple(self._rows), tuple(queries))
+
+
+def _label(edit: Edit, values: tuple[str, ...]) -> WordLabel:
+    return WordLabel(edit.attribute, edit.words, edit.attribute, values, edit.absent)
