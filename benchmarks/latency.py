@@ -40,7 +40,7 @@ def measure(bundle: Path, folder: Path, path: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         retriever, text = Retriever(model, gallery), _known_word(model.bundle)
         name = gallery.ids[0]
-        file = gallery.path_of(0)
+        file = gallery.snapshot.path_of(0)
         return {
             "gallery": len(gallery),
             "index_images_per_second": round(report.encoded / seconds, 1),

@@ -116,7 +116,7 @@ def bodies_of(path: Path, by: str, text: str, count: int = 64) -> list[tuple[str
     """Return the forms of `count` queries, by ids or by the files of the gallery's images."""
     with Gallery.open(path) as gallery:
         rows = random.Random(0).sample(range(len(gallery)), min(count, len(gallery)))
-        images = [(gallery.ids[row], gallery.path_of(row)) for row in rows]
+        images = [(gallery.ids[row], gallery.snapshot.path_of(row)) for row in rows]
     forms = []
     for name, file in images:
         reference = ("reference_ids", name.encode()) if by == "id" else ("reference_images", file.read_bytes())

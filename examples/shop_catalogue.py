@@ -22,7 +22,8 @@ def open_shop(bundle_folder: str, images: str, table: str) -> Retriever:
 
 def alternatives(shop: Retriever, product: str, text: str, without: str) -> Result:
     """Find five products of `product`'s own category that fulfil `text` and show nothing of `without`."""
-    category = shop.gallery.metadata([shop.gallery.row(product)])[0].get("category")
+    snapshot = shop.gallery.snapshot
+    category = snapshot.metadata[snapshot.row(product)].get("category")
     where = {"category": category} if category else None
     return shop.query(product, text, k=5, where=where, negative_texts=[without])
 
@@ -38,10 +39,11 @@ def answers(shop: Retriever, asked: list[tuple[str, str]]) -> Iterator[str]:
 def main(bundle_folder: str, images: str, table: str) -> None:
     """Ask a catalogue of its first products."""
     shop = open_shop(bundle_folder, images, table)
-    first, second, *_ = shop.gallery.ids
+    snapshot = shop.gallery.snapshot
+    first, second, *_ = snapshot.ids
     print(f"{first}, in red, without stripes:")
     for hit in alternatives(shop, first, "in red", "stripes").hits:
-        print(f"  {hit.score:6.2f}  {hit.id}  {shop.gallery.metadata([shop.gallery.row(hit.id)])[0]}")
+        print(f"  {hit.score:6.2f}  {hit.id}  {snapshot.metadata[snapshot.row(hit.id)]}")
     print(*answers(shop, [(first, "make it blue"), (second, "with dots"), ("sold out", "in red")]), sep="\n")
 
 

@@ -129,7 +129,7 @@ def check_references(gallery: Gallery, references: Sequence[str], texts: Sequenc
 def _names_image(gallery: Gallery, name: str) -> bool:
     """Tell whether an image of the gallery, or several, are called `name`."""
     try:
-        gallery.row(name)
+        gallery.snapshot.row(name)
     except NotFoundError:
         return False
     except UsageError:
@@ -150,7 +150,7 @@ def image_file(gallery: Gallery, reference: str) -> Path:
             f"the images of {gallery.path} were in {folder}, which is gone; if it was moved: "
             f"nsfse index {gallery.path} NEW_FOLDER"
         )
-    return gallery.path_of(gallery.row(reference))
+    return gallery.snapshot.path_of(gallery.snapshot.row(reference))
 
 
 def folders(pairs: Sequence[str]) -> dict[str, Path]:
@@ -206,11 +206,11 @@ def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
     if not where:
         return "the gallery has no image but those of the query"
     for column, value in where.items():
-        if not gallery.mask({column: value}).any():
+        if not gallery.snapshot.mask({column: value}).any():
             near = gallery.snapshot.nearest_value(column, value)
             hint = f"; did you mean {near}?" if near else ""
             return printable(f"no image in the gallery has {column}={value}{hint}")
-    if gallery.mask(where).any():
+    if gallery.snapshot.mask(where).any():
         return "no image but those of the query fits these conditions"
     return "no image in the gallery fits all of these conditions"
 

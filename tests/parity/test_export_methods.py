@@ -86,7 +86,7 @@ def test_a_gallery_of_one_stage_answers_without_evidence(tirg, tmp_path):
         gallery.sync(photos)
         retriever = Retriever(model, gallery)
         result = retriever.query("3.png", "make it red", k=3)
-        targets = gallery.targets([gallery.row(f"{number}.png") for number in range(5)])
+        targets = gallery.snapshot.targets([gallery.snapshot.row(f"{number}.png") for number in range(5)])
         (query,) = model.compose(targets.take([3]), ["make it red"])
         order = [n for n in np.argsort(-(targets.vectors @ query.vector), kind="stable") if n != 3][:3]
         assert [hit.id for hit in result.hits] == [f"{n}.png" for n in order]

@@ -222,6 +222,6 @@ def eager_query(model: TorchScorer, gallery: Gallery, image: bytes, text: str) -
     """Answer a query as a plain PyTorch program would: decode, encode, a product with all vectors, the head."""
     features = model.encode_images(np.stack([load_image(image, model.image_size)]))
     query = model.compose(features, [text])[0]
-    scores = gallery.vectors() @ query.vector
+    scores = gallery.snapshot.vectors @ query.vector
     rows = np.argpartition(scores, len(scores) - CANDIDATES)[len(scores) - CANDIDATES :]
-    return np.argsort(-model.score_pairs(query, gallery.targets(rows)).score)[:10]
+    return np.argsort(-model.score_pairs(query, gallery.snapshot.targets(rows)).score)[:10]

@@ -3,37 +3,34 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nsfse_runtime.errors import NotFoundError, OutputError, UsageError, VersionError
 from nsfse_runtime.gallery import store
+from nsfse_runtime.gallery.connections import Connections
 from nsfse_runtime.gallery.snapshot import Snapshot
-from nsfse_runtime.gallery.store import GalleryStore
-from nsfse_runtime.types import Floats, Scorer, TargetFeatures
+from nsfse_runtime.types import Scorer
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.report import SyncProgress, SyncReport
 
 
 class Gallery:
-    """N images by row, in the order of their ids. Made by `open`; a context manager closes it.
+    """The features of a folder's images in one SQLite file. Made by `open`; a context manager closes it.
 
-    What is read is one committed generation, loaded at first use and kept until `refresh`; a Gallery may be shared by
-    threads. Any reading method may raise IntegrityError (the file is damaged).
+    What is read is one committed generation: `snapshot`, loaded at first use and kept until `refresh` or `reading`.
+    Rows are numbers within one generation, so what takes or gives a row is a method of the Snapshot. A Gallery may be
+    shared by threads. Any reading method may raise IntegrityError (the file is damaged).
     """
 
     def __init__(self, path: Path, model: Scorer | None = None) -> None:
         self.path, self._model = path, model
+        self._connections = Connections(path)
         self._snapshot: Snapshot | None = None
         self._loading = threading.Lock()
-        self._local = threading.local()
-        self._stores: list[GalleryStore] = []
 
     @classmethod
     def open(
@@ -44,11 +41,20 @@ class Gallery:
         create: bool = False,
         bundle_path: str | os.PathLike[str] | None = None,
     ) -> "Gallery":
-        """Open a gallery, or with `create` make it; `model` is the one whose features it holds.
+        """Open a gallery, or with `create` make it.
 
-        A new gallery remembers where its bundle is (`bundle_path`, or where `model` lies).
-        Raises NotFoundError, UsageError (a new gallery without a model), OutputError, IntegrityError, or VersionError
-        (a newer format, or features of another bundle: nothing is deleted then).
+        Args:
+            path: The gallery's file.
+            model: What made the features that it holds, or will make them. Reading needs none.
+            create: Make the gallery where there is none; that needs a model.
+            bundle_path: The bundle that a new gallery remembers, by default the folder of `model`.
+
+        Raises:
+            NotFoundError: There is no gallery, and `create` is off.
+            UsageError: A new gallery has no model.
+            OutputError: The file cannot be made, opened or written.
+            IntegrityError: The file is damaged, or no gallery.
+            VersionError: The gallery is of a newer format, or of another model; it is left as it is.
         """
         gallery = cls(Path(path), model)
         if not store.exists(gallery.path):
@@ -81,33 +87,23 @@ class Gallery:
 
     def close(self) -> None:
         """Close the file; a later use opens it again."""
-        with self._loading:
-            self._local = threading.local()
-            while self._stores:
-                self._stores.pop().close()
-
-    def _store(self) -> GalleryStore:
-        """Return this thread's own connection."""
-        own: GalleryStore | None = getattr(self._local, "store", None)
-        if own is None:
-            own = self._local.store = GalleryStore.open_reader(self.path)
-            with self._loading:
-                self._stores.append(own)
-        return own
+        self._connections.close()
 
     @contextmanager
     def reading(self) -> Iterator[Snapshot]:
-        """Hold the newest generation whole, whatever a writer commits meanwhile: for a search and its regions."""
-        own = self._store()
-        with own.reading():
-            yield self._newest(own)
+        """Hold the newest generation whole inside, whatever a writer commits meanwhile: for a search and its regions.
 
-    def _newest(self, own: GalleryStore) -> Snapshot:
-        generation = own.generation
-        with self._loading:
-            if self._snapshot is None or self._snapshot.generation != generation:
-                self._snapshot = Snapshot(self.path, own)
-            return self._snapshot
+        Yields:
+            The newest committed generation.
+        """
+        store = self._connections.store()
+        with store.reading():
+            generation = store.generation
+            with self._loading:
+                if self._snapshot is None or self._snapshot.generation != generation:
+                    self._snapshot = Snapshot(self._connections)
+                snapshot = self._snapshot
+            yield snapshot
 
     def refresh(self) -> None:
         """Take the newest committed generation: rows may mean other images from here on."""
@@ -131,75 +127,27 @@ class Gallery:
         """Return the N ids: paths relative to the folder, with forward slashes, sorted."""
         return self.snapshot.ids
 
-    def vectors(self) -> Floats:
-        """Return the stage-1 vectors [N, d]."""
-        return self.snapshot.vectors
-
-    def targets(self, rows: Sequence[int] | NDArray[np.intp], snapshot: Snapshot | None = None) -> TargetFeatures:
-        """Return the features of `rows` [K]. Raises InputError when they were changed since they were read."""
-        return (snapshot or self.snapshot).targets(self._store(), rows)
-
-    def row(self, name: str) -> int:
-        """Return the row of an id, or of the only image called `name` but for folder and suffix.
-
-        Raises NotFoundError, or UsageError when several are called so.
-        """
-        return self.snapshot.row(name)
-
-    def metadata(self, rows: Sequence[int] | NDArray[np.intp] | None = None) -> list[dict[str, str]]:
-        """Return the columns and values of `rows`, by default of all."""
-        values = self.snapshot.metadata
-        return list(values) if rows is None else [values[row] for row in rows]
-
-    def mask(self, where: Mapping[str, str | Sequence[str]] | None) -> NDArray[np.bool_]:
-        """Return which rows [N] meet every condition (see Snapshot.mask). Raises UsageError."""
-        return self.snapshot.mask(where)
-
-    def path_of(self, row: int) -> Path:
-        """Return where the image of `row` lay when the folder was last synced."""
-        return Path(self.snapshot.folder, self.ids[row])
-
-    def is_current(self, row: int, snapshot: Snapshot | None = None) -> bool:
-        """Tell whether the image's file is still as it was when it was encoded, by its time or by its content."""
-        from nsfse_runtime.gallery.reader import content_hash
-
-        snapshot = snapshot or self.snapshot
-        path = Path(snapshot.folder, snapshot.ids[row])
-        recorded = self._store().read_file(snapshot.ids[row])
-        try:
-            status = path.stat()
-        except OSError:
-            return False
-        if recorded is None:
-            return False
-        (size, mtime_ns), sha256 = recorded
-        return size == status.st_size and (mtime_ns == status.st_mtime_ns or sha256 == content_hash(path))
-
-    def copies(self, sha256: bytes, snapshot: Snapshot) -> NDArray[np.intp]:
-        """Return the rows of the images whose files have this SHA-256."""
-        return snapshot.rows_of(self._store(), sha256)
-
     @property
     def fingerprint(self) -> str:
         """Identify the model whose features these are."""
-        return self._store().read_meta("fingerprint")
+        return self._connections.store().read_meta("fingerprint")
 
     @property
     def bundle_path(self) -> Path | None:
-        """Return where the gallery's bundle lay when it was made, if it came from one."""
-        path = self._store().read_meta("bundle")
+        """Return the bundle's folder as it was when the gallery was made; None where the model was no bundle."""
+        path = self._connections.store().read_meta("bundle")
         return Path(path) if path else None
 
     def info(self) -> dict[str, Any]:
         """Return what `nsfse info` shows, without loading the features."""
-        own = self._store()
-        meta = own.meta()
+        current = self._connections.store()
+        meta = current.meta()
         return {
             "path": str(self.path),
-            "format_version": own.format_version,
+            "format_version": current.format_version,
             "images": meta["items"],
-            "distinct": own.count("contents"),
-            "failed": own.count("failures"),
+            "distinct": current.count("contents"),
+            "failed": current.count("failures"),
             "dim": meta.get("dim"),
             "regions": meta.get("regions"),
             "folder": meta["folder"],
@@ -212,7 +160,7 @@ class Gallery:
 
     def failures(self) -> list[tuple[str, str]]:
         """Return the files that were refused, with the reason, as the last sync left them."""
-        return self._store().read_failures()
+        return self._connections.store().read_failures()
 
     def sync(
         self,
@@ -226,16 +174,34 @@ class Gallery:
         exclude: Sequence[str] | None = None,
         allow_removals: bool = False,
     ) -> "SyncReport":
-        """Make the gallery equal to `folder`: encode what is new or changed, follow renames, drop what is gone.
+        """Make the gallery equal to a folder: encode what is new or changed, follow renames, drop what is gone.
 
-        Each batch is committed before `progress` hears of it; whatever interrupts, the next sync goes on from there.
-        `batch` images are encoded at a time, by default as many as the free memory allows, while `workers` threads
-        decode the next ones, by default one a core. A gallery of more than stage1.EXACT_UP_TO images gets its index.
-        `metadata` is a CSV table (docs: metadata.read_table). `exclude` are globs of files and folders to leave out
-        (docs: folder.list_folder) from now on; None leaves those in force that the gallery keeps. More than half of the
-        images, of a sub-folder, or of all metadata go only where `allow_removals` says so.
-        Raises NotFoundError, UsageError, InputError (too much would be removed: is a disk not mounted?), DataError,
-        OutputError (a second writer, at once), IntegrityError. Nothing is changed by the first four.
+        Each batch is committed before `progress` hears of it: after an interruption the next sync goes on from there.
+        A large gallery gets its index (see search.first_stage).
+
+        Args:
+            folder: The folder of images, with its sub-folders.
+            model: What encodes, by default the model that the gallery was opened with.
+            metadata: A CSV table of the images' metadata (see gallery.metadata.read_table).
+            batch: Images encoded at a time; by default as many as the free memory allows.
+            workers: Threads that decode the next images meanwhile; by default one a processor.
+            progress: Called after each commit.
+            exclude: Globs of files and folders to leave out from now on (see gallery.scan.list_folder); None
+                leaves those in force that the gallery has.
+            allow_removals: Let more than half of the images, of a sub-folder, or of all metadata go.
+
+        Returns:
+            The counts, and what was refused, with the reason.
+
+        Raises:
+            NotFoundError: There is no folder or table.
+            UsageError: There is no model, the folder is none, or is not the gallery's.
+            InputError: Too much would be removed: a disk may not be mounted.
+            DataError: The table cannot be read, or does not fit the images.
+            OutputError: Another process writes the gallery, or it cannot be written.
+            IntegrityError: The gallery is damaged.
+
+        The first four errors leave the gallery as it was.
         """
         from nsfse_runtime.gallery.sync import sync
         from nsfse_runtime.search.first_stage import Stage1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import InputError, NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.gallery.connections import Connections
 from nsfse_runtime.gallery.sqlite_file import damaged
 from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.image_names import Names, loose, nearest, nfc
@@ -20,22 +21,33 @@ def _plain(value: str) -> str:
     return nfc(value.strip())
 
 
-def _told_apart(name: str) -> str:
+def _distinguishable(name: str) -> str:
     """Return an id as it can be told from one that looks the same: what is no ASCII as its escape, where it must."""
     return name if nfc(name) == name else ascii(name)[1:-1]
 
 
 class Snapshot:
-    """N images, row by row in the order of their ids; `contents` [N] names each one's features in the file."""
+    """N images, row by row in the order of their ids: what takes or gives a row is of one Snapshot.
 
-    def __init__(self, path: Path, store: GalleryStore) -> None:
-        """Load the generation that `store` sees. Raises IntegrityError."""
-        self._path = path
+    Any method may raise IntegrityError (the file is damaged).
+
+    Attributes:
+        generation: The number of this generation.
+        folder: The folder that was last indexed, "" before that.
+        ids: The N ids: paths relative to the folder, with forward slashes, sorted.
+        contents: The key of each row's content [N]; images with the same bytes share one.
+        vectors: The stage-1 vectors [N, d], float32.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        """Load the generation that this thread's connection sees. Raises IntegrityError or OutputError."""
+        self._path, self._connections = connections.path, connections
+        store = connections.store()
         meta = store.meta()
         self.generation, self.folder = int(meta["generation"]), str(meta["folder"])
         items = store.read_items()
         if len(items) != meta["items"]:
-            raise damaged(path, f"{len(items)} images of {meta['items']}")
+            raise damaged(self._path, f"{len(items)} images of {meta['items']}")
         self.ids: tuple[str, ...] = tuple(item[0] for item in items)
         self.contents = np.array([item[1] for item in items], np.int64)
         self._metadata = [item[2] for item in items]
@@ -70,17 +82,47 @@ class Snapshot:
         """Return what names each row's vector, in this generation and any other: its key and the CRC of its content."""
         return self.contents.astype(np.uint64) << np.uint64(32) | self._checksums
 
-    def targets(self, store: GalleryStore, rows: Sequence[int] | NDArray[np.intp]) -> TargetFeatures:
-        """Return the features of `rows` [K]: vectors [K, d], regions [K, R, d]. Raises InputError, IntegrityError."""
+    def targets(self, rows: Sequence[int] | NDArray[np.intp]) -> TargetFeatures:
+        """Return the features of `rows`; their regions are read from the file.
+
+        Args:
+            rows: Row numbers [K].
+
+        Returns:
+            Vectors [K, d] and regions [K, R, d].
+
+        Raises:
+            InputError: The gallery was changed since this generation was read.
+        """
         wanted = np.asarray(rows, np.intp)
         vectors = self.vectors[wanted]
         keys = self.contents[wanted].tolist()
+        store = self._connections.store()
         regions = store.read_regions(keys)
         if not regions.keys() >= set(keys):
             if store.generation == self.generation:
                 raise damaged(self._path, "an image's regions are missing")
             raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
         return TargetFeatures(vectors, store.decode_regions([regions[key] for key in keys], vectors.shape[1]))
+
+    def path_of(self, row: int) -> Path:
+        """Return where the image of `row` was when the folder was last indexed."""
+        return Path(self.folder, self.ids[row])
+
+    def is_current(self, row: int) -> bool:
+        """Tell whether the image's file is still as it was when it was encoded, by its time or by its content."""
+        from nsfse_runtime.gallery.reader import content_hash  # which needs Pillow
+
+        recorded = self._connections.store().read_file(self.ids[row])
+        path = self.path_of(row)
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        if recorded is None:
+            return False
+        (size, mtime_ns), sha256 = recorded
+        return size == status.st_size and (mtime_ns == status.st_mtime_ns or sha256 == content_hash(path))
 
     def has(self, name: str) -> bool:
         """Tell whether `name` is an id."""
@@ -93,14 +135,14 @@ class Snapshot:
         """
         if name in self._rows:
             return self._rows[name]
-        found = self._names.find(name)
-        if len(found.ids) > 1:
-            some = ", ".join(map(_told_apart, found.ids[:3]))
-            raise UsageError(printable(f"{len(found.ids)} images are called {name} ({some}); give the whole id"))
-        if found.id is None:
+        match = self._names.find(name)
+        if len(match.ids) > 1:
+            some = ", ".join(map(_distinguishable, match.ids[:3]))
+            raise UsageError(printable(f"{len(match.ids)} images are called {name} ({some}); give the whole id"))
+        if match.id is None:
             hint = self.hint(name) or "give an id as results show it"
             raise NotFoundError(printable(f"{self._path} has no image {name[:200]}; {hint}"))
-        return self._rows[found.id]
+        return self._rows[match.id]
 
     def same(self, name: str) -> str | None:
         """Return the id that `name` is, in whatever Unicode form; None where there is none."""
@@ -115,9 +157,9 @@ class Snapshot:
         """Return the rows of all images whose files have the same bytes as that of `row`, itself among them."""
         return np.flatnonzero(self.contents == self.contents[row])
 
-    def rows_of(self, store: GalleryStore, sha256: bytes) -> NDArray[np.intp]:
+    def rows_with_content(self, sha256: bytes) -> NDArray[np.intp]:
         """Return the rows of the images whose files have this SHA-256."""
-        key = store.content_key(sha256)
+        key = self._connections.store().content_key(sha256)
         return np.flatnonzero(self.contents == key) if key is not None else np.empty(0, np.intp)
 
     @cached_property
@@ -145,16 +187,16 @@ class Snapshot:
         form do not count. Raises UsageError for a column that no image has.
         """
         mask = np.ones(len(self), np.bool_)
-        for name, value in (where or {}).items():
+        for name, condition in (where or {}).items():
             known, which = self._values(self._column(name))
-            values = [None if each is None else _plain(each) for each in known]
-            if not isinstance(value, str):
-                allowed = set(map(_plain, value))
-            elif _plain(value) in values:
-                allowed = {_plain(value)}
+            values = [None if value is None else _plain(value) for value in known]
+            if not isinstance(condition, str):
+                allowed = set(map(_plain, condition))
+            elif _plain(condition) in values:
+                allowed = {_plain(condition)}
             else:
-                allowed = set(map(_plain, value.split(",")))
-            mask &= np.array([each in allowed for each in values], np.bool_)[which]
+                allowed = set(map(_plain, condition.split(",")))
+            mask &= np.array([value in allowed for value in values], np.bool_)[which]
         return mask
 
     def _column(self, name: str) -> str:
@@ -171,7 +213,7 @@ class Snapshot:
 
     def nearest_value(self, column: str, value: str) -> str | None:
         """Return the value of `column` most like `value`, None where it has that one, or none is near."""
-        known = [each for each in self._values(self._column(column))[0] if each is not None]
+        known = [value for value in self._values(self._column(column))[0] if value is not None]
         return None if _plain(value) in map(_plain, known) else nearest(value, known)
 
     def _values(self, column: str) -> tuple[list[str | None], NDArray[np.int32]]:

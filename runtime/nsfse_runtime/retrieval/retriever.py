@@ -153,7 +153,7 @@ class Retriever:
         if row is not None:
             mask[snapshot.copies(row)] = False
             path = Path(snapshot.folder, snapshot.ids[row])
-            if isinstance(reference, GalleryId) or self.gallery.is_current(row, snapshot):
+            if isinstance(reference, GalleryId) or snapshot.is_current(row):
                 return row
             if isinstance(reference, str) and snapshot.has(reference) and not path.is_file():
                 return row  # an id, whose file is gone: its features are all there is
@@ -161,7 +161,7 @@ class Retriever:
         clock.start()
         pixels, sha256 = _decoded(reference, self._scorer.image_size)
         if sha256 is not None:
-            mask[self.gallery.copies(sha256, snapshot)] = False
+            mask[snapshot.rows_with_content(sha256)] = False
         clock.lap("decode")
         return pixels
 
@@ -175,7 +175,7 @@ class Retriever:
         if new:
             clock.lap("image")
         fresh = iter([part.take([at]) for part in parts for at in range(len(part))])
-        known = [self.gallery.targets([image], snapshot) if isinstance(image, int) else next(fresh) for image in images]
+        known = [snapshot.targets([image]) if isinstance(image, int) else next(fresh) for image in images]
         found, at = [], 0
         for look in good:
             own, at = known[at : at + len(look.images)], at + len(look.images)
@@ -192,7 +192,7 @@ class Retriever:
 
     def _search(self, snapshot: Snapshot, look: "_Look", asked: Asked, clock: Clock) -> Result:
         def fetch(rows: Rows) -> TargetFeatures:
-            return self.gallery.targets(rows, snapshot)
+            return snapshot.targets(rows)
 
         query = look.query
         deep = max(query.rerank, query.k) if query.rerank else 0

@@ -52,7 +52,7 @@ def test_make_it_red_brings_red_ones_first(shelf):
     there = {form[name] for name in gallery.ids if truth[name]["colour"] == "red"}
     others = [name for name in gallery.ids if truth[name]["colour"] != "red" and form[name] in there]
     for name in others[:: len(others) // 40]:
-        first = ask.query(gallery.path_of(gallery.row(name)), "make it red", k=3).hits[0]
+        first = ask.query(gallery.snapshot.path_of(gallery.snapshot.row(name)), "make it red", k=3).hits[0]
         assert (truth[first.id]["colour"], truth[first.id]["category"]) == ("red", truth[name]["category"])
         assert first.evidence[-1].word == "red" and first.evidence[-1].matched
 
@@ -60,20 +60,23 @@ def test_make_it_red_brings_red_ones_first(shelf):
 def test_the_gallery_is_that_of_the_images_and_encodes_none(shelf, monkeypatch):
     folder, scorer, gallery, truth = shelf
     assert set(gallery.ids) == set(truth) and len(gallery) == 2000
-    assert gallery.metadata([gallery.row("test-000005.webp")])[0]["colour"] == truth["test-000005.webp"]["colour"]
-    assert gallery.is_current(0) and gallery.path_of(0).parent == (folder / app.IMAGES).resolve()
+    assert (
+        gallery.snapshot.metadata[gallery.snapshot.row("test-000005.webp")]["colour"]
+        == truth["test-000005.webp"]["colour"]
+    )
+    assert gallery.snapshot.is_current(0) and gallery.snapshot.path_of(0).parent == (folder / app.IMAGES).resolve()
     assert gallery.bundle_path == app.BUNDLE
     data = app.INDEXED.read_bytes()
     assert not [place for place in (str(Path.home()), "/tmp/", str(ROOT)) if place.encode() in data]
     fresh = scorer.encode_images(_pixels(gallery, scorer, 7))
-    kept = gallery.targets([7])
+    kept = gallery.snapshot.targets([7])
     assert float(fresh.vectors[0] @ kept.vectors[0]) > 0.9999
 
 
 def _pixels(gallery, scorer, row):
     from nsfse_runtime.images.decode import load_image
 
-    return load_image(gallery.path_of(row), scorer.image_size)[None]
+    return load_image(gallery.snapshot.path_of(row), scorer.image_size)[None]
 
 
 def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(shelf, tmp_path, monkeypatch):

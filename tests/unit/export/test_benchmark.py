@@ -61,8 +61,8 @@ def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch
 def test_a_made_gallery_is_one_that_queries_can_use(setting):
     with Gallery.open(made_gallery(setting.place / "own.gallery", setting.best.bundle, 230), setting.best) as gallery:
         assert len(gallery) == 230 and gallery.info()["regions"] == setting.best.bundle.manifest.regions
-        targets = gallery.targets([0, 229])
-        for rows in (gallery.vectors(), targets.regions):
+        targets = gallery.snapshot.targets([0, 229])
+        for rows in (gallery.snapshot.vectors, targets.regions):
             np.testing.assert_allclose(np.linalg.norm(rows, axis=-1), 1, atol=1e-5)
         hits = Retriever(setting.best, gallery).query(name_of(3), words_of(setting.best.bundle), k=5).hits
         assert len({hit.id for hit in hits}) == 5 and name_of(3) not in {hit.id for hit in hits}

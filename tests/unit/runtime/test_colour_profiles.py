@@ -160,7 +160,7 @@ def test_a_gallery_of_an_older_decoder_encodes_again_what_has_a_profile_and_noth
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode, "colours_of", lambda _: None)
         gallery.sync(photos)
-    old = gallery.vectors()[gallery.row("swapped.png")].copy()
+    old = gallery.snapshot.vectors[gallery.snapshot.row("swapped.png")].copy()
     assert gallery.sync(photos).encoded == 0  # of this decoder, as far as it knows
     with closing(sqlite3.connect(gallery.path, isolation_level=None)) as connection:
         connection.execute("DELETE FROM meta WHERE key = 'decoder'")
@@ -168,8 +168,8 @@ def test_a_gallery_of_an_older_decoder_encodes_again_what_has_a_profile_and_noth
     report = gallery.sync(photos)
     assert (report.encoded, report.unchanged, scorer.encoded) == (1, 14, 1)
     expected = scorer.encode_images(load_image(photos / "swapped.png", scorer.image_size)[None])
-    row = gallery.row("swapped.png")
-    np.testing.assert_allclose(gallery.vectors()[row], expected.vectors[0], atol=1e-6)
-    np.testing.assert_allclose(gallery.targets([row]).regions[0], expected.regions[0], atol=4e-3)
-    assert np.abs(gallery.vectors()[row] - old).max() > 0.01
+    row = gallery.snapshot.row("swapped.png")
+    np.testing.assert_allclose(gallery.snapshot.vectors[row], expected.vectors[0], atol=1e-6)
+    np.testing.assert_allclose(gallery.snapshot.targets([row]).regions[0], expected.regions[0], atol=4e-3)
+    assert np.abs(gallery.snapshot.vectors[row] - old).max() > 0.01
     assert gallery.sync(photos).encoded == 0

@@ -124,15 +124,15 @@ def retriever(gallery: Gallery, threshold: float = DECISION.threshold) -> Retrie
 
 def test_hits_have_the_confidence_of_their_features(gallery: Gallery) -> None:
     result = retriever(gallery).query("item0003", "make it red", k=6, rerank=20)
-    scorer, row = ColourScorer(), gallery.row("item0003")
-    image = gallery.targets([row])
+    scorer, row = ColourScorer(), gallery.snapshot.row("item0003")
+    image = gallery.snapshot.targets([row])
     (query,) = scorer.compose(image, ["make it red"])
     mask = np.arange(30) != row
 
     def fetch(rows: np.ndarray) -> TargetFeatures:
-        return gallery.targets(rows)
+        return gallery.snapshot.targets(rows)
 
-    ranking = rank(scorer, query, gallery.vectors(), fetch, 6, 20, mask)
+    ranking = rank(scorer, query, gallery.snapshot.vectors, fetch, 6, 20, mask)
     expected = hit_confidences(DECISION, query, image.vectors[0], ranking, fetch(ranking.rows))
     np.testing.assert_allclose([hit.confidence for hit in result.hits], expected, atol=1e-5)
     assert [hit.is_match for hit in result.hits] == [confidence >= DECISION.threshold for confidence in expected]

@@ -51,17 +51,17 @@ def test_a_sync_holds_each_image_as_the_scorer_sees_it(gallery: Gallery, photos:
     assert list(gallery.ids) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
     pixels = np.stack([load_image(photos / name, scorer.image_size) for name in gallery.ids])
     expected = scorer.encode_images(pixels)
-    np.testing.assert_allclose(gallery.vectors(), expected.vectors, atol=1e-6)
+    np.testing.assert_allclose(gallery.snapshot.vectors, expected.vectors, atol=1e-6)
     rows = [7, 0, 24, 7]
-    targets = gallery.targets(rows)
+    targets = gallery.snapshot.targets(rows)
     assert targets.regions.dtype == np.float32
-    np.testing.assert_array_equal(targets.vectors, gallery.vectors()[rows])
+    np.testing.assert_array_equal(targets.vectors, gallery.snapshot.vectors[rows])
     np.testing.assert_allclose(targets.regions, expected.regions[rows], atol=4e-3)
-    assert gallery.path_of(7) == photos / gallery.ids[7]
+    assert gallery.snapshot.path_of(7) == photos / gallery.ids[7]
 
 
 def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
-    vector = gallery.vectors()[gallery.row("item0003")].copy()
+    vector = gallery.snapshot.vectors[gallery.snapshot.row("item0003")].copy()
     report = gallery.sync(photos)
     assert (report.unchanged, report.encoded, report.added) == (25, 0, 0)
     save_image(photos / "one-more.png", 99)
@@ -73,8 +73,8 @@ def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: Col
     report = gallery.sync(photos)
     counts = (report.added, report.renamed, report.removed, report.updated, report.unchanged, report.encoded)
     assert counts == (2, 1, 1, 1, 22, 2) and scorer.encoded == 2
-    np.testing.assert_array_equal(gallery.vectors()[gallery.row("renamed")], vector)
-    twins = gallery.vectors()[[gallery.row("twin"), gallery.row("shelf00/item0004.png")]]
+    np.testing.assert_array_equal(gallery.snapshot.vectors[gallery.snapshot.row("renamed")], vector)
+    twins = gallery.snapshot.vectors[[gallery.snapshot.row("twin"), gallery.snapshot.row("shelf00/item0004.png")]]
     np.testing.assert_array_equal(twins[0], twins[1])
     assert "shelf00/item0005.png" not in gallery.ids and "shelf00/item0003.png" not in gallery.ids
     assert gallery.info()["distinct"] == 25 and len(gallery) == 26
@@ -82,7 +82,7 @@ def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: Col
 
 def test_images_that_exchange_names_are_not_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
     one, two = photos / "shelf00/item0001.png", photos / "shelf00/item0002.png"
-    before = gallery.vectors()[[1, 2]].copy()
+    before = gallery.snapshot.vectors[[1, 2]].copy()
     one.rename(photos / "aside")
     save_image(photos / "x.png", 1000, (40, 20))
     two.rename(one)
@@ -91,7 +91,7 @@ def test_images_that_exchange_names_are_not_encoded(gallery: Gallery, photos: Pa
     os.utime(two, (2, 2))
     report = gallery.sync(photos)
     assert (report.updated, report.encoded) == (2, 1)
-    np.testing.assert_array_equal(gallery.vectors()[[1, 2]], before[::-1])
+    np.testing.assert_array_equal(gallery.snapshot.vectors[[1, 2]], before[::-1])
 
 
 @pytest.mark.parametrize(("age", "seen"), [(0.0, 1), (1.9, 1), (2.1, 0)])
@@ -205,7 +205,7 @@ def test_an_empty_or_foreign_folder_does_not_wipe_the_gallery(gallery: Gallery, 
 def test_a_folder_that_moved_is_not_encoded_again(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
     moved = photos.rename(photos.parent / "moved")
     report = gallery.sync(moved)
-    assert report.unchanged == 25 and scorer.encoded == 0 and gallery.path_of(0).is_file()
+    assert report.unchanged == 25 and scorer.encoded == 0 and gallery.snapshot.path_of(0).is_file()
 
 
 def test_the_gallery_may_lie_in_its_own_folder(photos: Path, scorer: ColourScorer) -> None:
@@ -222,7 +222,9 @@ def test_odd_names_survive(tmp_path: Path, scorer: ColourScorer) -> None:
     gallery = Gallery.open(tmp_path / "a ?#%.gallery", scorer, create=True)
     report = gallery.sync(tmp_path / "photos")
     assert report.failed == [("\\udcff.png", "its name is not valid UTF-8; rename it")]
-    assert sorted(gallery.ids) == sorted(names) and all(gallery.path_of(row).is_file() for row in range(len(names)))
+    assert sorted(gallery.ids) == sorted(names) and all(
+        gallery.snapshot.path_of(row).is_file() for row in range(len(names))
+    )
 
 
 def write_table(path: Path, text: str) -> Path:
@@ -237,18 +239,22 @@ def test_metadata_by_path_or_unique_name(gallery: Gallery, photos: Path, tmp_pat
     )
     report = gallery.sync(photos, metadata=table)
     assert report.unmatched == ["nobody"] and report.encoded == 0 and gallery.snapshot.columns == ("category", "note")
-    assert gallery.metadata([1, 2, 4]) == [{"category": "dress", "note": "a, b"}, {"category": "shoe"}, {}]
-    assert np.flatnonzero(gallery.mask({"category": "dress"})).tolist() == [1, 3]
-    assert np.flatnonzero(gallery.mask({"category": "dress, shoe"})).tolist() == [1, 2, 3]
-    assert np.flatnonzero(gallery.mask({"category": "dress", "note": ["a, b"]})).tolist() == [1]
-    assert not gallery.mask({"category": "dres"}).any() and gallery.mask(None).all()
+    assert [gallery.snapshot.metadata[row] for row in (1, 2, 4)] == [
+        {"category": "dress", "note": "a, b"},
+        {"category": "shoe"},
+        {},
+    ]
+    assert np.flatnonzero(gallery.snapshot.mask({"category": "dress"})).tolist() == [1, 3]
+    assert np.flatnonzero(gallery.snapshot.mask({"category": "dress, shoe"})).tolist() == [1, 2, 3]
+    assert np.flatnonzero(gallery.snapshot.mask({"category": "dress", "note": ["a, b"]})).tolist() == [1]
+    assert not gallery.snapshot.mask({"category": "dres"}).any() and gallery.snapshot.mask(None).all()
     with pytest.raises(UsageError, match="no column colour; columns: category, note"):
-        gallery.mask({"colour": "red"})
+        gallery.snapshot.mask({"colour": "red"})
     (photos / "shelf00/item0001.png").rename(photos / "moved.png")
     gallery.sync(photos)
-    assert gallery.metadata([gallery.row("moved")]) == [{"category": "dress", "note": "a, b"}]
+    assert gallery.snapshot.metadata[gallery.snapshot.row("moved")] == {"category": "dress", "note": "a, b"}
     gallery.sync(photos, metadata=write_table(table, "file,category\nmoved.png,bag\n"))
-    assert [values for values in gallery.metadata() if values] == [{"category": "bag"}]
+    assert [values for values in gallery.snapshot.metadata if values] == [{"category": "bag"}]
 
 
 @pytest.mark.parametrize(
@@ -273,13 +279,18 @@ def test_a_table_not_in_its_form_changes_nothing(
 
 
 def test_rows_by_name(gallery: Gallery, photos: Path) -> None:
-    assert gallery.row("shelf01/item0012.png") == gallery.row("item0012") == gallery.row("shelf01/item0012") == 12
+    assert (
+        gallery.snapshot.row("shelf01/item0012.png")
+        == gallery.snapshot.row("item0012")
+        == gallery.snapshot.row("shelf01/item0012")
+        == 12
+    )
     save_image(photos / "shelf00/item0012.png", 700)
     gallery.sync(photos)
     with pytest.raises(UsageError, match="2 images are called item0012"):
-        gallery.row("item0012")
+        gallery.snapshot.row("item0012")
     with pytest.raises(NotFoundError, match="has no image item9"):
-        gallery.row("item9")
+        gallery.snapshot.row("item9")
 
 
 def test_progress_tells_what_is_committed(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
@@ -372,7 +383,7 @@ def test_readers_in_threads_see_whole_generations(tmp_path: Path, photos: Path, 
     def read() -> None:
         while not done.is_set():
             with shared.reading() as snapshot:
-                targets = shared.targets(range(len(snapshot)), snapshot)
+                targets = snapshot.targets(range(len(snapshot)))
                 sizes.add(len(snapshot))
                 if len(targets) != len(snapshot.ids) or len(targets.regions) != len(snapshot.ids):
                     wrong.append(len(snapshot))
@@ -395,14 +406,30 @@ def test_rows_of_a_generation_that_is_gone_are_not_mixed_up(
     gallery: Gallery, photos: Path, scorer: ColourScorer
 ) -> None:
     with Gallery.open(gallery.path, scorer) as reader:
-        row = reader.row("item0001")
+        row = reader.snapshot.row("item0001")
         (photos / "shelf00/item0001.png").unlink()
         gallery.sync(photos)
         assert len(reader) == 25
         with pytest.raises(InputError, match="changed since it was read; call refresh"):
-            reader.targets([row])
+            reader.snapshot.targets([row])
         reader.refresh()
         assert len(reader) == 24
+
+
+def test_what_was_read_stays_one_generation_while_another_thread_refreshes(
+    gallery: Gallery, photos: Path, scorer: ColourScorer
+) -> None:
+    with Gallery.open(gallery.path, scorer) as shared:
+        snapshot = shared.snapshot
+        row = snapshot.row("item0012")
+        (photos / "shelf00/item0001.png").unlink()
+        gallery.sync(photos)
+        thread = threading.Thread(target=shared.refresh)
+        thread.start()
+        thread.join()
+        assert len(shared) == 24 and shared.snapshot.row("item0012") == row - 1
+        assert snapshot.ids[row] == "shelf01/item0012.png" and snapshot.is_current(row)
+        np.testing.assert_array_equal(snapshot.targets([row]).regions, shared.snapshot.targets([row - 1]).regions)
 
 
 def test_another_bundle_is_refused_and_nothing_is_deleted(gallery: Gallery, photos: Path) -> None:
@@ -467,7 +494,7 @@ def test_a_gallery_of_format_1_stays_one(tmp_path: Path, photos: Path, scorer: C
         gallery.sync(photos)
     assert (old.info()["format_version"], new.info()["format_version"]) == (1, 2)
     rows = range(25)
-    np.testing.assert_allclose(old.targets(rows).regions, new.targets(rows).regions, atol=4e-3)
+    np.testing.assert_allclose(old.snapshot.targets(rows).regions, new.snapshot.targets(rows).regions, atol=4e-3)
     sizes = [_regions_bytes(gallery.path) for gallery in (old, new)]
     assert sizes == [25 * REGIONS * DIM * 2, 25 * REGIONS * (DIM + 4)]
 
@@ -514,9 +541,9 @@ def test_no_flipped_byte_is_served(gallery: Gallery, photos: Path, tmp_path: Pat
     gallery.sync(photos, metadata=table)
     expected = (
         gallery.ids,
-        gallery.vectors().tobytes(),
-        gallery.targets(range(25)).regions.tobytes(),
-        gallery.metadata(),
+        gallery.snapshot.vectors.tobytes(),
+        gallery.snapshot.targets(range(25)).regions.tobytes(),
+        gallery.snapshot.metadata,
     )
     gallery.close()
     whole = gallery.path.read_bytes()
@@ -531,9 +558,9 @@ def test_no_flipped_byte_is_served(gallery: Gallery, photos: Path, tmp_path: Pat
             with Gallery.open(copy, ColourScorer()) as flipped:
                 found = (
                     flipped.ids,
-                    flipped.vectors().tobytes(),
-                    flipped.targets(range(25)).regions.tobytes(),
-                    flipped.metadata(),
+                    flipped.snapshot.vectors.tobytes(),
+                    flipped.snapshot.targets(range(25)).regions.tobytes(),
+                    flipped.snapshot.metadata,
                 )
         except NsfseError:
             caught += 1
@@ -549,12 +576,12 @@ def test_a_cut_file_is_an_error(gallery: Gallery) -> None:
         gallery.path.write_bytes(whole[:length])
         with pytest.raises(IntegrityError), Gallery.open(gallery.path) as cut:
             assert len(cut) == 25
-            cut.targets(range(25))
+            cut.snapshot.targets(range(25))
 
 
 def test_info_and_the_bundle_it_remembers(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
     gallery = Gallery.open(tmp_path / "g", scorer, create=True, bundle_path=tmp_path / "bundle")
-    assert gallery.info()["images"] == 0 and len(gallery) == 0 and gallery.vectors().shape[0] == 0
+    assert gallery.info()["images"] == 0 and len(gallery) == 0 and gallery.snapshot.vectors.shape[0] == 0
     gallery.sync(photos)
     info = gallery.info()
     assert json.loads(json.dumps(info)) == info

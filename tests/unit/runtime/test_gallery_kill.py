@@ -72,13 +72,13 @@ class Harness:
             self.recovered.append(len(gallery))
             self.violations += [f"lost {name}" for name in sorted(self.reported - set(gallery.ids))]
             self.violations += [f"{name} doubled" for name in {n for n in gallery.ids if gallery.ids.count(n) > 1}]
-            expected = np.array([self.vector(name) for name in gallery.ids]).reshape(gallery.vectors().shape)
-            np.testing.assert_allclose(gallery.vectors(), expected, atol=1e-6)
+            expected = np.array([self.vector(name) for name in gallery.ids]).reshape(gallery.snapshot.vectors.shape)
+            np.testing.assert_allclose(gallery.snapshot.vectors, expected, atol=1e-6)
             if len(gallery):
-                rows, _ = exact_search(gallery.vectors(), expected[0], 10)
-                scores = gallery.vectors() @ expected[0]
+                rows, _ = exact_search(gallery.snapshot.vectors, expected[0], 10)
+                scores = gallery.snapshot.vectors @ expected[0]
                 np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][: len(rows)], atol=1e-5)
-                assert gallery.targets(range(len(gallery))).regions.shape[0] == len(gallery)
+                assert gallery.snapshot.targets(range(len(gallery))).regions.shape[0] == len(gallery)
 
     def vector(self, name: str) -> np.ndarray:
         if name not in self._vectors:

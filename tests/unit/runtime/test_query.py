@@ -44,8 +44,10 @@ def retriever(model: OnnxScorer, gallery: Gallery) -> Retriever:
 
 
 def given(gallery: Gallery, query: Query) -> Given:
-    rows = [[gallery.row(str(each)) for each in images] for images in (query.references, query.negative_images)]
-    return Given(query, gallery.targets(rows[0]), gallery.targets(rows[1]) if rows[1] else None)
+    rows = [
+        [gallery.snapshot.row(str(each)) for each in images] for images in (query.references, query.negative_images)
+    ]
+    return Given(query, gallery.snapshot.targets(rows[0]), gallery.snapshot.targets(rows[1]) if rows[1] else None)
 
 
 def asked(model: OnnxScorer, gallery: Gallery, **fields: object):
@@ -106,7 +108,7 @@ def test_no_image_of_the_query_is_among_the_hits(retriever: Retriever, gallery: 
 
 
 def test_several_edits_follow_one_another(model: OnnxScorer, gallery: Gallery) -> None:
-    first = model.compose(gallery.targets([0]), [TEXTS[0]])[0]
+    first = model.compose(gallery.snapshot.targets([0]), [TEXTS[0]])[0]
     second = model.compose(imagined(first), [TEXTS[2]])[0]
     (part,) = asked(model, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
     assert np.array_equal(part.vector, second.vector) and part.tokens == first.tokens + second.tokens
@@ -158,11 +160,11 @@ def test_no_stripes_is_no_double_negation() -> None:
 def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(model: OnnxScorer, gallery: Gallery) -> None:
     named = ("in green", "in blue")
     found = asked(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=named)
-    everything = gallery.targets(range(len(gallery)))
+    everything = gallery.snapshot.targets(range(len(gallery)))
     (pair,) = pairs = [model.score_pairs(part, everything) for part in found.parts]
     loss = np.zeros(len(gallery))
     for start, text in zip((1, 3), named, strict=True):
-        (minus,) = model.compose(gallery.targets([0]), [text])
+        (minus,) = model.compose(gallery.snapshot.targets([0]), [text])
         over = (pair.word_scores[:, start : start + 2] - pair.boundary) @ np.abs(minus.word_weights)
         loss += 3 * model.bundle.manifest.head["w_global"] * np.maximum(0, over)
         assert (over > 0).any() and (over < 0).any()
@@ -173,10 +175,10 @@ def test_a_minus_image_counts_from_half_way_to_it_on(model: OnnxScorer, gallery:
     a, b = gallery.ids[0], gallery.ids[9]
     plain = asked(model, gallery, references=(a,), texts=("red",))
     found = asked(model, gallery, references=(a,), texts=("red",), negative_images=(b,))
-    everything = gallery.targets(range(len(gallery)))
+    everything = gallery.snapshot.targets(range(len(gallery)))
     pairs = [model.score_pairs(each, everything) for each in found.all]
     w = model.bundle.manifest.head["w_global"]
-    avoided = everything.vectors[gallery.row(b)]
+    avoided = everything.vectors[gallery.snapshot.row(b)]
     over = 2 * w * np.maximum(0, everything.vectors @ avoided - (1 + float(plain.vector @ avoided)) / 2)
     whole = model.score_pairs(plain.parts[0], everything).score
     np.testing.assert_allclose(found.combined(pairs).score, whole - over, atol=1e-5)
@@ -187,12 +189,12 @@ def test_a_minus_image_counts_from_half_way_to_it_on(model: OnnxScorer, gallery:
 def test_the_ends_of_the_balance_are_image_and_words_alone(
     retriever: Retriever, model: OnnxScorer, gallery: Gallery, rerank: int
 ) -> None:
-    own = gallery.row(gallery.ids[2])
+    own = gallery.snapshot.row(gallery.ids[2])
     mask = np.arange(len(gallery)) != own
-    ends = {0.0: gallery.vectors()[own], 1.0: model.sentence([TEXTS[0]])[0]}
+    ends = {0.0: gallery.snapshot.vectors[own], 1.0: model.sentence([TEXTS[0]])[0]}
     for balance, vector in ends.items():
         found = retriever.query(gallery.ids[2], TEXTS[0], k=20, balance=balance, rerank=rerank)
-        rows, scores = exact_search(gallery.vectors(), vector, 20, mask)
+        rows, scores = exact_search(gallery.snapshot.vectors, vector, 20, mask)
         assert [hit.id for hit in found.hits] == [gallery.ids[row] for row in rows]
         np.testing.assert_allclose([hit.score for hit in found.hits], scores, atol=1e-6)
         assert [word.word for word in found.hits[0].evidence] == TEXTS[0].split()
@@ -239,9 +241,9 @@ def test_a_map_is_the_correspondence_less_what_looks_like_the_corners() -> None:
 def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, model: OnnxScorer, gallery: Gallery) -> None:
     found = Retriever(Gridded(model.bundle), gallery).query(gallery.ids[0], TEXTS[0], k=3, heatmaps=True)
     assert found.grid == (2, 3)
-    (query,) = model.compose(gallery.targets([0]), [TEXTS[0]])
+    (query,) = model.compose(gallery.snapshot.targets([0]), [TEXTS[0]])
     for hit in found.hits:
-        cells = gallery.targets([gallery.row(hit.id)]).regions[:, :6]
+        cells = gallery.snapshot.targets([gallery.snapshot.row(hit.id)]).regions[:, :6]
         told = np.array([word.regions for word in hit.evidence])
         expected = heatmaps(query.words, cells, 3)[0] - model.bundle.manifest.boundary["t_c"]
         np.testing.assert_allclose(told, expected, atol=1e-6)

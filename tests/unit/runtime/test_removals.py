@@ -95,7 +95,7 @@ def test_what_is_moved_is_not_gone(gallery: Gallery, photos: Path) -> None:
         path.rename(photos / "all" / path.name)
     report = gallery.sync(photos)
     assert (report.renamed, report.removed, report.encoded) == (25, 0, 0)
-    assert gallery.metadata([0]) == [{"kind": "dress"}]
+    assert gallery.snapshot.metadata[0] == {"kind": "dress"}
 
 
 def test_ordinary_deletions_need_no_word(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_table_that_would_clear_the_metadata(gallery: Gallery, photos: Path, t
         gallery.sync(photos, metadata=table)
     assert gallery.info()["generation"] == generation
     gallery.sync(photos, metadata=table, allow_removals=True)
-    assert sum(map(bool, gallery.metadata())) == ("0001,dress" in rows)
+    assert sum(map(bool, gallery.snapshot.metadata)) == ("0001,dress" in rows)
 
 
 def test_system_folders_and_globs_are_left_out_and_remembered(gallery: Gallery, photos: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_gallery_image_is_not_encoded_and_not_among_the_hits(gallery: Gallery,
 
 
 def test_the_file_of_a_gallery_image_is_known_too(gallery: Gallery, scorer: ColourScorer) -> None:
-    path = gallery.path_of(4)
+    path = gallery.snapshot.path_of(4)
     result = Retriever(scorer, gallery).query(path, "make it red", k=30)
     assert gallery.ids[4] not in {hit.id for hit in result.hits}
     assert result.hits == Retriever(scorer, gallery).query(gallery.ids[4], "make it red", k=30).hits
@@ -69,9 +69,9 @@ def test_a_foreign_image_is_encoded_once(gallery: Gallery, scorer: ColourScorer,
 
 def test_evidence_agrees_with_the_scorer(gallery: Gallery, scorer: ColourScorer) -> None:
     result = Retriever(scorer, gallery).query(gallery.ids[0], "make it red", k=5)
-    query = scorer.compose(gallery.targets([0]), ["make it red"])[0]
+    query = scorer.compose(gallery.snapshot.targets([0]), ["make it red"])[0]
     for hit in result.hits:
-        pair = scorer.score_pairs(query, gallery.targets([gallery.row(hit.id)]))
+        pair = scorer.score_pairs(query, gallery.snapshot.targets([gallery.snapshot.row(hit.id)]))
         assert hit.score == pytest.approx(pair.score[0], abs=1e-5)
         assert [word.word for word in hit.evidence] == ["make", "it", "red"]
         np.testing.assert_allclose([word.score for word in hit.evidence], pair.word_scores[0], atol=1e-5)
@@ -86,17 +86,17 @@ def test_a_filter_leaves_k_results_when_there_are_k(gallery: Gallery, scorer: Co
     for k, found in ((10, 10), (30, 10)):
         hits = retriever.query(gallery.ids[1], "make it red", k=k, where={"category": "shoe"}, rerank=2).hits
         assert len(hits) == found
-        assert {gallery.metadata([gallery.row(hit.id)])[0]["category"] for hit in hits} == {"shoe"}
+        assert {gallery.snapshot.metadata[gallery.snapshot.row(hit.id)]["category"] for hit in hits} == {"shoe"}
     assert retriever.query(gallery.ids[1], "red", where={"category": "hat"}).hits == ()
     with pytest.raises(UsageError, match="no column colour; columns: category"):
         retriever.query(gallery.ids[1], "red", where={"colour": "red"})
 
 
 def test_without_a_second_stage_hits_have_their_evidence(gallery: Gallery, scorer: ColourScorer) -> None:
-    query = scorer.compose(gallery.targets([0]), ["make it red"])[0]
+    query = scorer.compose(gallery.snapshot.targets([0]), ["make it red"])[0]
     hits = Retriever(scorer, gallery).query(gallery.ids[0], "make it red", k=4, rerank=0).hits
     np.testing.assert_allclose(
-        [hit.score for hit in hits], np.sort(np.delete(gallery.vectors() @ query.vector, 0))[::-1][:4], atol=1e-6
+        [hit.score for hit in hits], np.sort(np.delete(gallery.snapshot.vectors @ query.vector, 0))[::-1][:4], atol=1e-6
     )
     assert all(len(hit.evidence) == 3 for hit in hits)
 
@@ -178,7 +178,7 @@ def test_a_file_that_has_changed_is_encoded_anew_whatever_names_it(
 
 
 def test_an_array_or_a_pillow_image_is_the_image_it_is(gallery: Gallery, scorer: ColourScorer) -> None:
-    retriever, path = Retriever(scorer, gallery), gallery.path_of(7)
+    retriever, path = Retriever(scorer, gallery), gallery.snapshot.path_of(7)
     pixels = decode_image(path)
     assert pixels.shape[:2] != scorer.image_size
     asked = (pixels, Image.open(path), bytearray(path.read_bytes()), load_image(path, scorer.image_size))
@@ -236,6 +236,6 @@ def test_values_of_a_filter(tmp_path: Path, gallery: Gallery) -> None:
         ({"Colour": "caf\u00e9"}, [3]),
         ({"Colour": "r"}, []),
     ):
-        assert np.flatnonzero(gallery.mask(where)).tolist() == rows, where
+        assert np.flatnonzero(gallery.snapshot.mask(where)).tolist() == rows, where
     with pytest.raises(UsageError, match="no column color; columns: Colour; did you mean Colour"):
-        gallery.mask({"color": "red"})
+        gallery.snapshot.mask({"color": "red"})

@@ -231,7 +231,7 @@ def test_images_are_sent_small_without_metadata_and_once(server, tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "<script>secret place</script>"
     big.save(tmp_path / "big.jpg", exif=exif)
-    target = served.gallery.path_of(1)
+    target = served.gallery.snapshot.path_of(1)
     before = target.read_bytes()
     target.write_bytes((tmp_path / "big.jpg").read_bytes())
     try:
@@ -294,7 +294,7 @@ def test_without_a_token_nothing_is_written(server):
     status, reply, _ = server.query([("id", "new.png")], [("image", image())], path="/v1/images")
     assert (status, reply["error"]["type"]) == (403, "token")
     assert server.json("DELETE", "/v1/images/shelf00/item0001.png")[0] == 403
-    assert server.services.galleries["shop"].gallery.path_of(1).exists()
+    assert server.services.galleries["shop"].gallery.snapshot.path_of(1).exists()
 
 
 def test_metrics_count_what_happened(server):

@@ -91,7 +91,7 @@ def test_a_name_in_another_unicode_form_is_the_same(server):
 
 
 def test_an_upload_of_an_image_of_the_gallery_is_no_hit(server):
-    path = server.services.galleries["shop"].gallery.path_of(0)
+    path = server.services.galleries["shop"].gallery.snapshot.path_of(0)
     _, reply, _ = server.query([TEXT, ("k", "50")], [("reference_images", path.read_bytes())])
     ids = {hit["id"] for hit in reply["hits"]}
     assert ids == set(server.services.galleries["shop"].gallery.ids[1:])

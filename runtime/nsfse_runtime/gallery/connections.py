@@ -1,0 +1,32 @@
+"""Connections to a gallery's file for reading: one for each thread."""
+
+import threading
+from pathlib import Path
+
+from nsfse_runtime.gallery.store import GalleryStore
+
+
+class Connections:
+    """Gives each thread a connection of its own, opened at first use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._opening = threading.Lock()
+        self._stores: list[GalleryStore] = []
+
+    def store(self) -> GalleryStore:
+        """Return this thread's connection. Raises IntegrityError or OutputError."""
+        store: GalleryStore | None = getattr(self._local, "store", None)
+        if store is None:
+            store = self._local.store = GalleryStore.open_reader(self.path)
+            with self._opening:
+                self._stores.append(store)
+        return store
+
+    def close(self) -> None:
+        """Close the connections of all threads; a later use opens one again."""
+        with self._opening:
+            self._local = threading.local()
+            while self._stores:
+                self._stores.pop().close()
