@@ -2,7 +2,7 @@
 
     python benchmarks/decision.py MODEL [standard|easy] [--json FILE] [--svg FILE]
 
-MODEL is a run or a bundle with a decision. Every test query, in all phrasings, is asked of the whole gallery and of the
+MODEL is a run or a bundle with a decision. Every test query, in all phrasings, is run over the whole gallery and of the
 gallery without its right answers. "Nothing matches" is said where none of the first ten hits reaches the threshold. AUC
 is the share of pairs of a whole gallery and one without in which the best confidence of the former is the higher. The
 table sorts the first five hits of all lists by their confidence: it ought to be the share of them that is right.
@@ -37,13 +37,13 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
     protocol = source.protocols("test")[0]
     images = encode_in_batches(scorer, protocol.gallery, source_images(source, scorer.image_size))
     asks = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
-    asked = list(ask(scorer, protocol, asks, images))
-    complete = np.array([decision.confidence(one.complete).max() for one in asked])
-    without = np.array([decision.confidence(one.without).max(initial=0.0) for one in asked])
-    features, right = samples(asked)
+    samples_of_queries = list(ask(scorer, protocol, asks, images))
+    complete = np.array([decision.confidence(one.complete).max() for one in samples_of_queries])
+    without = np.array([decision.confidence(one.without).max(initial=0.0) for one in samples_of_queries])
+    features, right = samples(samples_of_queries)
     return {
         "level": level,
-        "rankings": len(asked),
+        "rankings": len(samples_of_queries),
         "auc": auc(without, complete),
         "as_fitted": _said(decision.threshold, complete, without),
         "at_ten_percent": _said(float(np.quantile(complete, FALSE_ALARMS)), complete, without),

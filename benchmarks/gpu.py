@@ -53,7 +53,7 @@ class Combiner(nn.Module):
 
 
 def synthetic(size: dict[str, Any], queries: int) -> Batch:
-    """Return a batch of random images in pairs, each pair asked for in both directions."""
+    """Return a batch of random images in pairs, each pair in both directions."""
     seeded = torch.Generator().manual_seed(0)
     every = torch.arange(queries)
     other = every + 1 - 2 * (every % 2)

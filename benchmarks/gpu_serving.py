@@ -259,7 +259,7 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
     Image.fromarray(noise).resize((1152, 864)).save(jpeg, "JPEG")
     everything = np.ones(len(rows), np.bool_)
 
-    def asked(scorer: Any) -> Any:
+    def composed(scorer: Any) -> Any:
         pixels = load_image(jpeg.getvalue(), scorer.image_size)
         return scorer.compose(scorer.encode_images(pixels[None]), [text])[0]
 
@@ -268,7 +268,7 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
         gallery: Any = ResidentGallery(rows, rows.read, scorer)  # type: ignore[arg-type]
 
         def once() -> Any:
-            query = asked(scorer)
+            query = composed(scorer)
             found = gallery.search(query.vector, min(100, len(rows)), everything)
             by_row = np.argsort(found.rows)
             return ordered(found.rows, found.scores, by_row, taken(gallery.pairs([query], found)[0], by_row), 10)
@@ -279,7 +279,7 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
         from nsfse_runtime.search.two_stage import rank
 
         scorer = EngineScorer(bundle)
-        return lambda: rank(scorer, asked(scorer), rows.vectors, rows.read, 10, 100)
+        return lambda: rank(scorer, composed(scorer), rows.vectors, rows.read, 10, 100)
 
     ways = {"ONNX Runtime": resident, "TensorRT": engines}
     run.compare({"part": "query", "model": bundle.manifest.name, "type": "float32", "size": len(rows)}, ways, 1)

@@ -30,16 +30,16 @@ BEGUN, TYPED = "make it red", " with stripes and long sleeves, not with a collar
 WATCH = """
 window.times = [];
 const fetched = window.fetch;
-window.fetch = async (...asked) => {
-  const reply = await fetched(...asked);
-  if (reply.ok) reply.clone().json().then(({ timings_ms }) => { window.told = timings_ms; });
+window.fetch = async (...call) => {
+  const reply = await fetched(...call);
+  if (reply.ok) reply.clone().json().then(({ timings_ms }) => { window.timings = timings_ms; });
   return reply;
 };
 addEventListener("keydown", (event) => { window.pressed = event.timeStamp; }, true);
 new MutationObserver(() => {
   const grid = performance.now() - window.pressed;
   requestAnimationFrame(() => setTimeout(() => {
-    const server = window.told.total + (window.told.queue ?? 0);
+    const server = window.timings.total + (window.timings.queue ?? 0);
     window.times.push({ grid, shown: performance.now() - window.pressed, server });
   }));
 }).observe(document.querySelector("#grid"), { childList: true, subtree: true });
@@ -59,10 +59,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="From a key press to the grid in its new order.")
     parser.add_argument("gallery", nargs="?", type=Path)
     parser.add_argument("--copies", type=int, default=1)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     if not (CHROMIUM and DRIVER):
         sys.exit("this needs chromium and chromedriver on the path")
-    with given(asked.gallery, asked.copies) as gallery, serving(gallery) as address, browsing() as driver:
+    with given(options.gallery, options.copies) as gallery, serving(gallery) as address, browsing() as driver:
         with urlopen(f"{address}v1/images?limit=1") as reply:
             listed = json.load(reply)
         driver.get(f"{address}?id={quote(listed['images'][0]['id'])}&text={quote(BEGUN)}")

@@ -1,4 +1,4 @@
-"""A query set of a product table, each query told in six ways: how much does the wording matter?
+"""A query set of a product table, each query worded in six ways: how much does the wording matter?
 
     python benchmarks/phrasings.py SET OUT [SEED]
     nsfse evaluate MODEL OUT
@@ -52,12 +52,12 @@ def main() -> None:
     with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
         items = {row["id"]: row for row in csv.DictReader(file)}
     queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
-    told = [(query, edit_of(query, items, phrasings)) for query in queries]
+    worded = [(query, edit_of(query, items, phrasings)) for query in queries]
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / "items.csv", out / "items.csv")
     (out / "images").unlink(missing_ok=True)
     (out / "images").symlink_to((folder / "images").resolve())
-    kept = [query | {"texts": six_ways(edit, phrasings, random)} for query, edit in told if edit]
+    kept = [query | {"texts": six_ways(edit, phrasings, random)} for query, edit in worded if edit]
     (out / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in kept), "utf-8")
     print(f"{len(kept)} of {len(queries)} queries, {SEEN + 2} texts each")
 

@@ -75,15 +75,15 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, di
     for query in queries:
         attribute = query.word_labels[0].attribute
         part = part_of(source, query.targets[0], attribute, scorer.image_size)
-        if (told := pointed(scorer, images, query, part, grid)) is not None:
-            found[attribute].append(told)
-    every = [told for rows in found.values() for told in rows]
+        if (measured := pointed(scorer, images, query, part, grid)) is not None:
+            found[attribute].append(measured)
+    every = [measured for rows in found.values() for measured in rows]
     return {name: _row(rows) for name, rows in {"all": every, **dict(sorted(found.items()))}.items()}
 
 
-def _row(told: Sequence[tuple[float, ...]]) -> dict[str, float]:
+def _row(measured: Sequence[tuple[float, ...]]) -> dict[str, float]:
     names = ("touches", "a_tenth", "touches_by_chance", "a_tenth_by_chance")
-    return {"queries": len(told), **dict(zip(names, (100 * np.mean(told, axis=0)).tolist(), strict=True))}
+    return {"queries": len(measured), **dict(zip(names, (100 * np.mean(measured, axis=0)).tolist(), strict=True))}
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/queries.py MODEL [standard|easy] [--queries N] [--json FILE]
 
-MODEL is a run or a bundle. Of each kind of question N are asked, in a phrasing that training sees and one that it does
+MODEL is a run or a bundle. N queries of each kind are run, in a phrasing that training sees and one that it does
 not. The naive ways: the references' features averaged, or the first alone; the texts joined by "and", or the first
 alone; exclusions ignored, or their vectors subtracted from stage 1's with nothing in stage 2, or said in words ("no
 stripes") as one more edit, which only a model understands that was trained with such texts.
@@ -29,28 +29,28 @@ from nsfse_runtime.retrieval.query import Asked, Query
 from nsfse_runtime.types import TargetFeatures
 
 RERANK, POSITIONS = 100, (0, 2)
-SAID = 'an edit more, "no ..."'
-Told = tuple[EvalQuery, int]
-Way = Callable[[Any, ProtocolRanker, Sequence[Told]], list[Asked | NsfseError]]
+NEGATED_EDIT = 'an edit more, "no ..."'
+Worded = tuple[EvalQuery, int]
+Way = Callable[[Any, ProtocolRanker, Sequence[Worded]], list[Asked | NsfseError]]
 
 
-def ours(_: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
-    """Ask as a Retriever does."""
-    return search.asked(told)
+def ours(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+    """Compose as a Retriever does."""
+    return search.asked(queries)
 
 
 def only(**changes: Any) -> Way:
-    """Ask less: the query with some of its fields left out."""
-    return lambda _, search, told: search.asked([(replace(query, **changes), at) for query, at in told])
+    """Leave something out: the query with some of its fields left out."""
+    return lambda _, search, queries: search.asked([(replace(query, **changes), at) for query, at in queries])
 
 
-def joined(_: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
+def joined(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
     """Say all edits in one text."""
-    one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in told]
+    one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in queries]
     return search.asked([(query, 0) for query in one])
 
 
-def averaged(scorer: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
+def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
     """Take the mean of the references' features for a reference."""
 
     def mean(rows: Any) -> Any:
@@ -58,33 +58,37 @@ def averaged(scorer: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[
         return middle / np.linalg.norm(middle, axis=-1, keepdims=True)
 
     given = []
-    for query, at in told:
+    for query, at in queries:
         images = search.targets((query.reference, *query.more_references))
         features = TargetFeatures(mean(images.vectors), mean(images.regions))
         given.append(Given(Query(references=(query.reference,), texts=(query.texts[at],)), features))
     return ask(scorer, given)
 
 
-def told(_: Any, search: ProtocolRanker, asked: Sequence[Told]) -> list[Asked | NsfseError]:
+def negated_edit(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
     """Say what must not be there as one more edit, "no stripes"."""
-    said = [replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in asked]
-    return search.asked([(replace(query, negative_texts=()), at) for query, (_, at) in zip(said, asked, strict=True)])
+    edits = [
+        replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in queries
+    ]
+    return search.asked(
+        [(replace(query, negative_texts=()), at) for query, (_, at) in zip(edits, queries, strict=True)]
+    )
 
 
 def subtracted(share: float) -> Way:
     """Subtract `share` of what is excluded, texts and images alike, from stage 1's vector."""
 
-    def less(scorer: Any, search: ProtocolRanker, query: EvalQuery, asked: Asked | NsfseError) -> Asked | NsfseError:
-        if isinstance(asked, NsfseError):
-            return asked
+    def less(scorer: Any, search: ProtocolRanker, query: EvalQuery, composed: Asked | NsfseError) -> Asked | NsfseError:
+        if isinstance(composed, NsfseError):
+            return composed
         unwanted = [*(scorer.sentence(list(query.negative_texts)) if query.negative_texts else ())]
         unwanted += [*search.targets(query.negative_images).vectors] if query.negative_images else []
-        vector = unit(asked.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
-        return replace(asked, vector=vector, parts=tuple(replace(part, vector=vector) for part in asked.parts))
+        vector = unit(composed.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
+        return replace(composed, vector=vector, parts=tuple(replace(part, vector=vector) for part in composed.parts))
 
-    def way(scorer: Any, search: ProtocolRanker, told: Sequence[Told]) -> list[Asked | NsfseError]:
-        found = only(negative_texts=(), negative_images=())(scorer, search, told)
-        return [less(scorer, search, query, asked) for (query, _), asked in zip(told, found, strict=True)]
+    def way(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+        composed = only(negative_texts=(), negative_images=())(scorer, search, queries)
+        return [less(scorer, search, query, one) for (query, _), one in zip(queries, composed, strict=True)]
 
     return way
 
@@ -105,13 +109,13 @@ WAYS: dict[str, dict[str, Way]] = {
         "ignored": only(negative_texts=(), negative_images=()),
         "half of their vectors subtracted": subtracted(0.5),
         "twice their vectors subtracted": subtracted(2.0),
-        SAID: told,
+        NEGATED_EDIT: negated_edit,
     },
 }
 
 
 def measure(model: Path, level: str, most: int, gallery: int | None = None) -> list[dict[str, Any]]:
-    """Return a row for each kind of question and way to ask it, among `gallery` images."""
+    """Return a row for each kind of query and way to compose it, among `gallery` images."""
     scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
     images = encode_in_batches(scorer, source.items("test"), source_images(source, scorer.image_size))
     rows = []
@@ -120,7 +124,7 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
         for kind in dict.fromkeys(query.kind for query in protocol.queries):
             queries = [query for query in protocol.queries if query.kind == kind][:most]
             for name, way in WAYS[protocol.name].items():
-                if name == SAID and not queries[0].negative_texts:
+                if name == NEGATED_EDIT and not queries[0].negative_texts:
                     continue
                 scores = _scores(scorer, protocol, search, queries, way)
                 rows.append({"protocol": protocol.name, "kind": kind, "way": name, "queries": len(queries), **scores})
@@ -130,21 +134,21 @@ def measure(model: Path, level: str, most: int, gallery: int | None = None) -> l
 def _scores(
     scorer: Any, protocol: EvaluationProtocol, search: ProtocolRanker, queries: list[EvalQuery], way: Way
 ) -> dict[str, float]:
-    told = [(query, at) for query in queries for at in POSITIONS]
+    worded = [(query, position) for query in queries for position in POSITIONS]
     orders = [
-        search.order(asked, search.mask(query.reference_ids))
-        for start in range(0, len(told), 64)
-        for (query, _), asked in zip(
-            told[start : start + 64], way(scorer, search, told[start : start + 64]), strict=True
+        search.order(composed, search.mask(query.reference_ids))
+        for start in range(0, len(worded), 64)
+        for (query, _), composed in zip(
+            worded[start : start + 64], way(scorer, search, worded[start : start + 64]), strict=True
         )
-        if isinstance(asked, Asked)
+        if isinstance(composed, Asked)
     ]
     row_of = {item: row for row, item in enumerate(protocol.gallery)}
     right, wrong = (
-        [frozenset(row_of[item] for item in items(query)) for query, _ in told]
+        [frozenset(row_of[item] for item in items(query)) for query, _ in worded]
         for items in (lambda query: query.targets, lambda query: query.hard_negatives)
     )
-    weights = np.full(len(told), 1 / len(POSITIONS))
+    weights = np.full(len(worded), 1 / len(POSITIONS))
     ranks = metrics.ranks_of_targets(orders, right)
     return {
         "R@1": metrics.recall_at_k(ranks, 1, weights),

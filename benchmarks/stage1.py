@@ -27,7 +27,7 @@ from nsfse_runtime.search import ann, first_stage
 from nsfse_runtime.search.int8 import Int8Index
 from nsfse_runtime.search.two_stage import exact_search
 
-DIM, ASKED, QUERIES = 512, 100, 4
+DIM, CANDIDATES, QUERIES = 512, 100, 4
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ class Vectors:
 
 
 def main() -> None:
-    """Measure, print a line for each figure, and write JSON where asked."""
+    """Measure, print a line for each figure, and write JSON where --json names a file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--kinds", default="clustered,spread")
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     found: dict[str, Any] = {"machine": machine(), "search": []}
     print(found["machine"])
-    for kind in asked.kinds.split(","):
-        for size in map(int, asked.sizes.split(",")):
-            found["search"].append(row := measure(kind, size, asked.rounds))
+    for kind in options.kinds.split(","):
+        for size in map(int, options.sizes.split(",")):
+            found["search"].append(row := measure(kind, size, options.rounds))
             print(row)
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2))
 
 
 def machine() -> dict[str, Any]:
@@ -90,17 +90,17 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
     codes, row["codes_built_s"] = _timed(lambda: Int8Index(vectors))
     mask = random.random(size) < 0.01
     ways: dict[str, Callable[[np.ndarray], Any]] = {
-        "plain": lambda query: exact_search(vectors, query, ASKED),
-        "codes": lambda query: codes.search(query, ASKED),
-        "filter_1_percent": lambda query: exact_search(vectors, query, ASKED, mask),
+        "plain": lambda query: exact_search(vectors, query, CANDIDATES),
+        "codes": lambda query: codes.search(query, CANDIDATES),
+        "filter_1_percent": lambda query: exact_search(vectors, query, CANDIDATES, mask),
     }
     if ann.present():
         with tempfile.TemporaryDirectory() as place:
             searcher = first_stage.Stage1(Path(place) / "bench.gallery", "bench", "ann")
             index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
         row |= {"index_depth": index.facts.depth, "index_recall_at_build": index.facts.recall}
-        ways["index"] = lambda query: searcher(Vectors(vectors), query, ASKED)
-        ways["index_filter_1_percent"] = lambda query: searcher(Vectors(vectors), query, ASKED, mask)
+        ways["index"] = lambda query: searcher(Vectors(vectors), query, CANDIDATES)
+        ways["index_filter_1_percent"] = lambda query: searcher(Vectors(vectors), query, CANDIDATES, mask)
     times: dict[str, list[float]] = {way: [] for way in ways}
     overlap: list[float] = []
     for query in blends(vectors, 1 + QUERIES * rounds, random):
@@ -110,7 +110,7 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
             times[way].append(1000 * seconds)
         _check(answers)
         if "index" in answers:
-            overlap.append(len(np.intersect1d(answers["plain"][0], answers["index"][0])) / min(ASKED, size))
+            overlap.append(len(np.intersect1d(answers["plain"][0], answers["index"][0])) / min(CANDIDATES, size))
     medians = {way: round(statistics.median(each[1:]), 3) for way, each in times.items()}
     recall = {"recall_at_100": round(statistics.mean(overlap), 4)} if overlap else {}
     return row | {"median_ms": medians} | recall

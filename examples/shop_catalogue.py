@@ -28,10 +28,10 @@ def alternatives(shop: Retriever, product: str, text: str, without: str) -> Resu
     return shop.query(product, text, k=5, where=where, negative_texts=[without])
 
 
-def answers(shop: Retriever, asked: list[tuple[str, str]]) -> Iterator[str]:
+def answers(shop: Retriever, edits: list[tuple[str, str]]) -> Iterator[str]:
     """Answer many customers at once; one who asks what cannot be answered does not spoil it for the others."""
-    queries = [Query(references=(product,), texts=(text,), k=3) for product, text in asked]
-    for (product, text), found in zip(asked, shop.answer(queries), strict=True):
+    queries = [Query(references=(product,), texts=(text,), k=3) for product, text in edits]
+    for (product, text), found in zip(edits, shop.answer(queries), strict=True):
         said = str(found) if isinstance(found, NsfseError) else ", ".join(hit.id for hit in found.hits)
         yield f"{product}, {text!r}: {said}"
 
