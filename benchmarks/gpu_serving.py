@@ -30,8 +30,8 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.onnx_session import Session, to_device
 from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, load_tensorrt
 from nsfse_runtime.inference.tensorrt.engine import EngineScorer, EngineSession
-from nsfse_runtime.search.on_device import ResidentGallery
-from nsfse_runtime.search.two_stage import ordered, taken
+from nsfse_runtime.search.on_device import DeviceGallery
+from nsfse_runtime.search.two_stage import ordered, select
 from nsfse_runtime.types import Pixels, TargetFeatures
 
 Row = dict[str, Any]
@@ -265,13 +265,13 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
 
     def resident() -> Run:
         scorer = OnnxScorer(bundle, run.place)
-        gallery: Any = ResidentGallery(rows, rows.read, scorer)  # type: ignore[arg-type]
+        gallery: Any = DeviceGallery(rows, rows.read, scorer)  # type: ignore[arg-type]
 
         def once() -> Any:
             query = composed(scorer)
             found = gallery.search(query.vector, min(100, len(rows)), everything)
             by_row = np.argsort(found.rows)
-            return ordered(found.rows, found.scores, by_row, taken(gallery.pairs([query], found)[0], by_row), 10)
+            return ordered(found.rows, found.scores, by_row, select(gallery.pairs([query], found)[0], by_row), 10)
 
         return once
 

@@ -24,17 +24,17 @@ from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.ranker import ProtocolRanker
 from nsfse.models.torch_scorer import open_scorer
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.retrieval.compose import Given, ask, unit
-from nsfse_runtime.retrieval.query import Asked, Query
+from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, unit
+from nsfse_runtime.retrieval.query import ComposedQuery, Query
 from nsfse_runtime.types import TargetFeatures
 
 RERANK, POSITIONS = 100, (0, 2)
 NEGATED_EDIT = 'an edit more, "no ..."'
 Worded = tuple[EvalQuery, int]
-Way = Callable[[Any, ProtocolRanker, Sequence[Worded]], list[Asked | NsfseError]]
+Way = Callable[[Any, ProtocolRanker, Sequence[Worded]], list[ComposedQuery | NsfseError]]
 
 
-def ours(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+def ours(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
     """Compose as a Retriever does."""
     return search.asked(queries)
 
@@ -44,13 +44,13 @@ def only(**changes: Any) -> Way:
     return lambda _, search, queries: search.asked([(replace(query, **changes), at) for query, at in queries])
 
 
-def joined(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+def joined(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
     """Say all edits in one text."""
     one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in queries]
     return search.asked([(query, 0) for query in one])
 
 
-def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
     """Take the mean of the references' features for a reference."""
 
     def mean(rows: Any) -> Any:
@@ -61,11 +61,11 @@ def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> 
     for query, at in queries:
         images = search.targets((query.reference, *query.more_references))
         features = TargetFeatures(mean(images.vectors), mean(images.regions))
-        given.append(Given(Query(references=(query.reference,), texts=(query.texts[at],)), features))
-    return ask(scorer, given)
+        given.append(QueryInputs(Query(references=(query.reference,), texts=(query.texts[at],)), features))
+    return compose_batch(scorer, given)
 
 
-def negated_edit(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+def negated_edit(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
     """Say what must not be there as one more edit, "no stripes"."""
     edits = [
         replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in queries
@@ -78,7 +78,9 @@ def negated_edit(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> l
 def subtracted(share: float) -> Way:
     """Subtract `share` of what is excluded, texts and images alike, from stage 1's vector."""
 
-    def less(scorer: Any, search: ProtocolRanker, query: EvalQuery, composed: Asked | NsfseError) -> Asked | NsfseError:
+    def less(
+        scorer: Any, search: ProtocolRanker, query: EvalQuery, composed: ComposedQuery | NsfseError
+    ) -> ComposedQuery | NsfseError:
         if isinstance(composed, NsfseError):
             return composed
         unwanted = [*(scorer.sentence(list(query.negative_texts)) if query.negative_texts else ())]
@@ -86,7 +88,7 @@ def subtracted(share: float) -> Way:
         vector = unit(composed.vector - np.float32(share) * np.sum(unwanted, axis=0, dtype=np.float32))
         return replace(composed, vector=vector, parts=tuple(replace(part, vector=vector) for part in composed.parts))
 
-    def way(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Asked | NsfseError]:
+    def way(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
         composed = only(negative_texts=(), negative_images=())(scorer, search, queries)
         return [less(scorer, search, query, one) for (query, _), one in zip(queries, composed, strict=True)]
 
@@ -141,7 +143,7 @@ def _scores(
         for (query, _), composed in zip(
             worded[start : start + 64], way(scorer, search, worded[start : start + 64]), strict=True
         )
-        if isinstance(composed, Asked)
+        if isinstance(composed, ComposedQuery)
     ]
     row_of = {item: row for row, item in enumerate(protocol.gallery)}
     right, wrong = (

@@ -96,9 +96,9 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
     }
     if ann.present():
         with tempfile.TemporaryDirectory() as place:
-            searcher = first_stage.Stage1(Path(place) / "bench.gallery", "bench", "ann")
+            searcher = first_stage.FirstStage(Path(place) / "bench.gallery", "bench", "ann")
             index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
-        row |= {"index_depth": index.facts.depth, "index_recall_at_build": index.facts.recall}
+        row |= {"index_depth": index.header.depth, "index_recall_at_build": index.header.recall}
         ways["index"] = lambda query: searcher(Vectors(vectors), query, CANDIDATES)
         ways["index_filter_1_percent"] = lambda query: searcher(Vectors(vectors), query, CANDIDATES, mask)
     times: dict[str, list[float]] = {way: [] for way in ways}

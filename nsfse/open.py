@@ -21,7 +21,7 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.output_files import PAGE, SHEET, check_output
 from nsfse_runtime.retrieval.retriever import Retriever
-from nsfse_runtime.search.first_stage import Search
+from nsfse_runtime.search.first_stage import SearchMode
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.report import SyncReport
@@ -71,7 +71,7 @@ def _folder_instead(path: Path) -> UsageError:
 
 
 def open_retriever(
-    path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, search: Search = "auto"
+    path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, search: SearchMode = "auto"
 ) -> Retriever:
     """Open a gallery for a query (see open_gallery), searched as `search` says (see nsfse_runtime.search.first_stage).
 

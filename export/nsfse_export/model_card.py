@@ -121,7 +121,7 @@ def _decision(decision: Decision | None) -> tuple[str, ...]:
         return ()
     return (
         "## Match or no match",
-        f"The confidence of a hit is a logistic regression on {len(decision.centre)} numbers that the search knows of "
+        f"The confidence of a hit is a logistic regression on {len(decision.mean)} numbers that the search knows of "
         f"it ({', '.join(FEATURES)}, and one for each view of the image) and their products, fitted at the end of "
         f"training to galleries with and without right answers. From {decision.threshold:.4f} on a hit counts as a "
         "match; nine in ten galleries with a right answer had such a hit, or more. Other kinds of images may need "

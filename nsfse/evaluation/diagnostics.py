@@ -15,8 +15,8 @@ from nsfse.evaluation.ranker import BALANCES, Mode, ProtocolRanker
 from nsfse.evaluation.reference_head import correspondences
 from nsfse.evaluation.results import Diagnosis, ProtocolResult, QueryExample, QueryRanking, Reals, ScoreHistogram
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.retrieval.query import Asked
-from nsfse_runtime.retrieval.results import Hit, hits_of
+from nsfse_runtime.retrieval.query import ComposedQuery
+from nsfse_runtime.retrieval.results import Hit, build_hits
 from nsfse_runtime.retrieval.text_warnings import readings
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import Scorer, no_evidence
@@ -96,7 +96,7 @@ class _Diagnostics:
                 continue
             yield self._example(ranking, None if rank == metrics.MISS else rank, query)
 
-    def _example(self, ranking: QueryRanking, rank: int | None, query: Asked) -> QueryExample:
+    def _example(self, ranking: QueryRanking, rank: int | None, query: ComposedQuery) -> QueryExample:
         texts = ranking.query.texts_at(ranking.position), ranking.query.negative_texts
         whole = all(text.whole for text in readings(self._scorer.tokenizer, *texts, query))
         mask = self._ranker.mask(ranking.query.reference_ids)
@@ -109,7 +109,7 @@ class _Diagnostics:
             missed = self._hits(query, self._rank_one(query, row, head.mean), whole)[0]
         return QueryExample(ranking.query, ranking.position, rank, self._hits(query, head, whole), missed)
 
-    def _rank_one(self, query: Asked, row: int, mean: float) -> Ranking:
+    def _rank_one(self, query: ComposedQuery, row: int, mean: float) -> Ranking:
         """Return one row as the search would have ranked it; `mean` is that of S over the re-ranked."""
         rows = np.array([row])
         cosines = self._ranker.cosines(query, rows)
@@ -117,13 +117,13 @@ class _Diagnostics:
         pair = self._ranker.pairs(query, rows) if reranked else None
         return Ranking(rows, cosines if pair is None else pair.score, pair, cosines, mean)
 
-    def _hits(self, query: Asked, ranking: Ranking, whole: bool) -> tuple[Hit, ...]:
+    def _hits(self, query: ComposedQuery, ranking: Ranking, whole: bool) -> tuple[Hit, ...]:
         pair = ranking.pair
         if pair is None:
             pair = self._ranker.pairs(query, ranking.rows) if query.tokens else no_evidence(ranking.scores)
         targets = self._ranker.targets([self._gallery[row] for row in ranking.rows])
         decision = self._scorer.info.confidence
-        return hits_of(self._gallery, "", query, ranking, pair, decision, targets, whole=whole)
+        return build_hits(self._gallery, "", query, ranking, pair, decision, targets, whole=whole)
 
     def histograms(self) -> tuple[ScoreHistogram | None, ScoreHistogram | None]:
         """Return the histograms of word and of probe correspondences over at most SAMPLED queries."""

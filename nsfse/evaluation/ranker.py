@@ -8,8 +8,8 @@ import numpy as np
 from nsfse import data
 from nsfse.evaluation.features import EncodedImages
 from nsfse_runtime.errors import NsfseError, TextError
-from nsfse_runtime.retrieval.compose import Given, ask
-from nsfse_runtime.retrieval.query import Asked, Query
+from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch
+from nsfse_runtime.retrieval.query import ComposedQuery, Query
 from nsfse_runtime.search.two_stage import (
     Ranking,
     best_first,
@@ -86,10 +86,12 @@ class ProtocolRanker:
             else:
                 yield self._ordered(query, asked, True)
 
-    def asked(self, chunk: Sequence[tuple[data.EvalQuery, int]], balance: float = 0.5) -> list[Asked | NsfseError]:
+    def asked(
+        self, chunk: Sequence[tuple[data.EvalQuery, int]], balance: float = 0.5
+    ) -> list[ComposedQuery | NsfseError]:
         """Return each (query, phrasing) as the search takes it, or why it cannot be read."""
-        given = [
-            Given(
+        inputs = [
+            QueryInputs(
                 Query(
                     references=(query.reference, *query.more_references),
                     texts=query.texts_at(position),
@@ -102,23 +104,23 @@ class ProtocolRanker:
             )
             for query, position in chunk
         ]
-        return ask(self._scorer, given)
+        return compose_batch(self._scorer, inputs)
 
-    def order(self, asked: Asked, mask: Mask | None) -> Rows:
+    def order(self, asked: ComposedQuery, mask: Mask | None) -> Rows:
         """Return gallery rows, the best first, by both stages."""
         return self.answer(asked, mask, self._deep(mask)).rows
 
-    def answer(self, asked: Asked, mask: Mask | None, depth: int) -> Ranking:
+    def answer(self, asked: ComposedQuery, mask: Mask | None, depth: int) -> Ranking:
         """Return the first `depth` of the gallery by both stages."""
         rerank = asked.pairs_scored(self._ranking_mode, self._asked_for, len(self._rows))
         found = exact_search(self._vectors, asked.vector, max(depth, rerank), mask)
         return rerank_rows(lambda rows: self.pairs(asked, rows), *found, depth, rerank)
 
-    def pairs(self, asked: Asked, rows: Rows) -> PairScores:
+    def pairs(self, asked: ComposedQuery, rows: Rows) -> PairScores:
         """Return the whole scores of gallery `rows` [K]."""
-        return asked.combined(score_rows(self._scorer, asked.all, rows, self._fetch))
+        return asked.combined(score_rows(self._scorer, asked.queries, rows, self._fetch))
 
-    def cosines(self, asked: Asked, rows: Rows) -> Floats:
+    def cosines(self, asked: ComposedQuery, rows: Rows) -> Floats:
         """Return stage 1's inner products of gallery `rows` [K]."""
         found: Floats = self._vectors[rows] @ asked.vector
         return found
@@ -150,30 +152,34 @@ class ProtocolRanker:
         mask[rows] = False
         return mask
 
-    def _ordered(self, query: data.EvalQuery, asked: QueryFeatures | Asked | Floats, readable: bool) -> RankedRows:
+    def _ordered(
+        self, query: data.EvalQuery, asked: QueryFeatures | ComposedQuery | Floats, readable: bool
+    ) -> RankedRows:
         mask = self.mask(query.reference_ids)
         return RankedRows(self._order(asked, mask), self._members(query, asked, mask), readable)
 
-    def _order(self, query: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:
-        if isinstance(query, Asked):
+    def _order(self, query: QueryFeatures | ComposedQuery | Floats, mask: Mask | None) -> Rows:
+        if isinstance(query, ComposedQuery):
             return self.order(query, mask)
         depth = self._deep(mask)
         if isinstance(query, QueryFeatures):
             return rank(self._scorer, query, self._vectors, self._fetch, depth, self._rerank, mask).rows
         return exact_search(self._vectors, query, depth, mask)[0]
 
-    def _members(self, query: data.EvalQuery, asked: QueryFeatures | Asked | Floats, mask: Mask | None) -> Rows:
+    def _members(self, query: data.EvalQuery, asked: QueryFeatures | ComposedQuery | Floats, mask: Mask | None) -> Rows:
         """Return the members of a query's image set that may be found, the best first; ties in gallery order."""
         known = sorted({self._row_of[item] for item in query.subset if item in self._row_of})
         rows = np.array([row for row in known if mask is None or mask[row]], np.intp)
         if not len(rows):
             return rows
-        if isinstance(asked, Asked) and asked.pairs_scored(self._ranking_mode, self._asked_for, len(self._rows)):
+        if isinstance(asked, ComposedQuery) and asked.pairs_scored(
+            self._ranking_mode, self._asked_for, len(self._rows)
+        ):
             score = self.pairs(asked, rows).score
         elif isinstance(asked, QueryFeatures) and self._rerank:
             score = score_rows(self._scorer, [asked], rows, self._fetch)[0].score
         else:
-            vector = asked.vector if isinstance(asked, Asked | QueryFeatures) else asked
+            vector = asked.vector if isinstance(asked, ComposedQuery | QueryFeatures) else asked
             return best_of(self._vectors, vector, rows, len(rows))[0]
         return rows[best_first(score, rows)[0]]
 

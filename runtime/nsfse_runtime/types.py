@@ -195,6 +195,24 @@ class Scorer(Protocol):
         """Score one query against K targets."""
 
 
+class GalleryId(str):
+    """The id of a gallery image and nothing else: no file is looked for under that name."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """An image that was decoded elsewhere: its pixels [H, W, 3] and the SHA-256 of its file."""
+
+    pixels: Pixels
+    sha256: bytes
+
+
+ImageRef = GalleryId | Path | bytes | Pixels | Upload
+"""An image of a query by one of five kinds: an id, a file, the bytes of a file, pixels [H, W, 3], or an upload."""
+
+
 class VectorSet(Protocol):
     """One generation of a gallery as stage 1 sees it: N vectors and what names them."""
 

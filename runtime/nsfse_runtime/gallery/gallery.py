@@ -204,7 +204,7 @@ class Gallery:
         The first four errors leave the gallery as it was.
         """
         from nsfse_runtime.gallery.sync import sync
-        from nsfse_runtime.search.first_stage import Stage1
+        from nsfse_runtime.search.first_stage import FirstStage
 
         model = model if model is not None else self._model
         if model is None:
@@ -215,6 +215,6 @@ class Gallery:
         table = Path(metadata) if metadata is not None else None
         report = sync(self.path, Path(folder), model, table, batch, workers, progress, exclude, allow_removals)
         self.refresh()
-        index = Stage1(self.path, model.fingerprint).prepare_index(self.snapshot)
+        index = FirstStage(self.path, model.fingerprint).prepare_index(self.snapshot)
         report.ann = index.summary() if index else None
         return report

@@ -1,185 +1,218 @@
 """Images, texts and exclusions → what the search takes (docs/queries.md): a batch of queries, composed together."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.retrieval.query import Asked, Query
+from nsfse_runtime.retrieval.query import ComposedQuery, Query
 from nsfse_runtime.types import Floats, QueryFeatures, Scorer, TargetFeatures
 
-MINUS_VECTOR, MINUS_WORDS, MINUS_FOUND = 0.2, 0.1, 3.0
-"""What a minus-text takes from stage 1's vector, what its words count, and what is found of them (docs/queries.md)."""
+NEGATIVE_VECTOR_SHARE = 0.2
+"""What a negative text takes from the stage-1 vector (docs/queries.md)."""
+NEGATIVE_WORD_SHARE = 0.1
+"""How much the words of a negative text count in S."""
+NEGATIVE_PENALTY = 3.0
+"""How much S loses for the words of a negative text over the boundary."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """A query and its images' features: `references` [m, d], [m, R, d], `negative_images` [p, d], [p, R, d] or None."""
+class QueryInputs:
+    """A query with the features of its images.
+
+    Attributes:
+        query: The query.
+        references: Features of its m references, [m, d] and [m, R, d].
+        negative_images: Features of its p negative images, [p, d] and [p, R, d]; None without any.
+    """
 
     query: Query
     references: TargetFeatures
     negative_images: TargetFeatures | None = None
 
 
-def ask(scorer: Scorer, batch: Sequence[Given]) -> list[Asked | NsfseError]:
-    """Compose a batch of queries together; one that cannot be read (TextError) does not spoil the others."""
+@dataclass
+class _ReferenceState:
+    """One reference of one query while it is composed: its `edits` so far, and its composed negative texts."""
+
+    query: Query
+    reference: TargetFeatures
+    edits: list[QueryFeatures] = field(default_factory=list)
+    negatives: list[QueryFeatures] = field(default_factory=list)
+
+    @property
+    def current(self) -> TargetFeatures:
+        """Return the image that the next text edits: the reference, or the result of the edits so far."""
+        return as_target_features(self.edits[-1]) if self.edits else self.reference
+
+
+def compose_batch(scorer: Scorer, batch: Sequence[QueryInputs]) -> list[ComposedQuery | NsfseError]:
+    """Compose a batch of queries together.
+
+    Args:
+        scorer: The model.
+        batch: Queries with the features of their images.
+
+    Returns:
+        For each query what the search takes, or the error (TextError) for which it alone cannot be composed.
+    """
     try:
-        return list(_ask(scorer, batch))
+        return list(_compose_all(scorer, batch))
     except NsfseError as error:
         if len(batch) == 1:
             return [error]
-        return [found for given in batch for found in ask(scorer, [given])]
+        return [composed for inputs in batch for composed in compose_batch(scorer, [inputs])]
 
 
-@dataclass
-class _Lane:
-    """One reference of one query on its way: `steps` are its composed texts so far, `negatives` its negative texts."""
-
-    query: Query
-    start: TargetFeatures
-    steps: list[QueryFeatures]
-    negatives: list[QueryFeatures]
-
-    @property
-    def here(self) -> TargetFeatures:
-        """Return the image that the next text changes: the reference, or what the texts so far imagine."""
-        return imagined(self.steps[-1]) if self.steps else self.start
+def as_target_features(query: QueryFeatures) -> TargetFeatures:
+    """Return the image that a query describes, as features [1, d], [1, R, d]: its vector and its first probes."""
+    count = len(query.probes) - len(query.words)
+    return TargetFeatures(query.vector[None], query.probes[None, :count])
 
 
-def imagined(query: QueryFeatures) -> TargetFeatures:
-    """Return the image that a query asks for, as features [1, d], [1, R, d]: its vector and its kept regions."""
-    kept = len(query.probes) - len(query.words)
-    return TargetFeatures(query.vector[None], query.probes[None, :kept])
+def stack_features(images: Sequence[TargetFeatures]) -> TargetFeatures:
+    """Return several images' features as one."""
+    vectors = np.concatenate([image.vectors for image in images])
+    return TargetFeatures(vectors, np.concatenate([image.regions for image in images]))
 
 
-def _ask(scorer: Scorer, batch: Sequence[Given]) -> list[Asked]:
-    lanes = [
-        [_Lane(given.query, given.references.take([at]), [], []) for at in range(len(given.references))]
-        for given in batch
+def _compose_all(scorer: Scorer, batch: Sequence[QueryInputs]) -> list[ComposedQuery]:
+    groups = [
+        [_ReferenceState(inputs.query, inputs.references.take([row])) for row in range(len(inputs.references))]
+        for inputs in batch
     ]
-    flat = [lane for group in lanes for lane in group]
-    for step in range(max((len(lane.query.texts) for lane in flat), default=0)):
-        moving = [lane for lane in flat if len(lane.query.texts) > step]
-        images, texts = [lane.here for lane in moving], [lane.query.texts[step] for lane in moving]
-        for lane, found in zip(moving, _compose(scorer, images, texts), strict=True):
-            lane.steps.append(found)
-    named = [(lane, text) for lane in flat for text in lane.query.negative_texts]
-    for (lane, _), found in zip(
-        named, _compose(scorer, [lane.start for lane, _ in named], [text for _, text in named]), strict=True
-    ):
-        lane.negatives.append(found)
-    return [_asked(scorer, given, group) for given, group in zip(batch, lanes, strict=True)]
+    states = [state for group in groups for state in group]
+    for step in range(max((len(state.query.texts) for state in states), default=0)):
+        unfinished = [state for state in states if len(state.query.texts) > step]
+        images, texts = [state.current for state in unfinished], [state.query.texts[step] for state in unfinished]
+        for state, edit in zip(unfinished, _compose(scorer, images, texts), strict=True):
+            state.edits.append(edit)
+    negatives = [(state, text) for state in states for text in state.query.negative_texts]
+    images, texts = [state.reference for state, _ in negatives], [text for _, text in negatives]
+    for (state, _), negative in zip(negatives, _compose(scorer, images, texts), strict=True):
+        state.negatives.append(negative)
+    return [build_composed_query(scorer, inputs, group) for inputs, group in zip(batch, groups, strict=True)]
 
 
 def _compose(scorer: Scorer, images: Sequence[TargetFeatures], texts: Sequence[str]) -> list[QueryFeatures]:
-    return scorer.compose(stacked(images), texts) if texts else []
+    return scorer.compose(stack_features(images), texts) if texts else []
 
 
-def stacked(images: Sequence[TargetFeatures]) -> TargetFeatures:
-    """Return several images' features as one."""
-    return TargetFeatures(
-        np.concatenate([each.vectors for each in images]), np.concatenate([each.regions for each in images])
-    )
-
-
-def _asked(scorer: Scorer, given: Given, lanes: Sequence[_Lane]) -> Asked:
-    query = given.query
-    if query.plain:
-        (part,) = lanes[0].steps
-        spans, reference = (slice(0, len(part.tokens)),), lanes[0].start.vectors[0]
-        return Asked(part.vector, (part,), part.word_weights, spans, reference=reference)
-    sentence = _sentence(scorer, query.texts) if query.balance > 0.5 else None
-    unwanted = scorer.sentence(list(query.negative_texts)) if query.negative_texts else ()
-    parts = tuple(_part(scorer, lane, sentence, unwanted) for lane in lanes)
+def build_composed_query(scorer: Scorer, inputs: QueryInputs, states: Sequence[_ReferenceState]) -> ComposedQuery:
+    """Return what the search takes, from the composed texts of each reference."""
+    query = inputs.query
+    if query.is_simple:
+        (part,) = states[0].edits
+        texts, reference = (slice(0, len(part.tokens)),), states[0].reference.vectors[0]
+        return ComposedQuery(part.vector, (part,), part.word_weights, texts, reference=reference)
+    sentence = _mean_sentence(scorer, query.texts) if query.balance > 0.5 else None
+    negative_sentences = scorer.sentence(list(query.negative_texts)) if query.negative_texts else ()
+    parts = tuple(_part(scorer, state, sentence, negative_sentences) for state in states)
     mean: Floats = np.mean([part.vector for part in parts], axis=0, dtype=np.float32)
     vector = parts[0].vector if len(parts) == 1 else unit(mean)
-    avoided = (
-        [given.negative_images.take([at]) for at in range(len(given.negative_images))] if given.negative_images else []
+    images = inputs.negative_images
+    negative_queries = tuple(_image_query(images.take([row])) for row in range(len(images))) if images else ()
+    return ComposedQuery(
+        vector=vector,
+        parts=parts,
+        word_weights=_evidence_weights(states),
+        texts=_text_slices(states[0]),
+        word_penalties=tuple(_word_penalties(state, scorer.info.mix[0]) for state in states),
+        negative_queries=negative_queries,
+        negative_thresholds=tuple(_negative_threshold(scorer, negative, vector) for negative in negative_queries),
+        needs_rerank=(
+            0 < query.balance < 1
+            or bool(query.negative_texts or negative_queries)
+            or (len(parts) > 1 and query.balance == 0)
+        ),
     )
-    against = tuple(_image_alone(image) for image in avoided)
-    bearable = tuple(_halfway(scorer, each, vector) for each in against)
-    told = (
-        0 < query.balance < 1 or bool(query.negative_texts) or bool(against) or (len(parts) > 1 and query.balance == 0)
-    )
-    losses = tuple(_losses(lane, scorer.info.mix[0]) for lane in lanes)
-    return Asked(vector, parts, _evidence_weights(lanes), _spans(lanes[0]), losses, against, bearable, told)
 
 
-def _halfway(scorer: Scorer, avoided: QueryFeatures, vector: Floats) -> float:
-    """Return what an image scores against `avoided` half-way from the query's `vector` [d] to that image itself."""
-    ends = TargetFeatures(np.stack([vector, avoided.vector]), np.stack([avoided.probes] * 2))
-    return float(scorer.score_pairs(avoided, ends).score.mean())
+def _negative_threshold(scorer: Scorer, negative: QueryFeatures, vector: Floats) -> float:
+    """Return the score of an image half-way from the query's `vector` [d] to a negative image, with that image."""
+    ends = TargetFeatures(np.stack([vector, negative.vector]), np.stack([negative.probes] * 2))
+    return float(scorer.score_pairs(negative, ends).score.mean())
 
 
-def _losses(lane: _Lane, w_global: float) -> Floats:
-    """Return what S loses for each word [N, L] of N minus-texts, each taken as a whole."""
-    ends = np.cumsum([sum(len(step.words) for step in lane.steps), *(len(minus.words) for minus in lane.negatives)])
-    losses = np.zeros((len(lane.negatives), ends[-1]), np.float32)
-    for row, minus, start in zip(losses, lane.negatives, ends, strict=False):
-        row[start : start + len(minus.words)] = MINUS_FOUND * w_global * np.abs(minus.word_weights)
-    return losses
+def _word_penalties(state: _ReferenceState, w_global: float) -> Floats:
+    """Return what S loses for each word [N, L] of N negative texts, each as a whole."""
+    first = sum(len(edit.words) for edit in state.edits)
+    ends = np.cumsum([first, *(len(negative.words) for negative in state.negatives)])
+    penalties = np.zeros((len(state.negatives), ends[-1]), np.float32)
+    for row, negative, start in zip(penalties, state.negatives, ends, strict=False):
+        row[start : start + len(negative.words)] = NEGATIVE_PENALTY * w_global * np.abs(negative.word_weights)
+    return penalties
 
 
-def _sentence(scorer: Scorer, texts: Sequence[str]) -> Floats:
+def _mean_sentence(scorer: Scorer, texts: Sequence[str]) -> Floats:
     mean: Floats = np.mean(scorer.sentence(list(texts)), axis=0, dtype=np.float32)
     return unit(mean)
 
 
-def _evidence_weights(lanes: Sequence[_Lane]) -> Floats:
-    """Return κ [L] of all words, those of minus-texts under 0: the mean over the references, sizes summing to 1."""
+def _evidence_weights(states: Sequence[_ReferenceState]) -> Floats:
+    """Return κ [L] of all words: the mean over the references; sizes sum to 1, those of negative texts are under 0."""
     none = np.empty(0, np.float32)
-    each = [
+    weights = [
         np.concatenate(
-            [none, *(s.word_weights for s in lane.steps), *(-np.abs(m.word_weights) for m in lane.negatives)]
+            [
+                none,
+                *(edit.word_weights for edit in state.edits),
+                *(-np.abs(negative.word_weights) for negative in state.negatives),
+            ]
         )
-        for lane in lanes
+        for state in states
     ]
-    mean: Floats = np.mean(each, axis=0, dtype=np.float32)
+    mean: Floats = np.mean(weights, axis=0, dtype=np.float32)
     return mean / max(float(np.abs(mean).sum()), 1e-12)
 
 
-def _spans(lane: _Lane) -> tuple[slice, ...]:
-    ends = np.cumsum([0, *(len(text.tokens) for text in (*lane.steps, *lane.negatives))]).tolist()
+def _text_slices(state: _ReferenceState) -> tuple[slice, ...]:
+    """Return which words are of one text."""
+    ends = np.cumsum([0, *(len(text.tokens) for text in (*state.edits, *state.negatives))]).tolist()
     return tuple(slice(start, end) for start, end in pairwise(ends))
 
 
-def _part(scorer: Scorer, lane: _Lane, sentence: Floats | None, unwanted: Iterable[Floats]) -> QueryFeatures:
+def _part(
+    scorer: Scorer, state: _ReferenceState, sentence: Floats | None, negative_sentences: Iterable[Floats]
+) -> QueryFeatures:
+    """Return the query of one reference with all texts."""
     w_global, w_cross = scorer.info.mix
-    stress = MINUS_WORDS * w_global / w_cross if w_cross else 1.0
-    part = joined(lane.steps) if lane.steps else _image_alone(lane.start)
-    if lane.query.balance != 0.5:
-        part = balanced(part, lane.start.vectors[0], sentence, lane.query.balance)
-    for minus, vector in zip(lane.negatives, unwanted, strict=True):
-        part = without_words(part, minus, vector, stress)
+    scale = NEGATIVE_WORD_SHARE * w_global / w_cross if w_cross else 1.0
+    part = join_edits(state.edits) if state.edits else _image_query(state.reference)
+    if state.query.balance != 0.5:
+        part = apply_balance(part, state.reference.vectors[0], sentence, state.query.balance)
+    for negative, vector in zip(state.negatives, negative_sentences, strict=True):
+        part = add_negative_text(part, negative, vector, scale)
     return part
 
 
-def _image_alone(image: TargetFeatures) -> QueryFeatures:
+def _image_query(image: TargetFeatures) -> QueryFeatures:
     """Return the query of an image, of one row, without a text: its vector alone counts."""
     regions = image.regions[0]
     none, zeros = np.empty(0, np.float32), np.zeros(len(regions), np.float32)
     return QueryFeatures(image.vectors[0], regions[:0], regions, none, zeros, ())
 
 
-def joined(steps: Sequence[QueryFeatures]) -> QueryFeatures:
-    """Return the query of several edits, each composed with what those before it imagine."""
-    if len(steps) == 1:
-        return steps[0]
-    kept = len(steps[-1].probes) - len(steps[-1].words)
+def join_edits(edits: Sequence[QueryFeatures]) -> QueryFeatures:
+    """Return the query of several edits, each composed with the result of those before it."""
+    if len(edits) == 1:
+        return edits[0]
+    last = edits[-1]
+    count = len(last.probes) - len(last.words)
     return QueryFeatures(
-        steps[-1].vector,
-        np.concatenate([step.words for step in steps]),
-        np.concatenate([steps[-1].probes[:kept], *(step.probes[kept:] for step in steps)]),
-        np.concatenate([step.word_weights for step in steps]),
-        np.concatenate([steps[-1].probe_weights[:kept], *(step.probe_weights[kept:] for step in steps)]),
-        tuple(token for step in steps for token in step.tokens),
+        last.vector,
+        np.concatenate([edit.words for edit in edits]),
+        np.concatenate([last.probes[:count], *(edit.probes[count:] for edit in edits)]),
+        np.concatenate([edit.word_weights for edit in edits]),
+        np.concatenate([last.probe_weights[:count], *(edit.probe_weights[count:] for edit in edits)]),
+        tuple(token for edit in edits for token in edit.tokens),
     )
 
 
-def balanced(query: QueryFeatures, image: Floats, sentence: Floats | None, balance: float) -> QueryFeatures:
-    """Return `query` leant towards its reference's vector `image` [d] or, where given, the texts' `sentence` [d]."""
+def apply_balance(query: QueryFeatures, image: Floats, sentence: Floats | None, balance: float) -> QueryFeatures:
+    """Return `query` moved towards its reference's vector `image` [d] or, where given, the texts' `sentence` [d]."""
     share = np.float32(1 - abs(2 * balance - 1))
     other = image if sentence is None else sentence
     return replace(
@@ -190,20 +223,20 @@ def balanced(query: QueryFeatures, image: Floats, sentence: Floats | None, balan
     )
 
 
-def without_words(query: QueryFeatures, minus: QueryFeatures, sentence: Floats, stress: float) -> QueryFeatures:
-    """Return `query` with the words of a minus-text under 0, `stress` times κ; `sentence` [d] is the text's vector."""
-    asked = minus.probes[len(minus.probes) - len(minus.words) :]
+def add_negative_text(query: QueryFeatures, negative: QueryFeatures, sentence: Floats, scale: float) -> QueryFeatures:
+    """Return `query` with the words of a negative text weighed by −`scale` · |κ|; `sentence` [d] is its vector."""
+    probes = negative.probes[len(negative.probes) - len(negative.words) :]
     return QueryFeatures(
-        unit(query.vector - np.float32(MINUS_VECTOR) * sentence),
-        np.concatenate([query.words, minus.words]),
-        np.concatenate([query.probes, asked]),
-        np.concatenate([query.word_weights, -np.float32(stress) * np.abs(minus.word_weights)]),
-        np.concatenate([query.probe_weights, np.zeros(len(asked), np.float32)]),
-        query.tokens + minus.tokens,
+        unit(query.vector - np.float32(NEGATIVE_VECTOR_SHARE) * sentence),
+        np.concatenate([query.words, negative.words]),
+        np.concatenate([query.probes, probes]),
+        np.concatenate([query.word_weights, -np.float32(scale) * np.abs(negative.word_weights)]),
+        np.concatenate([query.probe_weights, np.zeros(len(probes), np.float32)]),
+        query.tokens + negative.tokens,
     )
 
 
 def unit(vector: Floats) -> Floats:
     """Return `vector` [d] at unit length."""
-    found: Floats = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
-    return found
+    normalised: Floats = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+    return normalised

@@ -20,24 +20,30 @@ def hit_confidences(
 def hit_features(
     query: QueryFeatures, reference: Floats, ranking: Ranking, targets: TargetFeatures, views: int
 ) -> Reals | None:
-    """Return the features [M, 10 + V] of the re-ranked hits of `ranking`; None where nothing was re-ranked.
+    """Return the features of the re-ranked hits of `ranking`.
 
-    S; stage 1's cosine; how far S is over its mean in the re-ranked list; the words' margin Σ_k κ_k(x_k − t); the least
-    margin, sign(κ_k)(x_k − t), of the words that have at least half an even share; and the same again where it is under
-    0. A word with κ_k < 0 names what must not be there, so that a margin is how well the word is fulfilled. Then the
-    cosine of the hit's vector with `reference` [d], the vector of the query's image, and of the query's with it;
-    Σ_k min(κ_k, 0) and max_k |κ_k|; and the product of each of the `views` V last regions of the hit's `targets`
-    [M, d], [M, R, d] with what the query keeps of it.
+    Args:
+        query: The composed query.
+        reference: The vector [d] of the query's image.
+        ranking: The ranking; its first M rows are re-ranked.
+        targets: Features of its rows, [M, d] and [M, R, d] at least.
+        views: V, how many of the last regions of an image are views of the whole.
+
+    Returns:
+        [M, 10 + V] in the order of confidence.FEATURES; None where nothing was re-ranked. A margin is x_k − t, of the
+        opposite sign where κ_k < 0, so that it is how well a word is satisfied. The least margin is that of the words
+        with at least half an even share. The last V are the products of a hit's views with those of the query.
     """
     pair, share = ranking.pair, np.abs(query.word_weights)
     if pair is None:
         return None
     count = len(pair.score)
     margins = pair.word_scores - pair.boundary
-    speaks = share >= min(0.5 / len(share), share.max())  # the weightiest word does in any case
-    least = (np.sign(query.word_weights) * margins)[:, speaks].min(1)
-    kept = len(query.probes) - len(query.words)
-    viewed = (targets.regions[:count, targets.regions.shape[1] - views :] * query.probes[kept - views : kept]).sum(-1)
+    counts = share >= min(0.5 / len(share), share.max())  # the heaviest word does in any case
+    least = (np.sign(query.word_weights) * margins)[:, counts].min(1)
+    first_word = len(query.probes) - len(query.words)
+    target_views = targets.regions[:count, targets.regions.shape[1] - views :]
+    view_products = (target_views * query.probes[first_word - views : first_word]).sum(-1)
     columns = (
         pair.score,
         ranking.cosines[:count],
@@ -49,6 +55,6 @@ def hit_features(
         np.full(count, query.vector @ reference),
         np.full(count, np.minimum(query.word_weights, 0).sum()),
         np.full(count, share.max()),
-        *viewed.T,
+        *view_products.T,
     )
     return np.stack(columns, 1).astype(np.float64)

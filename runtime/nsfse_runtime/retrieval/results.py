@@ -1,14 +1,15 @@
-"""What a query's answer is made of: hits, and the evidence of each word for each of them."""
+"""The result of a query: hits, and the evidence of each word for each of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.retrieval.hit_features import hit_confidences
-from nsfse_runtime.retrieval.query import Asked
+from nsfse_runtime.retrieval.query import ComposedQuery
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import ConfidenceModel, PairScores, TargetFeatures
@@ -19,7 +20,7 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
     `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
     what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    `regions` has, where heatmaps were asked for, how much the word is in each cell of the image's grid, less the
+    `regions` has, where heatmaps were query for, how much the word is in each cell of the image's grid, less the
     boundary, row by row (see queries.heatmaps).
     """
 
@@ -36,7 +37,7 @@ class Hit(msgspec.Struct, frozen=True):
     A hit on which the heaviest word of a text is mismatched is no match, and its confidence is under the threshold.
     Where a text was not read or not followed as a whole (see TextReading.whole) both are None.
 
-    Where the model has no decision, nothing was re-ranked, or the query is not one image and one text, `confidence`
+    Where the model has no confidence, nothing was re-ranked, or the query is not one image and one text, `confidence`
     is None and `is_match` says whether the words of every text as a whole, by their weights, are over the boundary.
     Where no words are looked at `is_match` is None and `evidence` empty.
     """
@@ -69,57 +70,66 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def hits_of(
+def build_hits(
     ids: Sequence[str],
     folder: str,
-    asked: Asked,
+    query: ComposedQuery,
     ranking: Ranking,
     pair: PairScores,
-    decision: ConfidenceModel | None,
+    confidence: ConfidenceModel | None,
     targets: TargetFeatures | None,
     grid: tuple[int, int] | None = None,
     *,
     whole: bool = True,
 ) -> tuple[Hit, ...]:
-    """Return the hits of `ranking`, with the words' scores `pair` of all of them.
+    """Return the hits of `ranking`.
 
-    `ids` [N] are those of the gallery, whose files lie in `folder`. `targets` are the hits' features, which a
-    `decision` and the heatmaps of a `grid` of (rows, columns) need. Where the texts were not read as a `whole`, no
-    hit has a confidence or is called a match.
+    Args:
+        ids: The N ids of the gallery.
+        folder: Where its images are.
+        query: What was searched for.
+        ranking: K rows, best first.
+        pair: The words' scores of all K.
+        confidence: What tells a match; None where nothing does.
+        targets: Features of the hits, which `confidence` and `grid` need.
+        grid: (rows, columns) of the cells of a heatmap; None for no heatmaps.
+        whole: Whether the texts were read as a whole; else no hit has a confidence or is called a match.
     """
-    struck = asked.struck(pair)
-    matches = asked.fulfilled(pair) & ~struck
+    misses = query.misses_heaviest_word(pair)
+    matches = query.satisfies_all_texts(pair) & ~misses
     confidences = heatmaps = None
-    if decision and targets and asked.reference is not None and whole:
-        confidences = hit_confidences(decision, asked.parts[0], asked.reference, ranking, targets)
+    if confidence and targets and query.reference is not None and whole:
+        confidences = hit_confidences(confidence, query.parts[0], query.reference, ranking, targets)
         if confidences is not None:
-            below = np.nextafter(decision.threshold, 0)
-            confidences = np.where(struck, np.minimum(confidences, below), confidences)
-            matches = confidences >= decision.threshold
-    if grid and targets and asked.tokens:
-        heatmaps = asked.heatmaps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
+            below = np.nextafter(confidence.threshold, 0)
+            confidences = np.where(misses, np.minimum(confidences, below), confidences)
+            matches = confidences >= confidence.threshold
+    if grid and targets and query.tokens:
+        heatmaps = query.heatmaps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
     return tuple(
         Hit(
             id=ids[row],
             path=str(Path(folder, ids[row])),
-            score=float(ranking.scores[at]),
-            is_match=bool(matches[at]) if asked.tokens and whole else None,
-            evidence=_evidence(asked, pair, at, None if heatmaps is None else heatmaps[at]),
-            confidence=None if confidences is None else float(confidences[at]),
+            score=float(ranking.scores[place]),
+            is_match=bool(matches[place]) if query.tokens and whole else None,
+            evidence=_evidence(query, pair, place, None if heatmaps is None else heatmaps[place]),
+            confidence=None if confidences is None else float(confidences[place]),
         )
-        for at, row in enumerate(ranking.rows)
+        for place, row in enumerate(ranking.rows)
     )
 
 
-def _evidence(asked: Asked, pair: PairScores, at: int, heatmaps: np.ndarray | None) -> tuple[WordEvidence, ...]:
-    words = zip(asked.tokens, pair.word_scores[at], asked.word_weights, strict=True)
+def _evidence(
+    query: ComposedQuery, pair: PairScores, place: int, heatmap: NDArray[np.floating] | None
+) -> tuple[WordEvidence, ...]:
+    words = zip(query.tokens, pair.word_scores[place], query.word_weights, strict=True)
     return tuple(
         WordEvidence(
             word,
             float(score),
             bool((score >= pair.boundary) == (kappa >= 0)),
             float(kappa),
-            None if heatmaps is None else tuple(map(float, heatmaps[number])),
+            None if heatmap is None else tuple(map(float, heatmap[number])),
         )
         for number, (word, score, kappa) in enumerate(words)
     )

@@ -1,14 +1,14 @@
-"""What a model did not read of a query's texts, or did not follow: told with every answer (docs/queries.md §8)."""
+"""What a model did not read of a query's texts, or did not follow; part of every result (docs/queries.md §8)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from nsfse_runtime.retrieval.negation import negated, words_of
-from nsfse_runtime.retrieval.query import Asked
+from nsfse_runtime.retrieval.query import ComposedQuery
 from nsfse_runtime.types import Reading, TextReader
 
-# Unknown words of these say nothing of what is asked for: without them a text means the same.
+# Unknown words of these say nothing of what is query for: without them a text means the same.
 _FUNCTION_WORDS = words_of(
     "could should would might must shall have having been being were your mine ours their theirs them they",
     "this that these those there here please kindly thanks thank hello maybe perhaps just really also and",
@@ -56,7 +56,7 @@ class TextReading(msgspec.Struct, frozen=True, kw_only=True):
 
         An unknown word that only makes a sentence whole ("should") takes no confidence away.
         """
-        missing = any(each.word.lower() not in _FUNCTION_WORDS for each in self.unknown)
+        missing = any(unknown.word.lower() not in _FUNCTION_WORDS for unknown in self.unknown)
         return not missing and not self.unread and self.ignored_negation is None
 
 
@@ -64,15 +64,15 @@ def readings(
     tokenizer: TextReader | None,
     texts: Sequence[str],
     negative_texts: Sequence[str],
-    asked: Asked,
+    query: ComposedQuery,
 ) -> tuple[TextReading, ...]:
-    """Return how each text of the query `asked` was read, `texts` first, then `negative_texts`. Raises TextError."""
-    found = []
-    for at, text in enumerate((*texts, *negative_texts)):  # the order of `asked.texts`
+    """Return how each text of `query` was read, `texts` first, then `negative_texts`. Raises TextError."""
+    result = []
+    for number, text in enumerate((*texts, *negative_texts)):  # the order of `query.texts`
         reading = None if tokenizer is None else tokenizer.read(text)
-        negative, words = at >= len(texts), asked.tokens[asked.texts[at]]
-        ignored = None if negative else negated(words, asked.word_weights[asked.texts[at]])
-        found.append(
+        negative, words = number >= len(texts), query.tokens[query.texts[number]]
+        ignored = None if negative else negated(words, query.word_weights[query.texts[number]])
+        result.append(
             TextReading(
                 negative=negative,
                 words=len(words),
@@ -81,14 +81,13 @@ def readings(
                 ignored_negation=None if ignored is None else IgnoredNegation(*ignored),
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
-def notes_of(found: Iterable[TextReading], max_words: int) -> tuple[str, ...]:
+def notes_of(texts: Sequence[TextReading], max_words: int) -> tuple[str, ...]:
     """Return what a user should know of how the texts were read, a sentence each."""
-    each = list(found)
-    notes = [note for text in each for note in _notes(text, max_words)]
-    if not all(text.whole for text in each):
+    notes = [note for text in texts for note in _notes(text, max_words)]
+    if not all(text.whole for text in texts):
         notes.append(NOT_WHOLE)
     return tuple(dict.fromkeys(notes))
 
@@ -100,11 +99,11 @@ def _unknown(tokenizer: TextReader, reading: Reading) -> tuple[UnknownWord, ...]
     )
 
 
-def _notes(each: TextReading, max_words: int) -> Iterator[str]:
-    for unknown in each.unknown:
+def _notes(text: TextReading, max_words: int) -> Iterator[str]:
+    for unknown in text.unknown:
         offer = f"; did you mean {unknown.nearest}?" if unknown.nearest else ""
         yield f"unknown word: {unknown.word}{offer}"
-    if each.unread:
-        yield f"not read, after the first {max_words} words: {' '.join(each.unread)}"
-    if ignored := each.ignored_negation:
+    if text.unread:
+        yield f"not read, after the first {max_words} words: {' '.join(text.unread)}"
+    if ignored := text.ignored_negation:
         yield f"this model did not follow '{ignored.phrase}'; use --exclude-text {ignored.word}"

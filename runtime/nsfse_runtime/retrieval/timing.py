@@ -3,18 +3,18 @@
 from time import perf_counter
 
 
-class Clock:
+class Timer:
     """Times the parts of one query, in ms."""
 
     def __init__(self) -> None:
         self._start = self._last = perf_counter()
         self._laps = dict.fromkeys(("decode", "image", "text", "stage1", "stage2"), 0.0)
 
-    def fork(self) -> "Clock":
-        """Return a clock of one query of the batch, with the times so far."""
-        found = Clock()
-        found._start, found._laps = self._start, dict(self._laps)
-        return found
+    def fork(self) -> "Timer":
+        """Return the timer of one query of a batch, with the times so far."""
+        fork = Timer()
+        fork._start, fork._laps = self._start, dict(self._laps)
+        return fork
 
     def start(self) -> None:
         """Begin a lap."""

@@ -1,7 +1,7 @@
-"""A first look at many vectors in a quarter of the bytes: int8 codes, and how far off they can be.
+"""Exact search in a quarter of the bytes: int8 codes with a bound of their error.
 
-Stage 1 is bound by memory, so it reads codes first and the vectors only of rows that can still be among the best: the
-answer is that of search.exact_search, not an approximation.
+Stage 1 is bound by memory. It reads the codes of all rows, and the vectors of those rows only that can still be among
+the best: the result is that of exact_search, not an approximation.
 """
 
 import numpy as np
@@ -12,27 +12,27 @@ from nsfse_runtime.search.two_stage import best_of, exact_search, rounding, slac
 from nsfse_runtime.types import Floats, Mask, Rows
 
 # Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63 fits, more would not.
-_LARGEST, _QUERY_LARGEST, _ZERO = 63, 127, 128
+_MAX_CODE, _MAX_QUERY_CODE, _ZERO = 63, 127, 128
 _BLOCK = 1024  # rows at a time that stay in the processor's cache
-MOST_BYTES = 1_000_000_000
-"""Above so many codes a single graph would come near the 2 GB that a protocol buffer may have."""
-# Once more than one row in so many would have to be looked at again, the plain product is faster.
-_WORTH = 8
+MAX_BYTES = 1_000_000_000
+"""More codes than these would bring a single graph near the 2 GB limit of a protocol buffer."""
+# Where more than one row in so many has to be scored exactly, the plain product is faster.
+_MIN_REDUCTION = 8
 
 
 class Int8Index:
-    """Codes of N unit vectors, and for each how far what it stands for lies from the vector itself."""
+    """Int8 codes of N unit vectors, and for each the distance of its code from the vector itself."""
 
     def __init__(self, vectors: Floats) -> None:
-        """Encode `vectors` [N, d], of at most MOST_BYTES numbers. Raises MissingExtraError (onnxruntime)."""
+        """Encode `vectors` [N, d], of at most MAX_BYTES numbers. Raises MissingExtraError (onnxruntime)."""
         self._vectors = vectors
         count, dim = vectors.shape
         codes = np.empty((dim, count), np.int8)
         self._scale, self._error = np.empty(count, np.float32), np.empty(count, np.float32)
-        for at in range(0, count, _BLOCK):
-            rows = slice(at, at + _BLOCK)
+        for start in range(0, count, _BLOCK):
+            rows = slice(start, start + _BLOCK)
             block = vectors[rows]
-            scale = np.maximum(np.abs(block).max(1, keepdims=True), 1e-12) / _LARGEST
+            scale = np.maximum(np.abs(block).max(1, keepdims=True), 1e-12) / _MAX_CODE
             code = np.rint(block / scale)
             codes[:, rows], self._scale[rows] = code.astype(np.int8).T, scale[:, 0]
             off = block - code * scale
@@ -45,22 +45,22 @@ class Int8Index:
         if mask is not None:
             scores[~mask] = -np.inf
         count = len(scores)
-        if count <= (some := 4 * k):
+        if count <= (sample := 4 * k):
             return exact_search(self._vectors, query, k, mask)
-        # The k-th best of these is met or passed by the true k-th best, so what cannot reach it is out.
-        first = np.argpartition(scores, count - some)[count - some :]
-        found = np.vecdot(self._vectors[first], query)
-        found[np.isneginf(scores[first])] = -np.inf
-        last = np.partition(found, some - k)[some - k]
+        # The true k-th best is no worse than the k-th best of these: what cannot reach that one is out.
+        first = np.argpartition(scores, count - sample)[count - sample :]
+        exact = np.vecdot(self._vectors[first], query)
+        exact[np.isneginf(scores[first])] = -np.inf
+        last = np.partition(exact, sample - k)[sample - k]
         rows = np.flatnonzero(scores + error >= last - slack(query, last))
-        # Where too few are allowed every row passes: then, too, it is the plain product's turn.
-        if len(rows) * _WORTH > count:
+        # Where too few are allowed every row passes, and the plain product is faster, too.
+        if len(rows) * _MIN_REDUCTION > count:
             return exact_search(self._vectors, query, k, mask)
         return best_of(self._vectors, query, rows, k)
 
     def estimate(self, query: Floats) -> tuple[Floats, Floats]:
         """Return the inner products [N] with `query` [d] as the codes have them, and the most they are off by [N]."""
-        step = max(float(np.abs(query).max()), 1e-12) / _QUERY_LARGEST
+        step = max(float(np.abs(query).max()), 1e-12) / _MAX_QUERY_CODE
         rounded = np.rint(query / step)
         (sums,) = self._session(query=(rounded + _ZERO).astype(np.uint8)[None])
         off = float(np.linalg.norm(query - rounded * step))

@@ -1,9 +1,9 @@
 """Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
 
-A tie is what rounding alone can part (TIE). The same image in two rows has two scores that may differ in the last
-bit, by the processor's kernels and by what stands beside it in a batch: that must not decide an order.
+Scores tie where rounding alone can separate them (TIE). The same image in two rows may have two scores that differ in
+the last bit, by the processor's kernels and by its batch: that must not decide an order.
 
-Stage 1's answer does not depend on how it was found: whatever narrows the gallery down (a matrix product, int8 codes,
+The result of stage 1 does not depend on the way to it: whatever narrows the gallery down (a matrix product, int8 codes,
 an index), `best_of` scores what is left, row by row and always in the same order of additions.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 from nsfse_runtime.types import Floats, Mask, PairScores, QueryFeatures, RankingMode, Rows, Scorer, TargetFeatures
 
 TIE = 1e-6
-"""Scores tie with the best of them where they lie within TIE · max(1, its size) of it."""
-# Regions are fetched and scored so many images at a time: an exhaustive ranking needs no more memory than this one.
+"""Scores tie with the best of them where they are within TIE · max(1, its size) of it."""
+# Regions are fetched and scored so many images at a time, which bounds the memory of an exhaustive ranking.
 _PAIR_CHUNK = 512
-# A row that has to be copied first costs about so many that are multiplied where they lie.
+# Copying a row costs about as much as multiplying so many in place.
 _COPY_COST = 4
 
 
@@ -27,8 +27,8 @@ class Ranking:
     """`rows` [k] best first with their `scores` [k]; `pair` is the whole score of the first M rows, those re-ranked.
 
     Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do not compare.
-    `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over all that were re-ranked, kept or
-    not. `pair` is None when nothing was re-ranked, and `mean` is then 0.
+    `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over all that were re-ranked, returned
+    or not. `pair` is None when nothing was re-ranked, and `mean` is then 0.
     """
 
     rows: Rows
@@ -59,12 +59,12 @@ def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = Non
     if (k := min(k, len(scores))) < 1:
         return np.empty(0, np.intp), np.empty(0, np.float32)
     last = np.partition(scores, len(scores) - k)[len(scores) - k]
-    kept = np.flatnonzero(scores >= last - slack(query, last))
-    return best_of(vectors, query, kept if rows is None else rows[kept], k)
+    candidates = np.flatnonzero(scores >= last - slack(query, last))
+    return best_of(vectors, query, candidates if rows is None else rows[candidates], k)
 
 
 def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
-    """Return the `k` best of `rows` and their scores: each row's by itself, whoever stands beside it."""
+    """Return the `k` best of `rows` and their scores, each of which depends on its own row alone."""
     most = 2 * len(rows) > len(vectors)
     scores = np.vecdot(vectors, query)[rows] if most else np.vecdot(vectors[rows], query)
     order, scores = best_first(scores, rows)
@@ -72,20 +72,20 @@ def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, F
 
 
 def best_first(scores: Floats, rows: Rows) -> tuple[Rows, Floats]:
-    """Return the places [n] of `scores` [n], best first and ties by `rows` [n], and the scores [n] in that order.
+    """Return the positions [n] of `scores` [n], best first and ties by `rows` [n], and the scores [n] in that order.
 
     Scores that tie (TIE) are returned as one, the greatest of them. The first of a tie is never tied with a better
     score: a chain of small steps is no tie of its two ends.
     """
     order = np.argsort(-scores, kind="stable")
     falling = scores[order].astype(np.float64)
-    with np.errstate(invalid="ignore"):  # scores that are no numbers are for others to refuse
+    with np.errstate(invalid="ignore"):  # NaN is refused elsewhere
         ends = np.searchsorted(-falling, TIE * np.maximum(1, np.abs(falling)) - falling, side="right").tolist()
     starts = []
-    at = 0
-    while at < len(ends):
-        starts.append(at)
-        at = max(ends[at], at + 1)
+    start = 0
+    while start < len(ends):
+        starts.append(start)
+        start = max(ends[start], start + 1)
     tie = np.repeat(np.arange(len(starts)), np.diff([*starts, len(ends)]))
     return order[np.lexsort((rows[order], tie))], scores[order[starts]][tie]
 
@@ -96,7 +96,7 @@ def slack(query: Floats, score: float) -> float:
 
 
 def rounding(query: Floats) -> float:
-    """Return how far two float32 inner products of `query` and a unit row can lie apart, in any order of additions."""
+    """Return how far two float32 inner products of `query` and a unit row can differ, in any order of additions."""
     return 2 * len(query) * float(np.finfo(np.float32).eps * np.linalg.norm(query))
 
 
@@ -145,7 +145,7 @@ def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) 
     return Ranking(ranked, shown, best, cosines, float(pair.score.mean()))
 
 
-def taken(pair: PairScores, order: Rows) -> PairScores:
+def select(pair: PairScores, order: Rows) -> PairScores:
     """Return the scores of the candidates `order` [k], in that order."""
     return PairScores(pair.score[order], pair.word_scores[order], pair.boundary)
 
@@ -154,10 +154,10 @@ def score_rows(
     scorer: Scorer, queries: Sequence[QueryFeatures], rows: Rows, fetch: Callable[[Rows], TargetFeatures]
 ) -> list[PairScores]:
     """Score each of `queries` against the images of `rows` [K], a bounded number at a time, each fetched once."""
-    found: list[list[PairScores]] = [[] for _ in queries]
-    for at in range(0, max(len(rows), 1), _PAIR_CHUNK):
-        targets = fetch(rows[at : at + _PAIR_CHUNK])
-        for query, parts in zip(queries, found, strict=True):
+    chunks: list[list[PairScores]] = [[] for _ in queries]
+    for start in range(0, max(len(rows), 1), _PAIR_CHUNK):
+        targets = fetch(rows[start : start + _PAIR_CHUNK])
+        for query, parts in zip(queries, chunks, strict=True):
             parts.append(scorer.score_pairs(query, targets))
     return [
         PairScores(
@@ -165,5 +165,5 @@ def score_rows(
             np.concatenate([part.word_scores for part in parts]),
             parts[0].boundary,
         )
-        for parts in found
+        for parts in chunks
     ]

@@ -8,12 +8,13 @@ from typing import Any, BinaryIO
 from starlette.requests import Request
 
 from nsfse_runtime.images.decode import load_image, sha256_of
-from nsfse_runtime.retrieval.query import GalleryId, Query, Upload
+from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.server import schemas
 from nsfse_runtime.server.errors import HTTPError
 from nsfse_runtime.server.galleries import Answer
 from nsfse_runtime.server.parsing import convert_json
 from nsfse_runtime.server.queue import Job
+from nsfse_runtime.types import GalleryId, Upload
 
 
 def to_query(

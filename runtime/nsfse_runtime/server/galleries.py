@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
-from nsfse_runtime.retrieval.query import GalleryId, Query
+from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.retriever import Result, Retriever
 from nsfse_runtime.server.schemas import MAX_COLUMN_VALUES, BundleFacts, GalleryFacts, ImageItem, ListReply
+from nsfse_runtime.types import GalleryId
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
-from nsfse_runtime.retrieval.query import Query, Upload
+from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.server import schemas
 from nsfse_runtime.server.conversion import batch_queries, decode_upload, to_query, to_reply, watch_disconnect
 from nsfse_runtime.server.errors import ErrorBody, HTTPError, to_http_error
@@ -22,6 +22,7 @@ from nsfse_runtime.server.queue import Job
 from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.settings import MAX_IMAGE_BYTES, MAX_SIDE, THUMBNAIL_SIDE
 from nsfse_runtime.server.telemetry import MEDIA_TYPE, request_log
+from nsfse_runtime.types import Upload
 
 # A browser may keep a thumbnail for a while; its ETag says whether it is still right.
 _IMAGE_CACHING = "private, max-age=300"

@@ -74,10 +74,11 @@ def test_products_count_and_what_lies_far_out_does_not() -> None:
 
 @pytest.mark.parametrize("lengths", [(9, 9, 54), (10, 9, 65), (10, 10, 64), (11, 11, 65)])
 def test_a_decision_of_other_counts_is_none(lengths: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=f"{lengths[0]} means, {lengths[1]} spreads and {lengths[2]} weights"):
+    counts = f"{lengths[0]} means, {lengths[1]} standard deviations and {lengths[2]} weights"
+    with pytest.raises(ValueError, match=counts):
         Decision(*((1.0,) * length for length in lengths), 0.0, 0.5)
     assert Decision((1.0,) * 12, (1.0,) * 12, (1.0,) * 90, 0.0, 0.5).views == 2
-    with pytest.raises(ValueError, match="a spread is not over 0"):
+    with pytest.raises(ValueError, match="a standard deviation is not over 0"):
         Decision((1.0,) * 10, (1.0,) * 9 + (0.0,), (1.0,) * 65, 0.0, 0.5)
 
 

@@ -17,7 +17,7 @@ from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.inference.open import open_model
 from nsfse_runtime.inference.region_codec import pack, unpack
 from nsfse_runtime.retrieval.retriever import Retriever
-from nsfse_runtime.search.on_device import ResidentGallery
+from nsfse_runtime.search.on_device import DeviceGallery
 from nsfse_runtime.search.two_stage import exact_search
 from tests.galleries import ColourScorer, save_images
 
@@ -171,21 +171,21 @@ def shop(tmp_path_factory):
 def test_a_gallery_on_the_device_answers_as_the_one_in_its_file(shop, monkeypatch, most):
     """The CPU stands in for the GPU: the same graphs, bindings and order, in its memory."""
     folder, names, model = shop
-    monkeypatch.setattr(ResidentGallery.__init__, "__defaults__", (most,))
+    monkeypatch.setattr(DeviceGallery.__init__, "__defaults__", (most,))
     with Gallery.open(folder / "g", model) as gallery:
         scorer = OnnxScorer(model.bundle, threads=1)
         here, there = Retriever(scorer, gallery, resident=True), Retriever(scorer, gallery)
-        assert there._shelf is None and here._shelf is not None
+        assert there._device_cache is None and here._device_cache is not None
         for more in ({}, {"rerank": 5, "k": 3}, {"rerank": 0}, {"where": {"kind": "1"}}, {"where": {"kind": "7"}}):
             ours, theirs = (one.query(names[3], "make it red", **more) for one in (here, there))
             assert [hit.id for hit in ours.hits] == [hit.id for hit in theirs.hits]
             np.testing.assert_allclose([h.score for h in ours.hits], [h.score for h in theirs.hits], atol=1e-5)
             for a, b in zip(ours.hits, theirs.hits, strict=True):
                 assert a.is_match == b.is_match and [w.matched for w in a.evidence] == [w.matched for w in b.evidence]
-        kept = here._shelf._kept
+        kept = here._device_cache._cached
         assert ("codes" in kept._inputs) == (most > 0)
         here.query(names[0], "make it red")
-        assert here._shelf._kept is kept
+        assert here._device_cache._cached is kept
 
 
 def test_a_new_generation_takes_the_place_of_the_old_one(shop, tmp_path):
@@ -203,7 +203,7 @@ def test_a_new_generation_takes_the_place_of_the_old_one(shop, tmp_path):
 def test_what_is_no_bundle_keeps_no_gallery_on_a_device(tmp_path):
     save_images(tmp_path / "photos", 2)
     with Gallery.open(tmp_path / "g", scorer := ColourScorer(), create=True) as gallery:
-        assert Retriever(scorer, gallery)._shelf is None
+        assert Retriever(scorer, gallery)._device_cache is None
         with pytest.raises(UsageError, match="leave resident out"):
             Retriever(scorer, gallery, resident=True)
 

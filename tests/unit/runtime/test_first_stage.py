@@ -10,7 +10,7 @@ from nsfse_runtime.errors import MissingExtraError, OutputError
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search import ann, first_stage
-from nsfse_runtime.search.first_stage import Stage1
+from nsfse_runtime.search.first_stage import FirstStage
 from nsfse_runtime.search.two_stage import TIE, exact_search
 from tests.galleries import ColourScorer, save_images, unit
 
@@ -45,7 +45,7 @@ def queries() -> np.ndarray:
     return unit(np.random.default_rng(1).normal(size=(10, DIM)))
 
 
-def recall(searcher: Stage1, snapshot: Rows, queries: np.ndarray, mask: np.ndarray | None = None) -> float:
+def recall(searcher: FirstStage, snapshot: Rows, queries: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Return recall at 100; whatever is found has its exact score, or that of its tie, and comes in order."""
     shares = []
     for query in queries:
@@ -80,22 +80,22 @@ class TestIndex:
         return sizes
 
     def test_it_finds_what_it_says_and_is_built_once(self, tmp_path, everything, queries, built) -> None:
-        assert recall(Stage1(tmp_path / "g", "f", "ann"), everything, queries) >= 0.99
-        again = Stage1(tmp_path / "g", "f", "ann")
+        assert recall(FirstStage(tmp_path / "g", "f", "ann"), everything, queries) >= 0.99
+        again = FirstStage(tmp_path / "g", "f", "ann")
         assert recall(again, everything, queries) >= 0.99
         index = again.prepare_index(everything)
-        assert built == [COUNT] and index is not None and index.facts.recall >= 0.99
+        assert built == [COUNT] and index is not None and index.header.recall >= 0.99
         assert list(tmp_path.iterdir()) == [tmp_path / "g.ann"]
 
     def test_what_is_gone_new_or_double_is_exact_without_building(self, tmp_path, everything, queries, built) -> None:
         random = np.random.default_rng(2)
         before = np.sort(random.choice(COUNT, COUNT - 20, replace=False))
-        Stage1(tmp_path / "g", "f", "ann").prepare_index(everything.take(before, 1))
+        FirstStage(tmp_path / "g", "f", "ann").prepare_index(everything.take(before, 1))
         # 20 rows are new, 500 that the index knows are gone, 200 stand twice, and all lie elsewhere than before.
         now = np.setdiff1d(np.arange(COUNT), before[:500])
         now = random.permutation(np.concatenate([now, now[:200]]))
         snapshot = everything.take(now, 2)
-        searcher = Stage1(tmp_path / "g", "f", "ann")
+        searcher = FirstStage(tmp_path / "g", "f", "ann")
         new = np.setdiff1d(np.arange(COUNT), before)
         assert recall(searcher, snapshot, np.concatenate([queries, everything.vectors[new]])) >= 0.99
         for row in (*new[:5], now[0]):
@@ -105,7 +105,7 @@ class TestIndex:
 
     @pytest.mark.parametrize("share", [0.6, 0.3, 0.01, 0.0])
     def test_filters_are_kept(self, tmp_path, everything, queries, share) -> None:
-        searcher = Stage1(tmp_path / "g", "f", "ann")
+        searcher = FirstStage(tmp_path / "g", "f", "ann")
         mask = np.random.default_rng(3).random(COUNT) < share
         assert not mask.any() or recall(searcher, everything, queries, mask) >= (1 if share < 0.25 else 0.99)
 
@@ -113,16 +113,16 @@ class TestIndex:
         monkeypatch.setattr(first_stage, "_FEW", 0)
         query = everything.vectors[5]
         mask = everything.vectors @ query < 0  # nothing of it is near
-        assert recall(Stage1(tmp_path / "g", "f", "ann"), everything, query[None], mask) == 1
+        assert recall(FirstStage(tmp_path / "g", "f", "ann"), everything, query[None], mask) == 1
 
     def test_a_gallery_that_changed_much_gets_another(self, tmp_path, everything, queries, built) -> None:
         half = everything.take(np.arange(COUNT // 2), 1)
-        Stage1(tmp_path / "g", "f", "ann").prepare_index(half)
-        assert recall(Stage1(tmp_path / "g", "f", "ann"), everything, queries) >= 0.99
+        FirstStage(tmp_path / "g", "f", "ann").prepare_index(half)
+        assert recall(FirstStage(tmp_path / "g", "f", "ann"), everything, queries) >= 0.99
         assert built == [COUNT // 2, COUNT]
 
     def test_a_damaged_or_foreign_file_is_built_again(self, tmp_path, everything, queries, built) -> None:
-        Stage1(tmp_path / "g", "f", "ann").prepare_index(everything)
+        FirstStage(tmp_path / "g", "f", "ann").prepare_index(everything)
         file = tmp_path / "g.ann"
         whole = file.read_bytes()
         for at in (0, 40, 300, len(whole) // 2, len(whole) - 1):
@@ -131,7 +131,7 @@ class TestIndex:
         for length in (0, 20, 32, 200, len(whole) - 1):
             file.write_bytes(whole[:length])
             assert ann.Index.load(file, "f") is None
-        assert recall(Stage1(tmp_path / "g", "f", "ann"), everything, queries) >= 0.99
+        assert recall(FirstStage(tmp_path / "g", "f", "ann"), everything, queries) >= 0.99
         assert built == [COUNT, COUNT] and file.read_bytes() == whole
         assert ann.Index.load(file, "another bundle") is None
 
@@ -139,8 +139,8 @@ class TestIndex:
         self, tmp_path, everything, queries, monkeypatch
     ) -> None:
         with pytest.raises(OutputError, match="check the disk"):
-            Stage1(tmp_path / "g", "f", "ann").prepare_index(everything).save(tmp_path / "no" / "g.ann")
-        assert recall(Stage1(tmp_path / "no" / "g", "f", "ann"), everything, queries) >= 0.99
+            FirstStage(tmp_path / "g", "f", "ann").prepare_index(everything).save(tmp_path / "no" / "g.ann")
+        assert recall(FirstStage(tmp_path / "no" / "g", "f", "ann"), everything, queries) >= 0.99
 
     def test_an_index_that_misses_much_is_not_used_unless_asked_for(
         self, tmp_path, everything, queries, monkeypatch
@@ -148,11 +148,11 @@ class TestIndex:
         monkeypatch.setattr(first_stage, "EXACT_UP_TO", 1000)
         monkeypatch.setattr(ann, "_DEPTHS", (101,))
         monkeypatch.setattr(ann, "_PARTS", 2)
-        assert recall(Stage1(tmp_path / "g", "f", "auto"), everything, queries) == 1
-        assert recall(Stage1(tmp_path / "g", "f", "ann"), everything, queries) < 0.9
+        assert recall(FirstStage(tmp_path / "g", "f", "auto"), everything, queries) == 1
+        assert recall(FirstStage(tmp_path / "g", "f", "ann"), everything, queries) < 0.9
 
     def test_a_sync_makes_it_and_deletions_leave_it(self, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr(ann, "LEAST", 40)
+        monkeypatch.setattr(ann, "MIN_VECTORS", 40)
         monkeypatch.setattr(first_stage, "EXACT_UP_TO", 40)
         save_images(tmp_path / "photos", 60)
         scorer = ColourScorer()
@@ -170,24 +170,24 @@ class TestIndex:
 
 
 def test_without_faiss_a_large_gallery_is_searched_exactly(tmp_path, everything, queries, monkeypatch) -> None:
-    monkeypatch.setattr(ann, "present", lambda: False)
+    monkeypatch.setattr(ann, "is_installed", lambda: False)
     monkeypatch.setattr(first_stage, "EXACT_UP_TO", 1000)
-    searcher = Stage1(tmp_path / "g", "f")
+    searcher = FirstStage(tmp_path / "g", "f")
     assert searcher.prepare_index(everything) is None
     assert recall(searcher, everything, queries) == 1
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r'faiss is not installed; run: pip install "nsfse\[ann\]"'):
-        Stage1(tmp_path / "g", "f", "ann")
+        FirstStage(tmp_path / "g", "f", "ann")
 
 
 def test_codes_come_with_the_second_query_of_a_generation(everything, queries, monkeypatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(first_stage, "_CODES_FROM", 1000)
+    monkeypatch.setattr(first_stage, "_MIN_INT8_IMAGES", 1000)
     made = []
     monkeypatch.setattr(
         first_stage, "Int8Index", lambda vectors: made.append(len(vectors)) or first_stage.int8.Int8Index(vectors)
     )
-    searcher = Stage1(Path("g"), "f")
+    searcher = FirstStage(Path("g"), "f")
     searcher(everything, queries[0], 10)
     assert made == []
     assert recall(searcher, everything, queries) == 1

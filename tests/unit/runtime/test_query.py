@@ -12,8 +12,8 @@ from msgspec import structs
 from nsfse_runtime import Gallery, NsfseError, Query, Result, Retriever, open_model
 from nsfse_runtime.errors import ImageError, NotFoundError, TextError, UsageError
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
-from nsfse_runtime.retrieval.compose import Given, ask, imagined, joined
-from nsfse_runtime.retrieval.query import Asked, heatmaps, like_all
+from nsfse_runtime.retrieval.compose import QueryInputs, as_target_features, compose_batch, join_edits
+from nsfse_runtime.retrieval.query import ComposedQuery, fuse_references, heatmaps
 from nsfse_runtime.search.two_stage import exact_search
 from nsfse_runtime.types import ModelInfo, PairScores, QueryFeatures, RankingMode, TargetFeatures
 from tests.galleries import DIM, REGIONS, ColourScorer, save_images
@@ -43,15 +43,15 @@ def retriever(model: OnnxScorer, gallery: Gallery) -> Retriever:
     return Retriever(model, gallery)
 
 
-def given(gallery: Gallery, query: Query) -> Given:
+def given(gallery: Gallery, query: Query) -> QueryInputs:
     rows = [
         [gallery.snapshot.row(str(each)) for each in images] for images in (query.references, query.negative_images)
     ]
-    return Given(query, gallery.snapshot.targets(rows[0]), gallery.snapshot.targets(rows[1]) if rows[1] else None)
+    return QueryInputs(query, gallery.snapshot.targets(rows[0]), gallery.snapshot.targets(rows[1]) if rows[1] else None)
 
 
 def asked(model: OnnxScorer, gallery: Gallery, **fields: object):
-    (found,) = ask(model, [given(gallery, Query(**fields))])
+    (found,) = compose_batch(model, [given(gallery, Query(**fields))])
     assert not isinstance(found, NsfseError), found
     return found
 
@@ -109,21 +109,21 @@ def test_no_image_of_the_query_is_among_the_hits(retriever: Retriever, gallery: 
 
 def test_several_edits_follow_one_another(model: OnnxScorer, gallery: Gallery) -> None:
     first = model.compose(gallery.snapshot.targets([0]), [TEXTS[0]])[0]
-    second = model.compose(imagined(first), [TEXTS[2]])[0]
+    second = model.compose(as_target_features(first), [TEXTS[2]])[0]
     (part,) = asked(model, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
     assert np.array_equal(part.vector, second.vector) and part.tokens == first.tokens + second.tokens
     kept = len(second.probes) - len(second.words)
     assert np.array_equal(part.probes[:kept], second.probes[:kept])
     assert np.array_equal(part.words, np.concatenate([first.words, second.words]))
-    assert joined([first]) is first
+    assert join_edits([first]) is first
 
 
 def test_of_several_references_the_least_counts() -> None:
     scores = [np.array([3.0, 1, 2, 2], np.float32), np.array([-2.0, 0, -1, -1], np.float32)]
-    found = like_all(scores)
+    found = fuse_references(scores)
     assert found[2] == found[3] > max(found[0], found[1])
-    assert like_all(scores[:1]) is scores[0]
-    shifted = like_all([scores[0] + 7, scores[1]])
+    assert fuse_references(scores[:1]) is scores[0]
+    shifted = fuse_references([scores[0] + 7, scores[1]])
     assert np.argsort(-shifted, kind="stable").tolist() == np.argsort(-found, kind="stable").tolist()
 
 
@@ -151,10 +151,10 @@ class Denying(ColourScorer):
 def test_no_stripes_is_no_double_negation() -> None:
     images = TargetFeatures(np.eye(2, DIM, dtype=np.float32), np.zeros((2, REGIONS, DIM), np.float32))
     query = Query(references=("a", "b"), texts=("red",), negative_texts=("no stripes",))
-    (found,) = ask(Denying(), [Given(query, images)])
-    assert isinstance(found, Asked)
+    (found,) = compose_batch(Denying(), [QueryInputs(query, images)])
+    assert isinstance(found, ComposedQuery)
     assert (found.word_weights < 0).all() and all((part.word_weights < 0).all() for part in found.parts)
-    assert len(found.parts) == 2 and all((loss[0, 1:] > 0).all() and loss[0, 0] == 0 for loss in found.unwanted)
+    assert len(found.parts) == 2 and all((loss[0, 1:] > 0).all() and loss[0, 0] == 0 for loss in found.word_penalties)
 
 
 def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(model: OnnxScorer, gallery: Gallery) -> None:
@@ -176,7 +176,7 @@ def test_a_minus_image_counts_from_half_way_to_it_on(model: OnnxScorer, gallery:
     plain = asked(model, gallery, references=(a,), texts=("red",))
     found = asked(model, gallery, references=(a,), texts=("red",), negative_images=(b,))
     everything = gallery.snapshot.targets(range(len(gallery)))
-    pairs = [model.score_pairs(each, everything) for each in found.all]
+    pairs = [model.score_pairs(each, everything) for each in found.queries]
     w = model.bundle.manifest.head["w_global"]
     avoided = everything.vectors[gallery.snapshot.row(b)]
     over = 2 * w * np.maximum(0, everything.vectors @ avoided - (1 + float(plain.vector @ avoided)) / 2)
@@ -216,7 +216,7 @@ def test_every_text_must_be_over_the_boundary_for_a_match(model: OnnxScorer, gal
     pair = PairScores(np.zeros(4, np.float32), scores, 0.5)
     signs = np.sign(found.word_weights).tolist()
     assert signs == [1, 1, -1]
-    assert found.fulfilled(pair).tolist() == [True, False, False, False]
+    assert found.satisfies_all_texts(pair).tolist() == [True, False, False, False]
 
 
 class Gridded(OnnxScorer):
@@ -244,11 +244,11 @@ def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, model: OnnxSc
     (query,) = model.compose(gallery.snapshot.targets([0]), [TEXTS[0]])
     for hit in found.hits:
         cells = gallery.snapshot.targets([gallery.snapshot.row(hit.id)]).regions[:, :6]
-        told = np.array([word.regions for word in hit.evidence])
+        heatmap = np.array([word.regions for word in hit.evidence])
         expected = heatmaps(query.words, cells, 3)[0] - model.bundle.manifest.boundary["t_c"]
-        np.testing.assert_allclose(told, expected, atol=1e-6)
+        np.testing.assert_allclose(heatmap, expected, atol=1e-6)
         best = (query.words @ cells[0].T).max(1) - model.bundle.manifest.boundary["t_c"]
-        np.testing.assert_allclose(told.max(1), best, atol=1e-6)
+        np.testing.assert_allclose(heatmap.max(1), best, atol=1e-6)
     for plain in (
         retriever.query(gallery.ids[0], TEXTS[0], k=3),
         retriever.query(gallery.ids[0], "red", heatmaps=True),

@@ -14,7 +14,7 @@ from PIL import Image
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import NotFoundError, UsageError, VersionError
 from nsfse_runtime.images.decode import decode_image, load_image
-from nsfse_runtime.retrieval.query import GalleryId, Upload
+from nsfse_runtime.types import GalleryId, Upload
 from tests.galleries import ColourScorer, save_image, save_images
 
 
@@ -157,24 +157,60 @@ def test_copies_of_the_reference_are_no_hits(tmp_path: Path, gallery: Gallery, s
         assert {hit.id for hit in avoided.hits} == found - {gallery.ids[0]}
 
 
-def test_a_file_that_has_changed_is_encoded_anew_whatever_names_it(
-    tmp_path: Path, gallery: Gallery, scorer: ColourScorer
-) -> None:
-    path = tmp_path / "photos" / gallery.ids[4]
+NAMED = {
+    "id": lambda gallery: gallery.ids[4],
+    "id alone": lambda gallery: GalleryId(gallery.ids[4]),
+    "stem": lambda gallery: "item0004",
+    "file": lambda gallery: gallery.snapshot.path_of(4),
+    "file as a string": lambda gallery: str(gallery.snapshot.path_of(4)),
+}
+"""References that name the image of row 4."""
+GIVEN = {
+    "bytes": lambda path: path.read_bytes(),
+    "pixels": decode_image,
+    "Pillow image": Image.open,
+    "upload": lambda path: Upload(load_image(path, (12, 16)), hashlib.sha256(path.read_bytes()).digest()),
+}
+"""References that hold the content of a file."""
+
+
+def scores_of_others(retriever: Retriever, reference: object) -> dict[str, float]:
+    """Return the scores of all hits but the image of row 4."""
+    hits = retriever.query(reference, "make it red", k=40).hits  # type: ignore[arg-type]
+    return {hit.id: hit.score for hit in hits if hit.id != retriever.gallery.ids[4]}
+
+
+@pytest.mark.parametrize("form", [*NAMED, *GIVEN])
+def test_every_form_of_a_reference_is_the_same_image(gallery: Gallery, scorer: ColourScorer, form: str) -> None:
     retriever = Retriever(scorer, gallery)
-    before = [hit.score for hit in retriever.query(gallery.ids[4], "make it red", k=5).hits]
+    expected = scores_of_others(retriever, gallery.ids[4])
+    reference = NAMED[form](gallery) if form in NAMED else GIVEN[form](gallery.snapshot.path_of(4))
+    scorer.encoded = 0
+    assert scores_of_others(retriever, reference) == pytest.approx(expected, abs=1e-5)
+    assert scorer.encoded == (form in GIVEN)
+
+
+@pytest.mark.parametrize("form", [*NAMED, *GIVEN])
+def test_a_changed_file_is_encoded_anew_in_every_form(gallery: Gallery, scorer: ColourScorer, form: str) -> None:
+    retriever, path = Retriever(scorer, gallery), gallery.snapshot.path_of(4)
+    before = scores_of_others(retriever, gallery.ids[4])
     os.utime(path)  # another time, the same content
-    assert [hit.score for hit in retriever.query(gallery.ids[4], "make it red", k=5).hits] == before
-    assert scorer.encoded == 0
+    if form in NAMED:
+        assert scores_of_others(retriever, NAMED[form](gallery)) == before and scorer.encoded == 0
     save_image(path, 4000)
-    expected = retriever.query(path.read_bytes(), "make it red", k=40).hits
-    kept = [hit.score for hit in expected if hit.id != gallery.ids[4]]
-    for reference in (gallery.ids[4], "item0004", str(path), path):
-        scorer.encoded = 0
-        found = retriever.query(reference, "make it red", k=40).hits
-        assert scorer.encoded == 1 and [hit.score for hit in found] == kept, reference
-    path.unlink()
-    assert len(retriever.query(gallery.ids[4], "make it red", k=5).hits) == 5  # its features are all there is
+    expected = scores_of_others(retriever, path.read_bytes())
+    reference = NAMED[form](gallery) if form in NAMED else GIVEN[form](path)
+    scorer.encoded = 0
+    assert scores_of_others(retriever, reference) == pytest.approx(expected, abs=1e-5)
+    assert scorer.encoded == 1 and before.values() != expected.values()
+
+
+@pytest.mark.parametrize("form", NAMED)
+def test_a_gallery_image_without_its_file_has_its_features(gallery: Gallery, scorer: ColourScorer, form: str) -> None:
+    retriever = Retriever(scorer, gallery)
+    expected = scores_of_others(retriever, gallery.ids[4])
+    gallery.snapshot.path_of(4).unlink()
+    assert scores_of_others(retriever, NAMED[form](gallery)) == expected and scorer.encoded == 0
 
 
 def test_an_array_or_a_pillow_image_is_the_image_it_is(gallery: Gallery, scorer: ColourScorer) -> None:

@@ -15,8 +15,8 @@ from nsfse_runtime.errors import NsfseError, TextError
 from nsfse_runtime.inference.confidence import FEATURES, Decision
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.retrieval.negation import negated
-from nsfse_runtime.retrieval.query import Asked
-from nsfse_runtime.retrieval.results import Result, hits_of
+from nsfse_runtime.retrieval.query import ComposedQuery
+from nsfse_runtime.retrieval.results import Result, build_hits
 from nsfse_runtime.retrieval.text_warnings import NOT_WHOLE, TextReading, UnknownWord
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
@@ -196,22 +196,25 @@ def test_a_hit_that_strikes_the_heaviest_word_is_no_match(decided):
     weights, rows = np.array([0.3, 0.6, -0.1], np.float32), np.zeros((3, 2), np.float32)
     part = QueryFeatures(rows[0], rows, rows, weights, weights, ("a", "bag", "red"))
     pair = PairScores(np.ones(4, np.float32), np.array([[2, 0.6, 0], [2, 0.4, 0], [0, 0.6, 0], [9, 0.6, 1]]), 0.5)
-    asked = Asked(rows[0], (part,), weights, (slice(0, 3),), reference=rows[0])
+    asked = ComposedQuery(rows[0], (part,), weights, (slice(0, 3),), reference=rows[0])
     ranking = Ranking(np.arange(4), pair.score, pair, pair.score, 1.0)
     targets = TargetFeatures(np.zeros((4, 2), np.float32), np.zeros((4, 1, 2), np.float32))
-    hits = hits_of("abcd", "", asked, ranking, pair, decision if decided else None, targets)
+    hits = build_hits("abcd", "", asked, ranking, pair, decision if decided else None, targets)
     assert [hit.is_match for hit in hits] == ([True, False, True, True] if decided else [True, False, False, True])
     if decided:
         assert [hit.confidence for hit in hits] == [1, pytest.approx(0.75), 1, 1] and hits[1].confidence < 0.75
-    (first, *_) = hits_of("abcd", "", asked, ranking, pair, decision if decided else None, targets, whole=False)
+    (first, *_) = build_hits("abcd", "", asked, ranking, pair, decision if decided else None, targets, whole=False)
     assert first.is_match is None and first.confidence is None
 
 
 def test_an_unwanted_word_that_is_there_is_no_match():
     weights, rows = np.array([-0.9, 0.1], np.float32), np.zeros((2, 2), np.float32)
     part = QueryFeatures(rows[0], rows, rows, weights, weights, ("stripes", "please"))
-    asked = Asked(rows[0], (part,), weights, (slice(0, 2),), reference=rows[0])
-    assert asked.struck(PairScores(rows[:, 0], np.array([[0.9, 0.9], [0.1, 0.1]]), 0.5)).tolist() == [True, False]
+    asked = ComposedQuery(rows[0], (part,), weights, (slice(0, 2),), reference=rows[0])
+    assert asked.misses_heaviest_word(PairScores(rows[:, 0], np.array([[0.9, 0.9], [0.1, 0.1]]), 0.5)).tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_every_text_of_a_query_is_told_of_in_its_place(box):

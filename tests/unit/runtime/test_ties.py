@@ -9,7 +9,7 @@ import pytest
 
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.search import int8
-from nsfse_runtime.search.on_device import ResidentGallery
+from nsfse_runtime.search.on_device import DeviceGallery
 from nsfse_runtime.search.two_stage import TIE, best_first, best_of, exact_search, rank
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
 from tests.galleries import DIM, REGIONS, ColourScorer, compose_one, save_image, unit
@@ -102,7 +102,7 @@ def test_codes_and_what_an_index_left_are_ordered_alike(kinds, places, k) -> Non
     wanted = in_gallery_order(kinds.vectors.astype(float) @ query, places)[:k]
     for seed in SEEDS:
         vectors = foreign(kinds.vectors[places], seed)
-        searched = int8.Codes(kinds.vectors[places])
+        searched = int8.Int8Index(kinds.vectors[places])
         searched._vectors = vectors
         assert searched.search(query, k)[0].tolist() == wanted
         some = np.sort(np.array(in_gallery_order(kinds.vectors.astype(float) @ query, places)[: 2 * k]))
@@ -130,15 +130,15 @@ def test_a_device_that_orders_ties_by_its_own_rounding_answers_alike(kinds, plac
     asked = []
     for seed in SEEDS:
 
-        def nearest(given, stay, seed=seed):
+        def nearest(given, on_device, seed=seed):
             asked.append(int(given["k"][0]))
             scores = shaken(gallery.vectors @ query.vector, seed)
             rows = np.lexsort((-np.arange(len(scores)), -scores))[: given["k"][0]]  # the later row of two equals first
             return {"rows": rows, "found_vectors": gallery.vectors[rows], "found_regions": gallery.regions[rows]}
 
-        device = object.__new__(ResidentGallery)
+        device = object.__new__(DeviceGallery)
         device.snapshot = SimpleNamespace(vectors=foreign(gallery.vectors, seed))
-        device._inputs, device._graph = {}, SimpleNamespace(bound=nearest)
+        device._inputs, device._graph = {}, SimpleNamespace(run_with_io_binding=nearest)
         device._scorer = SimpleNamespace(
             score_on_device=lambda one, vectors, regions: scorer.score_pairs(one, TargetFeatures(vectors, regions))
         )
@@ -153,13 +153,13 @@ def test_a_device_looks_deeper_where_more_tie_than_it_has_seen(kinds) -> None:
     places = np.random.default_rng(0).permutation(np.repeat(np.arange(KINDS), 200))
     vectors, query = kinds.vectors[places], kinds.vectors[7]
 
-    def nearest(given, stay):
+    def nearest(given, on_device):
         rows = np.lexsort((-np.arange(len(vectors)), -(vectors @ query)))[: given["k"][0]]
         return {"rows": rows, "found_vectors": vectors[rows], "found_regions": None}
 
-    device = object.__new__(ResidentGallery)
+    device = object.__new__(DeviceGallery)
     device.snapshot, device._inputs = SimpleNamespace(vectors=vectors), {}
-    device._graph = SimpleNamespace(bound=nearest)
+    device._graph = SimpleNamespace(run_with_io_binding=nearest)
     assert (
         device.search(query, 10, np.ones(len(places), bool)).rows.tolist() == np.flatnonzero(places == 7)[:10].tolist()
     )
