@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse.training.calibration import FALSE_ALARMS, ask, samples
 from nsfse_runtime.errors import NotFoundError
 

@@ -21,7 +21,7 @@ from nsfse.data import EvalQuery
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse_runtime.search.two_stage import rank
 from nsfse_runtime.types import Scorer
 

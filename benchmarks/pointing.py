@@ -22,7 +22,7 @@ from nsfse.data import EvalQuery
 from nsfse.data.synthetic.render import paint
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.retrieval.query import heatmaps
 

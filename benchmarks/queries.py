@@ -22,7 +22,7 @@ from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation import metrics
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.ranker import ProtocolRanker
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, unit
 from nsfse_runtime.retrieval.query import ComposedQuery, Query

@@ -22,7 +22,7 @@ from nsfse.data.datasets.query_set import QuerySetSource, write_query_set
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.demo.app import BUNDLE, IMAGES, IMAGES_ZIP, INDEXED, TABLE, WRITTEN_NS
 from nsfse.evaluation.evaluate import Mode, evaluate_source
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.loop import train
 from nsfse_export import export_bundle

@@ -14,7 +14,7 @@ _HOMES = {
     "evaluate_query_set": "nsfse.evaluation.datasets",
     "load_checkpoint": "nsfse.models.checkpoint",
     "load_config": "nsfse.config",
-    "open_scorer": "nsfse.models.torch_scorer",
+    "open_scorer": "nsfse.open",
     "open_source": "nsfse.data.registry",
 }
 

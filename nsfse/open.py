@@ -1,14 +1,14 @@
-"""What the command line names, opened: a gallery with its bundle, a reference image, conditions."""
+"""Scorers, galleries, retrievers and services, opened by path: the one place that does."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nsfse
 from nsfse.progress import print_status
-from nsfse_runtime.errors import NotFoundError, NsfseError, OutputError, UsageError
+from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.extras import need
 from nsfse_runtime.gallery import store
@@ -19,55 +19,113 @@ from nsfse_runtime.inference.devices import ON_CPU, DeviceName, ExecutionDevice
 from nsfse_runtime.inference.manifest import MANIFEST
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.open import load_scorer
-from nsfse_runtime.output_files import PAGE, SHEET, check_output
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.search.first_stage import SearchMode
 
 if TYPE_CHECKING:
-    from nsfse_runtime.gallery.report import SyncReport
+    from nsfse.models.torch_scorer import TorchScorer
+    from nsfse_runtime.gallery.report import SyncProgress, SyncReport
     from nsfse_runtime.server.services import Services
+    from nsfse_runtime.server.settings import Settings
+
+RUN = "config.json"
+"""The file by which a folder is a run, as MANIFEST is for a bundle."""
 
 
 def resolve_device(device: DeviceName | None, provider: str | None) -> ExecutionDevice:
     """Return where graphs run (see devices.resolve_device); a note on stderr says where "auto" takes the CPU."""
-    found = devices.resolve_device(device, provider)
-    if found.note:
-        print_status(f"nsfse: {printable(found.note)}")
-    return found
+    resolved = devices.resolve_device(device, provider)
+    if resolved.note:
+        print_status(f"nsfse: {printable(resolved.note)}")
+    return resolved
+
+
+def open_scorer(
+    model: str | os.PathLike[str], device: DeviceName | None = None, provider: str | None = None
+) -> "TorchScorer | OnnxScorer":
+    """Open a run in torch, or a bundle in ONNX Runtime or TensorRT.
+
+    Args:
+        model: Folder of the run or the bundle.
+        device: Where it computes: auto, cpu or cuda, and tensorrt for a bundle.
+        provider: Another provider of ONNX Runtime, for a bundle.
+
+    Returns:
+        The model behind the one interface of `nsfse_runtime.types.Scorer`.
+
+    Raises:
+        NotFoundError: `model` is neither a run nor a bundle.
+        UsageError: The device or provider is not there.
+    """
+    path = Path(model)
+    if (path / MANIFEST).exists():
+        return load_scorer(Bundle.open(path), resolve_device(device, provider))
+    if (path / RUN).exists():
+        if provider or device == "tensorrt":
+            raise UsageError(f"{path} is a run, which torch runs; export it first, or give --device auto, cpu or cuda")
+        return open_run(path, device or "auto")
+    raise NotFoundError(f"{path} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")
+
+
+def open_run(run: Path, device: str = "auto") -> "TorchScorer":
+    """Open a run's last weights in torch on `device`: auto, cpu or cuda. Raises what load_checkpoint raises."""
+    need("torch", "train")
+    from nsfse.models.checkpoint import load_checkpoint
+    from nsfse.models.torch_scorer import TorchScorer
+    from nsfse.training.distributed import pick_device
+
+    checkpoint = load_checkpoint(run)
+    return TorchScorer(checkpoint.model.to(pick_device(device)), checkpoint.tokenizer, checkpoint.decision)
 
 
 def open_gallery(
     path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, *, create: bool = False
 ) -> tuple[OnnxScorer, Gallery]:
-    """Open a gallery with `bundle`, or with the one that it remembers; `create` makes a new one, which needs `bundle`.
+    """Open a gallery with its bundle.
 
-    The bundle is returned as its scorer on `device`.
+    Args:
+        path: The gallery file.
+        bundle: The bundle; by default the one that the gallery remembers.
+        device: Where the bundle computes.
+        create: Whether to make a new gallery where there is none; that needs `bundle`.
 
-    Raises NotFoundError, UsageError, VersionError (a gallery of another bundle) and IntegrityError.
+    Returns:
+        The bundle's scorer and the gallery.
+
+    Raises:
+        NotFoundError: There is no gallery, or its bundle is gone.
+        UsageError: `path` is a folder, or no bundle is known.
+        VersionError: The gallery is of another bundle.
+        IntegrityError: A file is damaged.
     """
     if path.is_dir():
-        raise _folder_instead(path)
-    if bundle is None and path.exists():
-        with Gallery.open(path) as gallery:
-            bundle = gallery.bundle_path
-        if bundle is None:
-            raise UsageError(f"{path} does not remember a bundle; name it with -b BUNDLE")
-        if not bundle.exists():
-            raise NotFoundError(f"{path} remembers its bundle at {bundle}, which is gone; name it with -b BUNDLE")
+        raise UsageError(_folder_instead(path))
     if bundle is None:
+        bundle = _remembered_bundle(path, create)
+    scorer = load_scorer(Bundle.open(bundle), device)
+    return scorer, Gallery.open(path, scorer, create=create)
+
+
+def _remembered_bundle(path: Path, create: bool) -> Path:
+    if not path.exists():
         if create:
             raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
         raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
-    opened = load_scorer(Bundle.open(bundle), device)
-    return opened, Gallery.open(path, opened, create=create)
+    with Gallery.open(path) as gallery:
+        bundle = gallery.bundle_path
+    if bundle is None:
+        raise UsageError(f"{path} does not remember a bundle; name it with -b BUNDLE")
+    if not bundle.exists():
+        raise NotFoundError(f"{path} remembers its bundle at {bundle}, which is gone; name it with -b BUNDLE")
+    return bundle
 
 
-def _folder_instead(path: Path) -> UsageError:
+def _folder_instead(path: Path) -> str:
     """Return the error for a folder that was named in place of a gallery file."""
     if (path / MANIFEST).exists():
-        return UsageError(f"{path} is a bundle, not a gallery; name it with -b, and a gallery file in its place")
-    kind = "a run" if (path / "config.json").exists() else "a folder"
-    return UsageError(f"{path} is {kind}, not a gallery; the file comes first: nsfse index GALLERY FOLDER -b BUNDLE")
+        return f"{path} is a bundle, not a gallery; name it with -b, and a gallery file in its place"
+    kind = "a run" if (path / RUN).exists() else "a folder"
+    return f"{path} is {kind}, not a gallery; the gallery file comes first: nsfse index GALLERY FOLDER -b BUNDLE"
 
 
 def open_retriever(
@@ -75,66 +133,47 @@ def open_retriever(
 ) -> Retriever:
     """Open a gallery for a query (see open_gallery), searched as `search` says (see nsfse_runtime.search.first_stage).
 
-    It is not copied to a GPU, which pays for many queries alone.
+    It is not copied to a GPU: that pays off only for many queries.
     """
     return Retriever(*open_gallery(path, bundle, device), search=search, resident=False)
 
 
 def open_services(
-    galleries: Sequence[str], bundle: Path | None, device: ExecutionDevice, token: Path | None, settings: dict[str, Any]
+    galleries: Sequence[str], bundle: Path | None, device: ExecutionDevice, settings: "Settings"
 ) -> "Services":
-    """Open the galleries that `nsfse serve` names, each [NAME=]GALLERY; those of one bundle share its graphs.
+    """Open the galleries that `nsfse serve` names; those of one bundle share its graphs.
 
-    Raises MissingExtraError, UsageError, and what open_gallery raises.
+    Args:
+        galleries: Each [NAME=]GALLERY.
+        bundle: The bundle of all; by default the one that each gallery remembers.
+        device: Where bundles compute.
+        settings: The server's settings.
+
+    Returns:
+        The service, not yet listening.
+
+    Raises:
+        MissingExtraError: The server is not installed.
+        UsageError: The settings or the names do not go together; and what open_gallery raises.
     """
     need_server()
     from nsfse_runtime.server.galleries import ServedGallery
     from nsfse_runtime.server.services import Services
-    from nsfse_runtime.server.settings import Settings, named_galleries, read_token
+    from nsfse_runtime.server.settings import named_galleries
 
-    checked = Settings(token=read_token(token), **settings)
-    checked.check()
-    models: dict[str, OnnxScorer] = {}
+    settings.check()
+    scorers: dict[str, OnnxScorer] = {}
     served = []
     for name, path in named_galleries(galleries).items():
-        model, gallery = open_gallery(path, bundle, device)
-        served.append(ServedGallery(name, models.setdefault(model.fingerprint, model), gallery))
-    return Services(served, checked, nsfse.__version__)
+        scorer, gallery = open_gallery(path, bundle, device)
+        served.append(ServedGallery(name, scorers.setdefault(scorer.fingerprint, scorer), gallery))
+    return Services(served, settings, nsfse.__version__)
 
 
 def need_server() -> None:
-    """Raise MissingExtraError where what serves is not installed."""
+    """Raise MissingExtraError where the server is not installed."""
     for module in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
         need(module, "serve")
-
-
-def check_references(gallery: Gallery, references: Sequence[str], texts: Sequence[str], balance: float) -> None:
-    """Raise UsageError for a reference that is a URL or stdin, and for a text in the place of the reference.
-
-    `references` are the query's images, the first one first; `texts` its texts.
-    """
-    for each in references:
-        if each == "-":
-            raise UsageError("an image is not read from stdin; save it to a file and name that")
-        if "://" in each or each.startswith("data:"):
-            raise UsageError(f"{each[:80]!r} is a URL, and nothing is fetched; save the image and name its file")
-    first = references[0]
-    if not texts and balance > 0 and not (Path(first).exists() or _names_image(gallery, first)):
-        raise UsageError(
-            f"a query starts from an image, and {first[:80]!r} is neither a file nor an id of the gallery; "
-            f'put the image first: nsfse query IMAGE "{first[:80]}" -g {gallery.path}'
-        )
-
-
-def _names_image(gallery: Gallery, name: str) -> bool:
-    """Tell whether an image of the gallery, or several, are called `name`."""
-    try:
-        gallery.snapshot.row(name)
-    except NotFoundError:
-        return False
-    except UsageError:
-        pass
-    return True
 
 
 def image_file(gallery: Gallery, reference: str) -> Path:
@@ -153,93 +192,52 @@ def image_file(gallery: Gallery, reference: str) -> Path:
     return gallery.snapshot.path_of(gallery.snapshot.row(reference))
 
 
-def folders(pairs: Sequence[str]) -> dict[str, Path]:
-    """Parse the NAME=DIR pairs of --data. Raises UsageError."""
-    for pair in pairs:
-        if not all(pair.partition("=")):
-            raise UsageError(f"--data takes NAME=DIR, not {pair!r}; for example --data products=photos")
-    return {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
-
-
-def conditions(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse the COLUMN=VALUE pairs of --where. Raises UsageError, also for a column that is given twice."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        column, equals, value = (part.strip() for part in pair.partition("="))
-        compared = column[-1:] in ("<", ">", "!", "~") or value.startswith("=")
-        if compared or (not equals and not {"<", ">", "!", "~"}.isdisjoint(pair)):
-            raise UsageError(f"--where compares by = alone: COLUMN=VALUE[,VALUE], not {pair!r}")
-        if not equals or not column:
-            raise UsageError(f"--where takes COLUMN=VALUE, not {pair!r}; for example --where category=dress")
-        if column in found:
-            raise UsageError(
-                f"--where names {column} twice; give its values together: --where {column}={found[column]},{value}"
-            )
-        found[column] = value
-    return found
-
-
-def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html: Path | None) -> None:
-    """Raise where a sheet or a page may not be written: over an image of the gallery, or anything not of nsfse.
-
-    `images` are those of the query. Raises OutputError or UsageError.
-    """
-    for path, kind in ((png, SHEET), (html, PAGE)):
-        if path is None:
-            continue
-        check_output(path, kind)
-        folder, real = Path(gallery.snapshot.folder), Path(path).resolve()
-        own = real.is_relative_to(folder) and gallery.snapshot.has(real.relative_to(folder).as_posix())
-        if own or real in {Path(image).resolve() for image in images}:
-            raise OutputError(f"{printable(str(path))} is an image of the gallery or the query; choose another name")
-
-
-def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
-    """Return why a query without a confidence to reach has found nothing."""
-    if not len(gallery):
-        failed = gallery.failures()
-        if not failed:
-            return "the gallery is empty; index a folder of images: nsfse index GALLERY FOLDER"
-        (reason, most), *rest = Counter(reason for _, reason in failed).most_common()
-        more = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
-        return f"the gallery is empty: no file could be taken ({most} of {len(failed)}: {printable(reason)}{more})"
-    if not where:
-        return "the gallery has no image but those of the query"
-    for column, value in where.items():
-        if not gallery.snapshot.mask({column: value}).any():
-            near = gallery.snapshot.nearest_value(column, value)
-            hint = f"; did you mean {near}?" if near else ""
-            return printable(f"no image in the gallery has {column}={value}{hint}")
-    if gallery.snapshot.mask(where).any():
-        return "no image but those of the query fits these conditions"
-    return "no image in the gallery fits all of these conditions"
-
-
 def index_folder(
-    path: Path, folder: Path, bundle: Path | None, device: ExecutionDevice, **options: Any
+    path: Path,
+    folder: Path,
+    bundle: Path | None,
+    device: ExecutionDevice,
+    *,
+    metadata: Path | None = None,
+    exclude: Sequence[str] | None = None,
+    allow_removals: bool = False,
+    workers: int | None = None,
+    progress: "Callable[[SyncProgress], None] | None" = None,
 ) -> tuple["SyncReport", int]:
-    """Make the gallery at `path` equal to `folder`; return what was done, and how many images it has then.
+    """Make the gallery at `path` equal to `folder`; where that fails, a new gallery without images is not left behind.
 
-    A gallery that was not there before, and in which nothing is when this fails, is not left behind. Raises what
-    open_gallery and Gallery.sync raise; UsageError where the two arguments have changed places.
+    Args:
+        path: The gallery file, made when absent.
+        folder: Folder of images.
+        bundle: The bundle; by default the one that the gallery remembers.
+        device: Where the bundle computes.
+        metadata: A CSV table of the images.
+        exclude: Globs of files or folders to leave out from now on; None leaves those in force.
+        allow_removals: Whether most images, or most metadata, may go.
+        workers: Threads that decode.
+        progress: Called after each batch that is committed.
+
+    Returns:
+        What was done, and how many images the gallery has now.
+
+    Raises:
+        NsfseError: What open_gallery and Gallery.sync raise.
     """
-    if path.is_dir():
-        turned = " and the folder second" if not folder.is_dir() else ""
-        raise UsageError(f"{path} is a folder; the gallery, a file, comes first{turned}: nsfse index GALLERY FOLDER")
-    new = not path.exists()
+    is_new = not path.exists()
     try:
-        model, opened = open_gallery(path, bundle, device, create=True)
-        with closing(opened):
-            return opened.sync(folder, model, **options), len(opened)
+        scorer, gallery = open_gallery(path, bundle, device, create=True)
+        with closing(gallery):
+            report = gallery.sync(
+                folder,
+                scorer,
+                metadata=metadata,
+                exclude=exclude,
+                allow_removals=allow_removals,
+                workers=workers,
+                progress=progress,
+            )
+            return report, len(gallery)
     except NsfseError:
-        if new:
+        if is_new:
             store.discard_empty(path)
         raise
-
-
-def numbers(text: str) -> list[int]:
-    """Parse whole numbers between commas. Raises UsageError."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{text!r} is not a list of whole numbers; for example 10000,100000") from None

@@ -44,9 +44,11 @@ def exam_of(
     together, DataError where there are no queries, and the errors of a query set.
     """
     if queries is not None and unverified:
-        raise UsageError("--verify-on and --unverified say opposite things; give one of them")
+        raise UsageError("--verify-on and --skip-verification say opposite things; give one of them")
     if precision == "fp32" and (queries is not None or unverified):
-        raise UsageError("--verify-on and --unverified are about a --precision of int8, fp16 or bf16; leave them out")
+        raise UsageError(
+            "--verify-on and --skip-verification are about a --precision of int8, fp16 or bf16; leave them out"
+        )
     if precision == "fp32" or unverified:
         return None
     if queries is not None:
@@ -152,5 +154,5 @@ def refuse(precision: str, retrieval: Mapping[str, Any]) -> None:
 
 def _no_data(why: str) -> DataError:
     return DataError(
-        f"no queries to verify the precision on ({why}); name a query set with --verify-on, or pass --unverified"
+        f"no queries to verify the precision on ({why}); name a query set with --verify-on, or pass --skip-verification"
     )

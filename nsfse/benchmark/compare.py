@@ -23,7 +23,8 @@ from nsfse.data.registry import open_source
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.checkpoint import checkpoint_info, write_file
 from nsfse.models.pretrained import kept_instead, settle
-from nsfse.models.torch_scorer import TorchScorer, open_scorer
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse.open import open_run
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.loop import train
@@ -323,7 +324,7 @@ def _evaluate(run: Run, results: _Results) -> None:
     entry, started = results.read(run), time.monotonic()
     lacking = results.lacks(run)
     with stages_bar() as follow:
-        scorer = open_scorer(results.out / "runs" / run.name)
+        scorer = open_run(results.out / "runs" / run.name)
         protocols = [run.task.protocols[name] for name in lacking]
         scored = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_images(run, scorer))
     by_name = {result.protocol.name: result.to_json() | {"outcomes": outcomes(result)} for result in scored.results}

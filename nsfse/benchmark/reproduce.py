@@ -157,9 +157,9 @@ def _settings(
 
 def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) -> dict[str, Any]:
     from nsfse.evaluation.evaluate import evaluate_source
-    from nsfse.models.torch_scorer import open_scorer
+    from nsfse.open import open_run
 
-    scorer = open_scorer(run)
+    scorer = open_run(run)
     wanted = [protocol for protocol in source.protocols(recipe.split) if protocol.name in recipe.expected.scores]
     with stages_bar() as follow:
         found = evaluate_source(scorer, source, wanted, progress=follow)

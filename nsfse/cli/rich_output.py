@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nsfse.cli.formatting import empty, match_lines
+from nsfse.cli.reports import empty, match_lines
 from nsfse.progress import print_status
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable

@@ -79,7 +79,7 @@ def listen_on(port: int | None) -> socket:
     return listen(Settings(port=port or 0))
 
 
-def show(address: str) -> None:
+def open_browser(address: str) -> None:
     """Open a browser at `address` where somebody sees it: at a terminal, and on a desktop. Nothing waits for it."""
     desktop = os.name == "nt" or sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
     if desktop and sys.stdout.isatty():

@@ -85,7 +85,7 @@ def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
     """Return mode → scores of the protocol over all queries."""
     from nsfse.data.datasets.query_set import QuerySetSource
     from nsfse.evaluation.evaluate import evaluate_source
-    from nsfse.models.torch_scorer import open_scorer
+    from nsfse.open import open_scorer
 
     source = QuerySetSource(catalogue)
     asked = [protocol for protocol in source.protocols("test") if protocol.name == PROTOCOL]

@@ -1,14 +1,11 @@
-"""Any model behind the one interface of `nsfse_runtime.types.Scorer`: a checkpoint in torch, a bundle in ONNX."""
+"""A checkpoint in torch behind the one interface of `nsfse_runtime.types.Scorer`."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.types import (
     Boundaries,
     Floats,
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from nsfse.models.nsfse import NSFSE
     from nsfse.models.similarity_head import QuerySide
     from nsfse_runtime.inference.confidence import Decision
-    from nsfse_runtime.inference.devices import DeviceName
     from nsfse_runtime.inference.tokenizer import Tokenizer
 
 
@@ -156,33 +152,3 @@ def side_of(query: QueryFeatures) -> "QuerySide":
         row(query.probe_weights),
         torch.ones(1, len(query.words), dtype=torch.bool),
     )
-
-
-def open_scorer(model: str | os.PathLike[str], device: "DeviceName | None" = None, provider: str | None = None) -> Any:
-    """Open a checkpoint (config.json) in torch or a bundle (manifest.json) in ONNX Runtime or TensorRT.
-
-    `device` and `provider` say where a bundle runs (see inference/devices.py), `device` auto, cpu or cuda where
-    a checkpoint does: by default on the GPU where torch sees one. Raises NotFoundError where `model` is neither,
-    UsageError for a device that is not there.
-    """
-    model = Path(model)
-    if (model / "manifest.json").exists():
-        from nsfse.open import resolve_device
-        from nsfse_runtime.inference.bundle import Bundle
-        from nsfse_runtime.inference.open import load_scorer
-
-        return load_scorer(Bundle.open(model), resolve_device(device, provider))
-    if (model / "config.json").exists():
-        from nsfse_runtime.extras import need
-
-        if provider or device == "tensorrt":
-            raise UsageError(f"{model} is a run, which torch runs; export it first, or give --device auto, cpu or cuda")
-        need("torch", "train")
-        from nsfse.models.checkpoint import load_checkpoint
-        from nsfse.training.distributed import pick_device
-
-        checkpoint = load_checkpoint(model)
-        return TorchScorer(
-            checkpoint.model.to(pick_device(device or "auto")), checkpoint.tokenizer, checkpoint.decision
-        )
-    raise NotFoundError(f"{model} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

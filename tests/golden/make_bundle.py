@@ -17,7 +17,7 @@ from PIL import Image
 
 from nsfse.config import Config, DataConfig, ModelConfig, TrainConfig
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse.training.loop import train
 from nsfse_export import export_bundle
 from nsfse_runtime.images.decode import load_image

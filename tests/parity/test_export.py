@@ -20,7 +20,8 @@ import nsfse_export.export as exporting
 from nsfse.config import ModelConfig
 from nsfse.evaluation.reference_head import HeadConstants, boundary_margin, score_pairs
 from nsfse.models.checkpoint import load_checkpoint, write_decision
-from nsfse.models.torch_scorer import TorchScorer, open_scorer
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse.open import open_scorer
 from nsfse_export import export_bundle
 from nsfse_export.model_card import training_scores
 from nsfse_export.verify import STEP, Sample, draw_sample, verify
@@ -209,7 +210,7 @@ def test_a_precision_that_finds_other_images_is_refused_and_nothing_is_left(
     with pytest.raises(IntegrityError, match="fp16 moves R@10") as refusal:
         export_bundle(exported.run, out, verify_on=eight_images, **options)
     assert refusal.value.exit_code == 5 and len(told) == 1
-    with pytest.raises(DataError, match="--unverified"):
+    with pytest.raises(DataError, match="--skip-verification"):
         export_bundle(run_on(exported, eight_images.parent / "gone"), out, **options)
     shutil.rmtree(eight_images.parent / "run")
     assert everything(eight_images.parent) == before

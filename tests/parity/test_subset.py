@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime")
 from nsfse.config import ModelConfig
 from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.evaluate import evaluate
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from tests.random_run import TEXTS, write_random_run
 
 BUNDLE = Path(__file__).parents[1] / "golden" / "bundle"

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("typer")
 
-from nsfse.cli.formatting import index_text
-from nsfse.open import conditions
+from nsfse.cli.arguments import conditions
+from nsfse.cli.reports import index_text
 from nsfse_runtime.errors import UsageError
 from tests.galleries import save_image, save_images
 from tests.unit.cli.test_app import run
@@ -62,8 +62,8 @@ def shop(tmp_path: Path, capsys) -> tuple[str, Path]:
     [
         ("new.gallery", "nowhere", 3, "no folder at"),
         ("new.gallery", "photos/a.png", 2, "is a file, not a folder"),
-        ("photos", "new.gallery", 2, "is a folder; the gallery, a file, comes first and the folder second"),
-        ("photos", "photos", 2, "is a folder; the gallery, a file, comes first"),
+        ("photos", "new.gallery", 2, "is a folder, not a gallery; the gallery file comes first"),
+        ("photos", "photos", 2, "is a folder, not a gallery; the gallery file comes first"),
         ("photos/a.png", "photos", 5, "is not a gallery"),
     ],
 )

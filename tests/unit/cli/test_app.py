@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nsfse.cli import app, errors
-from nsfse.cli.formatting import index_text, query_text
+from nsfse.cli.reports import index_text, query_text
 from nsfse_runtime import open_model
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.gallery.gallery import Gallery
@@ -70,7 +70,7 @@ def test_every_command_explains_itself(capsys):
         (
             ["index", ".", "my.gallery", "-b", str(BUNDLE)],
             2,
-            "comes first and the folder second: nsfse index GALLERY FOLDER",
+            "comes first: nsfse index GALLERY FOLDER",
         ),
         (["train", "-o", "run", "--preset", "nope"], 2, "no preset 'nope'; there are: boxed"),
         (["evaluate", "nowhere", "."], 3, "nowhere is neither a checkpoint nor a bundle"),
@@ -298,4 +298,4 @@ def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
         assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
 
 
-NAMES = ("train", "init", "export", "index", "query", "serve", "evaluate", "reproduce", "info", "doctor", "demo")
+NAMES = ("train", "import-clip", "export", "index", "query", "serve", "evaluate", "reproduce", "info", "doctor", "demo")

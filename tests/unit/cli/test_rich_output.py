@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from nsfse.cli import rich_output
-from nsfse.cli.formatting import query_text
+from nsfse.cli.reports import query_text
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
 from nsfse_runtime.retrieval.text_warnings import NOT_WHOLE, TextReading, UnknownWord
 

@@ -32,7 +32,7 @@ def test_texts_that_are_not_read_as_they_are_are_counted():
 def test_torch_leaves_unknown_words_out_as_the_runtime_does(tmp_path):
     torch = pytest.importorskip("torch")
     from nsfse.config import ModelConfig
-    from nsfse.models.torch_scorer import open_scorer
+    from nsfse.open import open_scorer
     from tests.random_run import write_random_run
 
     config = ModelConfig(dim=16, width=16, image_size=(32, 48))

@@ -16,7 +16,7 @@ from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.html_report import _about, write_report
 from nsfse.evaluation.reference_head import correspondences, products
 from nsfse.evaluation.results import Evaluation
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse_runtime.errors import OutputError
 
 BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from nsfse.cli.formatting import reproduced_text, scores_text, to_json
+from nsfse.cli.formatting import to_json
+from nsfse.cli.reports import reproduced_text, scores_text
 from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.data.datasets.file_index import counted
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource

@@ -80,7 +80,9 @@ def test_a_run_is_examined_on_what_it_learned_from(monkeypatch):
     ],
 )
 def test_without_queries_the_line_names_both_ways_out(trained_on, why):
-    with pytest.raises(DataError, match=rf"verify the precision on \(.*{why}.*--verify-on.*--unverified") as refusal:
+    with pytest.raises(
+        DataError, match=rf"verify the precision on \(.*{why}.*--verify-on.*--skip-verification"
+    ) as refusal:
         exam_of("fp16", trained_on)
     assert "\n" not in str(refusal.value)
 
@@ -88,7 +90,7 @@ def test_without_queries_the_line_names_both_ways_out(trained_on, why):
 def test_options_that_say_nothing_together_are_refused(tmp_path):
     assert exam_of("fp32", DataConfig()) is None and exam_of("int8", DataConfig(source="table"), None, True) is None
     for precision, queries, unverified in (("int8", tmp_path, True), ("fp32", tmp_path, False), ("fp32", None, True)):
-        with pytest.raises(UsageError, match="--verify-on and --unverified"):
+        with pytest.raises(UsageError, match="--verify-on and --skip-verification"):
             exam_of(precision, DataConfig(), queries, unverified)
     with pytest.raises((NotFoundError, DataError)):
         exam_of("int8", DataConfig(), tmp_path / "no query set")

@@ -416,7 +416,7 @@ def test_a_run_in_bfloat16_is_exported_and_evaluated(forced, tmp_path):
         pytest.importorskip(name)
     from nsfse.data.registry import open_source
     from nsfse.evaluation.evaluate import evaluate_source
-    from nsfse.models.torch_scorer import open_scorer
+    from nsfse.open import open_scorer
     from nsfse_export import export_bundle
 
     assert (forced / "decision.json").exists()

@@ -14,7 +14,8 @@ from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.baselines import METHODS, Artemis, Baseline, Combiner, Tirg, build_model, vector_sum
 from nsfse.models.checkpoint import load_checkpoint
-from nsfse.models.torch_scorer import TorchScorer, open_scorer
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse.open import open_scorer
 from nsfse.training.dataloader import Batch
 from nsfse.training.loop import train
 from nsfse_runtime.errors import DataError

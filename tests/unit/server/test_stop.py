@@ -216,10 +216,11 @@ def test_a_missing_extra_is_named(monkeypatch, gallery):
     from nsfse_runtime import extras
     from nsfse_runtime.errors import MissingExtraError
     from nsfse_runtime.inference.devices import ON_CPU
+    from nsfse_runtime.server.settings import Settings
 
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[serve\]"'):
-        open_services([str(gallery)], None, ON_CPU, None, {})
+        open_services([str(gallery)], None, ON_CPU, Settings())
 
 
 def test_a_server_in_a_thread_tells_no_token(gallery, tmp_path):

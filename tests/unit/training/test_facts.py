@@ -12,7 +12,7 @@ from nsfse.data.registry import open_source
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.models.baselines import METHODS, build_model
 from nsfse.models.checkpoint import load_checkpoint
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse.training import losses
 from nsfse.training.dataloader import ImageCache, make_batch
 from nsfse.training.distributed import Share

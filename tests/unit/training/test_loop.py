@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from nsfse.config import load_config
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.models.checkpoint import DECISION, load_checkpoint, load_tensors
-from nsfse.models.torch_scorer import open_scorer
+from nsfse.open import open_scorer
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 

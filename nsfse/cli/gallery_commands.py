@@ -1,0 +1,181 @@
+"""Commands on galleries: index, query, serve."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nsfse.cli.arguments import BundleOption, DeviceOption, Json, ProviderOption, conditions
+from nsfse_runtime.errors import InputError
+
+
+def index(
+    gallery: Annotated[Path, typer.Argument(help="The gallery file; made when absent.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
+    bundle: BundleOption = None,
+    metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="A glob of files or folders to leave out, kept for the next time; '' for none. Repeatable."),
+    ] = None,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Let most images, or most metadata, go from the gallery.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; one a core by default.")] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
+    as_json: Json = False,
+) -> None:
+    """Make a gallery equal to a folder of images.
+
+    New images are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
+    image is skipped and listed with its reason. Folders of systems (@eaDir, $RECYCLE.BIN, node_modules ...) and
+    hidden ones are left out.
+    """
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.reports import index_text
+    from nsfse.open import index_folder, resolve_device
+    from nsfse.progress import indexing_bar, print_status
+
+    with indexing_bar() as progress:
+        report, count = index_folder(
+            gallery,
+            folder,
+            bundle,
+            resolve_device(device, provider),
+            metadata=metadata,
+            exclude=exclude,
+            allow_removals=allow_removals,
+            workers=workers,
+            progress=progress,
+        )
+    print_result(asdict(report), index_text, as_json)
+    if not count and not report.failed:
+        print_status(f"nsfse: the gallery is empty: {folder} holds no images")
+    if report.failed and not count:
+        raise InputError(f"none of the {len(report.failed)} files in {folder} could be taken; the gallery is empty")
+
+
+def query(
+    image: Annotated[str, typer.Argument(help="An image, or the id of one in the gallery.")],
+    gallery: Annotated[Path, typer.Option("-g", "--gallery", help="The gallery file.")],
+    text: Annotated[
+        str | None, typer.Argument(help="What should be different; may be left out at --balance 0.")
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("--and", help="What else should be different. Repeatable.")] = None,
+    and_like: Annotated[
+        list[str] | None, typer.Option("--and-like", help="Another image to be like. Repeatable.")
+    ] = None,
+    exclude_text: Annotated[
+        list[str] | None, typer.Option("--exclude-text", help="What must not be there: stripes. Repeatable.")
+    ] = None,
+    exclude_image: Annotated[list[str] | None, typer.Option(help="An image not to be like. Repeatable.")] = None,
+    balance: Annotated[
+        float, typer.Option(min=0, max=1, help="0 like the image alone, 0.5 both, 1 like the words alone.")
+    ] = 0.5,
+    bundle: BundleOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    where: Annotated[list[str] | None, typer.Option(help="Only images with COLUMN=VALUE[,VALUE]. Repeatable.")] = None,
+    rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 scores.")] = 100,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
+    search: Annotated[
+        Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 images.")
+    ] = "auto",
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="With --json: where in a hit each word is found.")
+    ] = False,
+    png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    preview: Annotated[
+        bool | None,
+        typer.Option("--preview/--no-preview", help="Show the images in a terminal that can; by default they are."),
+    ] = None,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
+    as_json: Json = False,
+) -> None:
+    """Find images: like IMAGE, but as TEXT says."""
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.query_support import check_references, check_sheets, why_empty, write_sheets
+    from nsfse.cli.reports import query_text
+    from nsfse.cli.rich_output import in_colour, show_query
+    from nsfse.open import image_file, open_retriever, resolve_device
+    from nsfse_runtime.retrieval.query import Query
+
+    request = Query(
+        references=(image, *(and_like or ())),
+        texts=tuple(part for part in (text, *(more or ())) if part is not None),
+        negative_texts=tuple(exclude_text or ()),
+        negative_images=tuple(exclude_image or ()),
+        balance=balance,
+        k=k,
+        where=conditions(where or ()),
+        rerank=rerank,
+        min_confidence=min_confidence,
+        heatmaps=heatmaps,
+    )
+    retriever = open_retriever(gallery, bundle, resolve_device(device, provider), search)
+    images = [image, *(and_like or ()), *(exclude_image or ())]
+    check_sheets(retriever.gallery, images, png, html)
+    check_references(retriever.gallery, images, request)
+    [result] = retriever.answer([request])
+    if isinstance(result, Exception):
+        raise result
+    others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
+    write_sheets(retriever.gallery, image, request, result, png, html, others)
+    if not as_json and not result.hits and result.has_match is None and all(text.whole for text in result.texts):
+        typer.echo(why_empty(retriever.gallery, conditions(where or ())))
+    elif not as_json and in_colour():
+        show_query(result, image_file(retriever.gallery, image), preview)
+    else:
+        print_result(result, query_text, as_json)
+
+
+def serve(
+    gallery: Annotated[list[str], typer.Option("-g", "--gallery", help="[NAME=]GALLERY. Repeatable.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; others than this machine need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with the token that requests must bring; else NSFSE_TOKEN.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Another name that the server is called by. Repeatable.")
+    ] = None,
+    bundle: BundleOption = None,
+    queue: Annotated[int, typer.Option(min=1, help="How many queries may wait.")] = 64,
+    per_client: Annotated[int, typer.Option(min=0, help="How many of one address; 0 for no such limit.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="How many queries are answered at a time, at most.")] = 16,
+    deadline: Annotated[float, typer.Option(min=0.1, help="After how many seconds a query is given up.")] = 10,
+    shutdown_delay: Annotated[
+        float, typer.Option(min=0, help="Seconds to go on after a signal to stop, not ready, for a balancer to notice.")
+    ] = 0,
+    device: DeviceOption = None,
+    provider: ProviderOption = None,
+) -> None:
+    """Serve galleries over HTTP, with a search page."""
+    from nsfse.open import need_server, open_services, resolve_device
+
+    need_server()
+    from nsfse_runtime.server.serve import listen, run, url_of
+    from nsfse_runtime.server.settings import Settings, read_token
+
+    settings = Settings(
+        host=host,
+        port=port,
+        token=read_token(token_file),
+        allow_hosts=tuple(allow_host or ()),
+        queue=queue,
+        per_client=per_client,
+        batch=batch,
+        deadline=deadline,
+        shutdown_delay=shutdown_delay,
+    )
+    service = open_services(gallery, bundle, resolve_device(device, provider), settings)
+    with listen(service.settings) as listener:
+        typer.echo(url_of(listener))
+        sys.stdout.flush()
+        run(service, listener)

@@ -1,0 +1,117 @@
+"""Commands that make a model: train, import-clip, export."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nsfse.cli.arguments import Json, SettingsOption
+
+
+def train(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run; the same command continues it.")],
+    preset: Annotated[str | None, typer.Option(help="A named recipe: drawn-easy, drawn, products ...")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file, on top of the preset.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    override: SettingsOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of continuing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model, or continue its training.
+
+    Several processes train one model together: torchrun --standalone --nproc-per-node=2 -m nsfse train ...
+    """
+    from nsfse.config import load_config
+
+    settings = load_config(preset, config, override or (), data)
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.reports import training_text
+    from nsfse.progress import first_process, training_bar
+    from nsfse.training.loop import train
+
+    with training_bar() as progress:
+        result = train(settings, out, resume=not fresh, progress=progress)
+    fields = {"run": result.path, "metrics": result.metrics, "interrupted": result.interrupted}
+    if first_process():
+        print_result(fields, training_text, as_json)
+    raise typer.Exit(130 if result.interrupted else 0)
+
+
+def import_clip(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
+    weights: Annotated[str, typer.Option(help="A CLIP: a folder saved by transformers, or hub:OWNER/NAME to fetch.")],
+    backbone: Annotated[str, typer.Option(help="What encodes images and texts.")] = "clip",
+    method: Annotated[str, typer.Option(help="How they are composed: slerp, sum, image-only or text-only.")] = "slerp",
+    text_share: Annotated[float, typer.Option(min=0, max=1, help="How much the text counts.")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle from a CLIP, without training."""
+    from nsfse_runtime.extras import need
+
+    for module in ("torch", "transformers", "onnx"):
+        need(module, "clip,export")
+    from nsfse.cli.formatting import format_tree, print_result
+    from nsfse.models.zero_shot import untrained_run
+    from nsfse_export import export_bundle
+
+    with untrained_run(weights, backbone=backbone, method=method, text_share=text_share) as run:
+        print_result(asdict(export_bundle(run, out)), format_tree, as_json)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run to export; with --trt it may be a bundle.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the bundle.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
+    precision: Annotated[
+        Literal["fp32", "int8", "fp16", "bf16"], typer.Option(help="int8 for CPUs, fp16 or bf16 for GPUs.")
+    ] = "fp32",
+    verify_on: Annotated[
+        Path | None, typer.Option(help="Compare the precision with fp32 on this query set, not the run's validation.")
+    ] = None,
+    skip_verification: Annotated[
+        bool, typer.Option("--skip-verification", help="Do not compare the precision with fp32.")
+    ] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this GPU, in a cache.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a run into a bundle, verified, that needs no torch.
+
+    A precision under fp32 must find what fp32 finds: R@10 within 0.5 points for int8, 0.1 for fp16 and bf16.
+    """
+    from nsfse.cli.formatting import format_tree, print_result
+    from nsfse.progress import print_status, stages_bar
+
+    which = "best" if best else "last"
+    if trt:
+        from nsfse_export import build_engines, bundle_for_engines  # and no more: torch may be absent
+
+        with stages_bar() as progress:
+            bundle = bundle_for_engines(
+                run,
+                out,
+                precision=precision,
+                which=which,
+                verify_on=verify_on,
+                unverified=skip_verification,
+                progress=progress,
+                tell=print_status,
+            )
+        print_result(asdict(build_engines(bundle)), format_tree, as_json)
+        return
+    if out is None:
+        raise typer.BadParameter("a run is exported to a folder; name it with -o BUNDLE")
+    from nsfse_export import export_bundle
+
+    with stages_bar() as progress:
+        report = export_bundle(
+            run,
+            out,
+            precision=precision,
+            which=which,
+            verify_on=verify_on,
+            unverified=skip_verification,
+            progress=progress,
+            tell=print_status,
+        )
+    print_result(asdict(report), format_tree, as_json)

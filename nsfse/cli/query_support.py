@@ -1,0 +1,119 @@
+"""What `nsfse query` checks before it searches, writes beside its answer, and explains where there is none."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nsfse.cli.reports import NO_MATCH
+from nsfse.open import image_file
+from nsfse_runtime.errors import NotFoundError, OutputError, UsageError
+from nsfse_runtime.escaping import printable
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.output_files import PAGE, SHEET, check_output
+from nsfse_runtime.retrieval.query import Query
+from nsfse_runtime.retrieval.results import Result
+
+
+def check_references(gallery: Gallery, images: Sequence[str], query: Query) -> None:
+    """Raise UsageError for an image that is a URL or stdin, and for a text in the place of the image.
+
+    `images` are those of `query`, the first reference first.
+    """
+    for image in images:
+        if image == "-":
+            raise UsageError("an image is not read from stdin; save it to a file and name that")
+        if "://" in image or image.startswith("data:"):
+            raise UsageError(f"{image[:80]!r} is a URL, and nothing is fetched; save the image and name its file")
+    first = images[0]
+    if not query.texts and query.balance > 0 and not (Path(first).exists() or _names_image(gallery, first)):
+        raise UsageError(
+            f"a query starts from an image, and {first[:80]!r} is neither a file nor an id of the gallery; "
+            f'put the image first: nsfse query IMAGE "{first[:80]}" -g {gallery.path}'
+        )
+
+
+def _names_image(gallery: Gallery, name: str) -> bool:
+    """Tell whether an image of the gallery, or several, are called `name`."""
+    try:
+        gallery.snapshot.row(name)
+    except NotFoundError:
+        return False
+    except UsageError:
+        pass
+    return True
+
+
+def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html: Path | None) -> None:
+    """Raise where a sheet or a page may not be written: over an image of the gallery, or anything not of nsfse.
+
+    `images` are those of the query. Raises OutputError or UsageError.
+    """
+    for path, kind in ((png, SHEET), (html, PAGE)):
+        if path is None:
+            continue
+        check_output(path, kind)
+        folder, real = Path(gallery.snapshot.folder), Path(path).resolve()
+        indexed = real.is_relative_to(folder) and gallery.snapshot.has(real.relative_to(folder).as_posix())
+        if indexed or real in {Path(image).resolve() for image in images}:
+            raise OutputError(f"{printable(str(path))} is an image of the gallery or the query; choose another name")
+
+
+def write_sheets(
+    gallery: Gallery,
+    image: str,
+    query: Query,
+    result: Result,
+    png: Path | None,
+    html: Path | None,
+    further: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write a query's hits as a contact sheet and as a page, where they are wanted.
+
+    Args:
+        gallery: The gallery of the hits.
+        image: The query's first reference.
+        query: The query.
+        result: Its result.
+        png: The contact sheet; None for none.
+        html: The page; None for none.
+        further: The query's further images, each with its label: "and like", "not like".
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    if not (png or html):
+        return
+    from nsfse_runtime.visualize.contact_sheet import contact_sheet
+    from nsfse_runtime.visualize.html_page import html_page
+    from nsfse_runtime.visualize.rows import sheet_row
+
+    text = "; ".join([*query.texts, *(f"without {negative}" for negative in query.negative_texts)])
+    names = [Path(image).name, *(f"{label} {Path(name).name}" for label, name in further)]
+    note = ", ".join([NO_MATCH, *names] if result.has_match is False else names)
+    others = [(label, image_file(gallery, name)) for label, name in further]
+    row = sheet_row(image_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
+    if png:
+        contact_sheet([row], png)
+    if html:
+        html_page([row], html, title=f"nsfse: {text}")
+
+
+def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
+    """Return why a query without a threshold on confidence has no hits."""
+    if not len(gallery):
+        failed = gallery.failures()
+        if not failed:
+            return "the gallery is empty; index a folder of images: nsfse index GALLERY FOLDER"
+        (reason, count), *rest = Counter(reason for _, reason in failed).most_common()
+        others = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
+        return f"the gallery is empty: no file could be taken ({count} of {len(failed)}: {printable(reason)}{others})"
+    if not where:
+        return "the gallery has no image but those of the query"
+    for column, value in where.items():
+        if not gallery.snapshot.mask({column: value}).any():
+            near = gallery.snapshot.nearest_value(column, value)
+            hint = f"; did you mean {near}?" if near else ""
+            return printable(f"no image in the gallery has {column}={value}{hint}")
+    if gallery.snapshot.mask(where).any():
+        return "no image but those of the query fits these conditions"
+    return "no image in the gallery fits all of these conditions"
