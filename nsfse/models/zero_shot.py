@@ -49,7 +49,7 @@ def _configuration(backbone: str, weights: str, method: str, text_share: float) 
         learns = "has to learn" if method in (*METHODS, "nsfse") else "is no method"
         raise UsageError(f"{method} {learns}; without training there are: {', '.join(TRAINING_FREE)}")
     named = {"backbone": backbone, "weights": weights, "method": method, "text_share": text_share}
-    config = settle(parse_config({"model": named}, "init"))
+    config = settle(parse_config({"model": named}, "import-clip"))
     clip = config.model.clip_config
     side, positions = clip["vision_config"]["image_size"], clip["text_config"]["max_position_embeddings"]
     model = msgspec.structs.replace(
