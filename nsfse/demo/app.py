@@ -105,7 +105,7 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
         _copy_gallery(folder)
     gallery = Gallery.open(folder / GALLERY, model)
     if gallery.bundle_path != BUNDLE:  # it was made by another installation, which may be gone
-        _tell_bundle(folder / GALLERY)
+        _set_bundle(folder / GALLERY)
     if changed or gallery.snapshot.folder != str((folder / IMAGES).resolve()):
         # By their hashes: there is nothing to encode. Whatever is not there is not in the box, either.
         gallery.sync(folder / IMAGES, metadata=folder / TABLE, allow_removals=True)
@@ -113,16 +113,16 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
 
 
 def _copy_gallery(folder: Path) -> None:
-    """Copy the box's gallery, whole or not at all, and tell it where its bundle lies."""
+    """Copy the box's gallery, whole or not at all, and record where its bundle is."""
     try:
         with replacing(folder / GALLERY) as draft:
             draft.write_bytes(INDEXED.read_bytes())
-            _tell_bundle(draft)
+            _set_bundle(draft)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
 
-def _tell_bundle(gallery: Path) -> None:
+def _set_bundle(gallery: Path) -> None:
     with store.GalleryStore.open_writer(gallery) as opened:
         opened.write_meta({"bundle": str(BUNDLE)})
 

@@ -18,7 +18,7 @@ _INVISIBLE = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a name was found to be: `ids` of one image, of several (nothing decides), or of none.
+    """What a name means: `ids` of one image, of several (nothing decides), or of none.
 
     `exact` where it is the id; `weak` where it differs in more than its folder, separators or Unicode form: in its
     suffix, in case or blanks.
@@ -59,19 +59,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     third = len(wanted) // 3
     start, end = wanted[:third], wanted[len(wanted) - third :]
     forms: dict[str, str] = {}
-    for each in islice(known, _MOST_KNOWN):
-        form = loose(each)
-        # One slip leaves the first or the last third whole, so that few have to be compared at length.
+    for candidate in islice(known, _MOST_KNOWN):
+        form = loose(candidate)
+        # One slip leaves the first or the last third whole, so that few have to be compared in full.
         if abs(len(form) - len(wanted)) <= 3 and (form.startswith(start) or form.endswith(end)):
-            forms.setdefault(form, each)
+            forms.setdefault(form, candidate)
             if len(forms) == _MOST_COMPARED:
                 break
-    found = difflib.get_close_matches(wanted, forms, 1, 0.8) if wanted else []
-    return forms[found[0]] if found else None
+    matches = difflib.get_close_matches(wanted, forms, 1, 0.8) if wanted else []
+    return forms[matches[0]] if matches else None
 
 
 class Names:
-    """The ids of a gallery's images, found by other ways to write them; `folder` is where they are."""
+    """The ids of a gallery's images, looked up by other ways to write them; `folder` is where they are."""
 
     def __init__(self, ids: Iterable[str], folder: str = "") -> None:
         self._ids, self._folder = tuple(ids), tuple(part for part in folder.replace("\\", "/").split("/") if part)
@@ -99,11 +99,11 @@ class Names:
                 key = stem(form(parts[-1]))
             else:
                 continue
-            some = self._by(form, cut).get(key, ())
-            found = [each for each in some if self._in_folder(each, parts[:-1], absolute, form)]
-            whole = [each for each in found if each.count("/") == len(parts) - 1 > 0]
-            if found:  # "winter/a" is first of all the one of the gallery's own folder "winter"
-                return Match(tuple(whole if len(whole) == 1 else found), weak=weak)
+            same_name = self._by(form, cut).get(key, ())
+            ids = [image_id for image_id in same_name if self._in_folder(image_id, parts[:-1], absolute, form)]
+            whole = [image_id for image_id in ids if image_id.count("/") == len(parts) - 1 > 0]
+            if ids:  # "winter/a" is first of all the one of the gallery's own folder "winter"
+                return Match(tuple(whole if len(whole) == 1 else ids), weak=weak)
         return Match()
 
     def nearest(self, name: str) -> str | None:
@@ -114,15 +114,17 @@ class Names:
         """Return the id that is `name`, or the only one that is it in another Unicode form, else None."""
         if name in self._known:
             return name
-        found = self._whole.get(nfc(name), [])
-        return found[0] if len(found) == 1 else None
+        ids = self._whole.get(nfc(name), [])
+        return ids[0] if len(ids) == 1 else None
 
-    def _in_folder(self, each: str, parts: Sequence[str], absolute: bool, form: Callable[[str], str]) -> bool:
-        """Tell whether `parts`, the folders that were written before a name, are those of the image `each`."""
-        own = each.split("/")[:-1]
+    def _in_folder(self, image_id: str, parts: Sequence[str], absolute: bool, form: Callable[[str], str]) -> bool:
+        """Tell whether `parts`, the folders that were written before a name, are those of the image."""
+        own = image_id.split("/")[:-1]
         whole = [form(part) for part in (*self._folder, *own)][::-1]
         wanted = [form(part) for part in parts][::-1]
-        shared = next((at for at, pair in enumerate(zip(whole, wanted, strict=False)) if pair[0] != pair[1]), None)
+        shared = next(
+            (depth for depth, pair in enumerate(zip(whole, wanted, strict=False)) if pair[0] != pair[1]), None
+        )
         if shared is None:
             return len(wanted) <= len(whole) or (absolute and bool(whole))
         # A path from another place, or machine: the same from the gallery's folder on, or from that folder's name.
@@ -134,19 +136,19 @@ class Names:
 
     @cached_property
     def _whole(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for each in self._ids:
-            found.setdefault(nfc(each), []).append(each)
-        return found
+        ids: dict[str, list[str]] = {}
+        for image_id in self._ids:
+            ids.setdefault(nfc(image_id), []).append(image_id)
+        return ids
 
     def _by(self, form: Callable[[str], str], cut: bool) -> dict[str, list[str]]:
         """Return the ids by the last part of their path in `form`, without its suffix where that is `cut`."""
         if (form, cut) not in self._last:
-            found: dict[str, list[str]] = {}
-            for each in self._ids:
-                name = form(each.rpartition("/")[2])
-                found.setdefault(stem(name) if cut else name, []).append(each)
-            self._last[form, cut] = found
+            ids: dict[str, list[str]] = {}
+            for image_id in self._ids:
+                name = form(image_id.rpartition("/")[2])
+                ids.setdefault(stem(name) if cut else name, []).append(image_id)
+            self._last[form, cut] = ids
         return self._last[form, cut]
 
     @cached_property

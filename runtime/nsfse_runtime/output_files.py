@@ -35,7 +35,7 @@ def check_output(path: str | os.PathLike[str], kind: Output) -> None:
         wanted = " or ".join(kind.suffixes)
         raise UsageError(f"a {kind.name} is written as {wanted}, not {printable(target.suffix)}; name it so")
     try:
-        if not target.exists() or target.is_dir():  # writing tells of a folder
+        if not target.exists() or target.is_dir():  # writing reports a folder
             return
         head = b"a pipe or a device"
         if target.is_file():

@@ -120,16 +120,16 @@ def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> 
 def match_table(path: Path, rows: Iterable[TableRow], ids: Iterable[str], folder: str = "") -> Matched:
     """Give each image of `ids` its columns: by its id, or by a part of its path in `folder` that is its own alone.
 
-    How a key is looked up: names.Names.find. A row that fits but weakly, by another suffix or case, gives way to one
-    that fits better. Raises DataError when two rows name the same image.
+    How a key is looked up: image_names.Names.find. A row that fits but weakly, by another suffix or case, gives way to
+    one that fits better. Raises DataError when two rows name the same image.
     """
     names = Names(ids, folder)
-    found: list[tuple[TableRow, Match]] = [(row, _match(row, names)) for row in rows]
-    taken = {match.id for _, match in found if match.id and not match.weak}
+    matches: list[tuple[TableRow, Match]] = [(row, _match(row, names)) for row in rows]
+    certain = {match.id for _, match in matches if match.id and not match.weak}
     matched = Matched()
-    for row, match in found:
+    for row, match in matches:
         name = match.id
-        if name is None or (match.weak and name in taken):
+        if name is None or (match.weak and name in certain):
             matched.unmatched.append(row.keys[0])
         elif name in matched.columns:
             raise DataError(f"{path} names {printable(name)} twice; keep one line for each image")
@@ -145,12 +145,14 @@ def _match(row: TableRow, names: Names) -> Match:
 
     A key that speaks of another image of the same name, in another folder, is not overruled by a key without folder.
     """
-    found = [names.find(key) for key in row.keys]
-    best = next((match for match in found if match.exact), None) or next((match for match in found if match.id), None)
+    matches = [names.find(key) for key in row.keys]
+    best = next((match for match in matches if match.exact), None) or next(
+        (match for match in matches if match.id), None
+    )
     if best is None or best.id is None or best.exact:
         return best or Match()
     others = [
-        key.replace("\\", "/").rpartition("/") for key, match in zip(row.keys, found, strict=True) if not match.id
+        key.replace("\\", "/").rpartition("/") for key, match in zip(row.keys, matches, strict=True) if not match.id
     ]
     name = stem(best.id.rpartition("/")[2])
     return Match() if any(folder and stem(last) == name for folder, _, last in others) else best

@@ -15,14 +15,26 @@ class SyncProgress:
 
 @dataclass(slots=True)
 class SyncReport:
-    """Counts of images, `encoded` those the model has seen; `failed` (path, reason) is every file not taken.
+    """What a sync did, mostly as counts of images.
 
-    `excluded` are images that were in the gallery and are left out now, by a rule; `left_out` counts files and folders
-    by the rule that left them out of this sync, a folder as one. `unmatched` are keys of the metadata table that name
-    no image, or several; `loose` (key, id) those that name one by a part of its path or name. `device` is what encoded,
-    in batches of up to `batch`, with `workers` threads that decoded; `seconds` is the time of reading, encoding and
-    committing, and `images_per_second` how many images were encoded in it. `ann` tells of the gallery's index, where it
-    has one.
+    Attributes:
+        added: Images that are new.
+        updated: Images whose content changed.
+        renamed: Images that were moved.
+        removed: Images whose files are gone.
+        unchanged: Images that are as before.
+        encoded: Images that the model has seen.
+        failed: (path, reason) of every file that was not taken.
+        unmatched: Keys of the metadata table that name no image, or several.
+        loose: (key, id) of those that name an image by a part of its path or name.
+        excluded: Images that were in the gallery and are left out now, by a rule.
+        left_out: Files and folders left out, counted by the rule, a folder as one.
+        device: What encoded.
+        workers: Threads that decoded.
+        batch: Images encoded at a time, at most.
+        seconds: The time of reading, encoding and committing.
+        images_per_second: Images encoded in that time.
+        ann: The gallery's index, where it has one: entries, depth, recall.
     """
 
     added: int = 0

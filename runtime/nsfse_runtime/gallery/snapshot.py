@@ -22,7 +22,7 @@ def _plain(value: str) -> str:
 
 
 def _distinguishable(name: str) -> str:
-    """Return an id as it can be told from one that looks the same: what is no ASCII as its escape, where it must."""
+    """Return an id so that it differs visibly from one that looks the same: with escapes where it must."""
     return name if nfc(name) == name else ascii(name)[1:-1]
 
 
@@ -102,7 +102,7 @@ class Snapshot:
         if not regions.keys() >= set(keys):
             if store.generation == self.generation:
                 raise damaged(self._path, "an image's regions are missing")
-            raise InputError(f"{self._path} was changed since it was read; call refresh() and ask again")
+            raise InputError(f"{self._path} was changed since it was read; call refresh() and try again")
         return TargetFeatures(vectors, store.decode_regions([regions[key] for key in keys], vectors.shape[1]))
 
     def path_of(self, row: int) -> Path:
@@ -129,7 +129,7 @@ class Snapshot:
         return name in self._rows
 
     def row(self, name: str) -> int:
-        """Return the row of the image with id `name`, or of the only one that is called so (see names.Names.find).
+        """Return the row of the image with id `name`, or of the only one that is called so (see Names.find).
 
         Raises NotFoundError, with the nearest id, or UsageError when several are called so.
         """

@@ -10,7 +10,7 @@ from nsfse_runtime.errors import IntegrityError, NsfseError, OutputError
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open `path` in SQLite's `mode`: rw, rwc or ro, with more parameters after it. Raises sqlite3.Error."""
-    # Each thread has a connection of its own; only closing happens from another.
+    # A thread has a connection of its own; only closing happens from another.
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None, check_same_thread=False
     )

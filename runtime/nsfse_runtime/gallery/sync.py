@@ -50,7 +50,7 @@ def sync(
     exclude: Sequence[str] | None = None,
     allow_removals: bool = False,
 ) -> SyncReport:
-    """Make the gallery at `path` equal to `folder`. See Gallery.sync for what it promises and raises."""
+    """Make the gallery at `path` equal to `folder`. See Gallery.sync."""
     batch, workers = batch or default_batch_size(scorer.image_size), workers or default_workers()
     check_is_folder(folder)
     rows = read_table(table) if table is not None else None

@@ -178,7 +178,7 @@ def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, fin
         with _open(stream) as image:
             pixel_cost = _WEBP_PIXEL_COST if isinstance(image, WebPImageFile) else _PIXEL_COST
             _check_size(image, stream, max_pixels * _PIXEL_COST // pixel_cost)
-            with _budget.taking(image.width * image.height * pixel_cost + nbytes):
+            with _budget.reserve(image.width * image.height * pixel_cost + nbytes):
                 if size is not None and isinstance(image, JpegImageFile):
                     _draft(image, size, turned=_turn(image) in _ON_SIDE)
                 image.load()

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 class ByteBudget:
-    """At most `capacity` bytes are taken at a time; first come, first served, so that a large request cannot starve."""
+    """At most `capacity` bytes are reserved at a time; first come, first served: a large request cannot starve."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self._free = capacity, capacity
         self._queue, self._change = threading.Lock(), threading.Condition()
 
     @contextmanager
-    def taking(self, amount: int) -> Iterator[None]:
+    def reserve(self, amount: int) -> Iterator[None]:
         """Wait until `amount` bytes are free and hold them; more than the capacity counts as all of it."""
         amount = min(amount, self.capacity)
         with self._queue, self._change:

@@ -277,7 +277,7 @@ def test_the_budget_bounds_what_is_taken_at_once_and_a_large_request_is_not_star
 
     def take(amount: int) -> None:
         nonlocal now, most
-        with budget.taking(amount):
+        with budget.reserve(amount):
             held = min(amount, 100)
             with lock:
                 now += held
