@@ -36,18 +36,18 @@ Way = Callable[[Any, ProtocolRanker, Sequence[Worded]], list[ComposedQuery | Nsf
 
 def ours(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
     """Compose as a Retriever does."""
-    return search.asked(queries)
+    return search.compose_queries(queries)
 
 
 def only(**changes: Any) -> Way:
     """Leave something out: the query with some of its fields left out."""
-    return lambda _, search, queries: search.asked([(replace(query, **changes), at) for query, at in queries])
+    return lambda _, search, queries: search.compose_queries([(replace(query, **changes), at) for query, at in queries])
 
 
 def joined(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
     """Say all edits in one text."""
     one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in queries]
-    return search.asked([(query, 0) for query in one])
+    return search.compose_queries([(query, 0) for query in one])
 
 
 def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
@@ -70,7 +70,7 @@ def negated_edit(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> l
     edits = [
         replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in queries
     ]
-    return search.asked(
+    return search.compose_queries(
         [(replace(query, negative_texts=()), at) for query, (_, at) in zip(edits, queries, strict=True)]
     )
 

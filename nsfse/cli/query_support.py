@@ -11,6 +11,7 @@ from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.output_files import PAGE, SHEET, check_output
 from nsfse_runtime.retrieval.query import Query
+from nsfse_runtime.retrieval.references import NOT_FETCHED, is_url
 from nsfse_runtime.retrieval.results import Result
 
 
@@ -22,8 +23,8 @@ def check_references(gallery: Gallery, images: Sequence[str], query: Query) -> N
     for image in images:
         if image == "-":
             raise UsageError("an image is not read from stdin; save it to a file and name that")
-        if "://" in image or image.startswith("data:"):
-            raise UsageError(f"{image[:80]!r} is a URL, and nothing is fetched; save the image and name its file")
+        if is_url(image):
+            raise UsageError(NOT_FETCHED)
     first = images[0]
     if not query.texts and query.balance > 0 and not (Path(first).exists() or _names_image(gallery, first)):
         raise UsageError(

@@ -90,7 +90,7 @@ class _Diagnostics:
     def examples(self, chosen: Sequence[tuple[QueryRanking, int]]) -> Iterator[QueryExample]:
         """Rank chosen queries again for what their ranking lacks: scores, matches, evidence."""
         phrasings = [(ranking.query, ranking.position) for ranking, _ in chosen]
-        composed = self._ranker.asked(phrasings, BALANCES[self._mode])
+        composed = self._ranker.compose_queries(phrasings, BALANCES[self._mode])
         for (ranking, rank), query in zip(chosen, composed, strict=True):
             if isinstance(query, NsfseError):  # it was ranked by its image alone, which has no evidence to show
                 continue

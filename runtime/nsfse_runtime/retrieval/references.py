@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Reference = Union[bytes, str, os.PathLike[str], GalleryId, Pixels, Upload, "Image"]
 """An image's bytes, a file or an id, an id alone, pixels [H, W, 3] (uint8, RGB), an upload, or a Pillow image."""
+NOT_FETCHED = "an image is not fetched from a URL; save it as a file and name that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,14 @@ def _named(name: str, snapshot: Snapshot) -> GalleryId | Path:
         raise NotFoundError(_absent(name) + (f"; {printable(hint)}" if hint else "")) from None
 
 
+def is_url(name: str) -> bool:
+    """Tell whether a reference is a URL, which is never fetched."""
+    return "://" in name or name.startswith("data:")
+
+
 def _absent(name: str) -> str:
-    if "://" in name or name.startswith("data:"):
-        return "an image is not fetched from a URL; save it as a file and name that"
+    if is_url(name):
+        return NOT_FETCHED
     return f"{printable(name[:200])} is neither a file nor an image of the gallery; check the path or the id"
 
 
