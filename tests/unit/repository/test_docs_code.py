@@ -27,6 +27,7 @@ from tests.documented import index, lay, parse
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:^<!-- parsed only: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}(?:nsfse|python|pip|torchrun) .*\n)(?: {4,}.*\n)*")
 # A service in a block that is not marked would go on for ever.
 pytestmark = pytest.mark.timeout(200)
@@ -204,3 +205,12 @@ def test_the_form_of_an_answer_is_that_of_the_document(laid, monkeypatch, capsys
     assert list(told) == list(real)
     assert list(told["hits"][0]) == list(real["hits"][0])
     assert list(told["hits"][0]["evidence"][0]) == list(real["hits"][0]["evidence"][0])
+
+
+def test_every_option_named_in_a_sentence_is_there():
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    known = {*OPTION.findall(sources + (ROOT / "docs" / "cli.md").read_text("utf-8")), "--nproc-per-node"}
+    for page in PAGES:
+        spans = re.findall(r"`[^`\n]+`", FENCE.sub("", page.read_text("utf-8")))
+        unknown = {option for span in spans for option in OPTION.findall(span)} - known
+        assert not unknown, f"{page.name}: {sorted(unknown)}"
