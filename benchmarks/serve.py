@@ -1,10 +1,10 @@
-"""What a service does under load: latency, overload, what batches bring, and memory, as one Markdown table.
+"""Measure a service under load: latency, overload, the gain of batches, and memory, as one Markdown table.
 
 python benchmarks/serve.py GALLERY [--seconds 60] [--requests 20000] [--by id|image] [--text "make it red"]
 
-It starts `nsfse serve` in a process of its own and asks it over HTTP, by ids or by images of the gallery. Capacity is
-what eight clients get that wait for each answer; under overload requests come at ten times that rate, whether answers
-come or not, each on a connection that is idle or else on a new one.
+It starts `nsfse serve` in a process of its own and sends queries over HTTP, by ids or by images of the gallery.
+Capacity is the rate of eight clients that wait for each answer. Under overload requests are sent at ten times that
+rate, whether answers come or not, each on an idle connection or else on a new one.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from pathlib import Path
 from nsfse_runtime import Gallery
 from nsfse_runtime.hardware import cpu_threads
 
-WARM = 100
+WARM_UP_REQUESTS = 100
 # A load script that cannot send any faster would measure itself.
-MOST_OPEN = 900
+MAX_OPEN = 900
 # Seconds after which the server may close a connection just when a query is sent on it.
-MOST_IDLE = 2.0
+MAX_IDLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class Load:
 
     async def _connection(self) -> Connection:
         while self._idle:
-            since, found = self._idle.pop()
-            if time.perf_counter() - since < MOST_IDLE:
-                return found
-            found[1].close()
+            idle_since, connection = self._idle.pop()
+            if time.perf_counter() - idle_since < MAX_IDLE_SECONDS:
+                return connection
+            connection[1].close()
         return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def closed(self, clients: int, requests: int) -> list[Reply]:
-        """Let `clients` ask one query after the other, `requests` in all."""
+        """Let `clients` send one query after the other, `requests` in all."""
 
         async def client() -> list[Reply]:
             return [await self.one() for _ in range(requests // clients)]
@@ -89,12 +89,12 @@ class Load:
         return [reply for part in await asyncio.gather(*(client() for _ in range(clients))) for reply in part]
 
     async def open(self, rate: float, seconds: float) -> list[Reply]:
-        """Send `rate` queries a second, whatever becomes of those before."""
+        """Send `rate` queries a second, whether the earlier ones are answered or not."""
         tasks: set[asyncio.Task[Reply]] = set()
         replies: list[Reply] = []
         started, sent = time.perf_counter(), 0
         while (now := time.perf_counter() - started) < seconds:
-            while sent < rate * now and len(tasks) < MOST_OPEN:
+            while sent < rate * now and len(tasks) < MAX_OPEN:
                 tasks.add(asyncio.create_task(self.one()))
                 sent += 1
             done = {task for task in tasks if task.done()}
@@ -148,13 +148,13 @@ def serving(gallery: Path, *options: str) -> Iterator[tuple[int, int]]:
         for line in child.stderr:
             if json.loads(line)["event"] == "ready":
                 break
-        draining = subprocess.Popen(["cat"], stdin=child.stderr, stdout=subprocess.DEVNULL)
+        log_reader = subprocess.Popen(["cat"], stdin=child.stderr, stdout=subprocess.DEVNULL)
         yield port, child.pid
     finally:
         child.terminate()
         if code := child.wait(60):
             print(f"the server ended with {code}", file=sys.stderr)
-        draining.wait(10)
+        log_reader.wait(10)
 
 
 def percentile(replies: list[Reply], share: float, status: int | None = 200) -> float:
@@ -182,14 +182,14 @@ async def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     with serving(options.gallery) as (port, pid):
         load = Load(port, forms)
-        await load.closed(8, WARM)
+        await load.closed(8, WARM_UP_REQUESTS)
         capacity = 0.0
         for clients in (1, 8):
-            found = await load.closed(clients, options.sample)
-            capacity = rate_of(found)
-            times = f"{percentile(found, 0.5):.1f} / {percentile(found, 0.99):.1f} ms, {capacity:.0f} answers/s"
+            replies = await load.closed(clients, options.sample)
+            capacity = rate_of(replies)
+            times = f"{percentile(replies, 0.5):.1f} / {percentile(replies, 0.99):.1f} ms, {capacity:.0f} answers/s"
             rows.append((f"{clients} client{'s' * (clients > 1)}: p50 / p99", times))
-        # What is compared with the time after the load: one client, as before it.
+        # The baseline of the time after the load: one client, as after it.
         before = percentile(await load.closed(1, options.sample), 0.99)
         rows += await overload(load, 10 * capacity, options, before)
         rows.append(await growth(load, pid, options.requests))
@@ -197,26 +197,26 @@ async def measure(options: argparse.Namespace) -> list[tuple[str, str]]:
     for batch in (1, 16):
         with serving(options.gallery, "--batch", str(batch)) as (port, _):
             load = Load(port, forms)
-            await load.closed(16, WARM)
+            await load.closed(16, WARM_UP_REQUESTS)
             rates[batch] = statistics.median([rate_of(await load.closed(32, options.sample)) for _ in range(3)])
-    how = f"{rates[16]:.0f} / {rates[1]:.0f} answers/s = {rates[16] / rates[1]:.2f}"
-    rows.append(("32 clients: batches of up to 16 / one at a time", how))
+    gain = f"{rates[16]:.0f} / {rates[1]:.0f} answers/s = {rates[16] / rates[1]:.2f}"
+    rows.append(("32 clients: batches of up to 16 / one at a time", gain))
     return rows
 
 
 async def overload(load: Load, rate: float, options: argparse.Namespace, before: float) -> list[tuple[str, str]]:
-    """Ask at `rate` for a while, and look again five seconds later."""
-    found = await load.open(rate, options.seconds)
-    counts = sorted(Counter(reply.status for reply in found).items())
+    """Send at `rate` for a while, and measure again five seconds later."""
+    replies = await load.open(rate, options.seconds)
+    counts = sorted(Counter(reply.status for reply in replies).items())
     statuses = ", ".join(f"{status or 'none'}: {count}" for status, count in counts)
-    refused = [reply for reply in found if reply.status in (429, 503)]
+    refused = [reply for reply in replies if reply.status in (429, 503)]
     await asyncio.sleep(5)
     after = percentile(await load.closed(1, options.sample), 0.99)
-    sent = len(found) / options.seconds
+    sent = len(replies) / options.seconds
     return [
         (f"{options.seconds} s of {rate:.0f} requests/s wanted, {sent:.0f} sent: replies", statuses),
         ("refusals: p50 / p99", f"{percentile(refused, 0.5, None):.1f} / {percentile(refused, 0.99, None):.1f} ms"),
-        ("answers under it: p50 / p99", f"{percentile(found, 0.5):.0f} / {percentile(found, 0.99):.0f} ms"),
+        ("answers under it: p50 / p99", f"{percentile(replies, 0.5):.0f} / {percentile(replies, 0.99):.0f} ms"),
         ("one client 5 s after / before: p99", f"{after:.1f} / {before:.1f} ms = {after / before:.2f}"),
     ]
 
@@ -234,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gallery", type=Path)
     parser.add_argument("--seconds", type=int, default=60, help="how long overload lasts")
-    parser.add_argument("--requests", type=int, default=20_000, help="over how many requests memory is looked at")
+    parser.add_argument("--requests", type=int, default=20_000, help="how many requests memory growth is measured over")
     parser.add_argument("--sample", type=int, default=400, help="requests of each latency")
     parser.add_argument("--by", choices=("id", "image"), default="image")
     parser.add_argument("--text", default="make it red")

@@ -1,1 +1,1 @@
-"""Galleries over HTTP: `nsfse serve` (extra `serve`). run.py starts it, app.py says what each route does."""
+"""Galleries over HTTP: `nsfse serve` (extra `serve`). serve.py starts it, app.py composes it."""

@@ -15,7 +15,7 @@ from nsfse_runtime.server.middleware import READ_METHODS, CheckMiddleware
 # Probes of a balancer, which has no token.
 HEALTH_PATHS = ("/healthz", "/readyz")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE | re.ASCII)
-# A browser then asks for the token, and sends it with the page's images as well.
+# A browser then prompts for the token, and sends it with the page's images as well.
 _CHALLENGE = {"www-authenticate": 'Basic realm="nsfse: any name, the token as password", charset="UTF-8"'}
 
 
@@ -35,7 +35,7 @@ class TrustedHostMiddleware(CheckMiddleware):
 
 
 class TokenMiddleware(CheckMiddleware):
-    """Requires the server's token on every route but the health checks; without a token all may ask."""
+    """Requires the server's token on every route but the health checks; a server without one serves everybody."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         super().__init__(app)

@@ -22,7 +22,7 @@ def build_app(services: Services) -> Starlette:
     layers = [
         Middleware(connections.HeadTimeoutMiddleware),
         Middleware(middleware.RequestIdMiddleware),
-        Middleware(middleware.AccessLogMiddleware, log, metrics),
+        Middleware(middleware.AccessLogMiddleware, log, metrics, services.clock),
         Middleware(middleware.SecurityHeadersMiddleware),
         Middleware(middleware.DrainBodyMiddleware),
         # Starlette puts one around the routes alone; this one is for what the middleware below raises, and for bugs.

@@ -1,6 +1,6 @@
 """Rejects requests from their head alone while the server is overloaded.
 
-This comes after the checks of host and token: who may not ask learns nothing of the load.
+This comes after the checks of host and token: a client without access learns nothing of the load.
 """
 
 from collections.abc import Collection

@@ -7,7 +7,6 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -77,7 +76,7 @@ class RequestIdMiddleware(HTTPMiddleware):
 class AccessLogMiddleware(HTTPMiddleware):
     """Logs and counts each request when it is answered."""
 
-    def __init__(self, app: ASGIApp, log: Log, metrics: Metrics, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, app: ASGIApp, log: Log, metrics: Metrics, clock: Callable[[], float]) -> None:
         super().__init__(app)
         self._log, self._metrics, self._clock = log, metrics, clock
 

@@ -95,7 +95,7 @@ class ImageForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ServedHit(msgspec.Struct, kw_only=True):
-    """An image found; see nsfse_runtime.retrieval.retriever.Hit."""
+    """A hit with the metadata of its image; see nsfse_runtime.retrieval.retriever.Hit."""
 
     id: str
     score: float

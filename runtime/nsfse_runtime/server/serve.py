@@ -69,7 +69,7 @@ def create_server(services: Services) -> "Server":
     """Return the server of `services`; its `serve([socket])` is a coroutine."""
     library = logging.getLogger("uvicorn")
     library.handlers, library.propagate = [LogHandler(services.log)], False
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the reply says what is wrong with a form
     config = uvicorn.Config(
         build_app(services),
         http=connection_class(),

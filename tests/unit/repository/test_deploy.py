@@ -1,4 +1,4 @@
-"""What deploy/ says is true of the program: options, routes, metrics, files. What can be linted here is."""
+"""Deployment files hold to the program: options, routes, metrics, files. Linters run where there are any."""
 
 import difflib
 import json
@@ -53,12 +53,12 @@ def test_an_image_serves_as_nobody_and_only_with_a_token(name):
     assert order.index("USER") < order.index("ENTRYPOINT") and order.index("RUN") < order.index("USER")
     assert json.loads(rests(final, "ENTRYPOINT")[0]) == ["nsfse"] and rests(final, "STOPSIGNAL") == ["SIGTERM"]
     (command,) = rests(final, "CMD")
-    told = parse(json.loads(command))
-    assert told["token_file"] == Path(SECRET) and [str(told["port"])] == rests(final, "EXPOSE")
-    assert all(str(Path(gallery).parent) in json.loads(rests(final, "VOLUME")[0]) for gallery in told["gallery"])
+    arguments = parse(json.loads(command))
+    assert arguments["token_file"] == Path(SECRET) and [str(arguments["port"])] == rests(final, "EXPOSE")
+    assert all(str(Path(gallery).parent) in json.loads(rests(final, "VOLUME")[0]) for gallery in arguments["gallery"])
     with pytest.raises(ValueError, match="no token"):
-        Settings(host=told["host"]).check()
-    Settings(host=told["host"], token=TOKEN).check()
+        Settings(host=arguments["host"]).check()
+    Settings(host=arguments["host"], token=TOKEN).check()
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -92,7 +92,7 @@ def test_the_images_differ_only_by_their_device():
     assert len(changed.split("\n")) == 1 and '"--device", "cuda"' in changed
 
 
-def test_the_health_check_tells_life_from_death(tmp_path):
+def test_the_health_check_sees_whether_it_lives(tmp_path):
     checks = {rests(instructions(name)[1], "HEALTHCHECK")[0].partition("CMD ")[2] for name in DOCKERFILES}
     (command,) = map(json.loads, checks)
     path = re.search(r"http://127\.0\.0\.1:8000(/\w+)", command[2])[1]
@@ -129,11 +129,13 @@ def unit():
 def test_the_unit_starts_what_there_is():
     found = dict(unit())
     program, *words = shlex.split(found["ExecStart"])
-    told = parse(words[0:1] + [word.replace("%S", "/var/lib").replace("%d", "/run/credentials") for word in words[1:]])
-    assert program == "/opt/nsfse/bin/nsfse" and told["gallery"] == ["/var/lib/nsfse/shop.gallery"]
-    assert found["LoadCredential"].split(":")[0] == told["token_file"].name and found["DynamicUser"] == "yes"
-    assert found["StateDirectory"] == "nsfse" and told["shutdown_delay"] < int(found["TimeoutStopSec"])
-    Settings(host=told["host"]).check()
+    arguments = parse(
+        words[0:1] + [word.replace("%S", "/var/lib").replace("%d", "/run/credentials") for word in words[1:]]
+    )
+    assert program == "/opt/nsfse/bin/nsfse" and arguments["gallery"] == ["/var/lib/nsfse/shop.gallery"]
+    assert found["LoadCredential"].split(":")[0] == arguments["token_file"].name and found["DynamicUser"] == "yes"
+    assert found["StateDirectory"] == "nsfse" and arguments["shutdown_delay"] < int(found["TimeoutStopSec"])
+    Settings(host=arguments["host"]).check()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze here")
@@ -161,7 +163,7 @@ def test_hadolint_finds_no_fault(name):
 
 
 def series():
-    """Return the series that a server has once it was asked, and their labels."""
+    """Return the series that a server has after its first requests, and their labels."""
     metrics = Metrics()
     metrics.requests.labels("/v1/query", "200").inc()
     metrics.request_seconds.labels("/v1/query").observe(0.1)
@@ -175,11 +177,11 @@ def series():
     return {name: labels for name, labels in found.items() if not name.endswith("_created")}
 
 
-def test_the_dashboard_asks_for_what_the_server_tells():
+def test_the_dashboard_uses_the_metrics_of_the_server():
     board, there = json.loads((DEPLOY / "grafana.json").read_text("utf-8")), series()
-    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     used = set()
-    for expression in asked:
+    for expression in expressions:
         selectors = re.findall(r"(\w+)\{([^}]*)\}", expression)
         assert selectors, expression
         for name, labels in selectors:

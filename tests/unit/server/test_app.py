@@ -29,8 +29,8 @@ def hits(reply):
 
 def expected(server, reference, text, gallery="shop", **options):
     served = server.services.galleries[gallery]
-    found = Retriever(served.model, served.gallery).query(reference, text, **options)
-    return [(hit.id, hit.score) for hit in found.hits]
+    result = Retriever(served.model, served.gallery).query(reference, text, **options)
+    return [(hit.id, hit.score) for hit in result.hits]
 
 
 def test_a_query_by_id_is_the_librarys_answer(server):
@@ -86,7 +86,7 @@ def test_several_images_texts_and_exclusions_reach_the_library(server):
     ]
 
 
-def test_conditions_and_galleries_are_heard(server):
+def test_conditions_and_galleries_are_applied(server):
     name = server.services.galleries["shop"].gallery.ids[0]
     _, reply, _ = server.query([("reference_ids", name), TEXT, ("where", '{"colour": ["red"]}')])
     assert {hit["metadata"]["colour"] for hit in reply["hits"]} == {"red"}
@@ -153,16 +153,16 @@ def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
         ([("reference_ids", "shelf00/item0001.png")] + [TEXT] * 9, 400, "usage", "texts: Expected"),
     ],
 )
-def test_a_bad_query_is_told_in_one_line(server, fields, status, kind, words):
-    found, reply, headers = server.query(fields)
-    assert (found, reply["error"]["type"]) == (status, kind)
+def test_a_bad_query_is_refused_in_one_line(server, fields, status, kind, words):
+    actual, reply, headers = server.query(fields)
+    assert (actual, reply["error"]["type"]) == (status, kind)
     assert words in reply["error"]["message"]
     assert "\n" not in reply["error"]["message"]
     assert str(server.services.galleries["shop"].gallery.path) not in reply["error"]["message"]
     assert reply["error"]["request_id"] == headers["x-request-id"]
 
 
-def test_words_that_are_not_read_are_told_with_every_answer(server):
+def test_every_answer_names_the_words_that_were_not_read(server):
     served = server.services.galleries["shop"]
     name, most = served.gallery.ids[3], served.model.tokenizer.max_words
     long = " ".join(["red"] * (most + 2))
@@ -190,14 +190,14 @@ def test_words_that_are_not_read_are_told_with_every_answer(server):
     assert info["limits"]["text_words"] == info["galleries"][0]["bundle"]["max_words"] == most
 
 
-def test_what_is_no_image_is_told(server):
+def test_what_is_no_image_is_refused(server):
     status, reply, _ = server.query([TEXT], [("reference_images", b"<svg onload=alert(1)>")])
     assert (status, reply["error"]["type"]) == (422, "image")
     status, reply, _ = server.query([TEXT], [("reference_images", image()[:60])])
     assert (status, reply["error"]["type"]) == (422, "image")
 
 
-def test_info_tells_what_is_served(server):
+def test_info_describes_what_is_served(server):
     import msgspec
 
     info = msgspec.convert(server.json("GET", "/v1/info")[1], InfoReply)
@@ -261,7 +261,7 @@ def test_a_reply_carries_its_safeguards(server):
         assert "server" not in headers
 
 
-def test_unknown_routes_and_methods_are_told(server):
+def test_unknown_routes_and_methods_are_refused(server):
     assert server.json("GET", "/nowhere")[0] == 404
     status, headers, body = server("GET", "/v1/query")
     assert (status, json.loads(body)["error"]["type"]) == (405, "method")
@@ -277,8 +277,8 @@ def test_every_reply_is_one_that_the_description_knows(server):
         ("POST", "/v1/query", server.query([TEXT])),
         ("POST", "/v1/query", server.query([("reference_ids", "x"), TEXT])),
     ]
-    for method, path, (found, _, _) in seen:
-        assert str(found) in description["paths"][path][method.lower()]["responses"]
+    for method, path, (status, _, _) in seen:
+        assert str(status) in description["paths"][path][method.lower()]["responses"]
     from nsfse_runtime.server.routes import ROUTES
 
     described = {(method.upper(), path) for path, methods in description["paths"].items() for method in methods}

@@ -56,8 +56,8 @@ def test_an_added_image_is_found_and_a_deleted_one_is_not(server):
     assert (folder_of(server) / "new shelf/täsche.png").read_bytes() == data
     green = [TEXT, ("where", '{"colour": "green"}')]
     assert server.query(green, [("reference_images", data)], BEARER)[1]["hits"] == []  # the same file is no answer
-    _, found, _ = server.query(green, [("reference_images", image(78, (40, 30)))], BEARER)
-    assert [(hit["id"], hit["metadata"]) for hit in found["hits"]] == [("new shelf/täsche.png", {"colour": "green"})]
+    _, reply, _ = server.query(green, [("reference_images", image(78, (40, 30)))], BEARER)
+    assert [(hit["id"], hit["metadata"]) for hit in reply["hits"]] == [("new shelf/täsche.png", {"colour": "green"})]
     assert server.query([TEXT, ("reference_ids", "new shelf/täsche.png")], headers=BEARER)[0] == 200
     path = f"/v1/images/{quote('new shelf/täsche.png')}"
     assert server("GET", path, headers=BEARER)[0] == 200

@@ -42,7 +42,7 @@ def test_a_coded_body_is_refused(server):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ([("where", '{"colour": "red", "colour": "blue"}')], "where: colour is given twice"),
         ([("where", '{"colour": 5}')], "where[...]: Expected a text or a list, got a whole number"),
@@ -50,9 +50,9 @@ def test_a_coded_body_is_refused(server):
         ([("nothing", "x")], "there is no field nothing"),
     ],
 )
-def test_reasons_in_plain_words(server, fields, said):
+def test_reasons_in_plain_words(server, fields, message):
     status, reply, _ = server.query([ID, TEXT, *fields])
-    assert (status, reply["error"]["message"]) == (400, said)
+    assert (status, reply["error"]["message"]) == (400, message)
 
 
 def test_a_batch_with_a_key_twice_or_unknown(server):

@@ -31,13 +31,13 @@ def served(tmp_path_factory):
 
 
 class Callers:
-    """Queries by image that run beside each other."""
+    """Concurrent queries by image."""
 
     def __init__(self, server, count):
         self._pool = ThreadPoolExecutor(count)
         self._server = server
 
-    def ask(self, seed):
+    def send(self, seed):
         return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("reference_images", image(seed))])
 
     def wait_for_places(self, count):
@@ -51,9 +51,9 @@ def reserved(server):
 def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
     with running(served) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
-        first = callers.ask(100)
+        first = callers.send(100)
         assert gate.held.wait(PATIENCE)
-        others = [callers.ask(101 + number) for number in range(7)]
+        others = [callers.send(101 + number) for number in range(7)]
         callers.wait_for_places(8)
         wait_until(lambda: server.services.queue.waiting == 7)
         gate.open.set()
@@ -66,10 +66,10 @@ def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
         assert [hit["score"] for hit in reply["hits"]] == pytest.approx([hit.score for hit in alone], abs=1e-5)
 
 
-def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypatch):
+def test_a_full_queue_refuses_at_once_and_answers_the_rest(served, monkeypatch):
     with running(served, queue=3, per_client=0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
-        calls = [callers.ask(seed) for seed in range(3)]
+        calls = [callers.send(seed) for seed in range(3)]
         callers.wait_for_places(3)
         status, reply, headers = server.query([TEXT], [("reference_images", image(9))])  # the gate is closed meanwhile
         assert (status, reply["error"]["type"]) == (503, "overloaded")
@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_took(served, monkeypat
 def test_all_rejections_are_alike_and_no_body_is_parsed(served, monkeypatch):
     with running(served, queue=1, per_client=0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
-        call = callers.ask(0)
+        call = callers.send(0)
         callers.wait_for_places(1)
         kind, body = multipart([TEXT], [("reference_images", image(9))])
         head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
@@ -143,7 +143,7 @@ def test_host_and_token_are_checked_before_the_load(served, monkeypatch, path):
 def test_a_rejected_query_with_a_large_body_gets_its_reply(served, monkeypatch):
     with running(served, queue=1, per_client=0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
-        call = callers.ask(0)
+        call = callers.send(0)
         callers.wait_for_places(1)
         status, headers, _ = server("POST", "/v1/query", b"x" * 5_000_000, [("Content-Type", "multipart/form-data")])
         assert (status, headers["connection"]) == (503, "close")
@@ -173,7 +173,7 @@ def test_the_model_yields_to_the_thread_that_reads_requests(served):
 def test_one_address_does_not_fill_the_queue(served, monkeypatch):
     with running(served, queue=8, per_client=2) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
-        calls = [callers.ask(seed) for seed in range(2)]
+        calls = [callers.send(seed) for seed in range(2)]
         callers.wait_for_places(2)
         status, reply, headers = server.query([TEXT], [("reference_images", image(9))])
         assert (status, reply["error"]["type"]) == (429, "overloaded")
@@ -186,9 +186,9 @@ def test_one_address_does_not_fill_the_queue(served, monkeypatch):
 def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
     with running(served, deadline=600.0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 4)
-        calls = [callers.ask(0)]
+        calls = [callers.send(0)]
         assert gate.held.wait(PATIENCE)
-        calls += [callers.ask(seed) for seed in range(1, 4)]
+        calls += [callers.send(seed) for seed in range(1, 4)]
         callers.wait_for_places(4)
         server.advance(601)
         replies = [call.result() for call in calls]
@@ -201,7 +201,7 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
         assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
 
 
-def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monkeypatch):
+def test_what_expires_before_it_is_decoded_is_not_decoded(served, monkeypatch):
     decoded, go_on = [], threading.Event()
 
     def slowly(stream, size):
@@ -214,7 +214,7 @@ def test_what_expires_before_it_is_decoded_is_told_and_not_decoded(served, monke
     with running(served, deadline=600.0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
         gate.open.set()
-        calls = [callers.ask(seed) for seed in range(8)]
+        calls = [callers.send(seed) for seed in range(8)]
         callers.wait_for_places(8)
         wait_until(lambda: len(decoded) == 2)
         server.advance(601)
@@ -250,7 +250,7 @@ def test_what_is_late_is_left_out_though_its_timer_has_not_fired(served):
 def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
     with running(served) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
-        call = callers.ask(0)
+        call = callers.send(0)
         assert gate.held.wait(PATIENCE)
         kind, body = multipart([TEXT], [("reference_images", image(1))])
         head = (
@@ -289,14 +289,14 @@ def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
     own = open_served(folder := tmp_path, "own", 8)
     stop, failed, answered = threading.Event(), [], []
 
-    def ask():
+    def send():
         while not stop.is_set():
             status, reply, _ = server.query([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "50")])
             answered.append(len(reply["hits"])) if status == 200 else failed.append(reply)
 
     with running(own) as server:
-        asking = threading.Thread(target=ask)
-        asking.start()
+        client = threading.Thread(target=send)
+        client.start()
         wait_until(lambda: answered)
         with Gallery.open(folder / "own.gallery", own.model) as writer:
             for number in range(4):
@@ -304,7 +304,7 @@ def test_queries_go_on_while_the_gallery_is_synced(served, tmp_path):
                 writer.sync(folder / "own")
         wait_until(lambda: answered[-1] == 15)
         stop.set()
-        asking.join()
+        client.join()
         assert not failed
         assert {*answered} <= {7, 9, 11, 13, 15}
         assert server.json("GET", "/v1/info")[1]["galleries"][0]["images"] == 16

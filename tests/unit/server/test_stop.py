@@ -1,4 +1,4 @@
-"""A real process: ready when it is ready, stopped when all is answered, and forced when told twice."""
+"""A real process: ready when it is ready, stopped when all is answered, and forced by a second signal."""
 
 import http.client
 import json
@@ -122,8 +122,8 @@ def test_ready_follows_a_real_query_and_health_does_not(gallery):
         assert process.query(1) == 200
         process.child.send_signal(signal.SIGINT)
         assert process.end() == 0
-    told = [event for event in process.events if event not in ("request", "gate")]
-    assert told == ["listening", "ready", "stopping", "stopped"]
+    events = [event for event in process.events if event not in ("request", "gate")]
+    assert events == ["listening", "ready", "stopping", "stopped"]
 
 
 def test_all_that_was_accepted_is_answered_before_it_ends(gallery):
@@ -148,7 +148,7 @@ def _waiting(port):
     return float(text.partition(b"\nnsfse_queue_length ")[2].split(b"\n")[0])
 
 
-def test_it_is_not_ready_from_the_signal_on_and_answers_while_it_drains(gallery):
+def test_it_answers_but_is_not_ready_during_the_shutdown_delay(gallery):
     with Process(gallery, "--shutdown-delay", "600") as process:
         process.wait_until_ready()
         process.child.send_signal(signal.SIGTERM)
@@ -158,7 +158,7 @@ def test_it_is_not_ready_from_the_signal_on_and_answers_while_it_drains(gallery)
         assert process.end() == 128 + signal.SIGTERM
 
 
-def test_a_drain_ends_by_itself(gallery):
+def test_the_shutdown_delay_ends_by_itself(gallery):
     with Process(gallery, "--shutdown-delay", "0.5") as process:
         process.wait_until_ready()
         process.child.send_signal(signal.SIGTERM)
@@ -223,7 +223,7 @@ def test_a_missing_extra_is_named(monkeypatch, gallery):
         open_services([str(gallery)], None, ON_CPU, Settings())
 
 
-def test_a_server_in_a_thread_tells_no_token(gallery, tmp_path):
+def test_a_server_in_a_thread_logs_no_token(gallery, tmp_path):
     with running(open_served(tmp_path), token=TOKEN) as server:
         assert server.json("GET", "/healthz")[0] == 200
         assert Path(server.services.galleries["shop"].gallery.path).exists()
