@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nsfse_runtime.errors import NsfseError
     from nsfse_runtime.gallery.gallery import Gallery
+    from nsfse_runtime.gallery.snapshot import Snapshot
     from nsfse_runtime.inference.bundle import Bundle
     from nsfse_runtime.inference.open import open_model
     from nsfse_runtime.retrieval.query import Query
@@ -39,10 +40,11 @@ _MODULES = {
     "Query": "retrieval.query",
     "Result": "retrieval.retriever",
     "Retriever": "retrieval.retriever",
+    "Snapshot": "gallery.snapshot",
     "open_model": "inference.open",
 }
 
-__all__ = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever", "open_model"]
+__all__ = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever", "Snapshot", "open_model"]
 
 
 def __getattr__(name: str) -> object:

@@ -27,9 +27,10 @@ def _distinguishable(name: str) -> str:
 
 
 class Snapshot:
-    """N images, row by row in the order of their ids: what takes or gives a row is of one Snapshot.
+    """One committed generation of a gallery: N images, row by row in the order of their ids.
 
-    Any method may raise IntegrityError (the file is damaged).
+    A Gallery gives it: `gallery.snapshot`, or `with gallery.reading() as snapshot`. Any method may raise IntegrityError
+    (the file is damaged).
 
     Attributes:
         generation: The number of this generation.
@@ -40,7 +41,6 @@ class Snapshot:
     """
 
     def __init__(self, connections: Connections) -> None:
-        """Load the generation that this thread's connection sees. Raises IntegrityError or OutputError."""
         self._path, self._connections = connections.path, connections
         store = connections.store()
         meta = store.meta()
@@ -129,9 +129,15 @@ class Snapshot:
         return name in self._rows
 
     def row(self, name: str) -> int:
-        """Return the row of the image with id `name`, or of the only one that is called so (see Names.find).
+        """Return the row of an image.
 
-        Raises NotFoundError, with the nearest id, or UsageError when several are called so.
+        Args:
+            name: Its id, or another way to write it that fits one image alone: the end of its path, without suffix,
+                in other letter case (see image_names.Names.find).
+
+        Raises:
+            NotFoundError: No image is called so; the error has the nearest id.
+            UsageError: Several images are called so.
         """
         if name in self._rows:
             return self._rows[name]
@@ -181,10 +187,18 @@ class Snapshot:
         return tuple(sorted({column for values in self.metadata for column in values}))
 
     def mask(self, where: Mapping[str, str | Sequence[str]] | None) -> NDArray[np.bool_]:
-        """Return which rows [N] meet every condition: the value is the given one, or any of several.
+        """Return which rows meet every condition.
 
-        A string is one value where an image has it, else a comma parts several. Blanks around values and their Unicode
-        form do not count. Raises UsageError for a column that no image has.
+        Args:
+            where: Column → the value that an image must have, or several of which it must have one. A string is one
+                value where an image has it; else commas part several. Blanks around values and their Unicode form
+                do not count.
+
+        Returns:
+            A mask [N].
+
+        Raises:
+            UsageError: No image has such a column.
         """
         mask = np.ones(len(self), np.bool_)
         for name, condition in (where or {}).items():

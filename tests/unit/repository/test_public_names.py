@@ -13,7 +13,7 @@ HEAVY = ("numpy", "torch", "PIL", "onnxruntime", "tokenizers")
 
 
 def test_the_runtime_offers_these_names():
-    names = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever", "open_model"]
+    names = ["Bundle", "Gallery", "Hit", "NsfseError", "Query", "Result", "Retriever", "Snapshot", "open_model"]
     assert sorted(nsfse_runtime.__all__) == names
     for name in nsfse_runtime.__all__:
         assert getattr(nsfse_runtime, name).__name__ == name
