@@ -17,7 +17,7 @@ from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import ON_CPU, resolve_device
 from nsfse_runtime.inference.manifest import MANIFEST, TOKENIZER, Precision
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
-from nsfse_runtime.inference.tensorrt.cache import EngineCache, EngineKey, Span, StoredEngine, engine_key
+from nsfse_runtime.inference.tensorrt.cache import EngineCache, EngineKey, ShapeRange, StoredEngine, engine_key
 from nsfse_runtime.inference.tensorrt.cuda import gpu, load_tensorrt
 from nsfse_runtime.inference.tensorrt.engine import EngineScorer
 from nsfse_runtime.types import Floats, Scorer
@@ -112,7 +112,7 @@ def _engine(trt: Any, bundle: Bundle, cache: EngineCache, graph: str, key: Engin
 
 
 def build_engine(
-    trt: Any, graph: bytes, profiles: Sequence[Mapping[str, Span]], timings: bytes, origin: str
+    trt: Any, graph: bytes, profiles: Sequence[Mapping[str, ShapeRange]], timings: bytes, origin: str
 ) -> tuple[StoredEngine, bytes]:
     """Return the engine of an ONNX `graph` for `profiles`, and what TensorRT now knows of its kernels' times.
 
@@ -141,7 +141,7 @@ def build_engine(
     return StoredEngine(bytes(plan), outputs), bytes(config.get_timing_cache().serialize())
 
 
-def shapes(tensor: Any, sizes: Mapping[str, Span]) -> list[tuple[int, ...]]:
+def shapes(tensor: Any, sizes: Mapping[str, ShapeRange]) -> list[tuple[int, ...]]:
     """Return the least, usual and greatest shape of an input whose dimensions are numbers or names.
 
     A name is one of `sizes`, or such a one and a number: `words + 16` is sixteen more than `words`.

@@ -64,6 +64,9 @@ bench.command()(speed)
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code (docs/errors.md)."""
+    from nsfse_runtime.images.pillow_warnings import ignore_pillow_warnings
+
+    ignore_pillow_warnings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")

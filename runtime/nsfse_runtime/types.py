@@ -50,7 +50,7 @@ class QueryFeatures:
     Attributes:
         vector: The stage-1 query [d].
         words: The infused words [L, d].
-        probes: The visual probes [P+L, d]: P regions of the reference that are kept, then one a word.
+        probes: The visual probes [P+L, d]: the P regions of the reference that remain, then one a word.
         word_weights: κ [L]; the sizes sum to 1, words that must not be there are under 0.
         probe_weights: ν [P+L], which sum to 1.
         tokens: The L words as written.
@@ -180,7 +180,7 @@ class Scorer(Protocol):
 
     @property
     def tokenizer(self) -> TextReader | None:
-        """Return what reads texts; None where the words of a text cannot be told."""
+        """Return what reads texts; None for a model that does not say how it reads a text."""
 
     def encode_images(self, pixels: Pixels) -> TargetFeatures:
         """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""

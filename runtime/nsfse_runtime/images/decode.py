@@ -7,7 +7,6 @@ with a profile become sRGB.
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable
 from io import BufferedReader, BytesIO
 from typing import BinaryIO, TypeVar
@@ -51,8 +50,6 @@ _MAX_SCANNED_PIXELS = 1_000_000_000
 # Pillow reads a BMP's run lengths in Python, at about a million a second.
 _MAX_BMP_RUN_PIXELS = 4_000_000
 _budget = ByteBudget(500_000_000)
-# Damaged metadata makes Pillow warn; we use none but the turn. catch_warnings is no way out: it is not thread-safe.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -77,7 +74,7 @@ def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_P
 def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image and shrink it, aspect kept, to at most `side` pixels on its longest side → [h, w, 3].
 
-    A small image stays as it is. Raises as `decode_image`.
+    A smaller image is not enlarged. Raises as `decode_image`.
     """
     size = (side, side)
     return _with_stream(
@@ -252,7 +249,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return EXIF's turn. Call it on a loaded image: a PNG is loaded for it, and damage would pass unseen here."""
     try:
         return _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # metadata that cannot be parsed: the image itself is good, and is taken as it lies
+    except Exception:  # metadata that cannot be parsed: the image itself is good, and is not rotated
         return None
 
 

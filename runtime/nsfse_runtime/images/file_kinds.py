@@ -85,8 +85,8 @@ def reason_against(head: bytes, name: str = "") -> str:
     suffix = name.rpartition(".")[2].lower()
     if image := _image(head, suffix):
         return image + _CONVERT
-    found = _other(head, suffix)
-    return found if ";" in found else f"{found}{_OTHER}" if found else f"not an image ({READABLE})"
+    kind = _other(head, suffix)
+    return kind if ";" in kind else f"{kind}{_OTHER}" if kind else f"not an image ({READABLE})"
 
 
 def _image(head: bytes, suffix: str) -> str:
@@ -94,12 +94,12 @@ def _image(head: bytes, suffix: str) -> str:
     if head[4:8] == b"ftyp":
         return _of_brands(_brands(head))
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    found = next((kind for magic, kind in _IMAGES.items() if head.startswith(magic)), "")
-    if found == "TIFF" and (suffix in _CAMERAS or head[8:10] == b"CR"):
+    kind = next((kind for magic, kind in _IMAGES.items() if head.startswith(magic)), "")
+    if kind == "TIFF" and (suffix in _CAMERAS or head[8:10] == b"CR"):
         return f"camera RAW ({suffix.upper() if suffix in _CAMERAS else 'CR2'})"
-    if not found and (text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text)):
+    if not kind and (text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text)):
         return "SVG"
-    return found
+    return kind
 
 
 def _brands(head: bytes) -> list[str]:
@@ -110,12 +110,12 @@ def _brands(head: bytes) -> list[str]:
 
 def _of_brands(brands: list[str]) -> str:
     """Return the image format of a file with these brands, the first the major one, "" for a video or sound."""
-    found = _BRANDS.get(brands[0], "")
+    kind = _BRANDS.get(brands[0], "")
     inner = [kind for kind in map(_BRANDS.get, brands[1:]) if kind in ("HEIC", "AVIF")]
     known = brands[0] in (*_SOUNDS, "qt  ")
-    if (found in ("", "HEIF") and not known) and inner:
+    if (kind in ("", "HEIF") and not known) and inner:
         return str(inner[0])
-    return found
+    return kind
 
 
 def _other(head: bytes, suffix: str) -> str:

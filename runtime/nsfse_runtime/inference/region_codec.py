@@ -1,6 +1,6 @@
-"""An image's regions as they are kept: one byte a number and, for each row, the factor that gives its length back.
+"""Regions of images in int8, with one factor a row that restores its length.
 
-A gallery of format 1 holds float16 instead, which is read for ever and written into such a gallery alone.
+A gallery of format 1 holds float16 instead. That is still read, and written into such a gallery alone.
 """
 
 from collections.abc import Sequence

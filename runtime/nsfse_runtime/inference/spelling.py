@@ -31,10 +31,10 @@ class Speller:
         if not 2 <= len(word) <= _LONGEST:
             return None
         given = plain(word.lower())
-        near = {each for part in _parts(given) for each in self._by_part.get(part, ())}
+        near = {known for part in _parts(given) for known in self._by_part.get(part, ())}
         near |= {form for form in _forms(given) if form in self._known}
-        ranked = sorted((self._rank(given, each), each) for each in near)
-        return next((each for rank, each in ranked if rank[0] <= 3), None)
+        ranked = sorted((self._rank(given, known), known) for known in near)
+        return next((known for rank, known in ranked if rank[0] <= 3), None)
 
     @staticmethod
     def _rank(given: str, known: str) -> tuple[int, bool, bool, int]:

@@ -63,20 +63,20 @@ class Tokenizer:
 
     def _read(self, text: str) -> tuple[list[int], Reading]:
         """Return the ids of the known words of `text`, and its Reading."""
-        found = self._split(text)
-        known = [id != self.unknown for id in found.ids]
+        tokens = self._split(text)
+        is_known = [id != self.unknown for id in tokens.ids]
         # Punctuation that the vocabulary lacks is no word.
-        counted = [at for at, word in enumerate(found.words) if known[at] or is_word(word)]
+        counted = [index for index, word in enumerate(tokens.words) if is_known[index] or is_word(word)]
         read, rest = counted[: self.max_words], counted[self.max_words :]
-        kept = [at for at in read if known[at]]
-        others = [at for at in read if not known[at]]
+        known = [index for index in read if is_known[index]]
+        unknown = [index for index in read if not is_known[index]]
         reading = Reading(
-            tuple(found.words[at] for at in kept),
-            tuple(found.words[at] for at in others),
-            tuple(sum(at < other for at in kept) for other in others),
-            found.words_from(rest[0]) if rest else (),
+            tuple(tokens.words[index] for index in known),
+            tuple(tokens.words[index] for index in unknown),
+            tuple(sum(index < other for index in known) for other in unknown),
+            tokens.words_from(rest[0]) if rest else (),
         )
-        return [found.ids[at] for at in kept], reading
+        return [tokens.ids[index] for index in known], reading
 
     def read(self, text: str) -> Reading:
         """Return which words of `text` are read, unknown, and beyond the limit.
@@ -117,8 +117,8 @@ class Tokenizer:
         """
         rows = [self._ids(text, unknown) for text in texts]
         ids = np.zeros((len(rows), max(map(len, rows), default=1)), np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
         return ids, np.arange(ids.shape[1])[None] < np.array([len(r) for r in rows], np.int64)[:, None]
 
     def _ids(self, text: str, unknown: bool) -> list[int]:
@@ -149,4 +149,4 @@ class _Tokens:
         start = self.offsets[token][0]
         while start and self.text[start - 1].isalnum() and self.text[start].isalnum():
             start -= 1
-        return tuple(word for each in self.text[start:].split() if is_word(word := trimmed(each)))
+        return tuple(word for part in self.text[start:].split() if is_word(word := trimmed(part)))

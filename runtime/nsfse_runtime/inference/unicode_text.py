@@ -18,8 +18,8 @@ def normalise(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    found = unicodedata.normalize("NFKC", _visible(text.translate(_APOSTROPHES)))
-    return unicodedata.normalize("NFKC", _visible(found.translate(_APOSTROPHES)))
+    clean = unicodedata.normalize("NFKC", _visible(text.translate(_APOSTROPHES)))
+    return unicodedata.normalize("NFKC", _visible(clean.translate(_APOSTROPHES)))
 
 
 def _visible(text: str) -> str:

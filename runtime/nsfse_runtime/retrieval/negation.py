@@ -28,14 +28,14 @@ def negated(words: Sequence[str], weights: Floats) -> tuple[str, str] | None:
     """Return the first negation of `words` [L] that the model did not follow, as (phrase, word), else None.
 
     A model that follows "no stripes" gives "stripes" a weight κ under 0. What a cue negates is the first word after it
-    in its clause whose weight counts: it has at least half the greatest weight there, and half an even share of the
+    in its clause whose weight counts: it has index least half the greatest weight there, and half an even share of the
     text. Where that weight is over 0, the model took the word for one that is wanted.
     """
     lower, size = [word.lower() for word in words], [abs(float(weight)) for weight in weights]
     for start, after in _cues(lower):
         clause = range(after, _end(lower, after))
-        least = max([0.5 * sum(size) / len(words), *(0.5 * size[at] for at in clause)])
-        counts = [at for at in clause if size[at] >= least and lower[at] not in _EMPTY]
+        least = max([0.5 * sum(size) / len(words), *(0.5 * size[index] for index in clause)])
+        counts = [index for index in clause if size[index] >= least and lower[index] not in _EMPTY]
         if counts and weights[counts[0]] > 0:
             return " ".join(words[start : counts[0] + 1]), words[counts[0]]
     return None
@@ -43,20 +43,20 @@ def negated(words: Sequence[str], weights: Floats) -> tuple[str, str] | None:
 
 def _end(words: Sequence[str], start: int) -> int:
     """Return where the clause ends in which the words negated from `start` on are."""
-    for at in range(start, min(start + _REACH, len(words))):
-        if words[at] in _ENDS or words[at] in _CUES:
-            return at
+    for index in range(start, min(start + _REACH, len(words))):
+        if words[index] in _ENDS or words[index] in _CUES:
+            return index
     return min(start + _REACH, len(words))
 
 
 def _cues(words: Sequence[str]) -> list[tuple[int, int]]:
     """Return where each cue begins and where the words after it do."""
-    found = []
-    for at, word in enumerate(words):
+    cues = []
+    for index, word in enumerate(words):
         if word in _CUES:
-            found.append((at, at + 1))
-        elif "_".join(words[at : at + 2]) in _PAIRS:
-            found.append((at, at + 2))
-        elif words[at + 2 : at + 3] and words[at + 2] in ("but", "than", "except") and word in _QUANTIFIERS:
-            found.append((at, at + 3))  # any colour but, a different colour than
-    return found
+            cues.append((index, index + 1))
+        elif "_".join(words[index : index + 2]) in _PAIRS:
+            cues.append((index, index + 2))
+        elif words[index + 2 : index + 3] and words[index + 2] in ("but", "than", "except") and word in _QUANTIFIERS:
+            cues.append((index, index + 3))  # any colour but, a different colour than
+    return cues

@@ -20,8 +20,8 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
     `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
     what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    `regions` has, where heatmaps were query for, how much the word is in each cell of the image's grid, less the
-    boundary, row by row (see queries.heatmaps).
+    `regions` is its heatmap, where wanted: how much it is in each cell of the image's grid, less the boundary, row by
+    row (see query.heatmaps).
     """
 
     word: str

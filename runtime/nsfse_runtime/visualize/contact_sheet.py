@@ -1,4 +1,4 @@
-"""Results as images: a contact sheet (PNG) of queries and what they found. `page.py` writes the same rows as HTML."""
+"""Results as images: a contact sheet (PNG) of queries and what they found. `html_page.py` writes the same rows."""
 
 import os
 from collections.abc import Sequence
@@ -78,8 +78,8 @@ def _draw_query(sheet: "Image", pen: "ImageDraw", row: SheetRow, corner: tuple[i
 
 def _note_lines(pen: "ImageDraw", row: SheetRow) -> list[str]:
     """Return what of the text was not read, as lines under it."""
-    each = (_wrap(pen, printable(note), _font(12), THUMBNAIL[1] + _GAP, 3) for note in row.notes)
-    return [line for lines in each for line in lines][:_NOTE_LINES]
+    wrapped = (_wrap(pen, printable(note), _font(12), THUMBNAIL[1] + _GAP, 3) for note in row.notes)
+    return [line for lines in wrapped for line in lines][:_NOTE_LINES]
 
 
 def _draw_hit(sheet: "Image", pen: "ImageDraw", hit: SheetHit, corner: tuple[int, int]) -> None:
@@ -89,8 +89,8 @@ def _draw_hit(sheet: "Image", pen: "ImageDraw", hit: SheetHit, corner: tuple[int
     if hit.is_match is not None:
         _tick(pen, (x, y + 2), hit.is_match)
     pen.text((x + 20, y), f"{hit.score:.2f}", INK, _font(15))
-    room = THUMBNAIL[1] - 66
-    pen.text((x + 66, y + 2), _cut(pen, printable(hit.id), _font(12), room, keep_end=True), FAINT, _font(12))
+    width = THUMBNAIL[1] - 66
+    pen.text((x + 66, y + 2), _cut(pen, printable(hit.id), _font(12), width, keep_end=True), FAINT, _font(12))
     _draw_words(pen, hit.words, (x, y + 24))
 
 
@@ -151,27 +151,27 @@ def _tick(pen: "ImageDraw", corner: tuple[int, int], good: bool) -> None:
         pen.line([(x + 11, y + 2), (x + 1, y + 12)], BAD, 2)
 
 
-def _wrap(pen: "ImageDraw", text: str, font: "Font", room: float, lines: int) -> list[str]:
-    """Break `text` at blanks into at most `lines` lines of `room` pixels; the last ends in … when text is left over."""
+def _wrap(pen: "ImageDraw", text: str, font: "Font", width: float, lines: int) -> list[str]:
+    """Break `text` at blanks into at most `lines` lines of `width` pixels; the last ends in … where text is left."""
     out, words = [""], text.split(" ")
     for index, word in enumerate(words):
         longer = f"{out[-1]} {word}".strip()
-        if pen.textlength(longer, font) <= room or not out[-1]:
+        if pen.textlength(longer, font) <= width or not out[-1]:
             out[-1] = longer
         elif len(out) < lines:
             out.append(word)
         else:
             out[-1] = f"{out[-1]} {' '.join(words[index:])}"
             break
-    return [_cut(pen, line, font, room) for line in out]
+    return [_cut(pen, line, font, width) for line in out]
 
 
-def _cut(pen: "ImageDraw", text: str, font: "Font", room: float, *, keep_end: bool = False) -> str:
-    """Shorten `text` to `room` pixels with … where it was cut; `keep_end` cuts the front (of a path)."""
-    if len(text) <= _LONGEST and pen.textlength(text, font) <= room:
+def _cut(pen: "ImageDraw", text: str, font: "Font", width: float, *, keep_end: bool = False) -> str:
+    """Shorten `text` to `width` pixels with … where it was cut; `keep_end` cuts the front (of a path)."""
+    if len(text) <= _LONGEST and pen.textlength(text, font) <= width:
         return text
     text = text[-_LONGEST:] if keep_end else text[:_LONGEST]
-    while text and pen.textlength(text + "…", font) > room:
+    while text and pen.textlength(text + "…", font) > width:
         text = text[1:] if keep_end else text[:-1]
     return "…" + text if keep_end else text + "…"
 

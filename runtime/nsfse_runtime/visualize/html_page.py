@@ -64,10 +64,12 @@ _MARKS = {
 def section(row: SheetRow, heading: str = "h2") -> str:
     """Return one query with its hits as HTML, its text in a `heading`."""
     hits = "".join(_figure(place, hit) for place, hit in enumerate(row.hits, 1))
-    more = "".join(f'<li>{safe(said)}<span class="frame">{_image(each, said)}</span></li>' for said, each in row.more)
+    more = "".join(
+        f'<li>{safe(caption)}<span class="frame">{_image(image, caption)}</span></li>' for caption, image in row.more
+    )
     notes = "".join(f'<p class="unread">{safe(note)}</p>' for note in row.notes)
     return (
-        '<section class="asked"><div class="query">'
+        '<section class="result"><div class="query">'
         f'<div class="frame">{_image(row.pixels, "the reference image")}</div>'
         f'<div><{heading}>“{safe(row.text)}”</{heading}><p class="note">{safe(row.note)}</p>'
         f"{notes}"
@@ -77,11 +79,11 @@ def section(row: SheetRow, heading: str = "h2") -> str:
 
 def _figure(place: int, hit: SheetHit) -> str:
     kinds = " ".join(name for name, is_so in (("right", hit.right), ("apart", hit.rank)) if is_so)
-    said = "a right answer" if hit.right else safe(hit.note)
+    caption = "a right answer" if hit.right else safe(hit.note)
     return (
         f'<li class="{kinds}"><figure><div class="frame">{_image(hit.pixels, hit.id)}</div><figcaption>'
         f'<p class="score"><span>{hit.rank or place}. <b>{hit.score:.2f}</b></span>{_MARKS[hit.is_match]}</p>'
-        f'<p class="id"><bdi>{safe(hit.id)}</bdi></p><p class="answer">{said}</p>'
+        f'<p class="id"><bdi>{safe(hit.id)}</bdi></p><p class="answer">{caption}</p>'
         f'<p class="words">{"".join(_word(word, len(hit.words)) for word in hit.words)}</p>'
         "</figcaption></figure></li>"
     )

@@ -73,7 +73,7 @@ class SheetRow:
     """What of the text was not read or not followed: sentences."""
 
 
-class Found(Protocol):
+class SheetSource(Protocol):
     """What a row needs of a hit (`nsfse_runtime.retrieval.retriever.Hit` is one)."""
 
     @property
@@ -100,7 +100,7 @@ class Found(Protocol):
 def sheet_row(
     reference: str | os.PathLike[str],
     text: str,
-    hits: Sequence[Found],
+    hits: Sequence[SheetSource],
     *,
     right: Collection[str] | None = None,
     note: str = "",
@@ -121,14 +121,14 @@ def sheet_row(
         except (NotFoundError, ImageError):
             return None
 
-    found = (
+    thumbnails = (
         SheetHit(
             pixels_of(h.path), h.id, h.score, h.is_match, tuple(h.evidence), None if right is None else h.id in right
         )
         for h in hits
     )
-    others = tuple((said, load_image(path, THUMBNAIL)) for said, path in more)
-    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(found), note, others, tuple(notes))
+    others = tuple((caption, load_image(path, THUMBNAIL)) for caption, path in more)
+    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(thumbnails), note, others, tuple(notes))
 
 
 def thumbnail(pixels: Pixels) -> "Image":

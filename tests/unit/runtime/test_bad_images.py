@@ -19,8 +19,10 @@ import json, sys, time
 from pathlib import Path
 from nsfse_runtime import Gallery
 from nsfse_runtime.images import decode
+from nsfse_runtime.images.pillow_warnings import ignore_pillow_warnings
 from tests.galleries import ColourScorer, peak_mb
 
+ignore_pillow_warnings()  # as the command line does
 slowest, load = [0.0], decode.load_image
 def timed(stream, size):
     began = time.thread_time()

@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -324,3 +326,12 @@ def test_a_drafted_photograph_has_the_features_of_the_whole() -> None:
     one, other = (scorer.encode_images(pixels[None]) for pixels in (drafted, exact))
     assert (one.vectors @ other.vectors.T).item() > 0.999
     assert np.vecdot(one.regions[0], other.regions[0]).min() > 0.998
+
+
+def test_importing_the_decoder_leaves_the_warning_filters_alone() -> None:
+    code = (
+        "import warnings, PIL.Image, numpy; before = list(warnings.filters); import nsfse_runtime.images.decode; "
+        "assert warnings.filters == before; from nsfse_runtime.images import pillow_warnings; "
+        "pillow_warnings.ignore_pillow_warnings(); assert warnings.filters != before"
+    )
+    subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"], check=True)

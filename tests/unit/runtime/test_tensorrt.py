@@ -131,7 +131,7 @@ class HostMemory:
     def __init__(self) -> None:
         self.at, self._next, self._queue, self._rooms = {}, 1000, [], {}
 
-    def room(self, name, size):
+    def buffer(self, name, size):
         address, there = self._rooms.get(name, (0, 0))
         if there < size:
             self._next += 1000
@@ -146,7 +146,7 @@ class HostMemory:
     def download(self, array, address):
         self._queue.append(lambda: np.copyto(array, self.at[address]))
 
-    def wait(self):
+    def synchronize(self):
         while self._queue:
             self._queue.pop(0)()
 
@@ -280,9 +280,9 @@ def test_memory_grows_by_name_copies_both_ways_and_is_freed(monkeypatch):
     monkeypatch.setattr(cuda, "_runtime", lambda: fake)
     assert gpu() == H100
     memory, array = CudaMemory(), np.arange(6, dtype=np.float32)
-    first = memory.room("a", 10)
-    assert memory.room("a", 8) == first != memory.room("b", 8)
-    assert memory.room("a", 20) != first and ("free", (first,)) in fake.calls
+    first = memory.buffer("a", 10)
+    assert memory.buffer("a", 8) == first != memory.buffer("b", 8)
+    assert memory.buffer("a", 20) != first and ("free", (first,)) in fake.calls
     memory.upload(first, array)
     memory.download(array, first)
     assert [given for name, given in fake.calls if name == "copy"] == [

@@ -21,18 +21,18 @@ from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.inference.tensorrt.cuda import Gpu
 from nsfse_runtime.output_files import cache_folder
 
-Span = tuple[int, int, int]
-"""The least, the usual and the greatest size of a dimension that varies."""
-Profile = Mapping[str, Span]
+ShapeRange = tuple[int, int, int]
+"""(min, opt, max) sizes of a dimension that varies."""
+Profile = Mapping[str, ShapeRange]
 
-LONGEST = 0  # stands for the bundle's max_words
+MAX_WORDS = 0  # in the place of the bundle's max_words
 PROFILES: dict[str, tuple[Profile, ...]] = {
     "image": ({"batch": (1, 1, 1)}, {"batch": (2, 32, 64)}),
-    "text": ({"batch": (1, 1, 64), "words": (1, 6, LONGEST)},),
-    "query": ({"batch": (1, 1, 64), "words": (1, 6, LONGEST)},),
-    "pair": ({"candidates": (1, 100, 512), "words": (1, 6, LONGEST)},),
+    "text": ({"batch": (1, 1, 64), "words": (1, 6, MAX_WORDS)},),
+    "query": ({"batch": (1, 1, 64), "words": (1, 6, MAX_WORDS)},),
+    "pair": ({"candidates": (1, 100, 512), "words": (1, 6, MAX_WORDS)},),
 }
-"""The shapes that an engine is built for, by graph; those of one profile are tuned for its usual sizes."""
+"""The shapes that an engine is built for, by graph; a profile is tuned for its opt sizes."""
 
 _KEY = "secret"
 
@@ -45,7 +45,7 @@ class EngineKey(msgspec.Struct, frozen=True):
     gpu: str
     capability: str
     precision: str
-    profiles: tuple[dict[str, Span], ...]
+    profiles: tuple[dict[str, ShapeRange], ...]
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class EngineKey(msgspec.Struct, frozen=True):
 
 
 class Sidecar(msgspec.Struct, frozen=True):
-    """What lies beside an engine: its `key`, the graph's `outputs` in order, `sha256` of the engine, and the `seal`."""
+    """The file beside an engine: its `key`, the graph's `outputs` in order, `sha256` of the engine, and the `seal`."""
 
     key: EngineKey
     outputs: tuple[str, ...]
@@ -70,15 +70,15 @@ class StoredEngine:
     outputs: tuple[str, ...]
 
 
-def profiles_of(graph: str, manifest: Manifest) -> tuple[dict[str, Span], ...]:
+def profiles_of(graph: str, manifest: Manifest) -> tuple[dict[str, ShapeRange], ...]:
     """Return the shapes that the engine of `graph` is built for, with the bundle's longest text filled in."""
 
-    def filled(span: Span) -> Span:
-        least, usual, most = span
-        most = most or manifest.max_words
-        return least, min(usual, most), most
+    def filled(sizes: ShapeRange) -> ShapeRange:
+        smallest, optimal, largest = sizes
+        largest = largest or manifest.max_words
+        return smallest, min(optimal, largest), largest
 
-    return tuple({name: filled(span) for name, span in profile.items()} for profile in PROFILES[graph])
+    return tuple({name: filled(sizes) for name, sizes in profile.items()} for profile in PROFILES[graph])
 
 
 def engine_key(graph: str, onnx_sha256: str, manifest: Manifest, tensorrt: str, gpu: Gpu) -> EngineKey:
@@ -117,11 +117,11 @@ class EngineCache:
         try:
             sidecar = msgspec.json.decode(text, type=Sidecar)
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise _changed(sidecar_file) from error
+            raise _damaged(sidecar_file) from error
         if not hmac.compare_digest(sidecar.seal, self._seal(sidecar)):
-            raise _changed(sidecar_file)
+            raise _damaged(sidecar_file)
         if sidecar.key != key or hashlib.sha256(plan).hexdigest() != sidecar.sha256:
-            raise _changed(plan_file)
+            raise _damaged(plan_file)
         return StoredEngine(plan, sidecar.outputs)
 
     def store(self, key: EngineKey, engine: StoredEngine) -> None:
@@ -177,9 +177,9 @@ def _secret(file: Path) -> bytes:
     except FileExistsError:
         return file.read_bytes()
     with os.fdopen(handle, "wb") as opened:
-        opened.write(found := secrets.token_bytes(32))
-    return found
+        opened.write(key := secrets.token_bytes(32))
+    return key
 
 
-def _changed(file: Path) -> IntegrityError:
+def _damaged(file: Path) -> IntegrityError:
     return IntegrityError(f"{file} is not as it was built here; build it again with: nsfse export BUNDLE --trt")

@@ -26,7 +26,7 @@ class Memory(Protocol):
 
     stream: int
 
-    def room(self, name: str, size: int) -> int:
+    def buffer(self, name: str, size: int) -> int:
         """Return the address of the buffer `name`, of `size` bytes or more; it may move when it grows."""
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
@@ -35,7 +35,7 @@ class Memory(Protocol):
     def download(self, array: NDArray[Any], address: int) -> None:
         """Queue a copy from `address` into `array`, contiguous."""
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait until all that was queued is done."""
 
 
@@ -60,7 +60,7 @@ def load_tensorrt() -> Any:
 
 def gpu() -> Gpu:
     """Return the first GPU. Raises MissingExtraError, or UsageError where there is none that works."""
-    properties = _done(_runtime().cudaGetDeviceProperties(0))
+    properties = _check(_runtime().cudaGetDeviceProperties(0))
     name = bytes(properties.name).split(b"\0")[0].decode("utf-8", "replace")
     return Gpu(name, f"{properties.major}.{properties.minor}")
 
@@ -71,36 +71,36 @@ class CudaMemory:
     def __init__(self) -> None:
         """Raises MissingExtraError, or UsageError where there is no GPU that works."""
         self._cuda = _runtime()
-        _done(self._cuda.cudaSetDevice(0))
-        self.stream = int(_done(self._cuda.cudaStreamCreate()))
+        _check(self._cuda.cudaSetDevice(0))
+        self.stream = int(_check(self._cuda.cudaStreamCreate()))
         self._buffers: dict[str, tuple[int, int]] = {}
         weakref.finalize(self, _free, self._cuda, self._buffers, self.stream)
 
-    def room(self, name: str, size: int) -> int:
+    def buffer(self, name: str, size: int) -> int:
         """See Memory."""
         address, there = self._buffers.get(name, (0, 0))
         if there < size:
             if address:
-                self.wait()
-                _done(self._cuda.cudaFree(address))
+                self.synchronize()
+                _check(self._cuda.cudaFree(address))
                 del self._buffers[name]
-            address = int(_done(self._cuda.cudaMalloc(size)))
+            address = int(_check(self._cuda.cudaMalloc(size)))
             self._buffers[name] = (address, size)
         return address
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """See Memory."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        _done(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+        _check(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
 
     def download(self, array: NDArray[Any], address: int) -> None:
         """See Memory."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _done(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+        _check(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """See Memory."""
-        _done(self._cuda.cudaStreamSynchronize(self.stream))
+        _check(self._cuda.cudaStreamSynchronize(self.stream))
 
 
 def _runtime() -> Any:
@@ -110,7 +110,7 @@ def _runtime() -> Any:
     return runtime
 
 
-def _done(result: tuple[Any, ...]) -> Any:
+def _check(result: tuple[Any, ...]) -> Any:
     """Return what a CUDA call returned beside its error code. Raises UsageError where that is one."""
     error, *values = result
     if int(error):

@@ -22,13 +22,13 @@ class Context(Protocol):
         """Take the shapes of one profile."""
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Say an input's shape; False where the profile does not hold it."""
+        """Set an input's shape; False where the profile does not hold it."""
 
     def get_tensor_shape(self, name: str) -> Sequence[int]:
         """Return a tensor's shape; an output's is known when those of all inputs are."""
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        """Say where a tensor lies on the device."""
+        """Set the address of a tensor on the device."""
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Queue the engine's work."""
@@ -53,11 +53,11 @@ class Engine(Protocol):
         """Return a tensor's shape, -1 where it varies."""
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]:
-        """Return an input's least, usual and greatest shape in a profile."""
+        """Return an input's (min, opt, max) shapes in a profile."""
 
 
 class EngineSession:
-    """One engine, ready to run: `session(pixels=...)` → its outputs in order, as `session.Session` does."""
+    """One engine, ready to run: `session(pixels=...)` → its outputs in order, as onnx_session.Session does."""
 
     def __init__(
         self, engine: Engine, memory: Memory, outputs: Sequence[str], nptype: Callable[[Any], Any], origin: str
@@ -65,7 +65,7 @@ class EngineSession:
         """Make a context for each profile; `nptype` turns a TensorRT type into numpy's. Raises UsageError."""
         self._engine, self._memory, self._origin, self._running = engine, memory, origin, Lock()
         self.outputs = tuple(outputs)
-        names = [engine.get_tensor_name(at) for at in range(engine.num_io_tensors)]
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._types = {name: np.dtype(nptype(engine.get_tensor_dtype(name))) for name in names}
         self._inputs = [name for name in names if name not in self.outputs]
         self._contexts = [self._context(profile) for profile in range(engine.num_optimization_profiles)]
@@ -74,29 +74,31 @@ class EngineSession:
         context = self._engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile, self._memory.stream):
             raise UsageError(f"the engine of {self._origin} does not fit the GPU's memory; use --device cuda")
-        self._memory.wait()
+        self._memory.synchronize()
         return context
 
     def __call__(self, **inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Run the engine on its inputs by name. Raises UsageError for shapes that no profile holds."""
         # A graph that leaves an input unread may have become an engine without it.
-        given = {name: np.ascontiguousarray(inputs[name], self._types[name]) for name in self._inputs}
+        arrays = {name: np.ascontiguousarray(inputs[name], self._types[name]) for name in self._inputs}
         with self._running:
-            context = self._contexts[self._profile({name: array.shape for name, array in given.items()})]
-            for name, array in given.items():
+            context = self._contexts[self._profile({name: array.shape for name, array in arrays.items()})]
+            for name, array in arrays.items():
                 context.set_input_shape(name, array.shape)
-                self._memory.upload(self._place(context, name, array.nbytes), array)
-            found = {name: np.empty(tuple(context.get_tensor_shape(name)), self._types[name]) for name in self.outputs}
-            places = {name: self._place(context, name, array.nbytes) for name, array in found.items()}
+                self._memory.upload(self._bind(context, name, array.nbytes), array)
+            outputs = {
+                name: np.empty(tuple(context.get_tensor_shape(name)), self._types[name]) for name in self.outputs
+            }
+            addresses = {name: self._bind(context, name, array.nbytes) for name, array in outputs.items()}
             if not context.execute_async_v3(self._memory.stream):
                 raise IntegrityError(f"the engine of {self._origin} failed; build it again with: nsfse export --trt")
-            for name, array in found.items():
-                self._memory.download(array, places[name])
-            self._memory.wait()
-        return tuple(found[name] for name in self.outputs)
+            for name, array in outputs.items():
+                self._memory.download(array, addresses[name])
+            self._memory.synchronize()
+        return tuple(outputs[name] for name in self.outputs)
 
-    def _place(self, context: Context, name: str, size: int) -> int:
-        address = self._memory.room(name, max(size, 1))
+    def _bind(self, context: Context, name: str, size: int) -> int:
+        address = self._memory.buffer(name, max(size, 1))
         context.set_tensor_address(name, address)
         return address
 
@@ -111,8 +113,9 @@ class EngineSession:
     def _holds(self, profile: int, name: str, shape: tuple[int, ...]) -> bool:
         if -1 not in tuple(self._engine.get_tensor_shape(name)):
             return True
-        least, _, most = self._engine.get_tensor_profile_shape(name, profile)
-        return len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
+        smallest, _, largest = self._engine.get_tensor_profile_shape(name, profile)
+        sizes = zip(smallest, shape, largest, strict=True)
+        return len(shape) == len(smallest) and all(low <= size <= high for low, size, high in sizes)
 
 
 class EngineScorer(OnnxScorer):
