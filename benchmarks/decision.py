@@ -21,7 +21,7 @@ from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
 from nsfse.open import open_scorer
-from nsfse.training.calibration import FALSE_ALARMS, ask, samples
+from nsfse.training.calibration import FALSE_ALARMS, compose_samples, samples
 from nsfse_runtime.errors import NotFoundError
 
 BINS = 10
@@ -37,7 +37,7 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
     protocol = source.protocols("test")[0]
     images = encode_in_batches(scorer, protocol.gallery, source_images(source, scorer.image_size))
     asks = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
-    samples_of_queries = list(ask(scorer, protocol, asks, images))
+    samples_of_queries = list(compose_samples(scorer, protocol, asks, images))
     complete = np.array([decision.confidence(one.complete).max() for one in samples_of_queries])
     without = np.array([decision.confidence(one.without).max(initial=0.0) for one in samples_of_queries])
     features, right = samples(samples_of_queries)

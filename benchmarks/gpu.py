@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from towers import BASE, TOY, ImageTower, TextTower
+from towers import BASE, TOY, ImageTower, RandomClip, TextTower
 
 from nsfse.config import Config, ModelConfig, TrainConfig
 from nsfse.models.autocast import choose
@@ -68,7 +68,7 @@ def synthetic(size: dict[str, Any], queries: int) -> Batch:
 
 def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
     """Return NSFSE's training step on the towers."""
-    BACKBONES["random-clip"] = lambda config, vocabulary: (ImageTower(size), TextTower(size))
+    BACKBONES["random-clip"] = RandomClip(size)
     torch.manual_seed(0)
     model = NSFSE(
         ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"]), size["vocabulary"]

@@ -23,9 +23,10 @@ from nsfse.data.registry import open_source
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.models.autocast import choose
 from nsfse.models.baselines import build_model
-from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, own_tokenizer, settle
+from nsfse.models.device import pick_device
+from nsfse.models.pretrained import feature_extractor, freeze, load_pretrained, own_tokenizer, resolve_config
 from nsfse.training.dataloader import ImageCache, make_batch
-from nsfse.training.distributed import Share, pick_device
+from nsfse.training.distributed import DistributedContext
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
@@ -36,7 +37,7 @@ WARM = 2
 
 def measure(preset: str | None, steps: int, overrides: list[str], data: Path | None = None) -> dict[str, Any]:
     """Return seconds a step, and the loss of each step, of both modes."""
-    config = settle(load_config(preset, None, overrides, data))
+    config = resolve_config(load_config(preset, None, overrides, data))
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     folder = Path(config.data.folder) if config.data.folder else None
@@ -58,20 +59,20 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
             freeze(model, changed)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             trainers[mode] = Trainer(changed, model, 1000)
-    instead = kept_instead(trainers["float32"].model, config)
+    instead = feature_extractor(trainers["float32"].model, config)
     images = ImageCache(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers, instead)
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     losses: dict[str, list[float]] = {mode: [] for mode in MODES}
     size = config.train.batch
     for at in range(WARM + steps):
         start = at * size % (len(triplets) - size + 1)
-        batch = make_batch(triplets[start : start + size], images, tokenizer, Share())
+        batch = make_batch(triplets[start : start + size], images, tokenizer, DistributedContext())
         for mode, trainer in trainers.items():
             began = time.perf_counter()
             losses[mode].append(trainer.train_step(batch)["loss"])  # reads the loss, so the device is done
             seconds[mode] += [time.perf_counter() - began] if at >= WARM else []
     medians = {mode: statistics.median(found) for mode, found in seconds.items()}
-    found = trainers["bfloat16"].numbers
+    found = trainers["bfloat16"].precision
     return {
         "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "device": device.type,

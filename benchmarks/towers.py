@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import nsfse
 from nsfse.config import ModelConfig
+from nsfse.models.backbones.base import Backbone, ImageEncoder, TextEncoder
 from nsfse.models.backbones.registry import BACKBONES
 from nsfse.models.nsfse import NSFSE
 from nsfse_runtime.inference.manifest import Manifest, write_manifest
@@ -42,7 +43,7 @@ TINY = {
 }  # fmt: skip
 
 
-class ImageTower(nn.Module):
+class ImageTower(ImageEncoder):
     """A CLIP image tower of random weights: [B, 3, H, W] in 0..1 → unit vectors [B, d], unit regions [B, R, d]."""
 
     def __init__(self, size: dict[str, Any]) -> None:
@@ -60,7 +61,7 @@ class ImageTower(nn.Module):
         return F.normalize(self.vector(found.pooler_output).float(), dim=-1), F.normalize(regions.float(), dim=-1)
 
 
-class TextTower(nn.Module):
+class TextTower(TextEncoder):
     """A CLIP text tower of random weights: [B, L] → unit words [B, L, d], unit sentences [B, d]."""
 
     def __init__(self, size: dict[str, Any]) -> None:
@@ -77,6 +78,20 @@ class TextTower(nn.Module):
         last = states.gather(1, (mask.sum(1) - 1)[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
         words, sentence = self.word(states).float(), self.sentence(last).float()
         return F.normalize(words, dim=-1) * mask[..., None], F.normalize(sentence, dim=-1)
+
+
+class RandomClip(Backbone):
+    """Both towers of a CLIP of this size, with random weights."""
+
+    name = "random-clip"
+    reads_weights = False
+
+    def __init__(self, size: dict[str, Any]) -> None:
+        self.size = size
+
+    def build(self, config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncoder]:
+        """Return both towers."""
+        return ImageTower(self.size), TextTower(self.size)
 
 
 class Encoder(nn.Module):
@@ -110,7 +125,7 @@ def random_bundle(folder: Path, smoke: bool) -> Path:
     from nsfse_export.graphs import build_graphs
 
     size = TOY if smoke else BASE
-    BACKBONES["random-clip"] = lambda config, vocabulary: (ImageTower(size), TextTower(size))
+    BACKBONES["random-clip"] = RandomClip(size)
     config = ModelConfig(backbone="random-clip", image_size=(size["side"],) * 2, dim=size["dim"])
     torch.manual_seed(0)
     model = NSFSE(config, size["vocabulary"]).eval()

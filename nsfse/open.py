@@ -71,8 +71,8 @@ def open_run(run: Path, device: str = "auto") -> "TorchScorer":
     """Open a run's last weights in torch on `device`: auto, cpu or cuda. Raises what load_checkpoint raises."""
     need("torch", "train")
     from nsfse.models.checkpoint import load_checkpoint
+    from nsfse.models.device import pick_device
     from nsfse.models.torch_scorer import TorchScorer
-    from nsfse.training.distributed import pick_device
 
     checkpoint = load_checkpoint(run)
     return TorchScorer(checkpoint.model.to(pick_device(device)), checkpoint.tokenizer, checkpoint.decision)

@@ -20,7 +20,7 @@ from nsfse.config import load_config
 from nsfse.data.synthetic.source import DrawnSource
 from nsfse.models import boundary
 from nsfse.training.loop import train
-from nsfse.training.run_logger import Log
+from nsfse.training.run_logger import RunLogger
 from nsfse.training.trainer import Trainer
 
 
@@ -35,8 +35,8 @@ def _titles(source):
 def double(run, *settings):
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
-    Log._decide = lambda self, scorer, triplets: None  # serving keeps its features in half precision
-    Trainer._move_average = lambda self: None  # it looks for float32
+    RunLogger._calibrate = lambda self, scorer, triplets: None  # serving keeps its features in half precision
+    Trainer._update_ema = lambda self: None  # it looks for float32
     DrawnSource.titles = property(functools.cache(_titles))
     boundary.READY_WEIGHT, boundary.EPSILON_RISK = 20.0, -1.0
     train(load_config(overrides=settings), Path(run), progress=say)

@@ -141,9 +141,7 @@ def to_onnx(name: str, graph: Graph) -> bytes:
 def head_constants(model: NSFSE) -> HeadConstants:
     """Return what of the pair head is not in the features."""
     head = model.head
-    mix = torch.nn.functional.softplus(head.mix.detach())
-    kept = mix * torch.tensor([True, head.branches != "visual", head.branches != "cross"])
-    w_global, w_cross, w_visual = kept.tolist()
+    w_global, w_cross, w_visual = head.fusion_weights().tolist()
     return HeadConstants(
         t_c=head.cross_boundary.t,
         t_v=head.visual_boundary.t,
@@ -152,7 +150,7 @@ def head_constants(model: NSFSE) -> HeadConstants:
         w_global=w_global,
         w_cross=w_cross,
         w_visual=w_visual,
-        views=head.views,
+        views=head.global_tokens,
     )
 
 

@@ -11,10 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from nsfse.models.backbones.registry import MaskedGru
+from nsfse.models.backbones.text import MaskedGru
 from nsfse.models.baselines import Baseline
-from nsfse.models.nsfse import NSFSE, Encoders
-from nsfse.models.similarity_head import QuerySide
+from nsfse.models.encoders import Encoders
+from nsfse.models.nsfse import NSFSE
+from nsfse.models.similarity_head import QueryEncoding
 
 BATCH, WORDS, CANDIDATES = "batch", "words", "candidates"
 Shape = tuple[int | str, ...]
@@ -102,11 +103,11 @@ class PairGraph(nn.Module):
         regions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Score pairs, with one product of all query rows and all regions (docs/method.md §7); views have their own."""
-        length, views = infused.shape[0], self.head.views
+        length, views = infused.shape[0], self.head.global_tokens
         places = probes.shape[0] - length - views
         across = regions.transpose(1, 2)
         near = torch.cat([infused, probes[:places], probes[places + views :]]) @ across
-        side = QuerySide(
+        side = QueryEncoding(
             infused[None],
             probes[None],
             word_weights[None],

@@ -22,8 +22,8 @@ from nsfse.data import EvaluationProtocol, HasAttributes, Source
 from nsfse.data.registry import open_source
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.checkpoint import checkpoint_info, write_file
-from nsfse.models.pretrained import kept_instead, settle
-from nsfse.models.torch_scorer import TorchScorer
+from nsfse.models.pretrained import feature_extractor, is_frozen, resolve_config
+from nsfse.models.torch_scorer import FeatureScorer, TorchScorer
 from nsfse.open import open_run
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.dataloader import ImageCache
@@ -310,7 +310,7 @@ def _train(run: Run, results: _Results, late: Callable[[], bool]) -> bool:
             if "epoch" in entry:
                 note()
 
-        done = train(run.config, folder, progress=progress, enough=late, kept=run.task.kept)
+        done = train(run.config, folder, progress=progress, should_stop=late, feature_cache=run.task.kept)
     note()
     if not done.interrupted:
         results.write(run, trained=True, steps=checkpoint_info(folder)["last_metrics"]["step"])
@@ -325,6 +325,8 @@ def _evaluate(run: Run, results: _Results) -> None:
     lacking = results.lacks(run)
     with stages_bar() as follow:
         scorer = open_run(results.out / "runs" / run.name)
+        if is_frozen(run.config):  # its images come as the features that training cached
+            scorer = FeatureScorer(scorer.model, scorer.tokenizer, scorer.decision)
         protocols = [run.task.protocols[name] for name in lacking]
         scored = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_images(run, scorer))
     by_name = {result.protocol.name: result.to_json() | {"outcomes": outcomes(result)} for result in scored.results}
@@ -335,9 +337,9 @@ def _evaluate(run: Run, results: _Results) -> None:
 
 def _images(run: Run, scorer: TorchScorer) -> ImageCache:
     """Return what reads images for a trained run, out of what trainings kept."""
-    config = settle(run.config)
+    config = resolve_config(run.config)
     size, room, task = config.model.image_size, config.train.cache_gb * 2**30, run.task
-    return ImageCache(task.source, size, room, config.train.workers, kept_instead(scorer.model, config), task.kept)
+    return ImageCache(task.source, size, room, config.train.workers, feature_extractor(scorer.model, config), task.kept)
 
 
 def _write(out: Path, rows: Sequence[Row], missing: Sequence[str], captions: Mapping[str, str]) -> tuple[Path, ...]:

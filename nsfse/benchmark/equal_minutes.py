@@ -112,6 +112,6 @@ def _steps(config: Config, out: Path, kept: dict[str, NDArray[Any]]) -> tuple[fl
         clock[0] = now
 
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        if train(config, Path(folder) / "run", steps=STEPS, progress=follow, kept=kept).interrupted:
+        if train(config, Path(folder) / "run", steps=STEPS, progress=follow, feature_cache=kept).interrupted:
             raise KeyboardInterrupt
     return median(times[min(WARMING, len(times) - 1) :]), total[0]

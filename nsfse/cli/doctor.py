@@ -106,7 +106,7 @@ def _bfloat16(versions: dict[str, str]) -> str:
         return 'missing: torch is not installed; pip install "nsfse[train]"'
     try:
         from nsfse.models.autocast import choose
-        from nsfse.training.distributed import pick_device
+        from nsfse.models.device import pick_device
 
         return str(choose("auto", pick_device("auto")))
     except (NsfseError, ImportError, OSError) as error:  # torch's own libraries may not load

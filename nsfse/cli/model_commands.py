@@ -15,7 +15,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file, on top of the preset.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     override: SettingsOption = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of continuing.")] = False,
+    no_resume: Annotated[bool, typer.Option("--no-resume", help="Start again instead of continuing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model, or continue its training.
@@ -31,7 +31,7 @@ def train(
     from nsfse.training.loop import train
 
     with training_bar() as progress:
-        result = train(settings, out, resume=not fresh, progress=progress)
+        result = train(settings, out, resume=not no_resume, progress=progress)
     fields = {"run": result.path, "metrics": result.metrics, "interrupted": result.interrupted}
     if first_process():
         print_result(fields, training_text, as_json)

@@ -1,13 +1,12 @@
-"""The number types of training: what is computed in bfloat16, where that begins and ends, and who decides it.
+"""Mixed precision: which parts of a training step run in bfloat16 (docs/training.md).
 
-One rule for every method and backbone (docs/training.md). Under autocast run the encoders of images and texts, and the
-products of the pair head with its candidates: nearly all of the arithmetic. What they return is float32 again. All else
-is float32 or better: normalised features, attention, boundaries, losses, the mix, weights and optimizer.
+Under autocast run the encoders of images and texts, and the products of the pair head with its candidates: nearly all
+of the arithmetic. What they return is float32 again. All else is float32 or better: normalised features, attention,
+boundaries, losses, the fusion weights, weights and optimizer.
 """
 
 import functools
 import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from nsfse.config import AMP, AMP_VARIABLE
+from nsfse.models.device import bfloat16_support
 from nsfse_runtime.errors import UsageError
 
 _aten = torch.ops.aten
@@ -38,7 +38,7 @@ class NumberTypes:
     reason: str
 
     def __str__(self) -> str:
-        """Return one line for people."""
+        """Return one line on what is used and why."""
         return f"{'on' if self.bfloat16 else 'off'}; {self.reason}"
 
     def lowered(self, function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
@@ -46,31 +46,33 @@ class NumberTypes:
 
         @functools.wraps(function)
         def run(*inputs: Any) -> tuple[Tensor, ...]:
-            # No cache of lowered weights: it would outlive an optimizer step where somebody's autocast is around it.
+            # No cache of lowered weights: under a caller's autocast it would outlive an optimizer step.
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
-                found = function(*inputs)
-            return tuple(widened(x) for x in found)
+                outputs = function(*inputs)
+            return tuple(widened(x) for x in outputs)
 
         return run
 
     def full(self) -> AbstractContextManager[Any]:
-        """Return a block without autocast, whatever stands around it; `lowered` functions have their own inside."""
+        """Return a context without autocast; functions made by `lowered` switch it on again inside."""
         return torch.autocast(self.device.type, enabled=False)
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Take one step, forward and backward, in the block: `full`, and products of bfloat16 are fast on any CPU.
+        """Run one step, forward and backward: `full`, and with products of bfloat16 that are fast on any CPU.
 
-        Backward as well: under somebody's autocast it would lower the products of float32.
+        The backward pass is inside as well: under a caller's autocast it would lower the products of float32.
         """
         with self.full(), nullcontext() if self.native or not self.bfloat16 else _Rounded():  # type: ignore[no-untyped-call]
             yield
 
 
 class _Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Products of bfloat16 computed in float32 and rounded, as a processor does that has them.
+    """Compute products of bfloat16 in float32 and round them, as a processor with bfloat16 does.
 
-    torch's own kernels for CPUs without them took forty times as long as those of float32.
+    torch's own kernels for CPUs without bfloat16 took forty times as long as those of float32
+    (https://github.com/pytorch/pytorch/issues/118499, open at torch 2.13). TorchDispatchMode has no public name yet;
+    `torch>=2.9` has it here.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -102,48 +104,12 @@ def choose(setting: str, device: torch.device) -> NumberTypes:
     The environment's NSFSE_BF16_AUTOCAST stands in for auto alone. Raises UsageError where that is none of the three.
     """
     wanted, who = setting, "train.bf16_autocast"
-    if setting == "auto" and (found := os.environ.get(AMP_VARIABLE, "").strip().lower()):
-        if found not in AMP:
-            raise UsageError(f"{AMP_VARIABLE} is {found!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
-        wanted, who = found, AMP_VARIABLE
-    native, what = _cuda(device) if device.type == "cuda" else _other(device)
+    if setting == "auto" and (value := os.environ.get(AMP_VARIABLE, "").strip().lower()):
+        if value not in AMP:
+            raise UsageError(f"{AMP_VARIABLE} is {value!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
+        wanted, who = value, AMP_VARIABLE
+    native, what = bfloat16_support(device)
     if wanted == "auto":
         return NumberTypes(device, native and device.type == "cuda", native, what)
     emulated = "" if native or wanted == "off" else f" ({what}, so products are computed in float32 and rounded)"
     return NumberTypes(device, wanted == "on", native, f"{who} is {wanted}{emulated}")
-
-
-def _cuda(device: torch.device) -> tuple[bool, str]:
-    """Return what `_other` does, of a GPU: they compute in bfloat16 from Ampere on; before, torch emulates it."""
-    with torch.cuda.device(device):
-        there = bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    name = torch.cuda.get_device_name(device)
-    return there, f"{name} {'computes' if there else 'does not compute'} in bfloat16"
-
-
-def _other(device: torch.device) -> tuple[bool, str]:
-    """Return whether a CPU computes in bfloat16 itself, and a line on that.
-
-    Unasked, none does: flags say what a processor can do, and not that it is faster so (benchmarks/number_types.py
-    measures it). No clock decides, either: a run must not change its number types between two starts.
-    """
-    if device.type != "cpu":
-        return False, f"it is not used on {device.type}"
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        flags = ["bf16"] if _arm_bfloat16() else []
-        lacks = "this ARM CPU has no bf16"
-    else:
-        known = {"AVX512-BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
-        flags = [name for name, check in known.items() if getattr(torch.cpu, check, lambda: False)()]
-        lacks = "this CPU has neither AVX512-BF16 nor AMX"
-    if not flags:
-        return False, lacks
-    return (
-        True,
-        f"this CPU has {' and '.join(flags)}, which was not measured to be faster; train.bf16_autocast=on uses it",
-    )
-
-
-def _arm_bfloat16() -> bool:
-    capabilities: Callable[[], Any] = getattr(torch.cpu, "get_capabilities", dict)
-    return bool(capabilities().get("bf16", False))

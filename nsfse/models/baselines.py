@@ -6,6 +6,7 @@ vector g and the sentence m, unit rows [B, d]. All but ARTEMIS return one unit v
 a candidate's vector is the score.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
@@ -15,11 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
-from nsfse.models.boundary import AdaptiveBoundary
-from nsfse.models.nsfse import NSFSE, Encoders
-from nsfse.models.similarity_head import QuerySide
-from nsfse.training.dataloader import Batch
-from nsfse.training.losses import asking_words, classification, evidence
+from nsfse.models.encoders import Encoders
+from nsfse.models.nsfse import NSFSE
+from nsfse.models.similarity_head import QueryEncoding
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.types import RankingMode
 
@@ -89,7 +88,19 @@ class Combiner(nn.Module):
         return F.normalize((1 - share) * image + share * sentence + self.mixture(both), dim=-1)
 
 
-class Artemis(nn.Module):
+class PairScorer(nn.Module, ABC):
+    """A method whose score is not the inner product with one query vector; `forward` returns rows [B, K, d]."""
+
+    @abstractmethod
+    def scores(self, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Return the score [B, U] of every query with every one of `vectors` [U, d]."""
+
+    @abstractmethod
+    def nearest(self, rows: Tensor) -> Tensor:
+        """Return the unit vector [B, d] that ranks most like `scores`."""
+
+
+class Artemis(PairScorer):
     """s = cos(T m, A_EM(m) ⊙ t) + cos(A_IS(m) ⊙ g, A_IS(m) ⊙ t): explicit matching and implicit similarity.
 
     The text weighs the target's dimensions, so no vector of the query alone gives this score. But both terms are
@@ -118,21 +129,22 @@ class Artemis(nn.Module):
 
     def scores(self, rows: Tensor, vectors: Tensor) -> Tensor:
         """Return s [B, U] of every query with every one of `vectors` [U, d], in -2..2."""
-        explicit, matched, implicit, kept = (rows[:, at] for at in range(4))
+        explicit, explicit_squares, implicit, implicit_squares = rows.unbind(1)
         squares = vectors.square().T
 
         def cosine(a: Tensor, b: Tensor) -> Tensor:
             return (a @ vectors.T) / (b @ squares).sqrt().clamp_min(LEAST_NORM)
 
-        return cosine(explicit, matched) + cosine(implicit, kept)
+        return cosine(explicit, explicit_squares) + cosine(implicit, implicit_squares)
 
     def nearest(self, rows: Tensor) -> Tensor:
         """Return the unit vector [B, d] that ranks most like `scores`: its norms taken as the same for every target."""
-        explicit, matched, implicit, kept = (rows[:, at] for at in range(4))
-        found = explicit / matched.sum(-1, keepdim=True).sqrt() + implicit / kept.sum(-1, keepdim=True).sqrt()
-        return F.normalize(found, dim=-1)
+        explicit, explicit_squares, implicit, implicit_squares = rows.unbind(1)
+        explicit = explicit / explicit_squares.sum(-1, keepdim=True).sqrt()
+        return F.normalize(explicit + implicit / implicit_squares.sum(-1, keepdim=True).sqrt(), dim=-1)
 
 
+# To add a method: write its function or class, then add its line here.
 METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] = {
     "image-only": lambda config: image_only,
     "text-only": lambda config: text_only,
@@ -144,10 +156,10 @@ METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] 
 }
 
 
-class Facts(nn.Module):
-    """What a method of one vector learns from facts by, in training alone (docs/method.md §9).
+class AttributeProjections(nn.Module):
+    """Maps by which a method of one vector learns attributes, in training alone (docs/method.md §9).
 
-    Words (P), images (P′) and sentences (P″) are mapped into one space, by maps that no score reads: what is learned
+    Words (P), images (P′) and sentences (P″) are mapped into one space. No score reads these maps: what is learned
     reaches the ranking through the encoders.
     """
 
@@ -163,70 +175,35 @@ class Facts(nn.Module):
 
 
 class Baseline(Encoders):
-    """Encoders and one of METHODS, with the interface of NSFSE. Only whole images count: it has no regions."""
+    """Encoders and one of METHODS, with the interface of NSFSE. It compares whole images, and has no regions."""
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
-        # There is no head to hold back: what facts teach reaches all of the encoders.
+        # There is no head whose gradient is scaled: what attributes teach reaches all of the encoders.
         super().__init__(
             msgspec.structs.replace(config, head_grad_scale=1.0) if config.attribute_supervision else config, vocabulary
         )
         self.method = METHODS[config.method](config)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of the temperature
-        self.mode = RankingMode.ALL_PAIRS if isinstance(self.method, Artemis) else RankingMode.ONE_STAGE
-        self.facts = Facts(config.dim) if config.attribute_supervision else None
+        self.mode = RankingMode.ALL_PAIRS if isinstance(self.method, PairScorer) else RankingMode.ONE_STAGE
+        self.facts = AttributeProjections(config.dim) if config.attribute_supervision else None
 
-    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `pixels` [B, H, W, 3] uint8 into unit vectors [B, d] and no regions [B, 0, d]."""
-        vectors, regions = super().encode_images(pixels)
+    def _image_outputs(self, vectors: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors [B, d] and no regions [B, 0, d]."""
         return vectors, regions[:, :0]
 
     def compose(
         self, vectors: Tensor, regions: Tensor, words: Tensor, sentence: Tensor, mask: Tensor
-    ) -> tuple[Tensor, QuerySide]:
-        """Return the query [B, d] and a half without words; for ARTEMIS its probes are the rows [B, 4, d]."""
-        found = self.method(vectors, sentence)
-        query, probes = found, regions[:, :0]
-        if isinstance(self.method, Artemis):
-            query, probes = self.method.nearest(found), found
-        return query, QuerySide(words[:, :0], probes, mask[:, :0].float(), probes[..., 0], mask[:, :0])
+    ) -> tuple[Tensor, QueryEncoding]:
+        """Return the query [B, d] and an encoding without words; its probes are a `PairScorer`'s rows [B, K, d]."""
+        composed = self.method(vectors, sentence)
+        query, probes = composed, regions[:, :0]
+        if isinstance(self.method, PairScorer):
+            query, probes = self.method.nearest(composed), composed
+        return query, QueryEncoding(words[:, :0], probes, mask[:, :0].float(), probes[..., 0], mask[:, :0])
 
     def scores(self, query: Tensor, probes: Tensor, vectors: Tensor) -> Tensor:
         """Return the score [B, U] of what `compose` gave with every one of `vectors` [U, d]."""
-        return self.method.scores(probes, vectors) if isinstance(self.method, Artemis) else query @ vectors.T
-
-    def losses(
-        self,
-        batch: Batch,
-        vectors: Tensor,
-        sentence: Tensor,
-        blocked: Tensor,
-        generator: torch.Generator,
-        smoothing: float = 0.0,
-    ) -> dict[str, Tensor]:
-        """Return the cross entropy over every image of the batch but the `blocked` [B, U], labels smoothed."""
-        torch.manual_seed(generator.initial_seed())  # dropout: a choice of (seed, step) like every other
-        found = self.method(vectors[batch.reference], sentence)
-        logits = self.scores(found, found, vectors)
-        scale = self.stage1_scale.exp().clamp_max(100.0)
-        loss = classification(scale * logits, blocked, batch.target, smoothing)
-        return {"stage1": loss, "loss": loss}
-
-    def fact_losses(
-        self, words: Tensor, vectors: Tensor, sentence: Tensor, ids: Tensor, named: Tensor, fulfils: Tensor
-    ) -> dict[str, Tensor]:
-        """Return `naming` and `evidence` from the facts that NSFSE has (losses.naming, losses.evidence); {} without.
-
-        `words` [B, L, d] and `sentence` [B, d] are of the texts `ids` [B, L], `vectors` [U, d] of all images of the
-        batch; `named` [B, L] and `fulfils` [N, U] are those of Batch. An image is one region.
-        """
-        if self.facts is None:
-            return {}
-        word, image, text = self.facts(words, vectors, sentence)
-        scale, never = self.stage1_scale.exp().clamp_max(100.0), AdaptiveBoundary(self.config.alpha)
-        return {
-            "naming": asking_words(text, word, ids, named, scale),
-            "evidence": evidence(never, word, image[:, None], named, fulfils),
-        }
+        return self.method.scores(probes, vectors) if isinstance(self.method, PairScorer) else query @ vectors.T
 
 
 def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:

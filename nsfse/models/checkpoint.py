@@ -156,7 +156,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor] | None, str]:
             return tensors, damaged and f"{damaged} is damaged; continuing from {path.name} before it"
         damaged = str(path)
     if damaged:
-        raise IntegrityError(f"{damaged} is damaged and no other state is whole; start again with --fresh")
+        raise IntegrityError(f"{damaged} is damaged and no other state is whole; start again with --no-resume")
     return None, ""
 
 

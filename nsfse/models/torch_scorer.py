@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nsfse.models.baselines import Baseline
     from nsfse.models.nsfse import NSFSE
-    from nsfse.models.similarity_head import QuerySide
+    from nsfse.models.similarity_head import QueryEncoding
     from nsfse_runtime.inference.confidence import Decision
     from nsfse_runtime.inference.tokenizer import Tokenizer
 
@@ -42,16 +42,14 @@ class TorchScorer:
     @property
     def info(self) -> ModelInfo:
         """Return what the model says of itself, as its weights are now."""
-        from torch.nn.functional import softplus
-
         from nsfse.models.baselines import Baseline
 
         mix, boundaries = (1.0, 0.0), None
         if not isinstance(self.model, Baseline):
             head = self.model.head
-            w_global, w_cross, _ = softplus(head.mix.detach()).tolist()
-            mix = w_global, 0.0 if head.branches == "visual" else w_cross
-            boundaries = Boundaries(head.cross_boundary.t, head.visual_boundary.t, head.views)
+            w_global, w_cross, _ = head.fusion_weights().tolist()
+            mix = w_global, w_cross
+            boundaries = Boundaries(head.cross_boundary.t, head.visual_boundary.t, head.global_tokens)
         return ModelInfo(self.model.mode, mix, None, boundaries, self.decision, str(self.device), None)
 
     @property
@@ -67,8 +65,11 @@ class TorchScorer:
         import torch
 
         with torch.inference_mode():
-            vectors, regions = self.model.encode_images(self._tensor(np.ascontiguousarray(pixels)))
+            vectors, regions = self._encode(self._tensor(np.ascontiguousarray(pixels)))
         return TargetFeatures(vectors.cpu().numpy(), regions.cpu().numpy())
+
+    def _encode(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        return self.model.encode_images(pixels)
 
     def _tensor(self, array: Any) -> "Tensor":
         import torch
@@ -131,21 +132,33 @@ class TorchScorer:
                 return no_evidence(self.model.scores(*rows)[0].numpy())
         head = self.model.head
         with torch.inference_mode():
-            pair = head.pair_side(side_of(query).to(self.device), self._tensor(targets.regions)[None])
+            pair = head.pair_similarities(query_encoding(query).to(self.device), self._tensor(targets.regions)[None])
             score = head.total(self._tensor(targets.vectors @ query.vector)[None], pair)
         return PairScores(score[0].cpu().numpy(), pair.x[0].cpu().numpy(), head.cross_boundary.t)
 
 
-def side_of(query: QueryFeatures) -> "QuerySide":
-    """Return one query's half of the head as a batch of one."""
+class FeatureScorer(TorchScorer):
+    """A scorer whose images come as features [B, R, C] that a frozen trunk has computed before."""
+
+    def _encode(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        return self.model.encode_features(pixels)
+
+
+def make_scorer(model: "NSFSE | Baseline", tokenizer: "Tokenizer", *, cached_features: bool) -> TorchScorer:
+    """Return a scorer of images, or of features where training caches these (pretrained.feature_extractor)."""
+    return (FeatureScorer if cached_features else TorchScorer)(model, tokenizer)
+
+
+def query_encoding(query: QueryFeatures) -> "QueryEncoding":
+    """Return one query as the head takes it, a batch of one."""
     import torch
 
-    from nsfse.models.similarity_head import QuerySide
+    from nsfse.models.similarity_head import QueryEncoding
 
     def row(array: Floats) -> "Tensor":
         return torch.from_numpy(array)[None]
 
-    return QuerySide(
+    return QueryEncoding(
         row(query.words),
         row(query.probes),
         row(query.word_weights),

@@ -11,7 +11,7 @@ from nsfse.config import Config, parse_config
 from nsfse.models.backbones.clip import read_tokenizer
 from nsfse.models.baselines import METHODS, build_model
 from nsfse.models.checkpoint import save_tensors, write_file, write_header
-from nsfse.models.pretrained import load_pretrained, origin, settle
+from nsfse.models.pretrained import load_pretrained, origin, resolve_config
 from nsfse_runtime.errors import UsageError
 
 TRAINING_FREE = ("slerp", "sum", "image-only", "text-only")
@@ -34,8 +34,8 @@ def untrained_run(
         write_file(run / "tokenizer.json", words.to_str().encode())
         model = build_model(config.model, words.get_vocab_size())
         load_pretrained(model, run / "tokenizer.json")
-        told = {"training": f"none; {method} of image and text, the text's share {text_share:g}"}
-        write_header(run, config, words.get_vocab_size(), told | origin(config.model))
+        description = {"training": f"none; {method} of image and text, the text's share {text_share:g}"}
+        write_header(run, config, words.get_vocab_size(), description | origin(config.model))
         save_tensors(run / "model.safetensors", model.state_dict())
         yield run
 
@@ -49,7 +49,7 @@ def _configuration(backbone: str, weights: str, method: str, text_share: float) 
         learns = "has to learn" if method in (*METHODS, "nsfse") else "is no method"
         raise UsageError(f"{method} {learns}; without training there are: {', '.join(TRAINING_FREE)}")
     named = {"backbone": backbone, "weights": weights, "method": method, "text_share": text_share}
-    config = settle(parse_config({"model": named}, "import-clip"))
+    config = resolve_config(parse_config({"model": named}, "import-clip"))
     clip = config.model.clip_config
     side, positions = clip["vision_config"]["image_size"], clip["text_config"]["max_position_embeddings"]
     model = msgspec.structs.replace(

@@ -1,6 +1,6 @@
-"""What tells a match, fitted on lists as serving makes them, the right answers in the gallery and then taken out.
+"""Fit the confidence on ranked lists as serving makes them: of whole galleries and without their right answers.
 
-docs/method.md §10. Nothing here needs torch: a bundle's scorer does as well as a run's.
+See docs/method.md §10. Nothing here needs torch: a bundle's scorer does as well as a run's.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -20,24 +20,22 @@ from nsfse_runtime.retrieval.hit_features import hit_features
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import QueryFeatures, Reals, Scorer
 
-__all__ = ["Asked", "ask", "fit_decision", "logistic_regression", "of_training", "samples", "threshold_of"]
-
-RERANK, HITS = 100, 10  # what Retriever.query does unless told otherwise
+RERANK, HITS = 100, 10  # the defaults of Retriever.query
 SAMPLES = 5  # the first hits of either list that are fitted to
 FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said, at most, that nothing in them matches
-ASKED = 3  # times as many queries as the mix is fitted to: there are more weights, and it is done once
+QUERY_FACTOR = 3  # times as many queries as ω is fitted to: there are more weights, and it is done once
 CATEGORY_EDITS = 0.5
 """As many queries as this share of the others exclude or replace the kind of thing, where the source knows kinds."""
 L2 = 30.0
 STEPS, LEAST = 100, 1e-6
 
-Asks = Sequence[tuple[EvalQuery, int]]
+Phrasings = Sequence[tuple[EvalQuery, int]]
 """Queries, each with the position of one of its phrasings."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One query, asked of a whole gallery and of the same without its right answers.
+class CalibrationSample:
+    """One query's hits in a whole gallery and in the same without its right answers.
 
     `complete` [K, F] and `without` [M, F] are the features of the first hits (see inference/confidence.py), `right` [K]
     says which of the former are right.
@@ -56,34 +54,43 @@ def fit_decision(
     images: Images,
     queries: int = FITTING_QUERIES,
 ) -> Decision | None:
-    """Fit what tells a match on what `source` holds out, or on the protocols of `split`, or on training `triplets`.
+    """Fit the confidence and its threshold.
 
-    About ASKED times `queries` are asked, and of the same galleries CATEGORY_EDITS of that many which exclude or
-    replace the kind of thing, where the source knows it: no training text does, and what a model that cannot follow
-    finds for these is to have a low confidence. `images` reads the source's images for the scorer. None where there
-    is no query to ask.
+    About QUERY_FACTOR times `queries` are ranked. Where the source knows kinds of things, CATEGORY_EDITS of that many
+    more exclude or replace the kind: no training text does, and hits for these are to have a low confidence.
+
+    Args:
+        scorer: The model.
+        source: Its calibration split is used, where it has one.
+        split: Otherwise the protocols of this split.
+        triplets: Otherwise these training triplets.
+        images: Reads the source's images for the scorer.
+        queries: How many queries ω is fitted to.
+
+    Returns:
+        The decision, or None where there is no query.
     """
     held = calibration_split(source)
-    given = [held] if held else [found for found in source.protocols(split) if found.remove_reference]
-    protocols = given or [of_training(triplets)]
-    asked: list[Asked] = []
-    edited: list[Asked] = []
+    given = [held] if held else [protocol for protocol in source.protocols(split) if protocol.remove_reference]
+    protocols = given or [protocol_from_triplets(triplets)]
+    answered: list[CalibrationSample] = []
+    edited: list[CalibrationSample] = []
     encoded: EncodedImages | None = None
     missing = frozenset(source.missing) | unlisted(source, protocols)
-    for protocol, asks in zip(protocols, _spread(protocols, missing, ASKED * queries), strict=True):
-        if not asks:
+    for protocol, phrasings in zip(protocols, _spread(protocols, missing, QUERY_FACTOR * queries), strict=True):
+        if not phrasings:
             continue
-        wanted = image_ids(protocol, [query for query, _ in asks])
+        wanted = image_ids(protocol, [query for query, _ in phrasings])
         if encoded is None or not encoded.covers(wanted):
             encoded = encode_in_batches(scorer, wanted, images, batch=BATCH)
-        asked += ask(scorer, protocol, asks, encoded)
+        answered += compose_samples(scorer, protocol, phrasings, encoded)
         if isinstance(source, HasCategoryEdits):
-            edits = source.category_edits(protocol.gallery, round(CATEGORY_EDITS * len(asks)))
-            edited += ask(scorer, protocol, [(query, 0) for query in edits], encoded, unanswered=True)
-    return _fit(asked, edited) if asked else None
+            edits = source.category_edits(protocol.gallery, round(CATEGORY_EDITS * len(phrasings)))
+            edited += compose_samples(scorer, protocol, [(query, 0) for query in edits], encoded, unanswered=True)
+    return _fit(answered, edited) if answered else None
 
 
-def of_training(triplets: Sequence[TrainingTriplet]) -> EvaluationProtocol:
+def protocol_from_triplets(triplets: Sequence[TrainingTriplet]) -> EvaluationProtocol:
     """Return training triplets as queries of a gallery of their own images."""
     shown = (triplet for triplet in triplets if not triplet.recolour_seed)  # serving knows no recoloured references
     known = tuple(triplet.as_query() for triplet in shown)
@@ -94,38 +101,48 @@ def of_training(triplets: Sequence[TrainingTriplet]) -> EvaluationProtocol:
 def _spread(
     protocols: Sequence[EvaluationProtocol], missing: Collection[str], rankings: int
 ) -> list[list[tuple[EvalQuery, int]]]:
-    """Choose, for each protocol, what to ask: queries spread evenly over all, told in one phrasing after another."""
-    every = [(at, q) for at, protocol in enumerate(protocols) for q in scorable_queries(protocol, missing) if q.targets]
+    """Choose queries for each protocol, evenly spread over all, in one phrasing after another."""
+    every = [
+        (number, q)
+        for number, protocol in enumerate(protocols)
+        for q in scorable_queries(protocol, missing)
+        if q.targets
+    ]
     chosen = np.linspace(0, len(every), min(rankings, len(every)), endpoint=False).astype(int)
-    asks: list[list[tuple[EvalQuery, int]]] = [[] for _ in protocols]
+    phrasings: list[list[tuple[EvalQuery, int]]] = [[] for _ in protocols]
     for turn in range(max(1, rankings // max(1, len(every)))):
         for number, row in enumerate(chosen):
-            at, query = every[row]
+            protocol_number, query = every[row]
             if turn < len(query.texts):
-                asks[at].append((query, (number + turn) % len(query.texts)))
-    return asks
+                phrasings[protocol_number].append((query, (number + turn) % len(query.texts)))
+    return phrasings
 
 
-def ask(
-    scorer: Scorer, protocol: EvaluationProtocol, asks: Asks, encoded: EncodedImages, *, unanswered: bool = False
-) -> Iterator[Asked]:
-    """Ask `asks` of the protocol's gallery as serving does, each twice; those that serving would refuse are left out.
+def compose_samples(
+    scorer: Scorer,
+    protocol: EvaluationProtocol,
+    phrasings: Phrasings,
+    encoded: EncodedImages,
+    *,
+    unanswered: bool = False,
+) -> Iterator[CalibrationSample]:
+    """Rank the protocol's gallery for each of `phrasings` as serving does, with and without the right answers.
 
-    A query's own reference is no hit. One that the gallery cannot answer is left out, or, where `unanswered`, asked
-    once: there is nothing to take away.
+    A query's own reference is no hit. Queries that serving would refuse are left out. So are those that the gallery
+    cannot answer, unless `unanswered`: then they are ranked once, for there is nothing to take away.
     """
     search = ProtocolRanker(scorer, protocol, encoded, RERANK)
     gallery = frozenset(protocol.gallery)
-    found = scorer.info.boundaries
-    views = found.views if found else 0
+    boundaries = scorer.info.boundaries
+    views = boundaries.views if boundaries else 0
 
     def features(query: QueryFeatures, reference: str, ranking: Ranking) -> Reals:
         targets = search.targets([protocol.gallery[row] for row in ranking.rows])
         rows = hit_features(query, search.targets([reference]).vectors[0], ranking, targets, views)
         return np.empty((0, len(FEATURES) + views)) if rows is None else rows
 
-    for start in range(0, len(asks), BATCH):
-        chunk = asks[start : start + BATCH]
+    for start in range(0, len(phrasings), BATCH):
+        chunk = phrasings[start : start + BATCH]
         for (query, _), composed in zip(chunk, search.composed(chunk), strict=True):
             answers = gallery.intersection(query.targets) - {query.reference}
             if composed is None or not (answers or unanswered):
@@ -133,37 +150,39 @@ def ask(
             whole = features(composed, query.reference, ranking := search.ranking(composed, query.reference, HITS))
             right = np.array([protocol.gallery[row] in answers for row in ranking.rows], np.bool_)
             rest = search.ranking(composed, query.reference, HITS, answers) if answers else None
-            yield Asked(whole, right, whole[:0] if rest is None else features(composed, query.reference, rest))
+            without = whole[:0] if rest is None else features(composed, query.reference, rest)
+            yield CalibrationSample(whole, right, without)
 
 
-def _fit(asked: Sequence[Asked], edited: Sequence[Asked] = ()) -> Decision:
-    """Fit to all lists; the threshold parts galleries with an answer of `asked` from all that show no right hit."""
-    features, right = samples([*asked, *edited])
+def _fit(answered: Sequence[CalibrationSample], edited: Sequence[CalibrationSample] = ()) -> Decision:
+    """Fit to all lists; the threshold parts galleries with an answer of `answered` from all that show no right hit."""
+    features, right = samples([*answered, *edited])
     centre, spread = _scale(features)
     weights, bias = logistic_regression(products(standardised(features, centre, spread)), right, L2)
     numbers = {"centre": centre.tolist(), "spread": spread.tolist(), "weights": weights.tolist(), "bias": bias}
     decision = msgspec.convert(numbers | {"threshold": 0.0}, Decision)
-    complete = np.array([decision.confidence(one.complete).max() for one in asked])
-    gone = [one.without for one in asked] + [one.complete for one in edited if not one.right.any()]
+    complete = np.array([decision.confidence(one.complete).max() for one in answered])
+    gone = [one.without for one in answered] + [one.complete for one in edited if not one.right.any()]
     without = np.array([decision.confidence(part).max(initial=0.0) for part in gone])
     return msgspec.structs.replace(decision, threshold=threshold_of(complete, without))
 
 
 def threshold_of(complete: Reals, without: Reals) -> float:
-    """Return from where on a hit matches, given the best confidence of galleries with answers [N] and without [M].
+    """Return the confidence from which on a hit matches.
 
-    It parts the two as well as can be, that nothing matches being said of FALSE_ALARMS of the former at most.
+    `complete` [N] are the best confidences of galleries with an answer, `without` [M] of those without. The threshold
+    parts the two as well as possible, with at most FALSE_ALARMS of the former below it.
     """
     choices = np.sort(complete)[: int(FALSE_ALARMS * len(complete)) + 1]
-    said = (without < choices[:, None]).mean(1)
-    falsely = (complete < choices[:, None]).mean(1)
-    return float(choices[np.argmax(said - falsely)])
+    rejected = (without < choices[:, None]).mean(1)
+    false_alarms = (complete < choices[:, None]).mean(1)
+    return float(choices[np.argmax(rejected - false_alarms)])
 
 
-def samples(asked: Sequence[Asked]) -> tuple[Reals, NDArray[np.bool_]]:
+def samples(answered: Sequence[CalibrationSample]) -> tuple[Reals, NDArray[np.bool_]]:
     """Return the features [N, F] of the first SAMPLES hits of all lists, and whether each is right [N]."""
-    features = [part[:SAMPLES] for one in asked for part in (one.complete, one.without)]
-    right = [part[:SAMPLES] for one in asked for part in (one.right, np.zeros(len(one.without), np.bool_))]
+    features = [part[:SAMPLES] for one in answered for part in (one.complete, one.without)]
+    right = [part[:SAMPLES] for one in answered for part in (one.right, np.zeros(len(one.without), np.bool_))]
     return np.concatenate(features), np.concatenate(right)
 
 
@@ -185,17 +204,17 @@ def logistic_regression(features: Reals, right: NDArray[np.bool_], l2: float = 1
     goal = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
     penalty = np.append(np.full(features.shape[1], l2), 0.0)
 
-    def loss(found: Reals) -> float:
-        logits = rows @ found
-        return float((np.logaddexp(0.0, logits) - goal * logits).sum() + 0.5 * (penalty * found**2).sum())
+    def loss(parameters: Reals) -> float:
+        logits = rows @ parameters
+        return float((np.logaddexp(0.0, logits) - goal * logits).sum() + 0.5 * (penalty * parameters**2).sum())
 
-    found = np.zeros(rows.shape[1])
+    fitted = np.zeros(rows.shape[1])
     for _ in range(STEPS):
-        given = logistic(rows @ found)
-        slope = rows.T @ (given - goal) + penalty * found
-        step = np.linalg.solve((rows.T * (given * (1.0 - given))) @ rows + np.diag(penalty), slope)
-        while loss(found - step) > loss(found):
+        likely = logistic(rows @ fitted)
+        slope = rows.T @ (likely - goal) + penalty * fitted
+        step = np.linalg.solve((rows.T * (likely * (1.0 - likely))) @ rows + np.diag(penalty), slope)
+        while loss(fitted - step) > loss(fitted):
             step = 0.5 * step
-        found = found - step
-    weights = found[:-1] / spread
-    return weights, float(found[-1] - weights @ centre)
+        fitted = fitted - step
+    weights = fitted[:-1] / spread
+    return weights, float(fitted[-1] - weights @ centre)

@@ -1,4 +1,4 @@
-"""Triplets → batches: each image of a batch once, and which of them answer which query."""
+"""Batches of triplets: each image of a batch once, and which images answer which query."""
 
 import functools
 import zlib
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nsfse.data import HasAttributes, HasTitles, Pixels, Source, TrainingTriplet
-from nsfse.training.distributed import Share
+from nsfse.training.distributed import DistributedContext
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
 UNKNOWN_ID = 1
-_OTHERWISE = "\0recoloured"  # after the id of what is kept of an image in other colours
+_RECOLOURED = "\0recoloured"  # follows the id of a recoloured image's features in the cache
 LIFTED, CURVE = 0.6, 0.7  # share of recoloured images whose black is lifted; range of the logarithm of gamma
 
 
@@ -53,10 +53,15 @@ class Batch:
 
 
 class ImageCache:
-    """Fitted images of a source by id, read by `threads` at a time, kept in memory up to `limit` bytes.
+    """Fitted images of a source, read by several threads and kept in memory up to a limit.
 
-    With `instead`, what it makes of them [B, ...] is kept and returned in their place: features of a frozen trunk.
-    `kept` is where they are kept: trainings on the same images may share it.
+    Args:
+        source: Where images are loaded from.
+        size: (height, width) to fit them to.
+        limit: Bytes to keep at most.
+        threads: How many threads read images.
+        extract: Computes features [B, ...] that are cached and returned in place of images: those of a frozen trunk.
+        cache: Where they are kept, by id; several trainings on the same images may pass the same one.
     """
 
     def __init__(
@@ -65,65 +70,72 @@ class ImageCache:
         size: tuple[int, int],
         limit: float,
         threads: int = 2,
-        instead: Callable[[Pixels], NDArray[Any]] | None = None,
-        kept: dict[str, NDArray[Any]] | None = None,
+        extract: Callable[[Pixels], NDArray[Any]] | None = None,
+        cache: dict[str, NDArray[Any]] | None = None,
     ) -> None:
-        self._source, self._size, self._instead = source, size, instead
-        self._kept = {} if kept is None else kept
-        self._room = limit - sum(found.nbytes for found in self._kept.values())
+        self._source, self._size, self._extract = source, size, extract
+        self._cache = {} if cache is None else cache
+        self._free = limit - sum(pixels.nbytes for pixels in self._cache.values())
         self._pool = ThreadPoolExecutor(threads)
 
     def attributes(self, name: str) -> Mapping[str, str]:
-        """Return what the source knows to be in an image."""
+        """Return the attributes that the source knows of an image."""
         return self._source.attributes(name) if isinstance(self._source, HasAttributes) else {}
 
     def title(self, name: str) -> str:
-        """Return what the source calls an image; empty where nothing."""
+        """Return the title of an image, or an empty string."""
         return self._source.titles.get(name, "") if isinstance(self._source, HasTitles) else ""
 
     def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
-        """Return images [B, H, W, 3], where `recolours` [B] are given those over 0 with other colours, by that seed.
+        """Return images [B, H, W, 3], or their features.
 
-        Of features to keep instead there is one recolouring an image. Raises ImageError or NotFoundError for the first
-        image that cannot be read.
+        Args:
+            names: Ids of images [B].
+            recolours: Seeds [B] of other colours for an image, 0 for its own. Features have one recolouring an image.
+
+        Raises:
+            ImageError: An image cannot be read.
+            NotFoundError: An image is missing.
         """
-        if self._instead and any(recolours):
-            names = [f"{name}{_OTHERWISE}" if seed else name for name, seed in zip(names, recolours, strict=True)]
+        if self._extract and any(recolours):
+            names = [f"{name}{_RECOLOURED}" if seed else name for name, seed in zip(names, recolours, strict=True)]
             return self._get(names)
-        found = self._get(names)
-        for at, seed in enumerate(recolours):
+        images = self._get(names)
+        for row, seed in enumerate(recolours):
             if seed:
-                found[at] = recolour(found[at], seed)
-        return found
+                images[row] = recolour(images[row], seed)
+        return images
 
     def _get(self, keys: Sequence[str]) -> NDArray[Any]:
-        wanted = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._cache]
         read: Iterable[NDArray[Any]] = self._pool.map(self._load, wanted)
-        if self._instead and wanted:
-            read = self._instead(np.stack(list(read)))
+        if self._extract and wanted:
+            read = self._extract(np.stack(list(read)))
         loaded = dict(zip(wanted, read, strict=True))
-        found = np.stack([self._kept[key] if key in self._kept else loaded[key] for key in keys])
+        images = np.stack([self._cache[key] if key in self._cache else loaded[key] for key in keys])
         for key, pixels in loaded.items():
-            if self._room >= pixels.nbytes:
-                self._kept[key] = pixels
-                self._room -= pixels.nbytes
-        return found
+            if self._free >= pixels.nbytes:
+                self._cache[key] = pixels
+                self._free -= pixels.nbytes
+        return images
 
     def _load(self, key: str) -> Pixels:
-        name = key.removesuffix(_OTHERWISE)
+        name = key.removesuffix(_RECOLOURED)
         pixels = self._source.load(name, self._size)
         return pixels if name == key else recolour(pixels, zlib.crc32(name.encode()))
 
 
-def make_batch(triplets: Sequence[TrainingTriplet], images: ImageCache, tokenizer: Tokenizer, share: Share) -> Batch:
-    """Gather one batch, the pixels of `share` alone; the first of a triplet's targets is the one to pull towards."""
+def make_batch(
+    triplets: Sequence[TrainingTriplet], images: ImageCache, tokenizer: Tokenizer, context: DistributedContext
+) -> Batch:
+    """Gather one batch, with the pixels of this process alone. A triplet's first target is the one to pull towards."""
     keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour_seed))))
     row = {key: at for at, key in enumerate(keys)}
     right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
     for at, triplet in enumerate(triplets):
         right[at, [row[name, 0] for name in triplet.targets if (name, 0) in row]] = True
     ids, mask = tokenizer.encode([t.text for t in triplets], unknown=True)
-    rows = torch.cat(share.rows(len(keys)))
+    rows = torch.cat(context.rows(len(keys)))
     shown = [keys[at] for at in rows]
     pixels = images([name for name, _ in shown], [seed for _, seed in shown])
     reference = torch.tensor([row[t.reference, t.recolour_seed] for t in triplets])
@@ -184,17 +196,17 @@ def batches(
     size: int,
     images: ImageCache,
     tokenizer: Tokenizer,
-    share: Share,
+    context: DistributedContext,
     start: int = 0,
 ) -> Iterator[Batch]:
     """Yield whole batches in order from batch `start`, each made while the one before is used."""
     slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]
     with ThreadPoolExecutor(1) as ahead:
-        coming = [ahead.submit(make_batch, part, images, tokenizer, share) for part in slices[:1]]
+        coming = [ahead.submit(make_batch, part, images, tokenizer, context) for part in slices[:1]]
         for at in range(len(slices)):
             batch = coming.pop().result()
             if at + 1 < len(slices):
-                coming.append(ahead.submit(make_batch, slices[at + 1], images, tokenizer, share))
+                coming.append(ahead.submit(make_batch, slices[at + 1], images, tokenizer, context))
             yield batch
 
 

@@ -1,44 +1,81 @@
 """The one training loop."""
 
-import ctypes
 import math
 import signal
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from nsfse.config import Config, ModelConfig
+from nsfse.config import Config
 from nsfse.data import HasTitles, HasTrainingTexts, Source, TrainingTriplet, notes_of
 from nsfse.data.registry import open_source
 from nsfse.data.text.vocabulary import build_vocabulary, count_read, read_note
 from nsfse.models.autocast import choose
-from nsfse.models.baselines import build_model
+from nsfse.models.backbones.registry import get_backbone
+from nsfse.models.baselines import Baseline, build_model
 from nsfse.models.checkpoint import DECISION, STATES, load_state, read_header, write_file, write_header
-from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
+from nsfse.models.device import pick_device
+from nsfse.models.nsfse import NSFSE
+from nsfse.models.pretrained import (
+    feature_extractor,
+    freeze,
+    load_pretrained,
+    origin,
+    own_tokenizer,
+    resolve_config,
+)
 from nsfse.training.dataloader import ImageCache, batches
-from nsfse.training.distributed import Share, joined, pick_device
-from nsfse.training.run_logger import Log, Progress, Silence
+from nsfse.training.distributed import DistributedContext, distributed_session
+from nsfse.training.run_logger import NullRunLogger, Progress, RunLogger
 from nsfse.training.trainer import Trainer
+from nsfse.training.workarounds import deterministic_algorithms, keep_freed_memory, safe_convolutions, seeded
 from nsfse_runtime.errors import DataError, NsfseError, OutputError, UsageError
 from nsfse_runtime.inference.tokenizer import Tokenizer
 from nsfse_runtime.output_files import check_folder
 
-MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4  # of malloc.h
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run lies and what was logged last."""
+    """A run's folder, what was logged last, and whether it was left to be continued."""
 
     path: Path
     metrics: dict[str, Any]
     interrupted: bool
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What stays the same while a run is trained."""
+
+    config: Config
+    folder: Path
+    source: Source
+    tokenizer: Tokenizer
+    device: torch.device
+    distributed: DistributedContext
+    progress: Progress | None
+    step_limit: int
+    """Steps in all after which training ends; 0 for none."""
+    should_stop: Callable[[], bool]
+
+    def stops(self, signalled: bool) -> bool:
+        """Return whether any process was asked to stop."""
+        return self.distributed.any(signalled or self.should_stop(), self.device)
+
+    def reached(self, step: int) -> bool:
+        """Return whether `step` is the limit or beyond."""
+        return 0 < self.step_limit <= step
+
+    def report(self, note: str) -> None:
+        """Pass a note to `progress`, in the first process alone."""
+        if note and self.progress and not self.distributed.rank:
+            self.progress({"note": note})
 
 
 def train(
@@ -48,102 +85,168 @@ def train(
     resume: bool = True,
     progress: Progress | None = None,
     steps: int = 0,
-    enough: Callable[[], bool] = lambda: False,
-    kept: dict[str, NDArray[Any]] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    feature_cache: dict[str, NDArray[Any]] | None = None,
 ) -> TrainResult:
-    """Train, or continue, the run in folder `out`.
+    """Train a run, or continue one.
 
-    The same seed gives the same weights on the same CPU and thread count. `progress` is called after each step with
-    what was logged; `steps` ends training after so many in all, on the schedule of the whole; where `enough()` is true
-    after a step, the run is saved and left to be continued. `kept` are images, or their features, that earlier
-    trainings on the same data, size and trunk have in memory. Under torchrun all processes train one model together;
-    the first one alone writes and calls `progress`. Raises UsageError where `out` holds a run of another configuration,
-    and the data set's errors.
+    The same seed gives the same weights on the same CPU and thread count. Under torchrun all processes train one model
+    together; the first one alone writes and calls `progress`.
+
+    Args:
+        config: The whole configuration.
+        out: The run's folder.
+        resume: Whether to continue a run that is in `out`, instead of starting again.
+        progress: Called after each step with what was logged.
+        steps: Ends training after so many steps in all, on the schedule of the whole; 0 for none.
+        should_stop: Asked after each step; where true, the run is saved and left to be continued.
+        feature_cache: Images, or their features, that trainings on the same data, size and trunk keep in memory.
+
+    Returns:
+        The run's folder and what was logged last.
+
+    Raises:
+        UsageError: `out` holds a run of another configuration, or the device is missing.
+        DataError: The data set or a setting is wrong.
+        OutputError: `out` cannot be written.
     """
-    config = settle(config)
-    choose(
-        str(config.train.bf16_autocast), pick_device(config.train.device)
-    )  # a wrong setting is refused before all else
-    with joined(config.train) as share:
-        return _train(config, out, resume, progress, steps, enough, kept, share)
+    config = resolve_config(config)
+    device = pick_device(config.train.device)
+    choose(str(config.train.bf16_autocast), device)  # a wrong setting is refused before all else
+    keep_freed_memory()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    with distributed_session(config.train) as distributed:
+        folder = Path(config.data.folder) if config.data.folder else None
+        source = open_source(config.data.source, folder, **config.data.options)
+        if progress and not distributed.rank:
+            for note in notes_of(source, training=True):
+                progress({"note": note})
+        triplets = source.triplets(0)
+        tokenizer = _open_run(out, config, source, triplets, resume, distributed)
+        run = RunContext(config, out, source, tokenizer, device, distributed, progress, steps, should_stop)
+        return _train(run, triplets, feature_cache)
+
+
+def _open_run(
+    out: Path,
+    config: Config,
+    source: Source,
+    triplets: list[TrainingTriplet],
+    resume: bool,
+    distributed: DistributedContext,
+) -> Tokenizer:
+    """Make or reopen the run's folder, the first process before the others; return its tokenizer."""
+    if distributed.rank:
+        distributed.wait()
+    tokenizer = _prepare(out, config, source, triplets, resume or distributed.rank > 0)
+    if not distributed.rank:
+        distributed.wait()
+    return tokenizer
 
 
 def _train(
-    config: Config,
-    out: Path,
-    resume: bool,
-    progress: Progress | None,
-    steps: int,
-    enough: Callable[[], bool],
-    kept: dict[str, NDArray[Any]] | None,
-    share: Share,
+    run: RunContext, triplets: list[TrainingTriplet], feature_cache: dict[str, NDArray[Any]] | None
 ) -> TrainResult:
-    _keep_freed_memory()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    torch.manual_seed(config.train.seed)
-    source = open_source(
-        config.data.source, Path(config.data.folder) if config.data.folder else None, **config.data.options
-    )
-    if progress and not share.rank:
-        for told in notes_of(source, training=True):
-            progress({"note": told})
-    if share.rank:
-        share.wait()  # until the first process has made the folder
-    triplets = source.triplets(0)
-    tokenizer = _prepare(out, config, source, triplets, resume or share.rank > 0)
-    if not share.rank:
-        share.wait()
-    state, note = load_state(out)
-    device = pick_device(config.train.device)
-    model = build_model(config.model, len(tokenizer))
-    if not state:
-        load_pretrained(model, out / "tokenizer.json")
-    freeze(model, config)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size, room, instead = config.model.image_size, config.train.cache_gb * 2**30, kept_instead(model, config)
-    images = ImageCache(source, size, room, config.train.workers, instead, kept)
+    """Set up model, images, trainer and log, and run the epochs."""
+    config = run.config
+    state, note = load_state(run.folder)
+    model = _make_model(run, state)
+    extract = feature_extractor(model, config)
+    room = config.train.cache_gb * 2**30
+    images = ImageCache(run.source, config.model.image_size, room, config.train.workers, extract, feature_cache)
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
-        raise DataError(f"{source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch")
-    total = config.train.total_steps or per_epoch * config.train.epochs
-    trainer = Trainer(config, model, total, share)
+        raise DataError(
+            f"{run.source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch"
+        )
+    total_steps = config.train.total_steps or per_epoch * config.train.epochs
+    trainer = Trainer(config, model, total_steps, run.distributed)
     if state:
         trainer.load_state(state)
-    log = Silence() if share.rank else Log(out, source, images, tokenizer, config, progress, trainer.step)
-    notes = [note, "" if state else read_note(read_header(out)["trained_on"], config.model.max_words)]
-    if progress and share.rank == 0:
-        for line in filter(None, notes):
-            progress({"note": line})
+    log: RunLogger | NullRunLogger = NullRunLogger()
+    if not run.distributed.rank:
+        log = RunLogger(run.folder, run.source, images, run.tokenizer, config, run.progress, trainer.step)
+    run.report(note)
+    if not state:
+        run.report(read_note(read_header(run.folder)["trained_on"], config.model.max_words))
+    channels = get_backbone(config.model.backbone).narrowest_channels(config.model)
     with (
-        _stop_on_signal(enough, share.world > 1) as stopped,
-        _sound_convolutions(config.model),
-        _same_each_time(device),
+        _catch_signals(repeat=run.distributed.world_size > 1) as signalled,
+        safe_convolutions(channels),
+        deterministic_algorithms(run.device),
     ):
-        epochs = math.ceil(total / per_epoch) if trainer.step < total else 0
-        for epoch in range(trainer.step // per_epoch, epochs):
-            triplets, start = source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
-            for batch in batches(triplets, config.train.batch, images, tokenizer, share, start):
-                log.step(trainer, trainer.train_step(batch))
-                ended = 0 < steps <= trainer.step
-                if trainer.step % per_epoch == 0 or trainer.step == total:
-                    break  # the epoch's end saves, after its scores
-                if share.any(stopped(), device) or ended:
-                    log.stop(trainer, triplets)
-                    return TrainResult(out, dict(log.last), not ended)
-                log.save_state(trainer, due=False)
-            log.epoch(trainer, epoch, triplets)
-            if share.any(stopped(), device) or ended:
+        return _run_epochs(run, trainer, log, images, triplets, per_epoch, signalled)
+
+
+def _make_model(run: RunContext, state: dict[str, Tensor] | None) -> NSFSE | Baseline:
+    """Build the model, with its first weights where there is no `state` to continue from."""
+    config = run.config
+    with seeded(config.train.seed, run.device):
+        model = build_model(config.model, len(run.tokenizer))
+    if not state:
+        load_pretrained(model, run.folder / "tokenizer.json")
+    freeze(model, config)
+    model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _run_epochs(
+    run: RunContext,
+    trainer: Trainer,
+    log: RunLogger | NullRunLogger,
+    images: ImageCache,
+    triplets: list[TrainingTriplet],
+    per_epoch: int,
+    signalled: Callable[[], bool],
+) -> TrainResult:
+    """Train epoch by epoch until the end, the step limit or a stop; an epoch's end is scored, then saved."""
+    total = trainer.total_steps
+    epochs = math.ceil(total / per_epoch) if trainer.step < total else 0
+    for epoch in range(trainer.step // per_epoch, epochs):
+        triplets, start = run.source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
+        for batch in batches(triplets, run.config.train.batch, images, run.tokenizer, run.distributed, start):
+            log.step(trainer, trainer.train_step(batch))
+            if trainer.step % per_epoch == 0 or trainer.step == total:
                 break
-    return TrainResult(out, dict(log.last), trainer.step < trainer.total_steps and not 0 < steps <= trainer.step)
+            if run.stops(signalled()) or run.reached(trainer.step):
+                log.stop(trainer, triplets)
+                return TrainResult(run.folder, dict(log.last), not run.reached(trainer.step))
+            log.save_state(trainer, due=False)
+        log.epoch(trainer, epoch, triplets)
+        if run.stops(signalled()) or run.reached(trainer.step):
+            break
+    return TrainResult(run.folder, dict(log.last), trainer.step < total and not run.reached(trainer.step))
 
 
 def _prepare(run: Path, config: Config, source: Source, first: list[TrainingTriplet], resume: bool) -> Tokenizer:
     """Make or reopen the run's folder; return its tokenizer."""
     if (run / "config.json").exists() and resume:
         if read_header(run)["config"] != config:
-            raise UsageError(f"{run} holds a run of another configuration; name another folder or pass --fresh")
+            raise UsageError(f"{run} holds a run of another configuration; name another folder or pass --no-resume")
         return Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
+    _clear_folder(run)
+    triplets = [*first, *source.triplets(1)]
+    texts = [triplet.text for triplet in triplets]
+    if not texts:
+        why = "; ".join(("", *notes_of(source, training=True)))
+        raise DataError(f"{source.name} has no training triplets in {config.data.folder}{why}; check the data set")
+    typos = [typo for triplet in triplets for typo in triplet.typos]
+    titles = source.titles.values() if isinstance(source, HasTitles) and config.train.title_weight else ()
+    read = [*texts, *(source.training_texts if isinstance(source, HasTrainingTexts) else ())]
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(read, typos=typos, titles=titles)
+    write_file(run / "tokenizer.json", vocabulary.to_str().encode())
+    tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
+    trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
+    trained_on |= count_read(tokenizer, texts, typos)
+    trained_on |= {"steps": config.train.total_steps} if config.train.total_steps else {}
+    trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
+    write_header(run, config, vocabulary.get_vocab_size(), trained_on)
+    return tokenizer
+
+
+def _clear_folder(run: Path) -> None:
+    """Make the folder, or remove the files of an earlier run from it."""
     _refuse_others(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -151,23 +254,6 @@ def _prepare(run: Path, config: Config, source: Source, first: list[TrainingTrip
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
     for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors", DECISION):
         (run / old).unlink(missing_ok=True)
-    seen = [*first, *source.triplets(1)]
-    texts = [triplet.text for triplet in seen]
-    if not texts:
-        why = "; ".join(("", *notes_of(source, training=True)))
-        raise DataError(f"{source.name} has no training triplets in {config.data.folder}{why}; check the data set")
-    typos = [typo for triplet in seen for typo in triplet.typos]
-    titles = source.titles.values() if isinstance(source, HasTitles) and config.train.title_weight else ()
-    told = [*texts, *(source.training_texts if isinstance(source, HasTrainingTexts) else ())]
-    vocabulary = own_tokenizer(config.model) or build_vocabulary(told, typos=typos, titles=titles)
-    write_file(run / "tokenizer.json", vocabulary.to_str().encode())
-    trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}
-    tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
-    trained_on |= count_read(tokenizer, texts, typos)
-    trained_on |= {"steps": config.train.total_steps} if config.train.total_steps else {}
-    trained_on |= origin(config.model) | ({"knows": knows} if (knows := getattr(source, "knows", "")) else {})
-    write_header(run, config, vocabulary.get_vocab_size(), trained_on)
-    return tokenizer
 
 
 def _refuse_others(run: Path) -> None:
@@ -182,68 +268,27 @@ def _refuse_others(run: Path) -> None:
         raise OutputError(f"{run} holds a config.json that is no run's; choose another folder with -o") from None
 
 
-def _keep_freed_memory() -> None:
-    """Ask glibc, where it is there, to keep the memory that large tensors leave: every step makes them anew.
-
-    Given back each time, a step of the pair head took a quarter longer on a CPU of two cores.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(MALLOC_MMAP_MAX, 0)
-        libc.mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
-
-
 @contextmanager
-def _sound_convolutions(model: ModelConfig) -> Iterator[None]:
-    """Do without oneDNN where it corrupts memory: convolutions of channels that are no multiple of 16, torch 2.13."""
-    channels = model.width if model.backbone == "tiny" else 2 * model.dim  # those of a trunk's tail
-    with ExitStack() as stack:
-        if channels % 16:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # of Intel's GPUs
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        yield
+def _catch_signals(repeat: bool) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Ctrl-C or SIGTERM has come; a second one acts as usual.
 
-
-@contextmanager
-def _same_each_time(device: torch.device) -> Iterator[None]:
-    """Ask torch for deterministic algorithms: its parallel scatter on a CPU adds in whatever order threads come.
-
-    Not on a GPU, where some steps have no such form without a setting of cuBLAS made before torch starts. New tensors
-    are not filled on the way, as torch would then do: that took one twentieth of a step, and nothing reads them unset.
-    """
-    settings: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(device.type == "cpu")
-    settings.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        settings.fill_uninitialized_memory = before[1]
-
-
-@contextmanager
-def _stop_on_signal(enough: Callable[[], bool], always: bool) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question, true also where `enough` is; a second one acts as usual.
-
-    With `always` it does not: torchrun passes on a Ctrl-C that its processes have already had.
+    With `repeat` it does not: torchrun passes on a Ctrl-C that its processes have already had.
     """
     seen: list[int] = []
     before: dict[int, Any] = {}
 
     def note(number: int, _frame: object) -> None:
         seen.append(number)
-        if not always:
+        if not repeat:
             signal.signal(number, before[number])
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[int(number)] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
+    except ValueError:  # not in the main thread: the caller's program handles signals
         before.clear()
     try:
-        yield lambda: bool(seen) or enough()
+        yield lambda: bool(seen)
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)

@@ -13,11 +13,12 @@ from torch import Tensor
 from nsfse.config import Config
 from nsfse.data import Source, TrainingTriplet, calibration_split
 from nsfse.evaluation.evaluate import evaluate, scorable_queries, unlisted
-from nsfse.models.baselines import Baseline, build_model
+from nsfse.models.baselines import build_model
 from nsfse.models.checkpoint import save_state, save_tensors, write_decision, write_file
 from nsfse.models.nsfse import NSFSE
-from nsfse.models.torch_scorer import TorchScorer
-from nsfse.training.calibration import fit_decision, of_training
+from nsfse.models.pretrained import is_frozen
+from nsfse.models.torch_scorer import TorchScorer, make_scorer
+from nsfse.training.calibration import fit_decision, protocol_from_triplets
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.score_weights import fit_served
 from nsfse.training.trainer import Trainer
@@ -28,7 +29,7 @@ FITTED = 3000  # triplets of the epoch whose images make a gallery to fit on
 Progress = Callable[[dict[str, Any]], None]
 
 
-class Log:
+class RunLogger:
     """Writes metrics.jsonl, TensorBoard where installed, checkpoints; scores the validation protocols."""
 
     def __init__(
@@ -43,11 +44,12 @@ class Log:
     ) -> None:
         self.run, self.source, self.images, self.tokenizer = run, source, images, tokenizer
         self.data, self.model_config = config.data, config.model
+        self.cached_features = is_frozen(config)
         self.progress = progress
         self.started = self.saved = time.monotonic()
         self.save_every = 60.0 * config.train.save_every
         self.last: dict[str, Any] = {}
-        self.best = _keep_until(run / "metrics.jsonl", step)
+        self.best = _truncate_log(run / "metrics.jsonl", step)
         self.board = None
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -74,14 +76,13 @@ class Log:
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet]) -> None:
         """Fit t and ω of the averaged weights, score them on validation, keep the best, save for resuming.
 
-        After the last epoch what tells a match is fitted, too, and written before the state that says training is done.
+        After the last epoch the confidence is fitted, too, and written before the state that says training is done.
         """
-        model, boundaries = self._served(trainer, triplets)
-        served = model.state_dict()
-        scorer = TorchScorer(model, self.tokenizer)
+        scorer, boundaries = self._served(trainer, triplets)
+        served = scorer.model.state_dict()
         scores = self._validate(scorer)
-        if isinstance(model, NSFSE) and trainer.step == trainer.total_steps:
-            self._decide(scorer, triplets)
+        if isinstance(scorer.model, NSFSE) and trainer.step == trainer.total_steps:
+            self._calibrate(scorer, triplets)
         entry = {
             "epoch": epoch + 1,
             "step": trainer.step,
@@ -98,31 +99,32 @@ class Log:
             self.progress(entry)
 
     def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> None:
-        """Save within an epoch: the state first, so that a kill during the fit of what is served loses nothing."""
-        self.save(trainer, trainer.average)
-        save_tensors(self.run / "model.safetensors", self._served(trainer, triplets)[0].state_dict())
+        """Save within an epoch: the state first, so that a kill during the fit of t and ω loses nothing."""
+        self.save(trainer, trainer.ema)
+        save_tensors(self.run / "model.safetensors", self._served(trainer, triplets)[0].model.state_dict())
 
-    def _served(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> tuple[NSFSE | Baseline, dict[str, Any]]:
-        """Return the averaged model with t and ω fitted to it, and what metrics.jsonl says of both boundaries.
+    def _served(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> tuple[TorchScorer, dict[str, Any]]:
+        """Return a scorer of the averaged weights with t and ω fitted to them, and both boundaries for metrics.jsonl.
 
         The trainer's own weights and boundaries stay as they are: training continues as if nothing had been fitted.
         """
         model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
-        model.load_state_dict(trainer.average)
+        model.load_state_dict(trainer.ema)
+        scorer = make_scorer(model, self.tokenizer, cached_features=self.cached_features)
         if not isinstance(model, NSFSE):
-            return model, {}
-        fitting = calibration_split(self.source) or of_training(triplets[:FITTED])
-        refits = fit_served(model, self.tokenizer, fitting, self.images, self.data.fitting_queries)
-        found: dict[str, Any] = {}
+            return scorer, {}
+        fitting = calibration_split(self.source) or protocol_from_triplets(triplets[:FITTED])
+        refits = fit_served(scorer, fitting, self.images, self.data.fitting_queries)
+        boundaries: dict[str, Any] = {}
         for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
-            found[name] = boundary.summary() | {"refit": refits[name]}
+            boundaries[name] = boundary.summary() | {"refit": refits[name]}
             if self.progress and refits[name] not in ("refitted", "fixed"):
                 self.progress(
                     {"note": f"{name} of the served weights: {refits[name]}; training's {boundary.t:.3f} stays"}
                 )
-        return model, found
+        return scorer, boundaries
 
-    def _decide(self, scorer: TorchScorer, triplets: Sequence[TrainingTriplet]) -> None:
+    def _calibrate(self, scorer: TorchScorer, triplets: Sequence[TrainingTriplet]) -> None:
         known, queries = triplets[:FITTED], self.data.fitting_queries
         decision = fit_decision(scorer, self.source, self.data.validation, known, self.images, queries)
         if decision:
@@ -144,21 +146,21 @@ class Log:
         limit, source = self.data.validation_queries, self.source
         protocols = source.protocols(self.data.validation) if limit else []
         missing, strange = source.missing, unlisted(source, protocols)
-        found: dict[str, Any] = {}
+        scores: dict[str, Any] = {}
         for protocol in protocols:
             queries = scorable_queries(protocol, missing, strange)[:limit]
             if protocol.gallery and any(query.targets for query in queries):
                 short = dataclasses.replace(protocol, queries=tuple(queries))
-                found[protocol.name] = evaluate(scorer, short, self.images).scores
-        others = [protocol.name for protocol in protocols if protocol.name not in found]
-        if found:
-            found["mean_R@1"] = sum(scores["R@1"] for scores in found.values()) / len(found)
+                scores[protocol.name] = evaluate(scorer, short, self.images).scores
+        others = [protocol.name for protocol in protocols if protocol.name not in scores]
+        if scores:
+            scores["mean_R@1"] = sum(result["R@1"] for result in scores.values()) / len(scores)
         if others:
-            found["not_scored"] = others
+            scores["not_scored"] = others
             if self.progress:
-                said = f"mean R@1 is over {len(protocols) - len(others)} of {len(protocols)} protocols"
-                self.progress({"note": f"validation: {said}; no query can be answered of {', '.join(others)}"})
-        return found
+                mean = f"mean R@1 is over {len(protocols) - len(others)} of {len(protocols)} protocols"
+                self.progress({"note": f"validation: {mean}; no query can be answered of {', '.join(others)}"})
+        return scores
 
     def _write(self, entry: dict[str, Any], step: int) -> None:
         with (self.run / "metrics.jsonl").open("ab") as file:
@@ -169,16 +171,16 @@ class Log:
                     self.board.add_scalar(name, value, step)
 
 
-class Silence:
-    """The log of a process that is not the first: it says and writes nothing."""
+class NullRunLogger:
+    """The logger of a process that is not the first: it writes nothing."""
 
     last: Mapping[str, Any] = {}
 
     def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
-        """Say nothing."""
+        """Write nothing."""
 
     def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet]) -> None:
-        """Score nothing."""
+        """Write nothing."""
 
     def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> None:
         """Write nothing."""
@@ -187,8 +189,8 @@ class Silence:
         """Write nothing."""
 
 
-def _keep_until(file: Path, step: int) -> float:
-    """Forget what was logged after `step`, where a run continues; return the best validation score left, or −1."""
+def _truncate_log(file: Path, step: int) -> float:
+    """Drop what was logged after `step`, where a run continues; return the best validation score left, or −1."""
     lines = file.read_bytes().splitlines() if file.exists() else []
     entries = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= step]
     if lines:

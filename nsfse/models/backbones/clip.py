@@ -8,8 +8,9 @@ What a run needs to be opened again without that folder (shapes, special tokens,
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
 from nsfse.models.autocast import widened
-from nsfse.models.backbones.base import Trunk, TrunkEncoder, reached
+from nsfse.models.backbones.base import Backbone, ImageEncoder, TextEncoder, Trunk, TrunkEncoder, scale_gradient
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError
 from nsfse_runtime.extras import need
 
@@ -62,7 +63,7 @@ class ClipTrunk(Trunk):
         return torch.cat([found[:, :1], self.cells @ found[:, 1:]], 1) if self.pooled else found
 
 
-class ClipTail(nn.Module):
+class ClipProjection(nn.Module):
     """The class token → vector, cells → regions, by an adapter each."""
 
     def __init__(self, adapter: nn.Linear, head_grad_scale: float) -> None:
@@ -72,7 +73,8 @@ class ClipTail(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Turn `features` [B, 1 + R, p] into unit vectors [B, d] and unit regions [B, R, d]."""
-        vectors, regions = self.vector(features[:, 0]), self.region(reached(features[:, 1:], self.head_grad_scale))
+        cells = scale_gradient(features[:, 1:], self.head_grad_scale)
+        vectors, regions = self.vector(features[:, 0]), self.region(cells)
         return F.normalize(widened(vectors), dim=-1), F.normalize(widened(regions), dim=-1)
 
 
@@ -89,7 +91,7 @@ class ClipTextTrunk(nn.Module):
         return found
 
 
-class ClipTextEncoder(nn.Module):
+class ClipTextEncoder(TextEncoder):
     """CLIP's words and its sentence, the end token.
 
     The two special tokens are put around the words here and not by the tokenizer, so that words, their mask and the
@@ -109,10 +111,8 @@ class ClipTextEncoder(nn.Module):
         framed = torch.where(at == 0, self.start, torch.where(ends, self.end, framed))
         tokens = self.trunk(framed)
         sentence = (tokens * ends[..., None]).sum(1)
-        words = (
-            F.normalize(widened(self.word(reached(tokens[:, 1:-1], self.head_grad_scale))), dim=-1) * mask[..., None]
-        )
-        return words, F.normalize(widened(self.sentence(sentence)), dim=-1)
+        words = widened(self.word(scale_gradient(tokens[:, 1:-1], self.head_grad_scale)))
+        return F.normalize(words, dim=-1) * mask[..., None], F.normalize(widened(self.sentence(sentence)), dim=-1)
 
 
 def _covers(patches: int, cells: int) -> Tensor:
@@ -137,15 +137,58 @@ def _same(adapter: nn.Linear) -> nn.Linear:
     return found
 
 
-def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
-    """Return both encoders of the shapes in `config.clip`, with random weights. Raises DataError where they clash."""
+class ClipBackbone(Backbone):
+    """Both towers of a CLIP, its tokenizer, and an adapter after each tower."""
+
+    name = "clip"
+    has_unknown_word = False
+
+    def build(self, config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncoder]:
+        """Return both encoders of the shapes in `config.clip_config`. Raises DataError where they clash."""
+        return build(config, vocabulary)
+
+    def resolve(self, config: ModelConfig) -> ModelConfig:
+        """Return `config` with the shapes of its CLIP. Raises DataError, NotFoundError and others."""
+        if config.glove:
+            raise DataError("model.glove: CLIP has its own words; leave it empty")
+        return msgspec.structs.replace(config, clip_config=read_shapes(config))
+
+    def tokenizer(self, config: ModelConfig) -> Tokenizer:
+        """Return the CLIP's own tokenizer."""
+        return read_tokenizer(config)
+
+    def load_weights(self, images: ImageEncoder, texts: TextEncoder, weights: str) -> None:
+        """Fill both towers from the folder, or the name after hub:, that `weights` is."""
+        load(cast(TrunkEncoder, images), cast(ClipTextEncoder, texts), weights)
+
+
+def build(config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncoder]:
+    """Return both encoders of the shapes in `config.clip_config`, with random weights. Raises DataError."""
     need("transformers", "clip")
     from transformers import CLIPConfig, CLIPModel
 
-    found = config.clip_config
-    if not found:
+    shapes = config.clip_config
+    if not shapes:
         raise DataError("model.clip_config is empty: it is filled from model.weights when a run is trained")
-    text, vision = found["text_config"], found["vision_config"]
+    _check_settings(config, vocabulary)
+    text, vision = shapes["text_config"], shapes["vision_config"]
+    special = {"bos_token_id": shapes["start"], "eos_token_id": shapes["end"], "pad_token_id": shapes["end"]}
+    clip = CLIPModel(
+        CLIPConfig(text_config=text | special, vision_config=vision, projection_dim=shapes["projection_dim"])
+    )
+    adapter = _adapter(shapes["projection_dim"], config.dim)
+    statistics = tuple(shapes["mean"]), tuple(shapes["std"])
+    # Older runs have no cells: they learned with the patches themselves.
+    trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=shapes.get("cells", 0))
+    words = ClipTextTrunk(clip.text_model, clip.text_projection)
+    reach = config.head_grad_scale
+    texts = ClipTextEncoder(words, adapter, shapes["start"], shapes["end"], reach)
+    return TrunkEncoder(trunk, ClipProjection(adapter, reach)), texts
+
+
+def _check_settings(config: ModelConfig, vocabulary: int) -> None:
+    """Raise DataError for image size, words or vocabulary that this CLIP does not take."""
+    text, vision = config.clip_config["text_config"], config.clip_config["vision_config"]
     side = vision["image_size"]
     if tuple(config.image_size) != (side, side):
         raise DataError(f"model.image_size: {list(config.image_size)}; this CLIP takes [{side}, {side}]")
@@ -153,18 +196,6 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
         raise DataError(f"model.max_words: this CLIP reads {text['max_position_embeddings'] - 2} words at most")
     if vocabulary > text["vocab_size"]:
         raise DataError(f"model.weights: the tokenizer has {vocabulary} words, the CLIP {text['vocab_size']}")
-    special = {"bos_token_id": found["start"], "eos_token_id": found["end"], "pad_token_id": found["end"]}
-    clip = CLIPModel(
-        CLIPConfig(text_config=text | special, vision_config=vision, projection_dim=found["projection_dim"])
-    )
-    adapter = _adapter(found["projection_dim"], config.dim)
-    statistics = tuple(found["mean"]), tuple(found["std"])
-    # Runs of before have no cells: they learned with the patches themselves.
-    trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=found.get("cells", 0))
-    words = ClipTextTrunk(clip.text_model, clip.text_projection)
-    reach = config.head_grad_scale
-    texts = ClipTextEncoder(words, adapter, found["start"], found["end"], reach)
-    return TrunkEncoder(trunk, ClipTail(adapter, reach)), texts
 
 
 def load(image_encoder: TrunkEncoder, text_encoder: ClipTextEncoder, weights: str) -> None:

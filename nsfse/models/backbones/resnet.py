@@ -3,12 +3,25 @@
 He et al., Deep Residual Learning, 2016, table 1; the stride is in the 3×3 convolution, as in the known weights.
 """
 
+from pathlib import Path
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
-from nsfse.models.backbones.base import CellTail, Trunk, TrunkEncoder, check_cells, join_cells
-from nsfse.models.backbones.registry import GruTextEncoder
+from nsfse.models.backbones.base import (
+    Backbone,
+    CellProjection,
+    ImageEncoder,
+    TextEncoder,
+    Trunk,
+    TrunkEncoder,
+    check_strides,
+    join_maps,
+)
+from nsfse.models.backbones.text import GruTextEncoder
+from nsfse.models.weights import fit_tensors, read_tensors
 
 BLOCKS = (3, 4, 6, 3)
 WIDEN = 4
@@ -70,11 +83,23 @@ class ResNet50(Trunk):
         for layer in self._layers():
             x = layer(x)
             maps.append(x)
-        return join_cells(maps)
+        return join_maps(maps)
 
 
-def build(config: ModelConfig, vocabulary: int, width: int = 64) -> tuple[nn.Module, nn.Module]:
-    """Return both encoders; `width` is that of the stem. Raises DataError for sides that are no multiple of 32."""
-    check_cells(config, "resnet50")
-    trunk = ResNet50(width)
-    return TrunkEncoder(trunk, CellTail(trunk.widths, config)), GruTextEncoder(vocabulary, config)
+class ResNetBackbone(Backbone):
+    """ResNet-50 and a GRU over words; `width` is that of the stem."""
+
+    name = "resnet50"
+
+    def __init__(self, width: int = 64) -> None:
+        self.width = width
+
+    def build(self, config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncoder]:
+        """Return both encoders. Raises DataError for sides that are no multiple of 32."""
+        check_strides(config, self.name)
+        trunk = ResNet50(self.width)
+        return TrunkEncoder(trunk, CellProjection(trunk.widths, config)), GruTextEncoder(vocabulary, config)
+
+    def load_weights(self, images: ImageEncoder, texts: TextEncoder, weights: str) -> None:
+        """Fill the trunk from the file `weights`, which has torchvision's names."""
+        fit_tensors(cast(TrunkEncoder, images).trunk, read_tensors(Path(weights)), f"model.weights: {weights}")

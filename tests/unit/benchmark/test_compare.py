@@ -366,7 +366,7 @@ def test_a_time_box_stops_in_the_midst_of_a_training_and_the_next_call_continues
 
 def test_a_training_stopped_by_a_signal_stops_the_comparison(tmp_path, monkeypatch):
     def stopped(config, folder, **options):
-        return train(config, folder, enough=lambda: True)
+        return train(config, folder, should_stop=lambda: True)
 
     monkeypatch.setattr(compare, "train", stopped)
     found = toy(tmp_path, methods=("sum", "tirg"), seeds=1)

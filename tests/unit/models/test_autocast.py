@@ -25,7 +25,7 @@ from nsfse.models.backbones import (
 )
 from nsfse.models.baselines import METHODS, build_model
 from nsfse.models.checkpoint import load_checkpoint
-from nsfse.models.pretrained import settle
+from nsfse.models.pretrained import resolve_config
 from nsfse.training.dataloader import Batch
 from nsfse.training.loop import train
 from nsfse.training.trainer import Trainer
@@ -136,7 +136,7 @@ def settings_of(name: str, request, monkeypatch) -> Config:
     overrides = [*SMALL, *VARIANTS[name]]
     if any("clip" in setting for setting in overrides):
         overrides.append(f'model.weights="{request.getfixturevalue("clip_folder")}"')
-    return settle(load_config(overrides=overrides))
+    return resolve_config(load_config(overrides=overrides))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -144,7 +144,7 @@ def test_bfloat16_trains_what_float32_trains(name, request, monkeypatch):
     config = settings_of(name, request, monkeypatch)
     batch = batch_of(config.model.image_size)
     exact, trainer = trainer_of(config, "off"), trainer_of(config, "on")
-    assert trainer.numbers.bfloat16 and not exact.numbers.bfloat16
+    assert trainer.precision.bfloat16 and not exact.precision.bfloat16
     seen = []
     products = (torch.nn.Conv2d, torch.nn.Linear)
     for module in trainer.model.image_encoder.modules():
@@ -169,7 +169,7 @@ def test_bfloat16_trains_what_float32_trains(name, request, monkeypatch):
     for buffer_name, buffer in trainer.model.named_buffers():
         if "boundary" in buffer_name:
             assert buffer.dtype == torch.float64 and bool(buffer.isfinite().all()), buffer_name
-    assert {value.dtype for value in trainer.average.values()} <= {torch.float32, torch.float64, torch.int64}
+    assert {value.dtype for value in trainer.ema.values()} <= {torch.float32, torch.float64, torch.int64}
 
 
 @pytest.mark.parametrize("name", ["nsfse", "clip", "artemis"])
@@ -187,10 +187,10 @@ def test_somebodys_autocast_around_a_step_changes_nothing(name, amp, request, mo
 @pytest.mark.parametrize("name", ["nsfse", "clip"])
 def test_what_encoders_and_head_hand_over_is_float32(name, request, monkeypatch):
     trainer = trainer_of(settings_of(name, request, monkeypatch), "on")
-    batch, head, lowered = batch_of((32, 32)), trainer.model.head, trainer.numbers.lowered
+    batch, head, lowered = batch_of((32, 32)), trainer.model.head, trainer.precision.lowered
     vectors, regions = lowered(trainer.model.encode_images)(batch.pixels)
     words, sentence = lowered(trainer.model.encode_text)(batch.ids, batch.mask)
-    side = head.query_side(head.read(words, sentence, batch.mask, regions), sentence, regions)
+    side = head.encode_query(head.read(words, sentence, batch.mask, regions), sentence, regions)
     products = lowered(head.products)(side, regions[None].expand(QUERIES, -1, -1, -1))
     assert {x.dtype for x in (vectors, regions, words, sentence, *products)} == {torch.float32}
     for rows in (vectors, regions, sentence, words[batch.mask]):  # normalised after rounding, not before
@@ -203,7 +203,7 @@ def test_what_encoders_and_head_hand_over_is_float32(name, request, monkeypatch)
 def test_float64_stays():
     x = torch.rand(3, dtype=torch.float64)
     assert autocast.widened(x) is x and autocast.widened(x.bfloat16()).dtype == torch.float32
-    (found,) = trainer_of(load_config(overrides=SMALL), "on").numbers.lowered(lambda rows: (rows @ rows.T,))(x[None])
+    (found,) = trainer_of(load_config(overrides=SMALL), "on").precision.lowered(lambda rows: (rows @ rows.T,))(x[None])
     assert found.dtype == torch.float64 and torch.equal(found, x[None] @ x[None].T)
 
 

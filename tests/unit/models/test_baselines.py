@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nsfse.config import ModelConfig, load_config
+from nsfse.config import ModelConfig, TrainConfig, load_config
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.baselines import METHODS, Artemis, Baseline, Combiner, Tirg, build_model, vector_sum
@@ -18,6 +18,7 @@ from nsfse.models.torch_scorer import TorchScorer
 from nsfse.open import open_scorer
 from nsfse.training.dataloader import Batch
 from nsfse.training.loop import train
+from nsfse.training.objectives import BaselineObjective, EncodedBatch
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.search.two_stage import rank
 from nsfse_runtime.types import RankingMode
@@ -121,8 +122,9 @@ def test_what_is_blocked_is_no_negative():
     model = build_model(ModelConfig(dim=16, method="text-only"), 5)
     torch.nn.init.zeros_(model.stage1_scale)
     for blocked, left in (([False, False, True, False], 3), ([True, False, True, False], 2)):
-        found = model.losses(batch, vectors, vectors[3:], torch.tensor([blocked]), torch.Generator())
-        assert found["loss"].item() == pytest.approx(math.log(left))  # every cosine is 0
+        encoded = EncodedBatch(vectors, vectors, rows, vectors[3:], None, torch.tensor([blocked]), rows, rows)
+        found = BaselineObjective(model, TrainConfig())(batch, encoded, torch.Generator())
+        assert found["stage1"].item() == pytest.approx(math.log(left))  # every cosine is 0
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def test_the_ranking_is_that_of_the_score(runs, name):
 
 def test_a_stopped_run_with_dropout_resumes_to_the_same_weights(runs, tmp_path):
     config = load_config(overrides=[*SMALL, "model.method=combiner"])
-    assert train(config, tmp_path / "run", enough=lambda: True).interrupted
+    assert train(config, tmp_path / "run", should_stop=lambda: True).interrupted
     assert not train(config, tmp_path / "run").interrupted
     files = [folder / "model.safetensors" for folder in (tmp_path / "run", runs / "combiner")]
     assert len({hashlib.sha256(file.read_bytes()).hexdigest() for file in files}) == 1

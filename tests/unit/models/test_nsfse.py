@@ -28,9 +28,9 @@ def images(count, seed=0):
 @torch.inference_mode()
 def test_images_become_unit_vectors_and_unit_regions(model):
     vectors, regions = model.encode_images(images(3))
-    assert vectors.shape == (3, 16) and regions.shape == (3, 6 + CONFIG.views, 16)
+    assert vectors.shape == (3, 16) and regions.shape == (3, 6 + CONFIG.global_tokens, 16)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
-    torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + CONFIG.views))
+    torch.testing.assert_close(regions.norm(dim=-1), torch.ones(3, 6 + CONFIG.global_tokens))
 
 
 @torch.inference_mode()
@@ -39,7 +39,7 @@ def test_the_last_regions_see_the_whole_image(model):
     changed = image.clone()
     changed[:, :, -16:] = 255 - changed[:, :, -16:]
     (_, before), (_, after) = model.encode_images(image), model.encode_images(changed)
-    for view in range(-CONFIG.views, 0):
+    for view in range(-CONFIG.global_tokens, 0):
         assert not torch.allclose(before[:, view], after[:, view])
 
 
@@ -77,7 +77,7 @@ def test_every_weight_learns_from_the_scores():
     words, sentence = model.encode_text(ids, ids > 0)
     composed, side = model.compose(vectors[:2], regions[:2], words, sentence, ids > 0)
     stage1 = composed @ vectors.T
-    pair = model.head.pair_side(side, regions[torch.arange(4).expand(2, 4)])
+    pair = model.head.pair_similarities(side, regions[torch.arange(4).expand(2, 4)])
     scores = model.stage1_scale * stage1 + model.head_scale * model.head.total(stage1, pair)
     (scores * torch.randn(2, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from nsfse.config import ModelConfig
-from nsfse.models.similarity_head import QuerySide, gathered_cosine, masked_softmax
+from nsfse.models.similarity_head import QueryEncoding, gathered_cosine, masked_softmax
 from tests.random_run import random_model
 
 CONFIG = ModelConfig(width=16, dim=16, image_size=(32, 48))
@@ -71,18 +71,18 @@ def test_weights_sum_to_one_over_what_is_there_and_masked_rows_are_nothing(model
 @torch.inference_mode()
 def test_a_padded_query_scores_as_it_does_alone(model):
     side, regions = side_of(model), unit(3, 5, 6, 16, seed=7).float()
-    padded = model.head.pair_side(side, regions)
+    padded = model.head.pair_similarities(side, regions)
     kept = side.probes.shape[1] - side.words.shape[1]
     length = int(side.mask[2].sum())
     assert length < side.mask.shape[1]
-    alone = QuerySide(
+    alone = QueryEncoding(
         side.words[2:, :length],
         side.probes[2:, : kept + length],
         side.word_weights[2:, :length],
         side.probe_weights[2:, : kept + length],
         side.mask[2:, :length],
     )
-    found = model.head.pair_side(alone, regions[2:])
+    found = model.head.pair_similarities(alone, regions[2:])
     torch.testing.assert_close(found.cross[0], padded.cross[2])
     torch.testing.assert_close(found.visual[0], padded.visual[2])
 
@@ -90,10 +90,10 @@ def test_a_padded_query_scores_as_it_does_alone(model):
 @torch.inference_mode()
 def test_a_view_is_compared_with_the_same_view_alone(model):
     side, regions = side_of(model), unit(3, 5, 6, 16, seed=7).float()
-    views = model.head.views
+    views = model.head.global_tokens
     places = 6 - views
     products = torch.einsum("bvd,bmvd->bmv", side.probes[:, places : places + views], regions[:, :, places:])
-    found = model.head.pair_side(side, regions)
+    found = model.head.pair_similarities(side, regions)
     torch.testing.assert_close(found.y[:, :, places : places + views], products)
     alone = model.head.view_scores(side.probes[:, places : places + views], regions[:, 0])
     t = model.head.visual_boundary.t
@@ -106,7 +106,7 @@ def test_a_view_is_compared_with_the_same_view_alone(model):
 def test_a_word_of_a_weight_under_zero_counts_against_what_has_it(model):
     side, regions = side_of(model), unit(3, 5, 6, 16, seed=7).float()
     turned = replace(side, word_weights=-side.word_weights)
-    with_it, against = model.head.pair_side(side, regions), model.head.pair_side(turned, regions)
+    with_it, against = model.head.pair_similarities(side, regions), model.head.pair_similarities(turned, regions)
     over = with_it.x - model.head.cross_boundary.t
     words = side.word_weights[:, None]
     wrong = torch.where(words < 0, over.clamp_min(0), over.clamp_max(0))
@@ -118,7 +118,7 @@ def test_a_word_of_a_weight_under_zero_counts_against_what_has_it(model):
 @torch.inference_mode()
 def test_the_total_is_a_mix_with_positive_weights(model):
     side = side_of(model)
-    pair = model.head.pair_side(side, unit(3, 5, 6, 16, seed=7).float())
+    pair = model.head.pair_similarities(side, unit(3, 5, 6, 16, seed=7).float())
     nothing = torch.zeros(3, 5)
     weights = torch.nn.functional.softplus(model.head.mix)
     wanted = weights[1] * pair.cross + weights[2] * pair.visual

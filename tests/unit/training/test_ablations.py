@@ -12,7 +12,7 @@ from nsfse.models.boundary import AdaptiveBoundary
 from nsfse.models.checkpoint import load_checkpoint
 from nsfse.models.torch_scorer import TorchScorer
 from nsfse.training.dataloader import ImageCache, make_batch
-from nsfse.training.distributed import Share
+from nsfse.training.distributed import DistributedContext
 from nsfse.training.loop import train
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.errors import DataError
@@ -44,7 +44,7 @@ def scores(**model):
     with torch.inference_mode():
         vectors, regions = found.encode_images(pixels)
         query, side = found.compose(vectors[:1], regions[:1], *found.encode_text(ids, ids > 0), ids > 0)
-        pair = found.head.pair_side(side, regions[None])
+        pair = found.head.pair_similarities(side, regions[None])
         return side, pair, found.head.total(query @ vectors.T, pair)
 
 
@@ -97,7 +97,7 @@ def test_a_branch_that_is_off_has_no_boundary_loss():
         words = build_vocabulary(triplet.text for triplet in triplets)
         tokenizer = Tokenizer.from_bytes(words.to_str().encode())
         model = random_model(config.model, len(tokenizer))
-        batch = make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, Share())
+        batch = make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, DistributedContext())
         trainer = Trainer(config, model, 1)
         parts = trainer.batch_losses(batch, torch.Generator().manual_seed(0))
         found[branches] = parts["boundary"].item()

@@ -7,7 +7,7 @@ import pytest
 from nsfse.data import EvalQuery, EvaluationProtocol, TrainingTriplet
 from nsfse.evaluation.features import encode_in_batches
 from nsfse.training import calibration
-from nsfse.training.calibration import ask, fit_decision, logistic_regression, threshold_of
+from nsfse.training.calibration import compose_samples, fit_decision, logistic_regression, threshold_of
 from nsfse_runtime.inference.confidence import FEATURES, logistic
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 
@@ -33,7 +33,7 @@ def protocol(*queries, gallery=GALLERY, **options):
 def asked(*queries, **options):
     toy = protocol(*queries, **options)
     encoded = encode_in_batches(NumberScorer(), GALLERY, number_images)
-    return list(ask(NumberScorer(), toy, [(q, at) for q in queries for at in range(len(q.texts))], encoded))
+    return list(compose_samples(NumberScorer(), toy, [(q, at) for q in queries for at in range(len(q.texts))], encoded))
 
 
 def test_the_regression_parts_what_one_feature_tells_whatever_its_unit():
@@ -162,8 +162,8 @@ def test_edits_of_a_kind_that_the_model_does_not_follow_are_not_sure():
     encoded = encode_in_batches(NumberScorer(), GALLERY, number_images)
     asks = [(edit, 0) for edit in source.category_edits(GALLERY, 20)]
     toy = protocol(*(edit for edit, _ in asks))
-    assert list(ask(NumberScorer(), toy, asks, encoded)) == []
-    lists = list(ask(NumberScorer(), toy, asks, encoded, unanswered=True))
+    assert list(compose_samples(NumberScorer(), toy, asks, encoded)) == []
+    lists = list(compose_samples(NumberScorer(), toy, asks, encoded, unanswered=True))
     assert len(lists) == 20 and all(len(one.without) == 0 and not one.right.any() for one in lists)
     before, after = (np.mean([found.confidence(one.complete).max() for one in lists]) for found in (plain, wary))
     assert after < 0.5 * before

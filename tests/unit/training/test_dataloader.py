@@ -6,9 +6,10 @@ import torch
 from nsfse.data import TrainingTriplet, WordLabel
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.training.dataloader import ImageCache, make_batch, recolour
-from nsfse.training.distributed import Share
+from nsfse.training.distributed import DistributedContext
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
+ALONE = DistributedContext()
 TOKENIZER = Tokenizer(build_vocabulary(["make it red", "in blue"]), 8)
 IMAGES = {name: np.full((4, 4, 3), shade, np.uint8) for name, shade in (("a", 40), ("b", 90), ("c", 160))}
 
@@ -33,7 +34,7 @@ def test_a_batch_holds_each_image_once_and_knows_every_right_answer():
         [TrainingTriplet("a", "make it red", ("b", "c")), TrainingTriplet("c", "in blue", ("a",))],
         images,
         TOKENIZER,
-        Share(),
+        ALONE,
     )
     shades = batch.pixels[:, 0, 0, 0]
     assert sorted(shades.tolist()) == [40, 90, 160]
@@ -49,14 +50,14 @@ def test_a_batch_knows_which_images_are_as_each_word_asks():
     )
     asks = [(("a", "b"), (red,)), (("a", "c"), (red,)), (("b", "c"), (large,)), (("c", "b"), (red, large))]
     triplets = [TrainingTriplet(one, "make it red", (other,), word_labels=truth) for (one, other), truth in asks]
-    batch = make_batch([*triplets, TrainingTriplet("a", "in blue", ("c",))], images, TOKENIZER, Share())
+    batch = make_batch([*triplets, TrainingTriplet("a", "in blue", ("c",))], images, TOKENIZER, ALONE)
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
     assert batch.named.nonzero().tolist() == [[0, 2], [1, 2], [2, 1], [3, 1], [3, 2]]
     assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [-1, 1, 1], [1, -1, 1], [1, 1, -1], [-1, 1, -1]]
     own = TrainingTriplet(
         "a", "make it red", ("a",), word_labels=(WordLabel("colour", ("red",), "colour", ("blue",)),), recolour_seed=7
     )
-    assert sorted(make_batch([own], images, TOKENIZER, Share()).fulfils[0].tolist()) == [-1, 1]
+    assert sorted(make_batch([own], images, TOKENIZER, ALONE).fulfils[0].tolist()) == [-1, 1]
 
 
 def test_a_reference_has_what_a_text_names_of_it():
@@ -64,7 +65,7 @@ def test_a_reference_has_what_a_text_names_of_it():
     red, large = WordLabel("colour", ("red",), "colour", ("red",)), WordLabel("size", ("it",), "size", ("large",))
     unknown = WordLabel("kind", ("make",), "kind", ("dress",))
     told = TrainingTriplet("a", "make it red", ("b",), word_labels=(red, large, unknown))
-    batch = make_batch([told, TrainingTriplet("c", "in blue", ("a",))], images, TOKENIZER, Share())
+    batch = make_batch([told, TrainingTriplet("c", "in blue", ("a",))], images, TOKENIZER, ALONE)
     row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
     assert batch.named[0].tolist() == [1, 1, 1]
     assert batch.fulfils[:, row].tolist() == [[-1, 1, 0], [1, 1, 0], [-1, 1, 0]]  # make (unknown), it, red
@@ -76,14 +77,14 @@ def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
         WordLabel("pattern", ("it",), "pattern", ("plain",), True),
     )
     told = [TrainingTriplet("a", "make it Red", ("b",), word_labels=truth) for truth in ((red, stripes), (red,), ())]
-    batch = make_batch(told, images, TOKENIZER, Share())
+    batch = make_batch(told, images, TOKENIZER, ALONE)
     assert batch.named.tolist() == [[0, -1, 1], [0, 0, 1], [0, 0, 0]]
 
 
 def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
     told = [TrainingTriplet(one, "make it red", (other,)) for one, other in ("ab", "cb", "ac")]
     told.append(TrainingTriplet("b", "in blue", ("a",), recolour_seed=7))
-    batch = make_batch(told, images, TOKENIZER, Share())
+    batch = make_batch(told, images, TOKENIZER, ALONE)
     assert batch.pixels[batch.titled, 0, 0, 0].tolist() == [90, 40]  # b once, and nothing of c
     assert [ids[mask].tolist() for ids, mask in zip(batch.title_ids, batch.title_mask, strict=True)] == [
         TOKENIZER.encode([title], unknown=True)[0][0].tolist() for title in ("It, in red", "the blue")
@@ -93,7 +94,10 @@ def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
 def test_training_keeps_unknown_words_in_their_places():
     claim = WordLabel("colour", ("red",), "colour", ("red",))
     batch = make_batch(
-        [TrainingTriplet("a", "make it very red", ("b",), word_labels=(claim,))], images, TOKENIZER, Share()
+        [TrainingTriplet("a", "make it very red", ("b",), word_labels=(claim,))],
+        images,
+        TOKENIZER,
+        ALONE,
     )
     assert batch.ids[0].tolist() == TOKENIZER.encode(["make it very red"], unknown=True)[0][0].tolist()
     assert batch.ids[0, 2] == TOKENIZER.unknown and batch.named[0].tolist() == [0, 0, 0, 1]
@@ -106,7 +110,7 @@ def test_a_word_of_many_titles_is_known_and_one_of_few_is_not():
 
 
 def test_a_recoloured_reference_is_another_image_than_its_target():
-    batch = make_batch([TrainingTriplet("a", "make it red", ("a",), recolour_seed=7)], images, TOKENIZER, Share())
+    batch = make_batch([TrainingTriplet("a", "make it red", ("a",), recolour_seed=7)], images, TOKENIZER, ALONE)
     assert len(batch.pixels) == 2 and batch.reference.tolist() != batch.target.tolist()
     assert torch.equal(batch.pixels[batch.target[0]], torch.from_numpy(IMAGES["a"]))
     assert torch.equal(batch.pixels[batch.reference[0]], torch.from_numpy(recolour(IMAGES["a"], 7)))
@@ -120,7 +124,7 @@ def test_features_of_a_recoloured_image_are_kept_beside_its_own():
         asked.append(len(pixels))
         return pixels.astype(np.float32)[:, 0, 0]
 
-    seen = ImageCache(Shades(), (4, 4), 1e6, instead=features)
+    seen = ImageCache(Shades(), (4, 4), 1e6, extract=features)
     once, again = (seen(["a", "a", "b"], [seed, 0, 0]) for seed in (3, 4))
     assert np.array_equal(once, again) and asked == [3]
     assert np.array_equal(once[1:], seen(["a", "b"])) and not np.array_equal(once[0], once[1])
@@ -148,5 +152,5 @@ def test_trainings_share_the_images_they_keep():
 
     kept = {}
     for names in (["a", "b"], ["b", "c"]):
-        assert ImageCache(Once(), (4, 6), 1e6, kept=kept)(names).shape == (2, 4, 6, 3)
+        assert ImageCache(Once(), (4, 6), 1e6, cache=kept)(names).shape == (2, 4, 6, 3)
     assert sorted(kept) == ["a", "b", "c"]

@@ -16,11 +16,14 @@ import torch.distributed as dist
 from torch import nn
 
 from nsfse.config import load_config
-from nsfse.models.backbones.registry import MaskedGru
+from nsfse.models.backbones.text import MaskedGru
 from nsfse.models.boundary import AdaptiveBoundary
+from nsfse.models.device import pick_device
 from nsfse.models.nsfse import NSFSE
+from nsfse.training import trainer as trainer_module
 from nsfse.training.dataloader import Batch, augment
-from nsfse.training.distributed import JointBatchNorm2d, Share, pick_device
+from nsfse.training.distributed import DistributedContext, SyncBatchNorm2d
+from nsfse.training.objectives import NSFSEObjective
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.errors import UsageError
 
@@ -74,11 +77,11 @@ def test_processes_train_as_one_does(tmp_path):
 @pytest.mark.parametrize(("count", "parts"), [(16, 1), (17, 3), (5, 8), (2, 1)])
 def test_every_row_is_encoded_once_and_parts_do_not_depend_on_processes(count, parts):
     for world in (1, 2, 3):
-        shares = [Share(rank, world, parts).rows(count) for rank in range(world)]
-        whole = [torch.cat(part) for part in zip(*shares, strict=True)]
+        contexts = [DistributedContext(rank, world, parts).rows(count) for rank in range(world)]
+        whole = [torch.cat(part) for part in zip(*contexts, strict=True)]
         assert torch.cat(whole).tolist() == list(range(count))
         if count >= parts * world:
-            assert [len(part) for part in whole] == [len(part) for part in Share(0, 1, parts).rows(count)]
+            assert [len(part) for part in whole] == [len(part) for part in DistributedContext(0, 1, parts).rows(count)]
 
 
 def test_parts_have_the_gradient_of_the_whole_and_keep_activations_of_one():
@@ -95,7 +98,7 @@ def test_parts_have_the_gradient_of_the_whole_and_keep_activations_of_one():
     gradients = []
     for parts in (1, 3):
         encoder.zero_grad()
-        vectors, squares = Share(parts=parts).encode(encoder, encode, (inputs,), 17)
+        vectors, squares = DistributedContext(chunks=parts).encode(encoder, encode, (inputs,), 17)
         ((10.0 * vectors @ vectors.T).logsumexp(1).sum() + squares.sum(0).prod()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters()]))
     assert seen[0] == 17 and sorted(seen[1:]) == [5, 5, 6, 6, 6, 6]  # each part twice, never more at a time
@@ -105,17 +108,17 @@ def test_parts_have_the_gradient_of_the_whole_and_keep_activations_of_one():
 def test_encoding_a_part_again_moves_no_statistics():
     norm = nn.BatchNorm2d(3)
     x = torch.randn(8, 3, 4, 5)
-    (found,) = Share(parts=2).encode(norm, lambda part: (norm(part),), (x,), 8)
+    (found,) = DistributedContext(chunks=2).encode(norm, lambda part: (norm(part),), (x,), 8)
     before = {name: value.clone() for name, value in norm.named_buffers()}
     found.square().sum().backward()
     assert norm.weight.grad is not None and int(norm.num_batches_tracked) == 2 and norm.momentum == 0.1
     assert all(torch.equal(value, before[name]) for name, value in norm.named_buffers())
 
 
-def test_joint_normalisation_is_torchs_own():
+def test_sync_batch_norm_is_torchs_own():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        plain, joint = nn.BatchNorm2d(3), JointBatchNorm2d(3)
+        plain, joint = nn.BatchNorm2d(3), SyncBatchNorm2d(3)
         for norm in (plain, joint):
             torch.manual_seed(1)
             norm.weight.data.uniform_(0.5, 2.0)
@@ -149,8 +152,10 @@ def test_a_step_makes_nothing_on_another_device(monkeypatch):
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: torch.zeros(()))
     for name, value in {"t": property(lambda _: 0.1), "ready": property(lambda _: True)}.items():
         monkeypatch.setattr(AdaptiveBoundary, name, value)
-    monkeypatch.setattr(Trainer, "_update_boundaries", lambda *_: None)
-    monkeypatch.setattr(Trainer, "_words", lambda *_: {})  # which words ask is looked up, and nothing is there
+    monkeypatch.setattr(NSFSEObjective, "_update_boundaries", lambda *_: None)
+    # Labelled words are looked up, and none is there.
+    monkeypatch.setattr(NSFSEObjective, "_word_losses", lambda *_: {})
+    monkeypatch.setattr(trainer_module, "_read_labels", lambda batch, _: (batch.named, batch.fulfils))
     config = load_config(overrides=TOY)
     trainer = Trainer(config, NSFSE(config.model, 20).to("meta"), 10)
     mask = torch.ones(8, 4, dtype=torch.bool)

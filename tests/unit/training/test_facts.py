@@ -15,8 +15,9 @@ from nsfse.models.checkpoint import load_checkpoint
 from nsfse.open import open_scorer
 from nsfse.training import losses
 from nsfse.training.dataloader import ImageCache, make_batch
-from nsfse.training.distributed import Share
+from nsfse.training.distributed import DistributedContext
 from nsfse.training.loop import train
+from nsfse.training.objectives import EncodedBatch, attribute_losses
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -56,10 +57,15 @@ def tensors(arrays):
     return [torch.tensor(a, dtype=torch.float64 if a.dtype.kind == "f" else torch.long) for a in arrays]
 
 
-def test_evidence_and_asking_words_to_the_number():
+def attribute_losses_of(model, words, vectors, sentence, ids, named, fulfils):
+    encoded = EncodedBatch(vectors, vectors[:, None], words, sentence, None, named, named, fulfils)
+    return attribute_losses(model, encoded, ids)
+
+
+def test_word_grounding_and_word_roles_to_the_number():
     words, vectors, sentence, ids, named, fulfils = numbers()
     model = build_model(METHOD_FACTS, 10).double()
-    found = model.fact_losses(*tensors((words, vectors, sentence, ids, named, fulfils)))
+    found = attribute_losses_of(model, *tensors((words, vectors, sentence, ids, named, fulfils)))
     mapped = []
     for part, rows in (
         (model.facts.word, words),
@@ -95,10 +101,10 @@ def test_a_word_that_several_texts_ask_by_is_one_class():
     word = torch.eye(4)[:3]
     words = word[[0, 0, 1]][:, None]
     ids, named, scale = torch.tensor([[5], [5], [6]]), torch.ones(3, 1, dtype=torch.long), torch.tensor(2.0)
-    found = losses.asking_words(sentence, words, ids, named, scale)
+    found = losses.sentence_word_role_loss(sentence, words, ids, named, scale)
     expected = torch.nn.functional.cross_entropy(2.0 * sentence @ word[:2].T, torch.tensor([0, 0, 1]))
     torch.testing.assert_close(found, expected)
-    assert losses.asking_words(sentence, words, ids, named * 0, scale) == 0
+    assert losses.sentence_word_role_loss(sentence, words, ids, named * 0, scale) == 0
 
 
 def test_gradients_reach_the_encoders_outputs_and_are_those_of_differences():
@@ -106,7 +112,7 @@ def test_gradients_reach_the_encoders_outputs_and_are_those_of_differences():
     model = build_model(METHOD_FACTS, 10).double()
 
     def loss(words, vectors, sentence):
-        return sum(model.fact_losses(words, vectors, sentence, ids, named, fulfils).values())
+        return sum(attribute_losses_of(model, words, vectors, sentence, ids, named, fulfils).values())
 
     inputs = [value.requires_grad_() for value in floats]
     assert torch.autograd.gradcheck(loss, inputs, atol=1e-5)
@@ -122,7 +128,9 @@ def batch():
     triplets = source.triplets(0)[:16]
     words = build_vocabulary(triplet.text for triplet in triplets)
     tokenizer = Tokenizer.from_bytes(words.to_str().encode())
-    return make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, Share()), len(tokenizer)
+    return make_batch(triplets, ImageCache(source, config.model.image_size, 0), tokenizer, DistributedContext()), len(
+        tokenizer
+    )
 
 
 def trainer(batch, method, *settings):
@@ -179,7 +187,7 @@ def test_dropped_words_are_not_taught(batch):
 
 def test_a_run_by_facts_is_saved_resumed_and_opened(tmp_path):
     config = load_config(overrides=[*TINY, "model.method=tirg", "model.attribute_supervision=true", "train.epochs=2"])
-    assert train(config, tmp_path / "a", enough=lambda: True).interrupted
+    assert train(config, tmp_path / "a", should_stop=lambda: True).interrupted
     assert not train(config, tmp_path / "a").interrupted
     assert not train(config, tmp_path / "b").interrupted
     states = [load_checkpoint(tmp_path / name).model.state_dict() for name in "ab"]

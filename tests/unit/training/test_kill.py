@@ -155,5 +155,5 @@ def test_two_damaged_states_are_refused(struck, tmp_path):
     shutil.copytree(struck[0], tmp_path / "run")
     flip(tmp_path / "run" / STATES[0])
     cut(tmp_path / "run" / STATES[1])
-    with pytest.raises(IntegrityError, match="--fresh"):
+    with pytest.raises(IntegrityError, match="--no-resume"):
         train(load_config(overrides=SIXTY), tmp_path / "run")

@@ -124,7 +124,7 @@ def test_a_run_of_steps_in_all_stopped_in_its_last_part_of_an_epoch_continues(tm
     config = load_config(overrides=[*SMALL, *settings])
     assert not train(config, tmp_path / "whole").interrupted
     stops = iter([False, False, False, True])  # asked after each step, the fourth is in the second epoch
-    stopped = train(config, tmp_path / "parts", enough=lambda: next(stops))
+    stopped = train(config, tmp_path / "parts", should_stop=lambda: next(stops))
     assert stopped.interrupted and int(load_tensors(tmp_path / "parts" / "state.safetensors")["step"]) == 4
     assert not train(config, tmp_path / "parts").interrupted
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")

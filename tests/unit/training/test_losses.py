@@ -10,20 +10,20 @@ def test_right_answers_are_masked_out_of_the_denominator():
     logits, target = torch.tensor([[2.0, 5.0, 1.0]]), torch.tensor([0])
     blocked = torch.tensor([[False, True, False]])
     wanted = torch.nn.functional.cross_entropy(logits[:, [0, 2]], target)
-    torch.testing.assert_close(losses.classification(logits, blocked, target), wanted)
-    assert losses.classification(logits, torch.zeros_like(blocked), target) > wanted
+    torch.testing.assert_close(losses.masked_cross_entropy(logits, blocked, target), wanted)
+    assert losses.masked_cross_entropy(logits, torch.zeros_like(blocked), target) > wanted
 
 
 def test_a_smoothed_label_is_shared_by_what_is_not_blocked():
     logits, target = torch.tensor([[2.0, 5.0, 1.0, -1.0]]), torch.tensor([0])
     blocked = torch.tensor([[False, True, False, False]])
     wanted = torch.nn.functional.cross_entropy(logits[:, [0, 2, 3]], target, label_smoothing=0.1)
-    torch.testing.assert_close(losses.classification(logits, blocked, target, 0.1), wanted)
+    torch.testing.assert_close(losses.masked_cross_entropy(logits, blocked, target, 0.1), wanted)
 
 
 def test_a_blocked_candidate_gets_no_gradient():
     logits = torch.tensor([[2.0, 5.0, 1.0]], requires_grad=True)
-    losses.classification(logits, torch.tensor([[False, True, False]]), torch.tensor([0])).backward()
+    losses.masked_cross_entropy(logits, torch.tensor([[False, True, False]]), torch.tensor([0])).backward()
     assert logits.grad[0, 1] == 0 and logits.grad[0, 0] < 0 < logits.grad[0, 2]
 
 
@@ -81,11 +81,11 @@ def test_boundary_terms_keep_the_words_weights():
     best = torch.rand(2, 3, 4)
     weights = torch.rand(2, 4, requires_grad=True)
     matched, mismatched = torch.tensor([[1, 0, 0], [0.5, 0.5, 0]]), torch.tensor([[0, 1, 0], [0, 0, 1]])
-    terms = losses.boundary_terms(best, weights, matched, mismatched)
+    terms = losses.boundary_samples(best, weights, matched, mismatched)
     assert torch.equal(terms.best, best) and not terms.mismatched.requires_grad
     assert torch.equal(terms.mismatched[0, 1], weights[0].detach()) and not terms.mismatched[0, [0, 2]].any()
     assert torch.equal(terms.matched[1, 1], weights[1].detach() / 2) and not terms.matched[:, 2].any()
-    absent = losses.boundary_terms(best, -weights, matched, mismatched)
+    absent = losses.boundary_samples(best, -weights, matched, mismatched)
     assert not absent.matched.any() and not absent.mismatched.any()
 
 
@@ -93,14 +93,14 @@ def test_named_words_are_asked_for_weight_and_sign_and_others_for_nothing():
     weights = torch.tensor([[0.5, -0.2, 0.3], [0.9, 0.1, 0.0]], requires_grad=True)
     signs = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.0, 0.0]], requires_grad=True)
     named = torch.tensor([[0, -1, 1], [0, 0, 0]])
-    loss = losses.naming(weights, signs, named)
+    loss = losses.word_role_loss(weights, signs, named)
     softplus = torch.nn.functional.softplus
     wanted = 0.5 * (softplus(torch.tensor(-2.0)) + softplus(torch.tensor(-0.5))) - torch.tensor(0.5).log()
     torch.testing.assert_close(loss, wanted)
     loss.backward()
     assert signs.grad[0, 1] > 0 > signs.grad[0, 2] and not signs.grad[1].any() and not signs.grad[0, 0]
     assert weights.grad[0, 1] > 0 > weights.grad[0, 2] and not weights.grad[1].any() and not weights.grad[0, 0]
-    assert losses.naming(weights, signs, torch.zeros_like(named)).item() == 0.0
+    assert losses.word_role_loss(weights, signs, torch.zeros_like(named)).item() == 0.0
 
 
 def ready_boundary(t):
@@ -113,7 +113,7 @@ def kinds(matched, mismatched):
     """Return (best [1, 1, K], terms): so many matched correspondences, then so many mismatched ones."""
     best = torch.cat([matched, mismatched])[None, None].requires_grad_()
     first = (torch.arange(best.shape[2]) < len(matched)).float()[None, None]
-    return best, losses.Terms(best, first, 1 - first)
+    return best, losses.BoundarySamples(best, first, 1 - first)
 
 
 def test_the_boundary_loss_pushes_matched_up_and_mismatched_down_and_leaves_t_alone():
@@ -149,9 +149,9 @@ def test_a_word_that_asks_is_drawn_to_images_that_have_what_it_names_and_to_no_o
     regions = torch.nn.functional.normalize(torch.randn(4, 5, 8), dim=-1).requires_grad_()
     named = torch.tensor([[1, 0, -1]])
     fulfils = torch.tensor([[1, -1, 0, 1], [-1, -1, 0, 1]])
-    losses.evidence(boundary, words, regions, named, fulfils).backward()
+    losses.word_grounding_loss(boundary, words, regions, named, fulfils).backward()
     moved = -(regions.grad @ words[0].T).sum(1)  # [images, words]: which way the correspondences go
     has_red, has_stripes = moved[:, 0], moved[:, 2]
     assert (has_red[[0, 3]] > 0).all() and has_red[1] < 0 and not regions.grad[2].any()
     assert (has_stripes[[0, 1]] > 0).all() and has_stripes[3] < 0
-    assert losses.evidence(boundary, words, regions, named * 0, fulfils[:0]) == 0
+    assert losses.word_grounding_loss(boundary, words, regions, named * 0, fulfils[:0]) == 0

@@ -10,12 +10,13 @@ from nsfse.config import ModelConfig
 from nsfse.data import EvalQuery, EvaluationProtocol, TrainingTriplet
 from nsfse.data.text.vocabulary import build_vocabulary
 from nsfse.models.boundary import solve_boundary
-from nsfse.training.calibration import of_training
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse.training.calibration import protocol_from_triplets
 from nsfse.training.score_weights import (
-    Lists,
-    Question,
+    CandidateLists,
+    WeightSample,
     _fit,
-    _mix,
+    _fusion_weights,
     fit_boundaries,
     fit_served,
     make_lists,
@@ -33,7 +34,7 @@ def random_images(names):
 
 
 def fit_mix(model, protocol):
-    return _mix(model, make_lists(model, WORDS, protocol, random_images, 600))
+    return _fusion_weights(model, make_lists(TorchScorer(model, WORDS), protocol, random_images, 600))
 
 
 def protocol_of(queries):
@@ -51,7 +52,7 @@ def test_the_fit_asks_all_phrasings_and_leaves_recoloured_references_out():
     assert torch.equal(fit_mix(model, protocol_of(first)), found)
     given = [TrainingTriplet(query.reference, query.texts[0], query.targets) for query in first]
     own = [TrainingTriplet(str(at), texts[0], (str(at),), recolour_seed=3) for at in range(12)]
-    assert torch.equal(fit_mix(model, of_training(given + own)), found)
+    assert torch.equal(fit_mix(model, protocol_from_triplets(given + own)), found)
     alike = [replace(query, texts=texts[:1]) for query in plain]
     assert not torch.equal(fit_mix(model, protocol_of(alike)), found)
 
@@ -106,10 +107,10 @@ def rows(random, *shape):
 
 def lists_of_answers(model, count=120, images=150, words=3):
     """Return queries whose words and probes are near a region of their answer, and a gallery of the model's shape."""
-    random, views, dim = np.random.default_rng(3), model.head.views, model.config.dim
+    random, views, dim = np.random.default_rng(3), model.head.global_tokens, model.config.dim
     places = 5
     gallery = TargetFeatures(rows(random, images, dim), rows(random, images, places + views, dim))
-    questions = []
+    samples = []
     for answer in range(count):
         own = gallery.regions[answer]
         near = np.concatenate([own[[1, 2, 4]], own[:places], own[places:], own[[0, 3, 1]]])
@@ -118,8 +119,8 @@ def lists_of_answers(model, count=120, images=150, words=3):
         kappa = np.array([0.4, -0.2, 0.4], np.float32)
         nu = random.dirichlet(np.ones(places + views + words)).astype(np.float32)
         query = QueryFeatures(rows(random, dim), near[:words], near[words:], kappa, nu, ("a", "b", "c"))
-        questions.append(Question(query, answer, (images - 1 - answer % 7, (answer + 1) % count)))
-    return Lists(gallery, tuple(questions))
+        samples.append(WeightSample(query, answer, (images - 1 - answer % 7, (answer + 1) % count)))
+    return CandidateLists(gallery, tuple(samples))
 
 
 def by_hand(values, weights):
@@ -133,12 +134,12 @@ def test_both_boundaries_are_those_of_a_computation_by_hand():
     lists, places = lists_of_answers(model), 5
     assert fit_boundaries(model, lists) == {"t_c": "refitted", "t_v": "refitted"}
     found = {(side, kind): ([], []) for side in "cv" for kind in "+-"}
-    for number, question in enumerate(lists.questions):
-        query = question.query
-        for row in (question.answer, *random_wrong(lists.gallery, question, number)):
-            kind, regions = "+" if row == question.answer else "-", lists.gallery.regions[row]
+    for number, sample in enumerate(lists.samples):
+        query = sample.query
+        for row in (sample.answer, *random_wrong(lists.gallery, sample, number)):
+            kind, regions = "+" if row == sample.answer else "-", lists.gallery.regions[row]
             y = (query.probes @ regions.T).max(1)
-            views = slice(places, places + model.head.views)
+            views = slice(places, places + model.head.global_tokens)
             y[views] = (query.probes[views] * regions[places:]).sum(1)
             for side, x, w in (
                 ("c", (query.words @ regions.T).max(1), query.word_weights),
@@ -155,14 +156,14 @@ def test_both_boundaries_are_those_of_a_computation_by_hand():
 def test_mismatched_images_are_random_wrong_ones_without_the_hardest():
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
     lists = lists_of_answers(model)
-    for number, question in enumerate(lists.questions):
-        chosen = random_wrong(lists.gallery, question, number)
-        wrong = set(range(150)) - {question.answer, *question.others}
-        hardest = sorted(wrong, key=lambda row: -float(lists.gallery.vectors[row] @ question.query.vector))[:32]
+    for number, sample in enumerate(lists.samples):
+        chosen = random_wrong(lists.gallery, sample, number)
+        wrong = set(range(150)) - {sample.answer, *sample.others}
+        hardest = sorted(wrong, key=lambda row: -float(lists.gallery.vectors[row] @ sample.query.vector))[:32]
         assert len(set(chosen)) == 32 and set(chosen) <= wrong - set(hardest)
-        assert chosen == random_wrong(lists.gallery, question, number)
+        assert chosen == random_wrong(lists.gallery, sample, number)
     few = TargetFeatures(lists.gallery.vectors[:3], lists.gallery.regions[:3])
-    assert random_wrong(few, Question(lists.questions[0].query, 0, (1,)), 0) == []
+    assert random_wrong(few, WeightSample(lists.samples[0].query, 0, (1,)), 0) == []
 
 
 def test_omega_is_fitted_with_the_boundaries_that_are_served():
@@ -179,7 +180,7 @@ def test_omega_is_fitted_with_the_boundaries_that_are_served():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nsfse.training.score_weights.fit_boundaries", move)
-        assert fit_served(model, WORDS, protocol, random_images) == {"t_c": "refitted", "t_v": "rejected"}
+        assert fit_served(TorchScorer(model, WORDS), protocol, random_images) == {"t_c": "refitted", "t_v": "rejected"}
     assert not torch.equal(model.head.mix, mixed)
     torch.testing.assert_close(model.head.mix.detach(), fit_mix(model, protocol))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}

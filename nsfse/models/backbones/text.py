@@ -1,0 +1,48 @@
+"""Word embeddings and a GRU: the text encoder of every backbone that brings none of its own."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse.config import ModelConfig
+from nsfse.models.autocast import in_full, widened
+from nsfse.models.backbones.base import TextEncoder, scale_gradient
+
+
+class MaskedGru(nn.GRU):
+    """A bidirectional GRU that reads each row to its own length: a padded word changes nothing and its state is 0."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Read `embedded` [B, L, i] where `mask` [B, L]; return states [B, L, o]."""
+        lengths = mask.sum(1).cpu()
+        with in_full(embedded.device):  # its state would be rounded again at every word
+            packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+            states, _ = super().forward(packed)
+        return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])[0]
+
+
+class GruTextEncoder(TextEncoder):
+    """Word embeddings and a bidirectional GRU; a padded word changes nothing.
+
+    A word is its embedding, whatever stands around it: "red" is looked for alike in "make it red" and in "not red".
+    What stands around it is the sentence's, and its sign's (nsfse.models.similarity_head).
+    """
+
+    def __init__(self, vocabulary: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, config.dim, padding_idx=0)
+        self.head_grad_scale = config.head_grad_scale
+        self.gru = MaskedGru(config.dim, config.dim)
+        self.word = nn.Linear(config.dim, config.dim)
+        self.sentence = nn.Linear(2 * config.dim, config.dim)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode `ids` [B, L] with `mask` [B, L] into unit words [B, L, d] and unit sentences [B, d]."""
+        embedded = self.embedding(ids)
+        both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
+        peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
+        words = widened(self.word(scale_gradient(embedded, self.head_grad_scale)))
+        return F.normalize(words, dim=-1) * mask[..., None], F.normalize(widened(self.sentence(peak)), dim=-1)
