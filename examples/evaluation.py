@@ -15,12 +15,12 @@ MODES = ("composed", "image-only", "text-only")
 
 def table(bundle: str, query_set: str) -> list[str]:
     """Return a line for each protocol: how many queries, and R@1 / R@10 of each mode in percent."""
-    found = nsfse.evaluate_query_set(nsfse.open_scorer(bundle), query_set, modes=MODES).to_json()
-    composed, others = found["protocols"], found["modes"]
+    evaluation = nsfse.evaluate_query_set(nsfse.open_scorer(bundle), query_set, modes=MODES).to_json()
+    composed, others = evaluation["protocols"], evaluation["modes"]
     lines = [f"{'protocol':24}{'queries':>8}" + "".join(f"{mode:>16}" for mode in MODES)]
     for name, score in composed.items():
-        each = [score, *(others[mode][name] for mode in MODES[1:])]
-        lines.append(f"{name:24}{score['queries']:8}" + "".join(f"{s['R@1']:9.1f} /{s['R@10']:5.1f}" for s in each))
+        scores = [score, *(others[mode][name] for mode in MODES[1:])]
+        lines.append(f"{name:24}{score['queries']:8}" + "".join(f"{s['R@1']:9.1f} /{s['R@10']:5.1f}" for s in scores))
     return lines
 
 

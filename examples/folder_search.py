@@ -9,7 +9,7 @@ from nsfse_runtime import Gallery, NsfseError, Result, Retriever, open_model
 
 
 def search(bundle_folder: str, folder: str, image: str, text: str) -> Result:
-    """Bring the gallery beside `folder` in step with it, and ask it for 8 images."""
+    """Index `folder` into the gallery beside it, and search it for 8 images."""
     model = open_model(bundle_folder)
     with Gallery.open(f"{folder.rstrip('/')}.gallery", model, create=True) as gallery:
         report = gallery.sync(folder)
@@ -20,10 +20,10 @@ def search(bundle_folder: str, folder: str, image: str, text: str) -> Result:
 
 
 def show(result: Result) -> None:
-    """Print a line for each hit: words that it lacks stand behind it."""
+    """Print a line for each hit, with the words that it does not match."""
     for rank, hit in enumerate(result.hits, 1):
-        lacking = [word.word for word in hit.evidence if not word.matched]
-        print(f"{rank}. {hit.score:6.2f}  {hit.path}", f"  not: {' '.join(lacking)}" if lacking else "")
+        missed = [word.word for word in hit.evidence if not word.matched]
+        print(f"{rank}. {hit.score:6.2f}  {hit.path}", f"  not: {' '.join(missed)}" if missed else "")
     if result.has_match is False:
         print("nothing here matches")
 

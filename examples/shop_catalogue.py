@@ -12,7 +12,7 @@ from nsfse_runtime import Gallery, NsfseError, Query, Result, Retriever, open_mo
 
 
 def open_shop(bundle_folder: str, images: str, table: str) -> Retriever:
-    """Index the catalogue, or bring it up to date, and return what answers."""
+    """Index the catalogue, or update its index, and return a retriever."""
     model = open_model(bundle_folder)
     gallery = Gallery.open(f"{images.rstrip('/')}.gallery", model, create=True)
     report = gallery.sync(images, metadata=table)
@@ -20,24 +20,24 @@ def open_shop(bundle_folder: str, images: str, table: str) -> Retriever:
     return Retriever(model, gallery)
 
 
-def alternatives(shop: Retriever, product: str, text: str, without: str) -> Result:
-    """Find five products of `product`'s own category that fulfil `text` and show nothing of `without`."""
+def alternatives(shop: Retriever, product: str, text: str, exclude: str) -> Result:
+    """Find five products of `product`'s category that match `text` and not `exclude`."""
     snapshot = shop.gallery.snapshot
     category = snapshot.metadata[snapshot.row(product)].get("category")
     where = {"category": category} if category else None
-    return shop.query(product, text, k=5, where=where, negative_texts=[without])
+    return shop.query(product, text, k=5, where=where, negative_texts=[exclude])
 
 
 def answers(shop: Retriever, edits: list[tuple[str, str]]) -> Iterator[str]:
-    """Answer many customers at once; one who asks what cannot be answered does not spoil it for the others."""
+    """Answer a batch of queries; a query that fails does not affect the others."""
     queries = [Query(references=(product,), texts=(text,), k=3) for product, text in edits]
-    for (product, text), found in zip(edits, shop.answer(queries), strict=True):
-        said = str(found) if isinstance(found, NsfseError) else ", ".join(hit.id for hit in found.hits)
-        yield f"{product}, {text!r}: {said}"
+    for (product, text), result in zip(edits, shop.answer(queries), strict=True):
+        line = str(result) if isinstance(result, NsfseError) else ", ".join(hit.id for hit in result.hits)
+        yield f"{product}, {text!r}: {line}"
 
 
 def main(bundle_folder: str, images: str, table: str) -> None:
-    """Ask a catalogue of its first products."""
+    """Query a catalogue by its first products."""
     shop = open_shop(bundle_folder, images, table)
     snapshot = shop.gallery.snapshot
     first, second, *_ = snapshot.ids

@@ -105,7 +105,7 @@ def test_the_notebook_runs_from_top_to_bottom(laid, capsys):
     assert len(images) == 4 and len(capsys.readouterr().out.splitlines()) == 6
     word = WordEvidence("red", 0.5, True, 1.0, regions=(0.3, -0.2))
     path = str(laid / "tour/images/test-000001.png")
-    map_of_a_word = names["lit"](Hit("a", path, 1.0, True, (word,)), (1, 2), height=64)
+    map_of_a_word = names["highlight"](Hit("a", path, 1.0, True, (word,)), (1, 2), height=64)
     left, right = (np.asarray(map_of_a_word)[:, columns].mean() for columns in (slice(0, 16), slice(48, 64)))
     assert left > right + 50, "light where the word is"
 
