@@ -94,7 +94,7 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
         "codes": lambda query: codes.search(query, CANDIDATES),
         "filter_1_percent": lambda query: exact_search(vectors, query, CANDIDATES, mask),
     }
-    if ann.present():
+    if ann.is_installed():
         with tempfile.TemporaryDirectory() as place:
             searcher = first_stage.FirstStage(Path(place) / "bench.gallery", "bench", "ann")
             index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))

@@ -28,8 +28,8 @@ from nsfse.open import open_run
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.loop import train
-from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.output_files import check_folder
 
 SPLITS = ("test", "val")

@@ -12,8 +12,8 @@ from nsfse.data import Source
 from nsfse.data.registry import open_source
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.suggest import did_you_mean
-from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))

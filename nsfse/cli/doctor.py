@@ -14,9 +14,9 @@ from typing import Any
 
 import nsfse
 from nsfse.config import AMP_VARIABLE
-from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.hardware import available_memory, usable_cpus
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),

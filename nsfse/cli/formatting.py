@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import typer
 
-from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from nsfse.data import CheckReport
 from nsfse.data.datasets.file_index import EMPTY, counted
-from nsfse_runtime import SCHEMA_VERSION
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 __all__ = ["check_dataset", "report_json", "report_lines"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nsfse.demo.contact_sheet import look
 from nsfse.progress import indexing_bar, print_status, stages_bar, training_bar
-from nsfse_runtime import SCHEMA_VERSION
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.output_files import check_folder
 
 PRESET = "drawn-easy"

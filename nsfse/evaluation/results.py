@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nsfse.data import EvalQuery, EvaluationProtocol, Source, gallery_digest
 from nsfse.evaluation.query_counts import Noted
-from nsfse_runtime import SCHEMA_VERSION
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.retrieval.results import Hit
 
 __all__ = ["Diagnosis", "Evaluation", "ProtocolResult", "QueryExample", "QueryRanking", "ScoreHistogram"]

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 # It is read when ONNX Runtime starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-SCHEMA_VERSION = 2
-"""Version of all JSON that commands and servers print (docs/json.md)."""
-
 _MODULES = {
     "Bundle": "inference.bundle",
     "Gallery": "gallery.gallery",

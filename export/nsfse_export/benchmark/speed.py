@@ -35,11 +35,12 @@ from nsfse_export.benchmark.scaling import bulk, cold, growth
 from nsfse_export.benchmark.timing import Act, interleaved, machine, quantiles, ratios
 from nsfse_export.export import export_bundle
 from nsfse_export.precision_gate import reduce_bundle
-from nsfse_runtime import SCHEMA_VERSION, Gallery, Retriever, open_model
+from nsfse_runtime import Gallery, Retriever, open_model
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.hardware import cpu_threads
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.types import RankingMode
 
 CANDIDATES, PAIR_WORDS = 100, 12

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse_runtime import SCHEMA_VERSION
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.retrieval.hit_features import hit_confidences
 from nsfse_runtime.retrieval.query import ComposedQuery
 from nsfse_runtime.retrieval.text_warnings import TextReading

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from nsfse_runtime import SCHEMA_VERSION
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
+from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.retrieval.results import WordEvidence
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.server.errors import ErrorBody
