@@ -11,10 +11,17 @@ __all__ = ["check_dataset", "report_json", "report_lines"]
 
 
 def check_dataset(name: str, folder: Path, **options: Any) -> CheckReport:
-    """Open a data set by name, count it against the official numbers and decode every image.
+    """Open a data set, count it against the official numbers and decode every image; annotations alone will do.
 
-    `options` are the reader's (`images`: where the images lie when not under `folder`). Works on annotations alone.
-    Raises UsageError for an unknown name, NotFoundError and DataError for what is not a data set of that name.
+    Args:
+        name: A name of nsfse.data.registry.SOURCES.
+        folder: The folder that holds the data set.
+        options: The reader's options, such as `images`.
+
+    Raises:
+        UsageError: The name or an option is unknown.
+        NotFoundError: The folder, or a file that the data set needs, is not there.
+        DataError: A file is not in its form.
     """
     from nsfse.data.registry import open_source
 
@@ -59,12 +66,12 @@ def _all_counts(report: CheckReport) -> dict[str, int]:
     return {**report.counts, **{key: 0 for key in report.expected if key not in report.counts}}
 
 
-def _count_line(report: CheckReport, key: str, width: int, found: int) -> str:
+def _count_line(report: CheckReport, key: str, width: int, count: int) -> str:
     expected = report.expected.get(key)
     if expected is None:
-        return f"{key:<{width}}  {found:>7}"
-    verdict = "ok" if found == expected else "differs" if key in report.counts else "absent"
-    return f"{key:<{width}}  {found:>7} of {expected:>7}  {verdict}"
+        return f"{key:<{width}}  {count:>7}"
+    verdict = "ok" if count == expected else "differs" if key in report.counts else "absent"
+    return f"{key:<{width}}  {count:>7} of {expected:>7}  {verdict}"
 
 
 def _listed(what: str, names: list[str], limit: int) -> list[str]:

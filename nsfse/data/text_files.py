@@ -35,7 +35,7 @@ _OTHERS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`",
 }
 _PAGE = ("<!doctype", "<html", "<?xml", "<head", "<body")
-_AT = re.compile(r" - at (?:`key` in )?`\$(.*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`\$(.*)`$")
 _LACKS = re.compile(r"Object missing required field `(.+)`$")
 _LONE = re.compile("[\ud800-\udfff]")
 
@@ -74,9 +74,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_json(path: Path, form: type[T], entry: str = "entry", key: str = "") -> T:
-    """Return a JSON file as `form`; in a list an error names the `entry`, counted from 0, and its value of `key`.
+    """Return a JSON file as a type; keys that the type does not name are allowed.
 
-    Keys that `form` does not name are allowed. Raises DataError that names file, entry and field.
+    Args:
+        path: The file.
+        form: The type that msgspec converts to.
+        entry: What an error calls an entry of a list; entries are counted from 0.
+        key: The key whose value an error names beside the entry.
+
+    Raises:
+        DataError: The file is not in its form; the message names file, entry and field.
     """
     text, value = read_text(path), None
     try:
@@ -89,9 +96,16 @@ def read_json(path: Path, form: type[T], entry: str = "entry", key: str = "") ->
 
 
 def read_json_line(line: str, form: type[T], where: str, needs: str) -> T:
-    """Return a line of a JSONL file as `form`; raise DataError that names line and field.
+    """Return a line of a JSONL file as a type.
 
-    `where` is the line's file and number, `needs` what a row has to have.
+    Args:
+        line: The line's text.
+        form: The type that msgspec converts to.
+        where: The line's file and number, for errors.
+        needs: What a row has to have, for errors.
+
+    Raises:
+        DataError: The line is not in its form; the message names line and field.
     """
     try:
         value = parse_json(line)
@@ -110,10 +124,20 @@ def read_json_line(line: str, form: type[T], where: str, needs: str) -> T:
 def read_csv(
     path: Path, needed: Sequence[str], known: Sequence[str] = (), mark: str = ":", short: bool = False
 ) -> tuple[tuple[str, ...], list[tuple[str, dict[str, str]]]]:
-    """Return the columns of a CSV file and (where, row) of its rows, cells without blanks around.
+    """Read a CSV file, whose separator is the comma, semicolon or tab with which the header has the needed columns.
 
-    The separator is the comma, semicolon or tab with which the header has the `needed` columns; these and the `known`
-    ones may be written in capitals. With `short` a row may end early. Raises DataError that names the line.
+    Args:
+        path: The file.
+        needed: Columns that must be there, in small letters or capitals.
+        known: Further columns that may be in capitals.
+        mark: What stands between file and line number in `where`.
+        short: Whether a row may end early.
+
+    Returns:
+        The columns, and (where, row) of each row; cells have no blanks around them.
+
+    Raises:
+        DataError: The file is not in its form; the message names the line.
     """
     text = read_text(path)
     named = re.match(r"sep=(.)\r?\n", text)  # a spreadsheet's own line
@@ -190,9 +214,9 @@ def convert(value: Any, form: type[T]) -> T:
     try:
         return msgspec.convert(_emptied(value), form)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
-        told = str(error)
-    at = _AT.search(told)
-    reason, path = (told[: at.start()], at[1]) if at else (told, "")
+        message = str(error)
+    place = _PLACE.search(message)
+    reason, path = (message[: place.start()], place[1]) if place else (message, "")
     if lacks := _LACKS.match(reason):
         raise FormError(f"{path}.{lacks[1]}".lstrip("."), MISSING)
     reason = reason.replace("`", "").replace("str of length >= 1", "str that is not blank")
@@ -209,12 +233,12 @@ def _emptied(value: Any) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        begins = printable(json.dumps(found)[:60])
+        begins = printable(json.dumps(value)[:60])
         raise ValueError(f"the key {printable(twice)!r} stands twice in the object that begins {begins}")
-    return found
+    return value
 
 
 def _no_number(constant: str) -> None:
@@ -232,15 +256,15 @@ def _refuse_lone_surrogates(value: Any) -> None:
                 raise FormError(path.lstrip("."), "a key is not valid Unicode")
             pending += [(f"{path}.{key}", inner) for key, inner in part.items()]
         elif isinstance(part, list):
-            pending += [(f"{path}[{at}]", inner) for at, inner in enumerate(part)]
+            pending += [(f"{path}[{index}]", inner) for index, inner in enumerate(part)]
 
 
 def _placed(value: Any, error: FormError, entry: str, key: str) -> str:
     """Return the place of an error and its reason: `pair 3 (pairid 12): target: expected str, got null`."""
-    at = re.match(r"\[(\d+)\]\.?(.*)", error.path, re.DOTALL)
-    if at is None:
+    match = re.match(r"\[(\d+)\]\.?(.*)", error.path, re.DOTALL)
+    if match is None:
         return str(error)
-    number, field = int(at[1]), at[2]
+    number, field = int(match[1]), match[2]
     listed = value[number] if isinstance(value, list) and number < len(value) else None
     named = listed.get(key) if isinstance(listed, dict) else None
     place = f"{entry} {number}" + (f" ({key} {named})" if isinstance(named, int | str) else "")

@@ -106,10 +106,10 @@ class CatalogueSource:
         splits = dict.fromkeys(self._table.splits.values())
         counts = {f"{split or 'all'}.found": len(self.items(split)) for split in splits}
         expected = {f"{split or 'all'}.found": len(self._table.of_split(split)) for split in splits}
-        layout = scan(self._options.images or self._folder)
-        broken = broken_images(list(self.images.values()), layout, self._table.dead)
+        index = scan(self._options.images or self._folder)
+        broken = broken_images(list(self.images.values()), index, self._table.dead)
         note = f"attributes: {', '.join(self.columns)}"
-        return CheckReport(self.name, counts, expected, self.missing, broken, (note,), (), layout.skipped)
+        return CheckReport(self.name, counts, expected, self.missing, broken, (note,), (), index.skipped)
 
     def _training_ids(self, split: str) -> tuple[str, ...]:
         """Return the ids of the training split; all where the table names no splits."""

@@ -82,27 +82,27 @@ class CIRR:
 
     def __init__(self, folder: Path, options: FolderOptions | None = None) -> None:
         options = options or FolderOptions()
-        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._index = scan(folder, *([options.images] if options.images else []))
         self._seed = options.seed
         self._lists = {s: self._read_list(s) for s in SPLITS if self._has("split", s)}
         self._pairs = {s: self._read_pairs(s) for s in SPLITS if self._has("cap", s)}
         if not self._lists:
             raise DataError(f"no split.rc2.SPLIT.json under {folder}; give the folder of the official annotations")
         listed = [item for ids in self._lists.values() for item in ids]
-        self.images = self._layout.locate(listed)
+        self.images = self._index.locate(listed)
         self.missing = absent(listed, self.images)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, a line each."""
-        return self._layout.notes
+        """Folders and files that could not be read, a line each."""
+        return self._index.notes
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
         silent = sum(not trainable(pair.caption) for pair in self._pairs.get("train", ()))
-        said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return (said,) if silent else ()
+        line = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
+        return (line,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one image [H, W, 3] fitted to `size` (H, W)."""
@@ -119,7 +119,7 @@ class CIRR:
         """
         if "train" not in self._pairs:
             raise NotFoundError(
-                f"no cap.rc2.train.json under {self._layout.roots[0]}; CIRR cannot be trained on without it"
+                f"no cap.rc2.train.json under {self._index.roots[0]}; CIRR cannot be trained on without it"
             )
         pairs = [p for p in self._pairs["train"] if trainable(p.caption)]
         pairs = [p for p in pairs if p.reference in self.images and p.target_hard in self.images]
@@ -152,23 +152,23 @@ class CIRR:
             counts[f"{split}.found"] = len(listed) - len(absent(listed, self.images))
             expected[f"{split}.found"] = OFFICIAL[f"{split}.listed"]
         faults, odd = self._findings()
-        broken = broken_images(sorted(set(self.images.values())), self._layout)
+        broken = broken_images(sorted(set(self.images.values())), self._index)
         notes = (*map(str, odd.all()), *self._notes())
-        return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._layout.skipped)
+        return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._index.skipped)
 
     def _file(self, kind: str, split: str) -> str:
         return f"{kind}.rc2.{split}.json"
 
     def _has(self, kind: str, split: str) -> bool:
-        return self._file(kind, split) in self._layout.files
+        return self._file(kind, split) in self._index.files
 
     def _read_list(self, split: str) -> tuple[str, ...]:
         form: Any = Mapping[Name, str] | list[Name]
-        names: Iterable[str] = read_json(self._layout.file(self._file("split", split)), form, "name")
+        names: Iterable[str] = read_json(self._index.file(self._file("split", split)), form, "name")
         return tuple(dict.fromkeys(map(image_id, names)))
 
     def _read_pairs(self, split: str) -> list[_Query]:
-        path = self._layout.file(self._file("cap", split))
+        path = self._index.file(self._file("cap", split))
         given: Sequence[_Query] = read_json(path, list[_Query] if split == "test1" else list[_Pair], "pair", "pairid")
         pairs = [_with_ids(pair) for pair in given]
         first: dict[str, int] = {}

@@ -43,7 +43,7 @@ class Fashion200K:
 
     def __init__(self, folder: Path, options: FolderOptions | None = None) -> None:
         options = options or FolderOptions()
-        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._index = scan(folder, *([options.images] if options.images else []))
         self._seed = options.seed
         self._twice: dict[str, dict[str, list[str]]] = {split: {} for split in SPLITS}
         self._captions = {split: self._read_labels(split) for split in SPLITS}
@@ -52,17 +52,17 @@ class Fashion200K:
                 f"no CATEGORY_SPLIT_detect_all.txt under {folder}; give the folder with the official labels"
             )
         listed = [item for captions in self._captions.values() for item in captions]
-        self.images = self._layout.locate(listed)
+        self.images = self._index.locate(listed)
         self.missing = absent(listed, self.images)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, and the test queries left out, a line each."""
-        if all(self._captions["test"].values()) or "test_queries.txt" not in self._layout.files:
-            return self._layout.notes
-        silent = sum(not self._told(pair) for pair in self._test_pairs())
-        said = f"{counted(silent, 'test query', 'test queries')} left out: no description"
-        return (*self._layout.notes, *([said] if silent else []))
+        """What could not be read, and the test queries left out, a line each."""
+        if all(self._captions["test"].values()) or "test_queries.txt" not in self._index.files:
+            return self._index.notes
+        silent = sum(not self._is_described(pair) for pair in self._test_pairs())
+        line = f"{counted(silent, 'test query', 'test queries')} left out: no description"
+        return (*self._index.notes, *([line] if silent else []))
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one image [H, W, 3] fitted to `size` (H, W)."""
@@ -78,7 +78,7 @@ class Fashion200K:
         Pairs are drawn from the images that are there. Raises NotFoundError where the train labels are absent.
         """
         if not self._captions["train"]:
-            raise NotFoundError(f"no train labels under {self._layout.roots[0]}; Fashion200K cannot be trained on")
+            raise NotFoundError(f"no train labels under {self._index.roots[0]}; Fashion200K cannot be trained on")
         rng = random.Random(f"{self._seed}/{epoch}")
         sources = [item for items in self._siblings[0].values() for item in items]
         rng.shuffle(sources)
@@ -90,20 +90,20 @@ class Fashion200K:
         A pair of which one has no description has no modification text: it is left out, and the note says so. An image
         that is listed with several descriptions is right for each, and its last one makes the text.
         """
-        if _official(split) != "test" or "test_queries.txt" not in self._layout.files:
+        if _official(split) != "test" or "test_queries.txt" not in self._index.files:
             return []
         captions = self._captions["test"]
         missing = absent(captions, self.images)
         gallery = tuple(item for item in captions if item in self.images)
         alike: dict[str, list[str]] = defaultdict(list)
         for item, caption in captions.items():
-            for said in dict.fromkeys([*self._twice["test"].get(item, ()), caption]):
-                alike[said].append(item)
+            for text in dict.fromkeys([*self._twice["test"].get(item, ()), caption]):
+                alike[text].append(item)
         pairs = self._test_pairs()
-        told = [pair for pair in pairs if self._told(pair)]
-        queries = tuple(self._query(source, target, alike) for source, target in told)
+        described = [pair for pair in pairs if self._is_described(pair)]
+        queries = tuple(self._query(source, target, alike) for source, target in described)
         note = "a hit is any image with the target's caption; the query image is excluded"
-        if silent := len(pairs) - len(told):
+        if silent := len(pairs) - len(described):
             note += f"; {counted(silent, 'query', 'queries')} without a description left out"
         return [
             EvaluationProtocol(
@@ -114,7 +114,7 @@ class Fashion200K:
     def check(self) -> CheckReport:
         """Count images, captions, modifiable images and test queries; decode every image."""
         train = self._captions["train"]
-        has_queries = "test_queries.txt" in self._layout.files
+        has_queries = "test_queries.txt" in self._index.files
         counts = {
             "train.listed": len(train),
             "train.captions": len(set(train.values())),
@@ -126,19 +126,19 @@ class Fashion200K:
         for split, captions in self._captions.items():
             counts[f"{split}.found"] = len(captions) - len(absent(captions, self.images))
             expected[f"{split}.found"] = OFFICIAL[f"{split}.listed"]
-        broken = broken_images(sorted(set(self.images.values())), self._layout)
+        broken = broken_images(sorted(set(self.images.values())), self._index)
         faults, odd = self._findings(self._test_pairs() if has_queries else [])
         notes = [*map(str, odd.all())]
         if not has_queries:
             notes.append("absent: test_queries.txt (TIRG's release): nothing can be scored without it")
         return CheckReport(
-            self.name, counts, expected, self.missing, broken, tuple(notes), faults.all(), self._layout.skipped
+            self.name, counts, expected, self.missing, broken, tuple(notes), faults.all(), self._index.skipped
         )
 
     def _read_labels(self, split: str) -> dict[str, str]:
         captions: dict[str, str] = {}
         for category in CATEGORIES:
-            path = self._layout.files.get(f"{category}_{split}_detect_all.txt")
+            path = self._index.files.get(f"{category}_{split}_detect_all.txt")
             for number, line in read_lines(path) if path else ():
                 fields = line.split("\t")
                 if len(fields) < 3 or not fields[0].strip():
@@ -152,7 +152,7 @@ class Fashion200K:
         return captions
 
     def _test_pairs(self) -> list[tuple[str, str]]:
-        path = self._layout.file("test_queries.txt")
+        path = self._index.file("test_queries.txt")
         pairs: list[tuple[str, str]] = []
         for number, line in read_lines(path):
             items = line.split()
@@ -166,7 +166,7 @@ class Fashion200K:
             pairs.append((items[0], items[1]))
         return pairs
 
-    def _told(self, pair: tuple[str, str]) -> bool:
+    def _is_described(self, pair: tuple[str, str]) -> bool:
         """Return whether both images of a test query have a description."""
         return all(self._captions["test"][item].split() for item in pair)
 
@@ -184,7 +184,7 @@ class Fashion200K:
                 faults.add("path is in both splits", "paths are in both splits", item)
         for number, (source, target) in enumerate(pairs):
             entry = f"query {number} {source}"
-            if not self._told((source, target)):
+            if not self._is_described((source, target)):
                 faults.add("query lacks a description", "queries lack a description", entry)
             if source == target:
                 faults.add("query has its reference as target", "queries have their reference as target", entry)
@@ -236,10 +236,10 @@ def _families(
     for caption in dict.fromkeys(captions.values()):
         for word in caption.split():
             children[caption.replace(word, "").replace("  ", " ").strip()][caption] = None
-    shared = {parent: list(found) for parent, found in children.items() if len(found) > 1}
+    shared = {parent: list(siblings) for parent, siblings in children.items() if len(siblings) > 1}
     parents: dict[str, list[str]] = defaultdict(list)
-    for parent, found in shared.items():
-        for caption in found:
+    for parent, siblings in shared.items():
+        for caption in siblings:
             parents[caption].append(parent)
     images: dict[str, list[str]] = defaultdict(list)
     for item, caption in captions.items():

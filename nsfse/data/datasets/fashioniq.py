@@ -84,7 +84,7 @@ class FashionIQ:
 
     def __init__(self, folder: Path, options: FashionIQOptions | None = None) -> None:
         options = options or FashionIQOptions()
-        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._index = scan(folder, *([options.images] if options.images else []))
         self._seed = options.seed
         self._join = options.join
         self._lists: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -99,19 +99,19 @@ class FashionIQ:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, a line each."""
-        return self._layout.notes
+        """Folders and files that could not be read, a line each."""
+        return self._index.notes
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
         silent = sum(not trainable(_all_of(pair.captions)) for c in CATEGORIES for pair in self._answered(c, "train"))
-        said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return (said,) if silent else ()
+        line = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
+        return (line,) if silent else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:
-        """Every caption that training may tell."""
+        """Every caption that training may use."""
         return tuple(c for category in CATEGORIES for pair in self._trained(category) for c in pair.captions)
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
@@ -124,25 +124,25 @@ class FashionIQ:
         return tuple(item for item in ids if item in self.images)
 
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
-        """Return the training pairs in a seeded shuffle; a quarter each is told as c1+c2, c2+c1, c1 and c2 (CLIP4Cir).
+        """Return the training pairs in a seeded shuffle; a quarter each reads c1+c2, c2+c1, c1 and c2 (CLIP4Cir).
 
-        Pairs with a missing image, and those without a caption, are left out: `missing` and `notes` tell.
+        Pairs with a missing image, and those without a caption, are left out: see `missing` and `left_out`.
         """
         rng = random.Random(f"{self._seed}/{epoch}")
         pairs = [pair for category in CATEGORIES for pair in self._trained(category)]
         rng.shuffle(pairs)
-        return [TrainingTriplet(p.candidate, _told(p.captions, self._join, rng), (p.target,)) for p in pairs]
+        return [TrainingTriplet(p.candidate, _training_text(p.captions, self._join, rng), (p.target,)) for p in pairs]
 
     def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return, per category, both galleries with the reference removed and kept; none for test (no targets)."""
-        found: list[EvaluationProtocol] = []
+        protocols: list[EvaluationProtocol] = []
         for category in CATEGORIES:
             pairs = self._answered(category, split)
             if not pairs:
                 continue
             for gallery, listed in self._galleries(category, split):
-                found += [self._protocol(gallery, category, split, listed, pairs, keep) for keep in (False, True)]
-        return found
+                protocols += [self._protocol(gallery, category, split, listed, pairs, keep) for keep in (False, True)]
+        return protocols
 
     def check(self) -> CheckReport:
         """Count queries, galleries and images per category and split; name odd pairs; decode every image."""
@@ -156,12 +156,12 @@ class FashionIQ:
             counts[f"{key}.found"] = len(ids) - len(absent(ids, self.images))
             expected[f"{key}.found"] = len(ids)
         faults, odd = self._findings()
-        broken = broken_images(sorted(set(self.images.values())), self._layout)
+        broken = broken_images(sorted(set(self.images.values())), self._index)
         notes = (*map(str, odd.all()), *self._notes())
-        return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._layout.skipped)
+        return CheckReport(self.name, counts, expected, self.missing, broken, notes, faults.all(), self._index.skipped)
 
     def _read(self, category: str, split: str) -> None:
-        files = self._layout.files
+        files = self._index.files
         if path := files.get(f"split.{category}.{split}.json"):
             self._lists[category, split] = tuple(dict.fromkeys(map(image_id, read_json(path, list[Name], "id"))))
         if path := files.get(f"cap.{category}.{split}.json"):
@@ -179,9 +179,9 @@ class FashionIQ:
         return [pair for pair in there if trainable(_all_of(pair.captions))]
 
     def _find_images(self) -> dict[str, Path]:
-        images = self._layout.locate(item for ids in self._lists.values() for item in ids)
+        images = self._index.locate(item for ids in self._lists.values() for item in ids)
         for (category, _), ids in self._lists.items():
-            prefixed = self._layout.locate(f"{category}_{item}" for item in ids if item not in images)
+            prefixed = self._index.locate(f"{category}_{item}" for item in ids if item not in images)
             images |= {name.removeprefix(f"{category}_"): path for name, path in prefixed.items()}
         return images
 
@@ -237,10 +237,10 @@ def _ids(pair: _Query) -> tuple[str, ...]:
 
 
 def _judge_captions(pair: _Query, notes: Findings, entry: str) -> None:
-    said = _spoken(pair.captions)
-    if not said:
+    given = _not_blank(pair.captions)
+    if not given:
         notes.add("pair has no caption", "pairs have no caption", entry)
-    elif len(said) < len(pair.captions):
+    elif len(given) < len(pair.captions):
         notes.add("pair has an empty caption", "pairs have an empty caption", entry)
     if len(pair.captions) != 2:
         notes.add("pair does not have two captions", "pairs do not have two captions", entry)
@@ -260,20 +260,20 @@ def _judge_images(pair: _Query, listed: Container[str], seen: set[_Pair], faults
     seen.add(pair)
 
 
-def _spoken(captions: Iterable[str]) -> list[str]:
+def _not_blank(captions: Iterable[str]) -> list[str]:
     return [caption.strip() for caption in captions if caption.strip()]
 
 
 def _all_of(captions: Iterable[str]) -> str:
-    return " and ".join(_spoken(captions))
+    return " and ".join(_not_blank(captions))
 
 
 def _joined(captions: Sequence[str], join: str) -> tuple[str, ...]:
     if join == "clip4cir":
         return (_clip4cir(captions) if captions else "",)
-    said = _spoken(captions)
+    given = _not_blank(captions)
     one = _all_of(captions)
-    return (one,) if join == "c1 and c2" else (one, " and ".join(reversed(said)))
+    return (one,) if join == "c1 and c2" else (one, " and ".join(reversed(given)))
 
 
 def _clip4cir(captions: Sequence[str]) -> str:
@@ -281,12 +281,12 @@ def _clip4cir(captions: Sequence[str]) -> str:
     return " and ".join([first.capitalize(), *others])
 
 
-def _told(captions: Sequence[str], join: str, rng: random.Random) -> str:
+def _training_text(captions: Sequence[str], join: str, rng: random.Random) -> str:
     """Return a training text: c1 and c2, c2 and c1, c1 or c2, each as `join` writes it."""
-    said = _spoken(captions)
+    given = _not_blank(captions)
     if join == "clip4cir":
-        cut = [bare for caption in said if (bare := caption.strip(_MARKS))] or said
+        cut = [bare for caption in given if (bare := caption.strip(_MARKS))] or given
         ways = [_clip4cir(cut), _clip4cir(cut[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
     else:
-        ways = [" and ".join(said), " and ".join(reversed(said)), said[0], said[-1]]
+        ways = [" and ".join(given), " and ".join(reversed(given)), given[0], given[-1]]
     return rng.choice(ways)

@@ -1,7 +1,7 @@
 """Where a data set's files really are: one walk of a folder, images found by name in whatever layout they lie.
 
 Public data sets are handed on in many forms: one folder or one per category, `train/34/x.png` or `train/x.png`, .png
-for .jpg, an extra folder on top, images far from the annotations. Names find them; where a name has folders, they tell
+for .jpg, an extra folder on top, images far from the annotations. Names find them; where a name has folders, they part
 images of the same file name apart.
 """
 
@@ -28,7 +28,7 @@ _BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FileIndex:
     """What lies in a data set's folders: image files by stem (the best first), other files by name."""
 
     roots: tuple[Path, ...]
@@ -37,7 +37,7 @@ class Layout:
     """Images of 0 bytes: a dead download, as missing as no file at all."""
     files: Mapping[str, Path] = field(repr=False)
     skipped: tuple[tuple[str, str], ...] = ()
-    """(folder or file, reason) of what could not be looked at."""
+    """(folder or file, reason) of what could not be read."""
     no_images: dict[Path, str] = field(default_factory=dict, repr=False)
     """Files found for a name that hold no image, with the reason; `locate` adds to them."""
 
@@ -57,8 +57,8 @@ class Layout:
             if key in self.by_key:
                 chosen |= self._chosen(group, self.by_key[key], folders)
         wrong = self._without_image({path for paths in chosen.values() for path in paths})
-        found = {name: next((path for path in chosen.get(name, ()) if path not in wrong), None) for name in listed}
-        return {name: path for name, path in found.items() if path is not None}
+        first = {name: next((path for path in chosen.get(name, ()) if path not in wrong), None) for name in listed}
+        return {name: path for name, path in first.items() if path is not None}
 
     def file(self, name: str) -> Path:
         """Return an annotation file by its name; raise NotFoundError that says where it was looked for."""
@@ -68,7 +68,7 @@ class Layout:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines about what could not be looked at."""
+        """Lines about what could not be read."""
         if not self.skipped:
             return ()
         what = counted(len(self.skipped), "folder or file", "folders or files")
@@ -96,8 +96,8 @@ class Layout:
                 if (fit := one.fit(top, place, path.name, folders)) is not None:
                     fitting[one.name].append((fit, path))
         return {
-            name: tuple(path for _, path in sorted(found, key=lambda pair: pair[0], reverse=True))
-            for name, found in fitting.items()
+            name: tuple(path for _, path in sorted(fits, key=lambda fit: fit[0], reverse=True))
+            for name, fits in fitting.items()
         }
 
     def _place(self, path: Path) -> tuple[str, tuple[str, ...]]:
@@ -123,8 +123,8 @@ class _Listed:
     @classmethod
     def of(cls, name: str) -> "_Listed":
         *folders, last = _normal(name).split("/")
-        kept = tuple(part for part in folders if part not in ("", "."))
-        return cls(name, kept, last, stem(last) != last)
+        named = tuple(part for part in folders if part not in ("", "."))
+        return cls(name, named, last, stem(last) != last)
 
     def fit(self, top: str, place: tuple[str, ...], file: str, folders: Collection[str]) -> tuple[int, bool] | None:
         """Return how well a file fits: folders in common from the end, and whether the suffix is the same.
@@ -134,17 +134,24 @@ class _Listed:
         """
         shared = _shared((top, *place), self.folders)
         above = place[: max(0, len(place) - shared)]
-        known = next((at for at, part in enumerate(above) if part in folders), len(above))
+        known = next((index for index, part in enumerate(above) if part in folders), len(above))
         wanted = iter(self.folders)
         if shared < len(self.folders) and not all(part in wanted for part in above[known:]):
             return None
         return shared, _normal(file) == self.last
 
 
-def scan(*roots: Path) -> Layout:
-    """Walk folders once (links followed, each real folder once); what cannot be read is left out and told.
+def scan(*roots: Path) -> FileIndex:
+    """Walk folders once, links followed, each real folder once.
 
-    Raises NotFoundError for a folder that is not there.
+    Args:
+        roots: The data set's folder, and the folder of images where it is another.
+
+    Returns:
+        The index; folders and files that cannot be read are in `skipped`.
+
+    Raises:
+        NotFoundError: A folder is not there.
     """
     by_key: dict[str, list[Path]] = {}
     files: dict[str, Path] = {}
@@ -162,7 +169,7 @@ def scan(*roots: Path) -> Layout:
                 if size == 0:
                     empty.add(path)
     order = {key: tuple(sorted(paths, key=lambda path: _preference(path, empty))) for key, paths in by_key.items()}
-    return Layout(roots, order, frozenset(empty), files, tuple(skipped))
+    return FileIndex(roots, order, frozenset(empty), files, tuple(skipped))
 
 
 def image_id(name: str) -> str:
@@ -179,22 +186,29 @@ def stem(name: str) -> str:
 def dead_files(paths: Collection[Path]) -> dict[Path, str]:
     """Return the files that hold no image, whole or damaged, by their first bytes, each with the reason."""
     ordered = sorted(paths)
-    found: dict[Path, str] = {}
+    dead: dict[Path, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(_dead, [ordered[at : at + _BATCH] for at in range(0, len(ordered), _BATCH)]):
-            found.update(part)
-    return found
+        for part in pool.map(_dead, [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]):
+            dead.update(part)
+    return dead
 
 
 def broken_images(
-    paths: Collection[Path], layout: Layout, also: Mapping[Path, str] | None = None, workers: int = 4
+    paths: Collection[Path], index: FileIndex, also: Mapping[Path, str] | None = None, workers: int = 4
 ) -> tuple[tuple[str, str], ...]:
-    """Decode every image; return (file, reason) of those that cannot be read, files that hold no image first.
+    """Decode every image.
 
-    `also` are such files that were not found by the layout.
+    Args:
+        paths: The images.
+        index: Names the files that hold no image.
+        also: Further files that hold no image, with the reason.
+        workers: Threads that decode.
+
+    Returns:
+        (file, reason) of those that cannot be read, files that hold no image first.
     """
-    dead = {path: EMPTY for path in layout.empty} | layout.no_images | dict(also or {})
-    first = tuple((str(path), reason) for path, reason in sorted(dead.items(), key=lambda found: (found[1], found[0])))
+    dead = {path: EMPTY for path in index.empty} | index.no_images | dict(also or {})
+    first = tuple((str(path), reason) for path, reason in sorted(dead.items(), key=lambda item: (item[1], item[0])))
     with ThreadPoolExecutor(workers) as pool:
         reasons = pool.map(_reason, paths)
         return first + tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
@@ -211,7 +225,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def _dead(paths: Iterable[Path]) -> dict[Path, str]:
-    found: dict[Path, str] = {}
+    dead: dict[Path, str] = {}
     for path in paths:
         try:
             with path.open("rb") as file:
@@ -220,10 +234,10 @@ def _dead(paths: Iterable[Path]) -> dict[Path, str]:
             continue
         riff, boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[4:8] in (b"ftyp", b"jP  ", b"JXL ")
         if not head:
-            found[path] = EMPTY
+            dead[path] = EMPTY
         elif not (head.startswith(_STARTS) or riff or boxed):
-            found[path] = NO_IMAGE
-    return found
+            dead[path] = NO_IMAGE
+    return dead
 
 
 def _reason(path: Path) -> str | None:
@@ -237,7 +251,7 @@ def _reason(path: Path) -> str | None:
 
 
 def _walk(root: Path, skipped: list[tuple[str, str]]) -> Iterator[tuple[os.DirEntry[str], int]]:
-    """Yield the files under `root` and their sizes, nearest first; add to `skipped` what cannot be looked at."""
+    """Yield the files under `root` and their sizes, nearest first; add to `skipped` what cannot be read."""
     pending: list[str] = [str(root)]
     seen: set[str] = set()
     while pending:
@@ -275,7 +289,7 @@ def _key(name: str) -> str:
 def _shared(place: Sequence[str], wanted: Sequence[str]) -> int:
     """Return how many folders are the same, counted from the end."""
     pairs = zip(reversed(place), reversed(wanted), strict=False)
-    return next((at for at, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(place), len(wanted)))
+    return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(place), len(wanted)))
 
 
 def _of_place(
@@ -283,8 +297,8 @@ def _of_place(
 ) -> Sequence[_Listed]:
     """Return the one listed name whose folders a file has most of in common; none where two fit it alike."""
     for start in range(len(place)):
-        if found := tails.get(place[start:]):
-            return found if _one_image(found) else _of_name(file, found)
+        if listed := tails.get(place[start:]):
+            return listed if _one_image(listed) else _of_name(file, listed)
     return ()
 
 

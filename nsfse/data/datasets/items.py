@@ -36,20 +36,29 @@ class ItemTable:
 
 
 def read_items(folder: Path, table: str = "items.csv", images: Path | None = None) -> ItemTable:
-    """Read `folder/items.csv` and find the images: column `file`, else `images/ID.jpg|png|webp|...`.
+    """Read a table of items and find their images: column `file`, else `images/ID.jpg|png|webp|...`.
 
-    `images` is where images lie when not in `folder/images`. Raises NotFoundError for a missing folder or table, and
-    DataError naming file and line for a row that cannot be used.
+    Args:
+        folder: The folder that holds the table.
+        table: The table's file name.
+        images: Where images are when not in `folder/images`.
+
+    Returns:
+        The table; ids without an image are in `missing`.
+
+    Raises:
+        NotFoundError: The folder or the table is not there.
+        DataError: A row cannot be used; the message names file and line.
     """
     file = folder / table
     if not folder.is_dir():
         raise NotFoundError(f"no such folder: {folder}; give the folder that holds {table}")
     if not file.is_file():
         raise NotFoundError(f"no {table} in {folder}; it needs a column id and one row per image")
-    places = _Places(folder, images or folder / "images")
+    finder = _ImageFinder(folder, images or folder / "images")
     rows: dict[str, dict[str, str]] = {}
     splits: dict[str, str] = {}
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     header, lines = read_csv(file, ("id",), RESERVED)
     columns = tuple(column for column in header if column not in RESERVED)
     for where, row in lines:
@@ -58,20 +67,20 @@ def read_items(folder: Path, table: str = "items.csv", images: Path | None = Non
             raise DataError(f"{where} has no id; give each row one")
         if item in rows:
             raise DataError(f"{where} repeats the id {item!r}; ids must be unique")
-        path = places.find(item, row.get("file", ""), where)
+        path = finder.find(item, row.get("file", ""), where)
         if path:
-            found[item] = path
+            paths[item] = path
         splits[item] = row.get("split", "")
         rows[item] = {column: row[column] for column in columns}
     if not rows:
         raise DataError(f"{file} has no rows; write one per image")
-    dead = dead_files(set(found.values()))
-    found = {item: path for item, path in found.items() if path not in dead}
-    return ItemTable(file, columns, rows, splits, found, dead)
+    dead = dead_files(set(paths.values()))
+    paths = {item: path for item, path in paths.items() if path not in dead}
+    return ItemTable(file, columns, rows, splits, paths, dead)
 
 
-class _Places:
-    """Where images lie; lists the image folder once, because a stat per id and suffix is slow on a disk far away."""
+class _ImageFinder:
+    """Finds images by id; lists the image folder once, because a stat per id and suffix is slow on a disk far away."""
 
     def __init__(self, folder: Path, images: Path) -> None:
         self.folder, self.images = folder, images
@@ -92,8 +101,8 @@ class _Places:
             return self.images / min(names, key=_preference) if names else None
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise DataError(f"{where} names the file {file!r} outside the folder; use a path under {self.folder}")
-        tried = (self.folder / file, self.images / file)
-        return next((path for path in tried if _is_file(path)), None)
+        candidates = (self.folder / file, self.images / file)
+        return next((path for path in candidates if _is_file(path)), None)
 
 
 def _is_file(path: Path) -> bool:

@@ -106,12 +106,12 @@ class QuerySetSource:
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
         silent = sum(not all(map(trainable, query.texts)) for query in self._given())
-        said = f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long"
-        return (said,) if silent else ()
+        line = f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long"
+        return (line,) if silent else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:
-        """Every text that training may tell."""
+        """Every text that training may use."""
         return tuple(text for query in self._given() for text in query.texts)
 
     @property
@@ -139,8 +139,10 @@ class QuerySetSource:
         if split in known or half not in HALVES or not whole:
             return split, ""
         if self._group not in self._table.columns:
-            told = f"{self._table.file} has no column {self._group!r} to halve the split {whole!r} by"
-            raise DataError(f"{told}; add one that names each image's product, or score the whole split")
+            raise DataError(
+                f"{self._table.file} has no column {self._group!r} to halve the split {whole!r} by; "
+                "add one that names each image's product, or score the whole split"
+            )
         return whole, half
 
     def _half(self, item: str) -> str:
@@ -170,12 +172,12 @@ class QuerySetSource:
         Those of a half are called NAME-choose and NAME-report.
         """
         whole, half = self._halved(split)
-        found = [
+        protocols = [
             self._protocol(name, named, queries)
             for (named, name), queries in self._queries.items()
             if (named or ANY_SPLIT) == whole
         ]
-        return [self._half_of(protocol, half) for protocol in found] if half else found
+        return [self._half_of(protocol, half) for protocol in protocols] if half else protocols
 
     def _protocol(self, name: str, split: str, queries: Sequence[EvalQuery]) -> EvaluationProtocol:
         version = f"sha256:{hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]}"
@@ -214,29 +216,35 @@ class QuerySetSource:
         for (split, protocol), queries in self._queries.items():
             key = f"{split or 'all'}.queries.{protocol}"
             counts[key] = counts.get(key, 0) + len(queries)
-        layout = scan(self._images_folder or self._folder)
-        broken = broken_images(list(self.images.values()), layout, self._table.dead)
-        return CheckReport(self.name, counts, expected, self.missing, broken, (), self._faults.all(), layout.skipped)
+        index = scan(self._images_folder or self._folder)
+        broken = broken_images(list(self.images.values()), index, self._table.dead)
+        return CheckReport(self.name, counts, expected, self.missing, broken, (), self._faults.all(), index.skipped)
 
 
 def _halved_queries(
     queries: Iterable[EvalQuery], inside: Callable[[Iterable[str]], tuple[str, ...]]
 ) -> tuple[EvalQuery, ...]:
     """Return the queries whose own images are all `inside`, with the answers that are; those without one are out."""
-    found = []
+    halved = []
     for query in queries:
         targets = inside(query.targets)
         if len(inside(query.reference_ids)) == len(query.reference_ids) and not set(targets) <= {*query.reference_ids}:
-            found.append(replace(query, targets=targets, hard_negatives=inside(query.hard_negatives)))
-    return tuple(found)
+            halved.append(replace(query, targets=targets, hard_negatives=inside(query.hard_negatives)))
+    return tuple(halved)
 
 
 def write_query_set(
     folder: Path, items: Mapping[str, Mapping[str, str]], queries: Iterable[tuple[str, str, EvalQuery]]
 ) -> None:
-    """Write items.csv (id → its columns) and queries.jsonl ((protocol, split, query)) into `folder`.
+    """Write a query set without its images.
 
-    Raises OutputError where it cannot be written.
+    Args:
+        folder: Where to write items.csv and queries.jsonl; made where it is not there.
+        items: Columns of the table by id.
+        queries: (protocol, split, query), a line each.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
     columns = list(dict.fromkeys(column for row in items.values() for column in row))
     try:

@@ -61,29 +61,29 @@ class Shoes:
 
     def __init__(self, folder: Path, options: FolderOptions | None = None) -> None:
         options = options or FolderOptions()
-        self._layout = scan(folder, *([options.images] if options.images else []))
+        self._index = scan(folder, *([options.images] if options.images else []))
         self._seed = options.seed
-        self._lists = {s: self._names(name) for s, name in LISTS.items() if name in self._layout.files}
+        self._lists = {s: self._names(name) for s, name in LISTS.items() if name in self._index.files}
         if not self._lists:
             raise NotFoundError(f"no train_im_names.txt or eval_im_names.txt under {folder}; fetch the official lists")
-        path = self._layout.file("relative_captions_shoes.json")
+        path = self._index.file("relative_captions_shoes.json")
         self._given = [pair.triplet for pair in read_json(path, list[_Pair], "pair", "ImageName")]
         self._pairs = {split: self._split_pairs(split) for split in self._lists}
         listed = [item for ids in self._lists.values() for item in ids]
-        self.images = self._layout.locate(listed)
+        self.images = self._index.locate(listed)
         self.missing = absent(listed, self.images)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, a line each."""
-        return self._layout.notes
+        """Folders and files that could not be read, a line each."""
+        return self._index.notes
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
         silent = sum(not trainable(pair.texts[0]) for pair in self._pairs.get("train", ()))
-        said = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return (said,) if silent else ()
+        line = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
+        return (line,) if silent else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one image [H, W, 3] fitted to `size` (H, W)."""
@@ -122,16 +122,16 @@ class Shoes:
             counts[f"{split}.queries"] = len(self._pairs[split])
             counts[f"{split}.found"] = len(listed) - len(absent(listed, self.images))
             expected[f"{split}.found"] = OFFICIAL[f"{split}.listed"]
-        broken = broken_images(sorted(set(self.images.values())), self._layout)
+        broken = broken_images(sorted(set(self.images.values())), self._index)
         faults, odd = self._findings()
         notes = [*map(str, odd.all())]
         notes += [f"absent: {name}" for split, name in LISTS.items() if split not in self._lists]
         return CheckReport(
-            self.name, counts, expected, self.missing, broken, tuple(notes), faults.all(), self._layout.skipped
+            self.name, counts, expected, self.missing, broken, tuple(notes), faults.all(), self._index.skipped
         )
 
     def _names(self, name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(image_id(line) for _, line in read_lines(self._layout.file(name))))
+        return tuple(dict.fromkeys(image_id(line) for _, line in read_lines(self._index.file(name))))
 
     def _split_pairs(self, split: str) -> list[EvalQuery]:
         here = set(self._lists[split])

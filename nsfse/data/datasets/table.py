@@ -64,27 +64,27 @@ class Table:
         self._file = _the_table(file)
         self._seed = options.seed
         rows = list(_rows(self._file))
-        self._layout = scan(self._file.parent, *([options.images] if options.images else []))
-        self.images = self._layout.locate(item for _, row in rows for item in (row.reference, *row.targets))
+        self._index = scan(self._file.parent, *([options.images] if options.images else []))
+        self.images = self._index.locate(item for _, row in rows for item in (row.reference, *row.targets))
         self._faults = Findings()
         self._queries = self._merged(rows)
         self.missing = absent((item for split in self._queries for item in self._listed(split)), self.images)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, a line each."""
-        return self._layout.notes
+        """Folders and files that could not be read, a line each."""
+        return self._index.notes
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
         silent = sum(not all(map(trainable, q.texts)) for q in self._queries.get(DEFAULT_SPLIT, ()))
-        said = f"{counted(silent, 'training row')} left out: a text is far too long"
-        return (said,) if silent else ()
+        line = f"{counted(silent, 'training row')} left out: a text is far too long"
+        return (line,) if silent else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:
-        """Every text that training may tell."""
+        """Every text that training may use."""
         return tuple(text for query in self._trained() for text in query.texts)
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
@@ -130,8 +130,8 @@ class Table:
             counts[f"{split}.queries"] = len(queries)
             counts[f"{split}.found"] = len(self.items(split))
             expected[f"{split}.found"] = len(self._listed(split))
-        broken = broken_images(sorted(set(self.images.values())), self._layout)
-        faults, skipped = self._faults.all(), self._layout.skipped
+        broken = broken_images(sorted(set(self.images.values())), self._index)
+        faults, skipped = self._faults.all(), self._index.skipped
         return CheckReport(self.name, counts, expected, self.missing, broken, (), faults, skipped)
 
     def _trained(self) -> list[EvalQuery]:
@@ -155,12 +155,12 @@ class Table:
             reference, *targets = (ids.get(item, item) for item in (row.reference, *row.targets))
             if set(targets) == {reference}:
                 raise DataError(f"{where} has its reference as the only target, which is removed from the gallery")
-            found = merged.setdefault((row.split or DEFAULT_SPLIT, reference, row.texts), {})
-            if found.keys() & set(targets) or len(set(targets)) < len(targets):
+            known = merged.setdefault((row.split or DEFAULT_SPLIT, reference, row.texts), {})
+            if known.keys() & set(targets) or len(set(targets)) < len(targets):
                 self._faults.add("row lists a target twice", "rows list a target twice", where)
             if reference in targets:
                 self._faults.add("row has its reference as target", "rows have their reference as target", where)
-            found.update(dict.fromkeys(targets))
+            known.update(dict.fromkeys(targets))
         queries: dict[str, list[EvalQuery]] = {}
         for (split, reference, texts), right in merged.items():
             queries.setdefault(split, []).append(EvalQuery(reference, texts, tuple(right)))
@@ -176,10 +176,10 @@ def _the_table(file: Path) -> Path:
         if not file.is_file():
             raise NotFoundError(f"no such table: {file}; give a .csv or .jsonl file")
         return file
-    found = sorted(path for path in file.iterdir() if path.suffix.lower() in (*SPREADSHEETS, ".jsonl"))
-    if len(found) != 1:
-        raise DataError(f"{file} holds {counted(len(found), '.csv or .jsonl file')}; name the one with the triplets")
-    return found[0]
+    tables = sorted(path for path in file.iterdir() if path.suffix.lower() in (*SPREADSHEETS, ".jsonl"))
+    if len(tables) != 1:
+        raise DataError(f"{file} holds {counted(len(tables), '.csv or .jsonl file')}; name the one with the triplets")
+    return tables[0]
 
 
 def _rows(file: Path) -> Iterator[tuple[str, _Row]]:

@@ -78,7 +78,7 @@ LEVELS = {level.name: level for level in (STANDARD, EASY)}
 
 @functools.cache
 def is_unseen_combination(category: str, colour: str, pattern: str) -> bool:
-    """Whether training never sees this combination: one in ten, chosen by its hash, the same at every level."""
+    """Return whether training never sees a combination: one in ten, by its hash, the same at every level."""
     digest = hashlib.sha256(f"{category}|{colour}|{pattern}".encode()).digest()
     return digest[0] * 256 + digest[1] < 6554
 
@@ -123,22 +123,22 @@ class SyntheticItems:
         self.clusters.append(Cluster(cluster))
 
     def is_unseen(self, codes: AttributeCodes) -> bool:
-        """Whether the item's category, colour and pattern together are kept out of training."""
+        """Return whether training never sees the item's category, colour and pattern together."""
         category, colour, pattern = (self.level.values[i][codes[i]] for i in range(3))
         return is_unseen_combination(category, colour, pattern)
 
     def matching(self, allowed: Allowed) -> list[int]:
         """Return the items whose every attribute is allowed, first values first."""
-        found = (self._by_codes.get(codes, ()) for codes in itertools.product(*allowed))
-        return [item for items in found for item in items]
+        groups = (self._by_codes.get(codes, ()) for codes in itertools.product(*allowed))
+        return [item for group in groups for item in group]
 
     def one_off(self, allowed: Allowed) -> list[int]:
         """Return the items that are allowed but for exactly one attribute."""
-        found: list[int] = []
+        items: list[int] = []
         for i, values in enumerate(allowed):
             others = tuple(code for code in range(len(self.level.values[i])) if code not in values)
-            found += self.matching((*allowed[:i], others, *allowed[i + 1 :]))
-        return found
+            items += self.matching((*allowed[:i], others, *allowed[i + 1 :]))
+        return items
 
 
 def item_id(split: str, number: int) -> str:

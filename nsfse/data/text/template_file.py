@@ -55,9 +55,18 @@ COLUMN_KINDS = tuple(kind for kind in FIELDS if _names_a_value(kind))
 
 
 def load_templates(named: str, needed: Sequence[str] = ()) -> TemplateSet:
-    """Read a shipped language (`en`) or a TOML file; every kind of `needed` must be in it.
+    """Read the templates of a language.
 
-    Raises NotFoundError for what is neither, DataError naming file, key and fault.
+    Args:
+        named: A shipped language (`en`) or the path of a TOML file.
+        needed: Kinds of edit that must be in it.
+
+    Returns:
+        The templates.
+
+    Raises:
+        NotFoundError: There is no such language and no such file.
+        DataError: The file is not in its form; the message names file, key and fault.
     """
     path = FOLDER / f"{named}.toml" if named in LANGUAGES else Path(named)
     try:
