@@ -16,13 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nsfse_export.benchmark.fixtures import clustered
+from nsfse_export.benchmark.fixtures import clustered_vectors
+from nsfse_runtime.extras import installed_version
 from nsfse_runtime.search import ann, first_stage
 from nsfse_runtime.search.int8 import Int8Index
 from nsfse_runtime.search.two_stage import exact_search
@@ -68,16 +68,9 @@ def main() -> None:
 def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     names = ("numpy", "onnxruntime", "faiss-cpu", "pillow")
-    versions = {name: _version(name) for name in names}
+    versions = {name: installed_version(name) for name in names}
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return {"cores": os.cpu_count(), "threads": threads, "load": os.getloadavg()[0], "versions": versions}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
@@ -85,7 +78,7 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
     random = np.random.default_rng(0)
     if kind not in ("clustered", "spread"):
         raise SystemExit(f"no kind of vectors {kind}; choose clustered or spread")
-    vectors = clustered(size, DIM, random, spread=kind == "spread")
+    vectors = clustered_vectors(size, DIM, random, independent=kind == "spread")
     row: dict[str, Any] = {"kind": kind, "images": size}
     codes, row["codes_built_s"] = _timed(lambda: Int8Index(vectors))
     mask = random.random(size) < 0.01

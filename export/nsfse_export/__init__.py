@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nsfse_export.export import ExportReport, export_bundle
+    from nsfse_export.options import ExportOptions
     from nsfse_export.tensorrt import build_engines, bundle_for_engines
     from nsfse_export.verify import Sample
 
-_HOMES = {
+_MODULES = {
+    "ExportOptions": "options",
     "ExportReport": "export",
     "Sample": "verify",
     "build_engines": "tensorrt",
@@ -19,10 +21,10 @@ _HOMES = {
     "export_bundle": "export",
 }
 
-__all__ = ["ExportReport", "Sample", "build_engines", "bundle_for_engines", "export_bundle"]
+__all__ = ["ExportOptions", "ExportReport", "Sample", "build_engines", "bundle_for_engines", "export_bundle"]
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"nsfse_export.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"nsfse_export.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Checkpoint → graphs → verified bundle. Nothing is at the wanted place until torch and the bundle agree."""
+"""From a checkpoint to a verified bundle; `out` is untouched until torch and the bundle agree."""
 
 import gc
 import logging
@@ -23,8 +23,9 @@ from nsfse.models.nsfse import NSFSE
 from nsfse.models.torch_scorer import TorchScorer
 from nsfse_export.atomic_folder import new_bundle
 from nsfse_export.graphs import Graph, Shape, build_graphs
-from nsfse_export.model_card import card, training_scores
-from nsfse_export.precision_gate import exam_of, reduce_bundle
+from nsfse_export.model_card import format_card, training_scores
+from nsfse_export.options import ExportOptions
+from nsfse_export.precision_gate import evaluator_for, reduce_bundle
 from nsfse_export.verify import Sample, draw_sample, verify
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
@@ -39,9 +40,17 @@ took 0.93 of the time; images the same."""
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written: `files` with their sizes in bytes, `verified` how far ONNX Runtime and numpy are from torch.
+    """What an export wrote.
 
-    `graphs` is the precision of each graph, `retrieval` what it was held to where that is not float32.
+    Attributes:
+        path: Folder of the bundle.
+        fingerprint: SHA-256 over the bundle.
+        files: Size of each file in bytes.
+        scores: Validation scores of the exported weights while training.
+        verified: Differences of ONNX Runtime and numpy from torch.
+        precision: Precision of the bundle.
+        graphs: Precision of each graph.
+        retrieval: Scores of fp32 and the precision by protocol, where it is not fp32.
     """
 
     path: Path
@@ -57,31 +66,43 @@ class ExportReport:
 def export_bundle(
     run: Path,
     out: Path,
+    options: ExportOptions | None = None,
     *,
-    which: str = "last",
     sample: Sample | None = None,
-    precision: Precision = "fp32",
-    verify_on: Path | None = None,
-    unverified: bool = False,
     progress: Progress | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    report_scores: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
-    """Export the `last` or `best` weights of `run` as the bundle `out`, after verifying it against torch.
+    """Export a run as a bundle and verify it against torch.
 
-    In a `precision` under float32 it is verified on retrieval, too, unless `unverified`: on the query set `verify_on`,
-    by default on the run's own validation protocols. `tell` is given the table of scores, `progress` how far it is.
+    A precision under fp32 is verified on retrieval, too. A bundle at `out` is replaced whole; on any
+    error `out` is as it was. The confidence of hits was fitted to the last weights, so that a bundle
+    of the best weights has none.
 
-    `sample` are the images and texts to verify with; by default drawn ones and the model's own vocabulary. A bundle
-    at `out` is replaced whole; on any error `out` is as it was. What tells a match was fitted to the last weights, so
-    that the best ones are exported without it. Raises NotFoundError (no such run), UsageError (a model that no bundle
-    can hold, or for which the precision does nothing), DataError (nothing to verify the precision on), OutputError (not
-    writable, or something else lies there) or IntegrityError (a damaged run, the graphs do not agree with torch, or the
-    precision does not find what float32 finds).
+    Args:
+        run: Folder of the run.
+        out: Folder of the bundle; absent, empty or an older bundle.
+        options: Weights, precision and how it is verified; by default the last weights in fp32.
+        sample: Images and texts to compare torch and bundle on. By default images are drawn and texts
+            are made of the model's own vocabulary.
+        progress: Called with stage, done and total while a precision is verified on retrieval.
+        report_scores: Called once with the scores of fp32 and the precision, as lines of a table.
+
+    Returns:
+        Where the bundle is, its files with sizes in bytes, and how far it is from torch.
+
+    Raises:
+        NotFoundError: There is no such run.
+        UsageError: No bundle can hold this model, or the precision does nothing for it.
+        DataError: There are no queries to verify the precision on.
+        OutputError: `out` cannot be written, or is something else.
+        IntegrityError: The run is damaged, the graphs do not agree with torch, or the precision does not
+            find what fp32 finds.
     """
-    checkpoint = load_checkpoint(run, which)
+    options = options or ExportOptions()
+    checkpoint = load_checkpoint(run, options.which)
     _refuse_unservable(run, checkpoint.model)
-    exam = exam_of(precision, checkpoint.config.data, verify_on, unverified, progress)
-    scores = training_scores(run, which)
+    evaluator = evaluator_for(options, checkpoint.config.data, progress)
+    scores = training_scores(run, options.which)
     tokenizer = (run / TOKENIZER).read_bytes()
     with new_bundle(out) as folder:
         graphs = build_graphs(checkpoint.model)
@@ -97,22 +118,24 @@ def export_bundle(
             sample,
         )
         manifest = write_manifest(folder, msgspec.structs.replace(draft, verified=verified))
-        if precision != "fp32":
-            manifest = reduce_bundle(folder, manifest, precision, exam, tell)
-        write_file(folder / CARD, card(manifest, graphs).encode())
+        if options.precision != "fp32":
+            manifest = reduce_bundle(folder, manifest, options.precision, evaluator, report_scores)
+        write_file(folder / CARD, format_card(manifest, graphs).encode())
         fingerprint = Bundle.open(folder).fingerprint
     sizes = {name: entry.size for name, entry in manifest.files.items()}
-    return ExportReport(out, fingerprint, sizes, scores, verified, precision, manifest.graphs, manifest.retrieval)
+    return ExportReport(
+        out, fingerprint, sizes, scores, verified, manifest.precision, manifest.graphs, manifest.retrieval
+    )
 
 
 def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:
-    what = ""
+    reason = ""
     if isinstance(model, Baseline) and model.mode is not RankingMode.ONE_STAGE:
-        what = f"of the method {model.config.method}, which has no vector for a query"
+        reason = f"of the method {model.config.method}, which has no vector for a query"
     elif model.config.words != "each":
-        what = "of model.words = 'sentence', which has no evidence for each word"
-    if what:
-        raise UsageError(f"{run} is {what}: no bundle holds it; score the run itself with `nsfse evaluate {run}`")
+        reason = "of model.words = 'sentence', which has no evidence for each word"
+    if reason:
+        raise UsageError(f"{run} is {reason}: no bundle holds it; score the run itself with `nsfse evaluate {run}`")
 
 
 def to_onnx(name: str, graph: Graph) -> bytes:
@@ -139,7 +162,7 @@ def to_onnx(name: str, graph: Graph) -> bytes:
 
 
 def head_constants(model: NSFSE) -> HeadConstants:
-    """Return what of the pair head is not in the features."""
+    """Return the numbers of the pair head that the features do not hold."""
     head = model.head
     w_global, w_cross, w_visual = head.fusion_weights().tolist()
     return HeadConstants(
@@ -178,21 +201,21 @@ def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], score
 
 
 def _dimensions(inputs: dict[str, Shape]) -> dict[str, dict[int, Any]]:
-    named: dict[str, Any] = {}
+    dimensions: dict[str, Any] = {}
 
     def dimension(size: str) -> Any:
         base, plus, more = size.partition("+")
-        found = named.setdefault(base, torch.export.Dim(base))
-        return found + int(more) if plus else found
+        known = dimensions.setdefault(base, torch.export.Dim(base))
+        return known + int(more) if plus else known
 
     return {
-        name: {at: dimension(size) for at, size in enumerate(shape) if isinstance(size, str)}
+        name: {axis: dimension(size) for axis, size in enumerate(shape) if isinstance(size, str)}
         for name, shape in inputs.items()
     }
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    # The exporter notes for every node the Python file and line it came from: paths of this machine.
+    # The exporter writes down the Python file and line of every node: paths of this machine.
     model.doc_string = model.graph.doc_string = ""
     del model.metadata_props[:]
     graph = model.graph
@@ -203,23 +226,23 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _check_shapes(name: str, model: onnx.ModelProto, graph: Graph) -> None:
-    for found, wanted in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
+    for values, expected in ((model.graph.input, graph.inputs), (model.graph.output, graph.outputs)):
         shapes = {
             value.name: tuple(
                 d.dim_param.replace(" ", "") if d.HasField("dim_param") else d.dim_value
                 for d in value.type.tensor_type.shape.dim
             )
-            for value in found
+            for value in values
         }
-        if shapes != wanted:
-            raise IntegrityError(f"the {name} graph has shapes {shapes}, not {wanted}; update torch and export again")
+        if shapes != expected:
+            raise IntegrityError(f"the {name} graph has shapes {shapes}, not {expected}; update torch and export again")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice to its own developers off stderr, and the collector, a sixth of its time, waiting."""
+    """Silence the exporter's advice to its own developers, and pause the garbage collector: a sixth of its time."""
     log = logging.getLogger("torch.onnx")
-    before, collected = log.level, gc.isenabled()
+    level, collecting = log.level, gc.isenabled()
     log.setLevel(logging.ERROR)
     gc.disable()
     try:
@@ -227,6 +250,6 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
-        if collected:
+        log.setLevel(level)
+        if collecting:
             gc.enable()

@@ -1,7 +1,7 @@
-"""The four graphs of a bundle as export-only modules; everything a graph needs is inside it.
+"""The four graphs of a bundle as modules for export.
 
 They call the model's own modules. Two parts are replaced in a copy: recurrent units by the ONNX operator, which takes
-each row's length, and the adaptive boundaries by the numbers they arrived at.
+each row's length, and the adaptive boundaries by their final values.
 """
 
 import copy
@@ -104,9 +104,9 @@ class PairGraph(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Score pairs, with one product of all query rows and all regions (docs/method.md §7); views have their own."""
         length, views = infused.shape[0], self.head.global_tokens
-        places = probes.shape[0] - length - views
+        end = probes.shape[0] - length - views
         across = regions.transpose(1, 2)
-        near = torch.cat([infused, probes[:places], probes[places + views :]]) @ across
+        near = torch.cat([infused, probes[:end], probes[end + views :]]) @ across
         side = QueryEncoding(
             infused[None],
             probes[None],
@@ -118,7 +118,7 @@ class PairGraph(nn.Module):
             side,
             near[None, :, :length],
             near[None, :, length:],
-            (probes[places : places + views] * regions[:, places:]).sum(-1)[None],
+            (probes[end : end + views] * regions[:, end:]).sum(-1)[None],
             (regions @ across)[None],
         )
         return self.head.total((vectors @ query)[None], pair)[0], pair.x[0]
@@ -158,7 +158,7 @@ class OnnxGru(nn.Module):
 
 
 class FixedBoundary(nn.Module):
-    """The number that an adaptive boundary arrived at."""
+    """The final value of an adaptive boundary."""
 
     def __init__(self, t: float) -> None:
         super().__init__()
@@ -176,23 +176,23 @@ Model = TypeVar("Model", bound=Encoders)
 
 def exportable(model: Model) -> Model:
     """Return a copy of `model` in evaluation mode whose every part has an ONNX form."""
-    found = copy.deepcopy(model).eval().requires_grad_(False)
-    for parent in list(found.modules()):
+    exported = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent in list(exported.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MaskedGru):
                 setattr(parent, name, OnnxGru(child))
-    if isinstance(model, NSFSE) and isinstance(found, NSFSE):
+    if isinstance(model, NSFSE) and isinstance(exported, NSFSE):
         for name in ("cross_boundary", "visual_boundary"):
-            setattr(found.head, name, FixedBoundary(getattr(model.head, name).t))
-    return found
+            setattr(exported.head, name, FixedBoundary(getattr(model.head, name).t))
+    return exported
 
 
 def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
     """Return the bundle's graphs by name; names and shapes are those of `inference.onnx_scorer.OnnxScorer`."""
     ready = exportable(model)
     d, (height, width) = model.config.dim, model.config.image_size
-    regions, kept = _counts(model)
-    probes = f"{WORDS}+{kept}"
+    regions, visual_probes = _counts(model)
+    probes = f"{WORDS}+{visual_probes}"
     queries: dict[str, Shape] = {
         "query": (BATCH, d),
         "infused": (BATCH, WORDS, d),

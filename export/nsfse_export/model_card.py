@@ -1,11 +1,12 @@
-"""The card of a bundle: README.md, for whoever is handed the folder."""
+"""The model card of a bundle, README.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from nsfse.benchmark.markdown import markdown_table
 from nsfse_export.graphs import Graph, Shape
 from nsfse_runtime.errors import IntegrityError
 from nsfse_runtime.inference.confidence import FEATURES, Decision
@@ -33,11 +34,11 @@ def training_scores(run: Path, which: str) -> dict[str, Any]:
     epochs = [entry for entry in entries if "epoch" in entry]
     if not epochs:
         return {}
-    found = max(epochs, key=lambda entry: float(entry.get("mean_R@1", 0))) if which == "best" else epochs[-1]
-    return {name: value for name, value in found.items() if name not in ("t_c", "t_v")}
+    chosen = max(epochs, key=lambda entry: float(entry.get("mean_R@1", 0))) if which == "best" else epochs[-1]
+    return {name: value for name, value in chosen.items() if name not in ("t_c", "t_v")}
 
 
-def card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
+def format_card(manifest: Manifest, graphs: Mapping[str, Graph]) -> str:
     """Return the card as Markdown."""
     parts = [
         f"# {manifest.name}",
@@ -72,23 +73,23 @@ def _trained_on(trained_on: str | Mapping[str, Any]) -> str:
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
-    protocols = {name: found for name, found in scores.items() if isinstance(found, Mapping)}
+    protocols = {name: metrics for name, metrics in scores.items() if isinstance(metrics, Mapping)}
     if not protocols:
         return "No validation was run while training."
     columns = list(
         dict.fromkeys(
-            key for found in protocols.values() for key, value in found.items() if isinstance(value, int | float)
+            key for metrics in protocols.values() for key, value in metrics.items() if isinstance(value, int | float)
         )
     )
-    rows = [[name, *(_number(found.get(key)) for key in columns)] for name, found in protocols.items()]
+    rows = [[name, *(_number(metrics.get(key)) for key in columns)] for name, metrics in protocols.items()]
     note = f"On validation queries while training, after epoch {scores['epoch']}; percent where it is a share."
-    return f"{note}\n\n{_table(['protocol', *columns], rows)}"
+    return f"{note}\n\n{markdown_table(['protocol', *columns], rows)}"
 
 
 def _limits(manifest: Manifest) -> str:
     height, width = manifest.image_size
-    told = manifest.trained_on if isinstance(manifest.trained_on, Mapping) else {}
-    unseen = "read in pieces" if str(told.get("backbone", "")).startswith("clip,") else "one unknown word"
+    training = manifest.trained_on if isinstance(manifest.trained_on, Mapping) else {}
+    unseen = "read in pieces" if str(training.get("backbone", "")).startswith("clip,") else "one unknown word"
     return "\n".join(
         (
             f"- Images are fitted into {width} × {height} pixels (width × height): finer detail is not seen.",
@@ -112,7 +113,7 @@ def _boundaries(boundary: Mapping[str, float]) -> tuple[str, ...]:
         "## Boundaries",
         "Between matched (₊) and mismatched (₋) correspondences, as estimated in training; a word of a query counts as "
         "matched when its best correspondence is at or over t.",
-        _table(["of", *_STATISTICS.values()], rows),
+        markdown_table(["of", *_STATISTICS.values()], rows),
     )
 
 
@@ -130,7 +131,7 @@ def _decision(decision: Decision | None) -> tuple[str, ...]:
 
 
 def _graphs(graphs: Mapping[str, Graph], kinds: Mapping[str, str]) -> str:
-    return _table(
+    return markdown_table(
         ["graph", "computes in", "inputs", "outputs"],
         [
             [f"{name}.onnx", kinds[name], _shapes(graph.inputs), _shapes(graph.outputs)]
@@ -140,19 +141,19 @@ def _graphs(graphs: Mapping[str, Graph], kinds: Mapping[str, str]) -> str:
 
 
 def _precision(manifest: Manifest) -> tuple[str, ...]:
-    kind, found = manifest.precision, manifest.retrieval
-    title = f"## {kind} against float32"
-    if not found["verified"]:
+    precision, retrieval = manifest.precision, manifest.retrieval
+    title = f"## {precision} against float32"
+    if not retrieval["verified"]:
         return title, "Not verified on retrieval: the figures above are those of the float32 graphs it was made from."
     rows = [
-        [name, *(str(one[key]) for key in ("version", "gallery", "queries")), *map(_number, one["R@10"].values())]
-        for name, one in found["protocols"].items()
+        [name, *(str(scores[key]) for key in ("version", "gallery", "queries")), *map(_number, scores["R@10"].values())]
+        for name, scores in retrieval["protocols"].items()
     ]
     return (
         title,
         "The figures above are those of the float32 graphs it was made from. Verified on retrieval: R@10 may differ by "
-        f"{found['most_points']} points.",
-        _table(["protocol", "version", "images", "queries", "R@10 fp32", f"R@10 {kind}"], rows),
+        f"{retrieval['most_points']} points.",
+        markdown_table(["protocol", "version", "images", "queries", "R@10 fp32", f"R@10 {precision}"], rows),
     )
 
 
@@ -175,8 +176,3 @@ def _number(value: Any, digits: int = 2) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""A reduced bundle on trial: does it still find what its float32 form finds? R@10 decides, not a cosine."""
+"""Does a bundle in a lower precision still find what its float32 form finds? R@10 decides, not a cosine."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,40 +16,39 @@ from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.evaluation.features import Progress
 from nsfse.evaluation.results import Evaluation
 from nsfse.models.checkpoint import write_file
-from nsfse_export.quantization import HALVES, emulated, reduced
+from nsfse_export.options import ExportOptions
+from nsfse_export.quantization import HALF_TYPES, emulate_half, reduce_graph
 from nsfse_runtime.errors import DataError, IntegrityError, NsfseError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.manifest import TOKENIZER, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.types import Scorer
 
-POINTS: Mapping[str, float] = {"int8": 0.5, "fp16": 0.1, "bf16": 0.1}
+MAX_POINTS: Mapping[str, float] = {"int8": 0.5, "fp16": 0.1, "bf16": 0.1}
 """By how many points of R@10, up or down, a precision may differ from float32."""
 
 METRICS = ("R@1", "R@10")
 
-Exam = Callable[[Scorer], Evaluation]
+Evaluator = Callable[[Scorer], Evaluation]
 
 
-def exam_of(
-    precision: Precision,
-    trained_on: DataConfig,
-    queries: Path | None = None,
-    unverified: bool = False,
-    progress: Progress | None = None,
-) -> Exam | None:
-    """Return what scores a model: the query set `queries`, or the validation protocols of what the run learned from.
+def evaluator_for(options: ExportOptions, trained_on: DataConfig, progress: Progress | None = None) -> Evaluator | None:
+    """Return what scores a model: on a query set, or on the validation protocols of the run's data.
 
-    None for float32, and where the precision shall stay `unverified`. Raises UsageError for options that say nothing
-    together, DataError where there are no queries, and the errors of a query set.
+    None for float32, and where the precision stays unverified.
+
+    Raises:
+        UsageError: The options contradict each other.
+        DataError: There are no queries; and the errors of a query set.
     """
-    if queries is not None and unverified:
-        raise UsageError("--verify-on and --skip-verification say opposite things; give one of them")
-    if precision == "fp32" and (queries is not None or unverified):
+    precision, queries, skip_verification = options.precision, options.verify_on, options.skip_verification
+    if queries is not None and skip_verification:
+        raise UsageError("--verify-on and --skip-verification contradict each other; give one of them")
+    if precision == "fp32" and (queries is not None or skip_verification):
         raise UsageError(
             "--verify-on and --skip-verification are about a --precision of int8, fp16 or bf16; leave them out"
         )
-    if precision == "fp32" or unverified:
+    if precision == "fp32" or skip_verification:
         return None
     if queries is not None:
         QuerySetSource(queries)  # its errors, before anything is exported
@@ -66,56 +65,61 @@ def exam_of(
 
 
 def reduce_bundle(
-    folder: Path, manifest: Manifest, precision: Precision, exam: Exam | None, tell: Callable[[str], None]
+    folder: Path,
+    manifest: Manifest,
+    precision: Precision,
+    evaluator: Evaluator | None,
+    report_scores: Callable[[str], None],
 ) -> Manifest:
-    """Put the float32 bundle in `folder` into `precision`, hold it against what it was, and return its manifest.
+    """Put a float32 bundle into a lower precision, compare both by `evaluator`, and return the new manifest.
 
-    `tell` is given the table of scores. Raises UsageError where the precision does nothing for any graph,
-    IntegrityError where the reduced bundle does not find what the other found.
+    Raises:
+        UsageError: The precision does nothing for any graph.
+        IntegrityError: The reduced bundle does not find what the float32 bundle finds.
     """
-    files = {name: reduced(name, (folder / f"{name}.onnx").read_bytes(), precision) for name in manifest.graphs}
+    files = {name: reduce_graph(name, (folder / f"{name}.onnx").read_bytes(), precision) for name in manifest.graphs}
     if not any(files.values()):
         raise UsageError(
             f"this model gains nothing from {precision}: its weights are too few, or of kinds that stay float32; "
             "export it without --precision"
         )
-    whole = exam(OnnxScorer(Bundle.open(folder))) if exam else None
+    reference = evaluator(OnnxScorer(Bundle.open(folder))) if evaluator else None
     for name, data in files.items():
         if data is not None:
             write_file(folder / f"{name}.onnx", data)
     graphs: dict[str, Precision] = {name: precision if data else "fp32" for name, data in files.items()}
     manifest = msgspec.structs.replace(manifest, precision=precision, graphs=graphs, retrieval={"verified": False})
     manifest = write_manifest(folder, manifest)
-    if not exam or not whole:
+    if not evaluator or not reference:
         return manifest
-    with _for_this_cpu(folder, manifest) as ready:
-        retrieval = compare(precision, whole, exam(OnnxScorer(Bundle.open(ready))))
-    tell(table(precision, retrieval))
-    refuse(precision, retrieval)
+    with _runnable_on_cpu(folder, manifest) as runnable:
+        retrieval = compare(precision, reference, evaluator(OnnxScorer(Bundle.open(runnable))))
+    report_scores(format_scores(precision, retrieval))
+    check_recall(precision, retrieval)
     return write_manifest(folder, msgspec.structs.replace(manifest, retrieval=retrieval))
 
 
 @contextmanager
-def _for_this_cpu(folder: Path, manifest: Manifest) -> Iterator[Path]:
+def _runnable_on_cpu(folder: Path, manifest: Manifest) -> Iterator[Path]:
     """Give the bundle `folder` in a form that a CPU can run: itself, or one that emulates its half type."""
-    if manifest.precision not in HALVES:
+    if manifest.precision not in HALF_TYPES:
         yield folder
         return
-    with tempfile.TemporaryDirectory() as place:
-        twin = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        twin = Path(temporary)
         write_file(twin / TOKENIZER, (folder / TOKENIZER).read_bytes())
         for name, kind in manifest.graphs.items():
             data = (folder / f"{name}.onnx").read_bytes()
-            write_file(twin / f"{name}.onnx", emulated(data) if kind in HALVES else data)
+            write_file(twin / f"{name}.onnx", emulate_half(data) if kind in HALF_TYPES else data)
         write_manifest(twin, msgspec.structs.replace(manifest, precision="fp32"))
         yield twin
 
 
-def compare(precision: str, whole: Evaluation, reduced: Evaluation) -> dict[str, Any]:
-    """Return, for the manifest, the scores of both by protocol, with what they are scores of."""
+def compare(precision: str, reference: Evaluation, reduced: Evaluation) -> dict[str, Any]:
+    """Return, for the manifest, the scores of both by protocol, with the protocol's version and sizes."""
     protocols = {}
-    for one, other in zip(whole.results, reduced.results, strict=True):
-        found = {
+    for one, other in zip(reference.results, reduced.results, strict=True):
+        scores = {
             metric: {"fp32": one.scores[metric], precision: other.scores[metric]}
             for metric in METRICS
             if metric in one.scores
@@ -124,27 +128,27 @@ def compare(precision: str, whole: Evaluation, reduced: Evaluation) -> dict[str,
             "version": one.protocol.version,
             "queries": one.scores["queries"],
             "gallery": len(one.protocol.gallery),
-            **found,
+            **scores,
         }
-    return {"verified": True, "most_points": POINTS[precision], "protocols": protocols}
+    return {"verified": True, "most_points": MAX_POINTS[precision], "protocols": protocols}
 
 
-def table(precision: str, retrieval: Mapping[str, Any]) -> str:
+def format_scores(precision: str, retrieval: Mapping[str, Any]) -> str:
     """Return the scores of both as lines."""
     lines = [f"{'R@10 on':<24} {'queries':>8} {'fp32':>8} {precision:>8} {'apart':>8}"]
-    for name, found in retrieval["protocols"].items():
-        one, other = found["R@10"].values()
-        lines.append(f"{name:<24} {found['queries']:>8} {one:>8.2f} {other:>8.2f} {other - one:>+8.2f}")
+    for name, protocol in retrieval["protocols"].items():
+        before, after = protocol["R@10"].values()
+        lines.append(f"{name:<24} {protocol['queries']:>8} {before:>8.2f} {after:>8.2f} {after - before:>+8.2f}")
     return "\n".join(lines)
 
 
-def refuse(precision: str, retrieval: Mapping[str, Any]) -> None:
+def check_recall(precision: str, retrieval: Mapping[str, Any]) -> None:
     """Raise IntegrityError where the R@10 of a protocol is further from float32's than `precision` may be."""
     most, wrong = retrieval["most_points"], []
-    for name, found in retrieval["protocols"].items():
-        one, other = found["R@10"].values()
-        if not round(abs(one - other), 4) <= most:  # a NaN is refused, too
-            wrong.append(f"{name} {one:.2f} → {other:.2f}")
+    for name, protocol in retrieval["protocols"].items():
+        before, after = protocol["R@10"].values()
+        if not round(abs(before - after), 4) <= most:  # a NaN is refused, too
+            wrong.append(f"{name} {before:.2f} → {after:.2f}")
     if wrong:
         raise IntegrityError(
             f"{precision} moves R@10 by more than {most} points ({', '.join(wrong)}); nothing was written: export in "

@@ -1,7 +1,7 @@
-"""Does a bundle say what its model says? Torch, ONNX Runtime and numpy on the same images and texts.
+"""Does a bundle compute what its model computes? Torch, ONNX Runtime and numpy on the same images and texts.
 
-Both scorers are driven as serving drives them: images and texts in, scores out, in batches of several sizes with
-texts of every length side by side, so that padding, dynamic dimensions and rounding are all in what is compared.
+Both scorers run as in serving: images and texts in, scores out, in batches of several sizes and with texts of every
+length. Padding, dynamic dimensions and rounding are part of the comparison.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,29 +18,39 @@ from nsfse_runtime.types import Floats, PairScores, Pixels, QueryFeatures, Score
 
 BATCHES = (1, 2, 7, 16)
 LEAST_COSINE = 0.9999
-MOST_DIFFERENCE = 1e-3  # of scores, of word scores and of weights
-TOP = 10
-TIE = 1e-5  # scores nearer than this have no order
-STEP = 1e-5  # pairs with a product nearer than this to a boundary are on a step of S (see rerank.boundary_margin)
+MAX_DIFFERENCE = 1e-3  # of scores, of word scores and of weights
+TOP_K = 10
+TIE = 1e-5  # scores nearer than this are ties
+STEP = (
+    1e-5  # pairs with a product nearer than this to a boundary are on a step of S (see reference_head.boundary_margin)
+)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What to verify with: `images` [N, H, W, 3] uint8, the gallery, and `texts`; UsageError for fewer than 26."""
+    """Images and texts to verify an export with.
+
+    Attributes:
+        images: `[N, H, W, 3]` uint8; all are the gallery, the first of them the references.
+        texts: One for each query.
+
+    Raises:
+        UsageError: There are fewer than 26 of either.
+    """
 
     images: Pixels
     texts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if (found := min(len(self.images), len(self.texts))) < sum(BATCHES):
+        if (size := min(len(self.images), len(self.texts))) < sum(BATCHES):
             raise UsageError(
-                f"a sample of {found} cannot verify an export; give {sum(BATCHES)} images and texts or more"
+                f"a sample of {size} cannot verify an export; give {sum(BATCHES)} images and texts or more"
             )
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """All that one scorer said about a sample."""
+class _Outputs:
+    """All that one scorer computes of a sample."""
 
     gallery: TargetFeatures
     references: TargetFeatures
@@ -69,53 +79,58 @@ def _boxes(size: tuple[int, int], random: np.random.Generator) -> Pixels:
 
 
 def verify(reference: Scorer, candidate: Scorer, head: HeadConstants | None, sample: Sample) -> dict[str, Any]:
-    """Hold `candidate` (a bundle) and the numpy head, where there is one, against `reference` (torch); return figures.
+    """Compare `candidate` (a bundle) and the numpy head, where there is one, with `reference` (torch).
 
-    Raises IntegrityError with the figures beyond tolerance: a cosine under 0.9999, scores or weights apart by more than
-    0.001, or another top 10.
+    Returns:
+        The figures for the manifest.
+
+    Raises:
+        IntegrityError: A cosine is under 0.9999, scores or weights differ by more than 0.001, or another top 10.
     """
-    ours, theirs = _answers(reference, sample), _answers(candidate, sample)
-    cosines = {name: min(map(_least_cosine, a, b)) for name, a, b in _rows(ours, theirs)}
-    weights = max(_difference(a, b) for a, b in _weights(ours, theirs))
-    others, clear = {"onnx": theirs.scores}, [np.ones(len(ours.gallery), bool) for _ in ours.queries]
+    expected, actual = _outputs(reference, sample), _outputs(candidate, sample)
+    cosines = {name: min(map(least_cosine, a, b)) for name, a, b in _rows(expected, actual)}
+    weights = max(_difference(a, b) for a, b in _weights(expected, actual))
+    others, clear = {"onnx": actual.scores}, [np.ones(len(expected.gallery), bool) for _ in expected.queries]
     if head is not None:
-        others["numpy"] = [score_pairs(query, ours.gallery, head) for query in ours.queries]
-        clear = [boundary_margin(query, ours.gallery, head) > STEP for query in ours.queries]
-    differences = {name: _score_difference(ours.scores, scores, clear) for name, scores in others.items()} | {
+        others["numpy"] = [score_pairs(query, expected.gallery, head) for query in expected.queries]
+        clear = [boundary_margin(query, expected.gallery, head) > STEP for query in expected.queries]
+    differences = {name: _score_difference(expected.scores, scores, clear) for name, scores in others.items()} | {
         "words": max(
-            _difference(a.word_scores, b.word_scores) for a, b in zip(ours.scores, theirs.scores, strict=True)
+            _difference(a.word_scores, b.word_scores) for a, b in zip(expected.scores, actual.scores, strict=True)
         ),
         "weights": weights,
     }
-    same = {name: sum(map(_same_top, ours.scores, scores, clear)) for name, scores in others.items()}
-    _refuse(cosines, differences, same, len(ours.queries))
+    same = {name: sum(map(_same_top, expected.scores, scores, clear)) for name, scores in others.items()}
+    _refuse(cosines, differences, same, len(expected.queries))
     return {
         "batches": list(BATCHES),
-        "queries": len(ours.queries),
-        "gallery": len(ours.gallery),
+        "queries": len(expected.queries),
+        "gallery": len(expected.gallery),
         "longest_text": max(len(text.split()) for text in sample.texts),
         "least_cosine": cosines,
         "greatest_difference": differences,
         "same_top_10": same,
-        "pairs_on_a_boundary": int(sum((~one).sum() for one in clear)),
+        "pairs_on_a_boundary": int(sum((~mask).sum() for mask in clear)),
     }
 
 
-def _answers(scorer: Scorer, sample: Sample) -> _Answers:
+def _outputs(scorer: Scorer, sample: Sample) -> _Outputs:
     targets, sentences, queries = [], [], []
-    for part in _parts(sum(BATCHES)):
+    for part in _batches(sum(BATCHES)):
         encoded = scorer.encode_images(sample.images[part])
         texts = sample.texts[part]
         targets.append(encoded)
         sentences.append(scorer.sentence(texts))
         queries += scorer.compose(encoded, texts)
     count = len(sample.images)
-    gallery = _together([scorer.encode_images(sample.images[at : at + BATCHES[-1]]) for at in range(0, count, 16)])
+    gallery = _concatenate(
+        [scorer.encode_images(sample.images[start : start + BATCHES[-1]]) for start in range(0, count, BATCHES[-1])]
+    )
     scores = [_score(scorer, query, gallery) for query in queries]
-    return _Answers(gallery, _together(targets), np.concatenate(sentences), queries, scores)
+    return _Outputs(gallery, _concatenate(targets), np.concatenate(sentences), queries, scores)
 
 
-def _parts(count: int) -> Iterator[slice]:
+def _batches(count: int) -> Iterator[slice]:
     """Cut 0 ... count-1 into batches of all sizes, the rest in one."""
     start = 0
     for size in (*BATCHES, count):
@@ -125,16 +140,16 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def _score(scorer: Scorer, query: QueryFeatures, gallery: TargetFeatures) -> PairScores:
-    parts = [scorer.score_pairs(query, gallery.take(np.arange(len(gallery))[part])) for part in _parts(len(gallery))]
+    parts = [scorer.score_pairs(query, gallery.take(np.arange(len(gallery))[part])) for part in _batches(len(gallery))]
     words = np.concatenate([part.word_scores for part in parts])
     return PairScores(np.concatenate([part.score for part in parts]), words, parts[0].boundary)
 
 
-def _together(parts: Sequence[TargetFeatures]) -> TargetFeatures:
+def _concatenate(parts: Sequence[TargetFeatures]) -> TargetFeatures:
     return TargetFeatures(np.concatenate([p.vectors for p in parts]), np.concatenate([p.regions for p in parts]))
 
 
-def _rows(a: _Answers, b: _Answers) -> Iterator[tuple[str, list[Floats], list[Floats]]]:
+def _rows(a: _Outputs, b: _Outputs) -> Iterator[tuple[str, list[Floats], list[Floats]]]:
     """Yield, by name, the arrays of both whose rows must point the same way."""
     yield "vectors", [a.references.vectors, a.gallery.vectors], [b.references.vectors, b.gallery.vectors]
     yield "regions", [a.references.regions, a.gallery.regions], [b.references.regions, b.gallery.regions]
@@ -144,13 +159,14 @@ def _rows(a: _Answers, b: _Answers) -> Iterator[tuple[str, list[Floats], list[Fl
     yield "probes", [q.probes for q in a.queries], [q.probes for q in b.queries]
 
 
-def _weights(a: _Answers, b: _Answers) -> Iterator[tuple[Floats, Floats]]:
-    for one, other in zip(a.queries, b.queries, strict=True):
-        yield one.word_weights, other.word_weights
-        yield one.probe_weights, other.probe_weights
+def _weights(a: _Outputs, b: _Outputs) -> Iterator[tuple[Floats, Floats]]:
+    for x, y in zip(a.queries, b.queries, strict=True):
+        yield x.word_weights, y.word_weights
+        yield x.probe_weights, y.probe_weights
 
 
-def _least_cosine(a: Floats, b: Floats) -> float:
+def least_cosine(a: Floats, b: Floats) -> float:
+    """Return the least cosine of any two rows of `a` and `b` [..., d]; -1 where their shapes differ."""
     if a.shape != b.shape:
         return -1.0
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
@@ -166,17 +182,19 @@ def _score_difference(a: Sequence[PairScores], b: Sequence[PairScores], clear: S
 
 
 def _same_top(a: PairScores, b: PairScores, clear: NDArray[np.bool_]) -> bool:
-    """Tell whether both put the same images first, those of (nearly) equal score counted as the same."""
+    """Return whether both rank the same images first; ties count as the same."""
     truth, other = a.score[clear], b.score[clear]
-    best = np.sort(truth)[::-1][:TOP]
-    return bool(np.abs(best - truth[np.argsort(-other, kind="stable")][:TOP]).max(initial=0.0) <= TIE)
+    best = np.sort(truth)[::-1][:TOP_K]
+    return bool(np.abs(best - truth[np.argsort(-other, kind="stable")][:TOP_K]).max(initial=0.0) <= TIE)
 
 
 def _refuse(cosines: dict[str, float], differences: dict[str, float], same: dict[str, int], queries: int) -> None:
     # Written so that a NaN is refused, too.
     wrong = [f"cosine of {name} {value:.6f}" for name, value in cosines.items() if not value >= LEAST_COSINE]
-    wrong += [f"{name} apart by {value:.2g}" for name, value in differences.items() if not value <= MOST_DIFFERENCE]
-    wrong += [f"{name} has the same top {TOP} for {n} of {queries} queries" for name, n in same.items() if n < queries]
+    wrong += [f"{name} apart by {value:.2g}" for name, value in differences.items() if not value <= MAX_DIFFERENCE]
+    wrong += [
+        f"{name} has the same top {TOP_K} for {n} of {queries} queries" for name, n in same.items() if n < queries
+    ]
     if wrong:
         raise IntegrityError(
             f"the export does not agree with torch ({', '.join(wrong)}); nothing was written: "

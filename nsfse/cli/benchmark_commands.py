@@ -213,6 +213,6 @@ def speed(
         dim=dim,
         cells=cells,
         compiled=compiled,
-        tell=print_status,
+        report_progress=print_status,
     )
     print_result(report, markdown, as_json)

@@ -8,13 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import nsfse
 from nsfse.config import AMP_VARIABLE
 from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.extras import installed_version
 from nsfse_runtime.hardware import available_memory, usable_cpus
 from nsfse_runtime.json_schema import SCHEMA_VERSION
 
@@ -34,7 +34,7 @@ def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
 
     With `bundle` a real query runs through it. Paths, which may hold a user's name, are told only when `full`.
     """
-    versions = {name: version for name in PACKAGES if (version := _version(name))}
+    versions = {name: version for name in PACKAGES if (version := installed_version(name))}
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "nsfse": nsfse.__version__,
@@ -58,13 +58,6 @@ def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
     report["checks"] = _self_test(bundle)
     report["problems"] = _problems(report)
     return report
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_flags() -> list[str]:
@@ -141,7 +134,7 @@ def _tensorrt_provider(providers: list[str]) -> str:
     file = Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARIES[TENSORRT]
     major = linked_major(file)
     lacks = missing_library(file)
-    here = _version("tensorrt")
+    here = installed_version("tensorrt")
     if major and here and here.split(".")[0] != major:
         return f"missing: it needs libnvinfer.so.{major}, and tensorrt here is {here}; pip install tensorrt=={major}.*"
     return f"missing: it needs libnvinfer.so.{major or '?'} ({lacks})" if lacks else "ok"

@@ -81,22 +81,19 @@ def export(
     """
     from nsfse.cli.formatting import format_tree, print_result
     from nsfse.progress import print_status, stages_bar
+    from nsfse_export import ExportOptions
 
-    which = "best" if best else "last"
+    options = ExportOptions(
+        which="best" if best else "last",
+        precision=precision,
+        verify_on=verify_on,
+        skip_verification=skip_verification,
+    )
     if trt:
         from nsfse_export import build_engines, bundle_for_engines  # and no more: torch may be absent
 
         with stages_bar() as progress:
-            bundle = bundle_for_engines(
-                run,
-                out,
-                precision=precision,
-                which=which,
-                verify_on=verify_on,
-                unverified=skip_verification,
-                progress=progress,
-                tell=print_status,
-            )
+            bundle = bundle_for_engines(run, out, options, progress=progress, report_scores=print_status)
         print_result(asdict(build_engines(bundle)), format_tree, as_json)
         return
     if out is None:
@@ -104,14 +101,5 @@ def export(
     from nsfse_export import export_bundle
 
     with stages_bar() as progress:
-        report = export_bundle(
-            run,
-            out,
-            precision=precision,
-            which=which,
-            verify_on=verify_on,
-            unverified=skip_verification,
-            progress=progress,
-            tell=print_status,
-        )
+        report = export_bundle(run, out, options, progress=progress, report_scores=print_status)
     print_result(asdict(report), format_tree, as_json)

@@ -1,5 +1,6 @@
 """Optional dependencies: present, or one line that says how to bring them."""
 
+from importlib import metadata
 from importlib.util import find_spec
 
 from nsfse_runtime.errors import MissingExtraError
@@ -11,6 +12,14 @@ def installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # a parent is missing
         return False
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed package, by its name on the package index; None without it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def need(module: str, extra: str, hint: str = "") -> None:

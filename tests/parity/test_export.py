@@ -20,9 +20,8 @@ import nsfse_export.export as exporting
 from nsfse.config import ModelConfig
 from nsfse.evaluation.reference_head import HeadConstants, boundary_margin, score_pairs
 from nsfse.models.checkpoint import load_checkpoint, write_decision
-from nsfse.models.torch_scorer import TorchScorer
-from nsfse.open import open_scorer
-from nsfse_export import export_bundle
+from nsfse.models.torch_scorer import TorchScorer, open_scorer
+from nsfse_export import ExportOptions, export_bundle
 from nsfse_export.model_card import training_scores
 from nsfse_export.verify import STEP, Sample, draw_sample, verify
 from nsfse_runtime import open_model
@@ -179,20 +178,21 @@ def eight_images(tmp_path, monkeypatch):
     (tmp_path / "set" / "items.csv").write_text("\n".join(rows) + "\n")
     query = {"protocol": "eight", "reference": names[0], "texts": ["make it red"], "targets": [names[1]]}
     (tmp_path / "set" / "queries.jsonl").write_text(json.dumps(query))
-    monkeypatch.setattr("nsfse_export.quantization.LEAST_DENSE", 1)  # of a toy
+    monkeypatch.setattr("nsfse_export.quantization.MIN_DENSE_WEIGHTS", 1)  # of a toy
     return tmp_path / "set"
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("int8", 0.99), ("fp16", 0.99999), ("bf16", 0.999)])
 def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graphs, eight_images, precision, cosine):
-    out, told = eight_images.parent / "bundle", []
-    report = export_bundle(exported.run, out, precision=precision, verify_on=eight_images, tell=told.append)
+    out, tables = eight_images.parent / "bundle", []
+    options = ExportOptions(precision=precision, verify_on=eight_images)
+    report = export_bundle(exported.run, out, options, report_scores=tables.append)
     manifest = Bundle.open(out).manifest
     reduced = {"query"} if precision == "int8" else {"image", "text"}  # the toy's other graphs have no large matrices
     assert manifest.graphs == {name: precision if name in reduced else "fp32" for name in manifest.graphs}
     assert (manifest.precision, report.graphs, report.retrieval) == (precision, manifest.graphs, manifest.retrieval)
     assert manifest.retrieval["protocols"]["eight"]["R@10"] == {"fp32": 100.0, precision: 100.0}
-    assert "eight" in told[0] and f"## {precision} against float32" in (out / "README.md").read_text("utf-8")
+    assert "eight" in tables[0] and f"## {precision} against float32" in (out / "README.md").read_text("utf-8")
     assert report.fingerprint != exported.report.fingerprint
     if precision != "bf16":
         images = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
@@ -204,17 +204,17 @@ def test_a_precision_is_verified_on_retrieval_and_recorded(exported, ready_graph
 def test_a_precision_that_finds_other_images_is_refused_and_nothing_is_left(
     exported, ready_graphs, eight_images, monkeypatch
 ):
-    told, out, before = [], eight_images.parent / "bundle", everything(eight_images.parent)
-    monkeypatch.setattr("nsfse_export.precision_gate.POINTS", {"fp16": -1})
-    options = {"precision": "fp16", "tell": told.append}
+    tables, out, before = [], eight_images.parent / "bundle", everything(eight_images.parent)
+    monkeypatch.setattr("nsfse_export.precision_gate.MAX_POINTS", {"fp16": -1})
+    options = ExportOptions(precision="fp16")
     with pytest.raises(IntegrityError, match="fp16 moves R@10") as refusal:
-        export_bundle(exported.run, out, verify_on=eight_images, **options)
-    assert refusal.value.exit_code == 5 and len(told) == 1
+        export_bundle(exported.run, out, replace(options, verify_on=eight_images), report_scores=tables.append)
+    assert refusal.value.exit_code == 5 and len(tables) == 1
     with pytest.raises(DataError, match="--skip-verification"):
-        export_bundle(run_on(exported, eight_images.parent / "gone"), out, **options)
+        export_bundle(run_on(exported, eight_images.parent / "gone"), out, options)
     shutil.rmtree(eight_images.parent / "run")
     assert everything(eight_images.parent) == before
-    export_bundle(exported.run, out, unverified=True, **options)
+    export_bundle(exported.run, out, replace(options, skip_verification=True))
     assert Bundle.open(out).manifest.retrieval == {"verified": False}
     assert "Not verified" in (out / "README.md").read_text("utf-8")
 
@@ -231,14 +231,14 @@ def run_on(exported, folder):
 
 def test_a_precision_that_does_nothing_is_refused(exported, ready_graphs, tmp_path):
     with pytest.raises(UsageError, match="gains nothing from int8"):
-        export_bundle(exported.run, tmp_path / "bundle", precision="int8", unverified=True)
+        export_bundle(exported.run, tmp_path / "bundle", ExportOptions(precision="int8", skip_verification=True))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_best_takes_the_best_weights_and_their_scores(exported, ready_graphs, tmp_path):
     assert training_scores(exported.run, "best")["made-up"]["R@1"] == 50.0
     with pytest.raises(IntegrityError):  # the graphs at hand are those of the last weights
-        export_bundle(exported.run, tmp_path / "bundle", which="best")
+        export_bundle(exported.run, tmp_path / "bundle", ExportOptions(which="best"))
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -1,4 +1,4 @@
-"""What speed is measured on; where nothing is given, a CLIP of random weights. Galleries and images are made."""
+"""What speed is measured on: by default a CLIP of random weights, with random galleries and images."""
 
 import json
 import time
@@ -30,8 +30,8 @@ from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.types import Floats, Scorer, TargetFeatures
 
 TEXT = "make it red"
-"""What is asked: three words, as many queries have."""
-WORDS = (TEXT, "but with longer sleeves and a darker pattern than this one has")
+"""The text of the queries: three words, as many queries have."""
+VOCABULARY_TEXTS = (TEXT, "but with longer sleeves and a darker pattern than this one has")
 
 _SHARED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0, "num_hidden_layers": 12}
 _VOCABULARY, _POSITIONS, _SIDE = 49408, 77, 224
@@ -48,19 +48,30 @@ VIT_B_32: dict[str, Any] = {
     "mean": list(MEAN),
     "std": list(STD),
 }
-_BLOBS = 256  # different regions in a made gallery; more would measure the same
+_REGION_SETS = 256  # distinct regions in a random gallery; more would measure the same
 
 
 @dataclass
 class Setting:
-    """What is measured: one model in torch and as bundles by precision, where to write, and until when."""
+    """One model in torch and as bundles by precision, with where to write and when to stop.
+
+    Attributes:
+        run: Folder of the run.
+        torch: The model in torch.
+        models: The model's bundles by precision.
+        folder: Folder for galleries and images.
+        rounds: Rounds of each measurement.
+        deadline: When to begin nothing more, in seconds of time.monotonic.
+        left_out: What was not measured for want of time.
+        galleries: Random galleries by their number of images.
+    """
 
     run: Path
     torch: TorchScorer
     models: dict[str, OnnxScorer]
-    place: Path
+    folder: Path
     rounds: int
-    until: float
+    deadline: float
     left_out: list[str] = field(default_factory=list)
     galleries: dict[int, Path] = field(default_factory=dict)
 
@@ -71,43 +82,44 @@ class Setting:
 
     @property
     def text(self) -> str:
-        """Return what is asked."""
-        return words_of(self.best.bundle)
+        """Return the text of the queries."""
+        return query_text(self.best.bundle)
 
     @property
     def scorers(self) -> dict[str, Scorer]:
         """Return the model's forms by name, torch first."""
         return {"torch": self.torch, **self.models}
 
-    def late(self, what: str) -> bool:
-        """Tell whether there is no time left for `what`, and note it."""
-        if time.monotonic() > self.until:
-            self.left_out.append(what)
-        return time.monotonic() > self.until
+    def out_of_time(self, step: str) -> bool:
+        """Return whether there is no time left for `step`, which is then added to `left_out`."""
+        late = time.monotonic() > self.deadline
+        if late:
+            self.left_out.append(step)
+        return late
 
     def gallery(self, size: int) -> Path:
-        """Return a made gallery of `size` images for the best bundle."""
+        """Return a random gallery of `size` images for the best bundle."""
         if size not in self.galleries:
-            self.galleries[size] = made_gallery(self.place / f"{size}.gallery", self.best.bundle, size)
+            self.galleries[size] = write_random_gallery(self.folder / f"{size}.gallery", self.best.bundle, size)
         return self.galleries[size]
 
 
-def random_clip_run(run: Path, dim: int, cells: int) -> Path:
+def write_random_clip_run(run: Path, dim: int, cells: int) -> Path:
     """Write the run of an NSFSE on a CLIP ViT-B/32 of random weights, untrained, and return its folder."""
     clip_config = VIT_B_32 | {"cells": cells}
     model = ModelConfig(
         backbone="clip", clip_config=clip_config, image_size=(_SIDE, _SIDE), dim=dim, max_words=_POSITIONS - 2
     )
     run.mkdir(parents=True)
-    write_file(run / TOKENIZER, build_vocabulary(WORDS).to_str().encode())
+    write_file(run / TOKENIZER, build_vocabulary(VOCABULARY_TEXTS).to_str().encode())
     torch.manual_seed(0)
     write_header(run, Config(model=model), _VOCABULARY, {"source": "nothing (random weights)"})
     save_tensors(run / "model.safetensors", NSFSE(model, _VOCABULARY).state_dict())
     return run
 
 
-def words_of(bundle: Bundle) -> str:
-    """Return TEXT, or three words of its own where a model knows none of it."""
+def query_text(bundle: Bundle) -> str:
+    """Return TEXT, or three words of the model's vocabulary where it knows none of it."""
     known = [
         word
         for word in json.loads(bundle.read(TOKENIZER))["model"].get("vocab", {})
@@ -118,56 +130,56 @@ def words_of(bundle: Bundle) -> str:
     return " ".join(islice(known, 3))
 
 
-def clustered(size: int, dim: int, random: np.random.Generator, *, spread: bool = False) -> Floats:
-    """Draw unit vectors [size, dim]: 100 around each of the centres of a low-rank space, as real features lie.
+def clustered_vectors(size: int, dim: int, random: np.random.Generator, *, independent: bool = False) -> Floats:
+    """Draw unit vectors `[size, dim]`, 100 around each centre of a low-rank space, similar to real features.
 
-    With `spread` they are nearly independent instead: the worst that an index can meet.
+    With `independent` they are nearly independent instead: the worst case of an index.
     """
-    rank = dim if spread else min(64, dim)
+    rank = dim if independent else min(64, dim)
     basis = random.normal(size=(rank, dim)).astype(np.float32) / np.sqrt(rank)
     centres = random.normal(size=(max(1, size // 100), rank)).astype(np.float32)
-    found = np.empty((size, dim), np.float32)
-    for at in range(0, size, 50_000):
-        rows = found[at : at + 50_000]
-        near = random.standard_normal((len(rows), rank), np.float32)
-        spots = near if spread else centres[random.integers(len(centres), size=len(rows))] + 0.5 * near
-        rows[:] = spots @ basis + 0.3 * random.standard_normal(rows.shape, np.float32)
+    vectors = np.empty((size, dim), np.float32)
+    for start in range(0, size, 50_000):
+        rows = vectors[start : start + 50_000]
+        noise = random.standard_normal((len(rows), rank), np.float32)
+        points = noise if independent else centres[random.integers(len(centres), size=len(rows))] + 0.5 * noise
+        rows[:] = points @ basis + 0.3 * random.standard_normal(rows.shape, np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return found
+    return vectors
 
 
-def made_gallery(path: Path, bundle: Bundle, size: int) -> Path:
-    """Write a gallery of `size` made-up images for `bundle`, called name_of(0) ..., and return its path.
+def write_random_gallery(path: Path, bundle: Bundle, size: int) -> Path:
+    """Write a gallery of `size` images with random features for `bundle`, and return its path.
 
-    Everything is as an index would leave it, but the features are drawn: what a query costs does not depend on them.
+    All else is as an index leaves it: the cost of a query does not depend on the features. Ids are `image_id(0)` ...
     """
     manifest, random = bundle.manifest, np.random.default_rng(size)
-    vectors = clustered(size, manifest.dim, random)
-    regions = random.standard_normal((_BLOBS, manifest.regions, manifest.dim)).astype(np.float32)
+    vectors = clustered_vectors(size, manifest.dim, random)
+    regions = random.standard_normal((_REGION_SETS, manifest.regions, manifest.dim)).astype(np.float32)
     regions /= np.linalg.norm(regions, axis=-1, keepdims=True)
     store.create(path, bundle.fingerprint, str(bundle.path.absolute()))
     with store.GalleryStore.open_writer(path) as gallery, gallery.writing():
         encoded = [gallery.encode_regions(rows) for rows in regions]
         for number, vector in enumerate(vectors):
-            content = gallery.put_content(number.to_bytes(32, "big"), vector, encoded[number % _BLOBS])
-            gallery.put_item(name_of(number), content, (0, 0), "{}")
+            content = gallery.put_content(number.to_bytes(32, "big"), vector, encoded[number % _REGION_SETS])
+            gallery.put_item(image_id(number), content, (0, 0), "{}")
         gallery.write_meta({"dim": manifest.dim, "regions": manifest.regions})
         gallery.advance()
     return path
 
 
-def name_of(key: int) -> str:
-    """Return the id of an image of a made gallery."""
+def image_id(key: int) -> str:
+    """Return the id of an image of a random gallery."""
     return f"made-{key:07d}.jpg"
 
 
-def names_of(size: int) -> Iterator[str]:
-    """Return ids of such a gallery, one after another and for ever."""
-    return (name_of(97 * at % size) for at in count())
+def cycle_ids(size: int) -> Iterator[str]:
+    """Return ids of a random gallery, one after another without end."""
+    return (image_id(97 * index % size) for index in count())
 
 
-def drawn_candidates(setting: Setting, size: int) -> TargetFeatures:
-    """Draw unit features of `size` images as the model has them."""
+def random_targets(setting: Setting, size: int) -> TargetFeatures:
+    """Draw unit features of `size` images in the shapes of the model."""
     manifest, random = setting.best.bundle.manifest, np.random.default_rng(1)
     vectors = random.standard_normal((size, manifest.dim), np.float32)
     regions = random.standard_normal((size, manifest.regions, manifest.dim), np.float32)
@@ -178,11 +190,11 @@ def drawn_candidates(setting: Setting, size: int) -> TargetFeatures:
 
 
 def long_text(text: str, words: int) -> str:
-    """Return a text of so many words, `text` again and again."""
+    """Return `text` repeated up to so many words."""
     return " ".join((text.split() * words)[:words])
 
 
-def drawn_jpeg(megapixels: float) -> bytes:
+def random_jpeg(megapixels: float) -> bytes:
     """Return a JPEG of 4 to 3 with as much detail as a photograph (about 0.25 bytes a pixel)."""
     width = round((megapixels * 1e6 * 4 / 3) ** 0.5)
     size, random = (width, round(width * 3 / 4)), np.random.default_rng(zlib.crc32(b"photo"))

@@ -1,4 +1,4 @@
-"""What is beyond one query: whole processes, indexing a folder, and how times grow."""
+"""Whole processes, indexing a folder, and how times grow with sizes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nsfse_export.benchmark.fixtures import Setting, drawn_candidates, drawn_jpeg, long_text, names_of
+from nsfse_export.benchmark.fixtures import Setting, cycle_ids, long_text, random_jpeg, random_targets
 from nsfse_export.benchmark.timing import Act, interleaved, seconds
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import UsageError
@@ -31,28 +31,27 @@ print(json.dumps([span, peak, done.returncode, done.stderr.decode(errors="replac
 
 def cold(setting: Setting, size: int) -> dict[str, Any]:
     """Time processes that answer one query and end: `nsfse query`, and PyTorch with the same run."""
-    image = setting.place / "asked.jpg"
-    image.write_bytes(drawn_jpeg(1.0))
+    image = setting.folder / "reference.jpg"
+    image.write_bytes(random_jpeg(1.0))
     gallery = setting.gallery(size)
     eager = (
         "import sys; from pathlib import Path; from nsfse.models.checkpoint import load_checkpoint; "
         "from nsfse.models.torch_scorer import TorchScorer; from nsfse_runtime import Gallery; "
         "from nsfse_export.benchmark.speed import eager_query; run, gallery, image, text = sys.argv[1:]; "
-        "found = load_checkpoint(Path(run)); model = TorchScorer(found.model, found.tokenizer); "
+        "checkpoint = load_checkpoint(Path(run)); model = TorchScorer(checkpoint.model, checkpoint.tokenizer); "
         "eager_query(model, Gallery.open(gallery), Path(image).read_bytes(), text)"
     )
-    asked = [str(gallery), str(image), setting.text]
     ways = {
-        "nsfse query": ["-m", "nsfse", "query", asked[1], asked[2], "-g", asked[0], "--json"],
-        "torch": ["-c", eager, str(setting.run), *asked],
+        "nsfse query": ["-m", "nsfse", "query", str(image), setting.text, "-g", str(gallery), "--json"],
+        "torch": ["-c", eager, str(setting.run), str(gallery), str(image), setting.text],
     }
     runs = {
         name: [_process([sys.executable, *way]) for _ in range(min(3, setting.rounds))] for name, way in ways.items()
     }
-    return {"images": size, "ways": {name: _middle(each) for name, each in runs.items()}}
+    return {"images": size, "ways": {name: _medians(measured) for name, measured in runs.items()}}
 
 
-def _middle(runs: Sequence[tuple[float, float]]) -> dict[str, float]:
+def _medians(runs: Sequence[tuple[float, float]]) -> dict[str, float]:
     spans, peaks = zip(*runs, strict=True)
     return {"seconds": round(statistics.median(spans), 2), "peak_mb": round(statistics.median(peaks), 1)}
 
@@ -61,25 +60,25 @@ def _process(command: Sequence[str]) -> tuple[float, float]:
     """Run a process that must end well; return its seconds and its peak memory in MB."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     ran = subprocess.run([sys.executable, "-c", _STARTER, *command], env=environment, capture_output=True, check=True)
-    span, peak, code, said = json.loads(ran.stdout)
+    span, peak, code, errors = json.loads(ran.stdout)
     if code:
-        raise UsageError(f"{' '.join(command[1:4])} ended with {code}: {said.strip()}")
+        raise UsageError(f"{' '.join(command[1:4])} ended with {code}: {errors.strip()}")
     return span, peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes there, KiB elsewhere
 
 
 def bulk(setting: Setting, photos: Path) -> dict[str, Any]:
     """Index a folder, and encode the first of its images in a plain loop of PyTorch (batches of 16)."""
-    with Gallery.open(setting.place / "bulk.gallery", setting.best, create=True) as gallery:
+    with Gallery.open(setting.folder / "bulk.gallery", setting.best, create=True) as gallery:
         span = seconds(lambda: gallery.sync(photos))
         ids = gallery.ids
-    some = [photos / name for name in ids[:64]]
+    paths = [photos / name for name in ids[:64]]
 
     def loop() -> None:
-        for at in range(0, len(some), 16):
-            pixels = [load_image(path, setting.torch.image_size) for path in some[at : at + 16]]
+        for start in range(0, len(paths), 16):
+            pixels = [load_image(path, setting.torch.image_size) for path in paths[start : start + 16]]
             setting.torch.encode_images(np.stack(pixels))
 
-    ours, theirs = len(ids) / span, len(some) / seconds(loop)
+    ours, theirs = len(ids) / span, len(paths) / seconds(loop)
     return {
         "images": len(ids),
         "images_per_second": round(ours, 1),
@@ -97,21 +96,21 @@ def growth(setting: Setting, sizes: Sequence[int]) -> dict[str, dict[str, dict[f
         "images encoded at once, each": ((1, 4, 16), partial(_by_batch, setting)),
         "megapixels of a JPEG": ((0.25, 1, 4, 12), partial(_by_megapixels, setting)),
     }
-    found: dict[str, dict[str, dict[float, float]]] = {}
+    measured: dict[str, dict[str, dict[float, float]]] = {}
     for title, (values, acts_at) in curves.items():
         for value in values:
-            if setting.late(f"{title}: {value:g}"):
+            if setting.out_of_time(f"{title}: {value:g}"):
                 continue
             share = value if title.endswith("each") else 1
-            for line, taken in interleaved(acts_at(value), max(3, setting.rounds // 2)).items():
-                median = round(statistics.median(taken) / share, 3)
-                found.setdefault(title, {}).setdefault(line, {})[value] = median
-    return found
+            for line, times in interleaved(acts_at(value), max(3, setting.rounds // 2)).items():
+                median = round(statistics.median(times) / share, 3)
+                measured.setdefault(title, {}).setdefault(line, {})[value] = median
+    return measured
 
 
 def _by_size(setting: Setting, size: int) -> dict[str, Act]:
     gallery = Gallery.open(setting.gallery(size), setting.best)
-    retriever, names = Retriever(setting.best, gallery), names_of(size)
+    retriever, names = Retriever(setting.best, gallery), cycle_ids(size)
     retriever.query(next(names), setting.text)  # codes or an index are made from the second query on
     return {
         "whole query": lambda: retriever.query(next(names), setting.text),
@@ -120,7 +119,7 @@ def _by_size(setting: Setting, size: int) -> dict[str, Act]:
 
 
 def _by_candidates(setting: Setting, size: int, candidates: int) -> dict[str, Act]:
-    targets = drawn_candidates(setting, candidates)
+    targets = random_targets(setting, candidates)
     query = setting.torch.compose(targets.take([0]), [setting.text])[0]
     if setting.best.bundle.manifest.mode is RankingMode.ONE_STAGE:
         return {}
@@ -129,7 +128,7 @@ def _by_candidates(setting: Setting, size: int, candidates: int) -> dict[str, Ac
 
 def _by_words(setting: Setting, words: int) -> dict[str, Act]:
     words = min(words, setting.best.bundle.manifest.max_words)
-    text, reference = long_text(setting.text, words), drawn_candidates(setting, 1)
+    text, reference = long_text(setting.text, words), random_targets(setting, 1)
     return {kind: partial(scorer.compose, reference, [text]) for kind, scorer in setting.scorers.items()}
 
 
@@ -139,7 +138,7 @@ def _by_batch(setting: Setting, batch: int) -> dict[str, Act]:
 
 
 def _by_megapixels(setting: Setting, megapixels: float) -> dict[str, Act]:
-    jpeg, size = drawn_jpeg(megapixels), setting.torch.image_size
+    jpeg, size = random_jpeg(megapixels), setting.torch.image_size
     return {
         "as a query decodes it": lambda: load_image(jpeg, size),
         "decoded whole, then resized": lambda: fit_image(decode_image(jpeg), size),

@@ -1,7 +1,7 @@
 """`nsfse bench speed`: the parts of a query and the whole of it, beside PyTorch eager with the same model.
 
-What is compared takes turns within a round, so that another program on the machine slows all of it; a ratio is the
-median of the rounds' ratios. Figures are milliseconds unless their names say otherwise.
+Timing is interleaved: each round measures every variant, so that another program on the machine slows all of them. A
+ratio is the median of the rounds' ratios. Figures are milliseconds unless their names say otherwise.
 """
 
 import shutil
@@ -24,11 +24,11 @@ from nsfse_export.benchmark.fixtures import (
     Setting,
     check_photos,
     check_sizes,
-    drawn_candidates,
-    drawn_jpeg,
+    cycle_ids,
     long_text,
-    names_of,
-    random_clip_run,
+    random_jpeg,
+    random_targets,
+    write_random_clip_run,
 )
 from nsfse_export.benchmark.report import markdown, plot
 from nsfse_export.benchmark.scaling import bulk, cold, growth
@@ -45,8 +45,6 @@ from nsfse_runtime.types import RankingMode
 
 CANDIDATES, PAIR_WORDS = 100, 12
 
-Tell = Callable[[str], None]
-
 
 class PaddedScorer(TorchScorer):
     """The model as most programs run a CLIP: every text is padded to all positions."""
@@ -54,9 +52,9 @@ class PaddedScorer(TorchScorer):
     def _text(self, texts: Sequence[str]) -> tuple[Any, Any, Any]:
         ids, mask = self.tokenizer.encode(texts)
         more = ((0, 0), (0, self.model.config.max_words - ids.shape[1]))
-        padded, kept = self._tensor(np.pad(ids, more)), self._tensor(np.pad(mask, more))
+        padded, padded_mask = self._tensor(np.pad(ids, more)), self._tensor(np.pad(mask, more))
         with torch.inference_mode():
-            return *self.model.encode_text(padded, kept), kept
+            return *self.model.encode_text(padded, padded_mask), padded_mask
 
 
 def measure(
@@ -70,7 +68,7 @@ def measure(
     compiled: bool = False,
     dim: int = 128,
     cells: int = 4,
-    tell: Tell = lambda _: None,
+    report_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure the model of `run`, by default a CLIP ViT-B/32 of random weights; write speed.md, .json, .svg in `out`.
 
@@ -80,7 +78,7 @@ def measure(
     check_sizes(list(sizes))
     if photos:
         check_photos(photos)
-    began = time.monotonic()
+    started = time.monotonic()
     torch.set_num_threads(cpu_threads())
     if not (out / "speed.json").exists() and any((out / f"speed.{kind}").exists() for kind in ("md", "svg")):
         raise OutputError(f"{out} holds a speed.md or speed.svg of something else; choose another with -o")
@@ -89,41 +87,41 @@ def measure(
     except OSError as error:
         raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another with -o") from None
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        tell("making the model and its bundles")
-        source = run or random_clip_run(place / "run", dim, cells)
+        work = Path(folder)
+        report_progress("making the model and its bundles")
+        source = run or write_random_clip_run(work / "run", dim, cells)
         checkpoint = load_checkpoint(source)
         model = TorchScorer(checkpoint.model, checkpoint.tokenizer)
-        setting = Setting(source, model, _bundles(source, place), place, rounds, began + 60 * minutes)
-        found: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "machine": machine(), "model": _model(setting)}
+        setting = Setting(source, model, _bundles(source, work), work, rounds, started + 60 * minutes)
+        report: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "machine": machine(), "model": _model(setting)}
         steps: dict[str, Act] = {
-            "parts": lambda: parts(setting, found["machine"]["gflops"], compiled),
+            "parts": lambda: parts(setting, report["machine"]["gflops"], compiled),
             "whole": lambda: whole(setting, max(sizes)),
             "cold": lambda: cold(setting, min(sizes)),
             "index": lambda: bulk(setting, photos) if photos else None,
             "growth": lambda: growth(setting, sizes),
         }
         for name, step in steps.items():
-            tell(f"measuring: {name}")
-            found[name] = None if setting.late(name) else step()
-        found["left_out"] = setting.left_out
-        found["minutes"] = round((time.monotonic() - began) / 60, 1)
-    write_file(out / "speed.json", msgspec.json.format(msgspec.json.encode(found), indent=2))
-    write_file(out / "speed.md", markdown(found).encode())
-    write_file(out / "speed.svg", plot(found["growth"] or {}).encode())
-    return found
+            report_progress(f"measuring: {name}")
+            report[name] = None if setting.out_of_time(name) else step()
+        report["left_out"] = setting.left_out
+        report["minutes"] = round((time.monotonic() - started) / 60, 1)
+    write_file(out / "speed.json", msgspec.json.format(msgspec.json.encode(report), indent=2))
+    write_file(out / "speed.md", markdown(report).encode())
+    write_file(out / "speed.svg", plot(report["growth"] or {}).encode())
+    return report
 
 
-def _bundles(run: Path, place: Path) -> dict[str, OnnxScorer]:
-    """Export a run in float32 and, where that helps any graph, in int8 (unverified: only its speed is looked at)."""
-    export_bundle(run, place / "fp32")
-    shutil.copytree(place / "fp32", place / "int8")
-    found = {"fp32": open_model(place / "fp32", "cpu")}
+def _bundles(run: Path, folder: Path) -> dict[str, OnnxScorer]:
+    """Export a run in float32 and, where any graph gains, in int8 (unverified: only its speed is measured)."""
+    export_bundle(run, folder / "fp32")
+    shutil.copytree(folder / "fp32", folder / "int8")
+    models = {"fp32": open_model(folder / "fp32", "cpu")}
     try:
-        reduce_bundle(place / "int8", found["fp32"].bundle.manifest, "int8", None, lambda _: None)
+        reduce_bundle(folder / "int8", models["fp32"].bundle.manifest, "int8", None, lambda _: None)
     except UsageError:
-        return found
-    return found | {"int8": open_model(place / "int8", "cpu")}
+        return models
+    return models | {"int8": open_model(folder / "int8", "cpu")}
 
 
 def _model(setting: Setting) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _model(setting: Setting) -> dict[str, Any]:
 
 
 def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, Any]:
-    """Time encoders, composition and pair head in every form of the model; `floor` is what products alone must take."""
+    """Time encoders, composition and pair head in every form; `floor_ms` is the least time of the products alone."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, *setting.torch.image_size, 3), dtype=np.uint8)
     reference = setting.torch.encode_images(pixels[:1])
     text = setting.text
@@ -154,13 +152,13 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
     }
     if setting.best.bundle.manifest.mode is RankingMode.TWO_STAGE:
         query = setting.torch.compose(reference, [long_text(text, PAIR_WORDS)])[0]
-        targets = drawn_candidates(setting, CANDIDATES)
+        targets = random_targets(setting, CANDIDATES)
         cases[f"pair head, {CANDIDATES} candidates, {len(query.words)} words"] = lambda scorer: scorer.score_pairs(
             query, targets
         )
-    found = {}
+    measured = {}
     for name, act in cases.items():
-        if setting.late(name):
+        if setting.out_of_time(name):
             continue
         variants: dict[str, Act] = {kind: partial(act, scorer) for kind, scorer in setting.scorers.items()}
         base = "torch"
@@ -172,12 +170,12 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
         with FlopCounterMode(display=False) as counter:
             act(setting.torch)
         floor = round(counter.get_total_flops() / gflops / 1e6, 2)
-        found[name] = {"base": base, "floor_ms": floor, "ways": ratios(interleaved(variants, setting.rounds), base)}
-    return found
+        measured[name] = {"base": base, "floor_ms": floor, "ways": ratios(interleaved(variants, setting.rounds), base)}
+    return measured
 
 
 def _padded(setting: Setting) -> TorchScorer:
-    """Return the model as it is usually run by PyTorch."""
+    """Return the model as PyTorch programs usually run it."""
     kind = PaddedScorer if setting.torch.model.config.backbone == "clip" else TorchScorer
     return kind(setting.torch.model, setting.torch.tokenizer)
 
@@ -193,24 +191,24 @@ def _compiled(setting: Setting, pixels: np.ndarray) -> Act:
 
 
 def whole(setting: Setting, size: int, queries: int = 100) -> dict[str, Any]:
-    """Time whole queries over a made gallery: an image of a megapixel, and an image that the gallery has."""
-    jpeg, text = drawn_jpeg(1.0), setting.text
-    found: dict[str, Any] = {"images": size, "candidates": CANDIDATES}
+    """Time whole queries over a random gallery: an image of a megapixel, and an image that the gallery has."""
+    jpeg, text = random_jpeg(1.0), setting.text
+    report: dict[str, Any] = {"images": size, "candidates": CANDIDATES}
     with Gallery.open(setting.gallery(size), setting.best) as gallery:
-        retriever, eager, names = Retriever(setting.best, gallery), _padded(setting), names_of(size)
+        retriever, eager, names = Retriever(setting.best, gallery), _padded(setting), cycle_ids(size)
         ways: dict[str, Callable[[], Any]] = {
             "an image of 1 megapixel": lambda: retriever.query(jpeg, text, rerank=CANDIDATES),
             "an image of the gallery": lambda: retriever.query(next(names), text, rerank=CANDIDATES),
         }
         base = "torch, an image of 1 megapixel"
         times = interleaved({base: partial(eager_query, eager, gallery, jpeg, text), **ways}, setting.rounds)
-        found |= {"base": base, "ways": ratios(times, base)}
-        for name, ask in ways.items():
-            answers = [_timed(ask) for _ in range(queries)]
-            laps = [answer.timings_ms for answer, _ in answers]
-            medians = {lap: round(statistics.median(each[lap] for each in laps), 2) for lap in laps[0]}
-            found["ways"][name] |= quantiles([taken for _, taken in answers]) | {"laps": medians}
-    return found
+        report |= {"base": base, "ways": ratios(times, base)}
+        for name, query in ways.items():
+            results = [_timed(query) for _ in range(queries)]
+            laps = [result.timings_ms for result, _ in results]
+            medians = {lap: round(statistics.median(timings[lap] for timings in laps), 2) for lap in laps[0]}
+            report["ways"][name] |= quantiles([ms for _, ms in results]) | {"laps": medians}
+    return report
 
 
 def _timed(act: Callable[[], Any]) -> tuple[Any, float]:

@@ -246,7 +246,7 @@ def test_doctor_tells_no_home_path_unless_asked(capsys):
 def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
     from nsfse.cli import doctor
 
-    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name.startswith("onnxruntime") else None)
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "1.0" if name.startswith("onnxruntime") else None)
     assert any("overwrite each other" in problem for problem in doctor.collect()["problems"])
 
 
@@ -271,7 +271,7 @@ def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
         ("10.16.1.11", "needs libnvinfer.so.10 ("),
         (None, "needs libnvinfer.so.10 ("),
     ):
-        monkeypatch.setattr(doctor, "_version", lambda name, here=here: here if name == "tensorrt" else None)
+        monkeypatch.setattr(doctor, "installed_version", lambda name, here=here: here if name == "tensorrt" else None)
         found = doctor._tensorrt_provider([devices.TENSORRT])
         assert found.startswith("missing: it ") and told in found
     assert doctor.linked_major(tmp_path / "none.so") == ""

@@ -1,4 +1,4 @@
-"""`nsfse bench speed`: its arithmetic, a made gallery against a real index, and whole queries of a tiny bundle."""
+"""`nsfse bench speed`: its arithmetic, a random gallery beside a real index, and whole queries of a tiny bundle."""
 
 import sys
 from pathlib import Path
@@ -15,10 +15,10 @@ from nsfse_export.benchmark.fixtures import (
     Setting,
     check_photos,
     check_sizes,
-    drawn_jpeg,
-    made_gallery,
-    name_of,
-    words_of,
+    image_id,
+    query_text,
+    random_jpeg,
+    write_random_gallery,
 )
 from nsfse_export.benchmark.report import markdown, plot
 from nsfse_runtime import Gallery, Retriever, open_model
@@ -39,11 +39,11 @@ def setting(tmp_path_factory):
         image_size=scorer.image_size,
         **{name: getattr(scorer, name) for name in ("encode_images", "sentence", "compose", "score_pairs")},
     )
-    place = tmp_path_factory.mktemp("speed")
-    return Setting(BUNDLE, torch_like, {"fp32": scorer}, place, 3, until=float("inf"))
+    folder = tmp_path_factory.mktemp("speed")
+    return Setting(BUNDLE, torch_like, {"fp32": scorer}, folder, 3, deadline=float("inf"))
 
 
-def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch):
+def test_timing_is_interleaved_and_ratios_are_medians(monkeypatch):
     calls, clock = [], iter(range(1000))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock) / 1000)
     monkeypatch.setattr(timing.time, "sleep", lambda _: None)
@@ -58,19 +58,21 @@ def test_variants_take_turns_and_a_ratio_is_the_median_of_the_rounds(monkeypatch
     assert timing.quantiles([1.0, 2.0, 3.0]) == {"p50": 2.0, "p95": 2.9, "p99": 2.98}
 
 
-def test_a_made_gallery_is_one_that_queries_can_use(setting):
-    with Gallery.open(made_gallery(setting.place / "own.gallery", setting.best.bundle, 230), setting.best) as gallery:
+def test_queries_can_use_a_random_gallery(setting):
+    with Gallery.open(
+        write_random_gallery(setting.folder / "own.gallery", setting.best.bundle, 230), setting.best
+    ) as gallery:
         assert len(gallery) == 230 and gallery.info()["regions"] == setting.best.bundle.manifest.regions
         targets = gallery.snapshot.targets([0, 229])
         for rows in (gallery.snapshot.vectors, targets.regions):
             np.testing.assert_allclose(np.linalg.norm(rows, axis=-1), 1, atol=1e-5)
-        hits = Retriever(setting.best, gallery).query(name_of(3), words_of(setting.best.bundle), k=5).hits
-        assert len({hit.id for hit in hits}) == 5 and name_of(3) not in {hit.id for hit in hits}
+        hits = Retriever(setting.best, gallery).query(image_id(3), query_text(setting.best.bundle), k=5).hits
+        assert len({hit.id for hit in hits}) == 5 and image_id(3) not in {hit.id for hit in hits}
 
 
-def test_a_whole_query_is_timed_beside_pytorch_and_told_lap_by_lap(setting, monkeypatch):
+def test_a_whole_query_is_timed_by_part_beside_pytorch(setting, monkeypatch):
     monkeypatch.setattr(speed, "_padded", lambda setting: setting.torch)
-    monkeypatch.setattr(speed, "drawn_jpeg", lambda _: drawn_jpeg(0.01))
+    monkeypatch.setattr(speed, "random_jpeg", lambda _: random_jpeg(0.01))
     found = speed.whole(setting, 220, queries=4)
     image, known = (found["ways"][name] for name in ("an image of 1 megapixel", "an image of the gallery"))
     assert image["laps"]["decode"] > 0 and image["laps"]["image"] > 0
@@ -78,8 +80,8 @@ def test_a_whole_query_is_timed_beside_pytorch_and_told_lap_by_lap(setting, monk
     assert known["p50"] <= known["p95"] <= known["p99"] and found["ways"][found["base"]]["times_faster"] == 1
 
 
-def test_growth_becomes_tables_and_panels_and_late_ones_are_named(setting, monkeypatch):
-    monkeypatch.setattr(scaling, "drawn_jpeg", lambda _: drawn_jpeg(0.01))
+def test_growth_is_tables_and_plots_and_names_what_is_left_out(setting, monkeypatch):
+    monkeypatch.setattr(scaling, "random_jpeg", lambda _: random_jpeg(0.01))
     curves = scaling.growth(setting, (200, 220))
     assert list(curves["images in the gallery"]["whole query"]) == [200, 220] and len(curves) == 5
     svg = plot(curves)
@@ -89,27 +91,27 @@ def test_growth_becomes_tables_and_panels_and_late_ones_are_named(setting, monke
     found = {"machine": machine, "model": speed._model(setting), "growth": curves, "left_out": ["cold"]}
     text = markdown(found | {"parts": None, "whole": None, "cold": None, "index": None})
     assert "| images in the gallery (ms) | 200 | 220 |" in text and "for want of time (--minutes): cold" in text
-    late = Setting(BUNDLE, setting.torch, setting.models, setting.place, 3, until=0)
+    late = Setting(BUNDLE, setting.torch, setting.models, setting.folder, 3, deadline=0)
     assert scaling.growth(late, (200,)) == {} and "images in the gallery: 200" in late.left_out
 
 
-def test_a_jpeg_of_a_megapixel_has_one_and_sizes_are_checked():
-    height, width, _ = decode_image(drawn_jpeg(0.12)).shape
-    assert height * width == pytest.approx(120_000, rel=0.02) and len(drawn_jpeg(0.12)) > 12_000
+def test_a_random_jpeg_has_its_size_and_sizes_are_checked():
+    height, width, _ = decode_image(random_jpeg(0.12)).shape
+    assert height * width == pytest.approx(120_000, rel=0.02) and len(random_jpeg(0.12)) > 12_000
     with pytest.raises(UsageError, match="200 at least"):
         check_sizes([100])
 
 
-def test_a_folder_without_images_is_refused_before_anything_is_measured(tmp_path):
+def test_a_folder_without_images_is_refused_first(tmp_path):
     (tmp_path / "photos.tar.gz").write_bytes(b"no image")
     with pytest.raises(UsageError, match="no image in"):
         check_photos(tmp_path)
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.jpg").write_bytes(drawn_jpeg(0.01))
+    (tmp_path / "a" / "x.jpg").write_bytes(random_jpeg(0.01))
     check_photos(tmp_path)
 
 
-def test_a_process_is_measured_by_itself_and_must_end_well():
+def test_a_process_is_measured_alone_and_must_succeed():
     span, peak = scaling._process([sys.executable, "-S", "-c", "held = bytearray(60_000_000)"])
     assert span > 0 and 60 < peak < 120  # not what this process holds
     with pytest.raises(UsageError, match="ended with 3: no"):

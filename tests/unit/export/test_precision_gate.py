@@ -1,4 +1,4 @@
-"""Reduced bundles on trial: what is scored, what is refused, and what is said."""
+"""The precision gate: what is scored, what is refused, and its messages."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,8 @@ for name in ("torch", "onnx", "onnxruntime"):
 
 from nsfse.config import DataConfig
 from nsfse.data import EvaluationProtocol
-from nsfse_export.precision_gate import compare, exam_of, refuse, table
+from nsfse_export import ExportOptions
+from nsfse_export.precision_gate import check_recall, compare, evaluator_for, format_scores
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError, UsageError
 
 
@@ -25,9 +26,9 @@ def evaluation(**recalls):
     return SimpleNamespace(results=results)
 
 
-def test_scores_are_kept_with_what_they_are_scores_of():
-    found = compare("int8", evaluation(shop=61.25), evaluation(shop=60.75))
-    assert found == {
+def test_scores_are_recorded_with_their_protocol():
+    scores = compare("int8", evaluation(shop=61.25), evaluation(shop=60.75))
+    assert scores == {
         "verified": True,
         "most_points": 0.5,
         "protocols": {
@@ -40,11 +41,11 @@ def test_scores_are_kept_with_what_they_are_scores_of():
             }
         },
     }
-    assert table("int8", found).splitlines()[1].split() == ["shop", "200", "61.25", "60.75", "-0.50"]
+    assert format_scores("int8", scores).splitlines()[1].split() == ["shop", "200", "61.25", "60.75", "-0.50"]
 
 
 @pytest.mark.parametrize(
-    ("precision", "whole", "other", "right"),
+    ("precision", "before", "after", "right"),
     [
         ("int8", 33.3, 32.8, True),
         ("int8", 33.3, 32.79, False),
@@ -54,21 +55,21 @@ def test_scores_are_kept_with_what_they_are_scores_of():
         ("fp16", 33.3, float("nan"), False),
     ],
 )
-def test_what_is_too_far_from_float32_is_refused_in_one_line(precision, whole, other, right):
-    found = compare(precision, evaluation(shop=50.0, street=whole), evaluation(shop=50.0, street=other))
+def test_a_large_change_of_recall_is_refused_in_one_line(precision, before, after, right):
+    scores = compare(precision, evaluation(shop=50.0, street=before), evaluation(shop=50.0, street=after))
     if right:
-        return refuse(precision, found)
+        return check_recall(precision, scores)
     with pytest.raises(IntegrityError, match=r"street 33\.30 → .*nothing was written") as refusal:
-        refuse(precision, found)
+        check_recall(precision, scores)
     assert refusal.value.exit_code == 5 and "shop" not in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_a_run_is_examined_on_what_it_learned_from(monkeypatch):
-    asked = []
-    monkeypatch.setattr("nsfse_export.precision_gate.evaluate_source", lambda *a, **k: asked.append(a))
+def test_a_run_is_scored_on_its_own_validation_data(monkeypatch):
+    calls = []
+    monkeypatch.setattr("nsfse_export.precision_gate.evaluate_source", lambda *a, **k: calls.append(a))
     drawn = DataConfig(options={"level": "easy", "gallery": 40})
-    exam_of("int8", drawn)(np)
-    ((scorer, source, protocols),) = asked
+    evaluator_for(ExportOptions(precision="int8"), drawn)(np)
+    ((scorer, source, protocols),) = calls
     assert scorer is np and source.name == "drawn-easy" and [p.name for p in protocols] == ["drawn"]
 
 
@@ -79,18 +80,24 @@ def test_a_run_is_examined_on_what_it_learned_from(monkeypatch):
         (DataConfig(options={"level": "easy", "gallery": 40}, validation="train"), "drawn-easy has no queries"),
     ],
 )
-def test_without_queries_the_line_names_both_ways_out(trained_on, why):
+def test_without_queries_the_message_names_both_options(trained_on, why):
     with pytest.raises(
         DataError, match=rf"verify the precision on \(.*{why}.*--verify-on.*--skip-verification"
     ) as refusal:
-        exam_of("fp16", trained_on)
+        evaluator_for(ExportOptions(precision="fp16"), trained_on)
     assert "\n" not in str(refusal.value)
 
 
-def test_options_that_say_nothing_together_are_refused(tmp_path):
-    assert exam_of("fp32", DataConfig()) is None and exam_of("int8", DataConfig(source="table"), None, True) is None
-    for precision, queries, unverified in (("int8", tmp_path, True), ("fp32", tmp_path, False), ("fp32", None, True)):
+def test_contradictory_options_are_refused(tmp_path):
+    assert evaluator_for(ExportOptions(), DataConfig()) is None
+    assert evaluator_for(ExportOptions(precision="int8", skip_verification=True), DataConfig(source="table")) is None
+    for precision, queries, skip_verification in (
+        ("int8", tmp_path, True),
+        ("fp32", tmp_path, False),
+        ("fp32", None, True),
+    ):
         with pytest.raises(UsageError, match="--verify-on and --skip-verification"):
-            exam_of(precision, DataConfig(), queries, unverified)
+            options = ExportOptions(precision=precision, verify_on=queries, skip_verification=skip_verification)
+            evaluator_for(options, DataConfig())
     with pytest.raises((NotFoundError, DataError)):
-        exam_of("int8", DataConfig(), tmp_path / "no query set")
+        evaluator_for(ExportOptions(precision="int8", verify_on=tmp_path / "no query set"), DataConfig())

@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper
 
 from nsfse_export import quantization
-from nsfse_export.quantization import emulated, reduced
+from nsfse_export.quantization import emulate_half, reduce_graph
 from nsfse_runtime.inference.onnx_session import Session
 
 RANDOM = np.random.default_rng(0)
@@ -71,12 +71,12 @@ def cosine(a, b):
 
 @pytest.fixture
 def small_is_enough(monkeypatch):
-    monkeypatch.setattr(quantization, "LEAST_DENSE", 1)
+    monkeypatch.setattr(quantization, "MIN_DENSE_WEIGHTS", 1)
 
 
-@pytest.mark.parametrize(("kind", "half"), list(quantization.HALVES.items()))
+@pytest.mark.parametrize(("kind", "half"), list(quantization.HALF_TYPES.items()))
 def test_products_are_half_and_norms_softmax_and_sums_of_both_kinds_are_not(kind, half):
-    data = reduced("image", block(), kind)
+    data = reduce_graph("image", block(), kind)
     types = types_of(data)
     assert {name for name, made in types.items() if made == half} == {"inner", "biased", "attended", "again", "y"}
     assert {types[name] for name in ("normed", "summed", "shares")} == {TensorProto.FLOAT}
@@ -92,7 +92,7 @@ def test_products_are_half_and_norms_softmax_and_sums_of_both_kinds_are_not(kind
 @pytest.mark.parametrize(("kind", "least", "most"), [("fp16", 0.99999, 0.99999999), ("bf16", 0.999, 0.999999)])
 def test_a_half_graph_says_nearly_what_float32_says(kind, least, most):
     whole = Session(block())(x=ROWS)[0].astype(np.float64)
-    found = Session(emulated(reduced("text", block(), kind)))(x=ROWS)[0].astype(np.float64)
+    found = Session(emulate_half(reduce_graph("text", block(), kind)))(x=ROWS)[0].astype(np.float64)
     assert found.shape == whole.shape and least < cosine(found, whole) < most
 
 
@@ -101,13 +101,13 @@ def test_bfloat16_is_emulated_to_the_last_bit():
         bits = values.astype(np.float32).view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
-    found = Session(emulated(reduced("image", product(), "bf16")))(x=ROWS)[0]
+    found = Session(emulate_half(reduce_graph("image", product(), "bf16")))(x=ROWS)[0]
     np.testing.assert_array_equal(found, rounded(rounded(ROWS) @ rounded(WEIGHTS["into"])))
     assert np.abs(found - ROWS @ WEIGHTS["into"]).max() > 1e-3
 
 
 def test_int8_weights_have_seven_bits_and_the_graph_no_operators_of_its_own(small_is_enough):
-    data = reduced("query", product(), "int8")
+    data = reduce_graph("query", product(), "int8")
     model = onnx.load_from_string(data)
     (weights,) = [t for t in model.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 2]
     assert np.abs(numpy_helper.to_array(weights)).max() == 64
@@ -117,10 +117,10 @@ def test_int8_weights_have_seven_bits_and_the_graph_no_operators_of_its_own(smal
 
 
 def test_int8_keeps_other_weights_in_eight_bits_and_computes_in_float32(monkeypatch):
-    monkeypatch.setattr(quantization, "LEAST_KEPT", 1)
-    monkeypatch.setattr(quantization, "LEAST_TENSOR", 1000)
+    monkeypatch.setattr(quantization, "MIN_STORED_WEIGHTS", 1)
+    monkeypatch.setattr(quantization, "MIN_TENSOR_WEIGHTS", 1000)
     whole = convolved()
-    data = reduced("image", whole, "int8")
+    data = reduce_graph("image", whole, "int8")
     model = onnx.load_from_string(data)
     kept = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kept == {"wide": TensorProto.FLOAT, "kernel.int8": TensorProto.INT8, "kernel.scale": TensorProto.FLOAT}
@@ -131,15 +131,15 @@ def test_int8_keeps_other_weights_in_eight_bits_and_computes_in_float32(monkeypa
 
 def test_the_same_graph_becomes_the_same_bytes(small_is_enough):
     for kind in ("int8", "fp16", "bf16"):
-        assert reduced("image", block(), kind) == reduced("image", block(), kind)
+        assert reduce_graph("image", block(), kind) == reduce_graph("image", block(), kind)
 
 
 def test_what_int8_leaves_alone(small_is_enough, monkeypatch):
-    assert reduced("pair", product(), "int8") is None  # no weights, and steps where products cross a boundary
-    assert reduced("query", product(), "fp16") is None
-    assert reduced("image", convolved(), "int8") is None  # few weights
-    monkeypatch.setattr(quantization, "LEAST_DENSE", DIM * DIM + 1)
-    assert reduced("query", product(), "int8") is None
+    assert reduce_graph("pair", product(), "int8") is None  # no weights, and steps where products cross a boundary
+    assert reduce_graph("query", product(), "fp16") is None
+    assert reduce_graph("image", convolved(), "int8") is None  # few weights
+    monkeypatch.setattr(quantization, "MIN_DENSE_WEIGHTS", DIM * DIM + 1)
+    assert reduce_graph("query", product(), "int8") is None
 
 
 def test_a_table_of_words_is_kept_in_bytes_and_read_by_rows(small_is_enough):
@@ -151,7 +151,7 @@ def test_a_table_of_words_is_kept_in_bytes_and_read_by_rows(small_is_enough):
         node("MatMul", "summed into", "y"),
     ]
     whole = graph_of(nodes, {"table": table, "ids": ids, "into": WEIGHTS["into"]})
-    small = reduced("text", whole, "int8")
+    small = reduce_graph("text", whole, "int8")
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load_from_string(small).graph.initializer}
     assert kinds["table.codes"] == TensorProto.INT8 and "table" not in kinds
     found, exact = (Session(data)(x=ROWS)[0] for data in (small, whole))
@@ -165,4 +165,4 @@ def test_a_table_of_words_is_kept_in_bytes_and_read_by_rows(small_is_enough):
     ]
     turned = {"table": np.ascontiguousarray(table.T), "ids": ids[0], "into": WEIGHTS["into"]}
     whole = graph_of(nodes, turned)
-    assert "table" in {t.name for t in onnx.load_from_string(reduced("text", whole, "int8")).graph.initializer}
+    assert "table" in {t.name for t in onnx.load_from_string(reduce_graph("text", whole, "int8")).graph.initializer}

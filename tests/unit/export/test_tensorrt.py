@@ -1,4 +1,4 @@
-"""Building engines: the road of `nsfse export --trt` over a fake builder, its refusals, and a real builder if any."""
+"""`nsfse export --trt` over a fake builder, its refusals, and a real builder if there is one."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from nsfse_export import tensorrt
-from nsfse_export.tensorrt import build_engine, build_engines, bundle_for_engines, shapes
+from nsfse_export import ExportOptions, tensorrt
+from nsfse_export.tensorrt import build_engine, build_engines, bundle_for_engines, min_opt_max_shapes
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, NsfseError, UsageError
 from nsfse_runtime.extras import installed
 from nsfse_runtime.inference.bundle import Bundle
@@ -29,8 +29,8 @@ class Profile:
     def __init__(self):
         self.shapes = {}
 
-    def set_shape(self, name, least, usual, most):
-        self.shapes[name] = (least, usual, most)
+    def set_shape(self, name, min, opt, max):
+        self.shapes[name] = (min, opt, max)
 
 
 class Builder:
@@ -108,12 +108,12 @@ def trt(monkeypatch, tmp_path):
     return module
 
 
-def test_a_bundle_gets_its_engines_once_and_again_where_one_was_changed(trt, monkeypatch):
+def test_engines_are_built_once_and_again_when_changed(trt, monkeypatch):
     first = build_engines(BUNDLE)
     assert first.engines == dict.fromkeys(GRAPHS, "built") and first.gpu == "NVIDIA H100 (9.0)"
     assert min(first.least_cosine.values()) > 0.9999 and Builder.flags == 2 and len(Builder.made) == 4
     assert not any(BUNDLE in file.parents for file in first.folder.iterdir())
-    monkeypatch.setattr(tensorrt, "agreement", lambda *_: {"vectors": 1.0})  # it takes its time
+    monkeypatch.setattr(tensorrt, "compare", lambda *_: {"vectors": 1.0})  # it takes its time
     cache = EngineCache.open()
     sidecars = sorted(cache.folder.glob("*.json"))
     assert len(sidecars) == 4 and build_engines(BUNDLE).engines == dict.fromkeys(GRAPHS, "kept")
@@ -124,8 +124,8 @@ def test_a_bundle_gets_its_engines_once_and_again_where_one_was_changed(trt, mon
     assert len(sorted(cache.folder.glob("*.json"))) == 8
 
 
-def test_profiles_speak_of_every_input_that_varies(trt, monkeypatch):
-    monkeypatch.setattr(tensorrt, "agreement", lambda *_: {"vectors": 1.0})
+def test_profiles_have_every_dynamic_input(trt, monkeypatch):
+    monkeypatch.setattr(tensorrt, "compare", lambda *_: {"vectors": 1.0})
     build_engines(BUNDLE)
     manifest = Bundle.open(BUNDLE).manifest
     height, width = manifest.image_size
@@ -136,12 +136,12 @@ def test_profiles_speak_of_every_input_that_varies(trt, monkeypatch):
     assert pair[0]["regions"][2] == (512, manifest.regions, manifest.dim) and "query" not in pair[0]
 
 
-def test_a_name_with_a_number_is_so_many_more():
+def test_a_dimension_may_be_a_name_plus_a_number():
     sizes = {"words": (1, 6, 20)}
-    assert shapes(tensor("probes", ["words + 16", 4]), sizes) == [(17, 4), (22, 4), (36, 4)]
+    assert min_opt_max_shapes(tensor("probes", ["words + 16", 4]), sizes) == [(17, 4), (22, 4), (36, 4)]
 
 
-def test_engines_that_do_not_agree_are_removed(trt, monkeypatch):
+def test_engines_that_differ_are_removed(trt, monkeypatch):
     class Wrong(OnnxScorer):
         def encode_images(self, pixels):
             right = super().encode_images(pixels)
@@ -154,7 +154,7 @@ def test_engines_that_do_not_agree_are_removed(trt, monkeypatch):
 
 
 @pytest.mark.parametrize("refuse", ["parse", "build"])
-def test_a_graph_that_tensorrt_does_not_take_is_one_line(trt, monkeypatch, refuse):
+def test_a_refused_graph_is_one_line(trt, monkeypatch, refuse):
     monkeypatch.setattr(Builder, "refuse", refuse)
     with pytest.raises(IntegrityError, match=r"TensorRT does not take .*image\.onnx") as caught:
         build_engines(BUNDLE)
@@ -163,19 +163,19 @@ def test_a_graph_that_tensorrt_does_not_take_is_one_line(trt, monkeypatch, refus
     assert list(EngineCache.open().folder.glob("*.engine")) == []
 
 
-def test_what_is_exported_first_and_where_is_asked(trt, tmp_path):
+def test_a_run_needs_a_bundle_folder_and_a_bundle_none(trt, tmp_path):
     assert bundle_for_engines(BUNDLE, None) == BUNDLE
     with pytest.raises(UsageError, match="is a bundle already"):
         bundle_for_engines(BUNDLE, tmp_path / "out")
     with pytest.raises(UsageError, match="name its folder with -o"):
         bundle_for_engines(tmp_path, None)
     with pytest.raises(UsageError, match="export its run in another"):
-        bundle_for_engines(BUNDLE, None, precision="fp16")
+        bundle_for_engines(BUNDLE, None, ExportOptions(precision="fp16"))
     with pytest.raises(UsageError, match="int8 is for CPUs"):
-        bundle_for_engines(tmp_path, tmp_path / "out", precision="int8")
+        bundle_for_engines(tmp_path, tmp_path / "out", ExportOptions(precision="int8"))
 
 
-def test_what_the_comparison_cannot_run_is_refused_before_anything_is_built(trt, monkeypatch):
+def test_unsupported_precisions_are_refused_before_building(trt, monkeypatch):
     """ONNX Runtime's CPU has no bfloat16, and TensorRT none of the matrices of int8."""
     for precision, reason in (("int8", "int8 is for CPUs"), ("bf16", "CUDAExecutionProvider")):
         if precision == "bf16" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
