@@ -191,7 +191,7 @@ def test_bad_input_is_one_line_and_its_exit_code(
 
     (tmp_path / "here").mkdir()
     done = nsfse(
-        *("query", chosen("image", images / "red.png"), chosen("texts", word), "-g", chosen("gallery", gallery)),
+        *("query", chosen("image", images / "red.png"), chosen("text", word), "-g", chosen("gallery", gallery)),
         *("-b", chosen("bundle", BUNDLE), *change.get("more", ())),
         absent=change.get("absent", ABSENT),
         cwd=tmp_path / "here",

@@ -45,7 +45,7 @@ def rest(connection):
         return b""
 
 
-def test_one_connection_too_many_is_closed_and_the_others_are_served(served, monkeypatch):
+def test_one_connection_too_many_is_closed(served, monkeypatch):
     monkeypatch.setattr(connections, "max_connections", lambda: 2)
     with running(served) as server:
         request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -269,7 +269,7 @@ def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
         assert [line["status"] for line in server.lines if line.get("route") == "/v1/query"].count(499) == 3
 
 
-def test_a_bug_in_the_model_is_a_500_with_a_log_and_the_next_is_answered(served, monkeypatch):
+def test_a_bug_in_the_model_is_a_500_and_the_next_is_answered(served, monkeypatch):
     with running(served) as server:
         with monkeypatch.context() as patch:
             patch.setattr(served.model, "encode_images", lambda pixels: 1 / 0)
