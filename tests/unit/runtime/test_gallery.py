@@ -296,15 +296,15 @@ def test_rows_by_name(gallery: Gallery, photos: Path) -> None:
 def test_progress_tells_what_is_committed(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
     path = tmp_path / "g"
     gallery = Gallery.open(path, scorer, create=True)
-    told: list[SyncProgress] = []
+    steps: list[SyncProgress] = []
 
     def look(progress: SyncProgress) -> None:
-        told.append(progress)
+        steps.append(progress)
         with Gallery.open(path) as other:
             assert set(progress.ids) <= set(other.ids)
 
     gallery.sync(photos, batch=10, progress=look)
-    assert [(each.done, each.total, len(each.ids)) for each in told] == [
+    assert [(step.done, step.total, len(step.ids)) for step in steps] == [
         (0, 25, 0),
         (10, 25, 10),
         (20, 25, 10),
@@ -354,7 +354,7 @@ def test_features_that_are_no_numbers_are_refused(tmp_path: Path, photos: Path) 
     assert len(gallery) == 0
 
 
-def test_a_second_writer_is_told_at_once_and_readers_read_on(
+def test_a_second_writer_is_refused_at_once_and_readers_read_on(
     tmp_path: Path, photos: Path, scorer: ColourScorer
 ) -> None:
     path = tmp_path / "g"
@@ -367,7 +367,7 @@ def test_a_second_writer_is_told_at_once_and_readers_read_on(
                 other.sync(photos)
             with other.reading() as snapshot:
                 assert len(snapshot) == progress.done
-        seen.append("told")
+        seen.append("refused")
 
     gallery.sync(photos, batch=8, progress=second)
     assert len(seen) == 5
@@ -549,9 +549,11 @@ def test_no_flipped_byte_is_served(gallery: Gallery, photos: Path, tmp_path: Pat
     whole = gallery.path.read_bytes()
     random = np.random.default_rng(0)
     caught = 0
-    for at in random.integers(0, len(whole), 400):
+    for position in random.integers(0, len(whole), 400):
         copy = tmp_path / "flipped"
-        copy.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << random.integers(8))]) + whole[at + 1 :])
+        copy.write_bytes(
+            whole[:position] + bytes([whole[position] ^ (1 << random.integers(8))]) + whole[position + 1 :]
+        )
         for suffix in ("-wal", "-shm"):
             Path(f"{copy}{suffix}").unlink(missing_ok=True)
         try:
@@ -565,7 +567,7 @@ def test_no_flipped_byte_is_served(gallery: Gallery, photos: Path, tmp_path: Pat
         except NsfseError:
             caught += 1
         else:
-            assert found == expected, f"byte {at}"
+            assert found == expected, f"byte {position}"
     assert caught > 50
 
 

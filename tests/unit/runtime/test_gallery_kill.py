@@ -50,18 +50,18 @@ class Harness:
         with child, child.stdout as stdout, child.stdin as stdin:
             assert stdout.readline() == b"ready\n"
             started, reports = time.monotonic(), self.random.randrange(MOST_REPORTS)
-            told = b""
+            reported = b""
             for _ in range(reports):
-                told += stdout.readline()
+                reported += stdout.readline()
                 if self.store == "early":
                     stdin.write(b"commit\n")
                     stdin.flush()
             if self.store == "early":
-                told += stdout.readline()
+                reported += stdout.readline()
             else:
                 time.sleep(self.random.uniform(0, (time.monotonic() - started) / max(1, reports)))
             child.kill()
-            lines = (told + stdout.read()).decode().splitlines(keepends=True)
+            lines = (reported + stdout.read()).decode().splitlines(keepends=True)
         whole = [line.rstrip("\n").split("\t") for line in lines if line.endswith("\n")]
         self.reported.update(name for names in whole for name in names)
 
