@@ -13,7 +13,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of oddity, said of one entry and of `many`, and every entry that has it."""
+    """One kind of oddity, in words for one entry and for `many`, and every entry that has it."""
 
     one: str
     many: str

@@ -1,1 +1,1 @@
-"""Readers of data sets that lie in folders and tables."""
+"""Readers of data sets in folders and tables."""

@@ -33,7 +33,7 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     double_ratio: float = 0.1
     """Share of edits of two attributes."""
     balance: float = 0.5
-    """Power of a value's count in how often it is asked for: 1 as often as items have it, 0 all values alike."""
+    """Power of a value's count in how often it is requested: 1 as often as items have it, 0 all values alike."""
     recolour_prob: float = 0.0
     """Share of triplets whose reference is the target in other colours."""
     attribute_weights: Mapping[str, float] | None = None

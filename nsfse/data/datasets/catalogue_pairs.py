@@ -11,7 +11,7 @@ import numpy as np
 Value = tuple[str, ...]
 """Values of the one or two attributes that change."""
 AttributeGroup = Mapping[Value, tuple[str, ...]]
-"""Items that are equal in all that must be kept, by their value of what changes."""
+"""Items that are equal in all that must stay, by their value of what changes."""
 _TRIES = 16
 
 
@@ -50,8 +50,8 @@ class PairSampler:
     """Draws pairs that differ in all of `columns`, both items of one of `groups`.
 
     A pair is drawn by its new value first. Values come in proportion to a power of their count (1 as they come, 0 all
-    alike), so that a rare colour is asked for more often than it is sold. Then comes an item of that value, all alike:
-    a kind of which a shop has thousands is asked for more often than one of which it has three.
+    alike), so that a rare colour is requested more often than it is sold. Then comes an item of that value, all alike:
+    a kind of which a shop has thousands is requested more often than one of which it has three.
     """
 
     def __init__(self, columns: tuple[str, ...], groups: Iterable[AttributeGroup], balance: float) -> None:

@@ -73,7 +73,7 @@ class _Pair(_Query, frozen=True, kw_only=True):
 class CIRR:
     """CIRR rc2; `test` is accepted for `test1`.
 
-    `folder` holds `cap.rc2.*.json` and `split.rc2.*.json` in any depth; images lie anywhere under it or under
+    `folder` holds `cap.rc2.*.json` and `split.rc2.*.json` in any depth; images are anywhere under it or under
     `images`: `train/34/x.png`, `train/x.png` or all in one folder, .png or .jpg.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """

@@ -34,7 +34,7 @@ OFFICIAL: Mapping[str, int] = {
 class Fashion200K:
     """Fashion200K; an id is the path as the label files write it, `women/<cat>/<sub>/<id>/<id>_<n>.jpeg`.
 
-    `folder` holds the label files and `test_queries.txt` in any depth; images lie anywhere under it or under
+    `folder` holds the label files and `test_queries.txt` in any depth; images are anywhere under it or under
     `images`. `val` is accepted for `test`: there is no other held-out split.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """

@@ -75,7 +75,7 @@ class _Pair(_Query, frozen=True):
 class FashionIQ:
     """The three categories as one source.
 
-    `folder` holds `captions/cap.*.json` and `image_splits/split.*.json` in any depth; images lie anywhere under it
+    `folder` holds `captions/cap.*.json` and `image_splits/split.*.json` in any depth; images are anywhere under it
     or under `images`: one folder or one per category, `ID.jpg`, `ID.png` or `CATEGORY_ID.jpg`.
     Raises NotFoundError without the folder, DataError for a file that is not in its form.
     """
@@ -134,7 +134,7 @@ class FashionIQ:
         return [TrainingTriplet(p.candidate, _training_text(p.captions, self._join, rng), (p.target,)) for p in pairs]
 
     def protocols(self, split: str) -> list[EvaluationProtocol]:
-        """Return, per category, both galleries with the reference removed and kept; none for test (no targets)."""
+        """Return, per category, both galleries with and without the reference; none for test (no targets)."""
         protocols: list[EvaluationProtocol] = []
         for category in CATEGORIES:
             pairs = self._answered(category, split)

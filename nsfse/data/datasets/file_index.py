@@ -1,4 +1,4 @@
-"""Where a data set's files really are: one walk of a folder, images found by name in whatever layout they lie.
+"""Where a data set's files really are: one walk of a folder, images found by name in any layout.
 
 Public data sets are handed on in many forms: one folder or one per category, `train/34/x.png` or `train/x.png`, .png
 for .jpg, an extra folder on top, images far from the annotations. Names find them; where a name has folders, they part
@@ -29,7 +29,7 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class FileIndex:
-    """What lies in a data set's folders: image files by stem (the best first), other files by name."""
+    """The files of a data set's folders: image files by stem (the best first), other files by name."""
 
     roots: tuple[Path, ...]
     by_key: Mapping[str, tuple[Path, ...]] = field(repr=False)
@@ -129,7 +129,7 @@ class _Listed:
     def fit(self, top: str, place: tuple[str, ...], file: str, folders: Collection[str]) -> tuple[int, bool] | None:
         """Return how well a file fits: folders in common from the end, and whether the suffix is the same.
 
-        `top` is the root's name, `place` the folders below it. None where the file lies in another place of the
+        `top` is the root's name, `place` the folders below it. None where the file is in another place of the
         listing: above the folders in common stands one that the listing knows, and what follows it is not listed so.
         """
         shared = _shared((top, *place), self.folders)

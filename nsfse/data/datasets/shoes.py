@@ -52,7 +52,7 @@ class _Pair(msgspec.Struct, frozen=True):
 class Shoes:
     """Shoes; an id is the image's name without its suffix. `val` is accepted for `test`, the only held-out split.
 
-    `folder` holds `relative_captions_shoes.json` and the two name lists in any depth; images lie anywhere under it
+    `folder` holds `relative_captions_shoes.json` and the two name lists in any depth; images are anywhere under it
     or under `images`, flat or as `womens_*/0/img_*.jpg`.
     Raises NotFoundError without the folder or the files, DataError for a file that is not in its form.
     """

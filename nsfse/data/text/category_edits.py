@@ -19,7 +19,7 @@ def category_edits(
 ) -> tuple[EvalQuery, ...]:
     """Return queries about a gallery, both kinds alike, spread evenly over its images.
 
-    Right are the images of another category, or of the one asked for, that keep the other attributes.
+    Right are the images of another category, or of the one requested, with the other attributes unchanged.
 
     Args:
         items: The gallery's images by id, each with its attributes.

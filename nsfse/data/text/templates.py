@@ -43,7 +43,7 @@ class EditTemplates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Articles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The articles of a language in which the noun's letters tell them."""
+    """The articles of a language in which they follow from the noun's letters."""
 
     usual: str
     vowels: str = ""

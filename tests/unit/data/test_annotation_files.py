@@ -103,7 +103,7 @@ def test_train_evaluate_and_data_check_end_in_the_same_line(made, tmp_path, caps
     folder = made("fashioniq", tmp_path)
     spoil(folder, FIQ, without("target"))
     run, bundle = str(tmp_path / "run"), str(Path(__file__).parents[2] / "golden/bundle")
-    told = []
+    ends = []
     for arguments in (
         ["data", "check", "fashioniq", folder],
         ["evaluate", bundle, folder, "--dataset", "fashioniq"],
@@ -111,9 +111,9 @@ def test_train_evaluate_and_data_check_end_in_the_same_line(made, tmp_path, caps
     ):
         with pytest.raises(SystemExit) as stop:
             app.main([str(argument) for argument in arguments])
-        told.append((stop.value.code, capsys.readouterr().err.splitlines()[-1]))
+        ends.append((stop.value.code, capsys.readouterr().err.splitlines()[-1]))
     line = f"nsfse: {folder / FIQ}: pair 1 (candidate B1): target: missing; fix or fetch it again"
-    assert told == [(3, line)] * 3
+    assert ends == [(3, line)] * 3
 
 
 EXTRA = [
@@ -162,7 +162,7 @@ def test_what_is_no_json_is_named_as_what_it_is(made, tmp_path, content):
         assert Path(file).name in str(caught.value)
 
 
-def facts(source):
+def contents(source):
     """Return all that a source makes of its files."""
     protocols = [protocol for split in ("train", "val", "test") for protocol in source.protocols(split)]
     found = [(p.name, p.gallery, p.queries, p.note, p.missing_ids) for p in protocols]
@@ -174,12 +174,12 @@ def facts(source):
 def test_a_byte_order_mark_and_line_ends_change_nothing(made, tmp_path, name, ending):
     folder = made(name, tmp_path)
     options = {"triplets": 20} if name == "catalogue" else {}
-    before = facts(open_source(name, folder, **options))
+    before = contents(open_source(name, folder, **options))
     for file in folder.rglob("*"):
         if file.suffix in (".json", ".jsonl", ".txt", ".csv"):
             content = file.read_bytes().replace(b"\n", ending.encode())
             file.write_bytes(codecs.BOM_UTF8 + content)
-    assert facts(open_source(name, folder, **options)) == before
+    assert contents(open_source(name, folder, **options)) == before
 
 
 ODD_MARKS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
@@ -258,14 +258,14 @@ def test_fashion200k_reads_what_tirg_reads(made, tmp_path):
 
 def test_ids_with_a_suffix_are_the_same_ids(made, tmp_path):
     folder = made("fashioniq", tmp_path)
-    before = facts(open_source("fashioniq", folder))
+    before = contents(open_source("fashioniq", folder))
     spoil(folder, FIQ_LIST, lambda ids: [f"{item}.jpg" for item in ids])
     spoil(folder, FIQ, lambda rows: [{**row, "target": f"{row['target']}.PNG"} for row in rows])
-    assert facts(open_source("fashioniq", folder)) == before
+    assert contents(open_source("fashioniq", folder)) == before
     folder = made("cirr", tmp_path)
-    before = facts(open_source("cirr", folder))
+    before = contents(open_source("cirr", folder))
     spoil(folder, CIRR_LIST, lambda names: {f"{name}.png": path for name, path in names.items()})
-    assert facts(open_source("cirr", folder)) == before
+    assert contents(open_source("cirr", folder)) == before
 
 
 FAULTS = [
@@ -336,8 +336,8 @@ def test_a_table_of_faults_is_not_ok_and_agrees_in_number(made, tmp_path, capsys
     assert lines[-1] == "queryset: complete, with faulty entries"
     with pytest.raises(SystemExit):
         app.main(["data", "check", "queryset", str(folder), "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False and told["faults"][0]["entries"] == [f"{file}:1", f"{file}:3"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False and report["faults"][0]["entries"] == [f"{file}:1", f"{file}:3"]
 
 
 def test_fashioniq_texts_as_clip4cir_joins_them(made, tmp_path):
@@ -348,8 +348,8 @@ def test_fashioniq_texts_as_clip4cir_joins_them(made, tmp_path):
     first, *_ = open_source("fashioniq", folder, join=join).protocols("val")
     assert [query.texts for query in first.queries] == [("Is red and has 0 dots",), (" and x",), ("Y and ",)]
     assert "captions: clip4cir" in first.note
-    told = {t.text for epoch in range(9) for t in open_source("fashioniq", folder, join=join).triplets(epoch)}
-    assert {"Is red and has 1 dots", "Has 1 dots and is red", "Is red", "Has 1 dots"} <= told
+    texts = {t.text for epoch in range(9) for t in open_source("fashioniq", folder, join=join).triplets(epoch)}
+    assert {"Is red and has 1 dots", "Has 1 dots and is red", "Is red", "Has 1 dots"} <= texts
     spoil(folder, "captions/cap.dress.train.json", lambda rows: [{**r, "captions": ["...", "?"]} for r in rows])
     assert all(t.text.strip() for t in open_source("fashioniq", folder, join=join).triplets(0))
     plain, *_ = open_source("fashioniq", folder).protocols("val")
@@ -371,19 +371,19 @@ def test_a_score_says_how_captions_were_joined(made, tmp_path, capsys):
 def test_the_vocabulary_has_every_text_that_training_may_tell(made, tmp_path):
     for name in ("fashioniq", "table", "queryset"):
         source = open_source(name, made(name, tmp_path))
-        told = {text for epoch in range(20) for t in source.triplets(epoch) for text in (t.text,)}
+        texts = {text for epoch in range(20) for t in source.triplets(epoch) for text in (t.text,)}
         words = {word for text in source.training_texts for word in text.split()}
-        assert told and all(set(text.split()) - {"and"} <= words for text in told)
+        assert texts and all(set(text.split()) - {"and"} <= words for text in texts)
 
 
 def test_a_csv_with_other_separators_and_capitals(made, tmp_path):
     folder = table_csv(tmp_path / "mine")
-    before = facts(open_source("table", folder))
+    before = contents(open_source("table", folder))
     for sign, first in ((";", ""), ("\t", ""), (";", "sep=;\n"), ("|", "sep=|\r\n")):
         rows = [" Reference ,TARGET,text,Split", "a,b,red* please,", "b,c,longer,val", ""]
         rows = first + "\n".join(rows).replace(",", sign).replace("*", ",")
         write(folder / "mine.csv", rows)
-        assert facts(open_source("table", folder)) == before
+        assert contents(open_source("table", folder)) == before
 
 
 @pytest.mark.parametrize(

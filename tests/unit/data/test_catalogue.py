@@ -80,7 +80,7 @@ def test_targets_are_all_items_that_are_right(source, folder):
     kinds = Counter()
     for triplet in source.triplets(0):
         before, after = rows[triplet.reference], rows[triplet.targets[0]]
-        named = [claim.attribute for claim in triplet.word_labels]
+        named = [label.attribute for label in triplet.word_labels]
         kinds[triplet.kind] += 1
         if triplet.kind == "instance":
             assert named == ["colour"] and before["group"] == after["group"] != ""
@@ -137,7 +137,7 @@ def test_the_text_names_the_new_value(source, folder):
     rows = rows_of(folder)
     for triplet in source.triplets(2):
         after = rows[triplet.targets[0]]
-        assert all(after[claim.attribute].lower() in triplet.text.lower() for claim in triplet.word_labels)
+        assert all(after[label.attribute].lower() in triplet.text.lower() for label in triplet.word_labels)
         assert "?" not in triplet.text
 
 
@@ -149,7 +149,7 @@ def test_rare_values_are_asked_for_more_often_than_they_are_sold(folder):
                 triplets=4000, instance_ratio=0, double_ratio=0, balance=balance, attribute_weights={"colour": 1}
             ),
         )
-        said = Counter(claim.words for triplet in source.triplets(0) for claim in triplet.word_labels)
+        said = Counter(label.words for triplet in source.triplets(0) for label in triplet.word_labels)
         return said[("green",)] / said.total()
 
     assert share(0.0) > share(1.0) + 0.03
@@ -169,7 +169,7 @@ def test_changes_weigh_the_attributes(folder):
         folder,
         CatalogueOptions(triplets=2000, instance_ratio=0, double_ratio=0, attribute_weights={"colour": 3, "gender": 1}),
     )
-    said = Counter(claim.attribute for triplet in source.triplets(0) for claim in triplet.word_labels)
+    said = Counter(label.attribute for triplet in source.triplets(0) for label in triplet.word_labels)
     assert set(said) == {"colour", "gender"} and 0.7 < said["colour"] / said.total() < 0.8
 
 
@@ -187,7 +187,7 @@ def test_a_negation_names_what_is_not_wanted_and_every_other_value_is_right(fold
         before = rows[triplet.reference]
         if triplet.kind != "negation":
             continue
-        assert [claim.attribute for claim in triplet.word_labels] == ["colour"]
+        assert [label.attribute for label in triplet.word_labels] == ["colour"]
         assert before["colour"] in triplet.text.lower()
         first, where = rows[triplet.targets[0]], {item for item, row in rows.items() if row["group"] == before["group"]}
         alike = {item for item, row in rows.items() if all(row[c] == before[c] for c in ("gender", "article"))}

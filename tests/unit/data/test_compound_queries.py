@@ -20,7 +20,7 @@ def asked(source):
 
 def named(query):
     """The attributes that the edit's own answer has and the reference has not, or may have not."""
-    return {claim.attribute for claim in query.word_labels}
+    return {label.attribute for label in query.word_labels}
 
 
 def looks(source, items):

@@ -97,9 +97,9 @@ def test_fashioniq_training_tells_a_quarter_each_way_and_afresh_each_epoch(fashi
     for item in "AB":
         draw(fashioniq / f"{item}.jpg")
     source = FashionIQ(fashioniq)
-    told = Counter(triplet.text for triplet in source.triplets(0))
-    assert set(told) == {"one and two", "two and one", "one", "two"}
-    assert all(abs(count - 1000) < 120 for count in told.values())
+    texts = Counter(triplet.text for triplet in source.triplets(0))
+    assert set(texts) == {"one and two", "two and one", "one", "two"}
+    assert all(abs(count - 1000) < 120 for count in texts.values())
     assert source.triplets(0) == FashionIQ(fashioniq).triplets(0) != source.triplets(1)
 
 

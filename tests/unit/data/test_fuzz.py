@@ -131,11 +131,11 @@ def test_only_our_errors_come_from_a_spoiled_file(name, tmp_path):
 
 
 def test_only_value_errors_come_from_spoiled_phrasings():
-    rng, told = random.Random("phrasings"), 0
+    rng, refused = random.Random("phrasings"), 0
     tree = tomllib.loads((template_file.FOLDER / "de.toml").read_text("utf-8"))
     for _ in range(200):
         try:
             template_file._read(dict(changed(tree, rng) or {}), "x", ("value", "double"))
-        except ValueError:  # load_phrasings names the file
-            told += 1
-    assert 0 < told < 200
+        except ValueError:  # load_templates names the file
+            refused += 1
+    assert 0 < refused < 200

@@ -29,14 +29,14 @@ def differing(one, other):
 
 def exact(query):
     """Whether every right answer has the same attributes."""
-    named = {claim.attribute for claim in query.word_labels}
+    named = {label.attribute for label in query.word_labels}
     return query.kind in ("single", "double", "removal") and "category" not in named
 
 
 def test_right_answers_keep_what_the_text_does_not_name(source):
     for query in source.protocols("test")[0].queries:
         before = source.describe(query.reference)
-        named = {claim.attribute for claim in query.word_labels}
+        named = {label.attribute for label in query.word_labels}
         free = {"length", "detail"} if "category" in named else set()
         assert query.targets and query.reference not in query.targets
         for target in query.targets:
@@ -80,7 +80,7 @@ def test_image_alone_cannot_answer_because_a_near_copy_of_the_reference_is_in_th
     assert np.mean([copies[tuple(source.describe(query.reference).values())] > 1 for query in queries]) == 1
 
 
-def test_training_sees_neither_held_out_combinations_nor_held_out_phrasings(source):
+def test_training_sees_no_held_out_combination_or_template(source):
     for item in source.items("train"):
         found = source.describe(item)
         assert not is_unseen_combination(found["category"], found["colour"], found["pattern"])
@@ -148,21 +148,21 @@ def test_the_benchmark_and_plain_training_are_byte_for_byte_those_of_version_1(t
     asked = {f"drawn-{part}" for part in PARTS}
     plain = b"".join(line for line in lines if json.loads(line)["protocol"] not in asked)
     assert hashlib.sha256(plain).hexdigest() == QUERIES[level] and len(plain) < len(b"".join(lines))
-    told = DrawnSource(DrawnOptions(level, items=1600, triplets=3000, augment_prob=0)).triplets(1)
-    truths = [[(claim.attribute, claim.words) for claim in t.word_labels] for t in told]
-    rows = [[t.reference, [t.text], t.targets, t.kind, truth] for t, truth in zip(told, truths, strict=True)]
+    triplets = DrawnSource(DrawnOptions(level, items=1600, triplets=3000, augment_prob=0)).triplets(1)
+    labels = [[(label.attribute, label.words) for label in t.word_labels] for t in triplets]
+    rows = [[t.reference, [t.text], t.targets, t.kind, words] for t, words in zip(triplets, labels, strict=True)]
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == PLAIN[level]
 
 
-def test_variety_changes_texts_alone(source):
+def test_augmentation_changes_texts_alone(source):
     plain = DrawnSource(DrawnOptions(source.level.name, items=1600, triplets=1500, augment_prob=0)).triplets(0)
-    told = source.triplets(0)
-    assert [(t.reference, t.targets, t.word_labels) for t in told] == [
+    augmented = source.triplets(0)
+    assert [(t.reference, t.targets, t.word_labels) for t in augmented] == [
         (t.reference, t.targets, t.word_labels) for t in plain
     ]
-    same = np.mean([a.text == b.text for a, b in zip(told, plain, strict=True)])
+    same = np.mean([a.text == b.text for a, b in zip(augmented, plain, strict=True)])
     assert 0.2 < same < 0.5
-    assert len({t.text for t in told}) > 1.2 * len({t.text for t in plain})
+    assert len({t.text for t in augmented}) > 1.2 * len({t.text for t in plain})
     assert not any(t.typos for t in plain)
 
 

@@ -92,9 +92,9 @@ def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
 
 
 def test_training_keeps_unknown_words_in_their_places():
-    claim = WordLabel("colour", ("red",), "colour", ("red",))
+    label = WordLabel("colour", ("red",), "colour", ("red",))
     batch = make_batch(
-        [TrainingTriplet("a", "make it very red", ("b",), word_labels=(claim,))],
+        [TrainingTriplet("a", "make it very red", ("b",), word_labels=(label,))],
         images,
         TOKENIZER,
         ALONE,
