@@ -51,6 +51,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_source.py
 
 docs: $(READY)
 	$(BIN)/zensical build --strict --clean

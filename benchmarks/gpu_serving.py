@@ -24,11 +24,11 @@ from nsfse_export.tensorrt import build_engine, build_engines
 from nsfse_runtime.extras import installed
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.cuda import CudaMemory, load_tensorrt
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, resolve_device
 from nsfse_runtime.inference.onnx_graphs import search_graph
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.onnx_session import Session, to_device
-from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, load_tensorrt
 from nsfse_runtime.inference.tensorrt.engine import EngineScorer, EngineSession
 from nsfse_runtime.search.on_device import DeviceGallery
 from nsfse_runtime.search.two_stage import ordered, select

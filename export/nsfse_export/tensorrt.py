@@ -16,11 +16,11 @@ from nsfse_export.options import ExportOptions
 from nsfse_export.verify import draw_sample, least_cosine
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.cuda import gpu, load_tensorrt
 from nsfse_runtime.inference.devices import ON_CPU, resolve_device
 from nsfse_runtime.inference.manifest import MANIFEST, TOKENIZER, Precision
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, EngineKey, ShapeRange, StoredEngine, engine_key
-from nsfse_runtime.inference.tensorrt.cuda import gpu, load_tensorrt
 from nsfse_runtime.inference.tensorrt.engine import EngineScorer
 from nsfse_runtime.types import Floats, Scorer
 

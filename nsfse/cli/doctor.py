@@ -147,8 +147,8 @@ def linked_major(file: Path) -> str:
 
 
 def _engines() -> str:
+    from nsfse_runtime.inference.cuda import gpu, load_tensorrt
     from nsfse_runtime.inference.tensorrt.cache import EngineCache
-    from nsfse_runtime.inference.tensorrt.cuda import gpu, load_tensorrt
 
     try:
         version, device = load_tensorrt().__version__, gpu()

@@ -78,7 +78,7 @@ def resolve_device(device: DeviceName | None = None, provider: str | None = None
             raise UsageError("--device and --provider both say where graphs run; give one of them")
         return _device_of(provider)
     if device == "tensorrt":
-        from nsfse_runtime.inference.tensorrt.cuda import load_tensorrt
+        from nsfse_runtime.inference.cuda import load_tensorrt
 
         load_tensorrt()
         return ExecutionDevice(tensorrt=True)

@@ -15,9 +15,9 @@ from nsfse_export.tensorrt import build_engine, build_engines, bundle_for_engine
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, NsfseError, UsageError
 from nsfse_runtime.extras import installed
 from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.cuda import Gpu
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, profiles_of
-from nsfse_runtime.inference.tensorrt.cuda import Gpu
 from nsfse_runtime.types import TargetFeatures
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, OutputError, UsageError, VersionError
+from nsfse_runtime.inference.cuda import CudaMemory, Gpu, gpu, load_tensorrt
 from nsfse_runtime.inference.manifest import Manifest
 from nsfse_runtime.inference.tensorrt import cuda
 from nsfse_runtime.inference.tensorrt.cache import (
@@ -21,7 +22,6 @@ from nsfse_runtime.inference.tensorrt.cache import (
     engine_key,
     profiles_of,
 )
-from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Gpu, gpu, load_tensorrt
 from nsfse_runtime.inference.tensorrt.engine import EngineSession
 from nsfse_runtime.output_files import cache_folder
 

@@ -17,8 +17,8 @@ import msgspec
 
 from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, OutputError
+from nsfse_runtime.inference.cuda import Gpu
 from nsfse_runtime.inference.manifest import Manifest
-from nsfse_runtime.inference.tensorrt.cuda import Gpu
 from nsfse_runtime.output_files import cache_folder
 
 ShapeRange = tuple[int, int, int]

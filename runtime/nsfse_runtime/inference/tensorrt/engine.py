@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.cuda import CudaMemory, Memory, gpu, load_tensorrt
 from nsfse_runtime.inference.devices import ExecutionDevice
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, engine_key
-from nsfse_runtime.inference.tensorrt.cuda import CudaMemory, Memory, gpu, load_tensorrt
 
 
 class Context(Protocol):
