@@ -33,11 +33,11 @@ class Timed(msgspec.Struct, frozen=True):
 
 
 def equal_minutes(
-    preset: str, configs: Mapping[str, Config], out: Path, kept: dict[str, NDArray[Any]]
+    preset: str, configs: Mapping[str, Config], out: Path, feature_cache: dict[str, NDArray[Any]]
 ) -> dict[str, Timed]:
     """Return, for each method of `configs`, its steps for the minutes of the first one at its own number of steps.
 
-    What was measured is kept in `out`/minutes.json and not measured again. `kept` are the images that trainings share.
+    Measurements are in `out`/minutes.json and not repeated. `feature_cache` has the images that trainings share.
     Raises UsageError where that file is of another configuration, KeyboardInterrupt when stopped by a signal.
     """
     file, like = out / "minutes.json", next(iter(configs))
@@ -49,7 +49,7 @@ def equal_minutes(
             raise UsageError(f"{file} is of another configuration; choose another folder with -o, or remove it")
     lacking = [method for method in configs if names[method] not in known]
     if lacking:
-        measured = _measure({method: configs[method] for method in dict.fromkeys([like, *lacking])}, out, kept)
+        measured = _measure({method: configs[method] for method in dict.fromkeys([like, *lacking])}, out, feature_cache)
         first = known.get(names[like])
         budget = first.minutes if first else measured[like][0] * measured[like][1] / 60
         for method in lacking:
@@ -83,7 +83,9 @@ def _read(file: Path) -> dict[str, Timed]:
         raise IntegrityError(f"{file} is damaged: {error}; remove it, and steps are timed again") from None
 
 
-def _measure(configs: Mapping[str, Config], out: Path, kept: dict[str, NDArray[Any]]) -> dict[str, tuple[float, int]]:
+def _measure(
+    configs: Mapping[str, Config], out: Path, feature_cache: dict[str, NDArray[Any]]
+) -> dict[str, tuple[float, int]]:
     """Return the seconds of a step and the steps of its configuration for each method.
 
     Methods take turns, and the faster turn counts: other work on the machine only adds.
@@ -93,13 +95,13 @@ def _measure(configs: Mapping[str, Config], out: Path, kept: dict[str, NDArray[A
     steps: dict[str, int] = {}
     like = next(iter(configs))
     for method in [like, *[method for _ in range(ROUNDS) for method in configs]]:
-        seconds, steps[method] = _steps(configs[method], out, kept)
+        seconds, steps[method] = _steps(configs[method], out, feature_cache)
         times[method].append(seconds)
     times[like].pop(0)  # it read the images that all share
     return {method: (min(found), steps[method]) for method, found in times.items()}
 
 
-def _steps(config: Config, out: Path, kept: dict[str, NDArray[Any]]) -> tuple[float, int]:
+def _steps(config: Config, out: Path, feature_cache: dict[str, NDArray[Any]]) -> tuple[float, int]:
     """Train a few steps; return the median seconds of one and how many the whole training has."""
     clock, total = [time.monotonic()], [0]
     times: list[float] = []
@@ -112,6 +114,6 @@ def _steps(config: Config, out: Path, kept: dict[str, NDArray[Any]]) -> tuple[fl
         clock[0] = now
 
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        if train(config, Path(folder) / "run", steps=STEPS, progress=follow, feature_cache=kept).interrupted:
+        if train(config, Path(folder) / "run", steps=STEPS, progress=follow, feature_cache=feature_cache).interrupted:
             raise KeyboardInterrupt
     return median(times[min(WARMING, len(times) - 1) :]), total[0]

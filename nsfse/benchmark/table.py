@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from nsfse.benchmark.markdown import markdown_table
 from nsfse.benchmark.significance import (
     LEVEL,
     OLDER,
@@ -20,6 +21,7 @@ from nsfse.benchmark.significance import (
 )
 
 WIDTH, LEFT, LINE = 760, 240, 24  # of the plot, in pixels
+COLUMNS = ("method", "seeds", "R@1", "R@10", "hard-negative@1", "phrasing gap", "steps", "training minutes")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -195,23 +197,19 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 def markdown(rows: Sequence[Row], missing: Sequence[str] = (), captions: Mapping[str, str] | None = None) -> str:
     """Return a table for each block and protocol, what leads, the differences, and what is missing."""
-    said = {(found.block, found.protocol): found for found in findings(rows)}
-    parts, told = [], set()
+    finding_of = {(finding.block, finding.protocol): finding for finding in findings(rows)}
+    parts, captioned = [], set()
     for chosen in _tables(rows):
         block, protocol = chosen[0].block, chosen[0].protocol
         parts.append(f"## {block}: {protocol}" if block else f"## {protocol}")
-        if block not in told and (caption := (captions or {}).get(block)):
+        if block not in captioned and (caption := (captions or {}).get(block)):
             parts.append(caption)
-        told.add(block)
-        lines = [
-            "| method | seeds | R@1 | R@10 | hard-negative@1 | phrasing gap | steps | training minutes |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        parts.append("\n".join([*lines, *map(_line, chosen)]))
-        if found := said.get((block, protocol)):
-            text = f"{found.text[0].upper()}{found.text[1:]}."
-            parts.append(f"**{text}**" if found.leader else text)
-            parts.append("\n".join(_differences(chosen)))
+        captioned.add(block)
+        parts.append(markdown_table(COLUMNS, [_cells(row) for row in chosen]))
+        if finding := finding_of.get((block, protocol)):
+            text = f"{finding.text[0].upper()}{finding.text[1:]}."
+            parts.append(f"**{text}**" if finding.leader else text)
+            parts.append(_differences(chosen))
     parts.append(
         "Percent; mean ± standard deviation over seeds. Differences are in points, with 95 % intervals and two-sided\n"
         f"p of a paired bootstrap over queries and seeds, {RESAMPLES:,} resamples. A lead is claimed from p < {LEVEL}\n"
@@ -228,26 +226,31 @@ def _one_seed(row: Row) -> bool:
     return any(one and one.r1 and not one.seeds_resampled for one in (row.against_best, row.against_first))
 
 
-def _differences(rows: Sequence[Row]) -> list[str]:
-    lines = ["| method | against | R@1 | p | R@10 | p |", "|---|---|---|---|---|---|"]
+def _differences(rows: Sequence[Row]) -> str:
+    """Return a table of each method against the best other one and the first."""
+    cells = []
     for row in rows:
         best, first = row.against_best, row.against_first
         same = best and first and best.method == first.method
-        for one, which in ((best, "the best other and the first" if same else "the best other"), (first, "the first")):
-            if one and not (same and one is first):
-                lines.append(f"| {row.method} | {one.method}, {which} | {' | '.join(_cells(one))} |")
-    return lines
+        for versus, which in (
+            (best, "the best other and the first" if same else "the best other"),
+            (first, "the first"),
+        ):
+            if versus and not (same and versus is first):
+                cells.append([row.method, f"{versus.method}, {which}", *_versus_cells(versus)])
+    return markdown_table(("method", "against", "R@1", "p", "R@10", "p"), cells)
 
 
-def _cells(found: Versus) -> list[str]:
-    if not found.r1 or not found.r10:
-        return ["", f"no p ({found.no_p or OLDER})", "", ""]
-    return [part for one in (found.r1, found.r10) for part in (interval(one), p_text(one.p).removeprefix("p = "))]
+def _versus_cells(versus: Versus) -> list[str]:
+    if not versus.r1 or not versus.r10:
+        return ["", f"no p ({versus.no_p or OLDER})", "", ""]
+    recalls = (versus.r1, versus.r10)
+    return [cell for recall in recalls for cell in (interval(recall), p_text(recall.p).removeprefix("p = "))]
 
 
-def _line(row: Row) -> str:
+def _cells(row: Row) -> list[str]:
     r1 = format_mean_std(row.r1, row.r1_std)
-    cells = [
+    return [
         row.method,
         str(row.seeds),
         f"**{r1}**" if row.leads else r1,
@@ -257,7 +260,6 @@ def _line(row: Row) -> str:
         str(row.steps),
         format_mean_std(row.minutes, None),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def format_mean_std(mean: float | None, deviation: float | None) -> str:
@@ -271,12 +273,12 @@ def plot(rows: Sequence[Row]) -> str:
     """Return an SVG of R@1: a panel for each table with what leads, a dot with its deviation for each method."""
     most = max((row.r1 + (row.r1_std or 0.0) for row in rows), default=0.0)
     end = next(step for step in (5, 10, 20, 40, 60, 80, 100) if step >= min(most, 100.0))
-    said = {(found.block, found.protocol): found.text for found in findings(rows)}
+    text_of = {(finding.block, finding.protocol): finding.text for finding in findings(rows)}
     parts, top = [], 10
     for chosen in _tables(rows):
         block, protocol = chosen[0].block, chosen[0].protocol
         title = f"{block}: {protocol}" if block else protocol
-        parts += _panel(title, said.get((block, protocol), ""), chosen, top, end)
+        parts += _panel(title, text_of.get((block, protocol), ""), chosen, top, end)
         top += LINE * (len(chosen) + 4)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" font-family="sans-serif" font-size="13">'
@@ -284,19 +286,19 @@ def plot(rows: Sequence[Row]) -> str:
     return "\n".join([head, f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>', *parts, "</svg>"]) + "\n"
 
 
-def _panel(title: str, said: str, rows: Sequence[Row], top: int, end: int) -> list[str]:
+def _panel(title: str, finding: str, rows: Sequence[Row], top: int, end: int) -> list[str]:
     def x(value: float) -> float:
         return round(LEFT + (WIDTH - LEFT - 60) * min(value, 100.0) / end, 1)
 
     parts = [f'<text x="10" y="{top + 15}" font-weight="bold">{html.escape(title)}: R@1, percent</text>']
     top += LINE
-    parts.append(f'<text x="10" y="{top + 10}" font-size="11" fill="#374151">{html.escape(said)}</text>')
+    parts.append(f'<text x="10" y="{top + 10}" font-size="11" fill="#374151">{html.escape(finding)}</text>')
     bottom = top + LINE * (len(rows) + 1)
     for tick in (0, end // 2, end) if end % 2 == 0 else (0, end):
         parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="{top + LINE}" y2="{bottom}" stroke="#d9dde3"/>')
         parts.append(f'<text x="{x(tick)}" y="{bottom + 16}" fill="#6b7280" text-anchor="middle">{tick}</text>')
-    for at, row in enumerate(rows):
-        y = top + LINE * (at + 1) + LINE // 2
+    for number, row in enumerate(rows, 1):
+        y = top + LINE * number + LINE // 2
         low, high = x(max(0.0, row.r1 - (row.r1_std or 0.0))), x(row.r1 + (row.r1_std or 0.0))
         name, label = html.escape(row.method), format_mean_std(row.r1, row.r1_std) + (", leads" if row.leads else "")
         weight = ' font-weight="bold"' if row.leads else ""

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from nsfse.benchmark import compare, equal_minutes
 from nsfse.benchmark.blocks import CAPTIONS, blocks_of
-from nsfse.benchmark.compare import ABLATIONS, method_settings
+from nsfse.benchmark.methods import ABLATIONS, method_settings
 from nsfse.benchmark.significance import Versus
 from nsfse.benchmark.table import Row, findings, format_mean_std, markdown, mean_and_std, plot, table
 from nsfse.cli import app
@@ -156,7 +156,9 @@ def test_one_seed_and_other_queries_are_said():
 
 @pytest.mark.parametrize("name", ["drawn", "products"])
 def test_tables_of_an_older_version_are_read_without_p(name):
-    tree = json.loads((Path(__file__).parents[3] / "docs" / "comparison" / f"{name}.json").read_text("utf-8"))
+    tree = json.loads(
+        (Path(__file__).parents[3] / "docs" / "results" / "comparison" / f"{name}.json").read_text("utf-8")
+    )
     rows = msgspec.convert(tree["rows"], tuple[Row, ...])
     if any(row.against_best for row in rows):
         pytest.skip("this table is of a newer version")

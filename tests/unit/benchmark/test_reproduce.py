@@ -59,7 +59,7 @@ def test_a_dry_run_tells_data_protocol_and_figures_without_any_data(capsys, name
     recipe = load_recipe(name)
     assert (code, err) == (0, "")
     for said in (
-        recipe.data.images,
+        recipe.data.image_source,
         *recipe.data.layout,
         *recipe.protocol,
         recipe.expected.source,

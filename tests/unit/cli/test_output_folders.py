@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from nsfse.benchmark.compare import _Results
+from nsfse.benchmark.result_files import ResultFiles
 from nsfse.data.synthetic.draw import draw_query_set
 from nsfse.demo.pipeline import run_demo
 from nsfse.evaluation.cirr_submission import _refuse_others as refuse_submission
@@ -53,7 +53,7 @@ def test_a_demo_and_a_comparison(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"photo\.jpg"):
         run_demo(tmp_path)
     with pytest.raises(OutputError, match=r"photo\.jpg"):
-        _Results(tmp_path)
+        ResultFiles(tmp_path)
     assert listing(tmp_path) == {"photo.jpg": b""}
 
 

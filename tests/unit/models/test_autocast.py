@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nsfse.benchmark.compare import ABLATIONS, method_settings
+from nsfse.benchmark.methods import ABLATIONS, method_settings
 from nsfse.config import Config, TrainConfig, load_config
 from nsfse.models import autocast
 from nsfse.models.autocast import choose

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nsfse.benchmark.compare import method_settings
+from nsfse.benchmark.methods import method_settings
 from nsfse.config import ModelConfig, load_config
 from nsfse.data.registry import open_source
 from nsfse.data.text.vocabulary import build_vocabulary
