@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from nsfse.demo.contact_sheet import look
+from nsfse.demo.contact_sheet import write_contact_sheet
 
 QUERIES = 20
 
@@ -21,7 +21,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     protocols = {json.loads(line)["protocol"] for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()}
     for protocol in sorted(protocols):
-        look(gallery, None, folder, out / protocol, protocol=protocol, queries=QUERIES, seed=seed)
+        write_contact_sheet(gallery, None, folder, out / protocol, protocol=protocol, queries=QUERIES, seed=seed)
         print(out / f"{protocol}.png")
 
 

@@ -30,7 +30,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation_queries: int = 500
     """At most this many queries of each protocol during training; 0 for no validation."""
     fitting_queries: Annotated[int, msgspec.Meta(ge=1)] = FITTING_QUERIES
-    """About this many queries are asked after an epoch to fit ω, after the last one also to fit what tells a match."""
+    """About how many queries ω is fitted to after an epoch, and the confidence after the last."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -32,7 +32,7 @@ ENOUGH_MEMORY, ENOUGH_DISK = 1.0, 1.0
 def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]:
     """Return the findings; `problems` lists what should be mended, one line each.
 
-    With `bundle` a real query runs through it. Paths, which may hold a user's name, are told only when `full`.
+    With `bundle` a real query runs through it. Paths, which may hold a user's name, are in it only when `full`.
     """
     versions = {name: version for name in PACKAGES if (version := installed_version(name))}
     report: dict[str, Any] = {

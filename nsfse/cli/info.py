@@ -1,4 +1,4 @@
-"""What a path holds, told without loading any weights."""
+"""What a run, bundle or gallery is, without loading any weights."""
 
 from pathlib import Path
 from typing import Any

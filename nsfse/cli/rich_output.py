@@ -1,6 +1,6 @@
 """A query's answer where stdout is a terminal: a table in colours and, where the terminal can, the images themselves.
 
-What a terminal can show is read from its environment alone: nothing is asked of it, so nothing comes back on stdin.
+What a terminal can show is read from its environment alone: no query is sent to it, so nothing comes back on stdin.
 """
 
 import base64

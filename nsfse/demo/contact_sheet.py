@@ -8,12 +8,12 @@ from typing import Any
 HITS = 6
 
 
-def look(
+def write_contact_sheet(
     gallery: Path, bundle: Path | None, folder: Path, out: Path, *, protocol: str, queries: int, seed: int
 ) -> None:
-    """Write OUT.png and OUT.html: `queries` of the query set `folder`, asked of `gallery`, right answers framed.
+    """Write OUT.png and OUT.html: `queries` of the query set `folder`, searched in `gallery`, targets framed.
 
-    The gallery holds the set's images by the names they have there. Raises the errors of opening and asking a
+    The gallery has the set's images under the same names. Raises the errors of opening and searching a
     gallery, OutputError where `out` cannot be written.
     """
     from nsfse.open import image_file, open_retriever

@@ -1,4 +1,4 @@
-"""The whole road in one go, on drawn images: draw, train, export, index, evaluate, look."""
+"""The whole pipeline in one call, on drawn images: draw, train, export, index, evaluate, draw a contact sheet."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from nsfse.demo.contact_sheet import look
+from nsfse.demo.contact_sheet import write_contact_sheet
 from nsfse.progress import indexing_bar, print_status, stages_bar, training_bar
 from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.output_files import check_folder
@@ -16,13 +16,13 @@ PROTOCOL = "drawn"
 MODES: tuple[Literal["composed", "image-only", "text-only"], ...] = ("composed", "image-only", "text-only")
 IMAGE, SEED = 128, 0
 SHEET_QUERIES = 8
-_STAGES = ("draw", "train", "export", "index", "evaluate", "look")
+_STAGES = ("draw", "train", "export", "index", "evaluate", "sheet")
 
 
 def run_demo(
     out: Path, *, preset: str | None = PRESET, items: int | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Walk the road in folder `out`; return scores, files and seconds. The same call continues one that was broken off.
+    """Run every step in folder `out`; return scores, files and seconds. The same call continues an interrupted one.
 
     `items` images are drawn to search in, by default those of the benchmark's test split; `overrides` change the
     training's configuration. Raises the errors of each stage, KeyboardInterrupt when training is stopped.
@@ -39,7 +39,7 @@ def run_demo(
         items = items or LEVELS["easy"].gallery
         if not (catalogue / "queries.jsonl").exists():
             draw_query_set(catalogue, items=items, seed=SEED, size=IMAGE, level="easy")
-    with stage("train", preset or "as told"), training_bar() as follow:
+    with stage("train", preset or "by the given settings"), training_bar() as follow:
         from nsfse.config import load_config
         from nsfse.training.loop import train
 
@@ -54,8 +54,10 @@ def run_demo(
         _index(gallery, bundle, catalogue)
     with stage("evaluate", "with torch, then with ONNX Runtime"):
         torch, runtime = _scores(run, catalogue), _scores(bundle, catalogue)
-    with stage("look", f"{SHEET_QUERIES} queries chosen by a fixed seed"):
-        look(gallery, bundle, catalogue, out / "sheet", protocol=PROTOCOL, queries=SHEET_QUERIES, seed=SEED)
+    with stage("sheet", f"{SHEET_QUERIES} queries chosen by a fixed seed"):
+        write_contact_sheet(
+            gallery, bundle, catalogue, out / "sheet", protocol=PROTOCOL, queries=SHEET_QUERIES, seed=SEED
+        )
     return _summary(out, torch, runtime, seconds)
 
 
@@ -88,9 +90,9 @@ def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
     from nsfse.open import open_scorer
 
     source = QuerySetSource(catalogue)
-    asked = [protocol for protocol in source.protocols("test") if protocol.name == PROTOCOL]
+    protocols = [protocol for protocol in source.protocols("test") if protocol.name == PROTOCOL]
     with stages_bar() as follow:
-        found = evaluate_source(open_scorer(model), source, asked, modes=MODES, progress=follow)
+        found = evaluate_source(open_scorer(model), source, protocols, modes=MODES, progress=follow)
     return {result.mode: dict(result.scores) for result in found.results}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Rows = NDArray[np.integer]
 Ranks = NDArray[np.int64]
 Weights = NDArray[np.float64]
-"""One weight a ranking; a query told in P phrasings gives each of its P rankings the weight 1/P."""
+"""One weight a ranking; each of the P phrasings of a query weighs 1/P."""
 
 MISS = int(np.iinfo(np.int64).max)
 """The rank of a right answer that the ranking does not hold: larger than any K."""

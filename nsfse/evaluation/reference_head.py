@@ -61,8 +61,8 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     kept, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
     cross = branches(words, words, gram, head.t_c, head, query.word_weights < 0) @ query.word_weights
     view = probes[:, kept : kept + head.views, places:].diagonal(axis1=1, axis2=2)
-    near, asked = np.delete(probes, slice(kept, kept + head.views), axis=1), probes[:, kept + head.views :]
-    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * asked], axis=1)
+    near, word_probes = np.delete(probes, slice(kept, kept + head.views), axis=1), probes[:, kept + head.views :]
+    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * word_probes], axis=1)
     found = branches(near, guide, gram, head.t_v, head)
     found = np.concatenate([found[:, :kept], view_branches(view, head), found[:, kept:]], axis=1)
     visual = found @ query.probe_weights

@@ -169,7 +169,7 @@ class Evaluation:
         skipped: Protocols without a query that can be scored.
         files: Files that were written: test-server files, a page.
         reasons: Why each of `skipped` is not scored.
-        diagnoses: Examples and histograms of each protocol in the first mode, where they were asked for.
+        diagnoses: Examples and histograms of each protocol in the first mode, where wanted.
         source: Where the protocols' images come from.
     """
 

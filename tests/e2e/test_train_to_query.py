@@ -43,7 +43,7 @@ def test_the_whole_road(tmp_path, capsys):
     found = run_demo(tmp_path / "demo", preset=None, items=96, overrides=TOY)
     assert set(found["torch"]) == set(found["runtime"]) == set(MODES)
     assert found["largest_difference"] < 5
-    assert set(found["seconds"]) == {"draw", "train", "export", "index", "evaluate", "look", "total"}
+    assert set(found["seconds"]) == {"draw", "train", "export", "index", "evaluate", "sheet", "total"}
     for path in ("sheet.png", "sheet.html", "bundle/manifest.json", "easy.gallery"):
         assert (tmp_path / "demo" / path).stat().st_size > 0
 
