@@ -20,8 +20,8 @@ _INVISIBLE = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060
 class Match:
     """What a name means: `ids` of one image, of several (nothing decides), or of none.
 
-    `exact` where it is the id; `weak` where it differs in more than its folder, separators or Unicode form: in its
-    suffix, in case or blanks.
+    `exact` where it is the id; `weak` where it differs in more than its folder, separators or
+    Unicode form: in its suffix, in case or blanks.
     """
 
     ids: tuple[str, ...] = ()
@@ -61,7 +61,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     forms: dict[str, str] = {}
     for candidate in islice(known, _MOST_KNOWN):
         form = loose(candidate)
-        # One slip leaves the first or the last third whole, so that few have to be compared in full.
+        # One slip leaves the first or the last third whole, so that few have to be compared in
+        # full.
         if abs(len(form) - len(wanted)) <= 3 and (form.startswith(start) or form.endswith(end)):
             forms.setdefault(form, candidate)
             if len(forms) == _MOST_COMPARED:
@@ -79,9 +80,10 @@ class Names:
     def find(self, name: str) -> Match:
         """Return the image that `name` means.
 
-        It is the id; or the end of the file's path from a folder on, with other separators or in another Unicode form;
-        or such an end without suffix; or one of these but for suffix, case and blanks. Each has to fit one image alone,
-        and the first of them that fits any decides. A folder that is written has to be the image's own.
+        It is the id; or the end of the file's path from a folder on, with other separators or in
+        another Unicode form; or such an end without suffix; or one of these but for suffix, case
+        and blanks. Each has to fit one image alone, and the first of them that fits any decides. A
+        folder that is written has to be the image's own.
         """
         if name in self._known:
             return Match((name,), exact=True)
@@ -127,7 +129,8 @@ class Names:
         )
         if shared is None:
             return len(wanted) <= len(whole) or (absolute and bool(whole))
-        # A path from another place, or machine: the same from the gallery's folder on, or from that folder's name.
+        # A path from another place, or machine: the same from the gallery's folder on, or from that
+        # folder's name.
         return absolute and shared >= max(1, len(own))
 
     @cached_property

@@ -50,7 +50,8 @@ class QueryFeatures:
     Attributes:
         vector: The stage-1 query [d].
         words: The infused words [L, d].
-        probes: The visual probes [P+L, d]: the P regions of the reference that remain, then one a word.
+        probes: The visual probes [P+L, d]: the P regions of the reference that remain, then one a
+            word.
         word_weights: κ [L]; the sizes sum to 1, words that must not be there are under 0.
         probe_weights: ν [P+L], which sum to 1.
         tokens: The L words as written.
@@ -116,7 +117,8 @@ class ModelInfo:
     Attributes:
         mode: How it ranks.
         mix: ω_g and ω_c: the weights of the stage-1 product and of the words in S.
-        grid: (rows, columns) of the cells that come first among an image's regions; None without such a grid.
+        grid: (rows, columns) of the cells that come first among an image's regions; None without
+            such a grid.
         boundaries: Those of its pair head; None without one.
         confidence: What tells a match; None where none was fitted.
         device: What computes, such as "cpu" or "cuda".

@@ -1,7 +1,7 @@
 """Colour profiles (ICC): pixels as a file has them → sRGB, which is what the model and every screen take them for.
 
-A profile comes from a file and may be anything: one that is too large, damaged, or of another kind than the pixels is
-left aside, and the image is taken as sRGB, as one without a profile.
+A profile comes from a file and may be anything: one that is too large, damaged, or of another kind
+than the pixels is left aside, and the image is taken as sRGB, as one without a profile.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ MAX_PROFILE_BYTES = 4_000_000
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _RGB = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")
-# Values by which a profile's sRGB may differ from ours and still be left alone: rounding, and its makers' digits.
+# Values by which a profile's sRGB may differ from ours and still be left alone: rounding, and its
+# makers' digits.
 _SAME = 2
 _KEPT = 16
 _STRIP_PIXELS = 1_000_000
@@ -74,7 +75,8 @@ def _made(profile: bytes, mode: str) -> Colours | None:
     from PIL import ImageCms
 
     try:
-        # Relative colorimetric with black point compensation: white stays white, as viewers show photos.
+        # Relative colorimetric with black point compensation: white stays white, as viewers show
+        # photos.
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(BytesIO(profile)),
             ImageCms.createProfile("sRGB"),

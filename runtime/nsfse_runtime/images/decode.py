@@ -1,8 +1,8 @@
 """Bytes or a file → uint8 pixels, safely: the only decoder, for training and for serving alike.
 
-Content decides the format, not the name. The size is checked in the header before a pixel is decoded, EXIF's turn comes
-before anything else, transparency (palettes' too) is on white, of an animation the first frame is taken, and colours
-with a profile become sRGB.
+Content decides the format, not the name. The size is checked in the header before a pixel is
+decoded, EXIF's turn comes before anything else, transparency (palettes' too) is on white, of an
+animation the first frame is taken, and colours with a profile become sRGB.
 """
 
 import hashlib
@@ -28,13 +28,14 @@ from nsfse_runtime.types import Pixels
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 100_000_000
-# Bumped when images that were refused may be read, so that a gallery tries them again, or are read with other colours
-# (2: those with a profile; see has_profile), so that it encodes them again.
+# Bumped when images that were refused may be read, so that a gallery tries them again, or are read
+# with other colours (2: those with a profile; see has_profile), so that it encodes them again.
 DECODER_VERSION = 2
 Source = bytes | str | os.PathLike[str] | BinaryIO
 _T = TypeVar("_T")
 
-# Plugins are opened by themselves: Image.open would first warn about a bomb, on stderr, where we refuse.
+# Plugins are opened by themselves: Image.open would first warn about a bomb, on stderr, where we
+# refuse.
 _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -42,8 +43,9 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"GIF89a": GifImageFile,
     b"BM": BmpImageFile,
 }
-# Bytes per pixel at the peak: the decoded image and its copy on white, 4 each. WEBP's decoder holds two canvases and
-# a third copy more (7000x7000 peaked at 850 MB), so a WEBP may have half the pixels.
+# Bytes per pixel at the peak: the decoded image and its copy on white, 4 each. WEBP's decoder holds
+# two canvases and a third copy more (7000x7000 peaked at 850 MB), so a WEBP may have half the
+# pixels.
 _PIXEL_COST, _WEBP_PIXEL_COST = 8, 16
 # A progressive JPEG of a few kB can ask for thousands of passes over all its pixels.
 _MAX_SCANNED_PIXELS = 1_000_000_000
@@ -55,8 +57,9 @@ _budget = ByteBudget(500_000_000)
 def decode_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image whole → [H, W, 3].
 
-    `source` is the bytes, a path, or an open seekable stream. Raises ImageError (not a readable image, too large,
-    damaged: one line says which), NotFoundError, or OSError from a stream that fails.
+    `source` is the bytes, a path, or an open seekable stream. Raises ImageError (not a readable
+    image, too large, damaged: one line says which), NotFoundError, or OSError from a stream that
+    fails.
     """
     return _with_stream(source, lambda stream: _decode(stream, max_pixels, None, _whole))
 
@@ -64,7 +67,8 @@ def decode_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image and fit it to `size` (height, width) as `fit_image` does → [h, w, 3].
 
-    A JPEG is decoded at a fraction of its size where at least twice the target remains. Raises as `decode_image`.
+    A JPEG is decoded at a fraction of its size where at least twice the target remains. Raises as
+    `decode_image`.
     """
     return _with_stream(
         source, lambda stream: _decode(stream, max_pixels, size, lambda image, colours: _fit(image, size, colours))
@@ -182,7 +186,8 @@ def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, fin
                 turn, colours = _turn(image), colours_of(image)
                 flat = image if colours and colours.mode == "CMYK" else _on_white(image)
                 if flat is not image:
-                    # Or three copies of a large image are held while it is turned; the caller's stream stays open.
+                    # Or three copies of a large image are held while it is turned; the caller's
+                    # stream stays open.
                     Image.Image.close(image)
                 return finish(flat if turn is None else flat.transpose(turn), colours)
     except ImageError:

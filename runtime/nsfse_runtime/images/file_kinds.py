@@ -6,7 +6,8 @@ READABLE = "JPEG, PNG, WEBP, BMP or GIF"
 _CONVERT = f" is not read; convert it to {READABLE}"
 _OTHER = ", not an image"
 
-# The four letters after "ftyp": ISO/IEC 14496-12, its register of brands (mp4ra.org), Apple's and Canon's own.
+# The four letters after "ftyp": ISO/IEC 14496-12, its register of brands (mp4ra.org), Apple's and
+# Canon's own.
 _BRANDS = {
     **dict.fromkeys(("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs"), "HEIC"),
     **dict.fromkeys(("avif", "avis"), "AVIF"),

@@ -22,7 +22,8 @@ class Bundle:
     def open(cls, path: str | os.PathLike[str]) -> "Bundle":
         """Open a bundle and check every byte of it.
 
-        Raises NotFoundError (no such folder, or not a bundle), VersionError (a newer format) or IntegrityError.
+        Raises NotFoundError (no such folder, or not a bundle), VersionError (a newer format) or
+        IntegrityError.
         """
         folder = Path(path)
         manifest = read_manifest(folder)

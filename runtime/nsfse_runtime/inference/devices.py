@@ -15,7 +15,8 @@ from nsfse_runtime.inference.onnx_graphs import search_graph
 DeviceName = Literal["auto", "cpu", "cuda", "tensorrt"]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
-# float32 is computed in float32, not in TF32; memory grows by what is needed, not to the next power of two.
+# float32 is computed in float32, not in TF32; memory grows by what is needed, not to the next power
+# of two.
 PROVIDER_OPTIONS = {CUDA: {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
 # The providers for operators that a provider lacks; the CPU is always last.
 FALLBACK_PROVIDERS = {TENSORRT: (CUDA,)}
@@ -64,9 +65,10 @@ def resolve_device(device: DeviceName | None = None, provider: str | None = None
     """Find out where graphs run, and try it.
 
     Args:
-        device: "auto" is CUDA where it works, else the CPU with a note. None is the same, but without a note where
-            ONNX Runtime was built without CUDA.
-        provider: ONNX Runtime's provider by NAME or, for a plug-in, by NAME=LIBRARY, in place of `device`.
+        device: "auto" is CUDA where it works, else the CPU with a note. None is the same, but
+            without a note where ONNX Runtime was built without CUDA.
+        provider: ONNX Runtime's provider by NAME or, for a plug-in, by NAME=LIBRARY, in place of
+            `device`.
 
     Raises:
         UsageError: The device or provider does not work here.
@@ -124,8 +126,8 @@ def available() -> list[str]:
 def create_session(model: bytes, device: ExecutionDevice, options: Any = None) -> Any:
     """Return an onnxruntime.InferenceSession of `model` on `device`.
 
-    Raises UsageError where the provider is absent or does not start: ONNX Runtime alone would silently take the CPU.
-    What onnxruntime raises for a broken model passes through.
+    Raises UsageError where the provider is absent or does not start: ONNX Runtime alone would
+    silently take the CPU. What onnxruntime raises for a broken model passes through.
     """
     import onnxruntime
 
@@ -153,8 +155,8 @@ def create_session(model: bytes, device: ExecutionDevice, options: Any = None) -
 def _release_model_bytes(session: Any) -> Any:
     """Return `session` without the graph's bytes, which take as much memory as the weights.
 
-    ONNX Runtime keeps them to start again on another provider, which `enable_fallback=0` forbids. The attribute is
-    private: where it is absent, nothing happens.
+    ONNX Runtime keeps them to start again on another provider, which `enable_fallback=0` forbids.
+    The attribute is private: where it is absent, nothing happens.
     """
     if hasattr(session, "_model_bytes"):
         session._model_bytes = None

@@ -31,7 +31,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of manifest.json, which also holds `sha256` over all the rest of itself.
 
     Attributes:
-        mode: How the model ranks; `stages` in the file. A model of one stage has no pair graph, boundary or head.
+        mode: How the model ranks; `stages` in the file. A model of one stage has no pair graph,
+            boundary or head.
         image_size: (height, width) of an image, in pixels.
         dim: d, the length of a vector.
         regions: R, the regions of an image.
@@ -43,7 +44,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         files: Size and SHA-256 of each file.
         retrieval: Scores in float32 and in `precision`, where that is another.
 
-    `trained_on`, `scores` and `verified` (the distance of ONNX Runtime from torch) are for the model card.
+    `trained_on`, `scores` and `verified` (the distance of ONNX Runtime from torch) are for the
+    model card.
     """
 
     format_version: int = FORMAT_VERSION
@@ -148,7 +150,8 @@ def file_entry(path: Path) -> FileEntry:
 
 def checksum_of(raw: dict[str, Any]) -> str:
     """Return the SHA-256 of a manifest without its own `sha256`."""
-    # Over the values, not the text: another indent is no damage, and fields a later version adds are covered.
+    # Over the values, not the text: another indent is no damage, and fields a later version adds
+    # are covered.
     return hashlib.sha256(msgspec.json.encode(raw, order="deterministic")).hexdigest()
 
 

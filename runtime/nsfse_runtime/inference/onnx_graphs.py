@@ -1,6 +1,7 @@
 """The graphs of stage 1 in ONNX, written byte by byte: the runtime needs no onnx for two graphs of a few nodes.
 
-The fields are those of onnx.proto; a message is its fields one after the other, each a key, a length and a payload.
+The fields are those of onnx.proto; a message is its fields one after the other, each a key, a
+length and a payload.
 """
 
 import numpy as np
@@ -12,9 +13,10 @@ FLOAT, UINT8, INT8, INT32, INT64, BOOL = 1, 2, 3, 6, 7, 9
 def search_graph(*, regions: bool = False) -> bytes:
     """Return the graph that finds the k rows of `vectors` [N, d] with the largest inner product with `query` [d].
 
-    Inputs: `vectors`, `query`, `mask` [N] (bool: which rows may be found) and `k` [1] (int64, at most the rows that
-    may). Outputs: `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d]. With `regions` it also takes `codes`
-    [N, R, d] (int8) and `factors` [N, R, 1] of regions and gives `found_regions` [k, R, d] in float32.
+    It takes `vectors`, `query`, `mask` [N] (bool: which rows may be found) and `k` [1] (int64, at
+    most the rows that may). It gives `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d].
+    With `regions` it also takes `codes` [N, R, d] (int8) and `factors` [N, R, 1] of regions, and
+    gives `found_regions` [k, R, d] in float32.
     """
     nodes = [
         _node("MatMul", "vectors query", "products"),

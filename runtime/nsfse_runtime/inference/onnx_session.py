@@ -12,7 +12,8 @@ from nsfse_runtime.extras import need
 from nsfse_runtime.hardware import cpu_threads
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, create_session
 
-# Given a graph's bytes, ONNX Runtime would read weights from files of the current folder: no folder is this.
+# Given a graph's bytes, ONNX Runtime would read weights from files of the current folder: no folder
+# is this.
 _NO_FOLDER = f"{os.devnull}/none"
 
 
@@ -24,8 +25,8 @@ class Session:
     ) -> None:
         """Open `model` on `device`.
 
-        `threads` caps the CPU threads of one run (see cpu_threads).
-        Raises MissingExtraError, UsageError (a provider that does not work here) or IntegrityError (not a whole graph).
+        `threads` caps the CPU threads of one run (see cpu_threads). Raises MissingExtraError,
+        UsageError (a provider that does not work here) or IntegrityError (not a whole graph).
         """
         need("onnxruntime", "cpu")
         try:
@@ -46,7 +47,8 @@ class Session:
         """Run on arrays, and on tensors that are on the device already (OrtValue).
 
         Returns:
-            The outputs by name: those of `on_device` stay there as OrtValues, the others are arrays.
+            The outputs by name: those of `on_device` stay there as OrtValues, the others are
+            arrays.
         """
         binding = self._session.io_binding()
         for name, value in inputs.items():
@@ -85,7 +87,8 @@ def session_options(threads: int | None) -> Any:
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     options.intra_op_num_threads = threads or cpu_threads()
-    # Intra-op spinning is disabled: idle threads would take the processor from the next graph's. One pool for all
-    # would help as well, but with it ONNX Runtime refuses every session of the process that has its own.
+    # Intra-op spinning is disabled: idle threads would take the processor from the next graph's.
+    # One pool for all would help as well, but with it ONNX Runtime refuses every session of the
+    # process that has its own.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -12,8 +12,8 @@ def open_model(path: str | os.PathLike[str], device: DeviceName | None = "auto")
 
     Args:
         path: The bundle's folder.
-        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where it works, else the CPU, and then the `note` of the
-            model's `device` says why.
+        device: "cpu", "cuda", "tensorrt", or "auto": CUDA where it works, else the CPU, and then
+            the `note` of the model's `device` says why.
 
     Returns:
         The model, for `Gallery.open` and `Retriever`. A graph is opened when it is first used.

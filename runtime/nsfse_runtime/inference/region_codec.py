@@ -1,6 +1,7 @@
 """Regions of images in int8, with one factor a row that restores its length.
 
-A gallery of format 1 holds float16 instead. That is still read, and written into such a gallery alone.
+A gallery of format 1 holds float16 instead. That is still read, and written into such a gallery
+alone.
 """
 
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from nsfse_runtime.types import Floats
 
 Int8Array = NDArray[np.int8]
 
-# Every float16 as a float32, by its bits: looked up, regions take half the time of numpy's conversion.
+# Every float16 as a float32, by its bits: looked up, regions take half the time of numpy's
+# conversion.
 _SINGLES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def pack(regions: NDArray[np.floating[Any]]) -> tuple[Int8Array, Floats]:
     """Round rows [..., d] to codes of one byte [..., d] and their factors [..., 1].
 
-    A row's largest number becomes ±127; the factor is its length over that of its codes, so that lengths are exact and
-    a cosine moves by what rounding turns: some 1e-5 of a row of 128.
+    A row's largest number becomes ±127; the factor is its length over that of its codes, so that
+    lengths are exact and a cosine moves by what rounding turns: some 1e-5 of a row of 128.
     """
     peak = np.abs(regions).max(-1, keepdims=True, initial=0)
     codes = np.rint(regions * (127 / np.where(peak > 0, peak, 1))).astype(np.int8)

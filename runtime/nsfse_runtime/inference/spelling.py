@@ -24,9 +24,10 @@ class Speller:
     def _nearest(self, word: str) -> str | None:
         """Return the known word nearest to `word`, None where none is near.
 
-        Near is another form of the same stem; else at most one letter more, less, other or swapped with its neighbour,
-        in words of six letters or more two such. Of several the first by: a plural or singular, the fewest changes,
-        changes of vowels alone, the same first letter, then the alphabet.
+        Near is another form of the same stem; else at most one letter more, less, other or swapped
+        with its neighbour, in words of six letters or more two such. Of several the first by: a
+        plural or singular, the fewest changes, changes of vowels alone, the same first letter, then
+        the alphabet.
         """
         if not 2 <= len(word) <= _LONGEST:
             return None

@@ -81,8 +81,8 @@ class Tokenizer:
     def read(self, text: str) -> Reading:
         """Return which words of `text` are read, unknown, and beyond the limit.
 
-        Raises TextError for a text that has no words, too many characters, or invalid Unicode; not for one whose words
-        are all unknown.
+        Raises TextError for a text that has no words, too many characters, or invalid Unicode; not
+        for one whose words are all unknown.
         """
         return self._read(text)[1]
 
@@ -112,8 +112,9 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], unknown: bool = False) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return ids [B, L] int64 (0 = padding) and mask [B, L] bool.
 
-        Unknown words are left out, as if they were not written; with `unknown`, as training reads its texts, each is
-        the unknown word. Raises TextError for a text that is empty, too long, or has no known word.
+        Unknown words are left out, as if they were not written; with `unknown`, as training reads
+        its texts, each is the unknown word. Raises TextError for a text that is empty, too long, or
+        has no known word.
         """
         rows = [self._ids(text, unknown) for text in texts]
         ids = np.zeros((len(rows), max(map(len, rows), default=1)), np.int64)

@@ -12,9 +12,10 @@ _NO_WORD = ("P", "M", "Z", "C", "Sm", "Sk")
 def normalise(text: str) -> str:
     """Return `text` in form NFKC, without characters that cannot be seen.
 
-    Full-width letters, ligatures and no-break spaces become plain ones, and typographic apostrophes become '.
-    Characters of no width (joiners, direction marks, byte order marks, soft hyphens, variation selectors, tags) are
-    removed, and control characters are blanks. The result is stable: normalising it again changes nothing.
+    Full-width letters, ligatures and no-break spaces become plain ones, and typographic apostrophes
+    become '. Characters of no width (joiners, direction marks, byte order marks, soft hyphens,
+    variation selectors, tags) are removed, and control characters are blanks. The result is stable:
+    normalising it again changes nothing.
     """
     if text.isascii() and text.isprintable():
         return text

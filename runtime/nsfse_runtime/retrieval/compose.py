@@ -56,7 +56,8 @@ def compose_batch(scorer: Scorer, batch: Sequence[QueryInputs]) -> list[Composed
         batch: Queries with the features of their images.
 
     Returns:
-        For each query what the search takes, or the error (TextError) for which it alone cannot be composed.
+        For each query what the search takes, or the error (TextError) for which it alone cannot be
+        composed.
     """
     try:
         return list(_compose_all(scorer, batch))

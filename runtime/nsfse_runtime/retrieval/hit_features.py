@@ -30,9 +30,10 @@ def hit_features(
         views: V, how many of the last regions of an image are views of the whole.
 
     Returns:
-        [M, 10 + V] in the order of confidence.FEATURES; None where nothing was re-ranked. A margin is x_k − t, of the
-        opposite sign where κ_k < 0, so that it is how well a word is satisfied. The least margin is that of the words
-        with at least half an even share. The last V are the products of a hit's views with those of the query.
+        [M, 10 + V] in the order of confidence.FEATURES; None where nothing was re-ranked. A margin
+        is x_k − t, of the opposite sign where κ_k < 0, so that it is how well a word is satisfied.
+        The least margin is that of the words with at least half an even share. The last V are the
+        products of a hit's views with those of the query.
     """
     pair, share = ranking.pair, np.abs(query.word_weights)
     if pair is None:

@@ -27,9 +27,10 @@ _REACH = 5  # words after the cue in which what it negates is looked for
 def negated(words: Sequence[str], weights: Floats) -> tuple[str, str] | None:
     """Return the first negation of `words` [L] that the model did not follow, as (phrase, word), else None.
 
-    A model that follows "no stripes" gives "stripes" a weight κ under 0. What a cue negates is the first word after it
-    in its clause whose weight counts: it has index least half the greatest weight there, and half an even share of the
-    text. Where that weight is over 0, the model took the word for one that is wanted.
+    A model that follows "no stripes" gives "stripes" a weight κ under 0. What a cue negates is the
+    first word after it in its clause whose weight counts: it has at least half the greatest
+    weight there, and half an even share of the text. Where that weight is over 0, the model took
+    the word for one that is wanted.
     """
     lower, size = [word.lower() for word in words], [abs(float(weight)) for weight in weights]
     for start, after in _cues(lower):

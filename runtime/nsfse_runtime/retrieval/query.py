@@ -23,7 +23,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         texts: What should be different, one edit each.
         negative_texts: What must not be there.
         negative_images: Images that hits must not be like.
-        balance: From 0, like the image alone, over 0.5, both as trained, to 1, like the words alone.
+        balance: From 0, like the image alone, over 0.5, both as trained, to 1, like the words
+            alone.
 
     The other fields are those of `Retriever.query`.
     """
@@ -70,7 +71,8 @@ class ComposedQuery:
         parts: One composed query for each reference.
         word_weights: κ [L] of all words for the evidence, whose sizes sum to 1.
         texts: Which of the L words are of one text.
-        word_penalties: For each part what S loses for the words of N negative texts over the boundary [N, L].
+        word_penalties: For each part what S loses for the words of N negative texts over the
+            boundary [N, L].
         negative_queries: One query for each negative image.
         negative_thresholds: For each of these the score from which on it counts.
         needs_rerank: Whether stage 2 has anything to add.
@@ -148,8 +150,9 @@ def heatmaps(words: Floats, cells: Floats, columns: int) -> Floats:
         columns: Cells in a row.
 
     Returns:
-        [K, L, R]. A word's greatest value is its greatest correspondence with any cell; others are lower as they
-        correspond less, and as they look like the corners of the image, where the background is.
+        [K, L, R]. A word's greatest value is its greatest correspondence with any cell; others are
+        lower as they correspond less, and as they look like the corners of the image, where the
+        background is.
     """
     products = words @ cells.swapaxes(1, 2)
     corners = cells[:, [0, columns - 1, -columns, -1]]

@@ -27,7 +27,8 @@ class ResolvedImage:
     """An image of a query.
 
     Attributes:
-        source: The row of the gallery whose features are right, or the pixels [h, w, 3] yet to be encoded.
+        source: The row of the gallery whose features are right, or the pixels [h, w, 3] yet to be
+            encoded.
         copies: Rows of the gallery images whose files have the same bytes.
     """
 
@@ -44,11 +45,12 @@ def as_tuple(reference: "Reference | Sequence[Reference]") -> tuple[Reference, .
 def image_ref(reference: Reference, snapshot: Snapshot, size: tuple[int, int]) -> ImageRef:
     """Return which kind of reference this is.
 
-    A string is an id where the gallery has it, else a file where there is one, else the name of one gallery image. A
-    Pillow image is returned as pixels fitted to `size` (height, width).
+    A string is an id where the gallery has it, else a file where there is one, else the name of one
+    gallery image. A Pillow image is returned as pixels fitted to `size` (height, width).
 
     Raises:
-        NotFoundError: No gallery image has this id, or a string is neither a file nor a gallery image.
+        NotFoundError: No gallery image has this id, or a string is neither a file nor a gallery
+            image.
         UsageError: Several gallery images have this name, or it is no image.
         ImageError: A Pillow image cannot be loaded.
     """
@@ -77,8 +79,8 @@ def image_ref(reference: Reference, snapshot: Snapshot, size: tuple[int, int]) -
 def resolve(reference: ImageRef, snapshot: Snapshot, size: tuple[int, int]) -> ResolvedImage:
     """Return the gallery's features of an image where they are right, else its pixels fitted to `size`.
 
-    Features are right while the file is as it was when it was encoded, whatever names it. Where the file of a gallery
-    image is gone, its features are all there is.
+    Features are right while the file is as it was when it was encoded, whatever names it. Where the
+    file of a gallery image is gone, its features are all there is.
 
     Raises:
         NotFoundError: There is no such file.

@@ -18,10 +18,10 @@ from nsfse_runtime.types import ConfidenceModel, PairScores, TargetFeatures
 class WordEvidence(msgspec.Struct, frozen=True):
     """A word of the texts against an image: `score` is its best correspondence, `matched` when that is as it should.
 
-    `weight` is the word's share (κ) of what the texts say: where small, the verdict says little. Under 0 the word names
-    what must not be there ("no stripes"): it is then `matched` where its correspondence is under the boundary.
-    `regions` is its heatmap, where wanted: how much it is in each cell of the image's grid, less the boundary, row by
-    row (see query.heatmaps).
+    `weight` is the word's share (κ) of what the texts say: where small, the verdict says little.
+    Under 0 the word names what must not be there ("no stripes"): it is then `matched` where its
+    correspondence is under the boundary. `regions` is its heatmap, where wanted: how much it is in
+    each cell of the image's grid, less the boundary, row by row (see query.heatmaps).
     """
 
     word: str
@@ -34,12 +34,14 @@ class WordEvidence(msgspec.Struct, frozen=True):
 class Hit(msgspec.Struct, frozen=True):
     """An image found. `confidence`, 0 to 1, is how likely it is right; `is_match` whether that reaches the threshold.
 
-    A hit on which the heaviest word of a text is mismatched is no match, and its confidence is under the threshold.
-    Where a text was not read or not followed as a whole (see TextReading.whole) both are None.
+    A hit on which the heaviest word of a text is mismatched is no match, and its confidence is
+    under the threshold. Where a text was not read or not followed as a whole (see
+    TextReading.whole) both are None.
 
-    Where the model has no confidence, nothing was re-ranked, or the query is not one image and one text, `confidence`
-    is None and `is_match` says whether the words of every text as a whole, by their weights, are over the boundary.
-    Where no words are looked at `is_match` is None and `evidence` empty.
+    Where the model has no confidence, nothing was re-ranked, or the query is not one image and one
+    text, `confidence` is None and `is_match` says whether the words of every text as a whole, by
+    their weights, are over the boundary. Where no words are looked at `is_match` is None and
+    `evidence` empty.
     """
 
     id: str
@@ -53,11 +55,12 @@ class Hit(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
 
-    `has_match` says whether any of the `k` images found is a match by its confidence, those left out for
-    `min_confidence` among them: where it is False, nothing here matches. None where no image has a confidence.
-    `threshold` is the confidence from which on a hit is a match, None where none has one. `grid` is (rows, columns) of
-    the evidence's `regions`, None where there are none. `texts` say how each text was read, those of `negative_texts`
-    last, and `notes` the same as sentences.
+    `has_match` says whether any of the `k` images found is a match by its confidence, those left
+    out for `min_confidence` among them: where it is False, nothing here matches. None where no
+    image has a confidence. `threshold` is the confidence from which on a hit is a match, None where
+    none has one. `grid` is (rows, columns) of the evidence's `regions`, None where there are none.
+    `texts` say how each text was read, those of `negative_texts` last, and `notes` the same as
+    sentences.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -93,7 +96,8 @@ def build_hits(
         confidence: What tells a match; None where nothing does.
         targets: Features of the hits, which `confidence` and `grid` need.
         grid: (rows, columns) of the cells of a heatmap; None for no heatmaps.
-        whole: Whether the texts were read as a whole; else no hit has a confidence or is called a match.
+        whole: Whether the texts were read as a whole; else no hit has a confidence or is called a
+            match.
     """
     misses = query.misses_heaviest_word(pair)
     matches = query.satisfies_all_texts(pair) & ~misses

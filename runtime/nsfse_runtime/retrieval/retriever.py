@@ -43,9 +43,11 @@ class Retriever:
         Args:
             model: The model whose features the gallery holds.
             gallery: What is searched. Each query sees its newest generation.
-            search: How stage 1 searches a gallery in host memory (see nsfse_runtime.search.first_stage).
-            resident: Whether the whole gallery is copied to the model's device at the first query. By default it is
-                where the model runs on a GPU; for a single query that does not pay.
+            search: How stage 1 searches a gallery in host memory (see
+                nsfse_runtime.search.first_stage).
+            resident: Whether the whole gallery is copied to the model's device at the first query.
+                By default it is where the model runs on a GPU; for a single query that does not
+                pay.
 
         Raises:
             VersionError: The gallery holds features of another model.
@@ -77,14 +79,16 @@ class Retriever:
         """Find the `k` images that are like `reference` but for what `text` says.
 
         Args:
-            reference: An image file, the bytes of one, pixels [H, W, 3] (uint8, RGB), a Pillow image, or the id of a
-                gallery image; or several of these. Neither it nor any image with the same bytes is among the hits.
+            reference: An image file, the bytes of one, pixels [H, W, 3] (uint8, RGB), a Pillow
+                image, or the id of a gallery image; or several of these. Neither it nor any image
+                with the same bytes is among the hits.
             text: What should be different, one edit each.
             k: How many hits to find.
             where: Keeps only images with these metadata (see Snapshot.mask).
-            rerank: How many candidates of stage 1 are ordered by the whole score, at least k; 0 keeps stage 1's order.
-            min_confidence: Leaves out hits of less confidence, 0 to 1. A query of several images or texts, or with a
-                word that was not read, has no confidence.
+            rerank: How many candidates of stage 1 are ordered by the whole score, at least k; 0
+                keeps stage 1's order.
+            min_confidence: Leaves out hits of less confidence, 0 to 1. A query of several images or
+                texts, or with a word that was not read, has no confidence.
             negative_texts: What must not be there.
             negative_images: Images that hits must not be like.
             balance: From 0, like the image alone, to 1, like the words alone.
@@ -124,7 +128,8 @@ class Retriever:
         """Answer a batch: images and texts are encoded together, and each answer is what it would be alone.
 
         Args:
-            queries: What to find. The times of each are those of the batch until all are composed, then its own.
+            queries: What to find. The times of each are those of the batch until all are composed,
+                then its own.
 
         Returns:
             For each query its result, or the error for which it alone cannot be answered.
@@ -252,7 +257,8 @@ class Retriever:
             return ()
         pair = ranking.pair
         if pair is None:
-            # Without a second stage the hits' words are scored all the same: a hit always has its evidence.
+            # Without a second stage the hits' words are scored all the same: a hit always has its
+            # evidence.
             pairs = (
                 score_rows(self._scorer, composed.queries, ranking.rows, snapshot.targets) if composed.tokens else None
             )

@@ -21,8 +21,9 @@ NOT_WHOLE = "so no hit has a confidence, and none is called a match"
 class UnknownWord(msgspec.Struct, frozen=True):
     """A word that the vocabulary does not have. It has no effect on the answer.
 
-    `nearest` is the known word that may be meant, None where none is near or the word only makes a sentence whole
-    ("should"). `position` is how many of the text's known words, those of the evidence, come before it.
+    `nearest` is the known word that may be meant, None where none is near or the word only makes a
+    sentence whole ("should"). `position` is how many of the text's known words, those of the
+    evidence, come before it.
     """
 
     word: str
@@ -40,8 +41,9 @@ class IgnoredNegation(msgspec.Struct, frozen=True):
 class TextReading(msgspec.Struct, frozen=True, kw_only=True):
     """What was not read of one text of a query, or not followed. `negative` tells a text of `negative_texts`.
 
-    `words` is how many words of the evidence are this text's; the evidence has the texts in this order. `unread` are
-    the words after the model's limit. `ignored_negation` is None where there is none.
+    `words` is how many words of the evidence are this text's; the evidence has the texts in this
+    order. `unread` are the words after the model's limit. `ignored_negation` is None where there is
+    none.
     """
 
     negative: bool = False

@@ -1,8 +1,8 @@
 """An index for galleries too large to read whole at each query: 32 bytes an image (faiss, PQ64x4fs).
 
-It is a cache beside the gallery. Its candidates are scored by the gallery's own vectors, and rows that it does not have
-are searched exactly: a stale or wrong index can miss images, but never shows one that is gone, twice, or with another
-score. Its recall is measured when it is built.
+It is a cache beside the gallery. Its candidates are scored by the gallery's own vectors, and rows
+that it does not have are searched exactly: a stale or wrong index can miss images, but never shows
+one that is gone, twice, or with another score. Its recall is measured when it is built.
 """
 
 import hashlib
@@ -27,10 +27,12 @@ _VERSION = 1
 _PARTS, _CENTROIDS = 64, 16
 _MAX_TRAINING_VECTORS = 20_000
 _BLOCK = 65_536
-# Recall among the best RECALL_AT images is measured for _QUERIES queries; an index needs MIN_RECALL.
+# Recall among the best RECALL_AT images is measured for _QUERIES queries; an index needs
+# MIN_RECALL.
 RECALL_AT, _QUERIES, MIN_RECALL = 100, 32, 0.99
 _DEPTHS = (400, 1000, 2000, 4000)
-# Rows that came after the index are searched exactly; with more than this share of them it is built again.
+# Rows that came after the index are searched exactly; with more than this share of them it is built
+# again.
 _MAX_NEW_SHARE = 0.01
 
 
@@ -81,7 +83,8 @@ class Index:
     def load(cls, path: Path, fingerprint: str) -> "Index | None":
         """Read the file at `path`; None where it is absent, damaged, or of another version or bundle.
 
-        It holds numbers only, of sizes that are checked: nothing in it reaches faiss's own file reader.
+        It holds numbers only, of sizes that are checked: nothing in it reaches faiss's own file
+        reader.
         """
         try:
             data = path.read_bytes()
@@ -129,7 +132,8 @@ def build(vectors: Floats, keys: VectorKeys, fingerprint: str) -> Index:
 def _measure_recall(index: Index, vectors: Floats, first: Rows, random: np.random.Generator) -> tuple[int, float]:
     """Return the smallest depth of MIN_RECALL recall, or the largest there is, and its recall.
 
-    The queries are blends of two images each, as a composed query is between a reference and a target.
+    The queries are blends of two images each, as a composed query is between a reference and a
+    target.
     """
     one, two = (vectors[random.choice(first, _QUERIES)] for _ in range(2))
     queries = one + 0.5 * two

@@ -1,7 +1,7 @@
 """Exact search in a quarter of the bytes: int8 codes with a bound of their error.
 
-Stage 1 is bound by memory. It reads the codes of all rows, and the vectors of those rows only that can still be among
-the best: the result is that of exact_search, not an approximation.
+Stage 1 is bound by memory. It reads the codes of all rows, and the vectors of those rows only that
+can still be among the best: the result is that of exact_search, not an approximation.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.search.two_stage import best_of, exact_search, rounding, slack
 from nsfse_runtime.types import Floats, Mask, Rows
 
-# Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63 fits, more would not.
+# Processors without VNNI add two products of a byte and a signed byte in 16 bits: 2 x 255 x 63
+# fits, more would not.
 _MAX_CODE, _MAX_QUERY_CODE, _ZERO = 63, 127, 128
 _BLOCK = 1024  # rows at a time that stay in the processor's cache
 MAX_BYTES = 1_000_000_000
@@ -47,7 +48,8 @@ class Int8Index:
         count = len(scores)
         if count <= (sample := 4 * k):
             return exact_search(self._vectors, query, k, mask)
-        # The true k-th best is no worse than the k-th best of these: what cannot reach that one is out.
+        # The true k-th best is no worse than the k-th best of these: what cannot reach that one is
+        # out.
         first = np.argpartition(scores, count - sample)[count - sample :]
         exact = np.vecdot(self._vectors[first], query)
         exact[np.isneginf(scores[first])] = -np.inf
@@ -64,7 +66,8 @@ class Int8Index:
         rounded = np.rint(query / step)
         (sums,) = self._session(query=(rounded + _ZERO).astype(np.uint8)[None])
         off = float(np.linalg.norm(query - rounded * step))
-        # In float32 from the start: numpy would make the product of int32 and float32 in twice the bytes.
+        # In float32 from the start: numpy would make the product of int32 and float32 in twice the
+        # bytes.
         scores: Floats = np.multiply(sums[0], self._scale, dtype=np.float32)
         scores *= np.float32(step)
         # |<q, v> - <q', v'>| <= |q| |v - v'| + |q - q'| |v'|, and |v'| <= 1 + |v - v'|

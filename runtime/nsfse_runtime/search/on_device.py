@@ -44,7 +44,8 @@ class DeviceHits:
         order: Row i of `rows` is `candidates[order[i]]`, [k].
         candidates: The M rows that were looked at.
         vectors: Their vectors [M, d], on the device.
-        regions: Their regions [M, R, d], on the device; None where the device does not hold regions.
+        regions: Their regions [M, R, d], on the device; None where the device does not hold
+            regions.
     """
 
     rows: Rows
@@ -83,7 +84,8 @@ class DeviceGallery:
     def search(self, query: Floats, k: int, mask: Mask) -> DeviceHits:
         """Find the `k` rows that `mask` [N] allows with the largest inner product with `query` [d].
 
-        Scores and the order of ties are those of exact_search, computed on the host from the rows found on the device.
+        Scores and the order of ties are those of exact_search, computed on the host from the rows
+        found on the device.
         """
         allowed = int(mask.sum())
         if (k := min(k, allowed)) < 1:
@@ -135,8 +137,8 @@ class DeviceCache:
 def device_cache(scorer: Scorer, resident: bool | None) -> DeviceCache | None:
     """Return the cache of a gallery on the scorer's device; None where it stays on the host.
 
-    `resident` says whether it is copied; None: where the scorer runs on a GPU. Raises UsageError for a scorer that has
-    no device for it.
+    `resident` says whether it is copied; None: where the scorer runs on a GPU. Raises UsageError
+    for a scorer that has no device for it.
     """
     if not isinstance(scorer, OnnxScorer) or scorer.device.tensorrt:
         if resident:

@@ -1,10 +1,12 @@
 """Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
 
-Scores tie where rounding alone can separate them (TIE). The same image in two rows may have two scores that differ in
-the last bit, by the processor's kernels and by its batch: that must not decide an order.
+Scores tie where rounding alone can separate them (TIE). The same image in two rows may have two
+scores that differ in the last bit, by the processor's kernels and by its batch: that must not
+decide an order.
 
-The result of stage 1 does not depend on the way to it: whatever narrows the gallery down (a matrix product, int8 codes,
-an index), `best_of` scores what is left, row by row and always in the same order of additions.
+The result of stage 1 does not depend on the way to it: whatever narrows the gallery down (a matrix
+product, int8 codes, an index), `best_of` scores what is left, row by row and always in the same
+order of additions.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +18,8 @@ from nsfse_runtime.types import Floats, Mask, PairScores, QueryFeatures, Ranking
 
 TIE = 1e-6
 """Scores tie with the best of them where they are within TIE · max(1, its size) of it."""
-# Regions are fetched and scored so many images at a time, which bounds the memory of an exhaustive ranking.
+# Regions are fetched and scored so many images at a time, which bounds the memory of an exhaustive
+# ranking.
 _PAIR_CHUNK = 512
 # Copying a row costs about as much as multiplying so many in place.
 _COPY_COST = 4
@@ -26,9 +29,10 @@ _COPY_COST = 4
 class Ranking:
     """`rows` [k] best first with their `scores` [k]; `pair` is the whole score of the first M rows, those re-ranked.
 
-    Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do not compare.
-    `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over all that were re-ranked, returned
-    or not. `pair` is None when nothing was re-ranked, and `mean` is then 0.
+    Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do
+    not compare. `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over
+    all that were re-ranked, returned or not. `pair` is None when nothing was re-ranked, and `mean`
+    is then 0.
     """
 
     rows: Rows
@@ -46,8 +50,8 @@ def pairs_scored(mode: RankingMode, wanted: int, images: int) -> int:
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
     """Find the `k` rows of `vectors` [N, d] with the largest inner product with `query` [d] → rows [k], scores [k].
 
-    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may. Ties (TIE) come in
-    the order of rows.
+    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may.
+    Ties (TIE) come in the order of rows.
     """
     if not len(vectors):
         return np.empty(0, np.intp), np.empty(0, np.float32)
@@ -74,8 +78,8 @@ def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, F
 def best_first(scores: Floats, rows: Rows) -> tuple[Rows, Floats]:
     """Return the positions [n] of `scores` [n], best first and ties by `rows` [n], and the scores [n] in that order.
 
-    Scores that tie (TIE) are returned as one, the greatest of them. The first of a tie is never tied with a better
-    score: a chain of small steps is no tie of its two ends.
+    Scores that tie (TIE) are returned as one, the greatest of them. The first of a tie is never
+    tied with a better score: a chain of small steps is no tie of its two ends.
     """
     order = np.argsort(-scores, kind="stable")
     falling = scores[order].astype(np.float64)
@@ -111,8 +115,8 @@ def rank(
 ) -> Ranking:
     """Rank the gallery `vectors` [N, d]: stage 1, then the first `rerank` of it again by the whole score S.
 
-    `fetch` gives the features of rows. The rows after the re-ranked ones follow in stage 1's order; `rerank` = 0 is
-    stage 1 alone, and `rerank` = N equals scoring every pair.
+    `fetch` gives the features of rows. The rows after the re-ranked ones follow in stage 1's order;
+    `rerank` = 0 is stage 1 alone, and `rerank` = N equals scoring every pair.
     """
     rows, scores = exact_search(vectors, query.vector, max(k, rerank), mask)
     return rerank_rows(lambda first: score_rows(scorer, [query], first, fetch)[0], rows, scores, k, rerank)
@@ -133,7 +137,8 @@ def rerank_rows(score: Callable[[Rows], PairScores], rows: Rows, scores: Floats,
 def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) -> Ranking:
     """Order stage 1's `rows` by the scores S of the first M of them, and keep `k`.
 
-    `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them; ties (TIE) keep that order.
+    `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them; ties (TIE)
+    keep that order.
     """
     first = rows[: len(by_row)][by_row]
     order, whole = best_first(pair.score, first)

@@ -28,9 +28,9 @@ _LONGEST = 200
 def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], *, title: str = "") -> None:
     """Write `rows` as one PNG at `path`: a line a query, the reference at the left, the hits at its right.
 
-    Right answers, where known, are framed green and wrong ones grey; words stand green when matched, red when not.
-    Raises OutputError when `path` cannot be written, or holds anything but a sheet, and UsageError where it does not
-    end in .png.
+    Right answers, where known, are framed green and wrong ones grey; words stand green when
+    matched, red when not. Raises OutputError when `path` cannot be written, or holds anything but a
+    sheet, and UsageError where it does not end in .png.
     """
     from PIL.PngImagePlugin import PngInfo
 

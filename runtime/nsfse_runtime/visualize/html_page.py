@@ -32,8 +32,9 @@ def write_page(
 ) -> None:
     """Write the HTML `body` as one self-contained page at `path`, with what its marks mean at its end.
 
-    Thumbnails are re-encoded, so no metadata of an image travels along; every text is escaped, and the page's policy
-    allows nothing but its own style and its own images. Raises OutputError when `path` cannot be written.
+    Thumbnails are re-encoded, so no metadata of an image travels along; every text is escaped, and
+    the page's policy allows nothing but its own style and its own images. Raises OutputError when
+    `path` cannot be written.
     """
     text = _page(body, title, note, _LEGEND + (" A green frame is a right answer." if answers_known else ""))
     write_output(path, PAGE, lambda file: file.write_bytes(text.encode("utf-8")))

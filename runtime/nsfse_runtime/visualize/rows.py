@@ -42,8 +42,8 @@ def verdict(word: Word, count: int) -> str:
 class SheetHit:
     """One found image [H, W, 3] with what is written under it.
 
-    `pixels` is None when its file is gone since it was indexed; `is_match` where the model does not say; `right` where
-    the answer is not known.
+    `pixels` is None when its file is gone since it was indexed; `is_match` where the model does not
+    say; `right` where the answer is not known.
     """
 
     pixels: Pixels | None
@@ -109,9 +109,9 @@ def sheet_row(
 ) -> SheetRow:
     """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
 
-    `more` are further images of the query, each with what it is there for; `notes` say what of the text was not
-    read. A hit whose file is gone since it was indexed keeps its place without an image. Raises NotFoundError and
-    ImageError for the query's own images.
+    `more` are further images of the query, each with what it is there for; `notes` say what of the
+    text was not read. A hit whose file is gone since it was indexed keeps its place without an
+    image. Raises NotFoundError and ImageError for the query's own images.
     """
     from nsfse_runtime.images.decode import load_image
 

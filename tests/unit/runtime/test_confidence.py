@@ -30,8 +30,8 @@ def floats(*numbers: float) -> np.ndarray:
 
 def query_of(*weights: float) -> QueryFeatures:
     """Return a query of so many words that keeps three regions, the last two of them views."""
-    words, kept = np.zeros((len(weights), 2), np.float32), np.array([[9, 9], [0.5, 0.1], [0, 2]], np.float32)
-    probes, share = np.concatenate([kept, words]), floats(*[0.0] * 3, *weights)
+    words, confident = np.zeros((len(weights), 2), np.float32), np.array([[9, 9], [0.5, 0.1], [0, 2]], np.float32)
+    probes, share = np.concatenate([confident, words]), floats(*[0.0] * 3, *weights)
     return QueryFeatures(floats(1, 0), words, probes, floats(*weights), share, ("word",) * len(weights))
 
 
@@ -49,7 +49,7 @@ def test_the_features_by_hand() -> None:
     query, reference, hits = query_of(0.55, 0.15, -0.3), floats(0.6, 0.8), images(3)
     found = hit_features(query, reference, ranking, hits, 2)
     asks = [0.6, -0.3, 0.55]  # the query like its image, the word not wanted, the greatest
-    # A hit's vector with the image's; then its last two regions with what is kept of the same ones.
+    # A hit's vector with the image's; then its last two regions with what is confident of the same ones.
     by_hand = [
         [2.0, 0.6, 1.5, 0.55 * 0.2 + 0.15 * -0.05 - 0.3 * -0.3, min(0.2, 0.3), 0.0, 0.1 * 0.8, *asks],
         [1.5, 0.7, 1.0, 0.55 * 0.1 + 0.15 * 0.6 - 0.3 * 0.1, min(0.1, -0.1), -0.1, 0.8 * 0.6 + 0.9 * 0.8, *asks],
@@ -159,11 +159,11 @@ def test_where_the_model_does_not_say(gallery: Gallery) -> None:
 
 
 def test_hits_of_less_confidence_are_left_out(gallery: Gallery) -> None:
-    asked = retriever(gallery)
-    every = asked.query("item0003", "make it red", k=20)
+    decided = retriever(gallery)
+    every = decided.query("item0003", "make it red", k=20)
     middle = sorted(hit.confidence for hit in every.hits)[9]
-    kept = asked.query("item0003", "make it red", k=20, min_confidence=middle)
-    assert kept.hits == tuple(hit for hit in every.hits if hit.confidence >= middle) and len(kept.hits) == 11
+    confident = decided.query("item0003", "make it red", k=20, min_confidence=middle)
+    assert confident.hits == tuple(hit for hit in every.hits if hit.confidence >= middle) and len(confident.hits) == 11
     none = retriever(gallery, 0.0).query("item0003", "make it red", k=20, min_confidence=1.0)
     assert none.hits == () and none.has_match is True  # there is a match, but it is not that certain
 

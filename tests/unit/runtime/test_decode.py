@@ -213,7 +213,7 @@ def test_what_cannot_be_read_gives_one_line(data: bytes, reason: str) -> None:
 
 
 def test_damage_is_not_lost_to_the_reading_of_exif() -> None:
-    """Pillow loads a PNG when asked for its EXIF; an error that is passed over there would show half an image."""
+    """Pillow loads a PNG to read its EXIF; an error that is passed over there would show half an image."""
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 64, (48, 64), np.uint8)))
     at = whole.index(b"IDAT") + 600
     with pytest.raises(ImageError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Where graphs run: what is asked for is what runs, or one line says why not; a gallery beside its scorer."""
+"""Execution devices: the one that is named runs, or one line says why not; a gallery on its scorer's device."""
 
 import sys
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_a_plugin_is_registered_once_and_its_devices_are_used(monkeypatch, tmp_p
     assert [device.path for device in known] == [str(library)] and used == [(known, {})] * 2
 
 
-def test_what_a_library_lacks_is_told(tmp_path):
+def test_a_missing_library_is_named(tmp_path):
     assert devices.missing_library(tmp_path / "none.so") == ""
     (tmp_path / "text.so").write_text("no library")
     assert "text.so" in devices.missing_library(tmp_path / "text.so")

@@ -142,9 +142,7 @@ class TestIndex:
             FirstStage(tmp_path / "g", "f", "ann").prepare_index(everything).save(tmp_path / "no" / "g.ann")
         assert recall(FirstStage(tmp_path / "no" / "g", "f", "ann"), everything, queries) >= 0.99
 
-    def test_an_index_that_misses_much_is_not_used_unless_asked_for(
-        self, tmp_path, everything, queries, monkeypatch
-    ) -> None:
+    def test_an_index_of_low_recall_is_used_on_demand_only(self, tmp_path, everything, queries, monkeypatch) -> None:
         monkeypatch.setattr(first_stage, "EXACT_UP_TO", 1000)
         monkeypatch.setattr(ann, "_DEPTHS", (101,))
         monkeypatch.setattr(ann, "_PARTS", 2)

@@ -50,7 +50,7 @@ def given(gallery: Gallery, query: Query) -> QueryInputs:
     return QueryInputs(query, gallery.snapshot.targets(rows[0]), gallery.snapshot.targets(rows[1]) if rows[1] else None)
 
 
-def asked(model: OnnxScorer, gallery: Gallery, **fields: object):
+def composed(model: OnnxScorer, gallery: Gallery, **fields: object):
     (found,) = compose_batch(model, [given(gallery, Query(**fields))])
     assert not isinstance(found, NsfseError), found
     return found
@@ -110,7 +110,7 @@ def test_no_image_of_the_query_is_among_the_hits(retriever: Retriever, gallery: 
 def test_several_edits_follow_one_another(model: OnnxScorer, gallery: Gallery) -> None:
     first = model.compose(gallery.snapshot.targets([0]), [TEXTS[0]])[0]
     second = model.compose(as_target_features(first), [TEXTS[2]])[0]
-    (part,) = asked(model, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
+    (part,) = composed(model, gallery, references=(gallery.ids[0],), texts=(TEXTS[0], TEXTS[2])).parts
     assert np.array_equal(part.vector, second.vector) and part.tokens == first.tokens + second.tokens
     kept = len(second.probes) - len(second.words)
     assert np.array_equal(part.probes[:kept], second.probes[:kept])
@@ -131,7 +131,7 @@ def test_a_minus_word_has_a_weight_under_0_whatever_its_text_says(
     model: OnnxScorer, gallery: Gallery, retriever: Retriever
 ) -> None:
     for text in ("stripes", "no stripes"):
-        found = asked(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=(text,))
+        found = composed(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=(text,))
         (part,) = found.parts
         assert (part.word_weights[len(("red",)) :] <= 0).all() and (found.word_weights[1:] <= 0).all()
         assert np.abs(found.word_weights).sum() == pytest.approx(1)
@@ -159,7 +159,7 @@ def test_no_stripes_is_no_double_negation() -> None:
 
 def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(model: OnnxScorer, gallery: Gallery) -> None:
     named = ("in green", "in blue")
-    found = asked(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=named)
+    found = composed(model, gallery, references=(gallery.ids[0],), texts=("red",), negative_texts=named)
     everything = gallery.snapshot.targets(range(len(gallery)))
     (pair,) = pairs = [model.score_pairs(part, everything) for part in found.parts]
     loss = np.zeros(len(gallery))
@@ -173,8 +173,8 @@ def test_a_minus_text_takes_from_s_what_is_found_of_it_as_a_whole(model: OnnxSco
 
 def test_a_minus_image_counts_from_half_way_to_it_on(model: OnnxScorer, gallery: Gallery) -> None:
     a, b = gallery.ids[0], gallery.ids[9]
-    plain = asked(model, gallery, references=(a,), texts=("red",))
-    found = asked(model, gallery, references=(a,), texts=("red",), negative_images=(b,))
+    plain = composed(model, gallery, references=(a,), texts=("red",))
+    found = composed(model, gallery, references=(a,), texts=("red",), negative_images=(b,))
     everything = gallery.snapshot.targets(range(len(gallery)))
     pairs = [model.score_pairs(each, everything) for each in found.queries]
     w = model.bundle.manifest.head["w_global"]
@@ -211,7 +211,7 @@ def test_the_middle_of_the_balance_is_the_query_as_it_was(retriever: Retriever, 
 
 
 def test_every_text_must_be_over_the_boundary_for_a_match(model: OnnxScorer, gallery: Gallery) -> None:
-    found = asked(model, gallery, references=(gallery.ids[0],), texts=("red", "green"), negative_texts=("blue",))
+    found = composed(model, gallery, references=(gallery.ids[0],), texts=("red", "green"), negative_texts=("blue",))
     scores = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
     pair = PairScores(np.zeros(4, np.float32), scores, 0.5)
     signs = np.sign(found.word_weights).tolist()
@@ -256,7 +256,7 @@ def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, model: OnnxSc
         assert plain.grid is None and plain.hits[0].evidence[0].regions is None
 
 
-def test_a_grid_is_told_by_the_cells_that_make_squares(model: OnnxScorer) -> None:
+def test_the_grid_is_that_of_square_cells(model: OnnxScorer) -> None:
     def grid(size: tuple[int, int], regions: int, **more: object) -> tuple[int, int] | None:
         return structs.replace(model.bundle.manifest, image_size=size, regions=regions, head={"views": 4}, **more).grid
 

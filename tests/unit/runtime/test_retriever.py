@@ -217,9 +217,9 @@ def test_an_array_or_a_pillow_image_is_the_image_it_is(gallery: Gallery, scorer:
     retriever, path = Retriever(scorer, gallery), gallery.snapshot.path_of(7)
     pixels = decode_image(path)
     assert pixels.shape[:2] != scorer.image_size
-    asked = (pixels, Image.open(path), bytearray(path.read_bytes()), load_image(path, scorer.image_size))
+    references = (pixels, Image.open(path), bytearray(path.read_bytes()), load_image(path, scorer.image_size))
     expected = [hit.score for hit in retriever.query(path.read_bytes(), "make it red", k=30).hits]
-    for reference in asked:
+    for reference in references:
         scores = {hit.id: hit.score for hit in retriever.query(reference, "make it red", k=30).hits}
         scores.pop(gallery.ids[7], None)
         assert list(scores.values()) == pytest.approx(expected, abs=1e-5), type(reference)

@@ -301,7 +301,7 @@ def test_no_gpu_is_one_line(monkeypatch):
             make()
 
 
-def test_tensorrt_is_asked_for_its_libraries_and_its_version(monkeypatch):
+def test_tensorrt_needs_its_libraries_and_a_known_version(monkeypatch):
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it raises ImportError, as without its libraries
     with pytest.raises(MissingExtraError, match=r"tensorrt does not load .*--force-reinstall .*; if pip does not"):

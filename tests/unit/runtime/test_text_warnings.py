@@ -1,4 +1,4 @@
-"""What a query's texts say that the model does not read or follow is told, and nothing is certain then."""
+"""Words that a model does not read or follow are reported, and no hit is a match then."""
 
 import random
 import string
@@ -104,14 +104,14 @@ def test_a_word_that_only_makes_a_sentence_whole_takes_nothing_away(box):
 
 def test_no_misspelt_word_is_answered_with_confidence(box):
     rng, known = random.Random(7), set(box._scorer.tokenizer._tokenizer.get_vocab())
-    asked = []
+    mistyped = []
     for number in range(60):
         words = PHRASES[number % len(PHRASES)].replace(",", "").split()
         at = rng.choice([at for at, word in enumerate(words) if word.isalpha()])
         slip = misspelt(words[at], known, rng)
-        asked.append((" ".join([*words[:at], slip, *words[at + 1 :]]), slip))
-    found = answers(box, *(text for text, _ in asked), k=3)
-    for (text, slip), each in zip(asked, found, strict=True):
+        mistyped.append((" ".join([*words[:at], slip, *words[at + 1 :]]), slip))
+    found = answers(box, *(text for text, _ in mistyped), k=3)
+    for (text, slip), each in zip(mistyped, found, strict=True):
         assert [word.word for word in each.texts[0].unknown] == [slip], text
         assert not certain(each) and slip not in [word.word for word in each.hits[0].evidence], text
 
@@ -129,7 +129,7 @@ def test_what_is_beyond_the_limit_is_named(box):
 
 
 @pytest.mark.parametrize("text", ["not a bag", "a shoe instead of the bag", "not this bag", "a dress, not a bag"])
-def test_a_negation_that_is_not_followed_is_told(box, text):
+def test_a_negation_that_is_not_followed_is_reported(box, text):
     (found,) = answers(box, text)
     ignored = found.texts[0].ignored_negation
     if ignored is None:  # a model that follows it gives the word a weight under 0
@@ -196,28 +196,28 @@ def test_a_hit_that_strikes_the_heaviest_word_is_no_match(decided):
     weights, rows = np.array([0.3, 0.6, -0.1], np.float32), np.zeros((3, 2), np.float32)
     part = QueryFeatures(rows[0], rows, rows, weights, weights, ("a", "bag", "red"))
     pair = PairScores(np.ones(4, np.float32), np.array([[2, 0.6, 0], [2, 0.4, 0], [0, 0.6, 0], [9, 0.6, 1]]), 0.5)
-    asked = ComposedQuery(rows[0], (part,), weights, (slice(0, 3),), reference=rows[0])
+    query = ComposedQuery(rows[0], (part,), weights, (slice(0, 3),), reference=rows[0])
     ranking = Ranking(np.arange(4), pair.score, pair, pair.score, 1.0)
     targets = TargetFeatures(np.zeros((4, 2), np.float32), np.zeros((4, 1, 2), np.float32))
-    hits = build_hits("abcd", "", asked, ranking, pair, decision if decided else None, targets)
+    hits = build_hits("abcd", "", query, ranking, pair, decision if decided else None, targets)
     assert [hit.is_match for hit in hits] == ([True, False, True, True] if decided else [True, False, False, True])
     if decided:
         assert [hit.confidence for hit in hits] == [1, pytest.approx(0.75), 1, 1] and hits[1].confidence < 0.75
-    (first, *_) = build_hits("abcd", "", asked, ranking, pair, decision if decided else None, targets, whole=False)
+    (first, *_) = build_hits("abcd", "", query, ranking, pair, decision if decided else None, targets, whole=False)
     assert first.is_match is None and first.confidence is None
 
 
 def test_an_unwanted_word_that_is_there_is_no_match():
     weights, rows = np.array([-0.9, 0.1], np.float32), np.zeros((2, 2), np.float32)
     part = QueryFeatures(rows[0], rows, rows, weights, weights, ("stripes", "please"))
-    asked = ComposedQuery(rows[0], (part,), weights, (slice(0, 2),), reference=rows[0])
-    assert asked.misses_heaviest_word(PairScores(rows[:, 0], np.array([[0.9, 0.9], [0.1, 0.1]]), 0.5)).tolist() == [
+    query = ComposedQuery(rows[0], (part,), weights, (slice(0, 2),), reference=rows[0])
+    assert query.misses_heaviest_word(PairScores(rows[:, 0], np.array([[0.9, 0.9], [0.1, 0.1]]), 0.5)).tolist() == [
         True,
         False,
     ]
 
 
-def test_every_text_of_a_query_is_told_of_in_its_place(box):
+def test_every_text_of_a_query_has_its_reading(box):
     a, b = box.gallery.ids[:2]
     found, aligned, mistaken = box.answer(
         [

@@ -127,11 +127,11 @@ def test_a_device_that_orders_ties_by_its_own_rounding_answers_alike(kinds, plac
     gallery, query = kinds.take(places), compose_one(kinds.vectors[0], "make it red")
     wanted = in_gallery_order(kinds.vectors.astype(float) @ query.vector, places)[:k]
     scorer = ColourScorer()
-    asked = []
+    depths = []
     for seed in SEEDS:
 
         def nearest(given, on_device, seed=seed):
-            asked.append(int(given["k"][0]))
+            depths.append(int(given["k"][0]))
             scores = shaken(gallery.vectors @ query.vector, seed)
             rows = np.lexsort((-np.arange(len(scores)), -scores))[: given["k"][0]]  # the later row of two equals first
             return {"rows": rows, "found_vectors": gallery.vectors[rows], "found_regions": gallery.regions[rows]}
@@ -146,7 +146,7 @@ def test_a_device_that_orders_ties_by_its_own_rounding_answers_alike(kinds, plac
         assert found.rows.tolist() == wanted
         (pair,) = device.pairs([query], found)
         np.testing.assert_allclose(pair.score, scorer.score_pairs(query, gallery.take(wanted)).score, atol=1e-5)
-    assert max(asked) < len(places) and len(asked) == len(SEEDS)
+    assert max(depths) < len(places) and len(depths) == len(SEEDS)
 
 
 def test_a_device_looks_deeper_where_more_tie_than_it_has_seen(kinds) -> None:

@@ -1,7 +1,7 @@
 """TensorRT engines on this machine: a private folder, each engine beside what it was built from and a seal over both.
 
-An engine is native code. It is opened only where this user's own key sealed exactly these bytes for exactly this graph,
-TensorRT, GPU and precision; a copied, edited or renamed one is not.
+An engine is native code. It is opened only where this user's own key sealed exactly these bytes for
+exactly this graph, TensorRT, GPU and precision; a copied, edited or renamed one is not.
 """
 
 import hashlib
