@@ -73,14 +73,16 @@ def browsing(width: int = 1440, height: int = 900, *, phone: bool = False, dark:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
-        look(driver, width, height, phone=phone, dark=dark)
+        emulate_screen(driver, width, height, phone=phone, dark=dark)
         yield driver
     finally:
         driver.quit()
 
 
-def look(driver, width: int, height: int, *, phone: bool = False, dark: bool = False, still: bool = False) -> None:
-    """Change what the page is shown on."""
+def emulate_screen(
+    driver, width: int, height: int, *, phone: bool = False, dark: bool = False, still: bool = False
+) -> None:
+    """Emulate another screen: its size, a phone, dark mode, reduced motion."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [

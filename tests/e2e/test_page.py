@@ -1,7 +1,6 @@
-"""The page in a real Chromium, against a real server over the model and the images of nsfse demo.
+"""The page in a real Chromium, against a real server with the model and the images of `nsfse demo`.
 
-With the bundle of NSFSE_PAGE_BUNDLE, and a query set of the drawn easy level in NSFSE_PAGE_CATALOGUE, it is asked the
-same of another model.
+NSFSE_PAGE_BUNDLE names another bundle, and NSFSE_PAGE_CATALOGUE a query set of the drawn easy level for it.
 """
 
 import base64
@@ -28,7 +27,7 @@ from selenium.webdriver.common.by import By
 
 from nsfse.demo import app
 from nsfse_runtime import Gallery, open_model
-from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, look, serving
+from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, emulate_screen, serving
 
 BROWSER = bool(CHROMIUM and DRIVER)
 if not BROWSER and os.environ.get("CI") == "true":
@@ -59,7 +58,7 @@ return Array.from({ length: rows * columns }, (_, at) => {
 
 
 class Shop:
-    """A folder of drawn images, their truth, and the gallery over them."""
+    """A folder of drawn images, their attributes, and the gallery over them."""
 
     def __init__(self, folder, bundle, catalogue=None):
         model = open_model(bundle, "cpu")
@@ -98,7 +97,7 @@ def browser(shop):
 
 
 class Page:
-    """The page as somebody uses it."""
+    """The page as a user sees it."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -126,8 +125,8 @@ class Page:
         raise AssertionError(f"{about} did not happen: {self.one('#headline').text!r}, {self.one('#hint').text!r}")
 
     def settle(self):
-        """Wait until the last thing asked is answered and shown."""
-        self.wait(lambda: self.script("return document.querySelector('#grid').ariaBusy === 'false'"), "an answer")
+        """Wait until the last query is answered and shown."""
+        self.wait(lambda: self.script("return document.querySelector('#grid').ariaBusy === 'false'"), "a result")
 
     @property
     def ids(self):
@@ -164,14 +163,15 @@ class Page:
 def page(browser):
     browser.get_log("browser")
     yield Page(browser)
-    look(browser, 1440, 900)
+    emulate_screen(browser, 1440, 900)
     # A refused half word is logged by Chromium itself; everything else, a breach of the policy too, is a fault.
-    said = [each for each in browser.get_log("browser") if each["level"] in ("SEVERE", "WARNING")]
-    assert [each for each in said if not (each["source"] == "network" and "/v1/query" in each["message"])] == []
+    logged = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    faults = [entry for entry in logged if not (entry["source"] == "network" and "/v1/query" in entry["message"])]
+    assert faults == []
     assert browser.execute_script("return document.body.id") == ""
 
 
-def asked(address, *fields, k=24):
+def query_server(address, *fields, k=24):
     reply = urllib3.request("POST", f"{address}v1/query", fields=[*fields, ("k", str(k))])
     assert reply.status == 200, reply.data
     return reply.json()
@@ -180,14 +180,14 @@ def asked(address, *fields, k=24):
 def verdicts(hit):
     return [
         [
-            each["word"],
-            "silent"
-            if abs(each["weight"]) * len(hit["evidence"]) < 0.5
+            item["word"],
+            "neutral"
+            if abs(item["weight"]) * len(hit["evidence"]) < 0.5
             else "matched"
-            if each["matched"]
+            if item["matched"]
             else "mismatched",
         ]
-        for each in hit["evidence"]
+        for item in hit["evidence"]
     ]
 
 
@@ -196,19 +196,19 @@ def plain(shop):
     return next(name for name, truth in shop.truth.items() if truth["colour"] != "red" and name != HOSTILE)
 
 
-def test_begins_with_a_shelf_and_goes_on_from_a_image_of_it(page, shop):
+def test_a_search_starts_from_a_sample_of_the_gallery(page, shop):
     page.open()
-    shelf = page.ids
-    assert len(shelf) == 24 == len(set(shelf)) and set(shelf) <= set(shop.truth)
-    page.press(page.one(".tile .take"))
-    assert page.steps == 1 and parse_qs(urlsplit(page.driver.current_url).query)["id"] == shelf[:1]
-    assert shelf[0] not in page.ids and len(page.ids) == 24
+    sample = page.ids
+    assert len(sample) == 24 == len(set(sample)) and set(sample) <= set(shop.truth)
+    page.press(page.one(".tile .use"))
+    assert page.steps == 1 and parse_qs(urlsplit(page.driver.current_url).query)["id"] == sample[:1]
+    assert sample[0] not in page.ids and len(page.ids) == 24
     assert page.ids == [
-        hit["id"] for hit in asked(page.driver.address, ("reference_ids", shelf[0]), ("balance", "0"))["hits"]
+        hit["id"] for hit in query_server(page.driver.address, ("reference_ids", sample[0]), ("balance", "0"))["hits"]
     ]
 
 
-def test_a_dropped_image_and_typed_words_bring_what_the_server_finds(page, shop):
+def test_a_dropped_image_and_a_text_show_the_hits_of_the_server(page, shop):
     path = shop.images / plain(shop)
     page.open().drop(path)
     page.script(
@@ -216,16 +216,17 @@ def test_a_dropped_image_and_typed_words_bring_what_the_server_finds(page, shop)
         " document.querySelectorAll('.tile').length); }).observe(document.querySelector('#grid'), { childList: true })"
     )
     page.type("make it red")
-    found = asked(page.driver.address, ("reference_images", ("mine.png", path.read_bytes())), ("texts", "make it red"))
-    assert page.ids == [hit["id"] for hit in found["hits"]]
-    assert page.sentences == [verdicts(hit) for hit in found["hits"]]
+    fields = [("reference_images", ("mine.png", path.read_bytes())), ("texts", "make it red")]
+    result = query_server(page.driver.address, *fields)
+    assert page.ids == [hit["id"] for hit in result["hits"]]
+    assert page.sentences == [verdicts(hit) for hit in result["hits"]]
     for word in page.all(".word.mismatched"):
         assert word.find_element(By.TAG_NAME, "s").get_property("textContent")
     assert page.script("return window.fewest") == 24, "the grid was empty between two answers"
     assert "ms" in page.one("#speed").text and "cpu" in page.one("#speed").text
 
 
-def test_red_comes_first(page, shop):
+def test_red_images_come_first(page, shop):
     def else_alike(name):
         return {**shop.truth[name], "id": "", "colour": "red"}
 
@@ -234,44 +235,44 @@ def test_red_comes_first(page, shop):
     for name in others[:: len(others) // 5]:
         page.open().drop(shop.images / name)
         page.type("make it red")
-        found = [each for each in page.ids if each != name]  # the dropped image itself lies in the gallery
-        assert all(else_alike(name) == {**shop.truth[each], "id": ""} for each in found[:2]), name
-        assert page.sentences[page.ids.index(found[0])][-1] == ["red", "matched"]
+        hits = [hit for hit in page.ids if hit != name]  # the dropped image itself is in the gallery
+        assert all(else_alike(name) == {**shop.truth[hit], "id": ""} for hit in hits[:2]), name
+        assert page.sentences[page.ids.index(hits[0])][-1] == ["red", "matched"]
         assert "match" in page.one("#headline").text
 
 
-def test_a_word_that_is_unknown_or_not_read_is_named_and_mended_by_a_click(page, shop):
-    def told():
+def test_unread_words_are_listed_and_corrected_by_a_click(page, shop):
+    def notes():
         return [line.text for line in page.all("#unread li")]
 
     page.open(f"?{urlencode([('id', plain(shop)), ('edit', 'xyzzy with dots'), ('text', 'make it redd')])}")
     assert page.sentences[0][0] == ["xyzzy", "unread"] and page.sentences[0][-1] == ["redd", "unread"]
-    assert page.one("#headline").text == "Nearest first" and not page.all(".tile.is_match")
-    page.wait(lambda: told() == ["unknown word: xyzzy", "unknown word: redd did you mean red?"], "two unknown words")
+    assert page.one("#headline").text == "Nearest first" and not page.all(".tile.match")
+    page.wait(lambda: notes() == ["unknown word: xyzzy", "unknown word: redd did you mean red?"], "two unknown words")
     page.press(page.one("#unread button"))
     assert page.one("#text").get_property("value") == "make it red" and page.sentences[0][-1][0] == "red"
-    page.wait(lambda: told() == ["unknown word: xyzzy"], "one unknown word")
+    page.wait(lambda: notes() == ["unknown word: xyzzy"], "one unknown word")
     page.press(page.one("#edits button"))
     page.wait(lambda: not page.one("#unread").is_displayed(), "nothing unread")
     assert "match" in page.one("#headline").text
     page.open(f"?{urlencode([('id', plain(shop)), ('text', 'red ' * 24 + 'in blue')])}")
     assert page.sentences[0][-2:] == [["in", "unread"], ["blue", "unread"]]
-    page.wait(lambda: told() == ["not read, after the first 24 words: in blue"], "words beyond the limit")
+    page.wait(lambda: notes() == ["not read, after the first 24 words: in blue"], "words beyond the limit")
 
 
-def test_the_first_word_to_leave_out_is_where_without_stands(page, shop):
+def test_without_stands_before_the_negative_texts(page, shop):
     page.open(f"?{urlencode([('id', plain(shop)), ('text', 'make it red'), ('without', 'long sleeves, belt')])}")
     assert page.one(".evidence").text.replace(" ✓", "").startswith("make it red without long sleeves belt")
 
 
-def test_a_hit_becomes_the_next_image_and_back(page, shop):
+def test_a_hit_becomes_the_next_reference_and_back(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     before, hit = page.ids, page.ids[2]
-    page.press(page.all(".tile .take")[2])
+    page.press(page.all(".tile .use")[2])
     assert page.steps == 2 and page.one("#text").get_property("value") == "" and hit not in page.ids
     page.type("in blue")
     after = page.ids
-    assert [each.text for each in page.all("#steps .said")] == ["make it red", "in blue"]
+    assert [element.text for element in page.all("#steps .step-text")] == ["make it red", "in blue"]
     page.wait(lambda: "in+blue" in page.driver.current_url, "the words in the address")
     page.driver.refresh()
     page.settle()
@@ -287,7 +288,7 @@ def test_a_hit_becomes_the_next_image_and_back(page, shop):
     assert page.ids == before and page.steps == 1
 
 
-def test_filters_leave_what_has_the_value(page, shop):
+def test_filters_show_only_images_with_the_value(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     page.press(page.one("[data-column=colour] summary"))
     page.press(page.one("[data-column=colour] label"))
@@ -301,67 +302,68 @@ def test_filters_leave_what_has_the_value(page, shop):
     assert len(page.ids) == 24
 
 
-def test_minus_takes_a_hit_away_until_it_is_allowed_again(page, shop):
+def test_a_hit_is_excluded_until_it_is_allowed_again(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     before = page.ids
-    page.press(page.one(".tile .less"))
-    reply = asked(
+    page.press(page.one(".tile .exclude"))
+    reply = query_server(
         page.driver.address, ("reference_ids", plain(shop)), ("texts", "make it red"), ("negative_ids", before[0])
     )
     assert page.ids == [hit["id"] for hit in reply["hits"]] and before[0] not in page.ids
     assert parse_qs(urlsplit(page.driver.current_url).query)["not"] == before[:1]
-    page.press(page.one("#minus button"))
+    page.press(page.one("#negative-images button"))
     assert page.ids == before
-    page.one("#without").send_keys("stripes")
+    page.one("#negative-text").send_keys("stripes")
     page.settle()
-    reply = asked(
+    reply = query_server(
         page.driver.address, ("reference_ids", plain(shop)), ("texts", "make it red"), ("negative_texts", "stripes")
     )
     assert page.ids == [hit["id"] for hit in reply["hits"]]
 
 
-def test_several_images_and_edits_are_one_question(page, shop):
+def test_several_images_and_texts_are_one_query(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     other = page.ids[3]
     page.one("#text").send_keys(Keys.SHIFT + Keys.ENTER)
     page.type("with dots")
-    ActionChains(page.driver).move_to_element(page.all(".tile .take")[3]).perform()
-    page.press(page.all(".tile .more")[page.ids.index(other)])
-    said = [("reference_ids", plain(shop)), ("reference_ids", other), ("texts", "make it red"), ("texts", "with dots")]
-    found = asked(page.driver.address, *said)
-    assert page.ids == [hit["id"] for hit in found["hits"]] and other not in page.ids
-    assert page.sentences == [verdicts(hit) for hit in found["hits"]]
+    ActionChains(page.driver).move_to_element(page.all(".tile .use")[3]).perform()
+    page.press(page.all(".tile .add-image")[page.ids.index(other)])
+    fields = [("reference_ids", plain(shop)), ("reference_ids", other)]
+    fields += [("texts", "make it red"), ("texts", "with dots")]
+    result = query_server(page.driver.address, *fields)
+    assert page.ids == [hit["id"] for hit in result["hits"]] and other not in page.ids
+    assert page.sentences == [verdicts(hit) for hit in result["hits"]]
     query = parse_qs(urlsplit(page.driver.current_url).query)
     assert (query["and-like"], query["edit"], query["text"]) == ([other], ["make it red"], ["with dots"])
     page.driver.refresh()
     page.settle()
-    assert page.ids == [hit["id"] for hit in found["hits"]]
-    assert [each.text for each in page.all("#edits button")] == ["make it red"]
-    assert page.one("#more ul button").get_attribute("aria-label") == f"not like {other} any more"
-    page.press(page.one("#more ul button"))
+    assert page.ids == [hit["id"] for hit in result["hits"]]
+    assert [element.text for element in page.all("#edits button")] == ["make it red"]
+    assert page.one("#extra-images ul button").get_attribute("aria-label") == f"not like {other} any more"
+    page.press(page.one("#extra-images ul button"))
     page.press(page.one("#edits button"))
-    reply = asked(page.driver.address, ("reference_ids", plain(shop)), ("texts", "with dots"))
-    assert page.ids == [hit["id"] for hit in reply["hits"]] and not page.all("#edits button, #more ul button")
+    reply = query_server(page.driver.address, ("reference_ids", plain(shop)), ("texts", "with dots"))
+    assert page.ids == [hit["id"] for hit in reply["hits"]] and not page.all("#edits button, #extra-images ul button")
 
 
-def test_the_slider_goes_from_the_image_to_the_words(page, shop):
+def test_the_slider_goes_from_the_image_to_the_text(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     for at, balance in ((0, "0"), (2, "1")):
-        page.press(page.all(".ends button")[at])
-        reply = asked(
+        page.press(page.all(".balance-ends button")[at])
+        reply = query_server(
             page.driver.address, ("reference_ids", plain(shop)), ("texts", "make it red"), ("balance", balance)
         )
         assert page.ids == [hit["id"] for hit in reply["hits"]]
-        assert page.one("#balance").get_attribute("aria-valuetext") == page.all(".ends button")[at].text
+        assert page.one("#balance").get_attribute("aria-valuetext") == page.all(".balance-ends button")[at].text
 
 
-def test_a_late_answer_does_not_replace_a_newer_one(page, shop):
+def test_a_late_result_does_not_replace_a_newer_one(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     page.script(
-        "const fetched = window.fetch; window.fetch = async (...asked) => {"
-        " if (!window.release) await new Promise((go) => { window.release = go; }); return fetched(...asked); }"
+        "const fetched = window.fetch; window.fetch = async (...request) => {"
+        " if (!window.release) await new Promise((go) => { window.release = go; }); return fetched(...request); }"
     )
-    like_image, _, like_words = page.all(".ends button")
+    like_image, _, like_words = page.all(".balance-ends button")
     like_image.click()
     page.press(like_words)
     newest = page.ids
@@ -372,30 +374,31 @@ def test_a_late_answer_does_not_replace_a_newer_one(page, shop):
     assert page.ids != newest
 
 
-def test_a_word_shows_where_it_is(page, shop):
-    found = (
+def test_a_word_shows_its_heatmap(page, shop):
+    evidences = (
         (text, reply["grid"], at, hit["evidence"][-1])
         for text in ("make it red", "with dots", "with stripes")
-        for reply in [asked(page.driver.address, ("reference_ids", plain(shop)), ("texts", text), ("heatmaps", "1"))]
+        for fields in [(("reference_ids", plain(shop)), ("texts", text), ("heatmaps", "1"))]
+        for reply in [query_server(page.driver.address, *fields)]
         for at, hit in enumerate(reply["hits"])
     )
     # A word may be found in an image as a whole, and in none of its parts.
-    text, (rows, columns), at, evidence = next(each for each in found if max(each[-1]["regions"]) > 0)
+    text, (rows, columns), at, evidence = next(item for item in evidences if max(item[-1]["regions"]) > 0)
     page.open(f"?{urlencode({'id': plain(shop), 'text': text})}")
     tile = page.all(".tile")[at]
     word = tile.find_elements(By.CSS_SELECTOR, "button.word")[-1]
     ActionChains(page.driver).move_to_element(word).perform()
-    page.wait(lambda: "lit" in tile.get_attribute("class"), "a lit image")
-    assert tile.find_element(By.CSS_SELECTOR, ".where").get_property("textContent") == evidence["word"]
+    page.wait(lambda: "highlighted" in tile.get_attribute("class"), "the heatmap")
+    assert tile.find_element(By.CSS_SELECTOR, ".heatmap-caption").get_property("textContent") == evidence["word"]
     # The veil is thinnest in the cell that the server says has the most of the word.
     veil = page.script(VEIL, tile, rows, columns)
     regions = evidence["regions"]
     assert veil[regions.index(max(regions))] == min(veil) < max(veil)
     ActionChains(page.driver).move_to_element(page.one("#headline")).perform()
-    page.wait(lambda: "lit" not in tile.get_attribute("class"), "the image as it was")
+    page.wait(lambda: "highlighted" not in tile.get_attribute("class"), "the image as it was")
 
 
-def test_everything_goes_by_keyboard(page, shop):
+def test_the_keyboard_reaches_everything(page, shop):
     def keys(*pressed):
         ActionChains(page.driver).send_keys(*pressed).perform()
 
@@ -429,7 +432,7 @@ def test_everything_goes_by_keyboard(page, shop):
     assert page.steps == 2 and ids[1] not in page.ids
 
 
-def test_a_image_from_elsewhere_is_asked_for_kindly(page, shop):
+def test_a_missing_image_is_explained(page, shop):
     page.open().drop(shop.images / plain(shop))
     before, address = page.ids, page.driver.current_url
     page.driver.refresh()
@@ -438,16 +441,16 @@ def test_a_image_from_elsewhere_is_asked_for_kindly(page, shop):
     page.script("sessionStorage.clear()")
     page.driver.get(address)
     page.settle()
-    assert page.one("#headline").text == "Your image stayed where it was" and len(page.ids) == 24
-    page.press(page.one(".tile .take"))
+    assert page.one("#headline").text == "Your image is not available" and len(page.ids) == 24
+    page.press(page.one(".tile .use"))
     assert page.steps == 1 and "upload" not in page.driver.current_url
     page.open("?id=gone.png&text=make+it+red")
-    assert page.one("#headline").text == "This image is not here" and len(page.ids) == 24
-    # The image and the question about it were not there, as the browser says by itself.
-    assert {each["source"] for each in page.driver.get_log("browser")} <= {"network"}
+    assert page.one("#headline").text == "This image is not in the gallery" and len(page.ids) == 24
+    # The browser logs by itself that the image and its query were not found.
+    assert {entry["source"] for entry in page.driver.get_log("browser")} <= {"network"}
 
 
-def test_what_is_copied_runs_and_finds_the_same(page, shop):
+def test_copied_snippets_run_and_find_the_same(page, shop):
     more = f"and-like={next(name for name in shop.truth if name not in (plain(shop), HOSTILE))}&edit=with+dots"
     page.open(f"?id={plain(shop)}&{more}&text=make+it+red&without=it%27s+%24HOME+stripes&balance=0.7")
     page.script("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
@@ -455,13 +458,13 @@ def test_what_is_copied_runs_and_finds_the_same(page, shop):
     for name in ("curl", "python"):
         page.press(page.one(f"#copy-{name}"))
         snippets.append(page.script("return window.copied"))
-    found = subprocess.run(["bash", "-c", snippets[0]], capture_output=True, text=True, check=True).stdout
-    assert [hit["id"] for hit in json.loads(found)["hits"]] == page.ids
+    output = subprocess.run(["bash", "-c", snippets[0]], capture_output=True, text=True, check=True).stdout
+    assert [hit["id"] for hit in json.loads(output)["hits"]] == page.ids
     code = subprocess.run([sys.executable, "-c", snippets[1]], capture_output=True, text=True, check=True).stdout
     assert [line.rsplit(" ", 2)[0] for line in code.splitlines()] == page.ids
 
 
-def test_names_are_text(page, shop):
+def test_file_names_are_shown_as_text(page, shop):
     if HOSTILE not in shop.truth:
         pytest.skip("this gallery has no hostile name")
     page.open(f"?id={plain(shop)}")
@@ -471,11 +474,11 @@ def test_names_are_text(page, shop):
         page.open(f"?id={plain(shop)}&where.colour={shop.truth[HOSTILE]['colour']}")
     tile = page.all(".tile")[page.ids.index(HOSTILE)]
     assert tile.find_element(By.TAG_NAME, "bdi").get_property("textContent") == HOSTILE
-    page.press(tile.find_element(By.CSS_SELECTOR, ".take"))
+    page.press(tile.find_element(By.CSS_SELECTOR, ".use"))
     assert page.script("return document.querySelector('#reference-image').naturalWidth") == 160
 
 
-def test_the_policy_stands_and_forbids_what_is_not_ours(page):
+def test_the_content_security_policy_is_strict(page):
     page.open()
     reply = urllib3.request("GET", page.driver.address)
     policy = reply.headers["Content-Security-Policy"]
@@ -484,9 +487,9 @@ def test_the_policy_stands_and_forbids_what_is_not_ours(page):
     assert "unsafe" not in policy
 
 
-def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
-    question = f"?id={plain(shop)}&and-like={plain(shop)}&edit=in+blue&text=make+it+red"
-    page.open(f"{question}&not={plain(shop)}")
+def test_every_control_has_a_name_and_fits_on_a_phone(page, shop):
+    query_of_all = f"?id={plain(shop)}&and-like={plain(shop)}&edit=in+blue&text=make+it+red"
+    page.open(f"{query_of_all}&not={plain(shop)}")
     nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles = {"button", "textbox", "slider", "checkbox", "DisclosureTriangle", "image", "navigation", "region"}
     named = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
@@ -494,14 +497,14 @@ def test_every_control_has_a_name_and_a_phone_has_room(page, shop):
     assert page.one("#live").get_attribute("aria-live") == "polite"
     page.wait(lambda: "images" in page.one("#live").get_attribute("textContent"), "what is read aloud")
     for phone in (True, False):
-        look(page.driver, 390, 844, phone=phone)
-        for query in ("", question):
+        emulate_screen(page.driver, 390, 844, phone=phone)
+        for query in ("", query_of_all):
             page.open(query)
             assert page.script("return document.scrollingElement.scrollWidth") <= 390
 
 
-def test_dark_where_dark_is_wanted_and_still_where_stillness_is(page, shop):
-    look(page.driver, 1440, 900, dark=True, still=True)
+def test_dark_mode_and_reduced_motion_are_respected(page, shop):
+    emulate_screen(page.driver, 1440, 900, dark=True, still=True)
     page.open(f"?id={plain(shop)}")
     red, green, blue = page.script(
         "return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"

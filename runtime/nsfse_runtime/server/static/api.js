@@ -1,12 +1,12 @@
-// The service, as the page needs it. Every failure is an ApiError whose message can be shown.
+// Requests to the service. Every failure is an ApiError whose message can be shown.
 
-import { edits, images } from "./state.js";
-import { file } from "./uploads.js";
+import { imagesOf, textsOf } from "./state.js";
+import { uploadFile } from "./uploads.js";
 
 export class ApiError extends Error {
-  constructor(status, { type, message }, wait) {
+  constructor(status, { type, message }, retryAfter) {
     super(message);
-    Object.assign(this, { status, type, wait });
+    Object.assign(this, { status, type, retryAfter });
   }
 
   get busy() {
@@ -14,39 +14,41 @@ export class ApiError extends Error {
   }
 }
 
-async function ask(path, options) {
-  let reply, body;
+async function request(path, options) {
+  let response, body;
   try {
-    reply = await fetch(path, options);
-    body = await reply.json();
+    response = await fetch(path, options);
+    body = await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    const message = reply ? `The server answered ${reply.status}.` : "The server does not answer. Is it still running?";
-    throw new ApiError(reply?.status ?? 0, { type: "server", message });
+    const message = response ? `The server answered ${response.status}.` : "The server does not answer. Is it still running?";
+    throw new ApiError(response?.status ?? 0, { type: "server", message });
   }
-  if (reply.ok) return body;
-  const error = body.error ?? { type: "server", message: `The server answered ${reply.status}.` };
-  throw new ApiError(reply.status, error, Number(reply.headers.get("Retry-After")) || 1);
+  if (response.ok) return body;
+  const error = body.error ?? { type: "server", message: `The server answered ${response.status}.` };
+  throw new ApiError(response.status, error, Number(response.headers.get("Retry-After")) || 1);
 }
 
-const pathOf = (id) => `v1/images/${id.split("/").map(encodeURIComponent).join("/")}`;
-export const imageOf = (id, gallery) => `${pathOf(id)}?${new URLSearchParams({ gallery })}`;
-export const thumbnailOf = (id, gallery) => `${pathOf(id)}/thumbnail?${new URLSearchParams({ gallery })}`;
+const imagePath = (id) => `v1/images/${id.split("/").map(encodeURIComponent).join("/")}`;
+export const imageUrl = (id, gallery) => `${imagePath(id)}?${new URLSearchParams({ gallery })}`;
+export const thumbnailUrl = (id, gallery) => `${imagePath(id)}/thumbnail?${new URLSearchParams({ gallery })}`;
 
-export const information = () => ask("v1/info");
+export const fetchInfo = () => request("v1/info");
 
-// What is sent for a state, name by name; the snippets to copy show the same.
-export function fields(state, extra = {}) {
+// The form fields of a query, as pairs; the snippets to copy show the same.
+export function queryFields(state, extra = {}) {
   const step = state.steps.at(-1);
-  const texts = edits(step).map((text) => ["texts", text]);
-  const without = state.without.split(",").map((part) => part.trim()).filter(Boolean);
+  const texts = textsOf(step).map((text) => ["texts", text]);
+  const negativeTexts = state.negativeText.split(",").map((text) => text.trim()).filter(Boolean);
   return [
-    ...images(step).map(({ upload, id }, at) => (upload ? ["reference_images", file(upload, at)] : ["reference_ids", id])),
+    ...imagesOf(step).map(({ upload, id }, index) =>
+      upload ? ["reference_images", uploadFile(upload, index)] : ["reference_ids", id],
+    ),
     ...texts,
-    ...without.map((part) => ["negative_texts", part]),
-    ...state.minus.map((each) => ["negative_ids", each]),
+    ...negativeTexts.map((text) => ["negative_texts", text]),
+    ...state.negativeIds.map((id) => ["negative_ids", id]),
     ...(Object.keys(state.where).length ? [["where", JSON.stringify(state.where)]] : []),
-    // Without words there is only the image to be like.
+    // Without a text only the image counts.
     ...(texts.length && state.balance === 0.5 ? [] : [["balance", String(texts.length ? state.balance : 0)]]),
     ["gallery", state.gallery],
     ...Object.entries(extra).map(([name, value]) => [name, String(value)]),
@@ -55,31 +57,32 @@ export function fields(state, extra = {}) {
 
 export function query(state, extra, signal) {
   const body = new FormData();
-  for (const [name, value] of fields(state, extra)) body.append(name, value);
-  return ask("v1/query", { method: "POST", body, signal });
+  for (const [name, value] of queryFields(state, extra)) body.append(name, value);
+  return request("v1/query", { method: "POST", body, signal });
 }
 
-function list(state, offset, limit, signal) {
-  const asked = { gallery: state.gallery, where: JSON.stringify(state.where), offset, limit };
-  return ask(`v1/images?${new URLSearchParams(asked)}`, { signal });
+function listImages(state, offset, limit, signal) {
+  const params = { gallery: state.gallery, where: JSON.stringify(state.where), offset, limit };
+  return request(`v1/images?${new URLSearchParams(params)}`, { signal });
 }
 
-// Images from several places of the gallery: neighbours by name are often alike.
-export async function shelf(state, count, signal) {
-  const places = 8;
-  const each = Math.ceil(count / places);
-  const { total, images } = await list(state, 0, 1, signal);
-  if (total <= 4 * count) return total > 1 ? shuffled((await list(state, 0, total, signal)).images).slice(0, count) : images;
-  const span = Math.floor(total / places);
-  const parts = Array.from({ length: places }, async (_, place) => {
-    const start = place * span + Math.floor(Math.random() * (span - 4 * each + 1));
-    const found = await list(state, start, 4 * each, signal);
-    return shuffled(found.images).slice(0, each);
+// `count` images from several parts of the gallery: neighbours by name are often alike.
+export async function sampleImages(state, count, signal) {
+  const partCount = 8;
+  const perPart = Math.ceil(count / partCount);
+  const { total, images } = await listImages(state, 0, 1, signal);
+  if (total <= 1) return images;
+  if (total <= 4 * count) return shuffle((await listImages(state, 0, total, signal)).images).slice(0, count);
+  const span = Math.floor(total / partCount);
+  const parts = Array.from({ length: partCount }, async (_, part) => {
+    const start = part * span + Math.floor(Math.random() * (span - 4 * perPart + 1));
+    const listed = await listImages(state, start, 4 * perPart, signal);
+    return shuffle(listed.images).slice(0, perPart);
   });
-  return shuffled((await Promise.all(parts)).flat()).slice(0, count);
+  return shuffle((await Promise.all(parts)).flat()).slice(0, count);
 }
 
-function shuffled(items) {
+function shuffle(items) {
   const keyed = items.map((item) => [Math.random(), item]);
   return keyed.sort(([a], [b]) => a - b).map(([, item]) => item);
 }

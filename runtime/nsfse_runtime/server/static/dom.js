@@ -1,4 +1,4 @@
-// Elements are made here and nowhere else. Text only ever becomes text: a file may be called anything.
+// Elements are made here and nowhere else. Text always stays text: the name of a file may hold anything.
 
 export const find = (selector, within = document) => within.querySelector(selector);
 
@@ -12,14 +12,15 @@ export function make(tag, properties = {}, ...children) {
   return node;
 }
 
-export const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+export const prefersReducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-export function later(delay, act) {
+// A function that calls `act` once it has not been called for `delay` milliseconds.
+export function debounce(delay, act) {
   let timer = 0;
-  const wait = (...values) => {
+  const schedule = (...values) => {
     clearTimeout(timer);
     timer = setTimeout(act, delay, ...values);
   };
-  wait.cancel = () => clearTimeout(timer);
-  return wait;
+  schedule.cancel = () => clearTimeout(timer);
+  return schedule;
 }

@@ -2,7 +2,7 @@
 
 import { find } from "./dom.js";
 
-export function listenForImages(take) {
+export function listenForImages(use) {
   const imageIn = (data) => [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? data?.files?.[0];
   const dropping = find("#dropping");
   const carries = (event) => event.dataTransfer?.types.includes("Files");
@@ -17,10 +17,10 @@ export function listenForImages(take) {
     event.preventDefault();
     dropping.hidden = true;
     const file = imageIn(event.dataTransfer);
-    if (file) take(file);
+    if (file) use(file);
   });
   addEventListener("paste", (event) => {
     const file = imageIn(event.clipboardData);
-    if (file) take(file);
+    if (file) use(file);
   });
 }

@@ -1,105 +1,103 @@
-// The grid of hits. An image that stays keeps its tile, so nothing flickers: it moves to its new place.
+// The grid of hits. An image that stays keeps its tile, so nothing flickers: the tile moves to its new position.
 
-import { find, make, still } from "./dom.js";
-import { sentence, spotlight } from "./evidence.js";
+import { find, make, prefersReducedMotion } from "./dom.js";
+import { evidenceSentence, showHeatmap } from "./evidence.js";
 
 const EASE = { duration: 320, easing: "cubic-bezier(.2,.8,.2,1)" };
 
-// `on.take(id, tile)`, `on.more(id)`, `on.minus(id)`, `on.regions()` → an answer with regions, `on.thumbnail(id)` → an address.
+// `on.use(id, image)`, `on.add(id)` and `on.exclude(id)` are called for what is clicked; `on.heatmaps()` gives a result with
+// the regions of words, `on.thumbnail(id)` a URL.
 export class Grid {
   constructor(list, on) {
-    const line = make("li", { className: "line" }, make("span"));
-    Object.assign(this, { list, on, line, tiles: new Map() });
-    list.addEventListener("keydown", (event) => this.key(event));
+    const divider = make("li", { className: "divider" }, make("span"));
+    Object.assign(this, { list, on, divider, tiles: new Map() });
+    list.addEventListener("keydown", (event) => this.onKey(event));
     list.addEventListener("focusin", ({ target }) => this.activate(target.closest(".tile")));
   }
 
-  // Show `hits` in their order, or the images of a shelf; `line` is before which of them matching ends, or null, and
-  // `words` stand there. `texts` say how each text of the question was read.
-  show(hits, { line = null, words = "", texts = [] } = {}) {
+  // Show `hits` in their order, or a sample of images. Hits from `divideAt` on do not match, and `dividerText` stands before
+  // them. `texts` hold how each text of the query was read.
+  show(hits, { divideAt = null, dividerText = "", texts = [] } = {}) {
     const before = new Map([...this.tiles.values()].map((tile) => [tile, tile.getBoundingClientRect()]));
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
-    const tiles = new Map(hits.map((hit, at) => [hit.id, this.tile(hit, at, line !== null && at >= line, texts)]));
+    const weak = (index) => divideAt !== null && index >= divideAt;
+    const tiles = new Map(hits.map((hit, index) => [hit.id, this.tile(hit, index, weak(index), texts)]));
     const items = [...tiles.values()];
-    if (line !== null && items.length) items.splice(line, 0, this.line);
-    this.line.firstChild.textContent = words;
+    if (divideAt !== null && items.length) items.splice(divideAt, 0, this.divider);
+    this.divider.firstChild.textContent = dividerText;
     this.tiles = tiles;
-    this.place(items);
-    const stays = focused?.isConnected ? focused : null;
-    const tile = stays?.closest(".tile") ?? this.first();
+    this.arrange(items);
+    const stillShown = focused?.isConnected ? focused : null;
+    const tile = stillShown?.closest(".tile") ?? this.first();
     this.activate(tile);
-    // A tile that is no hit any more hands the focus to the first one: it would be lost to the page.
-    if (focused && tile) (stays ?? find(".take", tile)).focus({ preventScroll: true });
-    if (!still()) this.move(before);
+    // The focus of a tile that is gone moves to the first one, or the page would lose it.
+    if (focused && tile) (stillShown ?? find(".use", tile)).focus({ preventScroll: true });
+    if (!prefersReducedMotion()) this.animateFrom(before);
   }
 
-  // Most letters change little: only what is not in its place is touched.
-  place(items) {
+  // Most letters change little: only what is out of order is touched.
+  arrange(items) {
     const { children } = this.list;
-    items.forEach((item, at) => children[at] === item || this.list.insertBefore(item, children[at] ?? null));
+    items.forEach((item, index) => children[index] === item || this.list.insertBefore(item, children[index] ?? null));
     while (children.length > items.length) this.list.lastChild.remove();
   }
 
-  tile(hit, at, weak, texts) {
-    const tile = this.tiles.get(hit.id) ?? this.blank(hit.id);
+  tile(hit, index, weak, texts) {
+    const tile = this.tiles.get(hit.id) ?? this.newTile(hit.id);
     tile.classList.toggle("weak", weak);
     tile.classList.toggle("match", hit.is_match === true && hit.confidence != null);
     const caption = find(".caption", tile);
-    const told = hit.score === undefined ? [] : [this.told(hit)];
-    const evidence = hit.evidence?.length ? [sentence(hit.evidence, texts, (word) => this.light(tile, word))] : [];
-    caption.replaceChildren(...evidence, make("p", { className: "which" }, ...told, make("bdi", { title: hit.id }, hit.id)));
-    find(".take", tile).setAttribute("aria-label", label(hit, at));
-    for (const button of tile.querySelectorAll(".less, .more")) button.hidden = hit.score === undefined;
-    this.light(tile, null);
+    const confidence = hit.score === undefined ? [] : [confidenceOf(hit)];
+    const evidence = hit.evidence?.length ? [evidenceSentence(hit.evidence, texts, (word) => this.highlight(tile, word))] : [];
+    const id = make("bdi", { title: hit.id }, hit.id);
+    caption.replaceChildren(...evidence, make("p", { className: "hit-id" }, ...confidence, id));
+    find(".use", tile).setAttribute("aria-label", labelOf(hit, index));
+    for (const button of tile.querySelectorAll(".exclude, .add-image")) button.hidden = hit.score === undefined;
+    this.highlight(tile, null);
     return tile;
   }
 
-  told({ confidence, score, is_match: match }) {
-    const properties = { className: "told", title: `score ${score.toFixed(2)}` };
-    if (confidence == null) return make("span", properties, score.toFixed(2));
-    return make("span", properties, `${match ? "✓ " : ""}${Math.round(100 * confidence)} %`);
-  }
-
-  blank(id) {
+  newTile(id) {
     const image = make("img", { src: this.on.thumbnail(id), alt: "", draggable: false, decoding: "async" });
-    image.addEventListener("error", () => tile.classList.add("gone"), { once: true });
+    image.addEventListener("error", () => tile.classList.add("broken"), { once: true });
     const button = { type: "button", tabIndex: -1 };
-    const take = make("button", { ...button, className: "take" }, image, make("canvas", { className: "map" }));
-    const named = { title: "Not like this", "aria-label": `not like ${id}` };
-    const less = make("button", { ...button, ...named, className: "less" }, "−");
-    const added = { title: "Also like this", "aria-label": `also like ${id}` };
-    const more = make("button", { ...button, ...added, className: "more" }, "+");
-    const frame = make("div", { className: "frame" }, take, more, less, make("p", { className: "where", "aria-hidden": "true" }));
+    const use = make("button", { ...button, className: "use" }, image, make("canvas", { className: "heatmap" }));
+    const excludeNames = { title: "Not like this", "aria-label": `not like ${id}` };
+    const exclude = make("button", { ...button, ...excludeNames, className: "exclude" }, "−");
+    const addNames = { title: "Also like this", "aria-label": `also like ${id}` };
+    const add = make("button", { ...button, ...addNames, className: "add-image" }, "+");
+    const caption = make("p", { className: "heatmap-caption", "aria-hidden": "true" });
+    const frame = make("div", { className: "frame" }, use, add, exclude, caption);
     const tile = make("li", { className: "tile" }, frame, make("div", { className: "caption" }));
     tile.dataset.id = id;
-    take.addEventListener("click", () => this.on.take(id, image));
-    less.addEventListener("click", () => this.on.minus(id));
-    more.addEventListener("click", () => this.on.more(id));
+    use.addEventListener("click", () => this.on.use(id, image));
+    exclude.addEventListener("click", () => this.on.exclude(id));
+    add.addEventListener("click", () => this.on.add(id));
     return tile;
   }
 
-  // Draw where the `word`th word is in a tile's image; null takes it away.
-  async light(tile, word) {
-    tile.lit = word;
-    tile.classList.toggle("lit", false);
+  // Show where the word of index `word` is in a tile's image; null shows the plain image.
+  async highlight(tile, word) {
+    tile.highlighted = word;
+    tile.classList.toggle("highlighted", false);
     if (word === null) return;
-    const { hits, grid } = await this.on.regions();
-    const each = hits.find((hit) => hit.id === tile.dataset.id)?.evidence[word];
-    if (tile.lit !== word || !each?.regions || !grid) return;
-    find(".where", tile).textContent = spotlight(find(".map", tile), find("img", tile), each, grid);
-    tile.classList.toggle("lit", true);
+    const { hits, grid } = await this.on.heatmaps();
+    const evidence = hits.find((hit) => hit.id === tile.dataset.id)?.evidence[word];
+    if (tile.highlighted !== word || !evidence?.regions || !grid) return;
+    find(".heatmap-caption", tile).textContent = showHeatmap(find(".heatmap", tile), find("img", tile), evidence, grid);
+    tile.classList.toggle("highlighted", true);
   }
 
-  // All is stopped, then all is measured, then all is set going: in turns, each tile would cost a layout of its own.
-  move(before) {
+  // Stop all, then measure all, then start all: one tile after another would cost a layout for each.
+  animateFrom(before) {
     const tiles = [...this.tiles.values()];
-    for (const tile of tiles) tile.moving?.cancel();
-    const places = tiles.map((tile) => tile.getBoundingClientRect());
-    tiles.forEach((tile, at) => {
-      const [from, to] = [before.get(tile), places[at]];
+    for (const tile of tiles) tile.animation?.cancel();
+    const after = tiles.map((tile) => tile.getBoundingClientRect());
+    tiles.forEach((tile, index) => {
+      const [from, to] = [before.get(tile), after[index]];
       const moved = from && (from.x !== to.x || from.y !== to.y);
       const start = from ? { transform: `translate(${from.x - to.x}px, ${from.y - to.y}px)` } : { opacity: 0 };
-      tile.moving = from && !moved ? null : tile.animate([start, {}], EASE);
+      tile.animation = from && !moved ? null : tile.animate([start, {}], EASE);
     });
   }
 
@@ -109,34 +107,34 @@ export class Grid {
 
   focus() {
     const tile = this.first();
-    if (tile) find(".take", tile).focus();
+    if (tile) find(".use", tile).focus();
     return Boolean(tile);
   }
 
-  // One tile at a time is reached by Tab, with the words and the minus in it; arrows go to the others.
+  // Tab reaches one tile, with its words and buttons; arrow keys reach the others.
   activate(tile) {
-    for (const each of this.list.querySelectorAll("[tabindex='0']")) each.tabIndex = -1;
-    for (const each of tile?.querySelectorAll("button") ?? []) each.tabIndex = 0;
+    for (const button of this.list.querySelectorAll("[tabindex='0']")) button.tabIndex = -1;
+    for (const button of tile?.querySelectorAll("button") ?? []) button.tabIndex = 0;
   }
 
-  key(event) {
+  onKey(event) {
     const tile = event.target.closest(".tile");
     if (!tile || event.ctrlKey || event.metaKey || event.altKey) return;
-    const act = { "-": this.on.minus, Delete: this.on.minus, "+": this.on.more }[event.key];
-    if (act && !find(".less", tile).hidden) {
-      this.neighbour(tile, "ArrowRight")?.querySelector(".take").focus();
+    const act = { "-": this.on.exclude, Delete: this.on.exclude, "+": this.on.add }[event.key];
+    if (act && !find(".exclude", tile).hidden) {
+      this.neighbour(tile, "ArrowRight")?.querySelector(".use").focus();
       act(tile.dataset.id);
     } else if (/^(Arrow|Home$|End$)/.test(event.key)) {
-      this.neighbour(tile, event.key)?.querySelector(".take").focus();
+      this.neighbour(tile, event.key)?.querySelector(".use").focus();
     } else return;
     event.preventDefault();
   }
 
   neighbour(tile, key) {
     const tiles = [...this.tiles.values()];
-    const at = tiles.indexOf(tile);
-    if (key === "ArrowRight") return tiles[at + 1];
-    if (key === "ArrowLeft") return tiles[at - 1];
+    const index = tiles.indexOf(tile);
+    if (key === "ArrowRight") return tiles[index + 1];
+    if (key === "ArrowLeft") return tiles[index - 1];
     if (key === "Home") return tiles[0];
     if (key === "End") return tiles.at(-1);
     const down = key === "ArrowDown";
@@ -147,11 +145,11 @@ export class Grid {
   }
 }
 
-// The image that was taken flies to where the reference is.
-export function fly(from) {
+// The image that was chosen moves to where the reference is shown.
+export function flyToReference(from) {
   const image = find("#reference-image");
   const to = image.getBoundingClientRect();
-  if (still() || !to.width) return;
+  if (prefersReducedMotion() || !to.width) return;
   const transform = `translate(${from.x - to.x}px, ${from.y - to.y}px) scale(${from.width / to.width})`;
   image.animate([{ transform, transformOrigin: "0 0" }, { transform: "none", transformOrigin: "0 0" }], {
     ...EASE,
@@ -159,8 +157,15 @@ export function fly(from) {
   });
 }
 
-function label({ id, is_match: match, confidence, score }, at) {
+function confidenceOf({ confidence, score, is_match: isMatch }) {
+  const properties = { className: "confidence", title: `score ${score.toFixed(2)}` };
+  if (confidence == null) return make("span", properties, score.toFixed(2));
+  return make("span", properties, `${isMatch ? "✓ " : ""}${Math.round(100 * confidence)} %`);
+}
+
+export function labelOf({ id, is_match: isMatch, confidence, score }, index) {
   if (score === undefined) return `${id}: start with this image`;
-  const sure = confidence == null ? "" : `, ${match ? "a match" : "no match"}, ${Math.round(100 * confidence)} percent sure`;
-  return `${at + 1}: ${id}${sure}. Take as the next image`;
+  const match = isMatch ? "a match" : "no match";
+  const certainty = confidence == null ? "" : `, ${match}, ${Math.round(100 * confidence)} percent sure`;
+  return `${index + 1}: ${id}${certainty}. Use as the next image`;
 }

@@ -1,32 +1,34 @@
-// The page: an event changes the state, the state is shown, the service is asked, the answer is shown.
+// The page: an event changes the state, the state is shown, the service is queried, the result is shown.
 
-import { ApiError, information, query, shelf, thumbnailOf } from "./api.js";
-import { copy, curl, python } from "./copy.js";
-import { find, later, still } from "./dom.js";
+import { ApiError, fetchInfo, query, sampleImages, thumbnailUrl } from "./api.js";
+import { copyText, curlSnippet, pythonSnippet } from "./copy.js";
+import { debounce, find, prefersReducedMotion } from "./dom.js";
 import { listenForImages } from "./drop.js";
-import { Grid, fly } from "./grid.js";
+import { Grid, flyToReference } from "./grid.js";
 import * as panel from "./panel.js";
-import { MOST, altered, begun, empty, filtered, images, read, said, stepped, write } from "./state.js";
-import { has, keep } from "./uploads.js";
+import {
+  MAX_PARTS, emptyState, formatState, imagesOf, newStep, parseState, textOf, withFilter, withLastStep, withStep,
+} from "./state.js";
+import { hasUpload, saveUpload } from "./uploads.js";
 
 const HITS = 24;
-const START = ["Find it with an image and a few words", "Drop an image, paste one, or start with one of these."];
-const LOST = [
-  "Your image stayed where it was",
-  "This address begins with an image from a device, and such images are kept nowhere else. " +
+const WELCOME = ["Find it with an image and a few words", "Drop an image, paste one, or start with one of these."];
+const NO_UPLOAD = [
+  "Your image is not available",
+  "This address begins with an image from a device, and such images are stored nowhere else. " +
     "Choose it again, or start with another one.",
 ];
-const BARE = ["This gallery is empty", "Take images into it with: nsfse index GALLERY FOLDER"];
-const GONE = ["This image is not here", "It may have been renamed or taken out. Start with another one."];
+const EMPTY_GALLERY = ["This gallery is empty", "Add images with: nsfse index GALLERY FOLDER"];
+const NO_IMAGE = ["This image is not in the gallery", "It may have been renamed or removed. Start with another one."];
 const text = find("#text");
-let info, state, answer, asking;
+let info, state, result, pending;
 
 const grid = new Grid(find("#grid"), {
-  take: (id, image) => take({ id }, image),
-  minus: (id) => go({ ...state, minus: [...state.minus, id].slice(-MOST) }),
-  more: (id) => addImage({ id }),
-  regions: () => (answer.regions ??= query(answer.state, { k: answer.hits.length, heatmaps: 1 })),
-  thumbnail: (id) => thumbnailOf(id, state.gallery),
+  use: (id, image) => chooseImage({ id }, image),
+  exclude: (id) => setState({ ...state, negativeIds: [...state.negativeIds, id].slice(-MAX_PARTS) }),
+  add: (id) => addImage({ id }),
+  heatmaps: () => (result.heatmaps ??= query(result.state, { k: result.hits.length, heatmaps: 1 })),
+  thumbnail: (id) => thumbnailUrl(id, state.gallery),
 });
 
 const gallery = () => info.galleries.find(({ name }) => name === state.gallery);
@@ -34,108 +36,111 @@ const extra = () => ({ k: Math.min(HITS, info.limits.k) });
 
 // --- from one state to the next
 
-function go(next, { keepAddress = false } = {}) {
+function setState(next, { keepAddress = false } = {}) {
   const galleryChanged = next.gallery !== state?.gallery;
   state = next;
   if (galleryChanged) grid.tiles.clear();
-  if (!keepAddress) remember();
-  showQuestion();
-  return ask();
+  if (!keepAddress) updateAddress();
+  showQuery();
+  return search();
 }
 
-function remember(replace = false) {
-  rememberSoon.cancel();
-  const address = `${location.pathname}${write(state, info.galleries[0].name)}`;
+function updateAddress(replace = false) {
+  updateAddressSoon.cancel();
+  const address = `${location.pathname}${formatState(state, info.galleries[0].name)}`;
   if (address === location.pathname + location.search) return;
   history[replace ? "replaceState" : "pushState"](null, "", address);
 }
 
-// Browsers allow few changes of the address a second: letters are remembered when typing pauses.
-const rememberSoon = later(400, () => remember(true));
+// Browsers allow few changes of the address a second: letters go there when typing pauses.
+const updateAddressSoon = debounce(400, () => updateAddress(true));
 
-function change(part) {
-  state = { ...state, ...part };
-  rememberSoon();
+function changeState(changes) {
+  state = { ...state, ...changes };
+  updateAddressSoon();
   panel.showBalance(state.balance);
-  panel.showSteps(state, back);
+  panel.showSteps(state, goToStep);
   showParts();
-  return ask();
+  return search();
 }
 
-const typed = (value) => {
-  if (!state.steps.length) return tell(value.trim() ? "Now choose an image to start from." : "");
-  return change(altered(state, () => ({ text: value })));
+const setText = (value) => {
+  if (!state.steps.length) return showHint(value.trim() ? "Now choose an image to start from." : "");
+  return changeState(withLastStep(state, () => ({ text: value })));
 };
 
-// What is typed is one edit, and the next is begun.
-function anotherEdit() {
-  if (!state.steps.at(-1)?.text.trim() || state.steps.at(-1).edits.length + 1 >= MOST) return;
-  go(altered(state, (step) => ({ edits: [...step.edits, step.text.trim()], text: "" })));
+// Finish the text that is typed, and start the next one.
+function addText() {
+  if (!state.steps.at(-1)?.text.trim() || state.steps.at(-1).edits.length + 1 >= MAX_PARTS) return;
+  setState(withLastStep(state, (step) => ({ edits: [...step.edits, step.text.trim()], text: "" })));
   text.focus({ preventScroll: true });
 }
 
-// The last edit is typed on.
-function lastEdit() {
-  go(altered(state, (step) => ({ edits: step.edits.slice(0, -1), text: step.edits.at(-1) })));
+// Go back to the last finished text.
+function editLastText() {
+  setState(withLastStep(state, (step) => ({ edits: step.edits.slice(0, -1), text: step.edits.at(-1) })));
 }
 
-const without = (list, at) => list.filter((_, place) => place !== at);
+const withoutItem = (list, index) => list.filter((_, other) => other !== index);
 
 function addImage(image) {
-  if (state.steps.at(-1).more.length + 1 < MOST) go(altered(state, (step) => ({ more: [...step.more, image] })));
+  if (state.steps.at(-1).extraImages.length + 1 >= MAX_PARTS) return;
+  setState(withLastStep(state, (step) => ({ extraImages: [...step.extraImages, image] })));
 }
 
-function take(chosen, image, afresh = !answer) {
-  const waiting = afresh ? text.value : ""; // what is written already is meant for the first image
-  const from = image?.getBoundingClientRect();
-  remember(true);
-  go(stepped(afresh ? { ...state, steps: [] } : state, begun(chosen, waiting)));
-  if (from) fly(from);
-  scrollTo({ top: 0, behavior: still() ? "auto" : "smooth" });
+// Start the next step with an image; `element` shows it. A new search takes the text that is typed already.
+function chooseImage(chosen, element, isNew = !result) {
+  const typed = isNew ? text.value : "";
+  const from = element?.getBoundingClientRect();
+  updateAddress(true);
+  setState(withStep(isNew ? { ...state, steps: [] } : state, newStep(chosen, typed)));
+  if (from) flyToReference(from);
+  scrollTo({ top: 0, behavior: prefersReducedMotion() ? "auto" : "smooth" });
   if (matchMedia("(pointer: fine)").matches) text.focus({ preventScroll: true });
 }
 
-async function takeFile(file) {
-  const key = await keep(file);
-  take({ upload: key }, undefined, true);
+async function chooseFile(file) {
+  const key = await saveUpload(file);
+  chooseImage({ upload: key }, undefined, true);
 }
 
-const back = (at) => go({ ...state, steps: state.steps.slice(0, at + 1) });
+const goToStep = (index) => setState({ ...state, steps: state.steps.slice(0, index + 1) });
 
-// --- asking
+// --- searching
 
-async function ask() {
-  asking?.abort();
-  const { signal } = (asking = new AbortController());
-  busy(true);
+async function search() {
+  pending?.abort();
+  const { signal } = (pending = new AbortController());
+  setBusy(true);
   const step = state.steps.at(-1);
-  const asked = state;
+  const queried = state;
   try {
-    const lost = step && images(step).some(({ upload }) => upload && !has(upload));
-    if (step && !lost) showAnswer({ ...(await query(asked, extra(), signal)), state: asked });
-    else showShelf(await shelf(asked, HITS, signal), ...(lost ? LOST : gallery().images ? START : BARE));
+    const lost = step && imagesOf(step).some(({ upload }) => upload && !hasUpload(upload));
+    if (step && !lost) showResult({ ...(await query(queried, extra(), signal)), state: queried });
+    else showSample(await sampleImages(queried, HITS, signal), ...sampleTexts(lost));
   } catch (error) {
     if (signal.aborted) return;
     await showError(error, signal);
   }
-  busy(false);
+  setBusy(false);
 }
 
-const busy = (is) => find("#grid").setAttribute("aria-busy", is);
+const sampleTexts = (lost) => (lost ? NO_UPLOAD : gallery().images ? WELCOME : EMPTY_GALLERY);
+const setBusy = (busy) => find("#grid").setAttribute("aria-busy", busy);
 
 async function showError(error, signal) {
   if (!(error instanceof ApiError)) throw error;
   if (error.type === "not_found" && state.steps.length) {
-    return showShelf(await shelf(state, HITS, signal).catch(() => []), ...GONE);
+    return showSample(await sampleImages(state, HITS, signal).catch(() => []), ...NO_IMAGE);
   }
   panel.showUnread([]);
   const quiet = error.type === "text"; // half a word is no mistake
-  tell(error.busy ? "The server is busy; trying again …" : error.message, quiet ? "quiet" : "loud");
-  if (!grid.tiles.size) head("No answer yet", error.message);
-  if (error.busy) setTimeout(() => signal.aborted || ask(), 1000 * error.wait);
+  showHint(error.busy ? "The server is busy; trying again …" : error.message, quiet ? "quiet" : "loud");
+  if (!grid.tiles.size) showHead("No result yet", error.message);
+  if (error.busy) setTimeout(() => signal.aborted || search(), 1000 * error.retryAfter);
 }
 
-function tell(message, manner = "quiet") {
+function showHint(message, manner = "quiet") {
   const hint = find("#hint");
   if (hint.textContent !== message) hint.textContent = message;
   hint.className = `hint ${message ? manner : ""}`;
@@ -143,63 +148,71 @@ function tell(message, manner = "quiet") {
 
 // --- showing
 
-function showQuestion() {
+function showQuery() {
   const step = state.steps.at(-1);
-  document.body.classList.toggle("asked", Boolean(step));
+  document.body.classList.toggle("has-query", Boolean(step));
   if (step && text.value !== step.text) text.value = step.text;
-  if (find("#without").value !== state.without) find("#without").value = state.without;
+  if (find("#negative-text").value !== state.negativeText) find("#negative-text").value = state.negativeText;
   find("#copies").hidden = !step;
-  const wanted = step?.edits.length ? "and with stripes" : "but red, and with stripes";
-  find("#text").placeholder = step ? wanted : "What should be different?";
+  const example = step?.edits.length ? "and with stripes" : "but red, and with stripes";
+  find("#text").placeholder = step ? example : "What should be different?";
   panel.showReference(state);
-  panel.showSteps(state, back);
+  panel.showSteps(state, goToStep);
   showParts();
   panel.showBalance(state.balance);
-  panel.showMinus(state, (id) => go({ ...state, minus: state.minus.filter((each) => each !== id) }));
-  panel.showFilters(gallery().columns, state, (column, value, on) => go(filtered(state, column, value, on)));
-  panel.showGalleries(info.galleries.map(({ name }) => name), state.gallery, (name) => go(empty(name)));
+  panel.showNegativeImages(state, (id) =>
+    setState({ ...state, negativeIds: state.negativeIds.filter((other) => other !== id) }),
+  );
+  panel.showFilters(gallery().columns, state, (column, value, selected) =>
+    setState(withFilter(state, column, value, selected)),
+  );
+  panel.showGalleries(info.galleries.map(({ name }) => name), state.gallery, (name) => setState(emptyState(name)));
 }
 
 function showParts() {
-  panel.showMore(state, (at) => go(altered(state, ({ more }) => ({ more: without(more, at) }))));
-  panel.showEdits(state, (at) => go(altered(state, ({ edits }) => ({ edits: without(edits, at) }))));
+  panel.showExtraImages(state, (index) =>
+    setState(withLastStep(state, ({ extraImages }) => ({ extraImages: withoutItem(extraImages, index) }))),
+  );
+  panel.showEdits(state, (index) =>
+    setState(withLastStep(state, ({ edits }) => ({ edits: withoutItem(edits, index) }))),
+  );
 }
 
-function showAnswer(found) {
-  answer = found;
-  const { hits, has_match: hasMatch } = found;
+function showResult(newResult) {
+  result = newResult;
+  const { hits, has_match: hasMatch } = result;
   const last = hits.findLastIndex(({ is_match }) => is_match);
-  const line = hasMatch === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
-  const words = hasMatch === false ? "the nearest there are" : "weak matches from here";
-  grid.show(hits, { line, words, texts: found.texts });
-  const headline = headlineOf(found);
-  head(headline, leadOf(found));
-  find("#others").hidden = true;
-  tell("");
-  panel.showUnread(found.texts, gallery().bundle.max_words, { correct, exclude });
-  panel.showSpeed(found.timings_ms, info.device);
-  announce([headline, `${hits.length} images${hits.length ? `, the first is ${hits[0].id}` : ""}`, ...found.notes].join(". "));
+  const divideAt = hasMatch === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
+  const dividerText = hasMatch === false ? "the nearest there are" : "weak matches from here";
+  grid.show(hits, { divideAt, dividerText, texts: result.texts });
+  const headline = headlineOf(result);
+  showHead(headline, leadOf(result));
+  find("#show-others").hidden = true;
+  showHint("");
+  panel.showUnread(result.texts, gallery().bundle.max_words, { correct, exclude });
+  panel.showSpeed(result.timings_ms, info.device);
+  announce([headline, `${hits.length} images${hits.length ? `, the first is ${hits[0].id}` : ""}`, ...result.notes].join(". "));
 }
 
-// Exclude a word that the model did not take for an exclusion in a sentence.
+// Exclude a word whose negation in a sentence the model did not follow.
 function exclude(word) {
-  const parts = [...state.without.split(","), word].map((part) => part.trim()).filter(Boolean);
-  go({ ...state, without: parts.join(", ") });
+  const texts = [...state.negativeText.split(","), word].map((part) => part.trim()).filter(Boolean);
+  setState({ ...state, negativeText: texts.join(", ") });
 }
 
-// Put the known word in place of the one that was typed, where that is still to be seen.
+// Put the known word in place of the one that was typed, where that still stands.
 function correct({ word, nearest }) {
   const plain = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  const mended = (said) => said.replace(new RegExp(`(?<![\\p{L}\\p{N}])${plain}(?![\\p{L}\\p{N}])`, "giu"), nearest);
-  const next = altered(state, ({ text, edits }) => ({ text: mended(text), edits: edits.map(mended) }));
-  go({ ...next, without: mended(state.without) });
+  const corrected = (typed) => typed.replace(new RegExp(`(?<![\\p{L}\\p{N}])${plain}(?![\\p{L}\\p{N}])`, "giu"), nearest);
+  const next = withLastStep(state, ({ text, edits }) => ({ text: corrected(text), edits: edits.map(corrected) }));
+  setState({ ...next, negativeText: corrected(state.negativeText) });
 }
 
 // Why there is no hit, or what a hit lacks to be a match.
 function leadOf({ hits, has_match: hasMatch, threshold, state: { where } }) {
   if (hits.length === 0) {
-    if (gallery().images === 0) return BARE[1];
-    return Object.keys(where).length ? "The filters leave none; take one away." : "The gallery has no other image.";
+    if (gallery().images === 0) return EMPTY_GALLERY[1];
+    return Object.keys(where).length ? "No image passes the filters; remove one of them." : "The gallery has no other image.";
   }
   const percent = threshold === null ? "" : `${Math.round(100 * threshold)} %`;
   return hasMatch === false && percent ? `A match has a confidence of ${percent} or more.` : "";
@@ -209,82 +222,84 @@ function headlineOf({ hits, has_match: hasMatch, state: { steps } }) {
   if (hits.length === 0) return "No image is left";
   if (hasMatch === false) return "Nothing here matches";
   const step = steps.at(-1);
-  if (!said(step)) return ["Like this one", "Like both"][step.more.length] ?? "Like all of them";
+  if (!textOf(step)) return ["Like this one", "Like both"][step.extraImages.length] ?? "Like all of them";
   const count = hits.filter(({ is_match }) => is_match).length;
-  return hasMatch ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: nobody is sure
+  return hasMatch ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: there is no confidence
 }
 
-function showShelf(images, headline, lead) {
-  answer = undefined;
+function showSample(images, headline, lead) {
+  result = undefined;
   panel.showUnread([]);
   grid.show(images);
-  head(headline, lead);
-  tell(!state.steps.length && text.value.trim() ? "Now choose an image to start from." : "");
-  find("#others").hidden = images.length >= gallery().images;
+  showHead(headline, lead);
+  showHint(!state.steps.length && text.value.trim() ? "Now choose an image to start from." : "");
+  find("#show-others").hidden = images.length >= gallery().images;
   announce(`${headline}. ${images.length} images of the gallery to start with.`);
 }
 
-function head(headline, lead) {
+function showHead(headline, lead) {
   find("#headline").textContent = headline;
   find("#lead").textContent = lead;
-  const asked = state.steps.length ? said(state.steps.at(-1)) : "";
-  document.title = asked ? `${asked} · nsfse` : "nsfse";
+  const queryText = state.steps.length ? textOf(state.steps.at(-1)) : "";
+  document.title = queryText ? `${queryText} · nsfse` : "nsfse";
 }
 
-const announce = later(700, (message) => (find("#live").textContent = message));
+const announce = debounce(700, (message) => (find("#live").textContent = message));
 
 // --- events
 
 function listen() {
-  text.addEventListener("input", () => typed(text.value));
+  text.addEventListener("input", () => setText(text.value));
   text.addEventListener("keydown", (event) => {
     const more = event.key === "Enter" && event.shiftKey;
-    if (more) anotherEdit();
-    else if (event.key === "Backspace" && !text.value && state.steps.at(-1)?.edits.length) lastEdit();
+    if (more) addText();
+    else if (event.key === "Backspace" && !text.value && state.steps.at(-1)?.edits.length) editLastText();
     else return;
     event.preventDefault();
   });
-  find("#another").addEventListener("click", anotherEdit);
-  find("#words").addEventListener("submit", (event) => {
+  find("#add-text").addEventListener("click", addText);
+  find("#query-form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (!grid.focus()) text.blur();
   });
-  find("#balance").addEventListener("input", ({ target }) => change({ balance: Number(target.value) }));
-  find(".ends").addEventListener("click", ({ target }) => target.value && go({ ...state, balance: Number(target.value) }));
-  find("#without").addEventListener("input", ({ target }) => change({ without: target.value }));
-  find("#again").addEventListener("click", () => go(empty(state.gallery)));
-  find("#others button").addEventListener("click", () => ask());
+  find("#balance").addEventListener("input", ({ target }) => changeState({ balance: Number(target.value) }));
+  find(".balance-ends").addEventListener("click", ({ target }) => {
+    if (target.value) setState({ ...state, balance: Number(target.value) });
+  });
+  find("#negative-text").addEventListener("input", ({ target }) => changeState({ negativeText: target.value }));
+  find("#restart").addEventListener("click", () => setState(emptyState(state.gallery)));
+  find("#show-others button").addEventListener("click", () => search());
   find("#file").addEventListener("change", ({ target }) => {
-    if (target.files.length) takeFile(target.files[0]);
+    if (target.files.length) chooseFile(target.files[0]);
     target.value = "";
   });
-  find("#more-file").addEventListener("change", async ({ target }) => {
-    if (target.files.length) addImage({ upload: await keep(target.files[0]) });
+  find("#extra-file").addEventListener("change", async ({ target }) => {
+    if (target.files.length) addImage({ upload: await saveUpload(target.files[0]) });
     target.value = "";
   });
   find("#refine-toggle").addEventListener("click", ({ currentTarget }) => {
     const open = document.body.classList.toggle("refining");
     currentTarget.setAttribute("aria-expanded", open);
   });
-  for (const [name, snippet] of [["curl", curl], ["python", python]]) {
-    find(`#copy-${name}`).addEventListener("click", ({ currentTarget }) => copied(currentTarget, snippet(state, extra())));
+  for (const [name, snippet] of [["curl", curlSnippet], ["python", pythonSnippet]]) {
+    find(`#copy-${name}`).addEventListener("click", ({ currentTarget }) => copySnippet(currentTarget, snippet(state, extra())));
   }
   find("#reference-image").addEventListener("error", panel.hideReference);
-  document.addEventListener("keydown", key);
+  document.addEventListener("keydown", onKey);
   document.addEventListener("click", ({ target }) => target.closest("details") || closeFilters());
-  addEventListener("popstate", () => go(opened(location.search), { keepAddress: true }));
-  addEventListener("pagehide", () => remember(true));
-  listenForImages(takeFile);
+  addEventListener("popstate", () => setState(stateOf(location.search), { keepAddress: true }));
+  addEventListener("pagehide", () => updateAddress(true));
+  listenForImages(chooseFile);
 }
 
-async function copied(button, snippet) {
+async function copySnippet(button, snippet) {
   const before = button.textContent;
-  await copy(snippet);
+  await copyText(snippet);
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = before), 1400);
 }
 
-function key(event) {
+function onKey(event) {
   const typing = event.target.matches("input[type=text], select");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
@@ -301,28 +316,28 @@ function closeFilters() {
   return Boolean(open);
 }
 
-function opened(search) {
-  const found = read(search);
-  const known = info.galleries.some(({ name }) => name === found.gallery);
-  return known ? found : { ...found, gallery: info.galleries[0].name };
+function stateOf(address) {
+  const parsed = parseState(address);
+  const known = info.galleries.some(({ name }) => name === parsed.gallery);
+  return known ? parsed : { ...parsed, gallery: info.galleries[0].name };
 }
 
 async function start() {
   try {
-    info = await information();
+    info = await fetchInfo();
   } catch (error) {
-    return tell(error.message, "loud");
+    return showHint(error.message, "loud");
   }
   find("#note").textContent = info.note ?? "";
   find("#note").hidden = !info.note;
   text.maxLength = info.limits.text_chars;
-  panel.showChips(info.suggestions, (chosen) => {
+  panel.showSuggestions(info.suggestions, (chosen) => {
     text.value = chosen;
-    typed(chosen);
+    setText(chosen);
     text.focus({ preventScroll: true });
   });
   listen();
-  await go(opened(location.search), { keepAddress: true });
+  await setState(stateOf(location.search), { keepAddress: true });
 }
 
 start();

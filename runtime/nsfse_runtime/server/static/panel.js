@@ -1,9 +1,9 @@
-// What is asked, shown: the reference, the steps that led to it, suggestions, filters, and what to leave out.
+// The query as shown: references, steps, suggestions, filters, and what to exclude.
 
-import { imageOf, thumbnailOf } from "./api.js";
+import { imageUrl, thumbnailUrl } from "./api.js";
 import { find, make } from "./dom.js";
-import { MOST, images, said } from "./state.js";
-import { has, urlOf } from "./uploads.js";
+import { MAX_PARTS, imagesOf, textOf } from "./state.js";
+import { hasUpload, uploadUrl } from "./uploads.js";
 
 const BALANCES = [
   [0.2, "like the image"],
@@ -13,17 +13,17 @@ const BALANCES = [
   [1.01, "like the words"],
 ];
 
-export const balanceSaid = (value) => BALANCES.find(([most]) => value < most)[1];
+export const balanceLabel = (value) => BALANCES.find(([below]) => value < below)[1];
 
-const sourceOf = ({ id, upload }, gallery, source) => (upload ? urlOf(upload) : source(id, gallery));
+const urlOf = ({ id, upload }, gallery, galleryUrl) => (upload ? uploadUrl(upload) : galleryUrl(id, gallery));
 const nameOf = ({ id, upload }) => (upload ? "your image" : id);
 
 export function showReference(state) {
   const step = state.steps.at(-1);
-  if (!step || (step.upload && !has(step.upload))) return hideReference();
+  if (!step || (step.upload && !hasUpload(step.upload))) return hideReference();
   const image = find("#reference-image");
-  const source = sourceOf(step, state.gallery, imageOf);
-  if (image.getAttribute("src") !== source) image.src = source;
+  const url = urlOf(step, state.gallery, imageUrl);
+  if (image.getAttribute("src") !== url) image.src = url;
   image.alt = `the reference: ${nameOf(step)}`;
   image.hidden = false;
   find("#reference").classList.add("full");
@@ -37,128 +37,135 @@ export function hideReference() {
   find("#reference .choose strong").textContent = "Choose an image";
 }
 
-export function showSteps(state, back) {
+export function showSteps(state, goTo) {
   const nav = find("#steps");
   nav.hidden = state.steps.length < 2;
-  const items = state.steps.map((step, at) => {
-    const last = at === state.steps.length - 1;
-    const names = images(step).map(nameOf).join(" and ");
-    const label = `step ${at + 1}: ${[names, said(step)].filter(Boolean).join(", ")}`;
-    const seen = images(step).map((each) => imageIn(each, state.gallery));
-    const button = make("button", { type: "button", title: names, "aria-label": label }, ...seen);
+  const items = state.steps.map((step, index) => {
+    const last = index === state.steps.length - 1;
+    const names = imagesOf(step).map(nameOf).join(" and ");
+    const label = `step ${index + 1}: ${[names, textOf(step)].filter(Boolean).join(", ")}`;
+    const thumbnails = imagesOf(step).map((image) => thumbnail(image, state.gallery));
+    const button = make("button", { type: "button", title: names, "aria-label": label }, ...thumbnails);
     if (last) button.setAttribute("aria-current", "step");
-    button.addEventListener("click", () => back(at));
-    return make("li", {}, button, ...(said(step) ? [make("span", { className: "said" }, said(step))] : []));
+    button.addEventListener("click", () => goTo(index));
+    return make("li", {}, button, ...(textOf(step) ? [make("span", { className: "step-text" }, textOf(step))] : []));
   });
   find("ol", nav).replaceChildren(...items);
   nav.scrollLeft = nav.scrollWidth;
 }
 
-function imageIn(each, gallery) {
-  const source = sourceOf(each, gallery, thumbnailOf);
-  return source ? make("img", { src: source, alt: "" }) : make("span", { className: "lost" }, "?");
+function thumbnail(image, gallery) {
+  const url = urlOf(image, gallery, thumbnailUrl);
+  return url ? make("img", { src: url, alt: "" }) : make("span", { className: "missing-image" }, "?");
 }
 
-// The other images that the answer is to be like, and the edits that are done; each is taken away by a click.
-export function showMore(state, remove) {
+// The extra reference images and the finished texts; a click removes one.
+export function showExtraImages(state, remove) {
   const step = state.steps.at(-1);
-  const items = (step?.more ?? []).map((each, at) => {
-    const named = { title: `${nameOf(each)}: take it away`, "aria-label": `not like ${nameOf(each)} any more` };
-    const button = make("button", { ...named, type: "button" }, imageIn(each, state.gallery));
-    button.addEventListener("click", () => remove(at));
+  const items = (step?.extraImages ?? []).map((image, index) => {
+    const names = { title: `${nameOf(image)}: remove`, "aria-label": `not like ${nameOf(image)} any more` };
+    const button = make("button", { ...names, type: "button" }, thumbnail(image, state.gallery));
+    button.addEventListener("click", () => remove(index));
     return make("li", {}, button);
   });
-  find("#more ul").replaceChildren(...items);
-  find("#more").hidden = !step;
-  find("#more").classList.toggle("some", items.length > 0);
-  find("#more .add").hidden = items.length + 1 >= MOST;
+  find("#extra-images ul").replaceChildren(...items);
+  find("#extra-images").hidden = !step;
+  find("#extra-images").classList.toggle("some", items.length > 0);
+  find("#extra-images .add").hidden = items.length + 1 >= MAX_PARTS;
 }
 
 export function showEdits(state, remove) {
   const step = state.steps.at(-1);
-  const items = (step?.edits ?? []).map((text, at) => {
-    const button = make("button", { type: "button", className: "chip edit", "aria-label": `take away: ${text}` }, text);
-    button.addEventListener("click", () => remove(at));
+  const items = (step?.edits ?? []).map((text, index) => {
+    const button = make("button", { type: "button", className: "chip edit", "aria-label": `remove: ${text}` }, text);
+    button.addEventListener("click", () => remove(index));
     return make("li", {}, button);
   });
   find("#edits").replaceChildren(...items);
   find("#edits").hidden = !items.length;
-  find("#another").hidden = !step?.text.trim() || items.length + 1 >= MOST;
+  find("#add-text").hidden = !step?.text.trim() || items.length + 1 >= MAX_PARTS;
 }
 
-// What was not read of the question, and what to say instead: `on.correct(unknown)` and `on.exclude(word)` are called for
-// what is offered.
-export function showUnread(texts, most, on) {
-  const told = new Set();
-  const first = ({ word }) => !told.has(word) && told.add(word);
+// What was not read of the query, with suggestions: `on.correct(unknown)` and `on.exclude(word)` are called on a click.
+export function showUnread(texts, maxWords, on) {
+  const listed = new Set();
+  const first = ({ word }) => !listed.has(word) && listed.add(word);
   const lines = texts.flatMap(({ unknown, unread, ignored_negation: ignored }) => [
-    ...unknown.filter(first).map((each) => {
-      const offer = each.nearest ? [offered(`did you mean ${each.nearest}?`, () => on.correct(each))] : [];
-      return [`unknown word: ${each.word}`, ...offer];
+    ...unknown.filter(first).map((item) => {
+      const button = item.nearest ? [suggestion(`did you mean ${item.nearest}?`, () => on.correct(item))] : [];
+      return [`unknown word: ${item.word}`, ...button];
     }),
-    ...(unread.length ? [[`not read, after the first ${most} words: ${unread.join(" ")}`]] : []),
-    ...(ignored ? [[`not followed: “${ignored.phrase}”`, offered(`exclude ${ignored.word}`, () => on.exclude(ignored.word))]] : []),
+    ...(unread.length ? [[`not read, after the first ${maxWords} words: ${unread.join(" ")}`]] : []),
+    ...(ignored ? [ignoredLine(ignored, on.exclude)] : []),
   ]);
   const list = find("#unread");
-  const before = new Map([...list.children].map((item) => [item.textContent, item])); // what stays does not blink
+  const before = new Map([...list.children].map((item) => [item.textContent, item])); // an item that stays does not blink
   const items = lines.map((parts) => make("li", {}, ...parts.flatMap((part) => [part, " "])));
   list.replaceChildren(...items.map((item) => before.get(item.textContent) ?? item));
   list.hidden = !lines.length;
 }
 
-function offered(said, act) {
-  const button = make("button", { type: "button" }, said);
+function ignoredLine({ phrase, word }, exclude) {
+  return [`not followed: “${phrase}”`, suggestion(`exclude ${word}`, () => exclude(word))];
+}
+
+function suggestion(text, act) {
+  const button = make("button", { type: "button" }, text);
   button.addEventListener("click", act);
   return button;
 }
 
-export function showChips(suggestions, take) {
+export function showSuggestions(suggestions, use) {
   const chips = suggestions.slice(0, 8).map((text) => {
     const chip = make("button", { type: "button", className: "chip" }, text);
-    chip.addEventListener("click", () => take(text));
+    chip.addEventListener("click", () => use(text));
     return chip;
   });
-  find("#chips").replaceChildren(...chips);
+  find("#suggestions").replaceChildren(...chips);
 }
 
 export function showBalance(value) {
   const slider = find("#balance");
   slider.value = value;
-  slider.setAttribute("aria-valuetext", balanceSaid(value));
-  for (const end of document.querySelectorAll(".ends button")) {
-    end.classList.toggle("on", end.textContent === balanceSaid(value));
+  slider.setAttribute("aria-valuetext", balanceLabel(value));
+  for (const button of document.querySelectorAll(".balance-ends button")) {
+    button.classList.toggle("on", button.textContent === balanceLabel(value));
   }
 }
 
-export function showMinus(state, remove) {
-  const box = find("#minus");
-  box.hidden = !state.minus.length;
-  const items = state.minus.map((id) => {
-    const image = make("img", { src: thumbnailOf(id, state.gallery), alt: "" });
-    const named = { title: `${id}: allow it again`, "aria-label": `allow ${id} again` };
-    const button = make("button", { ...named, type: "button" }, image);
+export function showNegativeImages(state, remove) {
+  const row = find("#negative-images");
+  row.hidden = !state.negativeIds.length;
+  const items = state.negativeIds.map((id) => {
+    const image = make("img", { src: thumbnailUrl(id, state.gallery), alt: "" });
+    const names = { title: `${id}: allow it again`, "aria-label": `allow ${id} again` };
+    const button = make("button", { ...names, type: "button" }, image);
     button.addEventListener("click", () => remove(id));
     return make("li", {}, button);
   });
-  find("ul", box).replaceChildren(...items);
+  find("ul", row).replaceChildren(...items);
 }
 
-// One pill a column, which opens into its values; a column with a single value tells nothing apart.
+// One pill a column, which opens into its values; a column with a single value filters nothing.
 export function showFilters(columns, state, change) {
-  const box = find("#filters");
-  const open = find("details[open]", box)?.dataset.column;
+  const filters = find("#filters");
+  const open = find("details[open]", filters)?.dataset.column;
   const focused = document.activeElement?.closest?.("#filters label")?.textContent;
-  const telling = Object.entries(columns).filter(([, values]) => Object.keys(values).length > 1);
-  const pills = telling.map(([column, values]) => {
-    const on = state.where[column] ?? [];
-    const name = make("summary", { className: on.length ? "on" : "" }, [column, on.join(", ")].filter(Boolean).join(": "));
-    const choices = Object.entries(values).map(([value, count]) => choice(value, count, on.includes(value), change, column));
-    const pill = make("details", { name: "filter", open: column === open }, name, make("div", { className: "choices" }, ...choices));
+  const useful = Object.entries(columns).filter(([, values]) => Object.keys(values).length > 1);
+  const pills = useful.map(([column, values]) => {
+    const selected = state.where[column] ?? [];
+    const label = [column, selected.join(", ")].filter(Boolean).join(": ");
+    const name = make("summary", { className: selected.length ? "on" : "" }, label);
+    const choices = Object.entries(values).map(([value, count]) =>
+      choice(value, count, selected.includes(value), change, column),
+    );
+    const list = make("div", { className: "choices" }, ...choices);
+    const pill = make("details", { name: "filter", open: column === open }, name, list);
     pill.dataset.column = column;
     return pill;
   });
-  box.replaceChildren(...pills);
-  const labels = [...box.querySelectorAll("details[open] label")];
+  filters.replaceChildren(...pills);
+  const labels = [...filters.querySelectorAll("details[open] label")];
   labels.find(({ textContent }) => textContent === focused)?.control.focus();
 }
 
@@ -186,7 +193,7 @@ export function showSpeed(timings, device) {
   });
   find("#speed .bar").replaceChildren(...bars);
   find("#speed").hidden = false;
-  const split = parts.map(([name, said]) => `${said} ${timings[name].toFixed(1)}`).join(" · ");
+  const split = parts.map(([name, label]) => `${label} ${timings[name].toFixed(1)}`).join(" · ");
   const total = make("b", {}, `${timings.total.toFixed(1)} ms`);
   find("#speed .times").replaceChildren(total, make("span", {}, split), ` on ${device}`);
 }

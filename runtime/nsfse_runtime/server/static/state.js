@@ -1,64 +1,71 @@
-// A state is one question: the steps that led to it, the last of which is asked, and what narrows it.
-// It lives in the address, in the order of the steps: ?id=a.png&text=make+it+red&id=b.png&text=with+stripes
-// A step has an image, more images to be like (and-like, and-upload), edits that are done (edit), and the one that is
-// being typed (text).
+// The state of the page: the steps of a search, of which the last is the query, and what restricts it.
+// The address holds it, in the order of the steps: ?id=a.png&text=make+it+red&id=b.png&text=with+stripes
+// A step has an image (id, upload), extra reference images (and-like, and-upload), finished texts (edit), and the text
+// that is being typed (text).
 
-export const MOST = 8; // of images and of edits, as many as a query may have
+export const MAX_PARTS = 8; // images, texts and negative images of a query: as many as the service takes
 
-export const begun = (image, text = "") => ({ ...image, more: [], edits: [], text });
-export const images = ({ id, upload, more }) => [upload ? { upload } : { id }, ...more];
-export const edits = (step) => [...step.edits, step.text].map((each) => each.trim()).filter(Boolean);
-export const said = (step) => edits(step).join(", ");
+export const newStep = (image, text = "") => ({ ...image, extraImages: [], edits: [], text });
+export const imagesOf = ({ id, upload, extraImages }) => [upload ? { upload } : { id }, ...extraImages];
+export const textsOf = (step) => [...step.edits, step.text].map((text) => text.trim()).filter(Boolean);
+export const textOf = (step) => textsOf(step).join(", ");
 
-export const empty = (gallery = "") => ({ gallery, steps: [], without: "", minus: [], balance: 0.5, where: {} });
+// `negativeText` is one text field, with commas between its texts; `where` are values by column.
+export const emptyState = (gallery = "") =>
+  ({ gallery, steps: [], negativeText: "", negativeIds: [], balance: 0.5, where: {} });
 
-export function read(search) {
-  const state = empty();
+export function parseState(search) {
+  const state = emptyState();
   for (const [name, value] of new URLSearchParams(search)) {
     const step = state.steps.at(-1);
-    if (name === "id" || name === "upload") state.steps.push(begun({ [name]: value }));
+    if (name === "id" || name === "upload") state.steps.push(newStep({ [name]: value }));
     else if (name === "text" && step) step.text = value;
     else if (name === "edit" && step) step.edits.push(value);
-    else if (name === "and-like" && step) step.more.push({ id: value });
-    else if (name === "and-upload" && step) step.more.push({ upload: value });
-    else if (name === "not") state.minus.push(value);
-    else if (name === "without" || name === "gallery") state[name] = value;
+    else if (name === "and-like" && step) step.extraImages.push({ id: value });
+    else if (name === "and-upload" && step) step.extraImages.push({ upload: value });
+    else if (name === "not") state.negativeIds.push(value);
+    else if (name === "without") state.negativeText = value;
+    else if (name === "gallery") state.gallery = value;
     else if (name === "balance") state.balance = Math.min(1, Math.max(0, Number(value) || 0));
     else if (name.startsWith("where.")) (state.where[name.slice(6)] ??= []).push(value);
   }
   return state;
 }
 
-export function write(state, firstGallery) {
-  const found = new URLSearchParams();
-  if (state.gallery !== firstGallery) found.append("gallery", state.gallery);
-  for (const { id, upload, more, edits, text } of state.steps) {
-    found.append(...(upload ? ["upload", upload] : ["id", id]));
-    for (const each of more) found.append(...(each.upload ? ["and-upload", each.upload] : ["and-like", each.id]));
-    for (const each of edits) found.append("edit", each);
-    if (text.trim()) found.append("text", text);
+// The address of a state; the first gallery goes without saying.
+export function formatState(state, firstGallery) {
+  const params = new URLSearchParams();
+  if (state.gallery !== firstGallery) params.append("gallery", state.gallery);
+  for (const { id, upload, extraImages, edits, text } of state.steps) {
+    params.append(...(upload ? ["upload", upload] : ["id", id]));
+    for (const image of extraImages) {
+      params.append(...(image.upload ? ["and-upload", image.upload] : ["and-like", image.id]));
+    }
+    for (const edit of edits) params.append("edit", edit);
+    if (text.trim()) params.append("text", text);
   }
-  if (state.without.trim()) found.append("without", state.without);
-  for (const id of state.minus) found.append("not", id);
-  if (state.balance !== 0.5) found.append("balance", state.balance);
+  if (state.negativeText.trim()) params.append("without", state.negativeText);
+  for (const id of state.negativeIds) params.append("not", id);
+  if (state.balance !== 0.5) params.append("balance", state.balance);
   for (const [column, values] of Object.entries(state.where)) {
-    for (const value of values) found.append(`where.${column}`, value);
+    for (const value of values) params.append(`where.${column}`, value);
   }
-  return found.size ? `?${found}` : "";
+  return params.size ? `?${params}` : "";
 }
 
-// The last step with something changed.
-export function altered(state, part) {
+// The state with `change(step)` in its last step.
+export function withLastStep(state, change) {
   const step = state.steps.at(-1);
-  return { ...state, steps: state.steps.with(-1, { ...step, ...part(step) }) };
+  return { ...state, steps: state.steps.with(-1, { ...step, ...change(step) }) };
 }
 
-export function stepped(state, step) {
-  return { ...state, steps: [...state.steps, step], minus: state.minus.filter((id) => id !== step.id) };
+// The state with one step more; its image is no negative image any more.
+export function withStep(state, step) {
+  return { ...state, steps: [...state.steps, step], negativeIds: state.negativeIds.filter((id) => id !== step.id) };
 }
 
-export function filtered(state, column, value, on) {
+export function withFilter(state, column, value, selected) {
   const { [column]: before = [], ...where } = state.where;
-  const values = before.filter((each) => each !== value).concat(on ? [value] : []);
+  const values = before.filter((other) => other !== value).concat(selected ? [value] : []);
   return { ...state, where: values.length ? { ...where, [column]: values } : where };
 }

@@ -1,32 +1,32 @@
-// Images from this device. They are never kept by the server, so the page keeps them for as long as its tab lives.
+// Images from this device. The server never stores them, so the page does, for as long as its tab is open.
 
-const LONGEST = 768;
-const SMALL = 300_000;
+const MAX_SIDE = 768; // pixels
+const SMALL_BYTES = 300_000;
 const files = new Map();
 
-// Keep an image and return its name in the address. Large ones are made smaller first: they are sent with every letter.
-export async function keep(blob) {
-  const small = await shrunk(blob);
+// Store an image and return its key in the address. Large ones are shrunk first: they are sent with every letter.
+export async function saveUpload(blob) {
+  const small = await shrink(blob);
   const key = Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   files.set(key, { blob: small, url: URL.createObjectURL(small) });
   try {
     sessionStorage.setItem(`upload ${key}`, await dataUrl(small));
   } catch {
-    // The tab's store is full: the image works until the page is left.
+    // The storage of the tab is full: the image lasts until the page is left.
   }
   return key;
 }
 
-export const has = (key) => restored(key) !== undefined;
-export const urlOf = (key) => restored(key)?.url;
+export const hasUpload = (key) => restore(key) !== undefined;
+export const uploadUrl = (key) => restore(key)?.url;
 
-// The `at`th image of a question, by a name of its own.
-export function file(key, at) {
-  const { blob } = restored(key);
-  return new File([blob], `reference${at ? `-${at + 1}` : ""}.${blob.type.split("/")[1] ?? "img"}`, { type: blob.type });
+// An image as a file; `index` among the query's images gives it a name of its own.
+export function uploadFile(key, index) {
+  const { blob } = restore(key);
+  return new File([blob], `reference${index ? `-${index + 1}` : ""}.${blob.type.split("/")[1] ?? "img"}`, { type: blob.type });
 }
 
-function restored(key) {
+function restore(key) {
   if (files.has(key)) return files.get(key);
   const saved = sessionStorage.getItem(`upload ${key}`);
   if (!saved) return undefined;
@@ -37,15 +37,15 @@ function restored(key) {
   return files.get(key);
 }
 
-async function shrunk(blob) {
+async function shrink(blob) {
   let image;
   try {
     image = await createImageBitmap(blob);
   } catch {
-    return blob; // not an image for the browser; perhaps one for the server, which says so if not
+    return blob; // not an image for the browser; perhaps one for the server, which refuses it if not
   }
-  const scale = Math.min(1, LONGEST / Math.max(image.width, image.height));
-  if (scale === 1 && blob.size <= SMALL) return blob;
+  const scale = Math.min(1, MAX_SIDE / Math.max(image.width, image.height));
+  if (scale === 1 && blob.size <= SMALL_BYTES) return blob;
   const canvas = Object.assign(document.createElement("canvas"), {
     width: Math.max(1, Math.round(image.width * scale)),
     height: Math.max(1, Math.round(image.height * scale)),
