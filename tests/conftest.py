@@ -68,6 +68,7 @@ EXACT = {
     "unit/server/test_app.py",
     "unit/server/test_images.py",
     "unit/server/test_middleware.py",
+    "unit/server/test_page_javascript.py",
     "unit/server/test_stop.py",
     "unit/test_config.py",
 }

@@ -1,0 +1,78 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { load } from "./modules.mjs";
+
+const { emptyState, formatState, imagesOf, newStep, parseState, textOf, textsOf, withFilter, withLastStep, withStep } =
+  await load("state.js");
+
+const ADDRESS =
+  "?id=a.png&edit=make+it+red&text=with+dots&upload=0f&and-like=b+c.png&and-upload=1e&text=in+blue" +
+  "&without=stripes%2C+a+belt&not=d.png&balance=0.7&where.colour=red&where.colour=";
+
+test("an address is a state, and the state the same address", () => {
+  const state = parseState(ADDRESS);
+  assert.deepEqual(state, {
+    gallery: "",
+    steps: [
+      { id: "a.png", extraImages: [], edits: ["make it red"], text: "with dots" },
+      { upload: "0f", extraImages: [{ id: "b c.png" }, { upload: "1e" }], edits: [], text: "in blue" },
+    ],
+    negativeText: "stripes, a belt",
+    negativeIds: ["d.png"],
+    balance: 0.7,
+    where: { colour: ["red", ""] },
+  });
+  assert.equal(formatState(state, ""), ADDRESS);
+});
+
+test("an empty state has no address, and another gallery is in it", () => {
+  assert.equal(formatState(emptyState("shoes"), "shoes"), "");
+  assert.equal(formatState(emptyState("shoes"), "dresses"), "?gallery=shoes");
+  assert.deepEqual(parseState("?gallery=shoes"), emptyState("shoes"));
+});
+
+test("a damaged address does no harm", () => {
+  assert.deepEqual(parseState("?text=red&edit=blue&and-like=a.png&other=1"), emptyState());
+  for (const [value, balance] of [["7", 1], ["-1", 0], ["half", 0], ["", 0]]) {
+    assert.equal(parseState(`?balance=${value}`).balance, balance);
+  }
+});
+
+test("blank texts are neither queried nor in the address", () => {
+  const state = { ...withStep(emptyState(), newStep({ id: "a" }, "  ")), negativeText: " " };
+  assert.equal(formatState(state, ""), "?id=a");
+  assert.deepEqual(textsOf(state.steps[0]), []);
+});
+
+test("the texts of a step are its edits and what is typed", () => {
+  const step = { ...newStep({ id: "a" }, " in blue "), edits: ["with dots"] };
+  assert.deepEqual(textsOf(step), ["with dots", "in blue"]);
+  assert.equal(textOf(step), "with dots, in blue");
+});
+
+test("the images of a step begin with its own", () => {
+  assert.deepEqual(imagesOf({ ...newStep({ id: "a" }), extraImages: [{ upload: "b" }] }), [{ id: "a" }, { upload: "b" }]);
+  assert.deepEqual(imagesOf(newStep({ upload: "c" })), [{ upload: "c" }]);
+});
+
+test("a new step takes its image out of the negative ones and leaves the state before alone", () => {
+  const before = { ...emptyState(), negativeIds: ["a", "b"] };
+  const after = withStep(before, newStep({ id: "a" }));
+  assert.deepEqual([after.negativeIds, after.steps.length], [["b"], 1]);
+  assert.deepEqual([before.negativeIds, before.steps], [["a", "b"], []]);
+});
+
+test("only the last step changes", () => {
+  const state = parseState("?id=a&text=red&id=b&text=blue");
+  const changed = withLastStep(state, ({ text }) => ({ text: `${text} dots` }));
+  assert.deepEqual(changed.steps.map(({ text }) => text), ["red", "blue dots"]);
+  assert.deepEqual(state.steps.map(({ text }) => text), ["red", "blue"]);
+});
+
+test("a filter is added once and removed with its last value", () => {
+  let state = withFilter(emptyState(), "colour", "red", true);
+  state = withFilter(withFilter(state, "colour", "red", true), "colour", "blue", true);
+  assert.deepEqual(state.where, { colour: ["red", "blue"] });
+  state = withFilter(withFilter(state, "colour", "red", false), "colour", "blue", false);
+  assert.deepEqual(state.where, {});
+});
