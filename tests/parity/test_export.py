@@ -20,7 +20,8 @@ import nsfse_export.export as exporting
 from nsfse.config import ModelConfig
 from nsfse.evaluation.reference_head import HeadConstants, boundary_margin, score_pairs
 from nsfse.models.checkpoint import load_checkpoint, write_decision
-from nsfse.models.torch_scorer import TorchScorer, open_scorer
+from nsfse.models.torch_scorer import TorchScorer
+from nsfse.open import open_scorer
 from nsfse_export import ExportOptions, export_bundle
 from nsfse_export.model_card import training_scores
 from nsfse_export.verify import STEP, Sample, draw_sample, verify
