@@ -16,7 +16,7 @@ A batch counts a query's word once for each candidate, as if those were independ
 """
 
 Refit = Literal["refitted", "too few samples", "rejected", "fixed"]
-"""What became of t in `AdaptiveBoundary.refit`; it is a new one only where it says `refitted`."""
+"""What became of t in `AdaptiveBoundary.refit`; it is new only where this is `refitted`."""
 
 
 def _tail(z: float) -> float:
@@ -32,7 +32,7 @@ def risk(t: float, matched: tuple[float, float], mismatched: tuple[float, float]
 def solve_boundary(
     matched: tuple[float, float], mismatched: tuple[float, float], alpha: float
 ) -> tuple[float, float] | None:
-    """Return (t, ℛ(t)) minimising the weighted risk, or None where the two kinds cannot be told apart.
+    """Return (t, ℛ(t)) minimising the weighted risk, or None where it cannot part the two kinds.
 
     `matched` and `mismatched` are (mean, standard deviation). The root is taken in its stable form and clipped to
     [μ₋, μ₊ + σ₊] ∩ [0, 1] and then accepted only if its risk beats the better of the two constant answers.
@@ -88,8 +88,8 @@ class AdaptiveBoundary(nn.Module):
     @torch.no_grad()
     def update(self, matched: Tensor, matched_w: Tensor, mismatched: Tensor, mismatched_w: Tensor) -> None:
         """Take in correspondences and their weights, any shapes, and move t."""
-        for at, x, w in ((0, matched, matched_w), (3, mismatched, mismatched_w)):
-            self.state[at : at + 3] = self.decay * self.state[at : at + 3] + _sums(x, w)
+        for start, x, w in ((0, matched, matched_w), (3, mismatched, mismatched_w)):
+            self.state[start : start + 3] = self.decay * self.state[start : start + 3] + _sums(x, w)
         if self.fixed is not None:
             return
         if float(torch.minimum(self.state[0], self.state[3])) < READY_WEIGHT:
@@ -138,9 +138,9 @@ def _sums(x: Tensor, w: Tensor) -> Tensor:
 
 def _gaussians(state: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return (mean, standard deviation) of both kinds from their sums, the first six numbers of `state`."""
-    found = []
-    for at in (0, 3):
-        weight, first, second = (float(v) for v in state[at : at + 3])
+    moments = []
+    for start in (0, 3):
+        weight, first, second = (float(v) for v in state[start : start + 3])
         mean = first / max(weight, 1e-12)
-        found.append((mean, math.sqrt(max(second / max(weight, 1e-12) - mean * mean, 1e-12))))
-    return found[0], found[1]
+        moments.append((mean, math.sqrt(max(second / max(weight, 1e-12) - mean * mean, 1e-12))))
+    return moments[0], moments[1]

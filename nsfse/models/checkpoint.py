@@ -1,8 +1,8 @@
 """A run's folder: config.json, tokenizer.json, model.safetensors (last), best.safetensors, state.safetensors.
 
 decision.json, what tells a match (inference/confidence.py), belongs to model.safetensors and is written at the end.
-Every file is replaced whole (written beside, synced, renamed), so that a kill leaves the old one or the new one. Of the
-state for resuming the one before is kept, too, for the day on which the newest is damaged.
+Every file is replaced whole (written beside, synced, renamed), so that a kill leaves the old one or the new one. The
+previous state for resuming stays beside the newest, in case that is damaged.
 """
 
 import hashlib

@@ -86,8 +86,8 @@ class TorchScorer:
 
     def sentence(self, texts: Sequence[str]) -> Floats:
         """Return sentence vectors [B, d], the query of the text-only mode."""
-        found: Floats = self._text(texts)[1].cpu().numpy()
-        return found
+        sentences: Floats = self._text(texts)[1].cpu().numpy()
+        return sentences
 
     def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
         """Compose B references with B texts. Raises TextError for a text without a known word."""
@@ -98,22 +98,22 @@ class TorchScorer:
             query, side = self.model.compose(
                 self._tensor(references.vectors), self._tensor(references.regions), words, sentence, mask
             )
-        kept = side.probes.shape[1] - side.words.shape[1]
+        others = side.probes.shape[1] - side.words.shape[1]  # probes that belong to no word
         query, side = query.cpu(), side.to("cpu")
-        found = []
-        for at, text in enumerate(texts):
-            length = int(mask[at].sum())
-            found.append(
+        queries = []
+        for row, text in enumerate(texts):
+            length = int(mask[row].sum())
+            queries.append(
                 QueryFeatures(
-                    query[at].numpy(),
-                    side.words[at, :length].numpy(),
-                    side.probes[at, : kept + length].numpy(),
-                    side.word_weights[at, :length].numpy(),
-                    side.probe_weights[at, : kept + length].numpy(),
+                    query[row].numpy(),
+                    side.words[row, :length].numpy(),
+                    side.probes[row, : others + length].numpy(),
+                    side.word_weights[row, :length].numpy(),
+                    side.probe_weights[row, : others + length].numpy(),
                     self._tokens(text, side.words.shape[1]),
                 )
             )
-        return found
+        return queries
 
     def _tokens(self, text: str, rows: int) -> tuple[str, ...]:
         """Return what the words' rows stand for: words; the whole text where there is one row for it; or nothing."""

@@ -19,15 +19,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load(path.read_bytes())
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise IntegrityError(f"model.weights: {path} is damaged ({error}); download it again") from None
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise IntegrityError(f"model.weights: {path} is no file of plain tensors ({reason}); use safetensors") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise IntegrityError(f"model.weights: {path} holds more than named tensors; save the state_dict alone")
-    return found
+    return tensors
 
 
 def fit_tensors(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
@@ -51,30 +51,30 @@ def read_glove(path: Path, words: dict[str, int], dim: int) -> tuple[list[int], 
     """Return the ids of those `words` (word → id) that a GloVe text file knows, and their vectors [N, dim].
 
     Vectors of fewer numbers are filled with zeros, of more projected to their `dim` main directions: both keep cosines
-    as far as they can be kept. They are scaled to a mean square of 1, that of fresh embeddings.
+    as far as possible. They are scaled to a mean square of 1, that of fresh embeddings.
     Raises NotFoundError or DataError.
     """
-    found: dict[int, NDArray[np.float32]] = {}
+    by_id: dict[int, NDArray[np.float32]] = {}
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 word, _, numbers = line.rstrip("\n").partition(" ")
                 if word in words:
-                    found[words[word]] = _numbers(numbers, path, number)
+                    by_id[words[word]] = _numbers(numbers, path, number)
     except FileNotFoundError:
         raise NotFoundError(f"model.glove: no file {path}; give a GloVe text file") from None
     except UnicodeDecodeError:
         raise DataError(f"model.glove: {path} is not text; give the unpacked .txt file") from None
-    if not found:
+    if not by_id:
         raise DataError(f"model.glove: {path} knows none of the training texts' words; is it of another language?")
-    if len({len(vector) for vector in found.values()}) > 1:
+    if len({len(vector) for vector in by_id.values()}) > 1:
         raise DataError(f"model.glove: the lines of {path} differ in length; it is damaged")
-    vectors = torch.from_numpy(np.stack(list(found.values())))
+    vectors = torch.from_numpy(np.stack(list(by_id.values())))
     if vectors.shape[1] > dim:
         _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
         vectors = vectors @ directions[:dim].T
     filled = torch.nn.functional.pad(vectors, (0, dim - vectors.shape[1]))
-    return list(found), filled / filled.square().mean().sqrt().clamp_min(1e-8)
+    return list(by_id), filled / filled.square().mean().sqrt().clamp_min(1e-8)
 
 
 def _numbers(text: str, path: Path, line: int) -> NDArray[np.float32]:

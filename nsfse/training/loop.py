@@ -65,7 +65,7 @@ class RunContext:
     should_stop: Callable[[], bool]
 
     def stops(self, signalled: bool) -> bool:
-        """Return whether any process was asked to stop."""
+        """Return whether any process is to stop."""
         return self.distributed.any(signalled or self.should_stop(), self.device)
 
     def reached(self, step: int) -> bool:
@@ -99,7 +99,7 @@ def train(
         resume: Whether to continue a run that is in `out`, instead of starting again.
         progress: Called after each step with what was logged.
         steps: Ends training after so many steps in all, on the schedule of the whole; 0 for none.
-        should_stop: Asked after each step; where true, the run is saved and left to be continued.
+        should_stop: Called after each step; where true, the run is saved and left to be continued.
         feature_cache: Images, or their features, that trainings on the same data, size and trunk keep in memory.
 
     Returns:

@@ -167,8 +167,8 @@ def random_wrong(gallery: TargetFeatures, sample: WeightSample, number: int) -> 
     wrong = np.setdiff1d(np.arange(len(cosines)), [sample.answer, *sample.others])
     count = min(MISMATCHED, len(wrong) // 2)
     easier = wrong[np.argsort(-cosines[wrong], kind="stable")[count:]]
-    found: list[int] = np.random.default_rng([6, number]).choice(np.sort(easier), count, replace=False).tolist()
-    return found
+    rows: list[int] = np.random.default_rng([6, number]).choice(np.sort(easier), count, replace=False).tolist()
+    return rows
 
 
 def _pair(model: NSFSE, gallery: TargetFeatures, query: QueryFeatures, rows: np.ndarray) -> PairSimilarities:
@@ -214,6 +214,6 @@ def _fit(parts: Tensor) -> Tensor:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    found = weights.detach()
-    found = (2.0 * found / found[0].clamp_min(1.0)).clamp(MIN_WEIGHT, 100.0)
-    return found + torch.log(-torch.expm1(-found))  # softplus backwards; log(expm1(x)) is infinite from 89 on
+    fitted = weights.detach()
+    fitted = (2.0 * fitted / fitted[0].clamp_min(1.0)).clamp(MIN_WEIGHT, 100.0)
+    return fitted + torch.log(-torch.expm1(-fitted))  # softplus backwards; log(expm1(x)) is infinite from 89 on

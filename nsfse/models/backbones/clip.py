@@ -59,8 +59,8 @@ class ClipTrunk(Trunk):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the features [B, 1 + R, p] of `pixels` [B, 3, S, S] in 0..1."""
         hidden = self.vision((pixels - self.mean) / self.std).last_hidden_state
-        found: Tensor = self.projection(self.vision.post_layernorm(hidden))
-        return torch.cat([found[:, :1], self.cells @ found[:, 1:]], 1) if self.pooled else found
+        tokens: Tensor = self.projection(self.vision.post_layernorm(hidden))
+        return torch.cat([tokens[:, :1], self.cells @ tokens[:, 1:]], 1) if self.pooled else tokens
 
 
 class ClipProjection(nn.Module):
@@ -87,8 +87,8 @@ class ClipTextTrunk(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return all tokens of `ids`."""
-        found: Tensor = self.projection(self.text(ids).last_hidden_state)
-        return found
+        tokens: Tensor = self.projection(self.text(ids).last_hidden_state)
+        return tokens
 
 
 class ClipTextEncoder(TextEncoder):
@@ -125,16 +125,16 @@ def _covers(patches: int, cells: int) -> Tensor:
 
 def _adapter(inputs: int, dim: int) -> nn.Linear:
     """Return p → d as it starts everywhere: the identity, or directions that keep CLIP's cosines as d allows."""
-    found = nn.Linear(inputs, dim)
-    nn.init.eye_(found.weight) if inputs == dim else nn.init.orthogonal_(found.weight)
-    nn.init.zeros_(found.bias)
-    return found
+    adapter = nn.Linear(inputs, dim)
+    nn.init.eye_(adapter.weight) if inputs == dim else nn.init.orthogonal_(adapter.weight)
+    nn.init.zeros_(adapter.bias)
+    return adapter
 
 
 def _same(adapter: nn.Linear) -> nn.Linear:
-    found = nn.Linear(adapter.in_features, adapter.out_features)
-    found.load_state_dict(adapter.state_dict())
-    return found
+    copy = nn.Linear(adapter.in_features, adapter.out_features)
+    copy.load_state_dict(adapter.state_dict())
+    return copy
 
 
 class ClipBackbone(Backbone):
@@ -181,9 +181,9 @@ def build(config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncod
     # Older runs have no cells: they learned with the patches themselves.
     trunk = ClipTrunk(clip.vision_model, clip.visual_projection, *statistics, cells=shapes.get("cells", 0))
     words = ClipTextTrunk(clip.text_model, clip.text_projection)
-    reach = config.head_grad_scale
-    texts = ClipTextEncoder(words, adapter, shapes["start"], shapes["end"], reach)
-    return TrunkEncoder(trunk, ClipProjection(adapter, reach)), texts
+    scale = config.head_grad_scale
+    texts = ClipTextEncoder(words, adapter, shapes["start"], shapes["end"], scale)
+    return TrunkEncoder(trunk, ClipProjection(adapter, scale)), texts
 
 
 def _check_settings(config: ModelConfig, vocabulary: int) -> None:
@@ -269,14 +269,14 @@ def _json(weights: str, name: str, needed: bool = True) -> dict[str, Any]:
             raise
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise IntegrityError(f"model.weights: {path} is damaged: {_first_line(error)}") from None
-    return found
+    return tree
 
 
 def _source(weights: str) -> tuple[str, bool]:
-    """Return what `transformers` calls it, and whether it must be found on this machine."""
+    """Return its name for `transformers`, and whether only this machine is searched."""
     return (weights.removeprefix(HUB), False) if weights.startswith(HUB) else (weights, True)
 
 

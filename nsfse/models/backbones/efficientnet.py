@@ -73,8 +73,8 @@ class LiteBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         inner = x if self.expand is None else F.relu6(self.expand(x))
-        found: Tensor = self.project(F.relu6(self.depthwise(inner)))
-        return x + found if self.shortcut else found
+        narrow: Tensor = self.project(F.relu6(self.depthwise(inner)))
+        return x + narrow if self.shortcut else narrow
 
 
 class Lite0(Trunk):
@@ -128,8 +128,8 @@ def _fold(conv: SameConv, tensors: dict[str, Tensor], name: str, norm: str, orig
 
     def take(key: str, shape: torch.Size) -> Tensor:
         if key not in tensors or tensors[key].shape != shape:
-            found = list(tensors[key].shape) if key in tensors else "missing"
-            raise DataError(f"{origin}: {key} is {found}, not {list(shape)}; it is no EfficientNet-Lite0")
+            given = list(tensors[key].shape) if key in tensors else "missing"
+            raise DataError(f"{origin}: {key} is {given}, not {list(shape)}; it is no EfficientNet-Lite0")
         return tensors[key].double()
 
     each = torch.Size([conv.out_channels])

@@ -46,8 +46,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         inner = F.relu(self.bn1(self.conv1(x)))
-        found = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(inner)))))
-        return F.relu(found + (x if self.downsample is None else self.downsample(x)))
+        wide = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(inner)))))
+        return F.relu(wide + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet50(Trunk):
