@@ -68,7 +68,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of the trunk's channels that each image goes without in training, where regions are cells of a trunk."""
     pool_grid: Annotated[int, msgspec.Meta(ge=0)] = 4
-    """A CLIP's patches are averaged to a grid of so many cells a side, which are its regions; 0 keeps the patches."""
+    """Cells a side of the grid that a CLIP's patches are averaged to: its regions; 0 for every patch."""
     clip_config: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
     method: str = "nsfse"
@@ -139,14 +139,14 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Threads that read images; the weights do not depend on it."""
     cache_gb: float = 4.0
-    """Decoded images kept in memory, up to this size."""
+    """Size of the cache of decoded images, in GiB."""
 
     def __post_init__(self) -> None:
         """Give `bf16_autocast` its name. Raises UsageError for another value than those."""
-        said = str(self.bf16_autocast).lower()
-        msgspec.structs.force_setattr(self, "bf16_autocast", _OLD_AMP.get(said, said))
+        value = str(self.bf16_autocast).lower()
+        msgspec.structs.force_setattr(self, "bf16_autocast", _OLD_AMP.get(value, value))
         if self.bf16_autocast not in AMP:
-            raise UsageError(f"train.bf16_autocast is {said!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
+            raise UsageError(f"train.bf16_autocast is {value!r}; set it to {', '.join(AMP[:-1])} or {AMP[-1]}")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,7 @@ RUN = "config.json"
 
 
 def resolve_device(device: DeviceName | None, provider: str | None) -> ExecutionDevice:
-    """Return where graphs run (see devices.resolve_device); a note on stderr says where "auto" takes the CPU."""
+    """Return where graphs run (see devices.resolve_device); a note on stderr where "auto" takes the CPU."""
     resolved = devices.resolve_device(device, provider)
     if resolved.note:
         print_status(f"nsfse: {printable(resolved.note)}")
@@ -131,7 +131,7 @@ def _folder_instead(path: Path) -> str:
 def open_retriever(
     path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, search: SearchMode = "auto"
 ) -> Retriever:
-    """Open a gallery for a query (see open_gallery), searched as `search` says (see nsfse_runtime.search.first_stage).
+    """Open a gallery with its bundle, for queries.
 
     It is not copied to a GPU: that pays off only for many queries.
     """

@@ -52,11 +52,11 @@ def blocks_of(names: Sequence[str], methods: Sequence[str]) -> list[Block]:
 
 def _block(name: str, methods: Sequence[str]) -> Block:
     spelled = []
-    for at, method in enumerate(methods):
+    for index, method in enumerate(methods):
         if name == "right-answers":
             switches = ["unnamed"] if method == "nsfse" else []
         else:
             switches = [] if method == "nsfse" else [FACTS]
-            switches += [MINUTES] if name == "minutes" and at else []
+            switches += [MINUTES] if name == "minutes" and index else []
         spelled.append(":".join([method, "+".join(switches)]) if switches else method)
     return Block(name, CAPTIONS[name], tuple(spelled))

@@ -58,20 +58,20 @@ def equal_minutes(
             tree = msgspec.to_builtins(configs[method])
             known[names[method]] = Timed(like, seconds, steps, seconds * steps / 60, torch.get_num_threads(), tree)
         write_file(file, msgspec.json.format(msgspec.json.encode(known), indent=2))
-    found = {method: known[names[method]] for method in configs}
-    print_status(minutes_text(preset, found))
-    return found
+    timed = {method: known[names[method]] for method in configs}
+    print_status(minutes_text(preset, timed))
+    return timed
 
 
 def minutes_text(preset: str, timed: Mapping[str, Timed]) -> str:
     """Return a line on what was measured."""
     count = next(iter(timed.values())).threads
     threads = "1 thread" if count == 1 else f"{count} threads"
-    each = "; ".join(
-        f"{method} {one.steps} steps of {one.seconds_per_step:.3g} s = {one.minutes:.2f} minutes"
-        for method, one in timed.items()
+    method_texts = "; ".join(
+        f"{method} {timing.steps} steps of {timing.seconds_per_step:.3g} s = {timing.minutes:.2f} minutes"
+        for method, timing in timed.items()
     )
-    return f"{preset}, measured beforehand with {threads}: {each}"
+    return f"{preset}, measured beforehand with {threads}: {method_texts}"
 
 
 def _read(file: Path) -> dict[str, Timed]:
@@ -98,7 +98,7 @@ def _measure(
         seconds, steps[method] = _steps(configs[method], out, feature_cache)
         times[method].append(seconds)
     times[like].pop(0)  # it read the images that all share
-    return {method: (min(found), steps[method]) for method, found in times.items()}
+    return {method: (min(turns), steps[method]) for method, turns in times.items()}
 
 
 def _steps(config: Config, out: Path, feature_cache: dict[str, NDArray[Any]]) -> tuple[float, int]:

@@ -65,7 +65,7 @@ def load_recipe(name: str) -> Recipe:
 def describe_recipe(name: str, data: Path | None = None, images: Path | None = None) -> dict[str, Any]:
     """Return what a recipe needs, does and expects; with `data`, also what of that is there."""
     recipe = load_recipe(name)
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "recipe": name,
         "title": recipe.title,
@@ -78,9 +78,9 @@ def describe_recipe(name: str, data: Path | None = None, images: Path | None = N
     if data is not None:
         source = _open(recipe, data, images)
         splits = [split for split in ("train", recipe.split, recipe.submission) if split]
-        found["there"] = {f"{split}.found": len(source.items(split)) for split in splits}
-        found["there"]["missing images"] = len(source.missing)
-    return found
+        description["there"] = {f"{split}.found": len(source.items(split)) for split in splits}
+        description["there"]["missing images"] = len(source.missing)
+    return description
 
 
 def reproduce(
@@ -95,13 +95,13 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train as the recipe says, or continue that, in folder `out`, and score; `steps` stops training after so many.
 
-    Raises NotFoundError that says where images are to be had where there are none, UsageError where weights to
+    Raises NotFoundError that names the source of the images where there are none, UsageError where weights to
     start from are not named, KeyboardInterrupt when training is stopped, and the errors of each stage.
     """
     recipe = load_recipe(name)
     if data is None:
         raise UsageError(
-            f"name the data set's folder with --data; `nsfse reproduce {name} --dry-run` tells what it needs"
+            f"name the data set's folder with --data; `nsfse reproduce {name} --dry-run` lists what it needs"
         )
     source = _open(recipe, data, images)
     _refuse_without_images(name, recipe, source, data)
@@ -135,7 +135,7 @@ def _refuse_without_images(name: str, recipe: Recipe, source: Source, data: Path
                 f"no images of {recipe.dataset}'s {split} split under {data}. "
                 f"Where to get them: {recipe.data.image_source}. "
                 f"Put them as {recipe.data.layout[-1]}, or name their folder with --images; "
-                f"`nsfse reproduce {name} --dry-run` tells all that is needed"
+                f"`nsfse reproduce {name} --dry-run` lists all that is needed"
             )
 
 
@@ -162,17 +162,17 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
     scorer = open_run(run)
     wanted = [protocol for protocol in source.protocols(recipe.split) if protocol.name in recipe.expected.scores]
     with stages_bar() as follow:
-        found = evaluate_source(scorer, source, wanted, progress=follow)
+        evaluation = evaluate_source(scorer, source, wanted, progress=follow)
         files, refused = _for_the_server(recipe, scorer, source, run, follow)
-    got: dict[str, dict[str, Any]] = {result.protocol.name: dict(result.scores) for result in found.results}
-    got |= found.summary
+    scores: dict[str, dict[str, Any]] = {result.protocol.name: dict(result.scores) for result in evaluation.results}
+    scores |= evaluation.summary
     rows = [
-        {"protocol": protocol, "metric": metric, "expected": figure, "got": got.get(protocol, {}).get(metric)}
+        {"protocol": protocol, "metric": metric, "expected": figure, "got": scores.get(protocol, {}).get(metric)}
         for protocol, figures in recipe.expected.scores.items()
         for metric, figure in figures.items()
     ]
-    entries = {result.protocol.name: result.to_json() for result in found.results}
-    about = found.to_json()
+    entries = {result.protocol.name: result.to_json() for result in evaluation.results}
+    about = evaluation.to_json()
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": name,
@@ -184,7 +184,7 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         "source": recipe.expected.source,
         "note": recipe.expected.note,
         "incomplete": {name: entry["incomplete"] for name, entry in entries.items() if entry.get("incomplete")},
-        "skipped": found.skipped,
+        "skipped": evaluation.skipped,
         "not_scored": about["not_scored"] | refused,
         "summary": about["summary"],
         "files": files,

@@ -1,4 +1,4 @@
-"""What a comparison trains, and the JSON file in which each training with its scores is kept."""
+"""What a comparison trains, and the JSON file that stores each training with its scores."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -75,7 +75,7 @@ def outcomes(result: ProtocolResult) -> dict[str, str]:
     rankings = result.rankings
     targets = [frozenset(row_of[item] for item in r.query.targets if item in row_of) for r in rankings]
     ranks = ranks_of_targets([ranked.rows for ranked in rankings], targets).tolist()
-    starts = [at for at, ranked in enumerate(rankings) if ranked.position == 0]
+    starts = [number for number, ranked in enumerate(rankings) if ranked.position == 0]
     together = [range(*pair) for pair in pairwise([*starts, len(rankings)])]
     digest = hashlib.sha256(gallery_digest(result.protocol.gallery).encode())
     for group in together:
@@ -83,17 +83,19 @@ def outcomes(result: ProtocolResult) -> dict[str, str]:
         digest.update(
             repr((query.reference_ids, query.texts, query.more_texts, query.negative_texts, query.targets)).encode()
         )
-    words = {f"R@{k}": " ".join("".join("01"[ranks[at] < k] for at in group) for group in together) for k in (1, 10)}
+    words = {
+        f"R@{k}": " ".join("".join("01"[ranks[number] < k] for number in group) for group in together) for k in (1, 10)
+    }
     return {"queries": digest.hexdigest(), **words}
 
 
 def read_outcomes(scores: Sequence[Mapping[str, Any]]) -> Outcomes | None:
     """Return what `outcomes` noted in the scores of one method, one for each seed; None where one lacks it."""
-    noted = [found.get("outcomes") for found in scores]
-    if not noted or not all(noted) or len({one["queries"] for one in noted if one}) > 1:
+    noted = [entry.get("outcomes") for entry in scores]
+    if not noted or not all(noted) or len({entry["queries"] for entry in noted if entry}) > 1:
         return None
-    words = [[one[recall].split(" ") for recall in RECALLS] for one in noted if one]
-    hits = np.array([[[word.count("1") for word in of] for of in seed] for seed in words], np.int64)
+    words = [[entry[recall].split(" ") for recall in RECALLS] for entry in noted if entry]
+    hits = np.array([[[word.count("1") for word in query_words] for query_words in seed] for seed in words], np.int64)
     phrasings = np.array([len(word) for word in words[0][0]], np.int64)
     return Outcomes(hits.transpose(0, 2, 1), phrasings, noted[0]["queries"] if noted[0] else "")
 
@@ -104,26 +106,28 @@ class Bootstrap:
     What a comparison of two methods gives depends on these two alone, not on the others nor on their order.
     """
 
-    def __init__(self, found: Mapping[str, Outcomes], resamples: int = RESAMPLES) -> None:
+    def __init__(self, outcomes_of: Mapping[str, Outcomes], resamples: int = RESAMPLES) -> None:
         """Resample methods that have the same queries. Raises ValueError where they differ."""
-        if len({one.queries for one in found.values()}) > 1:
+        if len({method_outcomes.queries for method_outcomes in outcomes_of.values()}) > 1:
             raise ValueError("only methods of the same queries are paired")
         self._means: dict[str, NDArray[np.float64]] = {}
         self._replicates: dict[str, NDArray[np.float64]] = {}
         self._seeds: dict[str, NDArray[np.float64]] = {}
-        if not found:
+        if not outcomes_of:
             return
-        phrasings = next(iter(found.values())).phrasings
+        phrasings = next(iter(outcomes_of.values())).phrasings
         whole = math.lcm(*np.unique(phrasings).tolist())
-        # Sums of whole numbers: no order of summing them, nor a processor's, changes one.
-        shares = {name: one.hits * (whole // phrasings)[:, None] for name, one in found.items()}
+        # Sums of whole numbers: no order of summing them, nor a processor's, changes any of them.
+        shares = {
+            name: method_outcomes.hits * (whole // phrasings)[:, None] for name, method_outcomes in outcomes_of.items()
+        }
         columns = np.concatenate([hits.transpose(1, 0, 2).reshape(len(phrasings), -1) for hits in shares.values()], 1)
         sums = _resampled_sums(columns, resamples)
-        at = 0
+        column = 0
         for name, hits in shares.items():
             seeds, queries, recalls = hits.shape
-            part = sums[:, at : at + seeds * recalls].reshape(resamples, seeds, recalls)
-            at += seeds * recalls
+            part = sums[:, column : column + seeds * recalls].reshape(resamples, seeds, recalls)
+            column += seeds * recalls
             self._replicates[name] = part * (100.0 / (whole * queries))
             self._means[name] = hits.sum(1) * (100.0 / (whole * queries))
             rng = np.random.default_rng([_START, zlib.crc32(name.encode())])
@@ -132,7 +136,7 @@ class Bootstrap:
 
     def versus(self, method: str, other: str) -> Versus:
         """Compare two methods; seeds count as resampled where both have two or more."""
-        r1, r10 = (self._difference(method, other, at) for at in range(len(RECALLS)))
+        r1, r10 = (self._difference(method, other, recall) for recall in range(len(RECALLS)))
         return Versus(other, r1, r10, min(len(self._means[method]), len(self._means[other])) > 1)
 
     def _difference(self, method: str, other: str, recall: int) -> Difference:

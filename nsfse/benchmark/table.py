@@ -53,7 +53,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What may be said of one protocol in one block."""
+    """The conclusion for one protocol of one block."""
 
     block: str
     protocol: str
@@ -66,7 +66,7 @@ def table(
     results: Sequence[Mapping[str, Any]], protocols: Sequence[str], methods: Sequence[str], block: str = ""
 ) -> tuple[Row, ...]:
     """Return the rows of `results` in the order of `protocols`, then `methods`; what no result has is left out."""
-    found = []
+    table_rows = []
     for protocol in protocols:
         chosen = {
             method: entries
@@ -74,17 +74,17 @@ def table(
             if (entries := [e for e in results if e["method"] == method and protocol in e["scores"]])
         }
         rows = [_row(method, protocol, entries, block) for method, entries in chosen.items()]
-        noted = {method: read_outcomes([e["scores"][protocol] for e in of]) for method, of in chosen.items()}
-        found += _compared(rows, noted)
-    return tuple(found)
+        noted = {method: read_outcomes([e["scores"][protocol] for e in entries]) for method, entries in chosen.items()}
+        table_rows += _compared(rows, noted)
+    return tuple(table_rows)
 
 
 def _compared(rows: Sequence[Row], noted: Mapping[str, Outcomes | None]) -> list[Row]:
     """Return the rows of one table with their differences."""
-    known = {method: one for method, one in noted.items() if one}
+    known = {method: outcomes for method, outcomes in noted.items() if outcomes}
     groups = {
-        queries: Bootstrap({method: one for method, one in known.items() if one.queries == queries})
-        for queries in {one.queries for one in known.values()}
+        queries: Bootstrap({method: outcomes for method, outcomes in known.items() if outcomes.queries == queries})
+        for queries in {outcomes.queries for outcomes in known.values()}
     }
 
     def versus(method: str, other: str) -> Versus:
@@ -95,7 +95,7 @@ def _compared(rows: Sequence[Row], noted: Mapping[str, Outcomes | None]) -> list
         return groups[known[method].queries].versus(method, other)
 
     best = max(rows, key=lambda row: row.r1, default=None)
-    found = []
+    compared_rows = []
     for row in rows:
         others = _others(row, rows)
         changes: dict[str, Any] = {}
@@ -104,11 +104,11 @@ def _compared(rows: Sequence[Row], noted: Mapping[str, Outcomes | None]) -> list
         if row is not rows[0]:
             changes["against_first"] = versus(row.method, rows[0].method)
         if row is best and others:
-            each = [versus(row.method, other.method) for other in others]
-            changes["least_sure"] = max(each, key=lambda one: one.r1.p if one.r1 else 2.0)
-            changes["leads"] = all(one.r1 and one.r1.points > 0 and one.r1.p < LEVEL for one in each)
-        found.append(msgspec.structs.replace(row, **changes))
-    return found
+            comparisons = [versus(row.method, other.method) for other in others]
+            changes["least_sure"] = max(comparisons, key=lambda comparison: comparison.r1.p if comparison.r1 else 2.0)
+            changes["leads"] = all(c.r1 and c.r1.points > 0 and c.r1.p < LEVEL for c in comparisons)
+        compared_rows.append(msgspec.structs.replace(row, **changes))
+    return compared_rows
 
 
 def _others(row: Row, rows: Sequence[Row]) -> list[Row]:
@@ -119,13 +119,13 @@ def _others(row: Row, rows: Sequence[Row]) -> list[Row]:
 
 def findings(rows: Sequence[Row]) -> tuple[Finding, ...]:
     """Return for each table of several methods whether one leads at R@1, in words."""
-    found = []
+    conclusions = []
     for chosen in _tables(rows):
         best = max(chosen, key=lambda row: row.r1)
         if len(chosen) > 1:
             leader = best.method if best.leads else ""
-            found.append(Finding(best.block, best.protocol, leader, _finding(best)))
-    return tuple(found)
+            conclusions.append(Finding(best.block, best.protocol, leader, _finding(best)))
+    return tuple(conclusions)
 
 
 def _finding(best: Row) -> str:
@@ -143,13 +143,13 @@ def _finding(best: Row) -> str:
 ONE_SEED = " (one seed: seeds were not resampled)"
 
 
-def _over(method: str, found: Difference) -> str:
-    return f"{interval(found)} over {method}, {p_text(found.p)}"
+def _over(method: str, difference: Difference) -> str:
+    return f"{interval(difference)} over {method}, {p_text(difference.p)}"
 
 
-def interval(found: Difference) -> str:
+def interval(difference: Difference) -> str:
     """Return `+1.2 (−0.3 to +2.7)`: points and their interval."""
-    signed = [f"{value:+.1f}".replace("-", "−") for value in (found.points, found.low, found.high)]
+    signed = [f"{value:+.1f}".replace("-", "−") for value in (difference.points, difference.low, difference.high)]
     return f"{signed[0]} ({signed[1]} to {signed[2]})"
 
 
@@ -167,8 +167,8 @@ def _tables(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _row(method: str, protocol: str, chosen: Sequence[Mapping[str, Any]], block: str) -> Row:
     scores = [entry["scores"][protocol] for entry in chosen]
-    r1, r1_std = mean_and_std([found["R@1"] for found in scores])
-    r10, r10_std = mean_and_std([found["R@10"] for found in scores])
+    r1, r1_std = mean_and_std([score["R@1"] for score in scores])
+    r10, r10_std = mean_and_std([score["R@10"] for score in scores])
     return Row(
         method=method,
         protocol=protocol,
@@ -177,8 +177,8 @@ def _row(method: str, protocol: str, chosen: Sequence[Mapping[str, Any]], block:
         r1_std=r1_std,
         r10=r10,
         r10_std=r10_std,
-        hard_negative_rate=_mean_of_all([found["hard_negative_rate"] for found in scores]),
-        phrasing_gap=_mean_of_all([found["phrasing_gap"] for found in scores]),
+        hard_negative_rate=_mean_of_all([score["hard_negative_rate"] for score in scores]),
+        phrasing_gap=_mean_of_all([score["phrasing_gap"] for score in scores]),
         minutes=fmean(entry["train_seconds"] for entry in chosen) / 60,
         steps=int(chosen[0]["steps"]),
         block=block,
@@ -215,15 +215,15 @@ def markdown(rows: Sequence[Row], missing: Sequence[str] = (), captions: Mapping
         f"p of a paired bootstrap over queries and seeds, {RESAMPLES:,} resamples. A lead is claimed from p < {LEVEL}\n"
         "against every other method."
     )
-    if any(_one_seed(row) for row in rows):
+    if any(_has_single_seed(row) for row in rows):
         parts.append("Where a method has one seed, seeds were not resampled: p says nothing of another training.")
     if missing:
         parts.append("\n".join(["Missing:\n", *(f"- {name}" for name in missing)]))
     return "\n\n".join(parts) + "\n"
 
 
-def _one_seed(row: Row) -> bool:
-    return any(one and one.r1 and not one.seeds_resampled for one in (row.against_best, row.against_first))
+def _has_single_seed(row: Row) -> bool:
+    return any(versus and versus.r1 and not versus.seeds_resampled for versus in (row.against_best, row.against_first))
 
 
 def _differences(rows: Sequence[Row]) -> str:

@@ -47,7 +47,7 @@ def evaluate(
     from nsfse_runtime.output_files import PAGE, check_output
 
     if join and not dataset:
-        raise UsageError("--join says how FashionIQ's captions become a text; it goes with --dataset fashioniq")
+        raise UsageError("--join sets how FashionIQ's captions become a text; it goes with --dataset fashioniq")
     if html:
         check_output(html, PAGE)
     scorer = open_scorer(model, device, provider)

@@ -61,7 +61,7 @@ def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
 
 
 def _cpu_flags() -> list[str]:
-    """Return the flags that decide the speed of the kernels; Linux alone tells them without help."""
+    """Return the flags that decide the speed of the kernels; only Linux lists them without further tools."""
     file = Path("/proc/cpuinfo")
     words = set(file.read_text("utf-8", "replace").split()) if file.exists() else set()
     return [flag for flag in CPU_FLAGS if flag in words]
@@ -78,7 +78,7 @@ def _providers(versions: dict[str, str]) -> list[str]:
         return []
     try:
         import onnxruntime
-    except ImportError:  # both wheels in one environment leave a broken one; `problems` says so
+    except ImportError:  # both wheels in one environment leave a broken one; `problems` reports it
         return []
     return list(onnxruntime.get_available_providers())
 
@@ -124,7 +124,7 @@ def _cuda(providers: list[str]) -> str:
 
 
 def _tensorrt_provider(providers: list[str]) -> str:
-    """Say which TensorRT the provider in ONNX Runtime was linked with, and whether it is the one that is here."""
+    """Return whether the TensorRT that the provider is linked with is the one installed."""
     from nsfse_runtime.inference.devices import PROVIDER_LIBRARIES, TENSORRT, missing_library
 
     if TENSORRT not in providers:
@@ -133,17 +133,18 @@ def _tensorrt_provider(providers: list[str]) -> str:
 
     file = Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARIES[TENSORRT]
     major = linked_major(file)
-    lacks = missing_library(file)
-    here = installed_version("tensorrt")
-    if major and here and here.split(".")[0] != major:
-        return f"missing: it needs libnvinfer.so.{major}, and tensorrt here is {here}; pip install tensorrt=={major}.*"
-    return f"missing: it needs libnvinfer.so.{major or '?'} ({lacks})" if lacks else "ok"
+    missing = missing_library(file)
+    version = installed_version("tensorrt")
+    if major and version and version.split(".")[0] != major:
+        needed = f"it needs libnvinfer.so.{major}, and tensorrt here is {version}"
+        return f"missing: {needed}; pip install tensorrt=={major}.*"
+    return f"missing: it needs libnvinfer.so.{major or '?'} ({missing})" if missing else "ok"
 
 
 def linked_major(file: Path) -> str:
     """Return the major version of libnvinfer that a shared object names; "" where it names none."""
-    found = re.search(rb"libnvinfer\.so\.(\d+)", file.read_bytes()) if file.is_file() else None
-    return found[1].decode() if found else ""
+    match = re.search(rb"libnvinfer\.so\.(\d+)", file.read_bytes()) if file.is_file() else None
+    return match[1].decode() if match else ""
 
 
 def _engines() -> str:
@@ -225,8 +226,10 @@ def _problems(report: dict[str, Any]) -> list[str]:
     if (memory := report["memory_free_gib"]) is not None and memory < ENOUGH_MEMORY:
         problems.append(f"only {memory} GiB of memory are free; close other programs")
     if report["disk_free_gib"] < ENOUGH_DISK:
-        problems.append(f"only {report['disk_free_gib']} GiB of disk are free in this folder; make room")
-    if (found := report["training"]["bfloat16"]).startswith("failed: "):
-        problems.append(found.removeprefix("failed: "))
-    problems += [f"cannot {name}: {found}" for name, found in report["checks"].items() if found.startswith("failed")]
+        problems.append(f"only {report['disk_free_gib']} GiB of disk are free in this folder; free some")
+    if (message := report["training"]["bfloat16"]).startswith("failed: "):
+        problems.append(message.removeprefix("failed: "))
+    problems += [
+        f"cannot {name}: {outcome}" for name, outcome in report["checks"].items() if outcome.startswith("failed")
+    ]
     return problems

@@ -1,4 +1,4 @@
-"""What a failure tells the user: one line on stderr and an exit code."""
+"""What a failure prints: one line on stderr and an exit code."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ EXTRAS = {
 
 def report(error: Exception) -> int:
     """Print `error` as one line on stderr and return its exit code; NSFSE_DEBUG=1 adds the traceback."""
-    if isinstance(error, BrokenPipeError):  # the reader of a pipe left: no error, and nobody to tell
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe left: no error, and nobody to read a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if os.environ.get("NSFSE_DEBUG") == "1":
@@ -44,7 +44,7 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def _advice(message: str) -> str:
-    """Return what to do about a mistyped command line; nothing where its message says so."""
+    """Return what to do about a mistyped command line; nothing where its message names it."""
     if message.startswith("Got unexpected extra argument"):
         return '; put a text of several words into quotes: "make it red"'
     if message.startswith("No such option: -") and not message.startswith("No such option: --"):

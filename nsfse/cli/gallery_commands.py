@@ -18,7 +18,9 @@ def index(
     metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="A glob of files or folders to leave out, kept for the next time; '' for none. Repeatable."),
+        typer.Option(
+            help="A glob of files or folders to leave out, remembered for the next time; '' for none. Repeatable."
+        ),
     ] = None,
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Let most images, or most metadata, go from the gallery.")
@@ -30,9 +32,9 @@ def index(
 ) -> None:
     """Make a gallery equal to a folder of images.
 
-    New images are encoded, changed ones anew, renamed ones kept, deleted ones removed. A file that is not a readable
-    image is skipped and listed with its reason. Folders of systems (@eaDir, $RECYCLE.BIN, node_modules ...) and
-    hidden ones are left out.
+    New images are encoded and changed ones encoded again. Renamed ones get their new names, deleted ones are
+    removed. A file that is not a readable image is skipped and listed with its reason. Folders of systems
+    (@eaDir, $RECYCLE.BIN, node_modules ...) and hidden ones are left out.
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.reports import index_text

@@ -104,7 +104,7 @@ def _is_no_image(reason: str) -> bool:
 
 
 def query_text(result: Any) -> str:
-    """Return the hits as a table: each word stands with + where matched, - where not, bare where it says little."""
+    """Return the hits as a table; a word has + where matched, - where not, nothing where silent."""
     from nsfse_runtime.visualize.rows import verdict
 
     if not result.hits:

@@ -47,7 +47,7 @@ def in_colour() -> bool:
 def show_query(result: "Result", reference: Path, preview: bool | None) -> None:
     """Print hits as a table on the terminal; before it their thumbnails where it can, unless `preview` is False.
 
-    Where `preview` is True and the terminal is none that is known to show images, stderr says so.
+    Where `preview` is True and the terminal is none that is known to show images, a note on stderr names those that do.
     """
     from rich.console import Console
 
@@ -82,8 +82,13 @@ def query_table(result: "Result") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    look = {"box": SIMPLE_HEAD, "show_edge": False, "header_style": "bright_black", "border_style": "bright_black"}
-    table = Table(**look)  # type: ignore[arg-type]
+    table_style = {
+        "box": SIMPLE_HEAD,
+        "show_edge": False,
+        "header_style": "bright_black",
+        "border_style": "bright_black",
+    }
+    table = Table(**table_style)  # type: ignore[arg-type]
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     table.add_column("match")
@@ -103,15 +108,15 @@ def _text(text: str, style: str) -> "Text":
 
 
 def _match(hit: "Hit") -> "Text":
-    said, style = {True: ("match", "bold green"), False: ("weak", "bright_black"), None: ("", "")}[hit.is_match]
+    label, style = {True: ("match", "bold green"), False: ("weak", "bright_black"), None: ("", "")}[hit.is_match]
     sure = "" if hit.confidence is None else f" {100 * hit.confidence:.0f} %"
-    return _text(said + sure, style)
+    return _text(label + sure, style)
 
 
 def _words(hit: "Hit") -> "Text":
     from rich.text import Text
 
-    words = [Text(printable(each.word), STYLES[verdict(each, len(hit.evidence))]) for each in hit.evidence]
+    words = [Text(printable(word.word), STYLES[verdict(word, len(hit.evidence))]) for word in hit.evidence]
     return Text(" ").join(words)
 
 
@@ -145,10 +150,13 @@ def strip(thumbnails: "Sequence[Pixels | None]") -> bytes:
 
     high, wide = THUMBNAIL
     row = Image.new("RGBA", (len(thumbnails) * (wide + GAP) + GAP, high), (0, 0, 0, 0))
-    for at, pixels in enumerate(thumbnails):
+    for index, pixels in enumerate(thumbnails):
         if pixels is not None:
             image = thumbnail(pixels)
-            place = (at * (wide + GAP) + 2 * GAP * (at > 0) + (wide - image.width) // 2, (high - image.height) // 2)
+            place = (
+                index * (wide + GAP) + 2 * GAP * (index > 0) + (wide - image.width) // 2,
+                (high - image.height) // 2,
+            )
             row.paste(image, place)
     buffer = io.BytesIO()
     row.save(buffer, format="PNG")
@@ -161,7 +169,7 @@ def image_codes(png: bytes, can: Graphics, columns: int) -> Iterator[str]:
     if can == "iterm":
         yield f"\x1b]1337;File=inline=1;size={len(png)};width={columns};preserveAspectRatio=1:{data}\x07"
         return
-    chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+    chunks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
     for number, chunk in enumerate(chunks, 1):
         head = f"a=T,f=100,q=2,c={columns}," if number == 1 else ""
         yield f"\x1b_G{head}m={int(number < len(chunks))};{chunk}\x1b\\"

@@ -13,10 +13,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of oddity, in words for one entry and for `many`, and every entry that has it."""
+    """One kind of oddity, as a text for one entry and one for several, and every entry that has it."""
 
-    one: str
-    many: str
+    singular: str
+    plural: str
     entries: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -24,7 +24,7 @@ class Finding:
         number = len(self.entries)
         shown = ", ".join(printable(entry) for entry in self.entries[:_SHOWN])
         more = f" and {number - _SHOWN} more" if number > _SHOWN else ""
-        return f"{number} {self.one if number == 1 else self.many}: {shown}{more}"
+        return f"{number} {self.singular if number == 1 else self.plural}: {shown}{more}"
 
 
 class Anything:
@@ -39,12 +39,12 @@ class Findings:
     """Gathers entries by kind, in the order in which the kinds are first met."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self._entries: dict[tuple[str, str], list[str]] = defaultdict(list)
 
-    def add(self, one: str, many: str, entry: str) -> None:
-        """Note that `entry` is of the kind that `one` (and of several entries `many`) says."""
-        self._found[one, many].append(entry)
+    def add(self, singular: str, plural: str, entry: str) -> None:
+        """Note an entry of one kind, whose text is `singular` for one entry and `plural` for several."""
+        self._entries[singular, plural].append(entry)
 
     def all(self) -> tuple[Finding, ...]:
         """Return what was gathered."""
-        return tuple(Finding(one, many, tuple(entries)) for (one, many), entries in self._found.items())
+        return tuple(Finding(singular, plural, tuple(entries)) for (singular, plural), entries in self._entries.items())

@@ -1,7 +1,7 @@
 """What every data set becomes: triplets to train on, and named protocols to score by.
 
 A reader is a class with the methods of `Source`; `registry.py` opens one by name. Images have ids.
-Readers of folders keep `images` (id → file) and load through `load_item`; the drawn catalogue draws instead.
+Readers of folders have `images` (id → file) and load through `load_item`; the drawn catalogue draws instead.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ class EvalQuery:
 
     `texts` are phrasings of one edit. Positions mean the same for all queries of a protocol, so that phrasing_gap
     compares like with like. `targets` are ALL right answers, the preferred one first; they are empty
-    where a test server keeps them.
+    where a test server has them.
     """
 
     reference: str
@@ -275,10 +275,10 @@ class HasTitles(typing.Protocol):
 
 @typing.runtime_checkable
 class HasCalibrationSplit(typing.Protocol):
-    """A source that can keep images apart, neither trained on nor scored, to fit a few numbers to."""
+    """A source that can reserve images, neither trained on nor scored, to fit a few numbers to."""
 
     def calibration_split(self) -> EvaluationProtocol | None:
-        """Return queries among such images; None where none are kept apart."""
+        """Return queries among such images; None where none are reserved."""
 
 
 @typing.runtime_checkable
@@ -290,7 +290,7 @@ class HasCategoryEdits(typing.Protocol):
 
 
 def calibration_split(source: Source) -> EvaluationProtocol | None:
-    """Return the queries that `source` keeps apart for calibration; None where it keeps none."""
+    """Return the queries that `source` reserves for calibration; None where it reserves none."""
     return source.calibration_split() if isinstance(source, HasCalibrationSplit) else None
 
 

@@ -39,7 +39,7 @@ def report_json(report: CheckReport) -> dict[str, Any]:
         "missing": list(report.missing),
         "zero_byte": zero,
         "broken": [{"file": file, "reason": reason} for file, reason in report.broken if reason != EMPTY],
-        "faults": [{"what": fault.many, "entries": list(fault.entries)} for fault in report.faults],
+        "faults": [{"what": fault.plural, "entries": list(fault.entries)} for fault in report.faults],
         "skipped": [{"path": path, "reason": reason} for path, reason in report.skipped],
         "notes": list(report.notes),
     }

@@ -1,4 +1,4 @@
-"""Text and JSON files of data sets, read in one way: a file that is not in its form ends in one line that says where.
+"""Text and JSON files of data sets, read in one way; an error is one line that names the place.
 
 A byte order mark is taken off. Lines end at LF alone (a CR before it is dropped), as U+2028 or a form feed may stand in
 a caption. What is no such file at all (a Git LFS pointer, an HTML page, an archive) is named as what it is.

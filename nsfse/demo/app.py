@@ -101,7 +101,7 @@ def demo_folder() -> Path:
     try:
         return cache_folder("demo", name)
     except OutputError as error:
-        raise OutputError("there is no home folder to keep the demo's images in; name a folder with -o") from error
+        raise OutputError("there is no home folder for the demo's images; name a folder with -o") from error
 
 
 def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:

@@ -1,4 +1,4 @@
-"""Queries of a query set, chosen by a seed, as a contact sheet and a page: what a score cannot tell."""
+"""Queries of a query set, chosen by a seed, as a contact sheet and a page: what a score does not show."""
 
 import json
 import random

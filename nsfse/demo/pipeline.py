@@ -92,8 +92,8 @@ def _scores(model: Path, catalogue: Path) -> dict[str, dict[str, Any]]:
     source = QuerySetSource(catalogue)
     protocols = [protocol for protocol in source.protocols("test") if protocol.name == PROTOCOL]
     with stages_bar() as follow:
-        found = evaluate_source(open_scorer(model), source, protocols, modes=MODES, progress=follow)
-    return {result.mode: dict(result.scores) for result in found.results}
+        evaluation = evaluate_source(open_scorer(model), source, protocols, modes=MODES, progress=follow)
+    return {result.mode: dict(result.scores) for result in evaluation.results}
 
 
 def _summary(out: Path, torch: Any, runtime: Any, seconds: dict[str, float]) -> dict[str, Any]:

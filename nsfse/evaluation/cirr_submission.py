@@ -119,15 +119,15 @@ def _split_faults(protocol: EvaluationProtocol, unlisted: frozenset[str]) -> Ite
 def _pairid_faults(protocol: EvaluationProtocol) -> Iterator[str]:
     """Yield the pairids that cannot be keys of a file: they are no integers, or two pairs have the same."""
     seen: dict[str, int] = {}
-    for place, query in enumerate(protocol.queries, 1):
+    for position, query in enumerate(protocol.queries, 1):
         if not (query.pairid.isascii() and query.pairid.isdigit()):
-            yield f"pair {place} has the pairid {query.pairid!r}, which is not an integer"
+            yield f"pair {position} has the pairid {query.pairid!r}, which is not an integer"
         if first := seen.get(query.pairid):
             yield (
                 f"pairid {query.pairid} is that of pair {first} (reference {protocol.queries[first - 1].reference}) "
-                f"and of pair {place} (reference {query.reference})"
+                f"and of pair {position} (reference {query.reference})"
             )
-        seen.setdefault(query.pairid, place)
+        seen.setdefault(query.pairid, position)
 
 
 def submission_faults(file: Path, protocol: EvaluationProtocol) -> list[str]:
@@ -148,12 +148,12 @@ def submission_faults(file: Path, protocol: EvaluationProtocol) -> list[str]:
 
 def _unique(pairs: Iterable[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
     """Return the fields of a JSON object; those that are there `twice` are noted."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in fields:
             twice.append(key)
-        found[key] = value
-    return found
+        fields[key] = value
+    return fields
 
 
 def _faults(content: Any, size: int, protocol: EvaluationProtocol) -> Iterator[str]:

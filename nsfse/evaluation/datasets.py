@@ -95,7 +95,7 @@ def _check_submission(
     submission: str | os.PathLike[str] | None,
     diagnostics: bool,
 ) -> None:
-    """Raise where a test server keeps the answers and none was prepared for, or the reverse, before ranking."""
+    """Raise where a test server has the answers and none was prepared for, or the reverse, before ranking."""
     hidden = source.name == "cirr" and not any(query.targets for protocol in protocols for query in protocol.queries)
     name = f"{source.name} {split}"
     if hidden and submission is None:

@@ -1,4 +1,4 @@
-"""What lies behind a score: the worst and best queries with their hits, and histograms of correspondences.
+"""The details of a score: the worst and best queries with their hits, and histograms of correspondences.
 
 Works on what `nsfse.evaluation.evaluate` ranked and encoded, for a run and a bundle alike. Nothing here needs torch.
 """
@@ -76,11 +76,11 @@ class _Diagnostics:
         best = sorted(range(len(orders)), key=lambda number: (ranks[number], -precision[number], random[number]))
         worst = sorted(range(len(orders)), key=lambda number: (-ranks[number], precision[number], random[number]))
         return (
-            [(self._rankings[number], ranks[number]) for number in self._first_of_each(worst) if ranks[number] > 0],
-            [(self._rankings[number], ranks[number]) for number in self._first_of_each(best) if ranks[number] == 0],
+            [(self._rankings[number], ranks[number]) for number in self._first_per_query(worst) if ranks[number] > 0],
+            [(self._rankings[number], ranks[number]) for number in self._first_per_query(best) if ranks[number] == 0],
         )
 
-    def _first_of_each(self, order: Sequence[int]) -> list[int]:
+    def _first_per_query(self, order: Sequence[int]) -> list[int]:
         """Return the first EXAMPLES of `order` that are phrasings of different queries."""
         first: dict[int, int] = {}
         for number in order:
@@ -106,10 +106,10 @@ class _Diagnostics:
         missed = None
         if not targets.intersection(ranking.rows[:HITS].tolist()):
             row = min(targets) if rank is None else int(ranking.rows[rank])
-            missed = self._hits(query, self._rank_one(query, row, head.mean), whole)[0]
+            missed = self._hits(query, self._rank_row(query, row, head.mean), whole)[0]
         return QueryExample(ranking.query, ranking.position, rank, self._hits(query, head, whole), missed)
 
-    def _rank_one(self, query: ComposedQuery, row: int, mean: float) -> Ranking:
+    def _rank_row(self, query: ComposedQuery, row: int, mean: float) -> Ranking:
         """Return one row as the search would have ranked it; `mean` is that of S over the re-ranked."""
         rows = np.array([row])
         cosines = self._ranker.cosines(query, rows)

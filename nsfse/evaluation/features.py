@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class EncodedImages:
-    """Features of N images: `vectors` [N, d] float32, regions [N, R, d] as a gallery keeps them.
+    """Features of N images: `vectors` [N, d] float32, regions [N, R, d] as a gallery stores them.
 
     `codes` [N, R, d] and `factors` [N, R, 1] are of inference/region_codec.py: what is scored is what will be served.
     """
@@ -56,7 +56,7 @@ def encode_in_batches(
     """
     if not ids:
         raise DataError("the gallery has no images; run `nsfse data check` to list what is missing")
-    chunks = [ids[at : at + batch] for at in range(0, len(ids), batch)]
+    chunks = [ids[start : start + batch] for start in range(0, len(ids), batch)]
     vectors: list[Floats] = []
     regions: list[tuple[NDArray[np.int8], Floats]] = []
     with ThreadPoolExecutor(1) as reader:

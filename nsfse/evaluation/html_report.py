@@ -108,7 +108,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _overview(results: Sequence[ProtocolResult]) -> str:
-    return _scores(results, [f'<a href="#{_anchor(each)}">{safe(each.protocol.name)}</a>' for each in results])
+    return _scores(results, [f'<a href="#{_anchor(result)}">{safe(result.protocol.name)}</a>' for result in results])
 
 
 def _anchor(result: ProtocolResult) -> str:
@@ -116,8 +116,10 @@ def _anchor(result: ProtocolResult) -> str:
 
 
 def _scores(results: Sequence[ProtocolResult], names: Sequence[str]) -> str:
-    shown = list(dict.fromkeys(name for each in results for name, _ in _numbers(each.scores)))
-    rows = [(name, *(_cell(each.scores.get(key)) for key in shown)) for name, each in zip(names, results, strict=True)]
+    shown = list(dict.fromkeys(name for result in results for name, _ in _numbers(result.scores)))
+    rows = [
+        (name, *(_cell(result.scores.get(key)) for key in shown)) for name, result in zip(names, results, strict=True)
+    ]
     return _table(["", *(LABELS.get(key, key) for key in shown)], rows)
 
 

@@ -41,8 +41,8 @@ def ranks_in_subset(
     The `orders` [Q, N] are whole rankings by one score. A ranking of two stages orders only its head by S, so that its
     members are to be scored by themselves, and `ranks_of_targets` of that order is their rank.
     """
-    kept = [order[np.isin(order, list(subset))] for order, subset in zip(orders, subsets, strict=True)]
-    return ranks_of_targets(kept, targets)
+    members = [order[np.isin(order, list(subset))] for order, subset in zip(orders, subsets, strict=True)]
+    return ranks_of_targets(members, targets)
 
 
 def recall_subset_at_k(
@@ -99,7 +99,7 @@ def precisions_at_k(orders: Sequence[Rows] | Rows, targets: Sequence[Collection[
 
 
 def mean_range(groups: Sequence[NDArray[np.float64]]) -> float | None:
-    """Return the mean over queries of how far the values of a query's phrasings lie apart, in points.
+    """Return the mean over queries of the range of the values of a query's phrasings, in points.
 
     Each of `groups` holds one query's values, 0...1. A query of one phrasing does not count; None where no other is.
     This is PinPoint's linguistic sensitivity: queries that flip in opposite directions do not cancel.

@@ -1,4 +1,4 @@
-"""What is said in one line of queries left out, of odd ones, of incomplete galleries and of texts."""
+"""One-line notices of queries left out, odd queries, incomplete galleries and texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,26 +19,26 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def by_line(noted: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield each line of (protocol, line) once, with all the protocols that it is said of."""
+    """Yield each line of (protocol, line) once, with all protocols that it concerns."""
     names: dict[str, list[str]] = {}
     for name, line in noted:
         names.setdefault(line, []).append(name)
-    for line, those in names.items():
-        yield f"{', '.join(those)}: {line}"
+    for line, protocols in names.items():
+        yield f"{', '.join(protocols)}: {line}"
 
 
 def gap_parts(incomplete: Mapping[str, Any]) -> Iterator[str]:
     """Yield how much of a gallery is there, where it is not all, and why queries are left out."""
-    found, expected = incomplete["gallery_found"], incomplete["gallery_expected"]
-    if found < expected:
-        yield f"incomplete gallery, {found} of {expected} images"
+    present, expected = incomplete["gallery_found"], incomplete["gallery_expected"]
+    if present < expected:
+        yield f"incomplete gallery, {present} of {expected} images"
     if incomplete["left_out"]:
         yield left_out_line(incomplete["left_out"])
 
 
 def left_out_line(noted: Sequence[Mapping[str, Any]]) -> str:
     """Return how many queries are left out for each reason, and the first of them by name."""
-    return "; ".join(_queries(each, LEFT_OUT, " left out") for each in noted)
+    return "; ".join(_queries(entry, LEFT_OUT, " left out") for entry in noted)
 
 
 def category_line(means: Mapping[str, Any]) -> str:
@@ -51,8 +51,8 @@ def category_line(means: Mapping[str, Any]) -> str:
 def _queries(noted: Mapping[str, Any], reasons: Mapping[str, tuple[str, str]], what: str) -> str:
     number, examples = noted["queries"], noted["examples"]
     rest = f" and {number - len(examples)} more" if number > len(examples) else ""
-    said = reasons[noted["reason"]][number > 1]
-    return f"{counted(number, 'query', 'queries')}{what}: {said} ({'; '.join(examples)}{rest})"
+    reason = reasons[noted["reason"]][number > 1]
+    return f"{counted(number, 'query', 'queries')}{what}: {reason} ({'; '.join(examples)}{rest})"
 
 
 def _text_parts(entry: Mapping[str, Any]) -> Iterator[str]:

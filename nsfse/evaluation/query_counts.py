@@ -17,7 +17,7 @@ LEFT_OUT = {
     "target_missing": ("the image of its target is missing", "the images of their targets are missing"),
     "target_not_in_split": ("its target is not in the split", "their targets are not in the split"),
 }
-"""Reason why a query is left out → what is said of one query, and of several. The first that holds is given."""
+"""Reason why a query is left out → its text for one query, and for several. The first that holds is given."""
 
 ODD = {
     "target_is_reference": ("its target is its reference", "their targets are their references"),
@@ -27,7 +27,7 @@ ODD = {
     "member_twice": ("its image set lists a member twice", "their image sets list a member twice"),
     "target_twice": ("it lists a target twice", "they list a target twice"),
 }
-"""What is odd about a query that is counted all the same → what is said of one query, and of several."""
+"""What is odd about a query that is counted all the same → its text for one query, and for several."""
 
 CANDIDATES = 5
 """How many members of an image set R_subset ranks: CIRR's six without the reference."""
@@ -70,8 +70,8 @@ def odd_queries(protocol: EvaluationProtocol, scored: Iterable[EvalQuery]) -> tu
     """Return what is odd about the queries that are `scored`, each kind counted by itself."""
     known = {id(query) for query in scored}
     gallery = frozenset(protocol.gallery)
-    found = [dict.fromkeys(_odd(query, gallery), "") if id(query) in known else {} for query in protocol.queries]
-    return _noted(protocol, found, ODD)
+    reasons = [dict.fromkeys(_odd(query, gallery), "") if id(query) in known else {} for query in protocol.queries]
+    return _noted(protocol, reasons, ODD)
 
 
 def unlisted(source: Source, protocols: Iterable[EvaluationProtocol]) -> frozenset[str]:
@@ -91,11 +91,11 @@ def text_counts(scorer: Scorer, texts: Sequence[str]) -> dict[str, int] | None:
     tokenizer = scorer.tokenizer
     if tokenizer is None:
         return None
-    found = count_read(tokenizer, texts)
+    counts = count_read(tokenizer, texts)
     return {
-        "count": found["texts"],
-        "with_unknown_word": found["texts_with_unknown_words"],
-        "longer_than_read": found["texts_cut"],
+        "count": counts["texts"],
+        "with_unknown_word": counts["texts_with_unknown_words"],
+        "longer_than_read": counts["texts_cut"],
         "words_read": tokenizer.max_words,
     }
 
@@ -104,20 +104,22 @@ def _reasons(
     protocol: EvaluationProtocol, missing: Collection[str], unlisted: Collection[str]
 ) -> Iterator[dict[str, str]]:
     """Yield for each query why it is left out → the id that is to blame, or nothing."""
-    gallery, gone = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
-    strange = frozenset(unlisted)
-    secret = not any(query.targets for query in protocol.queries)  # then a server keeps the answers
+    gallery, missing_ids = frozenset(protocol.gallery), frozenset(protocol.missing_ids).union(missing)
+    unlisted_ids = frozenset(unlisted)
+    answers_hidden = not any(query.targets for query in protocol.queries)  # then a test server has the answers
     for query in protocol.queries:
-        if found := next((item for item in query.reference_ids if item in strange), ""):
-            yield {"reference_unlisted": found}
-        elif found := next((item for item in query.reference_ids if item in gone), ""):
-            yield {"reference_missing": found}
-        elif secret or not gallery.isdisjoint(query.targets):
+        if culprit := next((item for item in query.reference_ids if item in unlisted_ids), ""):
+            yield {"reference_unlisted": culprit}
+        elif culprit := next((item for item in query.reference_ids if item in missing_ids), ""):
+            yield {"reference_missing": culprit}
+        elif answers_hidden or not gallery.isdisjoint(query.targets):
             yield {}
         elif not query.targets:
             yield {"no_target": ""}
         else:
-            yield {"target_not_in_split" if gone.isdisjoint(query.targets) else "target_missing": query.targets[0]}
+            yield {
+                "target_not_in_split" if missing_ids.isdisjoint(query.targets) else "target_missing": query.targets[0]
+            }
 
 
 def _odd(query: EvalQuery, gallery: frozenset[str]) -> Iterator[str]:
@@ -135,16 +137,21 @@ def _odd(query: EvalQuery, gallery: frozenset[str]) -> Iterator[str]:
         yield "target_twice"
 
 
-def _noted(protocol: EvaluationProtocol, found: Sequence[Mapping[str, str]], order: Iterable[str]) -> tuple[Noted, ...]:
+def _noted(
+    protocol: EvaluationProtocol, reasons_of: Sequence[Mapping[str, str]], order: Iterable[str]
+) -> tuple[Noted, ...]:
     noted = []
     for reason in order:
-        at = [place for place, reasons in enumerate(found) if reason in reasons]
-        if at:
-            named = (_name(protocol.queries[place], place, found[place][reason]) for place in at[:EXAMPLES])
-            noted.append(Noted(reason, len(at), tuple(named)))
+        positions = [position for position, reasons in enumerate(reasons_of) if reason in reasons]
+        if positions:
+            named = (
+                _name(protocol.queries[position], position, reasons_of[position][reason])
+                for position in positions[:EXAMPLES]
+            )
+            noted.append(Noted(reason, len(positions), tuple(named)))
     return tuple(noted)
 
 
-def _name(query: EvalQuery, place: int, item: str) -> str:
-    said = f"pairid {query.pairid}" if query.pairid else f"query {place + 1}, reference {query.reference}"
-    return said if item in ("", query.reference) and not query.pairid else f"{said}: {item}" if item else said
+def _name(query: EvalQuery, position: int, item: str) -> str:
+    name = f"pairid {query.pairid}" if query.pairid else f"query {position + 1}, reference {query.reference}"
+    return name if item in ("", query.reference) and not query.pairid else f"{name}: {item}" if item else name

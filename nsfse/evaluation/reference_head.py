@@ -1,7 +1,8 @@
 """The similarity head in numpy (docs/method.md §4, §5, §7): the readable form, and what the pair graph is held against.
 
-Everything is said with inner products. An image's regions v_j enter through X_kj = ⟨w_k, v_j⟩, Y_kj = ⟨b_k, v_j⟩ and
-G = VVᵀ, because the cosine of a unit row u with a weighted sum of regions is Σ_j a_j⟨u, v_j⟩ / √(aᵀGa).
+All is computed from inner products. An image's regions v_j enter through X_kj = ⟨w_k, v_j⟩,
+Y_kj = ⟨b_k, v_j⟩ and G = VVᵀ. The reason: the cosine of a unit row u with a weighted sum of regions
+is Σ_j a_j⟨u, v_j⟩ / √(aᵀGa).
 """
 
 from dataclasses import asdict, dataclass
@@ -42,8 +43,8 @@ class HeadConstants:
         needed = [name for name in cls.__slots__ if name != "views"]  # older bundles have none
         if missing := [name for name in needed if name not in manifest.head]:
             raise IntegrityError(f"the manifest of {manifest.name} has no head constant {missing[0]}; export it again")
-        found: dict[str, Any] = {name: manifest.head[name] for name in needed}
-        return cls(**found, views=int(manifest.head.get("views", 0)))
+        constants: dict[str, Any] = {name: manifest.head[name] for name in needed}
+        return cls(**constants, views=int(manifest.head.get("views", 0)))
 
     def to_dict(self) -> dict[str, float]:
         """Return them as the manifest's `head`."""
@@ -58,14 +59,19 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     one with the same view counts alone.
     """
     words, probes, gram = products(query, targets)
-    kept, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
+    first_view, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
     cross = branches(words, words, gram, head.t_c, head, query.word_weights < 0) @ query.word_weights
-    view = probes[:, kept : kept + head.views, places:].diagonal(axis1=1, axis2=2)
-    near, word_probes = np.delete(probes, slice(kept, kept + head.views), axis=1), probes[:, kept + head.views :]
-    guide = np.concatenate([probes[:, :kept], 0.5 * words + 0.5 * word_probes], axis=1)
-    found = branches(near, guide, gram, head.t_v, head)
-    found = np.concatenate([found[:, :kept], view_branches(view, head), found[:, kept:]], axis=1)
-    visual = found @ query.probe_weights
+    view = probes[:, first_view : first_view + head.views, places:].diagonal(axis1=1, axis2=2)
+    near, word_probes = (
+        np.delete(probes, slice(first_view, first_view + head.views), axis=1),
+        probes[:, first_view + head.views :],
+    )
+    guide = np.concatenate([probes[:, :first_view], 0.5 * words + 0.5 * word_probes], axis=1)
+    branch_sums = branches(near, guide, gram, head.t_v, head)
+    branch_sums = np.concatenate(
+        [branch_sums[:, :first_view], view_branches(view, head), branch_sums[:, first_view:]], axis=1
+    )
+    visual = branch_sums @ query.probe_weights
     score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
     return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
 
@@ -74,8 +80,10 @@ def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -
     """Return the best of each: x [K, L] of words and y [K, P+L] of probes, a view's with the same view alone."""
     words, probes, _ = products(query, targets)
     best: Reals = probes.max(-1)
-    kept = len(query.probes) - len(query.words) - views
-    best[:, kept : kept + views] = probes[:, kept : kept + views, probes.shape[2] - views :].diagonal(axis1=1, axis2=2)
+    first_view = len(query.probes) - len(query.words) - views
+    best[:, first_view : first_view + views] = probes[
+        :, first_view : first_view + views, probes.shape[2] - views :
+    ].diagonal(axis1=1, axis2=2)
     return words.max(-1), best
 
 
@@ -90,8 +98,8 @@ def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Real
 
 def view_branches(view: Reals, head: HeadConstants) -> Reals:
     """Return p + γn of views, each with one product `view` [K, V]: the two positive terms are then equal."""
-    found: Reals = view + view * (view > head.t_v) + head.gamma * np.minimum(0, view - head.t_v)
-    return found
+    branch_sums: Reals = view + view * (view > head.t_v) + head.gamma * np.minimum(0, view - head.t_v)
+    return branch_sums
 
 
 def branches(
@@ -123,16 +131,16 @@ def boundary_margin(query: QueryFeatures, targets: TargetFeatures, head: HeadCon
     return near
 
 
-def _softmax(logits: Reals, keep: NDArray[np.bool_] | None = None) -> Reals:
-    """Softmax over the last axis, of those to `keep` where given; all 0 where none is kept."""
-    if keep is not None:
-        logits = np.where(keep, logits, -np.inf)
+def _softmax(logits: Reals, mask: NDArray[np.bool_] | None = None) -> Reals:
+    """Softmax over the last axis, over those in `mask` where given; all 0 where it has none."""
+    if mask is not None:
+        logits = np.where(mask, logits, -np.inf)
     peak = logits.max(-1, keepdims=True)
     weights = np.exp(logits - np.where(np.isfinite(peak), peak, 0))
-    found: Reals = weights / np.maximum(weights.sum(-1, keepdims=True), np.finfo(weights.dtype).tiny)
-    return found
+    softmax: Reals = weights / np.maximum(weights.sum(-1, keepdims=True), np.finfo(weights.dtype).tiny)
+    return softmax
 
 
 def _unit(rows: Reals, axis: int) -> Reals:
-    found: Reals = rows / np.maximum(np.linalg.norm(rows, axis=axis, keepdims=True), 1e-12)
-    return found
+    unit: Reals = rows / np.maximum(np.linalg.norm(rows, axis=axis, keepdims=True), 1e-12)
+    return unit

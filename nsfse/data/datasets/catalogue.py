@@ -30,7 +30,7 @@ class CatalogueSource:
     Raises:
         NotFoundError: The folder or the table is not there.
         DataError: A row cannot be used, or no two items make an edit.
-        UsageError: An option names an unknown column, or keeps too few products apart.
+        UsageError: An option names an unknown column, or holds out too few products.
     """
 
     name = "catalogue"
@@ -49,12 +49,12 @@ class CatalogueSource:
         values = {column: frozenset(row[column] for row in rows.values()) for column in self.columns}
         group = options.group if options.group in self._table.columns else None
         schema = Schema(self._table.file, self.columns, values, group, self._templates)
-        kept_out = _kept_out(rows, group, options.calibration_ratio)
-        self._rows: Rows = {item: row for item, row in rows.items() if item not in kept_out}
+        calibration_rows = _held_out_rows(rows, group, options.calibration_ratio)
+        self._rows: Rows = {item: row for item, row in rows.items() if item not in calibration_rows}
         self.titles = _titles(self._rows, options.title)
         self._sampler = TripletSampler(self._rows, schema, options)
         self._calibration = (
-            CalibrationView(kept_out, self._rows, schema, options) if options.calibration_ratio else None
+            CalibrationView(calibration_rows, self._rows, schema, options) if options.calibration_ratio else None
         )
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
@@ -121,7 +121,7 @@ class CatalogueSource:
         return ids
 
 
-def _kept_out(rows: Rows, group: str | None, share: float) -> Rows:
+def _held_out_rows(rows: Rows, group: str | None, share: float) -> Rows:
     """Return the products that training does not show, each with all its images, by a hash of its name."""
     names = {item: (row[group] if group else "") or item for item, row in rows.items()}
     return {item: row for item, row in rows.items() if crc32(names[item].encode()) / 2**32 < share}

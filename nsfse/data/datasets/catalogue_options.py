@@ -16,7 +16,7 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     images: Path | None = None
     """Where images are when not in `images/` of the folder."""
     attributes: Sequence[str] | None = None
-    """Columns that an edit keeps when it does not name them; by default every column of few values."""
+    """Columns that an edit leaves unchanged when it does not name them; by default every column of few values."""
     group: str | None = "group"
     """Column that names products; images of one product are its variants."""
     title: str | None = "title"
@@ -29,7 +29,7 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     triplets: int = 60_000
     """Triplets in an epoch."""
     instance_ratio: float = 0.5
-    """Share of edits within a group, which keep the very product."""
+    """Share of edits within a group, which stay within one product."""
     double_ratio: float = 0.1
     """Share of edits of two attributes."""
     balance: float = 0.5
@@ -45,7 +45,7 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     negation_ratio: float = 0.0
     """Share of edits that name what is not wanted ("not red")."""
     calibration_ratio: float = 0.0
-    """Share of products kept out of training, to fit score weights and confidence to."""
+    """Share of products held out of training, to fit score weights and confidence to."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number out of its range."""

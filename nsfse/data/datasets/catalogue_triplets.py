@@ -24,7 +24,7 @@ _MAX_TARGETS = 1000
 """Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
 _MAX_CALIBRATION_EDITS = 6000  # most begin with a product that training shows, and are left out
 _CALIBRATION_GALLERY = 6000
-"""Among the kept-out products alone the head has an easy time, and what is fitted there trusts it too much."""
+"""Among the held-out products alone the head has an easy time, and what is fitted there trusts it too much."""
 
 Rows = Mapping[str, Mapping[str, str]]
 """Items by id, each with its values by column."""
@@ -141,12 +141,14 @@ class TripletSampler:
         """Return a sampler of every `size` columns, `share` divided among those that have pairs."""
         if share <= 0:
             return []
-        given, samplers = self._options.attribute_weights, []
+        attribute_weights, samplers = self._options.attribute_weights, []
         for chosen in combinations(columns, size):
             others = [column for column in self._schema.columns if column not in chosen]
             groups = self._groups(chosen, lambda row, others=others: tuple(row[column] for column in others))  # type: ignore[misc]
             sampler = PairSampler(chosen, groups, self._options.balance)
-            weight = np.prod([given[column] for column in chosen]) if given else sampler.total**0.5
+            weight = (
+                np.prod([attribute_weights[column] for column in chosen]) if attribute_weights else sampler.total**0.5
+            )
             if sampler.total:
                 samplers.append((float(weight), sampler))
         total = sum(weight for weight, _ in samplers)
@@ -167,28 +169,28 @@ class TripletSampler:
 
 
 class CalibrationView:
-    """The products kept out of training, in a gallery among others as a shop has them.
+    """The products held out of training, in a gallery among others as a shop has them.
 
-    Raises UsageError where the products kept out make no edits by themselves.
+    Raises UsageError where the held-out products make no edits by themselves.
     """
 
-    def __init__(self, kept_out: Rows, training: Rows, schema: Schema, options: CatalogueOptions) -> None:
+    def __init__(self, calibration_rows: Rows, training: Rows, schema: Schema, options: CatalogueOptions) -> None:
         count = min(options.triplets, _MAX_CALIBRATION_EDITS)
         options = msgspec.structs.replace(options, recolour_prob=0.0, triplets=count)
         try:
-            TripletSampler(kept_out, schema, options)
+            TripletSampler(calibration_rows, schema, options)
         except DataError:
             raise UsageError(
-                f"calibration_ratio keeps {len(kept_out)} items of {schema.file} apart: too few to make edits; "
+                f"calibration_ratio holds out {len(calibration_rows)} items of {schema.file}: too few to make edits; "
                 "give more, or 0"
             ) from None
-        others = list(training)[:: -(-len(training) // max(1, _CALIBRATION_GALLERY - len(kept_out)))]
+        others = list(training)[:: -(-len(training) // max(1, _CALIBRATION_GALLERY - len(calibration_rows)))]
         self._training = training
-        self._rows = {**kept_out, **{item: training[item] for item in others}}
+        self._rows = {**calibration_rows, **{item: training[item] for item in others}}
         self._sampler = TripletSampler(self._rows, schema, options)
 
     def protocol(self) -> EvaluationProtocol:
-        """Return queries from and to products kept out of training; other right answers come after these."""
+        """Return queries from and to products held out of training; other right answers come after these."""
         queries = []
         for triplet in self._sampler.triplets(0):
             targets = tuple(sorted(triplet.targets, key=self._training.__contains__))

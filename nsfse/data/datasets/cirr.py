@@ -1,4 +1,4 @@
-"""CIRR (rc2): real-life scenes; hard, soft and subset recall; a test split whose answers a server keeps.
+"""CIRR (rc2): real-life scenes; hard, soft and subset recall; a test split whose answers a test server has.
 
 Facts and counts: docs/benchmarks.md.
 """
@@ -169,8 +169,10 @@ class CIRR:
 
     def _read_pairs(self, split: str) -> list[_Query]:
         path = self._index.file(self._file("cap", split))
-        given: Sequence[_Query] = read_json(path, list[_Query] if split == "test1" else list[_Pair], "pair", "pairid")
-        pairs = [_with_ids(pair) for pair in given]
+        listed_pairs: Sequence[_Query] = read_json(
+            path, list[_Query] if split == "test1" else list[_Pair], "pair", "pairid"
+        )
+        pairs = [_with_ids(pair) for pair in listed_pairs]
         first: dict[str, int] = {}
         for number, pair in enumerate(pairs):
             key = str(pair.pairid)

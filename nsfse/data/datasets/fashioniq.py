@@ -237,10 +237,10 @@ def _ids(pair: _Query) -> tuple[str, ...]:
 
 
 def _judge_captions(pair: _Query, notes: Findings, entry: str) -> None:
-    given = _not_blank(pair.captions)
-    if not given:
+    texts = _not_blank(pair.captions)
+    if not texts:
         notes.add("pair has no caption", "pairs have no caption", entry)
-    elif len(given) < len(pair.captions):
+    elif len(texts) < len(pair.captions):
         notes.add("pair has an empty caption", "pairs have an empty caption", entry)
     if len(pair.captions) != 2:
         notes.add("pair does not have two captions", "pairs do not have two captions", entry)
@@ -271,9 +271,9 @@ def _all_of(captions: Iterable[str]) -> str:
 def _joined(captions: Sequence[str], join: str) -> tuple[str, ...]:
     if join == "clip4cir":
         return (_clip4cir(captions) if captions else "",)
-    given = _not_blank(captions)
-    one = _all_of(captions)
-    return (one,) if join == "c1 and c2" else (one, " and ".join(reversed(given)))
+    texts = _not_blank(captions)
+    joined = _all_of(captions)
+    return (joined,) if join == "c1 and c2" else (joined, " and ".join(reversed(texts)))
 
 
 def _clip4cir(captions: Sequence[str]) -> str:
@@ -283,10 +283,10 @@ def _clip4cir(captions: Sequence[str]) -> str:
 
 def _training_text(captions: Sequence[str], join: str, rng: random.Random) -> str:
     """Return a training text: c1 and c2, c2 and c1, c1 or c2, each as `join` writes it."""
-    given = _not_blank(captions)
+    texts = _not_blank(captions)
     if join == "clip4cir":
-        cut = [bare for caption in given if (bare := caption.strip(_MARKS))] or given
+        cut = [bare for caption in texts if (bare := caption.strip(_MARKS))] or texts
         ways = [_clip4cir(cut), _clip4cir(cut[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
     else:
-        ways = [" and ".join(given), " and ".join(reversed(given)), given[0], given[-1]]
+        ways = [" and ".join(texts), " and ".join(reversed(texts)), texts[0], texts[-1]]
     return rng.choice(ways)

@@ -51,7 +51,7 @@ class FileIndex:
         groups: dict[str, list[_Listed]] = defaultdict(list)
         for name in listed:
             groups[_key(name)].append(_Listed.of(name))
-        folders = frozenset(part for group in groups.values() for one in group for part in one.folders)
+        folders = frozenset(part for group in groups.values() for entry in group for part in entry.folders)
         chosen: dict[str, tuple[Path, ...]] = {}
         for key, group in groups.items():
             if key in self.by_key:
@@ -61,7 +61,7 @@ class FileIndex:
         return {name: path for name, path in first.items() if path is not None}
 
     def file(self, name: str) -> Path:
-        """Return an annotation file by its name; raise NotFoundError that says where it was looked for."""
+        """Return an annotation file by its name; raise NotFoundError with the folder that was searched."""
         if name not in self.files:
             raise NotFoundError(f"no {name} under {self.roots[0]}; give the folder that holds the official annotations")
         return self.files[name]
@@ -80,21 +80,21 @@ class FileIndex:
         self, group: Sequence["_Listed"], files: Sequence[Path], folders: Collection[str]
     ) -> dict[str, tuple[Path, ...]]:
         """Return name → files that it may be, the best first, for listed names and files of one stem."""
-        placed = [one for one in group if one.folders]
-        bare = [one for one in group if one.suffix and not one.folders]
-        ids = [one for one in group if not (one.folders or one.suffix)]
+        placed = [entry for entry in group if entry.folders]
+        bare = [entry for entry in group if entry.suffix and not entry.folders]
+        ids = [entry for entry in group if not (entry.folders or entry.suffix)]
         tails: dict[tuple[str, ...], list[_Listed]] = defaultdict(list)
-        for one in placed if len(placed) > 1 else ():
-            for start in range(len(one.folders)):
-                tails[one.folders[start:]].append(one)
+        for entry in placed if len(placed) > 1 else ():
+            for start in range(len(entry.folders)):
+                tails[entry.folders[start:]].append(entry)
         fitting: dict[str, list[tuple[tuple[int, bool], Path]]] = defaultdict(list)
         for path in files:
             top, place = self._place(path)
             within = placed if len(placed) < 2 else _of_place((top, *place), path.name, tails)
             named = bare if len(bare) < 2 else _of_name(path.name, bare)
-            for one in (*within, *named, *ids):
-                if (fit := one.fit(top, place, path.name, folders)) is not None:
-                    fitting[one.name].append((fit, path))
+            for entry in (*within, *named, *ids):
+                if (fit := entry.fit(top, place, path.name, folders)) is not None:
+                    fitting[entry.name].append((fit, path))
         return {
             name: tuple(path for _, path in sorted(fits, key=lambda fit: fit[0], reverse=True))
             for name, fits in fitting.items()
@@ -219,9 +219,9 @@ def absent(listed: Iterable[str], images: Mapping[str, Path]) -> tuple[str, ...]
     return tuple(item for item in dict.fromkeys(listed) if item not in images)
 
 
-def counted(number: int, one: str, many: str = "") -> str:
+def counted(number: int, singular: str, plural: str = "") -> str:
     """Return a number and its noun: "1 pair", "2 pairs"."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def _dead(paths: Iterable[Path]) -> dict[Path, str]:
@@ -232,10 +232,10 @@ def _dead(paths: Iterable[Path]) -> dict[Path, str]:
                 head = file.read(16)
         except OSError:  # reading the image will say what is wrong
             continue
-        riff, boxed = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[4:8] in (b"ftyp", b"jP  ", b"JXL ")
+        riff, iso_media = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[4:8] in (b"ftyp", b"jP  ", b"JXL ")
         if not head:
             dead[path] = EMPTY
-        elif not (head.startswith(_STARTS) or riff or boxed):
+        elif not (head.startswith(_STARTS) or riff or iso_media):
             dead[path] = NO_IMAGE
     return dead
 
@@ -298,19 +298,19 @@ def _of_place(
     """Return the one listed name whose folders a file has most of in common; none where two fit it alike."""
     for start in range(len(place)):
         if listed := tails.get(place[start:]):
-            return listed if _one_image(listed) else _of_name(file, listed)
+            return listed if _is_one_image(listed) else _of_name(file, listed)
     return ()
 
 
 def _of_name(file: str, listed: Sequence[_Listed]) -> Sequence[_Listed]:
     """Return the one of `listed` that has a file's very name, suffix included; none where there is not one."""
-    same = [one for one in listed if one.last == _normal(file)]
-    return same if _one_image(same) else ()
+    same = [entry for entry in listed if entry.last == _normal(file)]
+    return same if _is_one_image(same) else ()
 
 
-def _one_image(listed: Sequence[_Listed]) -> bool:
+def _is_one_image(listed: Sequence[_Listed]) -> bool:
     """Return whether the names are one, spelled in several ways."""
-    return len({(one.folders, one.last) for one in listed}) == 1
+    return len({(entry.folders, entry.last) for entry in listed}) == 1
 
 
 def _preference(path: Path, empty: Collection[Path]) -> tuple[bool, int, int, str]:

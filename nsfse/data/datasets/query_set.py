@@ -105,14 +105,14 @@ class QuerySetSource:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
-        silent = sum(not all(map(trainable, query.texts)) for query in self._given())
-        line = f"{counted(silent, 'training query', 'training queries')} left out: a text is far too long"
-        return (line,) if silent else ()
+        too_long = sum(not all(map(trainable, query.texts)) for query in self._training_queries())
+        line = f"{counted(too_long, 'training query', 'training queries')} left out: a text is far too long"
+        return (line,) if too_long else ()
 
     @property
     def training_texts(self) -> tuple[str, ...]:
         """Every text that training may use."""
-        return tuple(text for query in self._given() for text in query.texts)
+        return tuple(text for query in self._training_queries() for text in query.texts)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -153,15 +153,15 @@ class QuerySetSource:
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the queries of the train split in a seeded shuffle, one text each, incomplete ones left out."""
         rng = random.Random(f"{self._seed}/{epoch}")
-        given = self._given()
+        queries = self._training_queries()
         made: list[TrainingTriplet] = []
-        for query in rng.sample(given, len(given)):
+        for query in rng.sample(queries, len(queries)):
             targets = tuple(item for item in query.targets if item in self.images)
             if targets and query.reference in self.images and all(map(trainable, query.texts)):
                 made.append(TrainingTriplet(query.reference, rng.choice(query.texts), targets, query.kind))
         return made
 
-    def _given(self) -> list[EvalQuery]:
+    def _training_queries(self) -> list[EvalQuery]:
         """Return the queries of the train split that ask with one image and one text."""
         every = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
         return [query for query in every if query.is_simple]

@@ -67,7 +67,7 @@ class Shoes:
         if not self._lists:
             raise NotFoundError(f"no train_im_names.txt or eval_im_names.txt under {folder}; fetch the official lists")
         path = self._index.file("relative_captions_shoes.json")
-        self._given = [pair.triplet for pair in read_json(path, list[_Pair], "pair", "ImageName")]
+        self._all_pairs = [pair.triplet for pair in read_json(path, list[_Pair], "pair", "ImageName")]
         self._pairs = {split: self._split_pairs(split) for split in self._lists}
         listed = [item for ids in self._lists.values() for item in ids]
         self.images = self._index.locate(listed)
@@ -81,9 +81,9 @@ class Shoes:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What training leaves out, a line each."""
-        silent = sum(not trainable(pair.texts[0]) for pair in self._pairs.get("train", ()))
-        line = f"{counted(silent, 'training pair')} left out: no caption, or one far too long"
-        return (line,) if silent else ()
+        untrainable = sum(not trainable(pair.texts[0]) for pair in self._pairs.get("train", ()))
+        line = f"{counted(untrainable, 'training pair')} left out: no caption, or one far too long"
+        return (line,) if untrainable else ()
 
     def load(self, item: str, size: tuple[int, int]) -> Pixels:
         """Return one image [H, W, 3] fitted to `size` (H, W)."""
@@ -135,19 +135,19 @@ class Shoes:
 
     def _split_pairs(self, split: str) -> list[EvalQuery]:
         here = set(self._lists[split])
-        return [pair for pair in self._given if pair.reference in here and pair.targets[0] in here]
+        return [pair for pair in self._all_pairs if pair.reference in here and pair.targets[0] in here]
 
     def _findings(self) -> tuple[Findings, Findings]:
         """Return what makes pairs unfit to be scored, and what only has to be known."""
         faults, notes = Findings(), Findings()
-        of = {item: split for split, ids in self._lists.items() for item in ids}
+        split_of = {item: split for split, ids in self._lists.items() for item in ids}
         seen: set[EvalQuery] = set()
-        for number, pair in enumerate(self._given):
+        for number, pair in enumerate(self._all_pairs):
             entry, (target,) = f"pair {number}", pair.targets
             for role, item in (("reference", pair.reference), ("target", target)):
-                if item not in of and len(self._lists) == len(LISTS):
+                if item not in split_of and len(self._lists) == len(LISTS):
                     faults.add(f"{role} is in no list", f"{role}s are in no list", f"{entry} {item}")
-            if {of.get(pair.reference), of.get(target)} >= set(LISTS):
+            if {split_of.get(pair.reference), split_of.get(target)} >= set(LISTS):
                 faults.add("pair lies across both splits", "pairs lie across both splits", entry)
             if pair.reference == target:
                 faults.add("pair has its reference as target", "pairs have their reference as target", entry)

@@ -59,15 +59,15 @@ def compound_queries(
 
 
 def _two_references(
-    catalogue: SyntheticItems, cluster: Cluster, one: AttributeCodes, other: AttributeCodes
+    catalogue: SyntheticItems, cluster: Cluster, first: AttributeCodes, second: AttributeCodes
 ) -> Iterator[CompoundQuery]:
-    apart = _differing(one, other)
+    apart = _differing(first, second)
     for goal in cluster.corners if len(apart) == 2 else ():
-        changed = _differing(one, goal)
+        changed = _differing(first, goal)
         if len(changed) == 1 and changed[0] not in apart and not _category_with_its_own((*apart, *changed)):
-            (i, j), option = apart, edit_options(catalogue.level, one, goal)[0]
-            mixed = [_fix(_fix(option.allowed, i, a[i]), j, b[j]) for a, b in ((one, other), (other, one))]
-            yield _query(catalogue, "mixed", (one, other), option.edits, mixed)
+            (i, j), option = apart, edit_options(catalogue.level, first, goal)[0]
+            mixed = [_fix(_fix(option.allowed, i, a[i]), j, b[j]) for a, b in ((first, second), (second, first))]
+            yield _query(catalogue, "mixed", (first, second), option.edits, mixed)
 
 
 def _several_edits(
@@ -117,7 +117,7 @@ def _excluded_image(catalogue: SyntheticItems, start: AttributeCodes, option: Ed
     if len(looks) > 1:
         alike = tuple(item for item in answers if catalogue.codes[item] == looks[-1])
         rest = tuple(item for item in answers if item not in alike)
-        hard = (*alike, *catalogue.one_off(option.allowed))
+        hard = (*alike, *catalogue.near_misses(option.allowed))
         yield CompoundQuery("image", (start,), option.edits, rest, hard, negative_images=(looks[-1],))
 
 
@@ -131,7 +131,7 @@ def _query(
     negative_texts: tuple[str, ...] = (),
 ) -> CompoundQuery:
     targets = tuple(item for allowed in wanted for item in catalogue.matching(allowed))
-    near = dict.fromkeys([*hard, *(item for allowed in wanted for item in catalogue.one_off(allowed))])
+    near = dict.fromkeys([*hard, *(item for allowed in wanted for item in catalogue.near_misses(allowed))])
     right = set(targets)
     rest = tuple(item for item in near if item not in right)
     return CompoundQuery(kind, references, edits, targets, rest, negative_texts)
@@ -147,8 +147,8 @@ def _word(catalogue: SyntheticItems, index: int, goal: AttributeCodes, code: int
     return value
 
 
-def _differing(one: AttributeCodes, other: AttributeCodes) -> tuple[int, ...]:
-    return tuple(index for index in range(len(one)) if one[index] != other[index])
+def _differing(first: AttributeCodes, second: AttributeCodes) -> tuple[int, ...]:
+    return tuple(index for index in range(len(first)) if first[index] != second[index])
 
 
 def _category_with_its_own(changed: Sequence[int]) -> bool:

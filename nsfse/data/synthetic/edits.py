@@ -147,7 +147,7 @@ def plain_edit(level: Level, name: str, a: AttributeCodes, b: AttributeCodes) ->
 
 
 def _more_edit(level: Level, name: str, a: AttributeCodes, up: bool) -> Edit:
-    """Return the edit that compares: darker or lighter, longer or shorter as the category says it."""
+    """Return the edit that compares: darker or lighter, longer or shorter in the word of the category."""
     if name == "colour":
         word = "lighter" if up else "darker"
         return Edit(name, word, {}, (word,))

@@ -132,7 +132,7 @@ class SyntheticItems:
         groups = (self._by_codes.get(codes, ()) for codes in itertools.product(*allowed))
         return [item for group in groups for item in group]
 
-    def one_off(self, allowed: Allowed) -> list[int]:
+    def near_misses(self, allowed: Allowed) -> list[int]:
         """Return the items that are allowed but for exactly one attribute."""
         items: list[int] = []
         for i, values in enumerate(allowed):

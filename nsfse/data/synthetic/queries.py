@@ -70,7 +70,7 @@ class QueryMaker:
     def _query(self, option: EditOption, reference: int, rng: np.random.Generator) -> EvalQuery:
         texts = self._texts(option.edits, rng)
         answers = self._items.matching(option.allowed)
-        hard = [item for item in self._items.one_off(option.allowed) if item != reference]
+        hard = [item for item in self._items.near_misses(option.allowed) if item != reference]
         return EvalQuery(
             item_id(self._split, reference),
             texts,

@@ -45,7 +45,7 @@ def _arc(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, end: fl
     return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], axis=1)
 
 
-def _box(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]:
+def _rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]:
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
@@ -75,7 +75,7 @@ def _dress(length: float, detail: bool) -> list[Part]:
     for x in (0.08, 0.17):
         parts += _both("fold", [(x, -0.08), (x * wide / 0.3, hem)], 0.025)
     if detail:
-        parts.append(_part("trim", _box(-0.28, -0.29, 0.28, -0.11)))
+        parts.append(_part("trim", _rectangle(-0.28, -0.29, 0.28, -0.11)))
     return parts
 
 
@@ -85,9 +85,12 @@ def _trousers(length: float, detail: bool) -> list[Part]:
     parts = [_whole("body", leg), _part("fold", [(0, -0.75), (0, -0.34)], 0.03)]
     parts += _both("fold", [(0.36, -0.72), (0.44, -0.5)], 0.03)
     if detail:
-        parts += [_part("trim", _box(-0.42, -0.94, 0.42, -0.74)), _part("metal", _box(-0.1, -0.96, 0.1, -0.72))]
+        parts += [
+            _part("trim", _rectangle(-0.42, -0.94, 0.42, -0.74)),
+            _part("metal", _rectangle(-0.1, -0.96, 0.1, -0.72)),
+        ]
     else:
-        parts.append(_part("dark", _box(-0.41, -0.92, 0.41, -0.82)))
+        parts.append(_part("dark", _rectangle(-0.41, -0.92, 0.41, -0.82)))
     return parts
 
 
@@ -97,7 +100,7 @@ def _skirt(length: float, detail: bool) -> list[Part]:
     half = [(0, -0.7), (0.33, -0.7), (wide, hem), (wide * 0.5, hem + 0.06), (0, hem + 0.08)]
     parts = [_whole("body", half), _part("fold", [(0, -0.55), (0, hem + 0.06)], 0.025)]
     parts += _both("fold", [(0.17, -0.55), (wide * 0.55, hem + 0.04)], 0.025)
-    parts.append(_part("dark", _box(-0.34, -0.72, 0.34, -0.6)))
+    parts.append(_part("dark", _rectangle(-0.34, -0.72, 0.34, -0.6)))
     if detail:
         parts += _both("trim", [(0.0, -0.64), (0.36, -0.88), (0.4, -0.42)])
         parts += _both("trim", [(0.0, -0.62), (0.07, -0.64), (0.2, -0.2), (0.08, -0.2)])
@@ -119,9 +122,12 @@ def _bag(length: float, detail: bool) -> list[Part]:
     rise = 0.22 + 0.68 * length
     parts = [_part("dark", _arc(0, 0.02, 0.36, rise, 180, 360), 0.1)]
     half = [(0, 0.0), (0.56, 0.0), (0.62, 0.06), (0.76, 0.78), (0.7, 0.88), (0, 0.88)]
-    parts += [_whole("body", half), _part("dark", _box(-0.57, 0.0, 0.57, 0.1))]
+    parts += [_whole("body", half), _part("dark", _rectangle(-0.57, 0.0, 0.57, 0.1))]
     if detail:
-        parts += [_part("trim", _box(-0.36, 0.32, 0.36, 0.74)), _part("metal", _box(-0.07, 0.28, 0.07, 0.42))]
+        parts += [
+            _part("trim", _rectangle(-0.36, 0.32, 0.36, 0.74)),
+            _part("metal", _rectangle(-0.07, 0.28, 0.07, 0.42)),
+        ]
     return parts
 
 
@@ -129,7 +135,7 @@ def _shoe(length: float, detail: bool) -> list[Part]:
     top = 0.02 - 0.92 * length
     upper = [(-0.66, top), (-0.1, top), (-0.06, 0.02), (0.12, 0.2), (0.45, 0.28), (0.74, 0.34), (0.9, 0.46)]
     parts = [_part("body", [*upper, (0.93, 0.62), (-0.7, 0.62), (-0.7, 0.3)])]
-    parts.append(_part("dark", _box(-0.67, top - 0.02, -0.09, top + 0.08)))
+    parts.append(_part("dark", _rectangle(-0.67, top - 0.02, -0.09, top + 0.08)))
     for x, y in ((0.02, 0.1), (0.14, 0.18), (0.27, 0.23)):
         parts.append(_part("light", [(x - 0.1, y + 0.12), (x + 0.04, y)], 0.05))
     parts.append(_part("sole", [(-0.72, 0.6), (0.95, 0.6), (0.95, 0.7), (0.88, 0.74), (-0.72, 0.74)]))
@@ -214,7 +220,7 @@ SHAPES: dict[str, Callable[[float, bool], list[Part]]] = {
 
 @functools.cache
 def shape(category: str, length: float, detail: bool) -> tuple[Part, ...]:
-    """Return the parts of one product, back to front, its box centred on the origin."""
+    """Return the parts of one product, back to front, its bounding rectangle centred on the origin."""
     parts = SHAPES[category](length, detail)
     spots = np.concatenate([part.points for part in parts])
     middle = (spots.min(axis=0) + spots.max(axis=0)) / 2

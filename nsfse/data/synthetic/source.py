@@ -201,8 +201,8 @@ class DrawnSource:
                 continue
             a, b = pairs[rng.integers(len(pairs))]
             first, second = (int(rng.choice(corners[codes])) for codes in (a, b))
-            for one, other, start, end in ((a, b, first, second), (b, a, second, first)):
-                options = level_edit_options(self.level.name, one, other)
+            for origin, goal, start, end in ((a, b, first, second), (b, a, second, first)):
+                options = level_edit_options(self.level.name, origin, goal)
                 option = options[rng.integers(len(options))]
                 triplets.append(self._triplet(option, start, end, rng, augmenter))
         return triplets
