@@ -313,10 +313,10 @@ def test_a_mean_in_training_says_over_how_many_protocols_it_is():
     source.protocols = lambda split: [whole, bare, secret]
     notes = []
     data = SimpleNamespace(validation="val", validation_queries=2)
-    about = SimpleNamespace(data=data, source=source, images=number_images, progress=notes.append)
-    found = log.Log._validate(about, NumberScorer())
-    assert (found["toy"]["queries"], found["toy"]["R@1"], found["mean_R@1"]) == (2, 50.0, 50.0)
-    assert found["not_scored"] == ["bare", "secret"] and "1 of 3 protocols" in notes[0]["note"]
+    run = SimpleNamespace(data=data, source=source, images=number_images, progress=notes.append)
+    scores = log.RunLogger._validate(run, NumberScorer())
+    assert (scores["toy"]["queries"], scores["toy"]["R@1"], scores["mean_R@1"]) == (2, 50.0, 50.0)
+    assert scores["not_scored"] == ["bare", "secret"] and "1 of 3 protocols" in notes[0]["note"]
 
 
 def test_only_a_test_server_keeps_answers(tmp_path):
