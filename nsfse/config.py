@@ -121,11 +121,11 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boundary_weight: float = 0.1
     sentence_weight: float = 0.1
     word_role_weight: float = 0.3
-    """How much is learned of which words ask, and for absence, where the source knows."""
+    """Weight of the loss on which words request something, or its absence, where the source knows."""
     word_grounding_weight: float = 3.0
-    """How much is learned of what those words look like, in every image of a batch that the source knows."""
+    """Weight of the loss on what those words look like, over all labelled images of a batch."""
     title_weight: float = 0.5
-    """How much is learned of what products are called, where the source knows titles; 0 leaves them unread."""
+    """Weight of the loss on titles of products, where the source has them; 0 leaves them unread."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of stage 1's label that all candidates of the batch have alike: against learning by heart."""
     grad_cache_chunks: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -164,9 +164,22 @@ def load_config(
     data: str | os.PathLike[str] | None = None,
     bases: Sequence[dict[str, Any]] = (),
 ) -> Config:
-    """Merge settings as dicts (`bases`), a preset, a TOML file and `section.key=value` overrides, in that order.
+    """Merge settings: `bases`, then a preset, a TOML file, overrides and the data folder.
 
-    Raises UsageError for an unknown preset or override, DataError (naming file and key) for a wrong value.
+    Args:
+        preset: Name of a preset.
+        file: A TOML file.
+        overrides: Texts `section.key=value`.
+        data: Folder of the data.
+        bases: Nested dicts of settings that the others build on.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UsageError: The preset is unknown, or an override is not of its form.
+        NotFoundError: There is no such file.
+        DataError: A setting is unknown or has a wrong value; the message names file and key.
     """
     merged: dict[str, Any] = {}
     for base in bases:
@@ -187,7 +200,19 @@ def load_config(
 
 
 def parse_config(tree: dict[str, Any], origin: str) -> Config:
-    """Turn nested dicts into a Config; DataError names `origin`, the key and the nearest valid one."""
+    """Turn nested dicts into a configuration.
+
+    Args:
+        tree: Settings by section.
+        origin: Where they come from, for error messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        DataError: A section or setting is unknown or wrong; the message names the nearest valid key.
+        UsageError: A setting has none of its allowed values.
+    """
     sections = {f.name: f.type for f in msgspec.structs.fields(Config)}
     for name, values in tree.items():
         if name not in sections:
@@ -207,7 +232,10 @@ def parse_config(tree: dict[str, Any], origin: str) -> Config:
 
 
 def same_config(tree: dict[str, Any], config: Config) -> bool:
-    """Tell whether a saved `tree` is `config`; a setting of a later version, which it lacks, counts as the default."""
+    """Return whether a saved tree of settings is the same configuration.
+
+    A setting of a later version, which the tree lacks, counts as the default.
+    """
     try:
         return parse_config(tree, "a saved configuration") == config
     except DataError:

@@ -68,7 +68,18 @@ def open_scorer(
 
 
 def open_run(run: Path, device: str = "auto") -> "TorchScorer":
-    """Open a run's last weights in torch on `device`: auto, cpu or cuda. Raises what load_checkpoint raises."""
+    """Open a run's last weights in torch.
+
+    Args:
+        run: Folder of the run.
+        device: auto, cpu or cuda.
+
+    Returns:
+        The model as a scorer.
+
+    Raises:
+        NsfseError: What load_checkpoint raises; torch or the device is not there.
+    """
     need("torch", "train")
     from nsfse.models.checkpoint import load_checkpoint
     from nsfse.models.device import pick_device
@@ -133,7 +144,19 @@ def open_retriever(
 ) -> Retriever:
     """Open a gallery with its bundle, for queries.
 
-    It is not copied to a GPU: that pays off only for many queries.
+    The gallery is not copied to a GPU: that pays off only for many queries.
+
+    Args:
+        path: The gallery file.
+        bundle: The bundle; by default the one that the gallery remembers.
+        device: Where the bundle computes.
+        search: How stage 1 searches (see nsfse_runtime.search.first_stage).
+
+    Returns:
+        The retriever.
+
+    Raises:
+        NsfseError: What open_gallery raises.
     """
     return Retriever(*open_gallery(path, bundle, device), search=search, resident=False)
 
@@ -177,9 +200,18 @@ def need_server() -> None:
 
 
 def image_file(gallery: Gallery, reference: str) -> Path:
-    """Return the file of a query's reference: `reference` itself, or that of the gallery's image of that id.
+    """Return the file of a query's reference image.
 
-    Raises NotFoundError where the gallery's folder is gone.
+    Args:
+        gallery: The gallery that is searched.
+        reference: A file, or the id of an image of the gallery.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        NotFoundError: The gallery's folder is gone, or the gallery has no such image.
+        UsageError: Several images have that name.
     """
     if Path(reference).is_file():
         return Path(reference)

@@ -35,9 +35,17 @@ class Block:
 
 
 def blocks_of(names: Sequence[str], methods: Sequence[str]) -> list[Block]:
-    """Return the blocks `names`, each with the plain `methods` as it spells them; without names all in one block.
+    """Return the blocks of a comparison.
 
-    Raises UsageError for an unknown block, and for methods with switches of their own in a named block.
+    Args:
+        names: Names of blocks; without names all methods are in one block.
+        methods: Plain methods, which each block gives its own switches.
+
+    Returns:
+        The blocks, in the order of their names.
+
+    Raises:
+        UsageError: A block is unknown, or a method of a named block has switches of its own.
     """
     methods = list(dict.fromkeys(methods))
     if not names:

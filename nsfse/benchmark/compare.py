@@ -1,7 +1,8 @@
 """Methods and ablations, trained on the same batches for the same steps, and a table of their scores.
 
-Every training with its evaluation is one JSON file in OUT/results: a file that is finished is not made again, so the
-same call continues a comparison that was stopped, and adds methods, seeds or protocols to one that is done.
+Every training with its evaluation is one JSON file in OUT/results, and a finished file is not made
+again. So the same call continues a comparison that was stopped. It also adds methods, seeds or
+protocols to one that is done.
 """
 
 import time
@@ -183,11 +184,11 @@ def _task(preset: str, names: Sequence[str], folder: Path | None, overrides: Seq
 
 
 def _run(task: Task, method: str, seed: int, overrides: Sequence[str], timed: Timed | None = None) -> Run:
-    own = [*overrides, *method_settings(method), f"train.seed={seed}", "data.validation_queries=0"]
+    settings = [*overrides, *method_settings(method), f"train.seed={seed}", "data.validation_queries=0"]
     if timed and MINUTES in switches(method):
-        own.append(f"train.total_steps={timed.steps}")
+        settings.append(f"train.total_steps={timed.steps}")
     folder = Path(task.config.data.folder) if task.config.data.folder else None
-    return Run(task, method, seed, load_config(task.preset, None, own, folder))
+    return Run(task, method, seed, load_config(task.preset, None, settings, folder))
 
 
 def _train(run: Run, results: ResultFiles, is_late: Callable[[], bool]) -> bool:

@@ -35,28 +35,43 @@ class Timed(msgspec.Struct, frozen=True):
 def equal_minutes(
     preset: str, configs: Mapping[str, Config], out: Path, feature_cache: dict[str, NDArray[Any]]
 ) -> dict[str, Timed]:
-    """Return, for each method of `configs`, its steps for the minutes of the first one at its own number of steps.
+    """Time each method, and return its steps for the minutes of the first one.
 
-    Measurements are in `out`/minutes.json and not repeated. `feature_cache` has the images that trainings share.
-    Raises UsageError where that file is of another configuration, KeyboardInterrupt when stopped by a signal.
+    The first method takes its own number of steps. Measurements are stored in `out`/minutes.json and
+    not repeated.
+
+    Args:
+        preset: The preset that the methods train by.
+        configs: Configurations by method; the first one sets the minutes.
+        out: Folder of the comparison.
+        feature_cache: Features of images that all trainings share.
+
+    Returns:
+        Steps and times by method.
+
+    Raises:
+        UsageError: The stored measurements are of another configuration.
+        KeyboardInterrupt: A signal stopped it.
     """
-    file, like = out / "minutes.json", next(iter(configs))
+    file, reference = out / "minutes.json", next(iter(configs))
     known = _read(file)
     names = {method: f"{preset}, {method}" for method in configs}
     for method, config in configs.items():
         before = known.get(names[method])
-        if before and not (before.like == like and same_config(before.config, config)):
+        if before and not (before.like == reference and same_config(before.config, config)):
             raise UsageError(f"{file} is of another configuration; choose another folder with -o, or remove it")
     lacking = [method for method in configs if names[method] not in known]
     if lacking:
-        measured = _measure({method: configs[method] for method in dict.fromkeys([like, *lacking])}, out, feature_cache)
-        first = known.get(names[like])
-        budget = first.minutes if first else measured[like][0] * measured[like][1] / 60
+        measured = _measure(
+            {method: configs[method] for method in dict.fromkeys([reference, *lacking])}, out, feature_cache
+        )
+        first = known.get(names[reference])
+        budget = first.minutes if first else measured[reference][0] * measured[reference][1] / 60
         for method in lacking:
-            seconds, own = measured[method]
-            steps = own if method == like else max(1, round(60 * budget / seconds))
+            seconds, own_steps = measured[method]
+            steps = own_steps if method == reference else max(1, round(60 * budget / seconds))
             tree = msgspec.to_builtins(configs[method])
-            known[names[method]] = Timed(like, seconds, steps, seconds * steps / 60, torch.get_num_threads(), tree)
+            known[names[method]] = Timed(reference, seconds, steps, seconds * steps / 60, torch.get_num_threads(), tree)
         write_file(file, msgspec.json.format(msgspec.json.encode(known), indent=2))
     timed = {method: known[names[method]] for method in configs}
     print_status(minutes_text(preset, timed))
@@ -93,11 +108,11 @@ def _measure(
     print_status(f"timing {STEPS} steps of {', '.join(configs)}, {ROUNDS} times")
     times: dict[str, list[float]] = {method: [] for method in configs}
     steps: dict[str, int] = {}
-    like = next(iter(configs))
-    for method in [like, *[method for _ in range(ROUNDS) for method in configs]]:
+    reference = next(iter(configs))
+    for method in [reference, *[method for _ in range(ROUNDS) for method in configs]]:
         seconds, steps[method] = _steps(configs[method], out, feature_cache)
         times[method].append(seconds)
-    times[like].pop(0)  # it read the images that all share
+    times[reference].pop(0)  # it read the images that all share
     return {method: (min(turns), steps[method]) for method, turns in times.items()}
 
 

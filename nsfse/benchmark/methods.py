@@ -17,9 +17,16 @@ ABLATIONS = {
 
 
 def method_settings(method: str) -> list[str]:
-    """Return the settings of a method with its switches: `nsfse:gamma=0+no-infusion`, `tirg:facts+minutes`.
+    """Return the settings of a method with its switches.
 
-    `minutes` is no setting of its own: the number of steps is measured. Raises UsageError.
+    Args:
+        method: Such as `nsfse:gamma=0+no-infusion` or `tirg:facts+minutes`.
+
+    Returns:
+        Overrides, `section.key=value`. `minutes` adds none: its number of steps is measured.
+
+    Raises:
+        UsageError: The method or a switch is unknown.
     """
     from nsfse.models.baselines import METHODS
 

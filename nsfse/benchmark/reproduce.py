@@ -93,10 +93,24 @@ def reproduce(
     overrides: Sequence[str] = (),
     steps: int = 0,
 ) -> dict[str, Any]:
-    """Train as the recipe says, or continue that, in folder `out`, and score; `steps` stops training after so many.
+    """Train by a recipe, or continue that training, and score it.
 
-    Raises NotFoundError that names the source of the images where there are none, UsageError where weights to
-    start from are not named, KeyboardInterrupt when training is stopped, and the errors of each stage.
+    Args:
+        name: The recipe.
+        data: Folder of the data set.
+        out: Folder of the run.
+        images: Folder of the images where it is another.
+        weights: Weights to start from, where the recipe needs some.
+        overrides: Further settings, `section.key=value`.
+        steps: After how many steps training stops; 0 for all.
+
+    Returns:
+        Scores beside the expected ones, and what they depend on, as JSON.
+
+    Raises:
+        NotFoundError: There are no images; it names their source.
+        UsageError: `data`, or weights to start from, are not named.
+        KeyboardInterrupt: Training was stopped.
     """
     recipe = load_recipe(name)
     if data is None:
@@ -172,7 +186,7 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         for metric, figure in figures.items()
     ]
     entries = {result.protocol.name: result.to_json() for result in evaluation.results}
-    about = evaluation.to_json()
+    report = evaluation.to_json()
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": name,
@@ -185,8 +199,8 @@ def _scored(name: str, recipe: Recipe, source: Source, run: Path, steps: int) ->
         "note": recipe.expected.note,
         "incomplete": {name: entry["incomplete"] for name, entry in entries.items() if entry.get("incomplete")},
         "skipped": evaluation.skipped,
-        "not_scored": about["not_scored"] | refused,
-        "summary": about["summary"],
+        "not_scored": report["not_scored"] | refused,
+        "summary": report["summary"],
         "files": files,
     }
 

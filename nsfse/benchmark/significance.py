@@ -1,8 +1,9 @@
-"""Is the difference of two methods more than chance? A paired bootstrap over queries and seeds (docs/benchmarks.md).
+"""Significance of a difference: a paired bootstrap over queries and seeds (docs/benchmarks.md).
 
-Queries and trainings (seeds) are two crossed samples, so both are resampled in each replicate: the pigeonhole bootstrap
-(Owen, Annals of Applied Statistics 1(2), 2007), which errs on the side of no difference. Few seeds show too little of
-their own spread; their part is therefore widened to Student's t with Welch's degrees of freedom.
+Queries and trainings (seeds) are two crossed samples, so both are resampled in each replicate. This
+is the pigeonhole bootstrap (Owen, Annals of Applied Statistics 1(2), 2007), which errs on the side
+of no difference. Few seeds underestimate their own deviation; their part is therefore widened to
+Student's t with Welch's degrees of freedom.
 """
 
 import hashlib
@@ -67,37 +68,42 @@ class Outcomes:
 
 
 def outcomes(result: ProtocolResult) -> dict[str, str]:
-    """Return the hits behind a score: for R@1 and R@10 a word for each query, in it 1 or 0 for each phrasing.
+    """Return the hits behind a score, compact enough for its JSON file.
 
-    `queries` is a digest of the gallery and the queries: two methods are paired only where it is equal.
+    Args:
+        result: A protocol's rankings.
+
+    Returns:
+        For R@1 and R@10 a word for each query, with 1 or 0 for each phrasing. `queries` is a digest of
+        the gallery and the queries: two methods are paired only where it is equal.
     """
     row_of = {item: row for row, item in enumerate(result.protocol.gallery)}
     rankings = result.rankings
     targets = [frozenset(row_of[item] for item in r.query.targets if item in row_of) for r in rankings]
     ranks = ranks_of_targets([ranked.rows for ranked in rankings], targets).tolist()
     starts = [number for number, ranked in enumerate(rankings) if ranked.position == 0]
-    together = [range(*pair) for pair in pairwise([*starts, len(rankings)])]
+    groups = [range(*pair) for pair in pairwise([*starts, len(rankings)])]
     digest = hashlib.sha256(gallery_digest(result.protocol.gallery).encode())
-    for group in together:
+    for group in groups:
         query = rankings[group[0]].query
         digest.update(
             repr((query.reference_ids, query.texts, query.more_texts, query.negative_texts, query.targets)).encode()
         )
     words = {
-        f"R@{k}": " ".join("".join("01"[ranks[number] < k] for number in group) for group in together) for k in (1, 10)
+        f"R@{k}": " ".join("".join("01"[ranks[number] < k] for number in group) for group in groups) for k in (1, 10)
     }
     return {"queries": digest.hexdigest(), **words}
 
 
 def read_outcomes(scores: Sequence[Mapping[str, Any]]) -> Outcomes | None:
     """Return what `outcomes` noted in the scores of one method, one for each seed; None where one lacks it."""
-    noted = [entry.get("outcomes") for entry in scores]
-    if not noted or not all(noted) or len({entry["queries"] for entry in noted if entry}) > 1:
+    entries = [entry.get("outcomes") for entry in scores]
+    if not entries or not all(entries) or len({entry["queries"] for entry in entries if entry}) > 1:
         return None
-    words = [[entry[recall].split(" ") for recall in RECALLS] for entry in noted if entry]
+    words = [[entry[recall].split(" ") for recall in RECALLS] for entry in entries if entry]
     hits = np.array([[[word.count("1") for word in query_words] for query_words in seed] for seed in words], np.int64)
     phrasings = np.array([len(word) for word in words[0][0]], np.int64)
-    return Outcomes(hits.transpose(0, 2, 1), phrasings, noted[0]["queries"] if noted[0] else "")
+    return Outcomes(hits.transpose(0, 2, 1), phrasings, entries[0]["queries"] if entries[0] else "")
 
 
 class Bootstrap:

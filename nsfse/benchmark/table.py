@@ -27,7 +27,8 @@ COLUMNS = ("method", "seeds", "R@1", "R@10", "hard-negative@1", "phrasing gap", 
 class Row(msgspec.Struct, frozen=True):
     """One method on one protocol, over `seeds` trainings; rates in percent.
 
-    A deviation (`_std`) is that of a sample, over n - 1, and None for one seed; a rate is None where it does not apply.
+    A deviation (`_std`) is that of a sample, over n - 1; it is None for one seed. A rate is None where
+    it does not apply.
     """
 
     method: str
@@ -74,14 +75,16 @@ def table(
             if (entries := [e for e in results if e["method"] == method and protocol in e["scores"]])
         }
         rows = [_row(method, protocol, entries, block) for method, entries in chosen.items()]
-        noted = {method: read_outcomes([e["scores"][protocol] for e in entries]) for method, entries in chosen.items()}
-        table_rows += _compared(rows, noted)
+        outcomes_of = {
+            method: read_outcomes([e["scores"][protocol] for e in entries]) for method, entries in chosen.items()
+        }
+        table_rows += _compared(rows, outcomes_of)
     return tuple(table_rows)
 
 
-def _compared(rows: Sequence[Row], noted: Mapping[str, Outcomes | None]) -> list[Row]:
+def _compared(rows: Sequence[Row], outcomes_of: Mapping[str, Outcomes | None]) -> list[Row]:
     """Return the rows of one table with their differences."""
-    known = {method: outcomes for method, outcomes in noted.items() if outcomes}
+    known = {method: outcomes for method, outcomes in outcomes_of.items() if outcomes}
     groups = {
         queries: Bootstrap({method: outcomes for method, outcomes in known.items() if outcomes.queries == queries})
         for queries in {outcomes.queries for outcomes in known.values()}
@@ -131,12 +134,12 @@ def findings(rows: Sequence[Row]) -> tuple[Finding, ...]:
 def _finding(best: Row) -> str:
     against, unsure = best.against_best, best.least_sure
     if best.leads and against and against.r1 and unsure and unsure.r1:
-        every = "" if unsure.method == against.method else f"; {p_text(unsure.r1.p)} against every other"
-        once = "" if against.seeds_resampled else ONE_SEED
-        return f"{best.method} leads at R@1: {_over(against.method, against.r1)}, the best other{every}{once}"
+        others = "" if unsure.method == against.method else f"; {p_text(unsure.r1.p)} against every other"
+        caveat = "" if against.seeds_resampled else ONE_SEED
+        return f"{best.method} leads at R@1: {_over(against.method, against.r1)}, the best other{others}{caveat}"
     if unsure and unsure.r1:
-        once = "" if unsure.seeds_resampled else ONE_SEED
-        return f"no lead is shown at R@1: {best.method} is {_over(unsure.method, unsure.r1)}{once}"
+        caveat = "" if unsure.seeds_resampled else ONE_SEED
+        return f"no lead is shown at R@1: {best.method} is {_over(unsure.method, unsure.r1)}{caveat}"
     return f"no lead is shown at R@1: no p ({unsure.no_p if unsure else OLDER})"
 
 
@@ -232,12 +235,12 @@ def _differences(rows: Sequence[Row]) -> str:
     for row in rows:
         best, first = row.against_best, row.against_first
         same = best and first and best.method == first.method
-        for versus, which in (
+        for versus, role in (
             (best, "the best other and the first" if same else "the best other"),
             (first, "the first"),
         ):
             if versus and not (same and versus is first):
-                cells.append([row.method, f"{versus.method}, {which}", *_versus_cells(versus)])
+                cells.append([row.method, f"{versus.method}, {role}", *_versus_cells(versus)])
     return markdown_table(("method", "against", "R@1", "p", "R@10", "p"), cells)
 
 

@@ -56,8 +56,8 @@ def conditions(pairs: Sequence[str]) -> dict[str, str]:
         if not equals or not column:
             raise UsageError(f"--where takes COLUMN=VALUE, not {pair!r}; for example --where category=dress")
         if column in value_of:
-            together = f"--where {column}={value_of[column]},{value}"
-            raise UsageError(f"--where names {column} twice; give its values together: {together}")
+            example = f"--where {column}={value_of[column]},{value}"
+            raise UsageError(f"--where names {column} twice; give its values together: {example}")
         value_of[column] = value
     return value_of
 

@@ -30,9 +30,14 @@ ENOUGH_MEMORY, ENOUGH_DISK = 1.0, 1.0
 
 
 def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]:
-    """Return the findings; `problems` lists what should be mended, one line each.
+    """Return what this installation has and what is wrong with it.
 
-    With `bundle` a real query runs through it. Paths, which may hold a user's name, are in it only when `full`.
+    Args:
+        bundle: A bundle to run a real query through.
+        full: Whether to include paths, which may hold a user's name.
+
+    Returns:
+        The report as JSON; `problems` lists what to mend, one line each.
     """
     versions = {name: version for name in PACKAGES if (version := installed_version(name))}
     report: dict[str, Any] = {

@@ -16,9 +16,15 @@ from nsfse_runtime.retrieval.results import Result
 
 
 def check_references(gallery: Gallery, images: Sequence[str], query: Query) -> None:
-    """Raise UsageError for an image that is a URL or stdin, and for a text in the place of the image.
+    """Check that a query's images are images.
 
-    `images` are those of `query`, the first reference first.
+    Args:
+        gallery: The gallery that is searched.
+        images: The images of `query`, the first reference first.
+        query: The query.
+
+    Raises:
+        UsageError: An image is a URL or stdin, or a text is in the place of the image.
     """
     for image in images:
         if image == "-":
@@ -45,9 +51,18 @@ def _names_image(gallery: Gallery, name: str) -> bool:
 
 
 def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html: Path | None) -> None:
-    """Raise where a sheet or a page may not be written: over an image of the gallery, or anything not of nsfse.
+    """Check that a sheet and a page may be written.
 
-    `images` are those of the query. Raises OutputError or UsageError.
+    Args:
+        gallery: The gallery that is searched.
+        images: The images of the query.
+        png: The sheet.
+        html: The page.
+
+    Raises:
+        OutputError: The file exists and nsfse did not write it, or it is an image of the gallery or
+            the query.
+        UsageError: The file has another suffix.
     """
     for path, kind in ((png, SHEET), (html, PAGE)):
         if path is None:

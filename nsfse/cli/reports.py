@@ -60,8 +60,8 @@ def index_text(report: Mapping[str, Any]) -> str:
         lines.append(f"its index finds {100 * ann['recall']:.1f} % of the best 100{verdict}")
     if report.get("left_out"):
         rules = ", ".join(f"{count} {printable(rule)}" for rule, count in report["left_out"].items())
-        gone = f"; {report['excluded']} images are in the gallery no more" if report["excluded"] else ""
-        lines.append(f"left out by their names: {rules}{gone}")
+        removed = f"; {report['excluded']} images are in the gallery no more" if report["excluded"] else ""
+        lines.append(f"left out by their names: {rules}{removed}")
     lines += _failed_lines(report["failed"])
     if report["unmatched"]:
         shown, rest = report["unmatched"][:5], len(report["unmatched"]) - 5
@@ -156,9 +156,9 @@ def scores_text(evaluation: Mapping[str, Any]) -> str:
     rows = [(name, entry["mode"], *(entry.get(key) for key in shown)) for name, entry in (*entries, *unscored)]
     lines = [columns(("protocol", "mode", *shown), rows)]
     lines += [f"{printable(group)}: {category_line(means)}" for group, means in evaluation["summary"].items()]
-    noted = [(name, line) for name, entry in evaluation["protocols"].items() for line in notices(entry)]
-    noted += [(name, f"not scored: {entry['reason']}") for name, entry in evaluation["not_scored"].items()]
-    lines += map(printable, by_line(noted))
+    notes = [(name, line) for name, entry in evaluation["protocols"].items() for line in notices(entry)]
+    notes += [(name, f"not scored: {entry['reason']}") for name, entry in evaluation["not_scored"].items()]
+    lines += map(printable, by_line(notes))
     return "\n".join([*lines, *(f"written: {printable(file)}" for file in evaluation["files"])])
 
 

@@ -45,16 +45,20 @@ def in_colour() -> bool:
 
 
 def show_query(result: "Result", reference: Path, preview: bool | None) -> None:
-    """Print hits as a table on the terminal; before it their thumbnails where it can, unless `preview` is False.
+    """Print hits as a table, with thumbnails before it where the terminal can show them.
 
-    Where `preview` is True and the terminal is none that is known to show images, a note on stderr names those that do.
+    Args:
+        result: The answer.
+        reference: The file of the query's image.
+        preview: False for no thumbnails. True prints a note to stderr where the terminal is not known
+            to show images.
     """
     from rich.console import Console
 
-    console, can = Console(highlight=False), graphics(os.environ)
-    if can and preview is not False and result.hits:
+    console, protocol = Console(highlight=False), graphics(os.environ)
+    if protocol and preview is not False and result.hits:
         thumbnails = _thumbnails(result.hits, reference)[: max(1, console.width // CELL)]
-        sys.stdout.write("".join(image_codes(strip(thumbnails), can, CELL * len(thumbnails))) + "\n")
+        sys.stdout.write("".join(image_codes(strip(thumbnails), protocol, CELL * len(thumbnails))) + "\n")
     elif preview:
         print_status("nsfse: this terminal is not known to show images; kitty, Ghostty, iTerm2, WezTerm and Rio are")
     print_query(console, result)
@@ -163,10 +167,10 @@ def strip(thumbnails: "Sequence[Pixels | None]") -> bytes:
     return buffer.getvalue()
 
 
-def image_codes(png: bytes, can: Graphics, columns: int) -> Iterator[str]:
+def image_codes(png: bytes, protocol: Graphics, columns: int) -> Iterator[str]:
     """Yield what a terminal shows as an image of `columns` columns; none of it makes the terminal answer."""
     data = base64.b64encode(png).decode()
-    if can == "iterm":
+    if protocol == "iterm":
         yield f"\x1b]1337;File=inline=1;size={len(png)};width={columns};preserveAspectRatio=1:{data}\x07"
         return
     chunks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]

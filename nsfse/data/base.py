@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class WordLabel:
-    """What some words of a text ask of an image: which `values` its attribute may have.
+    """What some words of a text require of an image: which `values` its attribute may have.
 
     `attribute_key` is a key of `HasAttributes.attributes`. The sleeves of a shirt have another key ("shirt length")
     than the attribute ("length"), which a mug has too.
@@ -72,7 +72,7 @@ class TrainingTriplet:
     kind: str = ""
     """The kind of edit (`colour`, `double`, `negation`, ...) where the source knows it."""
     word_labels: tuple[WordLabel, ...] = ()
-    """What the words of the text ask for, where the source knows."""
+    """What the words of the text require, where the source knows."""
     typos: tuple[str, ...] = ()
     """Words of the text that were mistyped on purpose; the vocabulary does without them."""
     recolour_seed: int = 0
@@ -104,7 +104,7 @@ class EvalQuery:
     """CIRR: (id, weight in [-1, 1]) of soft targets."""
     pairid: str = ""
     word_labels: tuple[WordLabel, ...] = ()
-    """What the words of the texts ask for, where the source knows."""
+    """What the words of the texts require, where the source knows."""
     more_references: tuple[str, ...] = ()
     more_texts: tuple[tuple[str, ...], ...] = ()
     """Further edits, each in as many phrasings as `texts` has."""

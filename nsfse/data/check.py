@@ -74,8 +74,8 @@ def _count_line(report: CheckReport, key: str, width: int, count: int) -> str:
     return f"{key:<{width}}  {count:>7} of {expected:>7}  {verdict}"
 
 
-def _listed(what: str, names: list[str], limit: int) -> list[str]:
+def _listed(noun: str, names: list[str], limit: int) -> list[str]:
     if not names:
         return []
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return [f"{counted(len(names), what)}: {', '.join(names[:limit])}{rest}"]
+    return [f"{counted(len(names), noun)}: {', '.join(names[:limit])}{rest}"]

@@ -54,11 +54,11 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the file and its permissions") from None
-    what = next((what for start, what in _OTHERS.items() if content.startswith(start)), "")
+    kind = next((kind for start, kind in _OTHERS.items() if content.startswith(start)), "")
     if content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(tuple(tag.encode() for tag in _PAGE)):
-        what = "an HTML page, not the file itself; fetch it again"
-    if what:
-        raise DataError(f"{path} is {what}")
+        kind = "an HTML page, not the file itself; fetch it again"
+    if kind:
+        raise DataError(f"{path} is {kind}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -190,7 +190,15 @@ def _header(
 def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
-    Raises ValueError for what is not strict JSON, FormError for text in it that is not valid Unicode.
+    Args:
+        text: The text.
+
+    Returns:
+        The value, of dicts, lists and scalars.
+
+    Raises:
+        ValueError: It is not strict JSON.
+        FormError: A text in it is not valid Unicode.
     """
     if not text.strip():
         raise ValueError("it is empty")

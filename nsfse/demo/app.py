@@ -105,9 +105,18 @@ def demo_folder() -> Path:
 
 
 def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
-    """Unpack the images into `folder`, as far as needed, and return their gallery.
+    """Unpack the demo's images as far as needed, and open their gallery.
 
-    Raises OutputError, and VersionError where the folder has a gallery of another model.
+    Args:
+        folder: Where the files are.
+        model: The demo's model.
+
+    Returns:
+        The gallery.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        VersionError: The folder has a gallery of another model.
     """
     changed = unpack(folder)
     if not store.exists(folder / GALLERY):
@@ -137,9 +146,16 @@ def _set_bundle(gallery: Path) -> None:
 
 
 def unpack(folder: Path) -> bool:
-    """Write the images and their table into `folder`; return whether a file was missing or changed.
+    """Write the images and their table.
 
-    Raises OutputError, also for a file of the same name in a folder that is not the demo's.
+    Args:
+        folder: Where to write them.
+
+    Returns:
+        Whether a file was missing or changed.
+
+    Raises:
+        OutputError: The folder cannot be written, or has a file of the same name that is not the demo's.
     """
     changed, first = False, not (folder / GALLERY).exists()
     try:

@@ -11,10 +11,20 @@ HITS = 6
 def write_contact_sheet(
     gallery: Path, bundle: Path | None, folder: Path, out: Path, *, protocol: str, queries: int, seed: int
 ) -> None:
-    """Write OUT.png and OUT.html: `queries` of the query set `folder`, searched in `gallery`, targets framed.
+    """Write OUT.png and OUT.html: some queries of a query set with their hits, targets framed.
 
-    The gallery has the set's images under the same names. Raises the errors of opening and searching a
-    gallery, OutputError where `out` cannot be written.
+    Args:
+        gallery: A gallery of the set's images under the same names.
+        bundle: Its bundle; by default the one that the gallery remembers.
+        folder: The query set.
+        out: Path of both files without a suffix.
+        protocol: The protocol that queries are chosen from.
+        queries: How many.
+        seed: Chooses them.
+
+    Raises:
+        NsfseError: The gallery cannot be opened or searched.
+        OutputError: `out` cannot be written.
     """
     from nsfse.open import image_file, open_retriever
     from nsfse_runtime.visualize.contact_sheet import contact_sheet

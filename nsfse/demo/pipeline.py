@@ -22,10 +22,20 @@ _STAGES = ("draw", "train", "export", "index", "evaluate", "sheet")
 def run_demo(
     out: Path, *, preset: str | None = PRESET, items: int | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Run every step in folder `out`; return scores, files and seconds. The same call continues an interrupted one.
+    """Run every step in one folder; the same call continues an interrupted one.
 
-    `items` images are drawn to search in, by default those of the benchmark's test split; `overrides` change the
-    training's configuration. Raises the errors of each stage, KeyboardInterrupt when training is stopped.
+    Args:
+        out: The folder.
+        preset: The preset to train by.
+        items: How many images are drawn; by default those of the benchmark's test split.
+        overrides: Settings that change the training's configuration.
+
+    Returns:
+        Scores, files and seconds, as JSON.
+
+    Raises:
+        NsfseError: A stage failed.
+        KeyboardInterrupt: Training was stopped.
     """
     seconds: dict[str, float] = {}
     stage = _stages(seconds)
@@ -63,8 +73,8 @@ def run_demo(
 
 def _stages(seconds: dict[str, float]) -> Any:
     @contextmanager
-    def stage(name: str, what: str) -> Iterator[None]:
-        print_status(f"[{_STAGES.index(name) + 1}/{len(_STAGES)}] {name}: {what}")
+    def stage(name: str, description: str) -> Iterator[None]:
+        print_status(f"[{_STAGES.index(name) + 1}/{len(_STAGES)}] {name}: {description}")
         started = time.perf_counter()
         yield
         seconds[name] = round(time.perf_counter() - started, 1)

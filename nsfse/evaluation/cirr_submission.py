@@ -1,7 +1,8 @@
-"""CIRR's test-server files: what to send for test1, and what to see to before sending.
+"""CIRR's test-server files: writing them for test1, and checking them before they are sent.
 
-The form is docs/benchmarks.md's: {"version": "rc2", "metric": "recall" | "recall_subset", "<pairid>": [names]} with 50
-names, or 3 for the subset, the best first, never the reference, at most 5 MB a file.
+A file is {"version": "rc2", "metric": "recall" | "recall_subset", "<pairid>": [names]}. It has 50
+names for each pair, or 3 for the subset, the best first and never the reference. A file has at most
+5 MB (docs/benchmarks.md).
 """
 
 import json
@@ -25,9 +26,16 @@ HEADER = ("version", "metric")
 
 
 def check_split(protocol: EvaluationProtocol, unlisted: Collection[str] = ()) -> None:
-    """Raise DataError for a test split of which no valid files can be made, before it is ranked.
+    """Check that valid files can be made of a test split, before it is ranked.
 
-    The server wants every pair once, with whole rankings. `unlisted` are ids that no split list has.
+    The server wants every pair once, with whole rankings.
+
+    Args:
+        protocol: The test split.
+        unlisted: Ids that no split list has.
+
+    Raises:
+        DataError: The server would refuse the files.
     """
     fault = next(_split_faults(protocol, frozenset(unlisted)), None)
     if fault:
@@ -35,10 +43,18 @@ def check_split(protocol: EvaluationProtocol, unlisted: Collection[str] = ()) ->
 
 
 def write_submission(result: ProtocolResult, folder: Path) -> tuple[Path, ...]:
-    """Write `recall.json` and `recall_subset.json` into `folder`, made if need be, and return their paths.
+    """Write `recall.json` and `recall_subset.json`: both or neither.
 
-    Both are written or neither. Raises DataError when the server would refuse one of them, OutputError when they
-    cannot be written.
+    Args:
+        result: The rankings of the test split.
+        folder: Where to write them; made if need be.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        DataError: The server would refuse one of them.
+        OutputError: They cannot be written.
     """
     check_split(result.protocol)
     for metric in METRICS:
@@ -83,9 +99,18 @@ def _refuse_others(path: Path) -> None:
 
 
 def submissions(result: ProtocolResult) -> dict[str, dict[str, Any]]:
-    """Return metric → content of its file; the members of a set stand in the order of their own scores.
+    """Return the content of both files, by metric.
 
-    Raises DataError for a pairid that two pairs share.
+    The members of an image set stand in the order of their own scores.
+
+    Args:
+        result: The rankings of the test split.
+
+    Returns:
+        Metric → content of its file.
+
+    Raises:
+        DataError: Two pairs share a pairid, or it is a field of the file.
     """
     gallery, version = result.protocol.gallery, result.protocol.version
     recall: dict[str, Any] = {"version": version, "metric": "recall"}
@@ -131,27 +156,35 @@ def _pairid_faults(protocol: EvaluationProtocol) -> Iterator[str]:
 
 
 def submission_faults(file: Path, protocol: EvaluationProtocol) -> list[str]:
-    """Return what the server would refuse in a file, a line each; empty when it is in order.
+    """Check a file for the test server.
 
-    Raises NotFoundError where there is no such file.
+    Args:
+        file: The file.
+        protocol: The test split that it answers.
+
+    Returns:
+        What the server would refuse, a line each; empty when the file is in order.
+
+    Raises:
+        NotFoundError: There is no such file.
     """
     if not file.is_file():
         raise NotFoundError(f"no such file: {file}")
-    twice: list[str] = []
+    repeated: list[str] = []
     try:
-        content = json.loads(file.read_bytes(), object_pairs_hook=lambda pairs: _unique(pairs, twice))
+        content = json.loads(file.read_bytes(), object_pairs_hook=lambda pairs: _unique(pairs, repeated))
     except (ValueError, RecursionError) as error:
         return [f"not JSON: {error}"]
-    faults = [f"{key!r} is there twice" for key in twice]
+    faults = [f"{key!r} is there twice" for key in repeated]
     return faults + list(_faults(content, file.stat().st_size, protocol))
 
 
-def _unique(pairs: Iterable[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+def _unique(pairs: Iterable[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:
     """Return the fields of a JSON object; those that are there `twice` are noted."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
         if key in fields:
-            twice.append(key)
+            repeated.append(key)
         fields[key] = value
     return fields
 
@@ -194,6 +227,6 @@ def _pair_faults(
     if query.reference in names:
         yield f"pair {pairid}: the reference is among the names"
     allowed = gallery if metric == "recall" else frozenset(query.subset)
-    strange = next((name for name in names if name not in allowed), None)
-    if strange is not None:
-        yield f"pair {pairid}: {strange} is not {'in the split' if metric == 'recall' else 'a member of its set'}"
+    foreign = next((name for name in names if name not in allowed), None)
+    if foreign is not None:
+        yield f"pair {pairid}: {foreign} is not {'in the split' if metric == 'recall' else 'a member of its set'}"

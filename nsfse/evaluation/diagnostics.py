@@ -64,9 +64,9 @@ class _Diagnostics:
         return frozenset(self._row_of[item] for item in targets if item in self._row_of)
 
     def extremes(self) -> tuple[list[tuple[QueryRanking, int]], list[tuple[QueryRanking, int]]]:
-        """Return the worst and the best rankings with the rank of their first target, each query once in either.
+        """Return the worst and the best rankings, each with the rank of its first target.
 
-        The rank decides, then average precision, then a seeded random order.
+        The rank decides, then average precision, then a seeded random order. A query is once in either.
         """
         orders = [ranking.rows for ranking in self._rankings]
         targets = [self._target_rows(ranking.query) for ranking in self._rankings]

@@ -198,7 +198,7 @@ def _why_not_scored(protocol: data.EvaluationProtocol, missing: Collection[str],
         return f"none of its {counted(listed, 'image')} is there" if listed else "no list names an image of its gallery"
     if scorable_queries(protocol, missing, unlisted):
         return ""
-    return left_out_line([noted.to_json() for noted in left_out(protocol, missing, unlisted)])
+    return left_out_line([note.to_json() for note in left_out(protocol, missing, unlisted)])
 
 
 def _absent_categories(protocols: Sequence[data.EvaluationProtocol]) -> Mapping[str, str]:

@@ -50,9 +50,21 @@ class EncodedImages:
 def encode_in_batches(
     scorer: Scorer, ids: Sequence[str], images: Images, *, batch: int = 64, progress: Progress | None = None
 ) -> EncodedImages:
-    """Encode images in batches; one batch of pixels is being read while another is encoded, and no more are held.
+    """Encode images in batches; the next batch is read while one is encoded, and no more are held.
 
-    Raises whatever `images` raises for an image that cannot be read: a score must not silently lose a candidate.
+    Args:
+        scorer: The model.
+        ids: The N images.
+        images: Reads images, [B, H, W, 3] uint8.
+        batch: Images in a batch, B.
+        progress: Called with stage, done and total.
+
+    Returns:
+        Features of the N images.
+
+    Raises:
+        DataError: `ids` is empty.
+        ImageError: An image cannot be read; a score must not silently lose a candidate.
     """
     if not ids:
         raise DataError("the gallery has no images; run `nsfse data check` to list what is missing")

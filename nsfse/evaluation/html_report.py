@@ -76,11 +76,11 @@ def _protocol(evaluation: Evaluation, diagnosis: Diagnosis, load: Load) -> Itera
 
 
 def _about(result: ProtocolResult) -> str:
-    protocol, about = result.protocol, result.to_json()
+    protocol, entry = result.protocol, result.to_json()
     parts = [f"{len(protocol.gallery)} images", result.mode, f"version {protocol.version}", protocol.note]
     parts.append("the reference is no hit" if protocol.remove_reference else "the reference may be a hit")
-    parts.append(f"stage 2 over {about['rerank']}" if about["rerank"] else "stage 1 alone")
-    parts += notices(about)
+    parts.append(f"stage 2 over {entry['rerank']}" if entry["rerank"] else "stage 1 alone")
+    parts += notices(entry)
     return " · ".join(part for part in parts if part)
 
 

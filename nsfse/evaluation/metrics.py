@@ -20,9 +20,17 @@ MISS = int(np.iinfo(np.int64).max)
 
 
 def ranks_of_targets(orders: Sequence[Rows] | Rows, targets: Sequence[Collection[int]]) -> Ranks:
-    """Return [Q]: the 0-based rank of the first right answer of each ranking `orders` [Q, K], MISS where there is none.
+    """Return the rank of the first right answer of each ranking.
 
-    Raises ValueError when the two do not have the same length.
+    Args:
+        orders: Rankings [Q, K], rows of the gallery, best first.
+        targets: The right rows of each ranking.
+
+    Returns:
+        Ranks [Q] from 0; MISS where no answer is right.
+
+    Raises:
+        ValueError: The two do not have the same length.
     """
     pairs = zip(orders, targets, strict=True)
     return np.fromiter((_first(order, right) for order, right in pairs), np.int64, len(targets))
@@ -36,10 +44,18 @@ def recall_at_k(ranks: Ranks, k: int, weights: Weights | None = None) -> float:
 def ranks_in_subset(
     orders: Sequence[Rows] | Rows, subsets: Sequence[Collection[int]], targets: Sequence[Collection[int]]
 ) -> Ranks:
-    """Return [Q]: the rank of the first right answer among the members of its subset, in the order of the ranking.
+    """Return the rank of the first right answer among the members of its subset.
 
-    The `orders` [Q, N] are whole rankings by one score. A ranking of two stages orders only its head by S, so that its
-    members are to be scored by themselves, and `ranks_of_targets` of that order is their rank.
+    A ranking of two stages orders only its head by S. Its members are to be scored by themselves:
+    `ranks_of_targets` of that order is then their rank.
+
+    Args:
+        orders: Whole rankings [Q, N] by one score.
+        subsets: The rows of each query's image set.
+        targets: The right rows of each ranking.
+
+    Returns:
+        Ranks [Q] from 0 within the subset; MISS where no answer is right.
     """
     members = [order[np.isin(order, list(subset))] for order, subset in zip(orders, subsets, strict=True)]
     return ranks_of_targets(members, targets)
@@ -70,9 +86,19 @@ def soft_recall(
 def mean_average_precision_at_k(
     orders: Sequence[Rows] | Rows, targets: Sequence[Collection[int]], k: int, weights: Weights | None = None
 ) -> float:
-    """Return CIRCO's mAP@k: precision at each right answer in the first k, summed and divided by min(k, answers).
+    """Return CIRCO's mAP@k.
 
-    An answer that is listed twice counts once, in the sum and in the divisor.
+    The precision at each right answer in the first k is summed and divided by min(k, answers). An
+    answer that is listed twice counts once, in the sum and in the divisor.
+
+    Args:
+        orders: Rankings [Q, K], rows of the gallery, best first.
+        targets: The right rows of each ranking.
+        k: How many of each ranking count.
+        weights: Weights [Q] of the rankings; equal by default.
+
+    Returns:
+        Percent; nan without rankings.
     """
     values = (_average_precision(order[:k], right, k) for order, right in zip(orders, targets, strict=True))
     return _percent(np.fromiter(values, np.float64, len(targets)), weights)
@@ -99,10 +125,15 @@ def precisions_at_k(orders: Sequence[Rows] | Rows, targets: Sequence[Collection[
 
 
 def mean_range(groups: Sequence[NDArray[np.float64]]) -> float | None:
-    """Return the mean over queries of the range of the values of a query's phrasings, in points.
+    """Return the mean over queries of the range of their phrasings' values.
 
-    Each of `groups` holds one query's values, 0...1. A query of one phrasing does not count; None where no other is.
     This is PinPoint's linguistic sensitivity: queries that flip in opposite directions do not cancel.
+
+    Args:
+        groups: For each query the values of its phrasings, 0...1.
+
+    Returns:
+        Points. Queries of one phrasing do not count; None where there are no others.
     """
     ranges = [float(values.max() - values.min()) for values in groups if len(values) > 1]
     return 100 * float(np.mean(ranges)) if ranges else None

@@ -13,15 +13,15 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that a reader of one protocol's scores must know; `entry` is its JSON."""
     if incomplete := entry.get("incomplete"):
         yield "; ".join(gap_parts(incomplete))
-    for noted in entry.get("odd_queries", ()):
-        yield _queries(noted, ODD, "")
+    for note in entry.get("odd_queries", ()):
+        yield _queries(note, ODD, "")
     yield from _text_parts(entry)
 
 
-def by_line(noted: Sequence[tuple[str, str]]) -> Iterator[str]:
+def by_line(named_lines: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield each line of (protocol, line) once, with all protocols that it concerns."""
     names: dict[str, list[str]] = {}
-    for name, line in noted:
+    for name, line in named_lines:
         names.setdefault(line, []).append(name)
     for line, protocols in names.items():
         yield f"{', '.join(protocols)}: {line}"
@@ -36,9 +36,9 @@ def gap_parts(incomplete: Mapping[str, Any]) -> Iterator[str]:
         yield left_out_line(incomplete["left_out"])
 
 
-def left_out_line(noted: Sequence[Mapping[str, Any]]) -> str:
+def left_out_line(notes: Sequence[Mapping[str, Any]]) -> str:
     """Return how many queries are left out for each reason, and the first of them by name."""
-    return "; ".join(_queries(entry, LEFT_OUT, " left out") for entry in noted)
+    return "; ".join(_queries(entry, LEFT_OUT, " left out") for entry in notes)
 
 
 def category_line(means: Mapping[str, Any]) -> str:
@@ -48,11 +48,11 @@ def category_line(means: Mapping[str, Any]) -> str:
     return "mean " + ", ".join(f"{name} {means[name]:.2f}" for name in ("R@10", "R@50"))
 
 
-def _queries(noted: Mapping[str, Any], reasons: Mapping[str, tuple[str, str]], what: str) -> str:
-    number, examples = noted["queries"], noted["examples"]
+def _queries(note: Mapping[str, Any], reasons: Mapping[str, tuple[str, str]], suffix: str) -> str:
+    number, examples = note["queries"], note["examples"]
     rest = f" and {number - len(examples)} more" if number > len(examples) else ""
-    reason = reasons[noted["reason"]][number > 1]
-    return f"{counted(number, 'query', 'queries')}{what}: {reason} ({'; '.join(examples)}{rest})"
+    reason = reasons[note["reason"]][number > 1]
+    return f"{counted(number, 'query', 'queries')}{suffix}: {reason} ({'; '.join(examples)}{rest})"
 
 
 def _text_parts(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from nsfse.data import EvalQuery, EvaluationProtocol, Source
 from nsfse.data.text.vocabulary import count_read
 from nsfse_runtime.types import Scorer
 
-__all__ = ["LEFT_OUT", "ODD", "Noted", "left_out", "odd_queries", "scorable_queries", "text_counts", "unlisted"]
+__all__ = ["LEFT_OUT", "ODD", "QueryNote", "left_out", "odd_queries", "scorable_queries", "text_counts", "unlisted"]
 
 LEFT_OUT = {
     "reference_unlisted": ("its reference is in no split list", "their references are in no split list"),
@@ -36,7 +36,7 @@ EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class QueryNote:
     """Queries that share a `reason` of LEFT_OUT or ODD: how many `queries`, and the names of the first of them."""
 
     reason: str
@@ -51,9 +51,17 @@ class Noted:
 def scorable_queries(
     protocol: EvaluationProtocol, missing: Collection[str] = (), unlisted: Collection[str] = ()
 ) -> list[EvalQuery]:
-    """Return the queries whose images are there and of whose targets, where they are known, one is.
+    """Return the queries that can be scored.
 
-    `missing` are ids outside the gallery whose images are missing, `unlisted` ids that no list of the data set has.
+    Their images are there, and at least one target is, where targets are known.
+
+    Args:
+        protocol: Gallery and queries.
+        missing: Ids outside the gallery whose images are missing.
+        unlisted: Ids that no list of the data set has.
+
+    Returns:
+        Queries in the protocol's order.
     """
     reasons = _reasons(protocol, missing, unlisted)
     return [query for query, reason in zip(protocol.queries, reasons, strict=True) if not reason]
@@ -61,12 +69,12 @@ def scorable_queries(
 
 def left_out(
     protocol: EvaluationProtocol, missing: Collection[str] = (), unlisted: Collection[str] = ()
-) -> tuple[Noted, ...]:
+) -> tuple[QueryNote, ...]:
     """Return why the other queries are left out, the reasons in the order of LEFT_OUT."""
     return _noted(protocol, list(_reasons(protocol, missing, unlisted)), LEFT_OUT)
 
 
-def odd_queries(protocol: EvaluationProtocol, scored: Iterable[EvalQuery]) -> tuple[Noted, ...]:
+def odd_queries(protocol: EvaluationProtocol, scored: Iterable[EvalQuery]) -> tuple[QueryNote, ...]:
     """Return what is odd about the queries that are `scored`, each kind counted by itself."""
     known = {id(query) for query in scored}
     gallery = frozenset(protocol.gallery)
@@ -84,9 +92,15 @@ def unlisted(source: Source, protocols: Iterable[EvaluationProtocol]) -> frozens
 
 
 def text_counts(scorer: Scorer, texts: Sequence[str]) -> dict[str, int] | None:
-    """Return how many `texts` there are, have a word that `scorer` does not know, or are longer than it reads.
+    """Count texts that the model reads only in part.
 
-    None for a scorer without a tokenizer. A text that cannot be read at all counts in the first alone.
+    Args:
+        scorer: The model.
+        texts: The texts; one that cannot be read at all counts in `count` alone.
+
+    Returns:
+        How many texts there are, have an unknown word, or are longer than the model reads. None for
+        a scorer without a tokenizer.
     """
     tokenizer = scorer.tokenizer
     if tokenizer is None:
@@ -139,8 +153,8 @@ def _odd(query: EvalQuery, gallery: frozenset[str]) -> Iterator[str]:
 
 def _noted(
     protocol: EvaluationProtocol, reasons_of: Sequence[Mapping[str, str]], order: Iterable[str]
-) -> tuple[Noted, ...]:
-    noted = []
+) -> tuple[QueryNote, ...]:
+    notes = []
     for reason in order:
         positions = [position for position, reasons in enumerate(reasons_of) if reason in reasons]
         if positions:
@@ -148,8 +162,8 @@ def _noted(
                 _name(protocol.queries[position], position, reasons_of[position][reason])
                 for position in positions[:EXAMPLES]
             )
-            noted.append(Noted(reason, len(positions), tuple(named)))
-    return tuple(noted)
+            notes.append(QueryNote(reason, len(positions), tuple(named)))
+    return tuple(notes)
 
 
 def _name(query: EvalQuery, position: int, item: str) -> str:

@@ -63,10 +63,17 @@ class ProtocolRanker:
         self._depth = min(len(protocol.gallery), max(*protocol.ks, 10))
 
     def ranked(self, chunk: Sequence[tuple[data.EvalQuery, int]], mode: Mode) -> Iterator[RankedRows]:
-        """Yield the ranking of each (query, position of a phrasing) in `chunk`.
+        """Yield the ranking of each query of a chunk.
 
-        Members of an image set are ordered by the score that ranks: S of each, whatever its rank in stage 1, and
-        stage 1's inner product where nothing is re-ranked.
+        Members of an image set are ordered by the score that ranks: S of each, whatever its rank in
+        stage 1. Where nothing is re-ranked it is stage 1's inner product.
+
+        Args:
+            chunk: Each query with the position of a phrasing.
+            mode: What queries are made of.
+
+        Yields:
+            One ranking for each entry of the chunk.
         """
         if not all(query.is_simple for query, _ in chunk):
             yield from self._ranked_compound(chunk, mode)

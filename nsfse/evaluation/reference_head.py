@@ -23,9 +23,16 @@ _LEAST_NORM = 1e-8  # of aᵀGa, as in training
 class HeadConstants:
     """All of the pair head that is not in the features.
 
-    `t_c`, `t_v` the boundaries of words and probes; `gamma` (γ) the weight of the negative branch; `attention_scale`
-    (λ); `w_global`, `w_cross`, `w_visual` (ω_g, ω_c, ω_v) the mix of the three similarities; `views` (V) how many of an
-    image's last regions are views of the whole, each compared with the same one alone.
+    Attributes:
+        t_c: The boundary of words.
+        t_v: The boundary of probes.
+        gamma: γ, the weight of the negative branch.
+        attention_scale: λ.
+        w_global: ω_g, the weight of the global similarity.
+        w_cross: ω_c, the weight of the words' similarity.
+        w_visual: ω_v, the weight of the probes' similarity.
+        views: V, how many of an image's last regions are views of the whole image. Each is compared
+            with the same view alone.
     """
 
     t_c: float
@@ -52,11 +59,19 @@ class HeadConstants:
 
 
 def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> PairScores:
-    """Score one query against K targets: S [K] and the words' best correspondences [K, L], in the features' precision.
+    """Score one query against K targets, in the precision of the features.
 
-    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k), a probe's attention guided by its word. Where
-    κ_k < 0 the word names what must not be there, and n_k is how far it is over the boundary. Of a view's products the
-    one with the same view counts alone.
+    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k); its word guides a probe's
+    attention. Where κ_k < 0 the word names what must not be there, and n_k is how far it is over the
+    boundary. Of a view's products only that with the same view counts.
+
+    Args:
+        query: Vector [d], words [L, d] and probes [P+L, d] with their weights.
+        targets: Vectors [K, d] and regions [K, R, d].
+        head: The head's constants.
+
+    Returns:
+        S [K] and the words' best correspondences [K, L].
     """
     words, probes, gram = products(query, targets)
     first_view, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
@@ -88,7 +103,7 @@ def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -
 
 
 def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Reals, Reals]:
-    """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]; X and Y are one product of all rows with all regions."""
+    """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]; one product makes X and Y."""
     count, places, dim = targets.regions.shape
     rows = np.concatenate([query.words, query.probes])
     near = (rows @ targets.regions.reshape(-1, dim).T).reshape(len(rows), count, places).swapaxes(0, 1)
@@ -105,10 +120,22 @@ def view_branches(view: Reals, head: HeadConstants) -> Reals:
 def branches(
     near: Reals, guide: Reals, gram: Reals, t: float, head: HeadConstants, unwanted: NDArray[np.bool_] | bool = False
 ) -> Reals:
-    """Return p + γn [K, M] of M rows with products `near` [K, M, R]: the positive branch and the negative one.
+    """Return the positive and the negative branch of M rows, p + γn.
 
-    Positive: the cosine with the regions over `t`, attended by `guide` (0 where there is none), and the mean product
-    weighted by relevance. Negative: how far the best product stays under `t`, or over it in `unwanted` [M] rows.
+    Positive: the cosine with the regions over `t`, attended by `guide`, and the mean product weighted
+    by relevance. The cosine is 0 where no region is over `t`. Negative: how far the best product stays
+    under `t`.
+
+    Args:
+        near: Products [K, M, R] of rows and regions.
+        guide: What attention is computed from [K, M, R].
+        gram: Products [K, R, R] of regions.
+        t: The boundary.
+        head: The head's constants.
+        unwanted: Rows [M] whose negative branch is how far the best product is over `t`.
+
+    Returns:
+        Sums of both branches [K, M].
     """
     attention = _softmax(head.attention_scale * guide, near > t)
     norm = np.sqrt(np.maximum(((attention @ gram) * attention).sum(-1), _LEAST_NORM))
@@ -121,10 +148,18 @@ def branches(
 
 
 def boundary_margin(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> Reals:
-    """Return, for each target [K], how near any product comes to its boundary.
+    """Return how near any product of a pair comes to its boundary.
 
-    S has a step there: a region enters or leaves the attended set. Two computations that differ by rounding agree
-    only on pairs whose margin is larger than it.
+    S has a step there: a region enters or leaves the attended set. Two computations that differ by
+    rounding agree only on pairs whose margin is larger than it.
+
+    Args:
+        query: Words [L, d] and probes [P+L, d].
+        targets: Regions [K, R, d].
+        head: The head's constants.
+
+    Returns:
+        Margins [K], in units of a product.
     """
     words, probes, _ = products(query, targets)
     near: Reals = np.minimum(np.abs(words - head.t_c).min((1, 2)), np.abs(probes - head.t_v).min((1, 2)))

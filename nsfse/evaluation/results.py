@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data import EvalQuery, EvaluationProtocol, Source, gallery_digest
-from nsfse.evaluation.query_counts import Noted
+from nsfse.evaluation.query_counts import QueryNote
 from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.retrieval.results import Hit
 
@@ -61,8 +61,8 @@ class ProtocolResult:
     dropped: int
     unreadable: int
     rankings: tuple[QueryRanking, ...] = field(repr=False)
-    left_out: tuple[Noted, ...] = ()
-    odd: tuple[Noted, ...] = ()
+    left_out: tuple[QueryNote, ...] = ()
+    odd: tuple[QueryNote, ...] = ()
     texts: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class ProtocolResult:
             "unreadable_texts": self.unreadable,
             "texts": None if self.texts is None else dict(self.texts),
             "incomplete": self._incomplete(),
-            "odd_queries": [noted.to_json() for noted in self.odd],
+            "odd_queries": [note.to_json() for note in self.odd],
         }
 
     def _incomplete(self) -> dict[str, Any] | None:
@@ -97,7 +97,7 @@ class ProtocolResult:
             "gallery_expected": present + absent,
             "gallery_found": present,
             "queries_dropped": self.dropped,
-            "left_out": [noted.to_json() for noted in self.left_out],
+            "left_out": [note.to_json() for note in self.left_out],
             "missing": list(protocol.missing_ids[:NAMES_SHOWN]),
         }
 

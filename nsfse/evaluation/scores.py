@@ -56,9 +56,15 @@ def score_rankings(protocol: EvaluationProtocol, rankings: Sequence[QueryRanking
 
 
 def category_means(results: Sequence[ProtocolResult], categories: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return protocol without its category → unweighted mean R@10 and R@50 over all `categories` (FashionIQ's custom).
+    """Return unweighted means over categories, FashionIQ's custom.
 
-    The means are None where a category is `missing`: over the others they would be another figure.
+    Args:
+        results: Results of protocols; those without a category are left out.
+        categories: All categories.
+
+    Returns:
+        Protocol without its category → mean R@10 and R@50. They are None where a category is
+        `missing`: over the others they would be another figure.
     """
     groups: dict[str, dict[str, ProtocolResult]] = {}
     for result in results:

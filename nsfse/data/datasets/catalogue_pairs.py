@@ -49,9 +49,10 @@ class ItemPair:
 class PairSampler:
     """Draws pairs that differ in all of `columns`, both items of one of `groups`.
 
-    A pair is drawn by its new value first. Values come in proportion to a power of their count (1 as they come, 0 all
-    alike), so that a rare colour is requested more often than it is sold. Then comes an item of that value, all alike:
-    a kind of which a shop has thousands is requested more often than one of which it has three.
+    A pair is drawn by its new value first, in proportion to a power of the value's count: 1 as it
+    occurs, 0 all alike. So a rare colour is requested more often than it is sold. Then an item of that
+    value is drawn, all with equal probability. So a kind of thousands of items is requested more often
+    than one of three.
     """
 
     def __init__(self, columns: tuple[str, ...], groups: Iterable[AttributeGroup], balance: float) -> None:

@@ -115,7 +115,13 @@ class CIRR:
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the training pairs in a seeded shuffle, those without an image or a caption left out.
 
-        Soft targets of full weight are right answers too. Raises NotFoundError where the train captions are absent.
+        Soft targets of full weight are targets too.
+
+        Args:
+            epoch: The epoch, from 0.
+
+        Raises:
+            NotFoundError: The train captions are absent.
         """
         if "train" not in self._pairs:
             raise NotFoundError(
@@ -188,20 +194,20 @@ class CIRR:
     def _findings(self) -> tuple[Findings, Findings]:
         """Return what makes pairs unfit to be scored, and what the official files have too."""
         faults, notes = Findings(), Findings()
-        met: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         for split, pairs in self._pairs.items():
             listed = frozenset(self._lists[split]) if split in self._lists else Anything()
             for number, pair in enumerate(pairs):
                 entry = f"{split} pair {number} (pairid {pair.pairid})"
                 _judge(pair, listed, faults, notes, entry)
-                if (other := met.setdefault(str(pair.pairid), split)) != split:
-                    what = f"of the split {other}"
-                    notes.add(f"pairid is also {what}", f"pairids are also {what}", entry)
+                if (other := split_of.setdefault(str(pair.pairid), split)) != split:
+                    origin = f"of the split {other}"
+                    notes.add(f"pairid is also {origin}", f"pairids are also {origin}", entry)
         return faults, notes
 
     def _notes(self) -> tuple[str, ...]:
-        gone = [self._file(k, s) for k in ("cap", "split") for s in SPLITS if not self._has(k, s)]
-        notes = [f"absent: {', '.join(gone)}"] if gone else []
+        absent_files = [self._file(k, s) for k in ("cap", "split") for s in SPLITS if not self._has(k, s)]
+        notes = [f"absent: {', '.join(absent_files)}"] if absent_files else []
         if "train" not in self._pairs:
             notes.append("without cap.rc2.train.json val and test1 can be scored, and nothing trained")
         if not self.images:

@@ -73,9 +73,15 @@ class Fashion200K:
         return tuple(item for item in self._captions.get(_official(split), ()) if item in self.images)
 
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
-        """Return one fresh triplet a modifiable image, shuffled; images of the target's caption are all right answers.
+        """Return one fresh triplet for each modifiable image, shuffled.
 
-        Pairs are drawn from the images that are there. Raises NotFoundError where the train labels are absent.
+        Pairs are drawn from the images that are there. All images of the target's caption are targets.
+
+        Args:
+            epoch: The epoch, from 0.
+
+        Raises:
+            NotFoundError: The train labels are absent.
         """
         if not self._captions["train"]:
             raise NotFoundError(f"no train labels under {self._index.roots[0]}; Fashion200K cannot be trained on")
@@ -87,8 +93,9 @@ class Fashion200K:
     def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return TIRG's protocol on the test split: R@1, 10, 50, a hit if the caption is the target's.
 
-        A pair of which one has no description has no modification text: it is left out, and the note says so. An image
-        that is listed with several descriptions is right for each, and its last one makes the text.
+        A pair in which an image has no description has no modification text: it is left out, and the
+        note counts it. An image that is listed with several descriptions is right for each, and its
+        last one makes the text.
         """
         if _official(split) != "test" or "test_queries.txt" not in self._index.files:
             return []
@@ -156,12 +163,12 @@ class Fashion200K:
         pairs: list[tuple[str, str]] = []
         for number, line in read_lines(path):
             items = line.split()
-            strange = [item for item in items if item not in self._captions["test"]]
+            unlisted = [item for item in items if item not in self._captions["test"]]
             if len(items) != 2:
                 raise DataError(f"{path} line {number} is not two paths; fix or fetch it again")
-            if strange:
+            if unlisted:
                 raise DataError(
-                    f"{path} line {number} names {strange[0]}, which no test label file lists; fetch both again"
+                    f"{path} line {number} names {unlisted[0]}, which no test label file lists; fetch both again"
                 )
             pairs.append((items[0], items[1]))
         return pairs
@@ -229,8 +236,8 @@ def _families(
 ) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, list[str]]]:
     """Return caption → its images, parent → its captions, caption → its parents, for modifiable images alone.
 
-    A parent is a caption with every occurrence of one of its words cut out, inside other words too: the published
-    count of modifiable images rests on that.
+    A parent is a caption with every occurrence of one of its words cut out, inside other words too.
+    The published count of modifiable images depends on that.
     """
     children: dict[str, dict[str, None]] = defaultdict(dict)
     for caption in dict.fromkeys(captions.values()):

@@ -49,8 +49,8 @@ class FashionIQOptions(FolderOptions, frozen=True, kw_only=True):
     """How the two captions of a pair become a text.
 
     `c1 and c2`: one query, the captions as they are. `both orders`: scored as two phrasings (CoSMo, ARTEMIS).
-    `clip4cir`, as CLIP4Cir, SPRC and Bi-BLIP4CIR write it: marks cut off both ends, the first capitalised, "C1 and c2"
-    even where one of them is empty.
+    `clip4cir` is the form of CLIP4Cir, SPRC and Bi-BLIP4CIR: marks are cut off both ends and the
+    first caption is capitalised. It is "C1 and c2" even where one of them is empty.
     """
 
     def __post_init__(self) -> None:
@@ -75,9 +75,15 @@ class _Pair(_Query, frozen=True):
 class FashionIQ:
     """The three categories as one source.
 
-    `folder` holds `captions/cap.*.json` and `image_splits/split.*.json` in any depth; images are anywhere under it
-    or under `images`: one folder or one per category, `ID.jpg`, `ID.png` or `CATEGORY_ID.jpg`.
-    Raises NotFoundError without the folder, DataError for a file that is not in its form.
+    Args:
+        folder: Has `captions/cap.*.json` and `image_splits/split.*.json` in any depth. Images are
+            anywhere under it or under `options.images`, in one folder or one per category. They are
+            named `ID.jpg`, `ID.png` or `CATEGORY_ID.jpg`.
+        options: Options of the reader.
+
+    Raises:
+        NotFoundError: The folder is not there.
+        DataError: A file is not in its form.
     """
 
     name = "fashioniq"
@@ -124,9 +130,10 @@ class FashionIQ:
         return tuple(item for item in ids if item in self.images)
 
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
-        """Return the training pairs in a seeded shuffle; a quarter each reads c1+c2, c2+c1, c1 and c2 (CLIP4Cir).
+        """Return the training pairs in a seeded shuffle.
 
-        Pairs with a missing image, and those without a caption, are left out: see `missing` and `left_out`.
+        A quarter each has the text c1+c2, c2+c1, c1 and c2 (CLIP4Cir). Pairs with a missing image, and
+        those without a caption, are left out: see `missing` and `left_out`.
         """
         rng = random.Random(f"{self._seed}/{epoch}")
         pairs = [pair for category in CATEGORIES for pair in self._trained(category)]
@@ -175,8 +182,8 @@ class FashionIQ:
 
     def _trained(self, category: str) -> list[_Pair]:
         pairs = self._answered(category, "train")
-        there = [pair for pair in pairs if pair.candidate in self.images and pair.target in self.images]
-        return [pair for pair in there if trainable(_all_of(pair.captions))]
+        present = [pair for pair in pairs if pair.candidate in self.images and pair.target in self.images]
+        return [pair for pair in present if trainable(_all_of(pair.captions))]
 
     def _find_images(self) -> dict[str, Path]:
         images = self._index.locate(item for ids in self._lists.values() for item in ids)
@@ -197,8 +204,8 @@ class FashionIQ:
         present = tuple(item for item in listed if item in self.images)
         name = f"fashioniq-{gallery}{'-keepref' if keep else ''}-{category}{'' if split == 'val' else '-' + split}"
         queries = tuple(EvalQuery(p.candidate, _joined(p.captions, self._join), (p.target,)) for p in pairs)
-        which = "all of the split" if gallery == "original" else "the split's references and targets"
-        note = f"gallery: {which}; captions: {self._join}; reference {'kept' if keep else 'removed'}"
+        scope = "all of the split" if gallery == "original" else "the split's references and targets"
+        note = f"gallery: {scope}; captions: {self._join}; reference {'kept' if keep else 'removed'}"
         return EvaluationProtocol(name, "1", present, queries, not keep, (1, 10, 50), note, len(missing), missing)
 
     def _findings(self) -> tuple[Findings, Findings]:
@@ -214,10 +221,10 @@ class FashionIQ:
         return faults, notes
 
     def _notes(self) -> tuple[str, ...]:
-        gone = [
+        absent_lists = [
             f"{c}.{s}" for c in CATEGORIES for s in SPLITS if (c, s) not in self._lists or (c, s) not in self._pairs
         ]
-        notes = [f"no annotations for {', '.join(gone)}"] if gone else []
+        notes = [f"no annotations for {', '.join(absent_lists)}"] if absent_lists else []
         if not self.images:
             notes.append("no images: the annotations alone can be counted, not trained on or scored")
         elif self.missing:
@@ -286,7 +293,7 @@ def _training_text(captions: Sequence[str], join: str, rng: random.Random) -> st
     texts = _not_blank(captions)
     if join == "clip4cir":
         cut = [bare for caption in texts if (bare := caption.strip(_MARKS))] or texts
-        ways = [_clip4cir(cut), _clip4cir(cut[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
+        choices = [_clip4cir(cut), _clip4cir(cut[::-1]), cut[0].capitalize(), cut[-1].capitalize()]
     else:
-        ways = [" and ".join(texts), " and ".join(reversed(texts)), texts[0], texts[-1]]
-    return rng.choice(ways)
+        choices = [" and ".join(texts), " and ".join(reversed(texts)), texts[0], texts[-1]]
+    return rng.choice(choices)

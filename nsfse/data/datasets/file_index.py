@@ -1,8 +1,8 @@
-"""Where a data set's files really are: one walk of a folder, images found by name in any layout.
+"""Index of a data set's files: one walk of a folder, images found by name in any layout.
 
-Public data sets are handed on in many forms: one folder or one per category, `train/34/x.png` or `train/x.png`, .png
-for .jpg, an extra folder on top, images far from the annotations. Names find them; where a name has folders, they part
-images of the same file name apart.
+Public data sets are handed on in many forms: one folder or one per category, `train/34/x.png` or
+`train/x.png`, .png for .jpg. Some have an extra folder on top, or images far from the annotations.
+Images are found by name; where a name has folders, they tell apart images of the same file name.
 """
 
 import os
@@ -42,10 +42,16 @@ class FileIndex:
     """Files found for a name that hold no image, with the reason; `locate` adds to them."""
 
     def locate(self, names: Iterable[str]) -> dict[str, Path]:
-        """Return name → file for the images that are there, each an id, a file name or a path.
+        """Find the files of named images.
 
-        A file that fits another of the `names` as well or better is not taken: the image of the same name that is not
-        there is missing. So is one whose file is empty or holds no image at all, such as the page of a dead link.
+        A file that fits another of the names as well or better is not taken: the image of the same name is
+        missing. So is one whose file is empty or holds no image, such as the page of a dead link.
+
+        Args:
+            names: Images, each an id, a file name or a path.
+
+        Returns:
+            Name → file, of the images that are there.
         """
         listed = list(dict.fromkeys(names))
         groups: dict[str, list[_Listed]] = defaultdict(list)
@@ -71,10 +77,10 @@ class FileIndex:
         """Lines about what could not be read."""
         if not self.skipped:
             return ()
-        what = counted(len(self.skipped), "folder or file", "folders or files")
+        total = counted(len(self.skipped), "folder or file", "folders or files")
         first = ", ".join(f"{place} ({reason})" for place, reason in self.skipped[:3])
         more = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
-        return (f"{what} could not be read, the rest is used: {first}{more}",)
+        return (f"{total} could not be read, the rest is used: {first}{more}",)
 
     def _chosen(
         self, group: Sequence["_Listed"], files: Sequence[Path], folders: Collection[str]

@@ -9,8 +9,9 @@
 
 The gallery of a query is the items of its split, all items where it names none.
 
-Where the table has a column that says which images show one product (`group`), a split has two halves, SPLIT-choose and
-SPLIT-report: one to choose settings by, one to report. No product is in both, as reference, target or other image.
+Where the table has a column that names each image's product (`group`), a split has two halves.
+SPLIT-choose is for choosing settings, SPLIT-report for reporting. No product is in both, as
+reference, target or other image.
 """
 
 import csv
@@ -129,8 +130,8 @@ class QuerySetSource:
 
     def _listed(self, split: str) -> tuple[str, ...]:
         whole, half = self._halved(split)
-        every = self._table.of_split(whole)
-        return tuple(item for item in every if self._half(item) == half) if half else every
+        items = self._table.of_split(whole)
+        return tuple(item for item in items if self._half(item) == half) if half else items
 
     def _halved(self, split: str) -> tuple[str, str]:
         """Return (split, half), the half empty for a whole one. Raises DataError where there is nothing to halve by."""
@@ -162,9 +163,11 @@ class QuerySetSource:
         return made
 
     def _training_queries(self) -> list[EvalQuery]:
-        """Return the queries of the train split that ask with one image and one text."""
-        every = [query for (split, _), queries in self._queries.items() if split == "train" for query in queries]
-        return [query for query in every if query.is_simple]
+        """Return the queries of the train split that have one image and one text."""
+        queries_of_train = [
+            query for (split, _), queries in self._queries.items() if split == "train" for query in queries
+        ]
+        return [query for query in queries_of_train if query.is_simple]
 
     def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the protocols of a split, or of a half of one; queries that name no split belong to `test`.
@@ -194,15 +197,15 @@ class QuerySetSource:
         def inside(items: Iterable[str]) -> tuple[str, ...]:
             return tuple(item for item in items if self._half(item) == half)
 
-        gone = inside(protocol.missing_ids)
+        missing = inside(protocol.missing_ids)
         return replace(
             protocol,
             name=f"{protocol.name}-{half}",
             gallery=inside(protocol.gallery),
             queries=_halved_queries(protocol.queries, inside),
             note=f"{protocol.note} whose {self._group} is of the half {half!r}",
-            missing=len(gone),
-            missing_ids=gone,
+            missing=len(missing),
+            missing_ids=missing,
         )
 
     def check(self) -> CheckReport:

@@ -52,9 +52,14 @@ class _Pair(msgspec.Struct, frozen=True):
 class Shoes:
     """Shoes; an id is the image's name without its suffix. `val` is accepted for `test`, the only held-out split.
 
-    `folder` holds `relative_captions_shoes.json` and the two name lists in any depth; images are anywhere under it
-    or under `images`, flat or as `womens_*/0/img_*.jpg`.
-    Raises NotFoundError without the folder or the files, DataError for a file that is not in its form.
+    Args:
+        folder: Has `relative_captions_shoes.json` and the two name lists in any depth. Images are
+            anywhere under it or under `options.images`, flat or as `womens_*/0/img_*.jpg`.
+        options: Options of the reader.
+
+    Raises:
+        NotFoundError: The folder or a file is not there.
+        DataError: A file is not in its form.
     """
 
     name = "shoes"
@@ -134,8 +139,8 @@ class Shoes:
         return tuple(dict.fromkeys(image_id(line) for _, line in read_lines(self._index.file(name))))
 
     def _split_pairs(self, split: str) -> list[EvalQuery]:
-        here = set(self._lists[split])
-        return [pair for pair in self._all_pairs if pair.reference in here and pair.targets[0] in here]
+        listed = set(self._lists[split])
+        return [pair for pair in self._all_pairs if pair.reference in listed and pair.targets[0] in listed]
 
     def _findings(self) -> tuple[Findings, Findings]:
         """Return what makes pairs unfit to be scored, and what only has to be known."""

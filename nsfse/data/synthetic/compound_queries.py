@@ -1,10 +1,12 @@
 """Queries of several images, texts and exclusions about the drawn catalogue, with all their right answers.
 
-`two-references`: two images that differ in two attributes, and an edit of a third. Right is what has one of the two
-from either image ("the shape of this, the colour of that", or the other way round) and what the text asks for.
+`two-references`: two images that differ in two attributes, and an edit of a third. Right answers have
+one of the two from either image and the value of the edit: "the shape of this, the colour of that",
+or the reverse.
 `several-edits`: two or three edits of one image, each a text of its own.
-`minus`: an edit, and what must not be there. That is a word for what the reference has (kind `has`) or for one of the
-answers that the text leaves open (`open`), or an image that answers the text and is not wanted, nor its like (`image`).
+`minus`: an edit, and what must not be there. It is a word for what the reference has (kind `has`), or
+for one of the answers that the text leaves open (`open`). Or it is an image that answers the text and
+is excluded with all that look like it (`image`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,11 +63,11 @@ def compound_queries(
 def _two_references(
     catalogue: SyntheticItems, cluster: Cluster, first: AttributeCodes, second: AttributeCodes
 ) -> Iterator[CompoundQuery]:
-    apart = _differing(first, second)
-    for goal in cluster.corners if len(apart) == 2 else ():
+    differing = _differing(first, second)
+    for goal in cluster.corners if len(differing) == 2 else ():
         changed = _differing(first, goal)
-        if len(changed) == 1 and changed[0] not in apart and not _category_with_its_own((*apart, *changed)):
-            (i, j), option = apart, edit_options(catalogue.level, first, goal)[0]
+        if len(changed) == 1 and changed[0] not in differing and not _category_with_its_own((*differing, *changed)):
+            (i, j), option = differing, edit_options(catalogue.level, first, goal)[0]
             mixed = [_fix(_fix(option.allowed, i, a[i]), j, b[j]) for a, b in ((first, second), (second, first))]
             yield _query(catalogue, "mixed", (first, second), option.edits, mixed)
 

@@ -57,14 +57,14 @@ _LENGTH_ORDER = ("short", "medium", "long")
 
 @dataclass(frozen=True, slots=True)
 class EditOption:
-    """One way to ask for a change: its kind, its edits, and the values each attribute may then have."""
+    """One way to request a change: its kind, its edits, and the values each attribute may then have."""
 
     kind: str
     edits: tuple[Edit, ...]
     allowed: Allowed
 
     def word_labels(self, level: Level, answer: AttributeCodes) -> tuple[WordLabel, ...]:
-        """Return what the words of each edit ask for, for a right answer with the codes `answer`."""
+        """Return the labels of each edit's words, for a right answer with the codes `answer`."""
         category, labels = level.describe(answer)["category"], []
         for edit in self.edits:
             index = ATTRIBUTES.index(edit.attribute)
@@ -81,12 +81,12 @@ def attribute_key(attribute: str, category: str) -> str:
 
 @functools.cache
 def level_edit_options(level: str, a: AttributeCodes, b: AttributeCodes) -> tuple[EditOption, ...]:
-    """Return the ways to ask for `b` with `a` as the reference that a level has."""
+    """Return the edits of a level from the reference `a` to `b`."""
     return tuple(option for option in edit_options(LEVELS[level], a, b) if option.kind in LEVELS[level].kinds)
 
 
 def edit_options(level: Level, a: AttributeCodes, b: AttributeCodes) -> list[EditOption]:
-    """Return every way to ask for `b` with `a` as the reference; they differ in one or two attributes."""
+    """Return every edit from the reference `a` to `b`, which differ in one or two attributes."""
     changed = [i for i in range(len(ATTRIBUTES)) if a[i] != b[i]]
     names = [ATTRIBUTES[i] for i in changed]
     unchanged: Allowed = tuple((code,) for code in b)

@@ -1,8 +1,8 @@
 """The items of the drawn catalogue: its levels, their exact attributes, and which items an edit allows.
 
 Items come in clusters: three attributes with two values each span a cube, and each of its eight corners is drawn
-twice with other nuisances. So every edit within a cluster has its right answer, items that are right but for one
-attribute, and a near copy of the reference that only the text can refuse.
+twice with other nuisances. So every edit within a cluster has its right answer, and items that are
+right but for one attribute. It also has a near copy of the reference that only the text rules out.
 """
 
 import functools

@@ -84,9 +84,16 @@ class _Canvas:
 
 
 def paint(attributes: Mapping[str, str], seed: int, size: tuple[int, int], nuisance: Nuisance = STRONG) -> Pixels:
-    """Return the image [H, W, 3] of a product; the same arguments give the same pixels.
+    """Draw a product; the same arguments give the same pixels.
 
-    `attributes` has category, colour, pattern, length, detail (`with` or `without`), size and background.
+    Args:
+        attributes: Category, colour, pattern, length, detail (`with` or `without`), size, background.
+        seed: Chooses what the attributes leave open.
+        size: (height, width) in pixels.
+        nuisance: How much the drawing varies.
+
+    Returns:
+        The image [H, W, 3], uint8 RGB.
     """
     rng = np.random.default_rng(seed)
     height, width = size[0] * 2, size[1] * 2

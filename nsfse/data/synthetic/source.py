@@ -1,9 +1,9 @@
 """The drawn catalogue, version 1: product-like images whose every right answer is known. The project's benchmark.
 
-An edit names what it changes and keeps everything else. Right answers are ALL gallery items that keep the reference's
-other attributes and have what the text asks for: "darker" any darker shade of the hue, "longer" any longer one, "not
-red" any other colour. After a change of category, length and detail are free: they belong to a category. Hard
-negatives are right but for exactly one attribute.
+An edit names what it changes and leaves everything else. Right answers are ALL gallery items that
+have the reference's other attributes and what the text requests. "darker" is any darker shade of the
+hue, "longer" any longer one, "not red" any other colour. After a change of category, length and
+detail are free: they belong to a category. Hard negatives are right but for exactly one attribute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class DrawnSource:
         for kind in _KINDS:
             if not self._templates.kinds[kind].held_out:
                 raise DataError(
-                    f"{options.templates}: kinds.{kind} has no held_out, in which the drawn benchmark asks; write two"
+                    f"{options.templates}: kinds.{kind} has no held_out, which the drawn benchmark needs; write two"
                 )
         self.name = "drawn" if options.level == "standard" else f"drawn-{options.level}"
         self.images: Mapping[str, Path] = {}

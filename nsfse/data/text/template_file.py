@@ -169,8 +169,8 @@ def _check_fields(text: str, wanted: tuple[str, ...], where: str) -> None:
     known = {field for group in wanted for field in group.split()}
     for field in fields:
         if field not in known:
-            there = ", ".join(f"{{{name}}}" for name in sorted(known)) or "none"
-            raise ValueError(f"{where}: {text!r} has the field {{{field}}}, and this kind has: {there}")
+            known_fields = ", ".join(f"{{{name}}}" for name in sorted(known)) or "none"
+            raise ValueError(f"{where}: {text!r} has the field {{{field}}}, and this kind has: {known_fields}")
     if wanted and not any(fields.issuperset(group.split()) for group in wanted):
         lacking = " or ".join(" with ".join(f"{{{field}}}" for field in group.split()) for group in wanted)
         raise ValueError(f"{where}: {text!r} lacks {lacking}")

@@ -67,7 +67,7 @@ class TemplateSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`en`, or the file's name and the start of its digest: benchmarks in other words are other benchmarks."""
 
     def edit_to(self, column: str, value: str) -> Edit:
-        """Return the edit that asks for `value` in a table's `column`."""
+        """Return the edit that requests `value` in a table's `column`."""
         words = value.lower().replace("_", " ")
         return Edit(column, self.columns.get(column.lower(), "value"), {"v": words, "a": words}, tuple(words.split()))
 
