@@ -157,11 +157,11 @@ def strip(thumbnails: "Sequence[Pixels | None]") -> bytes:
     for index, pixels in enumerate(thumbnails):
         if pixels is not None:
             image = thumbnail(pixels)
-            place = (
+            position = (
                 index * (wide + GAP) + 2 * GAP * (index > 0) + (wide - image.width) // 2,
                 (high - image.height) // 2,
             )
-            row.paste(image, place)
+            row.paste(image, position)
     buffer = io.BytesIO()
     row.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -149,15 +149,15 @@ def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
 
 
 def _first(order: Rows, right: Collection[int]) -> int:
-    places = np.flatnonzero(np.isin(order, list(right)))
-    return int(places[0]) if len(places) else MISS
+    positions = np.flatnonzero(np.isin(order, list(right)))
+    return int(positions[0]) if len(positions) else MISS
 
 
 def _average_precision(order: Rows, right: Collection[int], k: int) -> float:
     if not right:
         return 0.0
-    places = np.flatnonzero(np.isin(order, list(right)))
-    precisions = np.arange(1, len(places) + 1) / (places + 1)
+    positions = np.flatnonzero(np.isin(order, list(right)))
+    precisions = np.arange(1, len(positions) + 1) / (positions + 1)
     return float(precisions.sum()) / min(k, len(set(right)))
 
 

@@ -74,9 +74,9 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
         S [K] and the words' best correspondences [K, L].
     """
     words, probes, gram = products(query, targets)
-    first_view, places = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
+    first_view, local_regions = len(query.probes) - len(query.words) - head.views, probes.shape[2] - head.views
     cross = branches(words, words, gram, head.t_c, head, query.word_weights < 0) @ query.word_weights
-    view = probes[:, first_view : first_view + head.views, places:].diagonal(axis1=1, axis2=2)
+    view = probes[:, first_view : first_view + head.views, local_regions:].diagonal(axis1=1, axis2=2)
     near, word_probes = (
         np.delete(probes, slice(first_view, first_view + head.views), axis=1),
         probes[:, first_view + head.views :],
@@ -104,9 +104,9 @@ def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -
 
 def products(query: QueryFeatures, targets: TargetFeatures) -> tuple[Reals, Reals, Reals]:
     """Return X [K, L, R], Y [K, P+L, R] and G [K, R, R]; one product makes X and Y."""
-    count, places, dim = targets.regions.shape
+    count, regions, dim = targets.regions.shape
     rows = np.concatenate([query.words, query.probes])
-    near = (rows @ targets.regions.reshape(-1, dim).T).reshape(len(rows), count, places).swapaxes(0, 1)
+    near = (rows @ targets.regions.reshape(-1, dim).T).reshape(len(rows), count, regions).swapaxes(0, 1)
     gram = targets.regions @ targets.regions.swapaxes(1, 2)
     return near[:, : len(query.words)], near[:, len(query.words) :], gram
 

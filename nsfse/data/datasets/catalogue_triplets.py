@@ -181,7 +181,7 @@ class CalibrationView:
             TripletSampler(calibration_rows, schema, options)
         except DataError:
             raise UsageError(
-                f"calibration_ratio holds out {len(calibration_rows)} items of {schema.file}: too few to make edits; "
+                f"calibration_ratio keeps {len(calibration_rows)} items of {schema.file} apart: too few to make edits; "
                 "give more, or 0"
             ) from None
         others = list(training)[:: -(-len(training) // max(1, _CALIBRATION_GALLERY - len(calibration_rows)))]

@@ -78,7 +78,7 @@ class FileIndex:
         if not self.skipped:
             return ()
         total = counted(len(self.skipped), "folder or file", "folders or files")
-        first = ", ".join(f"{place} ({reason})" for place, reason in self.skipped[:3])
+        first = ", ".join(f"{path} ({reason})" for path, reason in self.skipped[:3])
         more = f" and {len(self.skipped) - 3} more" if len(self.skipped) > 3 else ""
         return (f"{total} could not be read, the rest is used: {first}{more}",)
 
@@ -86,27 +86,27 @@ class FileIndex:
         self, group: Sequence["_Listed"], files: Sequence[Path], folders: Collection[str]
     ) -> dict[str, tuple[Path, ...]]:
         """Return name → files that it may be, the best first, for listed names and files of one stem."""
-        placed = [entry for entry in group if entry.folders]
+        with_folders = [entry for entry in group if entry.folders]
         bare = [entry for entry in group if entry.suffix and not entry.folders]
         ids = [entry for entry in group if not (entry.folders or entry.suffix)]
         tails: dict[tuple[str, ...], list[_Listed]] = defaultdict(list)
-        for entry in placed if len(placed) > 1 else ():
+        for entry in with_folders if len(with_folders) > 1 else ():
             for start in range(len(entry.folders)):
                 tails[entry.folders[start:]].append(entry)
         fitting: dict[str, list[tuple[tuple[int, bool], Path]]] = defaultdict(list)
         for path in files:
-            top, place = self._place(path)
-            within = placed if len(placed) < 2 else _of_place((top, *place), path.name, tails)
-            named = bare if len(bare) < 2 else _of_name(path.name, bare)
+            top, parents = self._root_and_parents(path)
+            within = with_folders if len(with_folders) < 2 else _match_by_folders((top, *parents), path.name, tails)
+            named = bare if len(bare) < 2 else _match_by_name(path.name, bare)
             for entry in (*within, *named, *ids):
-                if (fit := entry.fit(top, place, path.name, folders)) is not None:
+                if (fit := entry.fit(top, parents, path.name, folders)) is not None:
                     fitting[entry.name].append((fit, path))
         return {
             name: tuple(path for _, path in sorted(fits, key=lambda fit: fit[0], reverse=True))
             for name, fits in fitting.items()
         }
 
-    def _place(self, path: Path) -> tuple[str, tuple[str, ...]]:
+    def _root_and_parents(self, path: Path) -> tuple[str, tuple[str, ...]]:
         """Return the name of the outermost root over a file, and the folders below it."""
         root = min((root for root in self.roots if path.is_relative_to(root)), key=lambda root: len(root.parts))
         return root.name, path.relative_to(root).parts[:-1]
@@ -132,14 +132,14 @@ class _Listed:
         named = tuple(part for part in folders if part not in ("", "."))
         return cls(name, named, last, stem(last) != last)
 
-    def fit(self, top: str, place: tuple[str, ...], file: str, folders: Collection[str]) -> tuple[int, bool] | None:
+    def fit(self, top: str, parents: tuple[str, ...], file: str, folders: Collection[str]) -> tuple[int, bool] | None:
         """Return how well a file fits: folders in common from the end, and whether the suffix is the same.
 
-        `top` is the root's name, `place` the folders below it. None where the file is in another place of the
+        `top` is the root's name, `parents` the folders below it. None where the file is in another branch of the
         listing: above the folders in common stands one that the listing knows, and what follows it is not listed so.
         """
-        shared = _shared((top, *place), self.folders)
-        above = place[: max(0, len(place) - shared)]
+        shared = _shared((top, *parents), self.folders)
+        above = parents[: max(0, len(parents) - shared)]
         known = next((index for index, part in enumerate(above) if part in folders), len(above))
         wanted = iter(self.folders)
         if shared < len(self.folders) and not all(part in wanted for part in above[known:]):
@@ -292,23 +292,23 @@ def _key(name: str) -> str:
     return stem(_normal(name).rpartition("/")[2])
 
 
-def _shared(place: Sequence[str], wanted: Sequence[str]) -> int:
+def _shared(parents: Sequence[str], wanted: Sequence[str]) -> int:
     """Return how many folders are the same, counted from the end."""
-    pairs = zip(reversed(place), reversed(wanted), strict=False)
-    return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(place), len(wanted)))
+    pairs = zip(reversed(parents), reversed(wanted), strict=False)
+    return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(parents), len(wanted)))
 
 
-def _of_place(
-    place: tuple[str, ...], file: str, tails: Mapping[tuple[str, ...], Sequence[_Listed]]
+def _match_by_folders(
+    parents: tuple[str, ...], file: str, tails: Mapping[tuple[str, ...], Sequence[_Listed]]
 ) -> Sequence[_Listed]:
     """Return the one listed name whose folders a file has most of in common; none where two fit it alike."""
-    for start in range(len(place)):
-        if listed := tails.get(place[start:]):
-            return listed if _is_one_image(listed) else _of_name(file, listed)
+    for start in range(len(parents)):
+        if listed := tails.get(parents[start:]):
+            return listed if _is_one_image(listed) else _match_by_name(file, listed)
     return ()
 
 
-def _of_name(file: str, listed: Sequence[_Listed]) -> Sequence[_Listed]:
+def _match_by_name(file: str, listed: Sequence[_Listed]) -> Sequence[_Listed]:
     """Return the one of `listed` that has a file's very name, suffix included; none where there is not one."""
     same = [entry for entry in listed if entry.last == _normal(file)]
     return same if _is_one_image(same) else ()
