@@ -16,6 +16,7 @@ from nsfse.data.datasets.fashioniq import CATEGORIES, FashionIQ
 from nsfse.evaluation.cirr_submission import submission_faults
 from nsfse.evaluation.datasets import evaluate_dataset
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from tests.galleries import PLAIN_INFO
 
 ANNOTATIONS = Path(os.environ.get("NSFSE_ANNOTATIONS", Path(__file__).parents[3] / "shared/data/annotations"))
 
@@ -44,6 +45,8 @@ class Oracle:
 
     fingerprint = "oracle"
     image_size = (4, 6)
+    info = PLAIN_INFO
+    tokenizer = None
 
     def __init__(self, protocols):
         queries = [query for protocol in protocols for query in protocol.queries]

@@ -1,7 +1,6 @@
 """CLIP the whole way: one step of training on drawn data, a verified bundle, a query without torch (EfficientNet-Lite0:
 tests/e2e/test_train_to_query.py), and the image graph of a ResNet."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def test_clip_trains_exports_and_serves(tmp_path):
 
 def test_the_image_graph_of_a_resnet_is_its_encoder(monkeypatch):
     """Its other graphs are those of every backbone with a GRU."""
-    monkeypatch.setitem(registry.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setitem(registry.BACKBONES, "resnet50", resnet.ResNetBackbone(8))
     monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
     settings = ["model.image_size=[64,32]", "model.dim=16", 'model.backbone="resnet50"']
     model = NSFSE(load_config(overrides=settings).model, 30).eval()

@@ -1,6 +1,5 @@
 """bfloat16, forced on any processor, trains what float32 trains: every method, ablation, backbone and a whole run."""
 
-import functools
 import hashlib
 import json
 import os
@@ -132,7 +131,7 @@ def calm(model: torch.nn.Module) -> None:
 
 
 def settings_of(name: str, request, monkeypatch) -> Config:
-    monkeypatch.setitem(registry.BACKBONES, "resnet50", functools.partial(resnet.build, width=8))
+    monkeypatch.setitem(registry.BACKBONES, "resnet50", resnet.ResNetBackbone(8))
     overrides = [*SMALL, *VARIANTS[name]]
     if any("clip" in setting for setting in overrides):
         overrides.append(f'model.weights="{request.getfixturevalue("clip_folder")}"')
