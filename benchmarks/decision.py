@@ -2,10 +2,10 @@
 
     python benchmarks/decision.py MODEL [standard|easy] [--json FILE] [--svg FILE]
 
-MODEL is a run or a bundle with a decision. Every test query, in all phrasings, is run over the whole gallery and of the
-gallery without its right answers. "Nothing matches" is said where none of the first ten hits reaches the threshold. AUC
-is the share of pairs of a whole gallery and one without in which the best confidence of the former is the higher. The
-table sorts the first five hits of all lists by their confidence: it ought to be the share of them that is right.
+MODEL is a run or a bundle with a confidence model. Every test query, in all phrasings, is run over the whole gallery,
+then over the gallery without its right answers. A result has no match where none of the first ten hits reaches the
+threshold. AUC is the share of pairs of a whole gallery and one without in which the former's best confidence is higher.
+The table sorts the first five hits of all lists by their confidence, which ought to be the share that is right.
 """
 
 import argparse
@@ -29,42 +29,42 @@ SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in p
 
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
-    """Return how often "nothing matches" is said, rightly and falsely, and how far confidence is to be believed."""
+    """Return how often no match is reported, rightly and falsely, and how reliable the confidence is."""
     scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
-    decision = scorer.info.confidence
-    if decision is None:
-        raise NotFoundError(f"{model} has no decision; train it to its end, or export it again")
+    confidence_model = scorer.info.confidence
+    if confidence_model is None:
+        raise NotFoundError(f"{model} has no confidence model; train it to its end, or export it again")
     protocol = source.protocols("test")[0]
     images = encode_in_batches(scorer, protocol.gallery, source_images(source, scorer.image_size))
-    asks = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
-    samples_of_queries = list(compose_samples(scorer, protocol, asks, images))
-    complete = np.array([decision.confidence(one.complete).max() for one in samples_of_queries])
-    without = np.array([decision.confidence(one.without).max(initial=0.0) for one in samples_of_queries])
+    worded = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
+    samples_of_queries = list(compose_samples(scorer, protocol, worded, images))
+    complete = np.array([confidence_model.confidence(sample.complete).max() for sample in samples_of_queries])
+    without = np.array([confidence_model.confidence(sample.without).max(initial=0.0) for sample in samples_of_queries])
     features, right = samples(samples_of_queries)
     return {
         "level": level,
         "rankings": len(samples_of_queries),
         "auc": auc(without, complete),
-        "as_fitted": _said(decision.threshold, complete, without),
-        "at_ten_percent": _said(float(np.quantile(complete, FALSE_ALARMS)), complete, without),
-        "reliability": reliability(decision.confidence(features), right),
+        "as_fitted": _no_match_rates(confidence_model.threshold, complete, without),
+        "at_ten_percent": _no_match_rates(float(np.quantile(complete, FALSE_ALARMS)), complete, without),
+        "reliability": reliability(confidence_model.confidence(features), right),
     }
 
 
-def _said(threshold: float, complete: NDArray[Any], without: NDArray[Any]) -> dict[str, float]:
-    """Return in percent how often "nothing matches" is said of galleries `without` an answer, and of complete ones."""
+def _no_match_rates(threshold: float, complete: NDArray[Any], without: NDArray[Any]) -> dict[str, float]:
+    """Return in percent how often no match is reported in galleries `without` an answer, and in complete ones."""
     shares = {"without_answers": without, "false_alarms": complete}
     return {"threshold": threshold} | {name: 100 * float((best < threshold).mean()) for name, best in shares.items()}
 
 
 def reliability(confidence: NDArray[Any], right: NDArray[Any]) -> list[dict[str, float]]:
     """Return, for each bin of `confidence` [N] that is not empty, its mean, the share that is right and the count."""
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    inside = [place == at for at in range(BINS)]
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    members = [bin_of == index for index in range(BINS)]
     return [
-        {"confidence": float(confidence[of].mean()), "right": float(right[of].mean()), "count": int(of.sum())}
-        for of in inside
-        if of.any()
+        {"confidence": float(confidence[hits].mean()), "right": float(right[hits].mean()), "count": int(hits.sum())}
+        for hits in members
+        if hits.any()
     ]
 
 
@@ -110,19 +110,19 @@ def main() -> None:
     parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
-    given = parser.parse_args()
-    found = measure(given.model, given.level)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    if given.svg:
-        given.svg.write_text(plot(found["reliability"]), "utf-8")
-    print(f"{found['rankings']} queries and phrasings, AUC {found['auc']:.3f}\n")
+    options = parser.parse_args()
+    scores = measure(options.model, options.level)
+    if options.json:
+        options.json.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
+    if options.svg:
+        options.svg.write_text(plot(scores["reliability"]), "utf-8")
+    print(f"{scores['rankings']} queries and phrasings, AUC {scores['auc']:.3f}\n")
     print("| threshold | said where nothing matches | said falsely |\n|---|---|---|")
     for name in ("as_fitted", "at_ten_percent"):
-        row = found[name]
+        row = scores[name]
         print(f"| {row['threshold']:.4f} | {row['without_answers']:.1f} | {row['false_alarms']:.1f} |")
     print("\n| confidence | right | hits |\n|---|---|---|")
-    for row in found["reliability"]:
+    for row in scores["reliability"]:
         print(f"| {row['confidence']:.3f} | {row['right']:.3f} | {row['count']} |")
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/evidence.py MODEL [standard|easy] [--json FILE]
 
-MODEL is a run or a bundle. Over all test queries of one edit, in all phrasings, the first ten hits that are wrong in
-exactly one attribute: those that lack what the text asks for ought to have a lower correspondence with the words that
-ask than those that have it and lost something else. AUC is the share of pairs of such hits that are in that order.
+MODEL is a run or a bundle. All test queries of one edit are run, in all phrasings. Of their first ten hits those count
+that are wrong in exactly one attribute. A hit that lacks what the text names ought to correspond less with those words
+than a hit that has it and differs elsewhere. AUC is the share of pairs of such hits that are in that order.
 """
 
 import argparse
@@ -31,18 +31,19 @@ RERANK, TOP = 100, 10
 def hits_of(
     scorer: Scorer, images: EncodedImages, ids: Sequence[str], query: EvalQuery, text: str
 ) -> list[tuple[str, float, float]]:
-    """Return (id, how far the least of the words that ask is fulfilled, the same of all words) of ten hits."""
+    """Return (id, the least fulfilment among the words that name the edit, that of the whole text) of ten hits."""
     row = images.rows[query.reference]
     composed = scorer.compose(images.targets(np.array([row])), [text])[0]
     mask = np.ones(len(ids), bool)
     mask[row] = False
     ranking = rank(scorer, composed, images.vectors, images.targets, TOP, RERANK, mask)
     pair = ranking.pair or scorer.score_pairs(composed, images.targets(ranking.rows))
-    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.word_labels[0].words]
+    labelled = query.word_labels[0].words
+    edit_words = [position for position, word in enumerate(composed.tokens) if word.lower() in labelled]
     whole = (pair.word_scores - pair.boundary) @ composed.word_weights
     fulfilled = (pair.word_scores - pair.boundary) * np.where(composed.word_weights < 0, -1, 1)
-    named = fulfilled[:, asking].min(1) if asking else np.full(len(whole), np.nan)
-    return [(ids[row], float(named[at]), float(whole[at])) for at, row in enumerate(ranking.rows)]
+    named = fulfilled[:, edit_words].min(1) if edit_words else np.full(len(whole), np.nan)
+    return [(ids[row], float(named[position]), float(whole[position])) for position, row in enumerate(ranking.rows)]
 
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
@@ -52,17 +53,17 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
     images = encode_in_batches(scorer, ids, source_images(source, scorer.image_size))
     blank = images.targets(np.array([0]))
     boundary = scorer.score_pairs(scorer.compose(blank, ["make it red"])[0], blank).boundary
-    found: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
+    pairs_of_kind: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
     for query in (query for query in source.protocols("test")[0].queries if len(query.word_labels) == 1):
-        label, near = query.word_labels[0], set(query.hard_negatives)
+        label, hard_negatives = query.word_labels[0], set(query.hard_negatives)
         for text in query.texts:
             for item, named, whole in hits_of(scorer, images, ids, query, text):
-                if item in near:
+                if item in hard_negatives:
                     violated = source.attributes(item).get(label.attribute_key) not in label.values
-                    found[f"{label.attribute}, {query.kind}"].append((violated, named, whole))
-    rows = {kind: _row(np.array(pairs)) for kind, pairs in sorted(found.items())}
-    every = np.array([pair for pairs in found.values() for pair in pairs])
-    return {"level": level, "boundary": boundary, "all": _row(every), "kinds": rows}
+                    pairs_of_kind[f"{label.attribute}, {query.kind}"].append((violated, named, whole))
+    rows = {kind: _row(np.array(pairs)) for kind, pairs in sorted(pairs_of_kind.items())}
+    all_pairs = np.array([pair for pairs in pairs_of_kind.values() for pair in pairs])
+    return {"level": level, "boundary": boundary, "all": _row(all_pairs), "kinds": rows}
 
 
 def _row(pairs: NDArray[Any]) -> dict[str, float]:
@@ -82,13 +83,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    found = measure(given.model, given.level)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    options = parser.parse_args()
+    scores = measure(options.model, options.level)
+    if options.json:
+        options.json.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
     print("| edit | hits | violating | AUC, words that ask | AUC, all words | violated, matched | kept, mismatched |")
     print("|---|---|---|---|---|---|---|")
-    for kind, row in ({"all": found["all"]} | found["kinds"]).items():
+    for kind, row in ({"all": scores["all"]} | scores["kinds"]).items():
         cells = (f"{row[name]:.3f}" for name in ("auc_named", "auc_whole"))
         shares = (f"{row[name]:.1f}" for name in ("violated_called_matched", "kept_called_mismatched"))
         print(f"| {kind} | {row['hits']} | {row['violating']} | {' | '.join(cells)} | {' | '.join(shares)} |")

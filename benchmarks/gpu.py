@@ -54,16 +54,16 @@ class Combiner(nn.Module):
 
 def synthetic(size: dict[str, Any], queries: int) -> Batch:
     """Return a batch of random images in pairs, each pair in both directions."""
-    seeded = torch.Generator().manual_seed(0)
-    every = torch.arange(queries)
-    other = every + 1 - 2 * (every % 2)
-    pixels = torch.randint(0, 256, (queries, size["side"], size["side"], 3), generator=seeded, dtype=torch.uint8)
-    ids = torch.randint(3, size["vocabulary"], (queries, size["words"]), generator=seeded)
-    mask = torch.arange(size["words"])[None] < torch.randint(3, size["words"] + 1, (queries, 1), generator=seeded)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(queries)
+    partners = rows + 1 - 2 * (rows % 2)
+    pixels = torch.randint(0, 256, (queries, size["side"], size["side"], 3), generator=generator, dtype=torch.uint8)
+    ids = torch.randint(3, size["vocabulary"], (queries, size["words"]), generator=generator)
+    mask = torch.arange(size["words"])[None] < torch.randint(3, size["words"] + 1, (queries, 1), generator=generator)
     right = torch.zeros(queries, queries, dtype=torch.bool)
-    right[every, other] = True
+    right[rows, partners] = True
     unnamed = torch.zeros_like(ids), right[:0].long()
-    return Batch(pixels, every, every, other, ids, mask, right, *unnamed, every[:0], ids[:0], mask[:0])
+    return Batch(pixels, rows, rows, partners, ids, mask, right, *unnamed, rows[:0], ids[:0], mask[:0])
 
 
 def nsfse_step(size: dict[str, Any], settings: TrainConfig, device: torch.device) -> Callable[[Batch], float]:
@@ -90,11 +90,11 @@ def plain_step(size: dict[str, Any], settings: TrainConfig, device: torch.device
         return vectors, combiner(vectors[reference], texts(ids, mask)[1])
 
     def step(batch: Batch) -> float:
-        here = batch.to(device)
+        moved = batch.to(device)
         optimizer.zero_grad(set_to_none=True)
         with numbers.step():
-            vectors, query = numbers.lowered(encoded)(here.pixels, here.reference, here.ids, here.mask)
-            loss = F.cross_entropy(100.0 * query @ vectors.T, here.target)
+            vectors, query = numbers.lowered(encoded)(moved.pixels, moved.reference, moved.ids, moved.mask)
+            loss = F.cross_entropy(100.0 * query @ vectors.T, moved.target)
             loss.backward()
         optimizer.step()
         return float(loss.detach())
@@ -109,10 +109,10 @@ def timed(make: Callable[..., Callable[[Batch], float]], *setting: Any, batch: B
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     step, seconds, began = make(*setting), [], time.perf_counter()
-    for at in range(WARM + steps):
+    for index in range(WARM + steps):
         started = time.perf_counter()
         loss = step(batch)  # reads the loss, so the device is done
-        seconds += [time.perf_counter() - started] if at >= WARM else []
+        seconds += [time.perf_counter() - started] if index >= WARM else []
         if seconds and time.perf_counter() - began > SECONDS:
             break
     peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None
@@ -125,11 +125,11 @@ def agreement(size: dict[str, Any], settings: TrainConfig, device: torch.device)
     if device.type == "cpu":
         return None
     batch = synthetic(size, 16)
-    found = {
+    losses = {
         kind: nsfse_step(size, changed_settings(settings, bf16_autocast="off"), torch.device(kind))(batch)
         for kind in ("cpu", "cuda")
     }
-    return found | {"agree": abs(found["cpu"] - found["cuda"]) <= AGREE * abs(found["cpu"])}
+    return losses | {"agree": abs(losses["cpu"] - losses["cuda"]) <= AGREE * abs(losses["cpu"])}
 
 
 def changed_settings(settings: TrainConfig, **changed: Any) -> TrainConfig:
@@ -141,22 +141,22 @@ def serving(smoke: bool, bundle: Path | None, minutes: float, out: Path | None) 
     """Measure serving and print its table."""
     from gpu_serving import measure
 
-    found = measure(smoke, bundle, minutes)
+    report = measure(smoke, bundle, minutes)
     if out is not None:
-        write(found, out)
-    print(table(found))
+        write(report, out)
+    print(table(report))
 
 
-def table(found: dict[str, Any]) -> str:
+def table(report: dict[str, Any]) -> str:
     """Return the rows as Markdown."""
     lines = [
-        f"{found['device']}, {found['provider']}, torch {found['torch']}; GEMM in TFLOP/s: {found['gemm_tflops']}, "
-        f"copy {found['copy_gb_per_second']} GB/s{', SMOKE RUN: no figure means anything' if found['smoke'] else ''}",
+        f"{report['device']}, {report['provider']}, torch {report['torch']}; GEMM in TFLOP/s: {report['gemm_tflops']}, "
+        f"copy {report['copy_gb_per_second']} GB/s{', SMOKE RUN: no figure means anything' if report['smoke'] else ''}",
         "",
         "| part | model | type | size | way | ms | per second | share of limit |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
+    for row in report["rows"]:
         figures = [row.get(name, "") for name in ("ms", "per_second", "share_of_limit")]
         figures = [f"left out: {row['left_out']}", "", ""] if "left_out" in row else figures
         cells = [row[name] for name in ("part", "model", "type", "size", "way")] + figures
@@ -164,11 +164,11 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(found: dict[str, Any], out: Path) -> None:
+def write(report: dict[str, Any], out: Path) -> None:
     """Write gpu.json and gpu.md into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    (out / "gpu.md").write_text(table(found), "utf-8")
+    (out / "gpu.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    (out / "gpu.md").write_text(table(report), "utf-8")
 
 
 def main() -> None:
@@ -185,13 +185,13 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=8.0, help="with --trt: what is not begun then is left out")
     parser.add_argument("-o", "--out", type=Path, help="with --trt: folder for gpu.json and gpu.md")
-    given = parser.parse_args()
-    if given.trt:
-        serving(given.smoke, given.bundle, given.minutes, given.out)
+    options = parser.parse_args()
+    if options.trt:
+        serving(options.smoke, options.bundle, options.minutes, options.out)
         sys.exit(0)
-    size = TOY if given.toy else BASE
-    device = torch.device("cuda" if torch.cuda.is_available() and not given.toy else "cpu")
-    batch = synthetic(size, given.batch or (8 if given.toy else 256))
+    size = TOY if options.toy else BASE
+    device = torch.device("cuda" if torch.cuda.is_available() and not options.toy else "cpu")
+    batch = synthetic(size, options.batch or (8 if options.toy else 256))
     settings = TrainConfig(lr=1e-5, batch=len(batch.pixels))
     common: dict[str, Any] = {"batch": batch, "steps": size["steps"]}
     parts = changed_settings(settings, grad_cache_chunks=4)
@@ -202,7 +202,7 @@ def main() -> None:
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
         "torch": torch.__version__, "cuda": torch.version.cuda, "transformers": version("transformers"),
         "device": device.type, "bfloat16": str(choose("auto", device)),
-        "toy": given.toy, "batch": len(batch.pixels), "image": size["side"],
+        "toy": options.toy, "batch": len(batch.pixels), "image": size["side"],
         "plain": timed(plain_step, size, settings, device, **common),
         "nsfse": timed(nsfse_step, size, settings, device, **common),
         "nsfse_in_4_parts": timed(nsfse_step, size, parts, device, **common),

@@ -46,11 +46,11 @@ SMOKE = {"towers": TINY, "batches": (1, 3), "vectors": (2000,), "dim": 16,
 
 
 class Measurement:
-    """Collects rows until its time is over; `device` is torch's, `place` ONNX Runtime's."""
+    """Collects rows until its time is over; `device` is torch's, `execution_device` ONNX Runtime's."""
 
-    def __init__(self, plan: dict[str, Any], place: ExecutionDevice, smoke: bool, minutes: float) -> None:
-        self.plan, self.place, self.smoke, self.rows = plan, place, smoke, list[Row]()
-        self.device = torch.device("cpu" if place == ON_CPU else "cuda")
+    def __init__(self, plan: dict[str, Any], execution_device: ExecutionDevice, smoke: bool, minutes: float) -> None:
+        self.plan, self.execution_device, self.smoke, self.rows = plan, execution_device, smoke, list[Row]()
+        self.device = torch.device("cpu" if execution_device == ON_CPU else "cuda")
         self._end = time.monotonic() + 51 * minutes  # the last engine or compilation begun before it ends after it
 
     def compare(
@@ -74,8 +74,8 @@ class Measurement:
                 started = time.perf_counter()
                 run()
                 times[way].append((time.perf_counter() - started) * 1000)
-        for way, found in times.items():
-            row = {**about, "way": way, "ms": round(statistics.median(found), 4)}
+        for way, milliseconds in times.items():
+            row = {**about, "way": way, "ms": round(statistics.median(milliseconds), 4)}
             if work:
                 row["per_second"] = round(1000 * work / row["ms"], 1)
             if limit:
@@ -97,14 +97,14 @@ def bandwidth(device: torch.device, size: int) -> float:
 
 
 def _seconds(run: Run, device: torch.device) -> float:
-    found = []
+    times = []
     for _ in range(6):
         started = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return min(found[1:])
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def encoders(run: Measurement, limits: dict[str, float]) -> None:
@@ -122,29 +122,29 @@ def encoders(run: Measurement, limits: dict[str, float]) -> None:
                 run.compare({"part": "encoder", "model": name, "type": kind, "size": batch}, ways, batch, limit)
 
 
-def _applied(make: Callable[[], Any], given: Any) -> Callable[[], Run]:
-    def ready() -> Run:
-        done = make()
-        return lambda: done(given)
+def _applied(make: Callable[[], Any], argument: Any) -> Callable[[], Run]:
+    def prepare() -> Run:
+        function = make()
+        return lambda: function(argument)
 
-    return ready
+    return prepare
 
 
 def _once(make: Callable[[], Any]) -> Callable[[], Any]:
-    """Return `make`, whose result or failure is kept."""
-    kept: list[Any] = []
+    """Return `make`, called once: its result or failure is cached."""
+    outcomes: list[Any] = []
 
-    def again() -> Any:
-        if not kept:
+    def cached() -> Any:
+        if not outcomes:
             try:
-                kept.append(make())
+                outcomes.append(make())
             except Exception as error:
-                kept.append(error)
-        if isinstance(kept[0], Exception):
-            raise kept[0]
-        return kept[0]
+                outcomes.append(error)
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]
+        return outcomes[0]
 
-    return again
+    return cached
 
 
 def _open(way: str, encoder: Encoder, size: dict[str, int], run: Measurement, most: int) -> Callable[[Pixels], Any]:
@@ -162,7 +162,7 @@ def _open(way: str, encoder: Encoder, size: dict[str, int], run: Measurement, mo
     trt = load_tensorrt() if way == "TensorRT" else None  # before the export, which takes its time
     data = _onnx(encoder, size)
     if trt is None:
-        session = Session(data, run.place)
+        session = Session(data, run.execution_device)
         return lambda pixels: session(pixels=pixels)
     engine = _engine(trt, data, ({"batch": (1, 1, 1)}, {"batch": (2, most, most)}))
     return lambda pixels: engine(pixels=pixels)
@@ -194,14 +194,15 @@ def stage_one(run: Measurement, rate: float) -> None:
         vectors = np.tile(block, (count // len(block), 1))
 
         def torch_search(vectors: Any = vectors) -> Run:
-            there = torch.from_numpy(vectors).to(run.device)
-            return lambda: torch.topk(there @ torch.from_numpy(query).to(run.device), 100).indices.cpu().numpy()
+            resident = torch.from_numpy(vectors).to(run.device)
+            return lambda: torch.topk(resident @ torch.from_numpy(query).to(run.device), 100).indices.cpu().numpy()
 
         def onnx_search(vectors: Any = vectors, count: int = count) -> Run:
-            session, there = Session(search_graph(), run.place), to_device(vectors, run.place)
-            mask = to_device(np.ones(count, np.bool_), run.place)
-            given = {"vectors": there, "mask": mask, "query": query, "k": np.array([100], np.int64)}
-            return lambda: session.bound(given, stay=("found_vectors",))["rows"]
+            device = run.execution_device
+            session, resident = Session(search_graph(), device), to_device(vectors, device)
+            mask = to_device(np.ones(count, np.bool_), device)
+            inputs = {"vectors": resident, "mask": mask, "query": query, "k": np.array([100], np.int64)}
+            return lambda: session.run_with_io_binding(inputs, on_device=("found_vectors",))["rows"]
 
         ways = {"torch": torch_search, "ONNX Runtime": onnx_search}
         limit = 1000 * vectors.nbytes / rate
@@ -229,7 +230,7 @@ def _unit(rows: Any) -> Any:
 
 
 def reranking(run: Measurement, bundle: Bundle) -> None:
-    """Time the pair head on K candidates that lie in the host's memory."""
+    """Time the pair head on K candidates in the host's memory."""
     scorers = _scorers(run, bundle)
     head, rows = HeadConstants.of(bundle.manifest), Rows(bundle, max(run.plan["pairs"]))
     first = OnnxScorer(bundle)
@@ -238,7 +239,10 @@ def reranking(run: Measurement, bundle: Bundle) -> None:
         targets = rows.read(np.arange(count))
 
         def scored(make: Callable[[], Any], targets: TargetFeatures = targets) -> Callable[[], Run]:
-            return _applied(lambda: lambda given: [make().score_pairs(query, part) for part in _parts(given)], targets)
+            def score_in_parts(candidates: TargetFeatures) -> list[Any]:
+                return [make().score_pairs(query, part) for part in _parts(candidates)]
+
+            return _applied(lambda: score_in_parts, targets)
 
         ways: dict[str, Callable[[], Run]] = {name: scored(make) for name, make in scorers.items()}
         ways["numpy"] = lambda targets=targets: lambda: score_pairs(query, targets, head)
@@ -247,7 +251,7 @@ def reranking(run: Measurement, bundle: Bundle) -> None:
 
 
 def _parts(targets: TargetFeatures, most: int = 512) -> Iterable[TargetFeatures]:
-    return (targets.take(np.arange(at, min(at + most, len(targets)))) for at in range(0, len(targets), most))
+    return (targets.take(np.arange(start, min(start + most, len(targets)))) for start in range(0, len(targets), most))
 
 
 def whole_query(run: Measurement, bundle: Bundle) -> None:
@@ -264,14 +268,14 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
         return scorer.compose(scorer.encode_images(pixels[None]), [text])[0]
 
     def resident() -> Run:
-        scorer = OnnxScorer(bundle, run.place)
+        scorer = OnnxScorer(bundle, run.execution_device)
         gallery: Any = DeviceGallery(rows, rows.read, scorer)  # type: ignore[arg-type]
 
         def once() -> Any:
             query = composed(scorer)
-            found = gallery.search(query.vector, min(100, len(rows)), everything)
-            by_row = np.argsort(found.rows)
-            return ordered(found.rows, found.scores, by_row, select(gallery.pairs([query], found)[0], by_row), 10)
+            best = gallery.search(query.vector, min(100, len(rows)), everything)
+            by_row = np.argsort(best.rows)
+            return ordered(best.rows, best.scores, by_row, select(gallery.pairs([query], best)[0], by_row), 10)
 
         return once
 
@@ -287,7 +291,7 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
 
 def _scorers(run: Measurement, bundle: Bundle) -> dict[str, Callable[[], Any]]:
     return {
-        "ONNX Runtime": _once(lambda: OnnxScorer(bundle, run.place)),
+        "ONNX Runtime": _once(lambda: OnnxScorer(bundle, run.execution_device)),
         "TensorRT": _once(lambda: EngineScorer(bundle)),
     }
 
@@ -302,10 +306,10 @@ def _text(bundle: Bundle) -> str:
 def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict[str, Any]:
     """Run all parts, re-ranking and the whole query with `bundle`; without one with one of random weights.
 
-    What is not begun after `minutes` is left out, and says so.
+    What is not begun after `minutes` is left out, with a row that states it.
     """
-    plan, place = (SMOKE, ON_CPU) if smoke else (FULL, resolve_device("auto"))
-    run = Measurement(plan, place, smoke, minutes)
+    plan, execution_device = (SMOKE, ON_CPU) if smoke else (FULL, resolve_device("auto"))
+    run = Measurement(plan, execution_device, smoke, minutes)
     rates = {kind: gemm_rate(run.device, dtype, plan["gemm"]) for kind, dtype in TYPES.items()}
     copied = bandwidth(run.device, 2**20 if smoke else 2**31)
     stage_one(run, copied)
@@ -320,8 +324,8 @@ def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict
         "schema_version": 1,
         "smoke": smoke,
         "device": torch.cuda.get_device_name() if run.device.type == "cuda" else "cpu",
-        "provider": place.provider,
-        "note": place.note,
+        "provider": execution_device.provider,
+        "note": execution_device.note,
         "torch": torch.__version__,
         "gemm_tflops": {kind: round(rate / 1e12, 3) for kind, rate in rates.items()},
         "copy_gb_per_second": round(copied / 1e9, 1),

@@ -1,10 +1,10 @@
-"""Time what somebody who types waits for: from a key press to the grid in its new order, in a real Chromium.
+"""Time from a key press to the grid in its new order, in a real Chromium.
 
 python benchmarks/keystrokes.py [GALLERY]       by default the images and the model of nsfse demo
 python benchmarks/keystrokes.py --copies 50     each of its 2,000 images under 50 names: a gallery of 100,000
 
-Each letter is a query of its own. Prints one JSON object, in ms: from the key press to the new grid and to the frame
-that shows it, and the parts of it that the server tells.
+Each letter is a query of its own. Prints one JSON object, in ms. Times run from the key press to the new grid, and to
+the frame that shows it; `server` is the part that the server reports.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     if not (CHROMIUM and DRIVER):
         sys.exit("this needs chromium and chromedriver on the path")
-    with given(options.gallery, options.copies) as gallery, serving(gallery) as address, browsing() as driver:
+    with open_or_make(options.gallery, options.copies) as gallery, serving(gallery) as address, browsing() as driver:
         with urlopen(f"{address}v1/images?limit=1") as reply:
             listed = json.load(reply)
         driver.get(f"{address}?id={quote(listed['images'][0]['id'])}&text={quote(BEGUN)}")
@@ -70,8 +70,8 @@ def main() -> None:
 
 
 @contextmanager
-def given(gallery: Path | None, copies: int) -> Iterator[Path]:
-    """Give the gallery, or one of the demo images, each under `copies` names: features are kept once."""
+def open_or_make(gallery: Path | None, copies: int) -> Iterator[Path]:
+    """Yield `gallery`, or a new one of the demo images, each under `copies` names; features are stored once."""
     if gallery is not None:
         yield gallery
         return
@@ -103,7 +103,7 @@ def measure(driver: Any) -> dict[str, Any]:
         if driver.execute_async_script(WAIT, count) < count:
             sys.exit(f"no answer to letter {count} within 5 seconds")
     times = driver.execute_script("return window.times")
-    return {f"{name}_ms": _summary([each[name] for each in times]) for name in ("grid", "shown", "server")}
+    return {f"{name}_ms": _summary([press[name] for press in times]) for name in ("grid", "shown", "server")}
 
 
 def _summary(times: list[float]) -> dict[str, float]:

@@ -25,8 +25,8 @@ def main() -> None:
     bundle = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/bundle")
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else "demo/catalogue/images")
     try:
-        with tempfile.TemporaryDirectory() as place:
-            print(json.dumps(measure(bundle, folder, Path(place) / "bench.gallery"), indent=2))
+        with tempfile.TemporaryDirectory() as temporary:
+            print(json.dumps(measure(bundle, folder, Path(temporary) / "bench.gallery"), indent=2))
     except NsfseError as error:
         sys.exit(f"{error} (make demo makes {bundle})")
 

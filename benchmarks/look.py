@@ -2,7 +2,7 @@
 
     python benchmarks/look.py GALLERY SET OUT [SEED]
 
-GALLERY was indexed from the set's images; sheets land in OUT/PROTOCOL.png and .html.
+GALLERY was indexed from the set's images; sheets are written as OUT/PROTOCOL.png and .html.
 """
 
 import json

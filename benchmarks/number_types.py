@@ -2,8 +2,8 @@
 
 python benchmarks/number_types.py [--preset drawn-easy] [--steps 10] [--set section.key=value] [--data DIR]
 
-Run it on a processor before bfloat16 becomes its default there (docs/training.md). Steps of both take turns. On a CPU
-without bfloat16 products are computed in float32 and rounded: that shows what bfloat16 costs in loss, not in time.
+Run it on a processor before bfloat16 becomes its default there (docs/training.md). Steps of both are interleaved. On a
+CPU without bfloat16 products are computed in float32 and rounded: that shows the cost in loss, not in time.
 """
 
 import argparse
@@ -44,10 +44,10 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
     source = open_source(config.data.source, folder, **config.data.options)
     triplets = source.triplets(0)
     device = pick_device(config.train.device)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         texts = [triplet.text for triplet in triplets]
         words = own_tokenizer(config.model) or build_vocabulary(texts)
-        path = Path(place) / "tokenizer.json"
+        path = Path(temporary) / "tokenizer.json"
         path.write_text(words.to_str(), "utf-8")
         tokenizer = Tokenizer.from_file(path, config.model.max_words)
         trainers = {}
@@ -59,20 +59,20 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
             freeze(model, changed)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             trainers[mode] = Trainer(changed, model, 1000)
-    instead = feature_extractor(trainers["float32"].model, config)
-    images = ImageCache(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers, instead)
+    extractor = feature_extractor(trainers["float32"].model, config)
+    images = ImageCache(source, config.model.image_size, config.train.cache_gb * 2**30, config.train.workers, extractor)
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     losses: dict[str, list[float]] = {mode: [] for mode in MODES}
     size = config.train.batch
-    for at in range(WARM + steps):
-        start = at * size % (len(triplets) - size + 1)
+    for index in range(WARM + steps):
+        start = index * size % (len(triplets) - size + 1)
         batch = make_batch(triplets[start : start + size], images, tokenizer, DistributedContext())
         for mode, trainer in trainers.items():
             began = time.perf_counter()
             losses[mode].append(trainer.train_step(batch)["loss"])  # reads the loss, so the device is done
-            seconds[mode] += [time.perf_counter() - began] if at >= WARM else []
-    medians = {mode: statistics.median(found) for mode, found in seconds.items()}
-    found = trainers["bfloat16"].precision
+            seconds[mode] += [time.perf_counter() - began] if index >= WARM else []
+    medians = {mode: statistics.median(times) for mode, times in seconds.items()}
+    precision = trainers["bfloat16"].precision
     return {
         "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "device": device.type,
@@ -80,7 +80,7 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "preset": preset,
-        "native": found.native,
+        "native": precision.native,
         "auto": str(choose("auto", device)),
         "seconds_per_step": {mode: round(value, 4) for mode, value in medians.items()},
         "times_faster": round(medians["float32"] / medians["bfloat16"], 3),
@@ -91,8 +91,8 @@ def measure(preset: str | None, steps: int, overrides: list[str], data: Path | N
 def _tree(config: Any) -> dict[str, Any]:
     import msgspec
 
-    found: dict[str, Any] = msgspec.to_builtins(config)
-    return found
+    tree: dict[str, Any] = msgspec.to_builtins(config)
+    return tree
 
 
 def main() -> None:
@@ -102,8 +102,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     parser.add_argument("--data", type=Path)
-    given = parser.parse_args()
-    print(json.dumps(measure(given.preset, given.steps, given.set, given.data), indent=2))
+    options = parser.parse_args()
+    print(json.dumps(measure(options.preset, options.steps, options.set, options.data), indent=2))
 
 
 if __name__ == "__main__":

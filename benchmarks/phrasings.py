@@ -22,21 +22,21 @@ from nsfse.data.text.templates import Edit, TemplateSet
 SEEN = 4
 MORE = {"more_texts", "more_references", "negative_images", "negative_texts"}
 """What a query has that is not one image and one edit."""
-PLACES = {"id", "file", "split", "title", "sub", "caption", "group"}
+OTHER_COLUMNS = {"id", "file", "split", "title", "sub", "caption", "group"}
 """Columns of an item that are no attribute that a query changes."""
 
 
 def six_ways(edit: Edit, phrasings: TemplateSet, random: np.random.Generator) -> list[str]:
     """Return the texts of one edit."""
     phrases = phrasings.templates_for([edit])
-    seen = [phrases.base[at] for at in random.choice(len(phrases.base), SEEN, replace=False)]
+    seen = [phrases.base[index] for index in random.choice(len(phrases.base), SEEN, replace=False)]
     return [phrasings.fill(template, [edit]) for template in (*seen, *phrases.held_out)]
 
 
 def edit_of(query: dict[str, Any], items: dict[str, dict[str, str]], phrasings: TemplateSet) -> Edit | None:
     """Return the one edit that leads from a query's reference to all its targets; None where it is not one."""
     before, after = items[query["reference"]], items[query["targets"][0]]
-    columns = [name for name in before if name not in PLACES and before[name] != after[name]]
+    columns = [name for name in before if name not in OTHER_COLUMNS and before[name] != after[name]]
     if query.get("changed") in columns:
         columns = [query["changed"]]
     if MORE & set(query) or len(columns) != 1 or len({items[name][columns[0]] for name in query["targets"]}) != 1:
@@ -57,9 +57,9 @@ def main() -> None:
     shutil.copy(folder / "items.csv", out / "items.csv")
     (out / "images").unlink(missing_ok=True)
     (out / "images").symlink_to((folder / "images").resolve())
-    kept = [query | {"texts": six_ways(edit, phrasings, random)} for query, edit in worded if edit]
-    (out / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in kept), "utf-8")
-    print(f"{len(kept)} of {len(queries)} queries, {SEEN + 2} texts each")
+    reworded = [query | {"texts": six_ways(edit, phrasings, random)} for query, edit in worded if edit]
+    (out / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in reworded), "utf-8")
+    print(f"{len(reworded)} of {len(queries)} queries, {SEEN + 2} texts each")
 
 
 if __name__ == "__main__":

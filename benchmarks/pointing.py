@@ -1,11 +1,11 @@
-"""Does the map of a word that asks lie on what it asks for? The drawn catalogue knows where it draws it.
+"""Does the heatmap of a word cover the part that it names? The drawn catalogue knows where it draws each part.
 
     python benchmarks/pointing.py MODEL [standard|easy] [--json FILE]
 
-MODEL is a bundle whose images have a grid. Over all test queries of one edit that names what must be there, in their
-first phrasing: does the cell of the right answer where the word's map is greatest touch the part, and is a tenth of
-that cell the part or more? Beside it what a random cell would do. The part is what changes when the image is drawn
-with another value of the attribute: collar, sleeve or background by itself, and of any other attribute the product.
+MODEL is a bundle whose images have a grid. It runs all test queries of one edit that names what must be there, in their
+first phrasing. In the right answer, take the cell where the word's heatmap is greatest. Does it touch the part, and
+does the part fill a tenth of it? A random cell is the baseline. The part is what changes when the image is drawn with
+another value of the attribute: collar, sleeve or background alone; for any other attribute the whole product.
 """
 
 import argparse
@@ -47,17 +47,18 @@ def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int
 def pointed(
     scorer: Any, images: EncodedImages, query: EvalQuery, part: NDArray[np.bool_], grid: tuple[int, int]
 ) -> tuple[float, ...] | None:
-    """Return the share of the words that ask whose maximum touches the part, and has a tenth; both of all cells."""
+    """Return the share of edit words whose maximum touches the part, or has a tenth of it; then both of all cells."""
     (rows, columns), (height, width) = grid, part.shape
     covered = part.reshape(rows, height // rows, columns, width // columns).mean((1, 3)).ravel()
     reference, answer = (images.targets(images.rows_of([item])) for item in (query.reference, query.targets[0]))
     composed = scorer.compose(reference, query.texts[:1])[0]
-    asking = [at for at, word in enumerate(composed.tokens) if word.lower() in query.word_labels[0].words]
-    if not asking or not covered.any():
+    labelled = query.word_labels[0].words
+    edit_words = [position for position, word in enumerate(composed.tokens) if word.lower() in labelled]
+    if not edit_words or not covered.any():
         return None
-    best = heatmaps(composed.words[asking], answer.regions[:, : rows * columns], columns)[0].argmax(1)
-    on = [covered > 0, covered >= TENTH]
-    return tuple(float(cells.mean()) for cells in (on[0][best], on[1][best], *on))
+    best = heatmaps(composed.words[edit_words], answer.regions[:, : rows * columns], columns)[0].argmax(1)
+    touches, a_tenth = covered > 0, covered >= TENTH
+    return tuple(float(cells.mean()) for cells in (touches[best], a_tenth[best], touches, a_tenth))
 
 
 def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, dict[str, float]]:
@@ -71,14 +72,14 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, di
     ]
     shown = list(dict.fromkeys(item for query in queries for item in (query.reference, query.targets[0])))
     images = encode_in_batches(scorer, shown, source_images(source, scorer.image_size))
-    found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    shares_of: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for query in queries:
         attribute = query.word_labels[0].attribute
         part = part_of(source, query.targets[0], attribute, scorer.image_size)
-        if (measured := pointed(scorer, images, query, part, grid)) is not None:
-            found[attribute].append(measured)
-    every = [measured for rows in found.values() for measured in rows]
-    return {name: _row(rows) for name, rows in {"all": every, **dict(sorted(found.items()))}.items()}
+        if (shares := pointed(scorer, images, query, part, grid)) is not None:
+            shares_of[attribute].append(shares)
+    all_shares = [shares for rows in shares_of.values() for shares in rows]
+    return {name: _row(rows) for name, rows in {"all": all_shares, **dict(sorted(shares_of.items()))}.items()}
 
 
 def _row(measured: Sequence[tuple[float, ...]]) -> dict[str, float]:
@@ -92,13 +93,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    found = measure(given.model, given.level)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    options = parser.parse_args()
+    scores = measure(options.model, options.level)
+    if options.json:
+        options.json.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
     print("| attribute | queries | touches the part, % | random | a tenth is the part, % | random |")
     print("|---|---|---|---|---|---|")
-    for name, row in found.items():
+    for name, row in scores.items():
         shares = (row[key] for key in ("touches", "touches_by_chance", "a_tenth", "a_tenth_by_chance"))
         print(f"| {name} | {row['queries']} | {' | '.join(f'{share:.1f}' for share in shares)} |")
 

@@ -3,9 +3,9 @@
     python benchmarks/queries.py MODEL [standard|easy] [--queries N] [--json FILE]
 
 MODEL is a run or a bundle. N queries of each kind are run, in a phrasing that training sees and one that it does
-not. The naive ways: the references' features averaged, or the first alone; the texts joined by "and", or the first
-alone; exclusions ignored, or their vectors subtracted from stage 1's with nothing in stage 2, or said in words ("no
-stripes") as one more edit, which only a model understands that was trained with such texts.
+not. The naive ways with several images or texts: the references' features averaged, the texts joined by "and", or the
+first alone. With exclusions: ignored, subtracted as vectors from stage 1's alone, or worded as one more edit ("no
+stripes"). Only a model trained with such texts understands the last.
 """
 
 import argparse
@@ -41,13 +41,17 @@ def ours(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[Comp
 
 def only(**changes: Any) -> Way:
     """Leave something out: the query with some of its fields left out."""
-    return lambda _, search, queries: search.compose_queries([(replace(query, **changes), at) for query, at in queries])
+    return lambda _, search, queries: search.compose_queries(
+        [(replace(query, **changes), position) for query, position in queries]
+    )
 
 
 def joined(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
-    """Say all edits in one text."""
-    one = [replace(q, texts=(" and ".join(q.texts_at(at)),), more_texts=()) for q, at in queries]
-    return search.compose_queries([(query, 0) for query in one])
+    """Join all edits in one text."""
+    edits = [
+        replace(query, texts=(" and ".join(query.texts_at(position)),), more_texts=()) for query, position in queries
+    ]
+    return search.compose_queries([(query, 0) for query in edits])
 
 
 def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
@@ -57,28 +61,28 @@ def averaged(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> 
         middle = rows.mean(0, keepdims=True)
         return middle / np.linalg.norm(middle, axis=-1, keepdims=True)
 
-    given = []
-    for query, at in queries:
+    inputs = []
+    for query, position in queries:
         images = search.targets((query.reference, *query.more_references))
         features = TargetFeatures(mean(images.vectors), mean(images.regions))
-        given.append(QueryInputs(Query(references=(query.reference,), texts=(query.texts[at],)), features))
-    return compose_batch(scorer, given)
+        inputs.append(QueryInputs(Query(references=(query.reference,), texts=(query.texts[position],)), features))
+    return compose_batch(scorer, inputs)
 
 
 def negated_edit(_: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
-    """Say what must not be there as one more edit, "no stripes"."""
+    """Word what must not be there as one more edit, "no stripes"."""
     edits = [
         replace(q, more_texts=tuple((f"no {word}",) * len(q.texts) for word in q.negative_texts)) for q, _ in queries
     ]
     return search.compose_queries(
-        [(replace(query, negative_texts=()), at) for query, (_, at) in zip(edits, queries, strict=True)]
+        [(replace(query, negative_texts=()), position) for query, (_, position) in zip(edits, queries, strict=True)]
     )
 
 
 def subtracted(share: float) -> Way:
     """Subtract `share` of what is excluded, texts and images alike, from stage 1's vector."""
 
-    def less(
+    def penalise(
         scorer: Any, search: ProtocolRanker, query: EvalQuery, composed: ComposedQuery | NsfseError
     ) -> ComposedQuery | NsfseError:
         if isinstance(composed, NsfseError):
@@ -90,7 +94,7 @@ def subtracted(share: float) -> Way:
 
     def way(scorer: Any, search: ProtocolRanker, queries: Sequence[Worded]) -> list[ComposedQuery | NsfseError]:
         composed = only(negative_texts=(), negative_images=())(scorer, search, queries)
-        return [less(scorer, search, query, one) for (query, _), one in zip(queries, composed, strict=True)]
+        return [penalise(scorer, search, query, outcome) for (query, _), outcome in zip(queries, composed, strict=True)]
 
     return way
 
@@ -167,10 +171,10 @@ def main() -> None:
     parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
     parser.add_argument("--queries", type=int, default=1000, help="of each kind at most")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    rows = measure(given.model, given.level, given.queries)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+    options = parser.parse_args()
+    rows = measure(options.model, options.level, options.queries)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     print("| question | way | queries | R@1 | R@10 | mAP@10 | hard-negative@1 |\n|---|---|---|---|---|---|---|")
     for row in rows:
         numbers = (f"{row[name]:.1f}" for name in ("R@1", "R@10", "mAP@10", "hard_negative_rate"))

@@ -3,8 +3,8 @@
 python benchmarks/serve.py GALLERY [--seconds 60] [--requests 20000] [--by id|image] [--text "make it red"]
 
 It starts `nsfse serve` in a process of its own and sends queries over HTTP, by ids or by images of the gallery.
-Capacity is the rate of eight clients that wait for each answer. Under overload requests are sent at ten times that
-rate, whether answers come or not, each on an idle connection or else on a new one.
+Capacity is the rate of eight clients that wait for each answer. Overload is ten times that rate, whether answers come
+or not. Each request takes an idle connection or else a new one.
 """
 
 import argparse
@@ -55,7 +55,7 @@ class Load:
         self._port, self._bodies = port, bodies
         self._idle: list[tuple[float, Connection]] = []
 
-    async def one(self) -> Reply:
+    async def send_query(self) -> Reply:
         """Send one query, on a connection that no other uses meanwhile."""
         kind, body = random.choice(self._bodies)
         head = (
@@ -84,7 +84,7 @@ class Load:
         """Let `clients` send one query after the other, `requests` in all."""
 
         async def client() -> list[Reply]:
-            return [await self.one() for _ in range(requests // clients)]
+            return [await self.send_query() for _ in range(requests // clients)]
 
         return [reply for part in await asyncio.gather(*(client() for _ in range(clients))) for reply in part]
 
@@ -95,7 +95,7 @@ class Load:
         started, sent = time.perf_counter(), 0
         while (now := time.perf_counter() - started) < seconds:
             while sent < rate * now and len(tasks) < MAX_OPEN:
-                tasks.add(asyncio.create_task(self.one()))
+                tasks.add(asyncio.create_task(self.send_query()))
                 sent += 1
             done = {task for task in tasks if task.done()}
             replies += [task.result() for task in done]
@@ -126,14 +126,14 @@ def bodies_of(path: Path, by: str, text: str, count: int = 64) -> list[tuple[str
 
 def form_of(fields: list[tuple[str, bytes]]) -> tuple[str, bytes]:
     """Return the content type and the body of a form; `reference_images` is sent as a file."""
-    mark = secrets.token_hex(8)
+    boundary = secrets.token_hex(8)
     body = io.BytesIO()
     for name, value in fields:
         file = '; filename="x"' if name == "reference_images" else ""
-        body.write(f'--{mark}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode())
+        body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode())
         body.write(value + b"\r\n")
-    body.write(f"--{mark}--\r\n".encode())
-    return f"multipart/form-data; boundary={mark}", body.getvalue()
+    body.write(f"--{boundary}--\r\n".encode())
+    return f"multipart/form-data; boundary={boundary}", body.getvalue()
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 python benchmarks/stage1.py [--sizes 10000,100000,1000000] [--rounds 9] [--json FILE]
 
 Vectors are synthetic, 512 numbers each. "clustered": centres of a low-rank space, 100 images around each, as real
-features lie; "spread": nearly independent directions, the worst that an index can meet. Queries are blends of two
-images. Ways take turns in each round and medians are over all queries of all rounds. The target figures are for two
+features are; "spread": nearly independent directions, the worst that an index can meet. Queries are blends of two
+images. Ways are interleaved in each round; medians are over all queries of all rounds. The target figures are for two
 idle cores; what else the machine does is shown as its load.
 """
 
@@ -55,14 +55,14 @@ def main() -> None:
     parser.add_argument("--kinds", default="clustered,spread")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(), "search": []}
-    print(found["machine"])
+    report: dict[str, Any] = {"machine": machine(), "search": []}
+    print(report["machine"])
     for kind in options.kinds.split(","):
         for size in map(int, options.sizes.split(",")):
-            found["search"].append(row := measure(kind, size, options.rounds))
+            report["search"].append(row := measure(kind, size, options.rounds))
             print(row)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
+        options.json.write_text(json.dumps(report, indent=2))
 
 
 def machine() -> dict[str, Any]:
@@ -88,8 +88,8 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
         "filter_1_percent": lambda query: exact_search(vectors, query, CANDIDATES, mask),
     }
     if ann.is_installed():
-        with tempfile.TemporaryDirectory() as place:
-            searcher = first_stage.FirstStage(Path(place) / "bench.gallery", "bench", "ann")
+        with tempfile.TemporaryDirectory() as temporary:
+            searcher = first_stage.FirstStage(Path(temporary) / "bench.gallery", "bench", "ann")
             index, row["index_built_s"] = _timed(lambda: searcher.prepare_index(Vectors(vectors)))
         row |= {"index_depth": index.header.depth, "index_recall_at_build": index.header.recall}
         ways["index"] = lambda query: searcher(Vectors(vectors), query, CANDIDATES)
@@ -104,21 +104,21 @@ def measure(kind: str, size: int, rounds: int) -> dict[str, Any]:
         _check(answers)
         if "index" in answers:
             overlap.append(len(np.intersect1d(answers["plain"][0], answers["index"][0])) / min(CANDIDATES, size))
-    medians = {way: round(statistics.median(each[1:]), 3) for way, each in times.items()}
+    medians = {way: round(statistics.median(milliseconds[1:]), 3) for way, milliseconds in times.items()}
     recall = {"recall_at_100": round(statistics.mean(overlap), 4)} if overlap else {}
     return row | {"median_ms": medians} | recall
 
 
 def _check(answers: dict[str, Any]) -> None:
-    for one, other in (("plain", "codes"), ("filter_1_percent", "index_filter_1_percent")):
+    for exact, other in (("plain", "codes"), ("filter_1_percent", "index_filter_1_percent")):
         if other in answers:
-            np.testing.assert_array_equal(answers[one][0], answers[other][0], f"{other} is not {one}")
+            np.testing.assert_array_equal(answers[exact][0], answers[other][0], f"{other} is not {exact}")
 
 
 def blends(vectors: np.ndarray, count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield queries between two images each."""
-    for one, two in random.integers(len(vectors), size=(count, 2)):
-        query = vectors[one] + 0.7 * vectors[two]
+    for first, second in random.integers(len(vectors), size=(count, 2)):
+        query = vectors[first] + 0.7 * vectors[second]
         yield query / np.linalg.norm(query)
 
 

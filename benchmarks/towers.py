@@ -56,9 +56,9 @@ class ImageTower(ImageEncoder):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images."""
-        found = self.tower(pixel_values=(pixels - 0.45) * 4.0)
-        regions = self.region(found.last_hidden_state[:, 1:])
-        return F.normalize(self.vector(found.pooler_output).float(), dim=-1), F.normalize(regions.float(), dim=-1)
+        output = self.tower(pixel_values=(pixels - 0.45) * 4.0)
+        regions = self.region(output.last_hidden_state[:, 1:])
+        return F.normalize(self.vector(output.pooler_output).float(), dim=-1), F.normalize(regions.float(), dim=-1)
 
 
 class TextTower(TextEncoder):
@@ -132,7 +132,7 @@ def random_bundle(folder: Path, smoke: bool) -> Path:
     graphs = build_graphs(model)
     for name, graph in graphs.items():
         (folder / f"{name}.onnx").write_bytes(to_onnx(name, graph))
-    words = {word: at for at, word in enumerate(("[PAD]", "[UNK]", "make", "it", "red", "and", "longer"))}
+    words = {word: index for index, word in enumerate(("[PAD]", "[UNK]", "make", "it", "red", "and", "longer"))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), "utf-8")

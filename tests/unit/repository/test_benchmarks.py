@@ -55,7 +55,7 @@ def test_a_model_that_knows_nothing_does_not_know_that_nothing_matches(tmp_path,
     monkeypatch.setattr(random_run, "TEXTS", [text for query in queries for text in query.texts])
     run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=16, dim=16, image_size=(32, 32)))
     measure = load("decision").measure
-    with pytest.raises(NotFoundError, match="has no decision"):
+    with pytest.raises(NotFoundError, match="has no confidence model"):
         measure(run, "easy", gallery=64)
     weights = (0.0, 0.0, 1.0, *(0.0,) * 116)
     write_decision(run, Decision((0.0,) * 14, (1.0,) * 14, weights, -2.0, 0.3))

@@ -36,6 +36,7 @@ def test_the_toy_tells_three_rates_and_parts_have_the_loss_of_the_whole(amp):
 def test_serving_is_measured_in_every_way_and_what_is_not_here_says_why(monkeypatch, tmp_path):
     """The smoke run: tiny sizes, the golden bundle, the CPU in place of the GPU."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu
     import gpu_serving
 
     monkeypatch.setattr(gpu_serving, "TYPES", {"float32": gpu_serving.TYPES["float32"]})
@@ -50,11 +51,9 @@ def test_serving_is_measured_in_every_way_and_what_is_not_here_says_why(monkeypa
     assert {("stage 1", "ONNX Runtime"), ("re-rank", "numpy"), ("query", "ONNX Runtime")} <= set(here)
     away = {row["left_out"] for (_, _, way), row in rows.items() if way == "TensorRT"}
     assert len(away) == 1 and "tensorrt is not installed" in away.pop()
-    gpu_serving.write(found, tmp_path)
+    gpu.write(found, tmp_path)
     assert json.loads((tmp_path / "gpu.json").read_text())["rows"] == found["rows"]
-    assert len((tmp_path / "gpu.md").read_text().splitlines()) == 4 + len(rows) and "SMOKE RUN" in gpu_serving.table(
-        found
-    )
+    assert len((tmp_path / "gpu.md").read_text().splitlines()) == 4 + len(rows) and "SMOKE RUN" in gpu.table(found)
 
 
 def test_a_tower_of_clip_costs_what_is_known_of_it(monkeypatch):
