@@ -20,8 +20,11 @@ _INVISIBLE = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060
 class Match:
     """What a name means: `ids` of one image, of several (nothing decides), or of none.
 
-    `exact` where it is the id; `weak` where it differs in more than its folder, separators or
-    Unicode form: in its suffix, in case or blanks.
+    Attributes:
+        ids: The ids that fit.
+        exact: Whether the name is the id.
+        weak: Whether it differs in its suffix, case or blanks, not in folder, separators or Unicode
+            form alone.
     """
 
     ids: tuple[str, ...] = ()
@@ -80,10 +83,14 @@ class Names:
     def find(self, name: str) -> Match:
         """Return the image that `name` means.
 
-        It is the id; or the end of the file's path from a folder on, with other separators or in
-        another Unicode form; or such an end without suffix; or one of these but for suffix, case
-        and blanks. Each has to fit one image alone, and the first of them that fits any decides. A
-        folder that is written has to be the image's own.
+        These are tried in turn, and the first that fits any image decides:
+
+        1. the id;
+        2. the end of the file's path from a folder on, whatever its separators or Unicode form;
+        3. such an end without suffix;
+        4. one of these but for suffix, case and blanks.
+
+        It has to fit one image alone. A folder that is written has to be the image's own.
         """
         if name in self._known:
             return Match((name,), exact=True)

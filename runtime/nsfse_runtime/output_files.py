@@ -71,22 +71,26 @@ def cache_folder(*parts: str) -> Path:
     try:
         return platformdirs.user_cache_path("nsfse", appauthor=False).joinpath(*parts)
     except RuntimeError as error:
-        raise OutputError("there is no home folder to keep a cache in; set XDG_CACHE_HOME") from error
+        raise OutputError("there is no home folder for a cache; set XDG_CACHE_HOME") from error
 
 
 def check_folder(path: Path, ours: Collection[str], marks: Collection[str]) -> None:
     """Raise OutputError where results may not be written into the folder `path`.
 
-    It may be absent or empty, hold one of `marks`, by which a folder of ours is known, or nothing but names of `ours`,
-    as one that was begun. Hidden files do not count.
+    An absent or empty folder passes. Hidden files do not count.
+
+    Args:
+        path: The folder.
+        ours: Names that results have; a folder of nothing but these passes, as one that was begun.
+        marks: Names of which one suffices to know a folder of ours.
     """
     try:
-        there = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.exists() else set()
+        names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.exists() else set()
     except NotADirectoryError:
         raise OutputError(f"{path} is a file, not a folder; choose another place") from None
     except OSError as error:
         raise OutputError(f"cannot write into {path}: {error.strerror}; choose another place") from error
-    if there & set(marks) or there <= set(ours):
+    if names & set(marks) or names <= set(ours):
         return
-    other = min(there - set(ours))
+    other = min(names - set(ours))
     raise OutputError(f"{path} holds other files, such as {printable(other)}; choose an empty folder or a new one")

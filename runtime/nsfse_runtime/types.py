@@ -76,7 +76,7 @@ class PairScores:
     boundary: float
 
 
-def one_vector(vector: Floats) -> QueryFeatures:
+def vector_only_query(vector: Floats) -> QueryFeatures:
     """Return the query of a model without a pair head: `vector` [d] and nothing else."""
     rows = np.empty((0, len(vector)), np.float32)
     return QueryFeatures(vector, rows, rows, rows[:, 0], rows[:, 0], ())
@@ -120,7 +120,7 @@ class ModelInfo:
         grid: (rows, columns) of the cells that come first among an image's regions; None without
             such a grid.
         boundaries: Those of its pair head; None without one.
-        confidence: What tells a match; None where none was fitted.
+        confidence: The model of a match's confidence; None where none was fitted.
         device: What computes, such as "cpu" or "cuda".
         bundle_path: The bundle's folder; None for a model that is not a bundle.
     """
@@ -152,7 +152,7 @@ class Reading:
 
 
 class TextReader(Protocol):
-    """Tells which words of a text a model knows."""
+    """Reports which words of a text a model knows."""
 
     @property
     def max_words(self) -> int:

@@ -1,4 +1,4 @@
-"""Gallery: images' features in one SQLite file, kept equal to a folder; one writer, many readers."""
+"""Gallery: images' features in one SQLite file, in sync with a folder; one writer, many readers."""
 
 import json
 import os
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Gallery:
     """The features of a folder's images in one SQLite file. Made by `open`; a context manager closes it.
 
-    What is read is one committed generation: `snapshot`, loaded at first use and kept until `refresh` or `reading`.
-    Rows are numbers within one generation, so what takes or gives a row is a method of the Snapshot. A Gallery may be
+    What is read is one committed generation: `snapshot`, loaded at first use and cached until `refresh` or `reading`.
+    Rows are numbers within one generation, so methods that take or return a row are the Snapshot's. A Gallery may be
     shared by threads. Any reading method may raise IntegrityError (the file is damaged).
     """
 

@@ -97,13 +97,15 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
     header = [name.strip() for name in names]
     header = [name.casefold() if name.casefold() in _KEYS else name for name in header]
     if not set(_KEYS) & set(header):
-        there = ", ".join(filter(None, header)) or "none"
+        columns = ", ".join(filter(None, header)) or "none"
         raise DataError(
-            printable(f"{path} has no column id or file that names each image; its columns: {there[:300]}; rename one")
+            printable(
+                f"{path} has no column id or file that names each image; its columns: {columns[:300]}; rename one"
+            )
         )
     folded = [name.casefold() for name in header if name]
-    if twice := [name for name in header if name and folded.count(name.casefold()) > 1]:
-        raise DataError(printable(f"{path} has the column {twice[0]} twice; rename or delete one"))
+    if repeated := [name for name in header if name and folded.count(name.casefold()) > 1]:
+        raise DataError(printable(f"{path} has the column {repeated[0]} twice; rename or delete one"))
     return header
 
 
@@ -120,8 +122,16 @@ def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> 
 def match_table(path: Path, rows: Iterable[TableRow], ids: Iterable[str], folder: str = "") -> Matched:
     """Give each image of `ids` its columns: by its id, or by a part of its path in `folder` that is its own alone.
 
-    How a key is looked up: image_names.Names.find. A row that fits but weakly, by another suffix or case, gives way to
-    one that fits better. Raises DataError when two rows name the same image.
+    A row that fits but weakly, by another suffix or case, gives way to one that fits better.
+
+    Args:
+        path: The table's file, for messages.
+        rows: The table's rows; how a key is looked up: image_names.Names.find.
+        ids: The gallery's ids.
+        folder: Where its images are.
+
+    Raises:
+        DataError: Two rows name the same image.
     """
     names = Names(ids, folder)
     matches: list[tuple[TableRow, Match]] = [(row, _match(row, names)) for row in rows]

@@ -73,8 +73,13 @@ class Removals:
     def check(self, mounts: Sequence[str]) -> None:
         """Refuse to drop most of the gallery, or of one of its sub-folders.
 
-        Moved images are not lost; what a rule leaves out now is meant to go. `mounts` are the sub-folders that were on
-        another disk. Raises InputError: nothing is changed then.
+        Moved images are not lost; what a rule leaves out now is meant to go.
+
+        Args:
+            mounts: The sub-folders that were on another disk.
+
+        Raises:
+            InputError: Too many would go; nothing is changed.
         """
         total = len(self._items) - len(self._excluded)
         if total and not self._listing.files and not self._listing.unreadable_dirs:
@@ -98,11 +103,11 @@ class Removals:
     def _moved(self) -> set[str]:
         """Return names that are gone whose contents are there under new names."""
         sizes = {self._items[name].stamp[0] for name in self.names()}
-        left = {content: list(names) for content, names in self._by_content.items()}
+        unclaimed = {content: list(names) for content, names in self._by_content.items()}
         moved = set()
         for name, stamp in self._listing.files.items():
             sha256 = content_hash(self._folder / name) if name not in self._items and stamp[0] in sizes else None
-            if names := left.get(self._contents.get(sha256 or b"", -1)):
+            if names := unclaimed.get(self._contents.get(sha256 or b"", -1)):
                 moved.add(names.pop())
         return moved
 
@@ -114,13 +119,15 @@ class Removals:
         if 2 * len(lost) > total and (len(lost) >= FEW or (len(lost) == total and not self._has_new())):
             return f"{len(lost)} of {total} images of {self._path} are gone from {self._folder}"
         before = _count_by_folder(name for name in self._items if name not in self._excluded)
-        for folder, gone in sorted(_count_by_folder(lost).items()):
-            whole, top = gone == before[folder], folder.count("/") == 1
+        for folder, count in sorted(_count_by_folder(lost).items()):
+            whole, top = count == before[folder], folder.count("/") == 1
             unmounted = folder in mounts and folder not in self._listing.mounts
-            emptied = whole and gone >= _MANY_EMPTY and (self._folder / folder).is_dir() and not self._has_files(folder)
-            most = before[folder] >= _MANY and (whole or (top and 2 * gone > before[folder]))
-            if unmounted or emptied or most:
-                return f"{gone} of {before[folder]} images are gone from {printable(str(self._folder / folder))}"
+            emptied = (
+                whole and count >= _MANY_EMPTY and (self._folder / folder).is_dir() and not self._has_files(folder)
+            )
+            mostly_lost = before[folder] >= _MANY and (whole or (top and 2 * count > before[folder]))
+            if unmounted or emptied or mostly_lost:
+                return f"{count} of {before[folder]} images are gone from {printable(str(self._folder / folder))}"
         return None
 
     def _has_files(self, folder: str) -> bool:

@@ -24,10 +24,14 @@ _SYSTEM = {name.casefold() for name in SYSTEM_FOLDERS}
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a folder holds: `files` by POSIX path relative to it, and what was `skipped`: (path, reason).
+    """What a folder holds.
 
-    `unreadable_dirs` are folders, and single files, that could not be looked at. `left_out` counts files and folders by
-    the rule that left them out, a folder as one. `mounts` are sub-folders on another disk than the folder.
+    Attributes:
+        files: Stamps by POSIX path relative to the folder.
+        skipped: What was skipped: (path, reason).
+        unreadable_dirs: Folders, and single files, that could not be read.
+        left_out: Files and folders by the rule that left them out; a folder counts as one.
+        mounts: Sub-folders on another disk than the folder.
     """
 
     files: dict[str, FileStamp] = field(default_factory=dict)
@@ -37,12 +41,12 @@ class Listing:
     mounts: list[str] = field(default_factory=list)
 
     def may_exist(self, name: str) -> bool:
-        """Tell whether `name` is there, or in a place where one could not look: it is then not known to be gone."""
+        """Tell whether `name` is there, or in a folder that could not be read: it is then not known to be gone."""
         return name in self.files or any(name.startswith(prefix) for prefix in self.unreadable_dirs)
 
 
 def clean_globs(globs: Iterable[str]) -> tuple[str, ...]:
-    """Return globs in the one form that is kept: "/" as separator, none at the start, each once, no empty ones."""
+    """Return globs in the one form that is stored: "/" as separator, none at the start, each once, no empty ones."""
     cleaned = (nfc(glob.strip().replace("\\", "/")).removeprefix("./").lstrip("/") for glob in globs)
     return tuple(dict.fromkeys(glob for glob in cleaned if glob))
 
@@ -72,9 +76,14 @@ def is_left_out(path: str, globs: Sequence[str]) -> bool:
 def list_folder(folder: Path, leave_out: Collection[str] = (), globs: Sequence[str] = ()) -> Listing:
     """List every regular file under `folder` but hidden ones and `leave_out` (real paths). Links are not followed.
 
-    System folders and what fits one of `globs` (clean_globs) are not listed. A glob without "/" is compared with the
-    name of a file or folder, one with "/" with its whole path, in which * stands for "/" as well; one that ends in "/"
-    speaks of folders alone.
+    System folders are not listed.
+
+    Args:
+        folder: The folder to list.
+        leave_out: Real paths of files and folders that are not listed.
+        globs: Patterns (clean_globs) of what is not listed. One without "/" is compared with the name of a file or
+            folder. One with "/" is compared with its whole path, in which * stands for "/" as well. One that ends in
+            "/" applies to folders alone.
     """
     listing, waiting = Listing(), [""]
     names = {os.path.basename(path) for path in leave_out}

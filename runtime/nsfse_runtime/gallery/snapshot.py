@@ -67,11 +67,11 @@ class Snapshot:
                 raise damaged(self._path, "the vectors are missing")
             return np.empty((0, 0), np.float32)
         order = np.argsort(np.array(keys, np.int64))
-        place = order[np.minimum(np.searchsorted(np.array(keys)[order], self.contents), len(order) - 1)]
-        if not np.array_equal(np.array(keys)[place], self.contents):
+        positions = order[np.minimum(np.searchsorted(np.array(keys)[order], self.contents), len(order) - 1)]
+        if not np.array_equal(np.array(keys)[positions], self.contents):
             raise damaged(self._path, "a vector is missing")
-        self._checksums = np.array(checksums, np.uint64)[place]
-        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)[place].astype(np.float32, copy=False)
+        self._checksums = np.array(checksums, np.uint64)[positions]
+        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)[positions].astype(np.float32, copy=False)
 
     def __len__(self) -> int:
         """Return N."""
@@ -94,9 +94,9 @@ class Snapshot:
         Raises:
             InputError: The gallery was changed since this generation was read.
         """
-        wanted = np.asarray(rows, np.intp)
-        vectors = self.vectors[wanted]
-        keys = self.contents[wanted].tolist()
+        indices = np.asarray(rows, np.intp)
+        vectors = self.vectors[indices]
+        keys = self.contents[indices].tolist()
         store = self._connections.store()
         regions = store.read_regions(keys)
         if not regions.keys() >= set(keys):
@@ -132,8 +132,8 @@ class Snapshot:
         """Return the row of an image.
 
         Args:
-            name: Its id, or another way to write it that fits one image alone: the end of its path, without suffix,
-                in other letter case (see image_names.Names.find).
+            name: Its id, or another form of it that fits one image alone. That is the end of its path, without
+                suffix, or in other letter case (see image_names.Names.find).
 
         Raises:
             NotFoundError: No image is called so; the error has the nearest id.
@@ -143,8 +143,8 @@ class Snapshot:
             return self._rows[name]
         match = self._names.find(name)
         if len(match.ids) > 1:
-            some = ", ".join(map(_distinguishable, match.ids[:3]))
-            raise UsageError(printable(f"{len(match.ids)} images are called {name} ({some}); give the whole id"))
+            examples = ", ".join(map(_distinguishable, match.ids[:3]))
+            raise UsageError(printable(f"{len(match.ids)} images are called {name} ({examples}); give the whole id"))
         if match.id is None:
             hint = self.hint(name) or "give an id as results show it"
             raise NotFoundError(printable(f"{self._path} has no image {name[:200]}; {hint}"))
@@ -156,8 +156,8 @@ class Snapshot:
 
     def hint(self, name: str) -> str:
         """Return "did you mean ID?" with the id that is most like `name`, "" where none is."""
-        near = self._names.nearest(name)
-        return f"did you mean {near}?" if near else ""
+        similar = self._names.nearest(name)
+        return f"did you mean {similar}?" if similar else ""
 
     def copies(self, row: int) -> NDArray[np.intp]:
         """Return the rows of all images whose files have the same bytes as that of `row`, itself among them."""
@@ -202,7 +202,7 @@ class Snapshot:
         """
         mask = np.ones(len(self), np.bool_)
         for name, condition in (where or {}).items():
-            known, which = self._values(self._column(name))
+            known, value_of = self._values(self._column(name))
             values = [None if value is None else _plain(value) for value in known]
             if not isinstance(condition, str):
                 allowed = set(map(_plain, condition))
@@ -210,7 +210,7 @@ class Snapshot:
                 allowed = {_plain(condition)}
             else:
                 allowed = set(map(_plain, condition.split(",")))
-            mask &= np.array([value in allowed for value in values], np.bool_)[which]
+            mask &= np.array([value in allowed for value in values], np.bool_)[value_of]
         return mask
 
     def _column(self, name: str) -> str:
@@ -220,10 +220,10 @@ class Snapshot:
         same = [column for column in self.columns if loose(column) == loose(name)]
         if len(same) == 1:
             return same[0]
-        there = ", ".join(self.columns) or "none: index with --metadata"
-        near = nearest(name, self.columns)
-        hint = f"; did you mean {near}?" if near else ""
-        raise UsageError(printable(f"{self._path} has no column {name}; columns: {there}{hint}"))
+        listed = ", ".join(self.columns) or "none: index with --metadata"
+        similar = nearest(name, self.columns)
+        hint = f"; did you mean {similar}?" if similar else ""
+        raise UsageError(printable(f"{self._path} has no column {name}; columns: {listed}{hint}"))
 
     def nearest_value(self, column: str, value: str) -> str | None:
         """Return the value of `column` most like `value`, None where it has that one, or none is near."""
@@ -234,6 +234,6 @@ class Snapshot:
         """Return the different values of a column, and which of them each row has [N]."""
         if column not in self._columns:
             known: dict[str | None, int] = {}
-            which = [known.setdefault(values.get(column), len(known)) for values in self.metadata]
-            self._columns[column] = list(known), np.array(which, np.int32)
+            value_of = [known.setdefault(values.get(column), len(known)) for values in self.metadata]
+            self._columns[column] = list(known), np.array(value_of, np.int32)
         return self._columns[column]

@@ -97,10 +97,23 @@ def _stored_globs(store: GalleryStore) -> tuple[str, ...]:
     return tuple(json.loads(store.read_meta("exclude", "[]")))
 
 
-def sync_one(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict[str, str] | None) -> SyncReport:
-    """Take the one file `name` under `folder`, the gallery's own, in and look at nothing else.
+def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict[str, str] | None) -> SyncReport:
+    """Add or update the one file `name` under `folder`, the gallery's own; look at nothing else.
 
-    Its metadata stay as they are where `metadata` is None. Raises OutputError (a second writer), IntegrityError.
+    Args:
+        path: The gallery's file.
+        folder: The folder that the gallery follows.
+        name: The image's path relative to `folder`.
+        scorer: The model that encodes the image.
+        metadata: The image's columns; None leaves them as they are.
+
+    Returns:
+        What the sync did.
+
+    Raises:
+        InputError: A rule of the gallery leaves this name out.
+        OutputError: Another process writes into the gallery.
+        IntegrityError: The gallery is damaged.
     """
     with sole_writer(path), GalleryStore.open_writer(path) as store:
         globs = _stored_globs(store)
@@ -119,10 +132,17 @@ def sync_one(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict
         return run.report
 
 
-def drop_one(path: Path, folder: Path, name: str) -> None:
+def delete_file(path: Path, folder: Path, name: str) -> None:
     """Delete the file `name` under `folder` and what the gallery knows of it.
 
-    Raises OutputError (a second writer, or a file that cannot be deleted), IntegrityError.
+    Args:
+        path: The gallery's file.
+        folder: The folder that the gallery follows.
+        name: The image's path relative to `folder`.
+
+    Raises:
+        OutputError: Another process writes into the gallery, or the file cannot be deleted.
+        IntegrityError: The gallery is damaged.
     """
     with sole_writer(path), GalleryStore.open_writer(path) as store:
         try:
@@ -185,7 +205,7 @@ class _Sync:
             )
 
     def start(self) -> None:
-        """Commit what needs no image: the folder's place, the rules, other metadata."""
+        """Commit what needs no image: the folder's path, the rules, other metadata."""
         with self._store.writing():
             before = self._store.total_changes
             facts = {"folder": str(self.folder), "exclude": json.dumps(list(self._globs))}

@@ -1,7 +1,7 @@
 """Colour profiles (ICC): pixels as a file has them → sRGB, which is what the model and every screen take them for.
 
-A profile comes from a file and may be anything: one that is too large, damaged, or of another kind
-than the pixels is left aside, and the image is taken as sRGB, as one without a profile.
+A profile comes from a file and may be anything. One that is too large, damaged, or of another kind
+than the pixels is ignored: the image is taken as sRGB, as one without a profile.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
 
 MAX_PROFILE_BYTES = 4_000_000
-"""A larger profile is left aside; those of presses have 0.5 to 3 MB."""
+"""A larger profile is ignored; those of presses have 0.5 to 3 MB."""
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _RGB = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA")

@@ -1,7 +1,7 @@
 """Bytes or a file → uint8 pixels, safely: the only decoder, for training and for serving alike.
 
 Content decides the format, not the name. The size is checked in the header before a pixel is
-decoded, EXIF's turn comes before anything else, transparency (palettes' too) is on white, of an
+decoded. EXIF's turn comes before anything else. Transparency (palettes' too) is on white, of an
 animation the first frame is taken, and colours with a profile become sRGB.
 """
 
@@ -61,7 +61,7 @@ def decode_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     image, too large, damaged: one line says which), NotFoundError, or OSError from a stream that
     fails.
     """
-    return _with_stream(source, lambda stream: _decode(stream, max_pixels, None, _whole))
+    return _with_stream(source, lambda stream: _decode(stream, max_pixels, None, _as_array))
 
 
 def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -76,7 +76,7 @@ def load_image(source: Source, size: tuple[int, int], *, max_pixels: int = MAX_P
 
 
 def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode an image and shrink it, aspect kept, to at most `side` pixels on its longest side → [h, w, 3].
+    """Decode an image and shrink it, aspect preserved, to at most `side` pixels on its longest side → [h, w, 3].
 
     A smaller image is not enlarged. Raises as `decode_image`.
     """
@@ -87,7 +87,7 @@ def shrink_image(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def fit_image(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize `pixels` [H, W, 3], aspect kept, antialiased, to fit inside `size` (height, width), centred on white."""
+    """Resize `pixels` [H, W, 3] to fit inside `size` (height, width), centred on white, aspect preserved."""
     return _fit(Image.fromarray(pixels), size)
 
 
@@ -116,7 +116,7 @@ def has_profile(stream: BinaryIO) -> bool:
         if error.errno is not None:
             raise
         return False
-    except Exception:  # no image, or a damaged one: decoding tells
+    except Exception:  # no image, or a damaged one: decoding reports it
         return False
 
 
@@ -228,13 +228,13 @@ def _check_size(image: ImageFile.ImageFile, stream: BinaryIO, max_pixels: int) -
 
 def _scans(stream: BinaryIO) -> int:
     """Count the start-of-scan markers; inside coded data the byte FF is escaped, so none is counted by chance."""
-    at = stream.tell()
+    position = stream.tell()
     stream.seek(0)
     count, tail = 0, b""
     while chunk := stream.read(1 << 20):
         count += (tail + chunk).count(b"\xff\xda")
         tail = chunk[-1:]
-    stream.seek(at)
+    stream.seek(position)
     return count
 
 
@@ -260,8 +260,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _draft(image: JpegImageFile, size: tuple[int, int], *, turned: bool) -> None:
     width, height = _inner((image.height, image.width) if turned else image.size, size)
-    wanted = (2 * width, 2 * height)
-    image.draft(None, wanted[::-1] if turned else wanted)
+    doubled = (2 * width, 2 * height)
+    image.draft(None, doubled[::-1] if turned else doubled)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -302,7 +302,7 @@ def _inner(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def _whole(image: Image.Image, colours: Colours | None) -> Pixels:
+def _as_array(image: Image.Image, colours: Colours | None) -> Pixels:
     return np.asarray(colours.to_srgb(image) if colours else image)
 
 

@@ -106,7 +106,7 @@ def _image(head: bytes, suffix: str) -> str:
 def _brands(head: bytes) -> list[str]:
     """Return the major brand, then the compatible ones."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
-    return [head[at : at + 4].decode("latin-1") for at in (8, *range(16, size - 3, 4))]
+    return [head[start : start + 4].decode("latin-1") for start in (8, *range(16, size - 3, 4))]
 
 
 def _of_brands(brands: list[str]) -> str:
@@ -120,7 +120,7 @@ def _of_brands(brands: list[str]) -> str:
 
 
 def _other(head: bytes, suffix: str) -> str:
-    """Return what a file is that is no image, "" where nothing tells."""
+    """Return what a file is that is no image, "" where it is unknown."""
     if head[4:8] == b"ftyp":
         brand = _brands(head)[0]
         if brand in _SOUNDS:

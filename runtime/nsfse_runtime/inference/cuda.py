@@ -78,8 +78,8 @@ class CudaMemory:
 
     def buffer(self, name: str, size: int) -> int:
         """See Memory."""
-        address, there = self._buffers.get(name, (0, 0))
-        if there < size:
+        address, capacity = self._buffers.get(name, (0, 0))
+        if capacity < size:
             if address:
                 self.synchronize()
                 _check(self._cuda.cudaFree(address))
@@ -114,7 +114,7 @@ def _check(result: tuple[Any, ...]) -> Any:
     """Return what a CUDA call returned beside its error code. Raises UsageError where that is one."""
     error, *values = result
     if int(error):
-        raise UsageError(f"no NVIDIA GPU works here (CUDA says {error.name}); nsfse doctor tells what is missing")
+        raise UsageError(f"no NVIDIA GPU works here (CUDA says {error.name}); nsfse doctor shows what is missing")
     return values[0] if values else None
 
 

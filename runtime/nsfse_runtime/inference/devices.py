@@ -126,8 +126,16 @@ def available() -> list[str]:
 def create_session(model: bytes, device: ExecutionDevice, options: Any = None) -> Any:
     """Return an onnxruntime.InferenceSession of `model` on `device`.
 
-    Raises UsageError where the provider is absent or does not start: ONNX Runtime alone would
-    silently take the CPU. What onnxruntime raises for a broken model passes through.
+    ONNX Runtime alone would silently take the CPU where a provider does not start.
+
+    Args:
+        model: The ONNX graph.
+        device: Where it runs.
+        options: onnxruntime.SessionOptions; None for the defaults.
+
+    Raises:
+        UsageError: The provider is absent or does not start. What onnxruntime raises for a broken
+            model passes through.
     """
     import onnxruntime
 
@@ -155,7 +163,7 @@ def create_session(model: bytes, device: ExecutionDevice, options: Any = None) -
 def _release_model_bytes(session: Any) -> Any:
     """Return `session` without the graph's bytes, which take as much memory as the weights.
 
-    ONNX Runtime keeps them to start again on another provider, which `enable_fallback=0` forbids.
+    ONNX Runtime holds them to start again on another provider, which `enable_fallback=0` forbids.
     The attribute is private: where it is absent, nothing happens.
     """
     if hasattr(session, "_model_bytes"):
@@ -172,7 +180,7 @@ def _providers(device: ExecutionDevice) -> list[tuple[str, dict[str, str]]]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Hide ONNX Runtime's own reports of a provider that does not start; we raise one line in their device."""
+    """Hide ONNX Runtime's own reports of a provider that does not start; we raise one line in their place."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
@@ -197,7 +205,7 @@ def _start_error(device: ExecutionDevice, reason: str) -> UsageError:
 
     file = Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARIES.get(device.provider, "")
     why = missing_library(file) or " ".join(reason.split())[:200] or "no GPU that it can use"
-    return UsageError(f"{device.provider} does not start here ({why}); nsfse doctor tells what is missing")
+    return UsageError(f"{device.provider} does not start here ({why}); nsfse doctor shows what is missing")
 
 
 def missing_library(file: Path) -> str:
@@ -216,23 +224,23 @@ def _start_plugin(model: bytes, device: ExecutionDevice, options: Any) -> Any:
 
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         raise UsageError("plug-in providers need ONNX Runtime 1.23 or newer; run: pip install -U onnxruntime")
-    found: Sequence[Any] = _plugin_devices(device)
-    if not found:
+    plugin_devices: Sequence[Any] = _plugin_devices(device)
+    if not plugin_devices:
         try:
             onnxruntime.register_execution_provider_library(device.provider, device.library)
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             reason = str(error).splitlines()[0][:200]
             raise UsageError(f"{device.library} does not load as a provider ({reason}); see nsfse doctor") from error
-        found = _plugin_devices(device)
-    if not found:
+        plugin_devices = _plugin_devices(device)
+    if not plugin_devices:
         raise UsageError(
             f"{device.library} has no device called {device.provider} here; check the name and the hardware"
         )
-    options.add_provider_for_devices(found, {})
+    options.add_provider_for_devices(plugin_devices, {})
     return _release_model_bytes(onnxruntime.InferenceSession(model, options))
 
 
 def _plugin_devices(device: ExecutionDevice) -> list[Any]:
     import onnxruntime
 
-    return [found for found in onnxruntime.get_ep_devices() if found.ep_name == device.provider]
+    return [candidate for candidate in onnxruntime.get_ep_devices() if candidate.ep_name == device.provider]

@@ -14,9 +14,11 @@ def search_graph(*, regions: bool = False) -> bytes:
     """Return the graph that finds the k rows of `vectors` [N, d] with the largest inner product with `query` [d].
 
     It takes `vectors`, `query`, `mask` [N] (bool: which rows may be found) and `k` [1] (int64, at
-    most the rows that may). It gives `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d].
-    With `regions` it also takes `codes` [N, R, d] (int8) and `factors` [N, R, 1] of regions, and
-    gives `found_regions` [k, R, d] in float32.
+    most the rows that may). It returns `scores` [k], `rows` [k] (int64) and `found_vectors` [k, d].
+
+    Args:
+        regions: Whether it also takes `codes` [N, R, d] (int8) and `factors` [N, R, 1] of regions,
+            and returns `found_regions` [k, R, d] in float32.
     """
     nodes = [
         _node("MatMul", "vectors query", "products"),

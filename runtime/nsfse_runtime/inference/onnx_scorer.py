@@ -25,7 +25,7 @@ from nsfse_runtime.types import (
     RankingMode,
     TargetFeatures,
     no_evidence,
-    one_vector,
+    vector_only_query,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ class OnnxScorer:
             return [queries[row] for row in range(len(texts))]
         words, sentence = self._graph("text")(ids=ids, mask=mask)
         if self.bundle.manifest.mode is RankingMode.ONE_STAGE:
-            return [one_vector(row) for row in self._graph("query")(vectors=references.vectors, sentence=sentence)[0]]
+            return [
+                vector_only_query(row) for row in self._graph("query")(vectors=references.vectors, sentence=sentence)[0]
+            ]
         batch = self._graph("query")(
             vectors=references.vectors, regions=references.regions, words=words, sentence=sentence, mask=mask
         )

@@ -22,8 +22,14 @@ _SINGLES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float3
 def pack(regions: NDArray[np.floating[Any]]) -> tuple[Int8Array, Floats]:
     """Round rows [..., d] to codes of one byte [..., d] and their factors [..., 1].
 
-    A row's largest number becomes ±127; the factor is its length over that of its codes, so that
-    lengths are exact and a cosine moves by what rounding turns: some 1e-5 of a row of 128.
+    A row's largest number becomes ±127; the factor is its length over that of its codes. Lengths are
+    thus exact, and a cosine moves by what rounding turns: some 1e-5 of a row of 128.
+
+    Args:
+        regions: Rows [..., d] of any length.
+
+    Returns:
+        Codes [..., d] and factors [..., 1], float32.
     """
     peak = np.abs(regions).max(-1, keepdims=True, initial=0)
     codes = np.rint(regions * (127 / np.where(peak > 0, peak, 1))).astype(np.int8)
@@ -40,7 +46,7 @@ def unpack(codes: Int8Array, factors: Floats) -> Floats:
 
 
 def to_bytes(regions: Floats, format_version: int) -> bytes:
-    """Return the regions [R, d] as a gallery of that format keeps them: the R factors, then the codes."""
+    """Return the regions [R, d] as a gallery of that format stores them: the R factors, then the codes."""
     if format_version == 1:
         return regions.astype("<f2").tobytes()
     codes, factors = pack(regions)
@@ -51,9 +57,9 @@ def from_bytes(blobs: Sequence[bytes], dim: int, format_version: int) -> Floats:
     """Return the regions [K, R, d] of K blobs of one length."""
     if not blobs:
         return np.empty((0, 0, dim), np.float32)
-    whole = np.frombuffer(b"".join(blobs), np.uint8).reshape(len(blobs), -1)
+    packed = np.frombuffer(b"".join(blobs), np.uint8).reshape(len(blobs), -1)
     if format_version == 1:
-        return np.take(_SINGLES, whole.view("<u2"), mode="clip").reshape(len(blobs), -1, dim)
-    count = whole.shape[1] // (4 + dim)
-    factors = np.ascontiguousarray(whole[:, : 4 * count]).view("<f4").reshape(len(blobs), count, 1)
-    return unpack(whole[:, 4 * count :].view(np.int8).reshape(len(blobs), count, dim), factors)
+        return np.take(_SINGLES, packed.view("<u2"), mode="clip").reshape(len(blobs), -1, dim)
+    count = packed.shape[1] // (4 + dim)
+    factors = np.ascontiguousarray(packed[:, : 4 * count]).view("<f4").reshape(len(blobs), count, 1)
+    return unpack(packed[:, 4 * count :].view(np.int8).reshape(len(blobs), count, dim), factors)

@@ -24,29 +24,34 @@ class Speller:
     def _nearest(self, word: str) -> str | None:
         """Return the known word nearest to `word`, None where none is near.
 
-        Near is another form of the same stem; else at most one letter more, less, other or swapped
-        with its neighbour, in words of six letters or more two such. Of several the first by: a
-        plural or singular, the fewest changes, changes of vowels alone, the same first letter, then
-        the alphabet.
+        Near is another form of the same stem. Else it is one letter more, less, other or swapped
+        with its neighbour; in words of six letters or more, two such changes. Several are ordered
+        by: a plural or singular, the fewest changes, changes of vowels alone, the same first letter,
+        then the alphabet.
         """
         if not 2 <= len(word) <= _LONGEST:
             return None
-        given = plain(word.lower())
-        near = {known for part in _parts(given) for known in self._by_part.get(part, ())}
-        near |= {form for form in _forms(given) if form in self._known}
-        ranked = sorted((self._rank(given, known), known) for known in near)
+        written = plain(word.lower())
+        candidates = {known for part in _parts(written) for known in self._by_part.get(part, ())}
+        candidates |= {form for form in _forms(written) if form in self._known}
+        ranked = sorted((self._rank(written, known), known) for known in candidates)
         return next((known for rank, known in ranked if rank[0] <= 3), None)
 
     @staticmethod
-    def _rank(given: str, known: str) -> tuple[int, bool, bool, int]:
+    def _rank(written: str, known: str) -> tuple[int, bool, bool, int]:
         other = plain(known)
-        if given == other or given + "s" == other or other + "s" == given:
+        if written == other or written + "s" == other or other + "s" == written:
             return (0, False, False, 0)
-        changes = distance(given, other)
-        form = other in _forms(given)
-        most = 2 if min(len(given), len(other)) >= 6 else 1
-        tier = changes if changes <= most else 3 if form else 4
-        return (tier, _consonants(given) != _consonants(other), given[:1] != other[:1], abs(len(given) - len(other)))
+        changes = distance(written, other)
+        form = other in _forms(written)
+        max_changes = 2 if min(len(written), len(other)) >= 6 else 1
+        tier = changes if changes <= max_changes else 3 if form else 4
+        return (
+            tier,
+            _consonants(written) != _consonants(other),
+            written[:1] != other[:1],
+            abs(len(written) - len(other)),
+        )
 
 
 def plain(word: str) -> str:
@@ -57,7 +62,7 @@ def plain(word: str) -> str:
 
 def _parts(word: str) -> set[str]:
     """Return `word` and all that it is with one letter less: words one change apart have one of these in common."""
-    return {word} | {word[:at] + word[at + 1 :] for at in range(len(word))}
+    return {word} | {word[:index] + word[index + 1 :] for index in range(len(word))}
 
 
 def _forms(word: str) -> set[str]:
@@ -71,15 +76,15 @@ def _consonants(word: str) -> str:
     return "".join(letter for letter in word if letter not in "aeiouy")
 
 
-def distance(one: str, other: str) -> int:
+def distance(word: str, other: str) -> int:
     """Return the least number of letters added, lost, changed or swapped with their neighbour between two words."""
     above: list[int] = []
     row = list(range(len(other) + 1))
-    for i, letter in enumerate(one, 1):
+    for i, letter in enumerate(word, 1):
         twice_above, above, row = above, row, [i]
         for j, wanted in enumerate(other, 1):
             least = min(above[j] + 1, row[-1] + 1, above[j - 1] + (letter != wanted))
-            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+            if i > 1 and j > 1 and letter == other[j - 2] and word[i - 2] == wanted:
                 least = min(least, twice_above[j - 2] + 1)
             row.append(least)
     return row[-1]

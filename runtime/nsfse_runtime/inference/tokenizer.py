@@ -112,9 +112,13 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], unknown: bool = False) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return ids [B, L] int64 (0 = padding) and mask [B, L] bool.
 
-        Unknown words are left out, as if they were not written; with `unknown`, as training reads
-        its texts, each is the unknown word. Raises TextError for a text that is empty, too long, or
-        has no known word.
+        Args:
+            texts: B texts.
+            unknown: Whether each unknown word becomes the unknown token, as training reads its
+                texts. Otherwise they are left out, as if they were not written.
+
+        Raises:
+            TextError: A text is empty, too long, or has no known word.
         """
         rows = [self._ids(text, unknown) for text in texts]
         ids = np.zeros((len(rows), max(map(len, rows), default=1)), np.int64)

@@ -14,8 +14,10 @@ def normalise(text: str) -> str:
 
     Full-width letters, ligatures and no-break spaces become plain ones, and typographic apostrophes
     become '. Characters of no width (joiners, direction marks, byte order marks, soft hyphens,
-    variation selectors, tags) are removed, and control characters are blanks. The result is stable:
-    normalising it again changes nothing.
+    variation selectors, tags) are removed, and control characters are blanks.
+
+    Returns:
+        The text in its one form: normalising it again changes nothing.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -40,8 +40,8 @@ def hit_features(
         return None
     count = len(pair.score)
     margins = pair.word_scores - pair.boundary
-    counts = share >= min(0.5 / len(share), share.max())  # the heaviest word does in any case
-    least = (np.sign(query.word_weights) * margins)[:, counts].min(1)
+    is_heavy = share >= min(0.5 / len(share), share.max())  # the heaviest word does in any case
+    least_margin = (np.sign(query.word_weights) * margins)[:, is_heavy].min(1)
     first_word = len(query.probes) - len(query.words)
     target_views = targets.regions[:count, targets.regions.shape[1] - views :]
     view_products = (target_views * query.probes[first_word - views : first_word]).sum(-1)
@@ -50,8 +50,8 @@ def hit_features(
         ranking.cosines[:count],
         pair.score - ranking.mean,
         margins @ query.word_weights,
-        least,
-        np.minimum(least, 0),
+        least_margin,
+        np.minimum(least_margin, 0),
         targets.vectors[:count] @ reference,
         np.full(count, query.vector @ reference),
         np.full(count, np.minimum(query.word_weights, 0).sum()),

@@ -27,16 +27,19 @@ _REACH = 5  # words after the cue in which what it negates is looked for
 def negated(words: Sequence[str], weights: Floats) -> tuple[str, str] | None:
     """Return the first negation of `words` [L] that the model did not follow, as (phrase, word), else None.
 
-    A model that follows "no stripes" gives "stripes" a weight κ under 0. What a cue negates is the
-    first word after it in its clause whose weight counts: it has at least half the greatest
-    weight there, and half an even share of the text. Where that weight is over 0, the model took
-    the word for one that is wanted.
+    A model that follows "no stripes" gives "stripes" a weight κ under 0. A cue negates the first
+    word after it in its clause whose weight counts: at least half the greatest weight there, and
+    half an even share of the text. Where that weight is over 0, the model took the word as wanted.
+
+    Args:
+        words: The L words of a text.
+        weights: Their weights κ [L].
     """
     lower, size = [word.lower() for word in words], [abs(float(weight)) for weight in weights]
     for start, after in _cues(lower):
         clause = range(after, _end(lower, after))
-        least = max([0.5 * sum(size) / len(words), *(0.5 * size[index] for index in clause)])
-        counts = [index for index in clause if size[index] >= least and lower[index] not in _EMPTY]
+        min_size = max([0.5 * sum(size) / len(words), *(0.5 * size[index] for index in clause)])
+        counts = [index for index in clause if size[index] >= min_size and lower[index] not in _EMPTY]
         if counts and weights[counts[0]] > 0:
             return " ".join(words[start : counts[0] + 1]), words[counts[0]]
     return None

@@ -1,4 +1,4 @@
-"""A query as a caller asks it, and as the search takes it once it is composed (docs/queries.md)."""
+"""A query as a caller states it, and as the search takes it once it is composed (docs/queries.md)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,8 +150,8 @@ def heatmaps(words: Floats, cells: Floats, columns: int) -> Floats:
         columns: Cells in a row.
 
     Returns:
-        [K, L, R]. A word's greatest value is its greatest correspondence with any cell; others are
-        lower as they correspond less, and as they look like the corners of the image, where the
+        [K, L, R]. A word's greatest value is its greatest correspondence with any cell. Other cells
+        are lower as they correspond less, and as they resemble the image's corners, where the
         background is.
     """
     products = words @ cells.swapaxes(1, 2)
@@ -166,8 +166,8 @@ def _penalise(pair: PairScores, penalties: Floats) -> Floats:
     """Return the score [K] less what the words of N texts are over the boundary, by their `penalties` [N, L]."""
     if not len(penalties):
         return pair.score
-    over = (pair.word_scores - np.float32(pair.boundary)) @ penalties.T
-    penalised: Floats = pair.score - np.maximum(0, over).sum(1)
+    excess = (pair.word_scores - np.float32(pair.boundary)) @ penalties.T
+    penalised: Floats = pair.score - np.maximum(0, excess).sum(1)
     return penalised
 
 

@@ -38,8 +38,8 @@ class ResolvedImage:
 
 def as_tuple(reference: "Reference | Sequence[Reference]") -> tuple[Reference, ...]:
     """Return the references of a query: an array, bytes and a name are one, though they could be iterated over."""
-    one = isinstance(reference, bytes | bytearray | memoryview | str | os.PathLike | np.ndarray | Upload)
-    return (reference,) if one or not isinstance(reference, Iterable) else tuple(reference)  # type: ignore[arg-type, return-value]
+    is_single = isinstance(reference, bytes | bytearray | memoryview | str | os.PathLike | np.ndarray | Upload)
+    return (reference,) if is_single or not isinstance(reference, Iterable) else tuple(reference)  # type: ignore[arg-type, return-value]
 
 
 def image_ref(reference: Reference, snapshot: Snapshot, size: tuple[int, int]) -> ImageRef:

@@ -18,10 +18,14 @@ from nsfse_runtime.types import ConfidenceModel, PairScores, TargetFeatures
 class WordEvidence(msgspec.Struct, frozen=True):
     """A word of the texts against an image: `score` is its best correspondence, `matched` when that is as it should.
 
-    `weight` is the word's share (κ) of what the texts say: where small, the verdict says little.
-    Under 0 the word names what must not be there ("no stripes"): it is then `matched` where its
-    correspondence is under the boundary. `regions` is its heatmap, where wanted: how much it is in
-    each cell of the image's grid, less the boundary, row by row (see query.heatmaps).
+    Attributes:
+        word: The word as written.
+        score: Its greatest correspondence with the image.
+        matched: Whether `score` is over the boundary, or under it where `weight` is under 0.
+        weight: The word's share (κ) of the texts; where small, the verdict says little. Under 0 the
+            word names what must not be there ("no stripes").
+        regions: Its heatmap, where wanted: its correspondence with each cell of the image's grid,
+            less the boundary, row by row (see query.heatmaps).
     """
 
     word: str
@@ -38,10 +42,9 @@ class Hit(msgspec.Struct, frozen=True):
     under the threshold. Where a text was not read or not followed as a whole (see
     TextReading.whole) both are None.
 
-    Where the model has no confidence, nothing was re-ranked, or the query is not one image and one
-    text, `confidence` is None and `is_match` says whether the words of every text as a whole, by
-    their weights, are over the boundary. Where no words are looked at `is_match` is None and
-    `evidence` empty.
+    `confidence` is also None where the model has none, nothing was re-ranked, or the query is not
+    one image and one text. `is_match` then says whether the words of every text, by their weights,
+    are over the boundary. Where no words are looked at `is_match` is None and `evidence` empty.
     """
 
     id: str
@@ -55,12 +58,16 @@ class Hit(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Hits, best first, and where the time went, in ms: decode, image, text, stage1, stage2, total.
 
-    `has_match` says whether any of the `k` images found is a match by its confidence, those left
-    out for `min_confidence` among them: where it is False, nothing here matches. None where no
-    image has a confidence. `threshold` is the confidence from which on a hit is a match, None where
-    none has one. `grid` is (rows, columns) of the evidence's `regions`, None where there are none.
-    `texts` say how each text was read, those of `negative_texts` last, and `notes` the same as
-    sentences.
+    Attributes:
+        schema_version: The version of this form.
+        hits: The images found, best first.
+        has_match: Whether any of the `k` images found is a match by its confidence, those left out
+            for `min_confidence` among them. None where no image has a confidence.
+        threshold: The confidence from which on a hit is a match; None where none has one.
+        timings_ms: Milliseconds by step.
+        grid: (rows, columns) of the evidence's `regions`; None where there are none.
+        texts: How each text was read, those of `negative_texts` last.
+        notes: The same as sentences.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -93,7 +100,7 @@ def build_hits(
         query: What was searched for.
         ranking: K rows, best first.
         pair: The words' scores of all K.
-        confidence: What tells a match; None where nothing does.
+        confidence: The model of a match's confidence; None where there is none.
         targets: Features of the hits, which `confidence` and `grid` need.
         grid: (rows, columns) of the cells of a heatmap; None for no heatmaps.
         whole: Whether the texts were read as a whole; else no hit has a confidence or is called a
@@ -114,19 +121,19 @@ def build_hits(
         Hit(
             id=ids[row],
             path=str(Path(folder, ids[row])),
-            score=float(ranking.scores[place]),
-            is_match=bool(matches[place]) if query.tokens and whole else None,
-            evidence=_evidence(query, pair, place, None if heatmaps is None else heatmaps[place]),
-            confidence=None if confidences is None else float(confidences[place]),
+            score=float(ranking.scores[position]),
+            is_match=bool(matches[position]) if query.tokens and whole else None,
+            evidence=_evidence(query, pair, position, None if heatmaps is None else heatmaps[position]),
+            confidence=None if confidences is None else float(confidences[position]),
         )
-        for place, row in enumerate(ranking.rows)
+        for position, row in enumerate(ranking.rows)
     )
 
 
 def _evidence(
-    query: ComposedQuery, pair: PairScores, place: int, heatmap: NDArray[np.floating] | None
+    query: ComposedQuery, pair: PairScores, position: int, heatmap: NDArray[np.floating] | None
 ) -> tuple[WordEvidence, ...]:
-    words = zip(query.tokens, pair.word_scores[place], query.word_weights, strict=True)
+    words = zip(query.tokens, pair.word_scores[position], query.word_weights, strict=True)
     return tuple(
         WordEvidence(
             word,

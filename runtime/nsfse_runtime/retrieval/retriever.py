@@ -79,9 +79,9 @@ class Retriever:
         """Find the `k` images that are like `reference` but for what `text` says.
 
         Args:
-            reference: An image file, the bytes of one, pixels [H, W, 3] (uint8, RGB), a Pillow
-                image, or the id of a gallery image; or several of these. Neither it nor any image
-                with the same bytes is among the hits.
+            reference: An image file, its bytes, pixels [H, W, 3] (uint8, RGB), a Pillow image, or
+                the id of a gallery image; or several of these. Neither it nor any image with the
+                same bytes is among the hits.
             text: What should be different, one edit each.
             k: How many hits to find.
             where: Keeps only images with these metadata (see Snapshot.mask).
@@ -148,11 +148,11 @@ class Retriever:
             timer.lap("text")
             results: list[Result | NsfseError] = []
             for query in resolved:
-                one = query if isinstance(query, NsfseError) else next(composed)
-                if isinstance(query, NsfseError) or isinstance(one, NsfseError):
-                    results.append(one)  # type: ignore[arg-type]
+                outcome = query if isinstance(query, NsfseError) else next(composed)
+                if isinstance(query, NsfseError) or isinstance(outcome, NsfseError):
+                    results.append(outcome)  # type: ignore[arg-type]
                 else:
-                    results.append(capture_error(self._search, snapshot, query, one, timer.fork()))
+                    results.append(capture_error(self._search, snapshot, query, outcome, timer.fork()))
             return results
 
     def _resolve(self, snapshot: Snapshot, query: Query, timer: Timer) -> "_ResolvedQuery":
@@ -236,13 +236,13 @@ class Retriever:
             timer.lap("stage1")
             return rerank_rows(score, rows, scores, query.k, rerank)
         gallery = self._device_cache.gallery(snapshot, snapshot.targets)
-        found = gallery.search(composed.vector, depth, resolved.mask)
+        best = gallery.search(composed.vector, depth, resolved.mask)
         timer.lap("stage1")
-        if rerank and len(found.rows):
-            by_row = np.argsort(found.rows)
-            pair = select(composed.combined(gallery.pairs(composed.queries, found)), by_row)
-            return ordered(found.rows, found.scores, by_row, pair, query.k)
-        return rerank_rows(score, found.rows, found.scores, query.k, 0)
+        if rerank and len(best.rows):
+            by_row = np.argsort(best.rows)
+            pair = select(composed.combined(gallery.pairs(composed.queries, best)), by_row)
+            return ordered(best.rows, best.scores, by_row, pair, query.k)
+        return rerank_rows(score, best.rows, best.scores, query.k, 0)
 
     def _hits(
         self,

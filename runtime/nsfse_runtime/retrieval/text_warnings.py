@@ -8,7 +8,7 @@ from nsfse_runtime.retrieval.negation import negated, words_of
 from nsfse_runtime.retrieval.query import ComposedQuery
 from nsfse_runtime.types import Reading, TextReader
 
-# Unknown words of these say nothing of what is query for: without them a text means the same.
+# Unknown words of these do not change what is wanted: without them a text means the same.
 _FUNCTION_WORDS = words_of(
     "could should would might must shall have having been being were your mine ours their theirs them they",
     "this that these those there here please kindly thanks thank hello maybe perhaps just really also and",
@@ -21,9 +21,11 @@ NOT_WHOLE = "so no hit has a confidence, and none is called a match"
 class UnknownWord(msgspec.Struct, frozen=True):
     """A word that the vocabulary does not have. It has no effect on the answer.
 
-    `nearest` is the known word that may be meant, None where none is near or the word only makes a
-    sentence whole ("should"). `position` is how many of the text's known words, those of the
-    evidence, come before it.
+    Attributes:
+        word: The word as written.
+        nearest: The known word that may be meant; None where none is near, or the word only makes a
+            sentence whole ("should").
+        position: How many of the text's known words, those of the evidence, come before it.
     """
 
     word: str
@@ -39,11 +41,14 @@ class IgnoredNegation(msgspec.Struct, frozen=True):
 
 
 class TextReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What was not read of one text of a query, or not followed. `negative` tells a text of `negative_texts`.
+    """What was not read of one text of a query, or not followed.
 
-    `words` is how many words of the evidence are this text's; the evidence has the texts in this
-    order. `unread` are the words after the model's limit. `ignored_negation` is None where there is
-    none.
+    Attributes:
+        negative: Whether it is one of `negative_texts`.
+        words: How many words of the evidence are this text's; the evidence has the texts in order.
+        unknown: Words that the vocabulary does not have.
+        unread: The words after the model's limit.
+        ignored_negation: The first negation not followed; None where there is none.
     """
 
     negative: bool = False
@@ -54,7 +59,7 @@ class TextReading(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> bool:
-        """Return whether all that the text asks for was read and followed; else a hit has no confidence.
+        """Return whether the text was read and followed as a whole; else a hit has no confidence.
 
         An unknown word that only makes a sentence whole ("should") takes no confidence away.
         """

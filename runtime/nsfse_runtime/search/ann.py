@@ -1,8 +1,8 @@
 """An index for galleries too large to read whole at each query: 32 bytes an image (faiss, PQ64x4fs).
 
 It is a cache beside the gallery. Its candidates are scored by the gallery's own vectors, and rows
-that it does not have are searched exactly: a stale or wrong index can miss images, but never shows
-one that is gone, twice, or with another score. Its recall is measured when it is built.
+that it does not have are searched exactly. A stale or wrong index can miss images, but never
+returns one that is gone, twice, or with another score. Its recall is measured when it is built.
 """
 
 import hashlib
@@ -135,8 +135,8 @@ def _measure_recall(index: Index, vectors: Floats, first: Rows, random: np.rando
     The queries are blends of two images each, as a composed query is between a reference and a
     target.
     """
-    one, two = (vectors[random.choice(first, _QUERIES)] for _ in range(2))
-    queries = one + 0.5 * two
+    references, targets = (vectors[random.choice(first, _QUERIES)] for _ in range(2))
+    queries = references + 0.5 * targets
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     count = min(RECALL_AT, len(first))
     blocks = range(0, len(first), _BLOCK)

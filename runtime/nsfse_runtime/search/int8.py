@@ -1,7 +1,7 @@
 """Exact search in a quarter of the bytes: int8 codes with a bound of their error.
 
-Stage 1 is bound by memory. It reads the codes of all rows, and the vectors of those rows only that
-can still be among the best: the result is that of exact_search, not an approximation.
+Stage 1 is bound by memory. It reads the codes of all rows, then the vectors of those rows only that
+can still be among the best. The result is that of exact_search, not an approximation.
 """
 
 import numpy as np

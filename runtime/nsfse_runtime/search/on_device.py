@@ -108,8 +108,8 @@ class DeviceGallery:
 
     def _cuts_a_tie(self, hits: DeviceHits, query: Floats) -> bool:
         """Tell whether rows that were not looked at may tie with the last that is wanted."""
-        least = np.vecdot(self.snapshot.vectors[hits.candidates], query).min()
-        return bool(least >= hits.scores[-1] - slack(query, hits.scores[-1]))
+        worst = np.vecdot(self.snapshot.vectors[hits.candidates], query).min()
+        return bool(worst >= hits.scores[-1] - slack(query, hits.scores[-1]))
 
     def pairs(self, queries: Sequence[QueryFeatures], hits: DeviceHits) -> list[PairScores]:
         """Return the whole score S of all that stage 1 found, one or more, for each of `queries`."""

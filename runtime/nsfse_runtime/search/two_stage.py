@@ -1,11 +1,11 @@
 """Two stages: search over all vectors, then the whole score over the best; ties go to the lower row.
 
 Scores tie where rounding alone can separate them (TIE). The same image in two rows may have two
-scores that differ in the last bit, by the processor's kernels and by its batch: that must not
+scores that differ in the last bit, by the processor's kernels and by its batch. That must not
 decide an order.
 
-The result of stage 1 does not depend on the way to it: whatever narrows the gallery down (a matrix
-product, int8 codes, an index), `best_of` scores what is left, row by row and always in the same
+The result of stage 1 does not depend on how it was found. A matrix product, int8 codes or an index
+may narrow the gallery down. `best_of` then scores what is left, row by row and always in the same
 order of additions.
 """
 
@@ -27,12 +27,15 @@ _COPY_COST = 4
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """`rows` [k] best first with their `scores` [k]; `pair` is the whole score of the first M rows, those re-ranked.
+    """The `k` best rows of a gallery with their scores.
 
-    Scores of re-ranked rows are S, those of the rows after them stage 1's inner product: the two do
-    not compare. `cosines` [k] are stage 1's inner products of all rows; `mean` is that of S over
-    all that were re-ranked, returned or not. `pair` is None when nothing was re-ranked, and `mean`
-    is then 0.
+    Attributes:
+        rows: Rows [k], best first.
+        scores: Scores [k]: S of the re-ranked rows, then stage 1's inner products. The two do not
+            compare.
+        pair: The whole score of the first M rows, those re-ranked; None where none was.
+        cosines: Stage 1's inner products [k] of all rows.
+        mean: Mean of S over all that were re-ranked, returned or not; 0 where none was.
     """
 
     rows: Rows
@@ -50,8 +53,14 @@ def pairs_scored(mode: RankingMode, wanted: int, images: int) -> int:
 def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = None) -> tuple[Rows, Floats]:
     """Find the `k` rows of `vectors` [N, d] with the largest inner product with `query` [d] → rows [k], scores [k].
 
-    Rows are of unit length. `mask` [N] says which may be found; all k are found if so many may.
-    Ties (TIE) come in the order of rows.
+    Args:
+        vectors: Rows of unit length [N, d].
+        query: The query's vector [d].
+        k: How many to find; fewer are found where fewer may be.
+        mask: Which rows [N] may be found; None for all.
+
+    Returns:
+        Rows [k] and scores [k], best first; ties (TIE) come in the order of rows.
     """
     if not len(vectors):
         return np.empty(0, np.intp), np.empty(0, np.float32)
@@ -69,8 +78,8 @@ def exact_search(vectors: Floats, query: Floats, k: int, mask: Mask | None = Non
 
 def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, Floats]:
     """Return the `k` best of `rows` and their scores, each of which depends on its own row alone."""
-    most = 2 * len(rows) > len(vectors)
-    scores = np.vecdot(vectors, query)[rows] if most else np.vecdot(vectors[rows], query)
+    dense = 2 * len(rows) > len(vectors)
+    scores = np.vecdot(vectors, query)[rows] if dense else np.vecdot(vectors[rows], query)
     order, scores = best_first(scores, rows)
     return rows[order[:k]], scores[:k]
 
@@ -78,8 +87,15 @@ def best_of(vectors: Floats, query: Floats, rows: Rows, k: int) -> tuple[Rows, F
 def best_first(scores: Floats, rows: Rows) -> tuple[Rows, Floats]:
     """Return the positions [n] of `scores` [n], best first and ties by `rows` [n], and the scores [n] in that order.
 
-    Scores that tie (TIE) are returned as one, the greatest of them. The first of a tie is never
-    tied with a better score: a chain of small steps is no tie of its two ends.
+    The first of a tie is never tied with a better score: a chain of small steps is no tie of its
+    two ends.
+
+    Args:
+        scores: Scores [n], in any order.
+        rows: The row [n] of each score.
+
+    Returns:
+        Positions [n] and scores [n]; scores that tie (TIE) are returned as the greatest of them.
     """
     order = np.argsort(-scores, kind="stable")
     falling = scores[order].astype(np.float64)
@@ -115,17 +131,26 @@ def rank(
 ) -> Ranking:
     """Rank the gallery `vectors` [N, d]: stage 1, then the first `rerank` of it again by the whole score S.
 
-    `fetch` gives the features of rows. The rows after the re-ranked ones follow in stage 1's order;
-    `rerank` = 0 is stage 1 alone, and `rerank` = N equals scoring every pair.
+    Args:
+        scorer: Scores pairs of a query and images.
+        query: The composed query.
+        vectors: The gallery's vectors [N, d].
+        fetch: Returns the features of rows.
+        k: How many rows to return.
+        rerank: How many candidates to re-rank; 0 is stage 1 alone, N scores every pair.
+        mask: Which rows [N] may be found; None for all.
+
+    Returns:
+        The `k` best rows; those not re-ranked follow in stage 1's order.
     """
     rows, scores = exact_search(vectors, query.vector, max(k, rerank), mask)
     return rerank_rows(lambda first: score_rows(scorer, [query], first, fetch)[0], rows, scores, k, rerank)
 
 
 def rerank_rows(score: Callable[[Rows], PairScores], rows: Rows, scores: Floats, k: int, rerank: int) -> Ranking:
-    """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S, and keep `k`.
+    """Do the second stage: order the first `rerank` of stage 1's `rows` and `scores` by S; return `k`.
 
-    `score` gives the S of rows, which ascend.
+    `score` returns the S of rows, which ascend.
     """
     first = rows[:rerank]
     if not len(first):
@@ -135,19 +160,19 @@ def rerank_rows(score: Callable[[Rows], PairScores], rows: Rows, scores: Floats,
 
 
 def ordered(rows: Rows, scores: Floats, by_row: Rows, pair: PairScores, k: int) -> Ranking:
-    """Order stage 1's `rows` by the scores S of the first M of them, and keep `k`.
+    """Order stage 1's `rows` by the scores S of the first M of them; return `k`.
 
     `pair` holds the scores of those M in the order of rows, as `by_row` [M] sorts them; ties (TIE)
     keep that order.
     """
     first = rows[: len(by_row)][by_row]
-    order, whole = best_first(pair.score, first)
-    best = PairScores(whole[:k], pair.word_scores[order[:k]], pair.boundary)
+    order, descending = best_first(pair.score, first)
+    best = PairScores(descending[:k], pair.word_scores[order[:k]], pair.boundary)
     rest = slice(len(first), max(k, len(first)))
     ranked = np.concatenate([first[order], rows[rest]])[:k]
-    shown = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
+    ranked_scores = np.concatenate([best.score, scores[rest]])[:k].astype(np.float32)
     cosines = np.concatenate([scores[by_row[order]], scores[rest]])[:k]
-    return Ranking(ranked, shown, best, cosines, float(pair.score.mean()))
+    return Ranking(ranked, ranked_scores, best, cosines, float(pair.score.mean()))
 
 
 def select(pair: PairScores, order: Rows) -> PairScores:

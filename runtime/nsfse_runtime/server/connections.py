@@ -38,7 +38,7 @@ def max_connections() -> int:
 class Connection(H11Protocol):
     """A connection that must send the whole head of a request in time.
 
-    The timer runs from the start, and again from each reply on. HeadTimeoutMiddleware stops it: only what uvicorn
+    The timer runs from the start, and again from each reply on. HeadTimeoutMiddleware stops it. Only what uvicorn
     hands to the application is used here, not the state of its parser.
     """
 
@@ -104,7 +104,7 @@ def connection_class() -> type[Connection]:
 
 
 class HeadTimeoutMiddleware(HTTPMiddleware):
-    """Tells a Connection while a request of it is being answered; other servers' connections have no such timer."""
+    """Informs a Connection while a request of it is answered; other servers' connections have no such timer."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with the timer of its connection stopped."""

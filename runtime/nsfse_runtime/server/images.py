@@ -17,7 +17,7 @@ from PIL import Image
 from nsfse_runtime.atomic_write import create_file
 from nsfse_runtime.errors import NotFoundError, OutputError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.gallery.sync import drop_one, sync_one
+from nsfse_runtime.gallery.sync import delete_file, sync_file
 from nsfse_runtime.images import decode
 from nsfse_runtime.server.errors import HTTPError, usage_error
 from nsfse_runtime.server.galleries import ServedGallery
@@ -113,7 +113,7 @@ def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: dic
         path = own_file(folder, name)
         is_new = _write(path, data, name)
         try:
-            sync_one(gallery.gallery.path, folder, name, gallery.model, metadata)
+            sync_file(gallery.gallery.path, folder, name, gallery.model, metadata)
         except BaseException:
             if is_new:
                 path.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def delete_image(gallery: ServedGallery, name: str) -> None:
         if image_id is None:
             raise _no_image(gallery, name)
         own_file(Path(snapshot.folder), image_id)
-        drop_one(gallery.gallery.path, Path(snapshot.folder), image_id)
+        delete_file(gallery.gallery.path, Path(snapshot.folder), image_id)
         gallery.gallery.refresh()
 
 

@@ -49,7 +49,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def run(services: Services, listener: socket.socket) -> None:
-    """Serve until a signal comes. Raises the error that kept the galleries from being opened."""
+    """Serve until a signal comes. Raises the error that prevented the galleries from being opened."""
     server = create_server(services)
     services.on_ready = freeze_gc
     services.log("listening", url=url_of(listener))

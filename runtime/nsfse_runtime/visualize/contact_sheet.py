@@ -28,9 +28,17 @@ _LONGEST = 200
 def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], *, title: str = "") -> None:
     """Write `rows` as one PNG at `path`: a line a query, the reference at the left, the hits at its right.
 
-    Right answers, where known, are framed green and wrong ones grey; words stand green when
-    matched, red when not. Raises OutputError when `path` cannot be written, or holds anything but a
-    sheet, and UsageError where it does not end in .png.
+    Right answers, where known, are framed green and wrong ones grey. Words are green when matched,
+    red when not.
+
+    Args:
+        rows: The queries with their hits.
+        path: The PNG file to write.
+        title: A heading; "" for none.
+
+    Raises:
+        OutputError: `path` cannot be written, or holds anything but a sheet.
+        UsageError: `path` does not end in .png.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -130,7 +138,7 @@ def _draw_legend(pen: "ImageDraw", corner: tuple[int, int], answers_known: bool)
 def _paste(
     sheet: "Image", pen: "ImageDraw", pixels: Pixels | None, corner: tuple[int, int], ink: str, thick: int
 ) -> None:
-    """Paste `pixels` centred in its box and frame the box."""
+    """Paste `pixels` centred in its frame, and draw the frame."""
     x, y = corner
     height, width = THUMBNAIL
     if pixels is None:

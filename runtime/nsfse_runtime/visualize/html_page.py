@@ -32,9 +32,18 @@ def write_page(
 ) -> None:
     """Write the HTML `body` as one self-contained page at `path`, with what its marks mean at its end.
 
-    Thumbnails are re-encoded, so no metadata of an image travels along; every text is escaped, and
-    the page's policy allows nothing but its own style and its own images. Raises OutputError when
-    `path` cannot be written.
+    Thumbnails are re-encoded, so no metadata of an image is copied. Every text is escaped, and the
+    page's policy allows nothing but its own style and its own images.
+
+    Args:
+        body: The rows as HTML (see `section`).
+        path: The file to write.
+        title: The page's title.
+        note: A line under the title.
+        answers_known: Whether green frames are explained.
+
+    Raises:
+        OutputError: `path` cannot be written.
     """
     text = _page(body, title, note, _LEGEND + (" A green frame is a right answer." if answers_known else ""))
     write_output(path, PAGE, lambda file: file.write_bytes(text.encode("utf-8")))
@@ -64,7 +73,7 @@ _MARKS = {
 
 def section(row: SheetRow, heading: str = "h2") -> str:
     """Return one query with its hits as HTML, its text in a `heading`."""
-    hits = "".join(_figure(place, hit) for place, hit in enumerate(row.hits, 1))
+    hits = "".join(_figure(rank, hit) for rank, hit in enumerate(row.hits, 1))
     more = "".join(
         f'<li>{safe(caption)}<span class="frame">{_image(image, caption)}</span></li>' for caption, image in row.more
     )
@@ -78,12 +87,12 @@ def section(row: SheetRow, heading: str = "h2") -> str:
     )
 
 
-def _figure(place: int, hit: SheetHit) -> str:
+def _figure(rank: int, hit: SheetHit) -> str:
     kinds = " ".join(name for name, is_so in (("right", hit.right), ("apart", hit.rank)) if is_so)
     caption = "a right answer" if hit.right else safe(hit.note)
     return (
         f'<li class="{kinds}"><figure><div class="frame">{_image(hit.pixels, hit.id)}</div><figcaption>'
-        f'<p class="score"><span>{hit.rank or place}. <b>{hit.score:.2f}</b></span>{_MARKS[hit.is_match]}</p>'
+        f'<p class="score"><span>{hit.rank or rank}. <b>{hit.score:.2f}</b></span>{_MARKS[hit.is_match]}</p>'
         f'<p class="id"><bdi>{safe(hit.id)}</bdi></p><p class="answer">{caption}</p>'
         f'<p class="words">{"".join(_word(word, len(hit.words)) for word in hit.words)}</p>'
         "</figcaption></figure></li>"

@@ -42,8 +42,8 @@ def verdict(word: Word, count: int) -> str:
 class SheetHit:
     """One found image [H, W, 3] with what is written under it.
 
-    `pixels` is None when its file is gone since it was indexed; `is_match` where the model does not
-    say; `right` where the answer is not known.
+    `pixels` is None where its file is gone since it was indexed. `is_match` is None where the model
+    does not say, `right` where the answer is not known.
     """
 
     pixels: Pixels | None
@@ -53,7 +53,7 @@ class SheetHit:
     words: tuple[Word, ...] = ()
     right: bool | None = None
     rank: str = ""
-    """Where it stands, when that is not its place among the hits."""
+    """Its rank, where that is not its position among the hits."""
     note: str = ""
     """A short line about it: a hard negative."""
 
@@ -107,11 +107,20 @@ def sheet_row(
     more: Sequence[tuple[str, str | os.PathLike[str]]] = (),
     notes: Sequence[str] = (),
 ) -> SheetRow:
-    """Load the thumbnails of one query; `right` holds the ids of its right answers where they are known.
+    """Load the thumbnails of one query.
 
-    `more` are further images of the query, each with what it is there for; `notes` say what of the
-    text was not read. A hit whose file is gone since it was indexed keeps its place without an
-    image. Raises NotFoundError and ImageError for the query's own images.
+    Args:
+        reference: The reference image's file.
+        text: The query's text.
+        hits: The hits, best first; one whose file is gone stays, without an image.
+        right: Ids of the right answers; None where they are not known.
+        note: A short line under the text.
+        more: Further images of the query: (what it is there for, file).
+        notes: What of the text was not read, as sentences.
+
+    Raises:
+        NotFoundError: A file of the query's own images is absent.
+        ImageError: One of the query's own images cannot be read.
     """
     from nsfse_runtime.images.decode import load_image
 

@@ -1,7 +1,7 @@
 """TensorRT engines on this machine: a private folder, each engine beside what it was built from and a seal over both.
 
-An engine is native code. It is opened only where this user's own key sealed exactly these bytes for
-exactly this graph, TensorRT, GPU and precision; a copied, edited or renamed one is not.
+An engine is native code. It is opened only where this user's own key sealed exactly these bytes, for
+this graph, TensorRT, GPU and precision. A copied, edited or renamed engine is not opened.
 """
 
 import hashlib
@@ -159,7 +159,7 @@ class EngineCache:
         return hmac.new(self._secret, msgspec.json.encode(bare, order="deterministic"), "sha256").hexdigest()
 
     def _write(self, file: Path, data: bytes) -> None:
-        atomic_write(file, data, hint="make room or set XDG_CACHE_HOME")
+        atomic_write(file, data, hint="free disk space or set XDG_CACHE_HOME")
 
 
 def _refuse_shared(folder: Path) -> None:
