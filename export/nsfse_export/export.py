@@ -204,9 +204,9 @@ def _dimensions(inputs: dict[str, Shape]) -> dict[str, dict[int, Any]]:
     dimensions: dict[str, Any] = {}
 
     def dimension(size: str) -> Any:
-        base, plus, more = size.partition("+")
-        known = dimensions.setdefault(base, torch.export.Dim(base))
-        return known + int(more) if plus else known
+        base, plus, offset = size.partition("+")
+        variable = dimensions.setdefault(base, torch.export.Dim(base))
+        return variable + int(offset) if plus else variable
 
     return {
         name: {axis: dimension(size) for axis, size in enumerate(shape) if isinstance(size, str)}
@@ -220,9 +220,9 @@ def _strip(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
     graph = model.graph
     del graph.value_info[:], graph.metadata_props[:]
-    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
+    for message in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        message.doc_string = ""
+        del message.metadata_props[:]
 
 
 def _check_shapes(name: str, model: onnx.ModelProto, graph: Graph) -> None:

@@ -1,7 +1,7 @@
 """The four graphs of a bundle as modules for export.
 
-They call the model's own modules. Two parts are replaced in a copy: recurrent units by the ONNX operator, which takes
-each row's length, and the adaptive boundaries by their final values.
+They call the model's own modules. Two parts are replaced in a copy. Recurrent units become the ONNX operator, which
+takes each row's length; adaptive boundaries become their final values.
 """
 
 import copy

@@ -18,10 +18,18 @@ _STATISTICS = {"mu_p": "μ₊", "sd_p": "σ₊", "mu_n": "μ₋", "sd_n": "σ₋
 
 
 def training_scores(run: Path, which: str) -> dict[str, Any]:
-    """Return the validation entry of metrics.jsonl that belongs to the `last` or `best` weights; {} where none is.
+    """Return the validation scores of a run's weights.
 
-    Its boundaries are left out: the manifest has those of the weights themselves. Raises IntegrityError for a line that
-    is not JSON.
+    Args:
+        run: Folder of the run, with metrics.jsonl.
+        which: The `last` or the `best` weights.
+
+    Returns:
+        The entry of metrics.jsonl that belongs to them; {} where none does. Its boundaries are left out: the manifest
+        has those of the weights themselves.
+
+    Raises:
+        IntegrityError: A line is not JSON.
     """
     path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
@@ -162,12 +170,12 @@ def _shapes(shapes: Mapping[str, Shape]) -> str:
 
 
 def _agreement(verified: Mapping[str, Any]) -> str:
-    least, most, same = (verified[key] for key in ("least_cosine", "greatest_difference", "same_top_10"))
-    by_numpy = f" and {most['numpy']:.1e} (numpy)" if "numpy" in most else ""
+    cosines, differences, same = (verified[key] for key in ("least_cosine", "greatest_difference", "same_top_10"))
+    by_numpy = f" and {differences['numpy']:.1e} (numpy)" if "numpy" in differences else ""
     return (
         f"Checked when exported, with {verified['queries']} queries in batches of "
         f"{', '.join(map(str, verified['batches']))} over {verified['gallery']} images: the least cosine of any row "
-        f"is {min(least.values()):.7f}, scores differ by at most {most['onnx']:.1e} (ONNX Runtime){by_numpy}, "
+        f"is {min(cosines.values()):.7f}, scores differ by at most {differences['onnx']:.1e} (ONNX Runtime){by_numpy}, "
         f"and the same ten images come first for {same['onnx']} queries."
     )
 

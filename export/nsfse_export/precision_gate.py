@@ -101,33 +101,33 @@ def reduce_bundle(
 
 @contextmanager
 def _runnable_on_cpu(folder: Path, manifest: Manifest) -> Iterator[Path]:
-    """Give the bundle `folder` in a form that a CPU can run: itself, or one that emulates its half type."""
+    """Yield the bundle `folder` in a form that a CPU can run: itself, or one that emulates its half type."""
     if manifest.precision not in HALF_TYPES:
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:
-        twin = Path(temporary)
-        write_file(twin / TOKENIZER, (folder / TOKENIZER).read_bytes())
+        runnable = Path(temporary)
+        write_file(runnable / TOKENIZER, (folder / TOKENIZER).read_bytes())
         for name, kind in manifest.graphs.items():
             data = (folder / f"{name}.onnx").read_bytes()
-            write_file(twin / f"{name}.onnx", emulate_half(data) if kind in HALF_TYPES else data)
-        write_manifest(twin, msgspec.structs.replace(manifest, precision="fp32"))
-        yield twin
+            write_file(runnable / f"{name}.onnx", emulate_half(data) if kind in HALF_TYPES else data)
+        write_manifest(runnable, msgspec.structs.replace(manifest, precision="fp32"))
+        yield runnable
 
 
 def compare(precision: str, reference: Evaluation, reduced: Evaluation) -> dict[str, Any]:
     """Return, for the manifest, the scores of both by protocol, with the protocol's version and sizes."""
     protocols = {}
-    for one, other in zip(reference.results, reduced.results, strict=True):
+    for original, lowered in zip(reference.results, reduced.results, strict=True):
         scores = {
-            metric: {"fp32": one.scores[metric], precision: other.scores[metric]}
+            metric: {"fp32": original.scores[metric], precision: lowered.scores[metric]}
             for metric in METRICS
-            if metric in one.scores
+            if metric in original.scores
         }
-        protocols[one.protocol.name] = {
-            "version": one.protocol.version,
-            "queries": one.scores["queries"],
-            "gallery": len(one.protocol.gallery),
+        protocols[original.protocol.name] = {
+            "version": original.protocol.version,
+            "queries": original.scores["queries"],
+            "gallery": len(original.protocol.gallery),
             **scores,
         }
     return {"verified": True, "most_points": MAX_POINTS[precision], "protocols": protocols}
@@ -144,15 +144,15 @@ def format_scores(precision: str, retrieval: Mapping[str, Any]) -> str:
 
 def check_recall(precision: str, retrieval: Mapping[str, Any]) -> None:
     """Raise IntegrityError where the R@10 of a protocol is further from float32's than `precision` may be."""
-    most, wrong = retrieval["most_points"], []
+    max_points, failures = retrieval["most_points"], []
     for name, protocol in retrieval["protocols"].items():
         before, after = protocol["R@10"].values()
-        if not round(abs(before - after), 4) <= most:  # a NaN is refused, too
-            wrong.append(f"{name} {before:.2f} → {after:.2f}")
-    if wrong:
+        if not round(abs(before - after), 4) <= max_points:  # a NaN is refused, too
+            failures.append(f"{name} {before:.2f} → {after:.2f}")
+    if failures:
         raise IntegrityError(
-            f"{precision} moves R@10 by more than {most} points ({', '.join(wrong)}); nothing was written: export in "
-            "another precision, or verify on more queries with --verify-on"
+            f"{precision} moves R@10 by more than {max_points} points ({', '.join(failures)}); nothing was written: "
+            "export in another precision, or verify on more queries with --verify-on"
         )
 
 

@@ -156,7 +156,15 @@ def build_engine(
 ) -> tuple[StoredEngine, bytes]:
     """Return the engine of an ONNX `graph` for `profiles`, and TensorRT's timing cache after it.
 
-    `trt` is the module tensorrt, or one of the same interface. Raises IntegrityError for a graph that it does not take.
+    Args:
+        trt: The module tensorrt, or one of the same interface.
+        graph: The ONNX graph.
+        profiles: By profile, the (min, opt, max) of each named dimension.
+        timings: TensorRT's timing cache before; b"" for none.
+        origin: The graph's file, for messages.
+
+    Raises:
+        IntegrityError: TensorRT does not take the graph.
     """
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     # TensorRT 11 only has strongly typed networks and ignores the flag.
@@ -187,13 +195,13 @@ def min_opt_max_shapes(tensor: Any, sizes: Mapping[str, ShapeRange]) -> list[tup
     A name is one of `sizes`, or one plus a number: `words + 16` is sixteen more than `words`.
     """
 
-    def size(axis: int, which: int) -> int:
+    def size(axis: int, bound: int) -> int:
         if tensor.shape[axis] != -1:
             return int(tensor.shape[axis])
-        name, _, more = tensor.get_dimension_name(axis).replace(" ", "").partition("+")
-        return sizes[name][which] + int(more or 0)
+        name, _, offset = tensor.get_dimension_name(axis).replace(" ", "").partition("+")
+        return sizes[name][bound] + int(offset or 0)
 
-    return [tuple(size(axis, which) for axis in range(len(tensor.shape))) for which in range(3)]
+    return [tuple(size(axis, bound) for axis in range(len(tensor.shape))) for bound in range(3)]
 
 
 def compare(reference: Scorer, candidate: Scorer, bundle: Bundle) -> dict[str, float]:

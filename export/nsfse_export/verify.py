@@ -60,16 +60,16 @@ class _Outputs:
 
 
 def draw_sample(image_size: tuple[int, int], tokenizer: bytes, max_words: int, gallery: int = 64) -> Sample:
-    """Draw images of coloured boxes, and texts of 1 ... `max_words` words of the tokenizer's vocabulary."""
+    """Draw images of coloured rectangles, and texts of 1 ... `max_words` words of the tokenizer's vocabulary."""
     random = np.random.default_rng(0)
     vocabulary = Tokenizer.from_buffer(tokenizer).get_vocab()
     words = sorted(word for word in vocabulary if word.isalnum()) or sorted(vocabulary)
     lengths = random.permutation(np.linspace(1, max_words, sum(BATCHES)).round().astype(int))
     texts = tuple(" ".join(random.choice(words, length)) for length in lengths)
-    return Sample(np.stack([_boxes(image_size, random) for _ in range(gallery)]), texts)
+    return Sample(np.stack([_rectangles(image_size, random) for _ in range(gallery)]), texts)
 
 
-def _boxes(size: tuple[int, int], random: np.random.Generator) -> Pixels:
+def _rectangles(size: tuple[int, int], random: np.random.Generator) -> Pixels:
     image = np.full((*size, 3), random.integers(0, 256, 3), np.uint8)
     for _ in range(random.integers(1, 6)):
         top, left = (random.integers(0, limit) for limit in size)
@@ -90,17 +90,17 @@ def verify(reference: Scorer, candidate: Scorer, head: HeadConstants | None, sam
     expected, actual = _outputs(reference, sample), _outputs(candidate, sample)
     cosines = {name: min(map(least_cosine, a, b)) for name, a, b in _rows(expected, actual)}
     weights = max(_difference(a, b) for a, b in _weights(expected, actual))
-    others, clear = {"onnx": actual.scores}, [np.ones(len(expected.gallery), bool) for _ in expected.queries]
+    candidates, clear = {"onnx": actual.scores}, [np.ones(len(expected.gallery), bool) for _ in expected.queries]
     if head is not None:
-        others["numpy"] = [score_pairs(query, expected.gallery, head) for query in expected.queries]
+        candidates["numpy"] = [score_pairs(query, expected.gallery, head) for query in expected.queries]
         clear = [boundary_margin(query, expected.gallery, head) > STEP for query in expected.queries]
-    differences = {name: _score_difference(expected.scores, scores, clear) for name, scores in others.items()} | {
+    differences = {name: _score_difference(expected.scores, scores, clear) for name, scores in candidates.items()} | {
         "words": max(
             _difference(a.word_scores, b.word_scores) for a, b in zip(expected.scores, actual.scores, strict=True)
         ),
         "weights": weights,
     }
-    same = {name: sum(map(_same_top, expected.scores, scores, clear)) for name, scores in others.items()}
+    same = {name: sum(map(_same_top, expected.scores, scores, clear)) for name, scores in candidates.items()}
     _refuse(cosines, differences, same, len(expected.queries))
     return {
         "batches": list(BATCHES),
@@ -116,9 +116,9 @@ def verify(reference: Scorer, candidate: Scorer, head: HeadConstants | None, sam
 
 def _outputs(scorer: Scorer, sample: Sample) -> _Outputs:
     targets, sentences, queries = [], [], []
-    for part in _batches(sum(BATCHES)):
-        encoded = scorer.encode_images(sample.images[part])
-        texts = sample.texts[part]
+    for batch in _batches(sum(BATCHES)):
+        encoded = scorer.encode_images(sample.images[batch])
+        texts = sample.texts[batch]
         targets.append(encoded)
         sentences.append(scorer.sentence(texts))
         queries += scorer.compose(encoded, texts)
@@ -178,25 +178,25 @@ def _difference(a: Floats, b: Floats) -> float:
 
 
 def _score_difference(a: Sequence[PairScores], b: Sequence[PairScores], clear: Sequence[NDArray[np.bool_]]) -> float:
-    return max(_difference(x.score[on], y.score[on]) for x, y, on in zip(a, b, clear, strict=True))
+    return max(_difference(x.score[mask], y.score[mask]) for x, y, mask in zip(a, b, clear, strict=True))
 
 
 def _same_top(a: PairScores, b: PairScores, clear: NDArray[np.bool_]) -> bool:
     """Return whether both rank the same images first; ties count as the same."""
-    truth, other = a.score[clear], b.score[clear]
-    best = np.sort(truth)[::-1][:TOP_K]
-    return bool(np.abs(best - truth[np.argsort(-other, kind="stable")][:TOP_K]).max(initial=0.0) <= TIE)
+    expected, actual = a.score[clear], b.score[clear]
+    best = np.sort(expected)[::-1][:TOP_K]
+    return bool(np.abs(best - expected[np.argsort(-actual, kind="stable")][:TOP_K]).max(initial=0.0) <= TIE)
 
 
 def _refuse(cosines: dict[str, float], differences: dict[str, float], same: dict[str, int], queries: int) -> None:
     # Written so that a NaN is refused, too.
-    wrong = [f"cosine of {name} {value:.6f}" for name, value in cosines.items() if not value >= LEAST_COSINE]
-    wrong += [f"{name} apart by {value:.2g}" for name, value in differences.items() if not value <= MAX_DIFFERENCE]
-    wrong += [
+    failures = [f"cosine of {name} {value:.6f}" for name, value in cosines.items() if not value >= LEAST_COSINE]
+    failures += [f"{name} apart by {value:.2g}" for name, value in differences.items() if not value <= MAX_DIFFERENCE]
+    failures += [
         f"{name} has the same top {TOP_K} for {n} of {queries} queries" for name, n in same.items() if n < queries
     ]
-    if wrong:
+    if failures:
         raise IntegrityError(
-            f"the export does not agree with torch ({', '.join(wrong)}); nothing was written: "
+            f"the export does not agree with torch ({', '.join(failures)}); nothing was written: "
             "try other versions of torch and onnxruntime, or report it"
         )

@@ -120,14 +120,14 @@ def write_random_clip_run(run: Path, dim: int, cells: int) -> Path:
 
 def query_text(bundle: Bundle) -> str:
     """Return TEXT, or three words of the model's vocabulary where it knows none of it."""
-    known = [
+    vocabulary = [
         word
         for word in json.loads(bundle.read(TOKENIZER))["model"].get("vocab", {})
         if isinstance(word, str) and word.isalpha()
     ]
-    if not known or set(TEXT.split()) & {word.removesuffix("</w>") for word in known}:
+    if not vocabulary or set(TEXT.split()) & {word.removesuffix("</w>") for word in vocabulary}:
         return TEXT
-    return " ".join(islice(known, 3))
+    return " ".join(islice(vocabulary, 3))
 
 
 def clustered_vectors(size: int, dim: int, random: np.random.Generator, *, independent: bool = False) -> Floats:

@@ -52,21 +52,21 @@ def _parts(parts: Mapping[str, Any]) -> str:
     return f"{markdown_table(['part', 'way', 'ms', 'faster', 'floor, ms'], rows)}\n\n{note}"
 
 
-def _whole(whole: Mapping[str, Any]) -> str:
+def _whole(report: Mapping[str, Any]) -> str:
     rows = []
-    for way, value in whole["ways"].items():
+    for way, value in report["ways"].items():
         laps = ", ".join(f"{name} {ms:g}" for name, ms in value.get("laps", {}).items() if name != "total")
         tails = [f"{value[tail]:g}" if tail in value else "" for tail in ("p50", "p95", "p99")]
         rows.append([way, f"{value['ms']:g}", f"{value['times_faster']:.2f}×", *tails, laps])
-    note = f"Whole queries over {whole['images']} images, {whole['candidates']} re-ranked, in ms:"
+    note = f"Whole queries over {report['images']} images, {report['candidates']} re-ranked, in ms:"
     names = ["query", "in turns", "faster", "p50", "p95", "p99", "of which"]
     base = "The loop of PyTorch encodes its image each time, and pads the text of a CLIP to all positions."
     return f"{note}\n\n{markdown_table(names, rows)}\n\n{base}"
 
 
-def _cold(cold: Mapping[str, Any]) -> str:
-    rows = [[way, f"{value['seconds']:g}", f"{value['peak_mb']:g}"] for way, value in cold["ways"].items()]
-    note = f"A process for one query, over {cold['images']} images:"
+def _cold(report: Mapping[str, Any]) -> str:
+    rows = [[way, f"{value['seconds']:g}", f"{value['peak_mb']:g}"] for way, value in report["ways"].items()]
+    note = f"A process for one query, over {report['images']} images:"
     return f"{note}\n\n{markdown_table(['process', 's', 'peak MB'], rows)}"
 
 

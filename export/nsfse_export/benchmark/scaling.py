@@ -19,7 +19,7 @@ from nsfse_runtime.errors import UsageError
 from nsfse_runtime.images.decode import decode_image, fit_image, load_image
 from nsfse_runtime.types import RankingMode
 
-# A process counts the memory of the one that started it as its own peak, so that it is started by a small one.
+# A process counts the memory of the one that started it as its own peak, so a small process starts it.
 _STARTER = """
 import json, resource, subprocess, sys, time
 started = time.perf_counter()
@@ -78,12 +78,12 @@ def bulk(setting: Setting, photos: Path) -> dict[str, Any]:
             pixels = [load_image(path, setting.torch.image_size) for path in paths[start : start + 16]]
             setting.torch.encode_images(np.stack(pixels))
 
-    ours, theirs = len(ids) / span, len(paths) / seconds(loop)
+    rate, torch_rate = len(ids) / span, len(paths) / seconds(loop)
     return {
         "images": len(ids),
-        "images_per_second": round(ours, 1),
-        "torch_images_per_second": round(theirs, 1),
-        "times_faster": round(ours / theirs, 2),
+        "images_per_second": round(rate, 1),
+        "torch_images_per_second": round(torch_rate, 1),
+        "times_faster": round(rate / torch_rate, 2),
     }
 
 
@@ -97,12 +97,12 @@ def growth(setting: Setting, sizes: Sequence[int]) -> dict[str, dict[str, dict[f
         "megapixels of a JPEG": ((0.25, 1, 4, 12), partial(_by_megapixels, setting)),
     }
     measured: dict[str, dict[str, dict[float, float]]] = {}
-    for title, (values, acts_at) in curves.items():
+    for title, (values, variants_of) in curves.items():
         for value in values:
             if setting.out_of_time(f"{title}: {value:g}"):
                 continue
             share = value if title.endswith("each") else 1
-            for line, times in interleaved(acts_at(value), max(3, setting.rounds // 2)).items():
+            for line, times in interleaved(variants_of(value), max(3, setting.rounds // 2)).items():
                 median = round(statistics.median(times) / share, 3)
                 measured.setdefault(title, {}).setdefault(line, {})[value] = median
     return measured

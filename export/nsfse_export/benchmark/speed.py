@@ -51,8 +51,8 @@ class PaddedScorer(TorchScorer):
 
     def _text(self, texts: Sequence[str]) -> tuple[Any, Any, Any]:
         ids, mask = self.tokenizer.encode(texts)
-        more = ((0, 0), (0, self.model.config.max_words - ids.shape[1]))
-        padded, padded_mask = self._tensor(np.pad(ids, more)), self._tensor(np.pad(mask, more))
+        padding = ((0, 0), (0, self.model.config.max_words - ids.shape[1]))
+        padded, padded_mask = self._tensor(np.pad(ids, padding)), self._tensor(np.pad(mask, padding))
         with torch.inference_mode():
             return *self.model.encode_text(padded, padded_mask), padded_mask
 
@@ -70,10 +70,26 @@ def measure(
     cells: int = 4,
     report_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure the model of `run`, by default a CLIP ViT-B/32 of random weights; write speed.md, .json, .svg in `out`.
+    """Measure a model's speed, and write speed.md, speed.json and speed.svg.
 
-    `dim` and `cells` are the default model's; `photos` is a folder to index. What is not begun after `minutes` is left
-    out and named. Raises UsageError (sizes, photos), OutputError, and what an export raises.
+    Args:
+        out: Folder to write into.
+        run: Folder of the run; by default a CLIP ViT-B/32 of random weights.
+        rounds: Rounds of each measurement.
+        minutes: What is not begun after so many is left out, and named.
+        sizes: Numbers of images of the galleries.
+        photos: A folder to index; None for none.
+        compiled: Whether torch.compile is measured.
+        dim: The default model's dimension.
+        cells: The default model's cells on each side of its grid.
+        report_progress: Called with each step.
+
+    Returns:
+        The report, as in speed.json.
+
+    Raises:
+        UsageError: `sizes` or `photos` cannot be measured.
+        OutputError: `out` cannot be written. An export's errors pass through.
     """
     check_sizes(list(sizes))
     if photos:
@@ -169,8 +185,12 @@ def parts(setting: Setting, gflops: float, compiled: bool = False) -> dict[str, 
             variants["torch.compile"] = _compiled(setting, pixels[: int(name.rsplit(" ", 1)[1])])
         with FlopCounterMode(display=False) as counter:
             act(setting.torch)
-        floor = round(counter.get_total_flops() / gflops / 1e6, 2)
-        measured[name] = {"base": base, "floor_ms": floor, "ways": ratios(interleaved(variants, setting.rounds), base)}
+        floor_ms = round(counter.get_total_flops() / gflops / 1e6, 2)
+        measured[name] = {
+            "base": base,
+            "floor_ms": floor_ms,
+            "ways": ratios(interleaved(variants, setting.rounds), base),
+        }
     return measured
 
 

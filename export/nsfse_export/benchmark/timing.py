@@ -22,8 +22,8 @@ Act = Callable[[], object]
 def machine() -> dict[str, Any]:
     """Return what the figures depend on: processor, threads, load, versions, and the ceilings as measured by numpy."""
     random = np.random.default_rng(0)
-    square, large = random.random((1536, 1536), np.float32), np.ones(1 << 26, np.float32)
-    product = min(seconds(lambda: square @ square) for _ in range(5))
+    matrix, large = random.random((1536, 1536), np.float32), np.ones(1 << 26, np.float32)
+    product = min(seconds(lambda: matrix @ matrix) for _ in range(5))
     read = min(seconds(large.sum) for _ in range(5))
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
         "threads": cpu_threads(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "versions": {name: version for name in PACKAGES if (version := installed_version(name))},
-        "gflops": round(2 * len(square) ** 3 / product / 1e9, 1),
+        "gflops": round(2 * len(matrix) ** 3 / product / 1e9, 1),
         "gb_per_second_one_thread": round(large.nbytes / read / 1e9, 1),
     }
 
