@@ -1,8 +1,8 @@
 """What `benchmarks/gpu.py --trt` runs: serving in PyTorch, ONNX Runtime and TensorRT, side by side in one process.
 
 Four parts: image encoders of CLIP's sizes, stage 1 against the memory's bandwidth, re-ranking, a whole query.
-Weights, images and galleries are random. Every time is from arrays in the host's memory to arrays in the host's
-memory, the median of interleaved rounds; what does not run here is a row with its reason.
+Weights, images and galleries are random. Times are medians of interleaved rounds, from arrays in the
+host's memory to arrays in the host's memory. What does not run here is a row with its reason.
 """
 
 import io

@@ -4,8 +4,8 @@
 
 MODEL is a bundle whose images have a grid. It runs all test queries of one edit that names what must be there, in their
 first phrasing. In the right answer, take the cell where the word's heatmap is greatest. Does it touch the part, and
-does the part fill a tenth of it? A random cell is the baseline. The part is what changes when the image is drawn with
-another value of the attribute: collar, sleeve or background alone; for any other attribute the whole product.
+does the part fill a tenth of that cell? A random cell is the baseline. The part is what changes when the image is drawn
+with another value of the attribute: collar, sleeve or background alone; else the whole product.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def part_of(source: DrawnSource, item: str, attribute: str, size: tuple[int, int
 def pointed(
     scorer: Any, images: EncodedImages, query: EvalQuery, part: NDArray[np.bool_], grid: tuple[int, int]
 ) -> tuple[float, ...] | None:
-    """Return the share of edit words whose maximum touches the part, or has a tenth of it; then both of all cells."""
+    """Return the share of edit words whose best cell touches the part, or is a tenth of it; then of all cells."""
     (rows, columns), (height, width) = grid, part.shape
     covered = part.reshape(rows, height // rows, columns, width // columns).mean((1, 3)).ravel()
     reference, answer = (images.targets(images.rows_of([item])) for item in (query.reference, query.targets[0]))

@@ -141,5 +141,5 @@ def test_without_a_home_folder_there_is_one_line(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no home")
 
     monkeypatch.setattr("platformdirs.user_cache_path", fail)
-    with pytest.raises(OutputError, match="no home folder to keep a cache in; set XDG_CACHE_HOME"):
+    with pytest.raises(OutputError, match="no home folder for a cache; set XDG_CACHE_HOME"):
         cache_folder()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, OutputError, UsageError, VersionError
+from nsfse_runtime.inference import cuda
 from nsfse_runtime.inference.cuda import CudaMemory, Gpu, gpu, load_tensorrt
 from nsfse_runtime.inference.manifest import Manifest
-from nsfse_runtime.inference.tensorrt import cuda
 from nsfse_runtime.inference.tensorrt.cache import (
     PROFILES,
     EngineCache,
