@@ -10,7 +10,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nsfse.open import conditions
+from nsfse.cli.arguments import conditions
 from nsfse_runtime.errors import NsfseError, UsageError
 from nsfse_runtime.inference.manifest import Manifest, read_manifest, write_manifest
 from nsfse_runtime.inference.onnx_graphs import product_graph

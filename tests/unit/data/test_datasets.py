@@ -327,10 +327,10 @@ def test_official_captions_joined_as_clip4cir_does():
 
 
 @official
-def test_official_annotations_give_the_official_counts_without_a_image():
+def test_official_annotations_give_the_official_counts_without_an_image():
     for source in (FashionIQ(ANNOTATIONS / "fashioniq"), CIRR(ANNOTATIONS / "cirr")):
         report = source.check()
-        wrong = [key for key in report.differing if not key.endswith(".images")]
+        wrong = [key for key in report.differing if not key.endswith(".found")]
         assert wrong == ([] if source.name == "fashioniq" else ["train.queries"])
         assert report_json(report)["counts"]["val.listed" if source.name == "cirr" else "dress.val.queries"]["found"]
         assert not report.ok

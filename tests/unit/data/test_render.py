@@ -60,7 +60,7 @@ def test_any_size_shows_the_product(size):
     assert red.sum() > 0.1 * min(size) ** 2
 
 
-def test_a_image_takes_no_multiple_of_the_time_it_should():
+def test_an_image_takes_no_multiple_of_the_time_it_should():
     """3 ms are the aim and the research log has the figure; here only what no slow machine explains fails."""
     paint(PLAIN, 0, (64, 64))
     best = float("inf")

@@ -181,7 +181,7 @@ def test_references_outside_the_gallery_are_encoded_too():
     assert len(found.rankings[0].rows) == 8
 
 
-def test_a_image_that_cannot_be_read_stops_the_score():
+def test_an_image_that_cannot_be_read_stops_the_score():
     def images(ids):
         raise ImageError("3.jpg is damaged")
 
@@ -234,7 +234,7 @@ def test_modes_and_protocols_share_one_encoding():
     json.dumps(report, allow_nan=False)
 
 
-def test_protocols_without_a_image_are_named():
+def test_protocols_without_an_image_are_named():
     bare = EvaluationProtocol("bare", "1", (), (EvalQuery("3", ("5",), ("5",)),), missing=1, missing_ids=("5",))
     found = evaluate_source(NumberScorer(), NumberSource(), [bare, protocol(EvalQuery("3", ("5",), ("5",)))])
     assert found.skipped == ("bare",)

@@ -195,7 +195,7 @@ def test_images_become_unit_vectors_and_a_region_per_cell(narrow):
             NSFSE(settings(f'model.backbone="{backbone}"', "model.image_size=[64,80]").model, 20)
 
 
-def test_a_image_goes_without_some_channels_in_training_alone():
+def test_an_image_goes_without_some_channels_in_training_alone():
     tail = CellProjection((3, 5), settings("model.channel_dropout=0.5").model)
     seen = []
     tail.around.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -333,7 +333,7 @@ def test_settings_that_contradict_each_other_are_refused():
 
 
 @pytest.mark.parametrize("how", ["model.frozen_stages=-1", "train.backbone_lr_scale=0"])
-def test_a_frozen_trunk_runs_once_a_image_and_gives_the_same(narrow, resnet_file, how):
+def test_a_frozen_trunk_runs_once_an_image_and_gives_the_same(narrow, resnet_file, how):
     class Source:
         loaded: list[str] = []  # noqa: RUF012
 

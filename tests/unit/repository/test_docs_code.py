@@ -209,7 +209,11 @@ def test_the_form_of_an_answer_is_that_of_the_document(laid, monkeypatch, capsys
 
 def test_every_option_named_in_a_sentence_is_there():
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
-    known = {*OPTION.findall(sources + (ROOT / "docs" / "cli.md").read_text("utf-8")), "--nproc-per-node"}
+    known = {
+        *OPTION.findall(sources + (ROOT / "docs" / "cli.md").read_text("utf-8")),
+        "--nproc-per-node",
+        "--test",
+    }  # torchrun, node
     for page in PAGES:
         spans = re.findall(r"`[^`\n]+`", FENCE.sub("", page.read_text("utf-8")))
         unknown = {option for span in spans for option in OPTION.findall(span)} - known

@@ -11,7 +11,7 @@ import pytest
 
 from tests.galleries import save_image, save_images
 
-ARCHIVE = Path(os.environ.get("NSFSE_BAD_IMAGES", Path(__file__).parents[3] / "../shared/data/bad-decode.tar.gz"))
+ARCHIVE = Path(os.environ.get("NSFSE_BAD_IMAGES", Path(__file__).parents[3] / "../shared/data/bad-images.tar.gz"))
 pytestmark = pytest.mark.skipif(not ARCHIVE.exists(), reason=f"no malformed images at {ARCHIVE} (set NSFSE_BAD_IMAGES)")
 
 CHILD = """

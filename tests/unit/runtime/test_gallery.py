@@ -142,7 +142,7 @@ def test_bad_files_are_listed_with_their_reason_and_not_tried_again(
     assert [name for name, _ in gallery.failures()] == ["empty.jpg", "notes.txt"]
 
 
-def test_a_image_that_goes_bad_leaves_the_gallery(gallery: Gallery, photos: Path) -> None:
+def test_an_image_that_goes_bad_leaves_the_gallery(gallery: Gallery, photos: Path) -> None:
     (photos / "shelf00/item0001.png").write_bytes(b"overwritten")
     report = gallery.sync(photos)
     assert [name for name, _ in report.failed] == ["shelf00/item0001.png"]

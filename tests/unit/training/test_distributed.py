@@ -133,7 +133,7 @@ def test_sync_batch_norm_is_torchs_own():
         dist.destroy_process_group()
 
 
-def test_a_image_is_augmented_alike_whoever_does_it():
+def test_an_image_is_augmented_alike_whoever_does_it():
     pixels = torch.randint(0, 256, (7, 12, 8, 3), dtype=torch.uint8)
 
     def augmented(rows):
