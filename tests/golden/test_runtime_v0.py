@@ -4,16 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime")
 
 from nsfse.cli import app
-from nsfse_runtime import Gallery
-from nsfse_runtime.images.decode import load_image
-from nsfse_runtime.inference.bundle import Bundle
-from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
 HERE = Path(__file__).parent
 IMAGES, V0 = HERE / "images", HERE / "v0"
@@ -64,30 +59,20 @@ def steady(answer):
     return {key: value for key, value in answer.items() if key not in ("schema_version", "timings_ms", "notes")}
 
 
-def assert_same(answer, recorded, exact, where="answer"):
-    """Hold an answer against the recorded one: numbers to the last digit where `exact`, else within 1e-5."""
+def assert_same(answer, recorded, where="answer"):
+    """Hold an answer against the recorded one; numbers within 1e-5, since kernels round in their own ways."""
     if isinstance(recorded, dict):
         assert answer.keys() == recorded.keys(), where
         for key, value in recorded.items():
-            assert_same(answer[key], value, exact, f"{where}.{key}")
+            assert_same(answer[key], value, f"{where}.{key}")
     elif isinstance(recorded, list):
         assert len(answer) == len(recorded), where
         for position, value in enumerate(recorded):
-            assert_same(answer[position], value, exact, f"{where}[{position}]")
-    elif isinstance(recorded, float) and not exact:
+            assert_same(answer[position], value, f"{where}[{position}]")
+    elif isinstance(recorded, float):
         assert answer == pytest.approx(recorded, rel=1e-5, abs=1e-5), where
     else:
         assert answer == recorded, where
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory):
-    """Whether this machine computes as that of the record did: the same image gives the same vector, bit by bit."""
-    place = shutil.copytree(V0, tmp_path_factory.mktemp("kernel") / "v0")
-    scorer = OnnxScorer(Bundle.open(place / "bundle"), threads=1)
-    with Gallery.open(place / "gallery", scorer) as gallery:
-        pixels = np.stack([load_image(IMAGES / name, scorer.image_size) for name in gallery.snapshot.ids])
-        return np.array_equal(scorer.encode_images(pixels).vectors, gallery.snapshot.vectors)
 
 
 def test_the_recorded_files_are_small():
@@ -117,17 +102,17 @@ def test_indexing_the_same_images_again_encodes_nothing(copy, capsys):
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_queries_give_the_recorded_answers(copy, capsys, exact, name):
+def test_queries_give_the_recorded_answers(copy, capsys, name):
     index_again(capsys)
     # Files from outside the gallery's folder, as they were then: such an image is encoded, not looked up.
     files = str(shutil.copytree(IMAGES, copy / "files"))
     command = [OPTIONS.get(part, part).replace("{pictures}", files) for part in ANSWERS[name]["command"]]
-    assert_same(steady(run(capsys, *command)), steady(renamed(ANSWERS[name]["answer"])), exact)
+    assert_same(steady(run(capsys, *command)), steady(renamed(ANSWERS[name]["answer"])))
 
 
-def test_queries_by_id_need_no_folder(copy, capsys, exact):
+def test_queries_by_id_need_no_folder(copy, capsys):
     answer = run(capsys, *ANSWERS["by-id"]["command"])
     recorded = renamed(ANSWERS["by-id"]["answer"])
     for hit in (*answer["hits"], *recorded["hits"]):
         hit["path"] = Path(hit["path"]).name
-    assert_same(steady(answer), steady(recorded), exact)
+    assert_same(steady(answer), steady(recorded))
