@@ -153,8 +153,8 @@ def _train(
     state, note = load_state(run.folder)
     model = _make_model(run, state)
     extract = feature_extractor(model, config)
-    room = config.train.cache_gb * 2**30
-    images = ImageCache(run.source, config.model.image_size, room, config.train.workers, extract, feature_cache)
+    cache_bytes = config.train.cache_gb * 2**30
+    images = ImageCache(run.source, config.model.image_size, cache_bytes, config.train.workers, extract, feature_cache)
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(

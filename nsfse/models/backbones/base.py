@@ -76,7 +76,7 @@ class Backbone(ABC):
 
     def load_weights(self, images: ImageEncoder, texts: TextEncoder, weights: str) -> None:
         """Fill both encoders from `weights`, the value of model.weights. Raises NotFoundError, DataError and others."""
-        raise NotImplementedError(f"the {self.name} backbone has no weights to read")
+        raise DataError(f"model.weights: the {self.name} backbone has none to read; choose another model.backbone")
 
     def narrowest_channels(self, config: ModelConfig) -> int:
         """Return the channels that decide whether oneDNN is safe (nsfse.training.workarounds)."""

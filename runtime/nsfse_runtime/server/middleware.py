@@ -5,6 +5,7 @@ All decisions are made from the head of a request, before its body is read.
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -28,7 +29,7 @@ _SECURITY_HEADERS = {
 }
 
 
-class HTTPMiddleware:
+class HTTPMiddleware(ABC):
     """Base of the middleware for HTTP requests; the lifespan passes by."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,9 +39,9 @@ class HTTPMiddleware:
         """Handle a request of HTTP, and pass on all else."""
         await (self.handle if scope["type"] == "http" else self.app)(scope, receive, send)
 
+    @abstractmethod
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to `app`, or reply."""
-        raise NotImplementedError
 
 
 class CheckMiddleware(HTTPMiddleware):
@@ -51,9 +52,9 @@ class CheckMiddleware(HTTPMiddleware):
         self.check(scope, Headers(scope=scope))
         await self.app(scope, receive, send)
 
+    @abstractmethod
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise HTTPError for a request that is not allowed."""
-        raise NotImplementedError
 
 
 class RequestIdMiddleware(HTTPMiddleware):
