@@ -13,6 +13,7 @@ from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, Pixels, Train
 from nsfse.data.datasets.catalogue_options import CatalogueOptions
 from nsfse.data.datasets.catalogue_triplets import NEGATED, CalibrationView, Rows, Schema, TripletSampler
 from nsfse.data.datasets.file_index import broken_images, scan
+from nsfse.data.datasets.free_texts import FreeTexts, interleaved, read_free_texts
 from nsfse.data.datasets.items import MISSING_VALUES, RESERVED, ItemTable, read_items
 from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource
 from nsfse.data.text.category_edits import category_edits
@@ -52,6 +53,7 @@ class CatalogueSource:
         calibration_rows = _held_out_rows(rows, group, options.calibration_ratio)
         self._rows: Rows = {item: row for item, row in rows.items() if item not in calibration_rows}
         self.titles = _titles(self._rows, options.title)
+        self._texts = self._free_texts(options)
         self._sampler = TripletSampler(self._rows, schema, options)
         self._calibration = (
             CalibrationView(calibration_rows, self._rows, schema, options) if options.calibration_ratio else None
@@ -71,8 +73,24 @@ class CatalogueSource:
         return tuple(item for item in self._table.of_split(split) if item in self.images)
 
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
-        """Return the epoch's triplets: fresh pairs and texts, both directions of a pair side by side."""
-        return self._sampler.triplets(epoch)
+        """Return the epoch's triplets: fresh pairs and texts, both directions of a pair side by side.
+
+        A share of `text_ratio` has a free text; these have no `word_labels`.
+        """
+        options = self._options
+        free = round(options.text_ratio * options.triplets)
+        made = self._sampler.triplets(epoch, options.triplets - free)
+        return interleaved(made, self._texts.triplets(epoch, free), f"{options.seed}/{epoch}") if free else made
+
+    @property
+    def training_texts(self) -> tuple[str, ...]:
+        """Every free text that training may use."""
+        return self._texts.all
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What training leaves out, a line each."""
+        return self._texts.left_out
 
     def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the protocols of the folder's queries.jsonl; empty where there is none."""
@@ -99,6 +117,7 @@ class CatalogueSource:
             return ()
         known = {item: {name: self._table.rows[item][name] for name in self.columns} for item in gallery}
         known = {item: values for item, values in known.items() if MISSING_VALUES.isdisjoint(values.values())}
+        known = {item: values for item, values in known.items() if values[column] not in self._options.unnamed_values}
         return category_edits(known, column, (), self._templates, count)
 
     def check(self) -> CheckReport:
@@ -110,6 +129,13 @@ class CatalogueSource:
         broken = broken_images(list(self.images.values()), index, self._table.dead)
         note = f"attributes: {', '.join(self.columns)}"
         return CheckReport(self.name, counts, expected, self.missing, broken, (note,), (), index.skipped)
+
+    def _free_texts(self, options: CatalogueOptions) -> FreeTexts:
+        """Return the free texts of training images; none where no triplet has one."""
+        if not options.text_ratio:
+            return FreeTexts((), options.seed)
+        texts = read_free_texts(self._folder / options.texts, self._table, options.split, options.held_out_voices)
+        return FreeTexts(texts, options.seed, self._rows)
 
     def _training_ids(self, split: str) -> tuple[str, ...]:
         """Return the ids of the training split; all where the table names no splits."""

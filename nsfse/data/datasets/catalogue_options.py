@@ -17,6 +17,8 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Where images are when not in `images/` of the folder."""
     attributes: Sequence[str] | None = None
     """Columns that an edit leaves unchanged when it does not name them; by default every column of few values."""
+    unnamed_values: Sequence[str] = ()
+    """Values of attributes that no edit requests, such as `-` where there is nothing to name."""
     group: str | None = "group"
     """Column that names products; images of one product are its variants."""
     title: str | None = "title"
@@ -46,6 +48,12 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Share of edits that name what is not wanted ("not red")."""
     calibration_ratio: float = 0.0
     """Share of products held out of training, to fit score weights and confidence to."""
+    texts: str = ""
+    """JSONL file of free texts for pairs of training images (docs/catalogue.md)."""
+    text_ratio: float = 0.0
+    """Share of triplets with a free text; the others are edits made of attributes."""
+    held_out_voices: Sequence[str] = ()
+    """Voices whose free texts training leaves out."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number out of its range."""
@@ -56,6 +64,8 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             )
         if not 0 <= self.recolour_prob < 1:
             raise UsageError("recolour_prob is a share of all triplets: from 0 to less than 1")
-        shares = (self.augment_prob, self.negation_ratio)
+        shares = (self.augment_prob, self.negation_ratio, self.text_ratio)
         if not (all(0 <= share <= 1 for share in shares) and 0 <= self.calibration_ratio < 1):
-            raise UsageError("augment_prob, negation_ratio and calibration_ratio are shares, from 0 to 1")
+            raise UsageError("augment_prob, negation_ratio, calibration_ratio and text_ratio are shares, from 0 to 1")
+        if self.text_ratio and not self.texts:
+            raise UsageError("text_ratio is a share of free texts, and none are given; name their file (texts)")

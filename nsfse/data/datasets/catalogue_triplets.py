@@ -54,14 +54,15 @@ class TripletSampler:
 
     def __init__(self, rows: Rows, schema: Schema, options: CatalogueOptions) -> None:
         self._rows, self._schema, self._options = rows, schema, options
+        self._unnamed = MISSING_VALUES.union(options.unnamed_values)
         self._samplers = self._pair_samplers()
         self._coloured = self._items_of_colour() if options.recolour_prob else []
 
-    def triplets(self, epoch: int) -> list[TrainingTriplet]:
-        """Return the epoch's triplets: fresh pairs and texts, both directions of a pair side by side."""
+    def triplets(self, epoch: int, count: int) -> list[TrainingTriplet]:
+        """Return `count` triplets of an epoch: fresh pairs and texts, both directions of a pair side by side."""
         options = self._options
         rng = np.random.default_rng([4, options.seed, epoch])
-        pairs = -(-options.triplets // 2)
+        pairs = -(-count // 2)
         recoloured = round(options.recolour_prob * pairs)
         shares = np.array([share for share, _, _ in self._samplers])
         counts = rng.multinomial(pairs - recoloured, shares / shares.sum()).tolist()
@@ -79,7 +80,7 @@ class TripletSampler:
             kind, pair = drawn[index]
             triplets.append(self._triplet(kind, pair, 0, chances[:2], augmenter))
             triplets.append(self._triplet(kind, pair, 1, chances[2:], augmenter))
-        return triplets[: options.triplets]
+        return triplets[:count]
 
     def _triplet(
         self, kind: str, pair: ItemPair, start: int, chances: Sequence[float], augmenter: TextAugmenter
@@ -116,7 +117,7 @@ class TripletSampler:
         column = next((name for name in columns if kinds.get(name.lower()) == "colour"), None)
         if column is None:
             raise UsageError(f"recolour_prob needs a colour among the attributes; there are: {', '.join(columns)}")
-        return [(item, column, row[column]) for item, row in self._rows.items() if row[column] not in MISSING_VALUES]
+        return [(item, column, row[column]) for item, row in self._rows.items() if row[column] not in self._unnamed]
 
     def _pair_samplers(self) -> list[tuple[float, str, PairSampler]]:
         """Return (share, kind, sampler) of everything that can be drawn; shares are relative."""
@@ -155,11 +156,11 @@ class TripletSampler:
         return [(share * weight / total, kind, sampler) for weight, sampler in samplers if weight > 0]
 
     def _groups(self, columns: tuple[str, ...], key: Callable[[Mapping[str, str]], Any]) -> list[AttributeGroup]:
-        """Return the items of each key by their values of `columns`; those with a missing value left out."""
+        """Return the items of each key by their values of `columns`; those with a value that has no name left out."""
         groups: dict[Any, dict[Value, list[str]]] = defaultdict(lambda: defaultdict(list))
         for item, row in self._rows.items():
             value = tuple(row[column] for column in columns)
-            if (shared := key(row)) not in MISSING_VALUES and not MISSING_VALUES.intersection(value):
+            if (shared := key(row)) not in MISSING_VALUES and not self._unnamed.intersection(value):
                 groups[shared][value].append(item)
         return [{value: tuple(items) for value, items in group.items()} for group in groups.values() if len(group) > 1]
 
@@ -187,12 +188,12 @@ class CalibrationView:
         others = list(training)[:: -(-len(training) // max(1, _CALIBRATION_GALLERY - len(calibration_rows)))]
         self._training = training
         self._rows = {**calibration_rows, **{item: training[item] for item in others}}
-        self._sampler = TripletSampler(self._rows, schema, options)
+        self._sampler, self._count = TripletSampler(self._rows, schema, options), count
 
     def protocol(self) -> EvaluationProtocol:
         """Return queries from and to products held out of training; other right answers come after these."""
         queries = []
-        for triplet in self._sampler.triplets(0):
+        for triplet in self._sampler.triplets(0, self._count):
             targets = tuple(sorted(triplet.targets, key=self._training.__contains__))
             if triplet.reference not in self._training and targets[0] not in self._training:
                 queries.append(replace(triplet.as_query(), targets=targets))

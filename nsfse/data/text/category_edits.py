@@ -49,7 +49,8 @@ def category_edits(
         wanted = {new} if kind == REPLACED else set(others)
         same = alike[_others(items[reference], column, free)]
         targets = tuple(item for item in same if items[item].get(column) in wanted)
-        text = templates.fill(next(texts[kind]), (_edit(column, kind, old, new),))
+        said = (templates.said(column, value) for value in (old, new))
+        text = templates.fill(next(texts[kind]), (_edit(column, kind, *said),))
         queries.append(EvalQuery(reference, (text,), targets, kind=kind))
     return tuple(queries)
 
@@ -60,7 +61,6 @@ def _others(values: Mapping[str, str], column: str, free: Collection[str]) -> tu
 
 
 def _edit(column: str, kind: str, old: str, new: str) -> Edit:
-    old, new = (value.lower().replace("_", " ") for value in (old, new))
     named = new if kind == REPLACED else old
     return Edit(column, kind, {"v": named, "a": named, "many": plural(named), "old": old}, tuple(named.split()))
 

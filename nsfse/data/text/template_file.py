@@ -117,7 +117,11 @@ def _read(tree: dict[str, Any], name: str, needed: Sequence[str]) -> TemplateSet
             raise ValueError(f"no kind {kind!r}{nearest} there are: {', '.join(FIELDS)}")
     read = {kind: _convert(table, kind) for kind, table in kinds.items()}
     templates = msgspec.convert({**tree, "name": name, "kinds": {}}, TemplateSet)
-    templates = msgspec.structs.replace(templates, kinds=read)
+    values = {
+        column.lower(): {value.lower(): said for value, said in names.items()}
+        for column, names in templates.values.items()
+    }
+    templates = msgspec.structs.replace(templates, kinds=read, values=values)
     for kind in needed:
         if kind not in templates.kinds:
             raise ValueError(f"lacks the table [kinds.{kind}], which this data set needs; copy it from another file")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from nsfse.data.text_files import Name
+
 DOUBLE = "double"
 """The kind of two edits at once; its fields are the phrases of the two."""
 WITH_ARTICLE = ("a", "amore")
@@ -62,14 +64,26 @@ class TemplateSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     columns: dict[str, str] = {}
+    values: dict[str, dict[str, Name]] = {}
+    """By column, what a customer calls a value of a table: "no sleeves" for the sleeve `none`. In small letters."""
     articles: Articles | None = None
     name: str = ""
     """`en`, or the file's name and the start of its digest: benchmarks in other words are other benchmarks."""
 
     def edit_to(self, column: str, value: str) -> Edit:
         """Return the edit that requests `value` in a table's `column`."""
-        words = value.lower().replace("_", " ")
-        return Edit(column, self.columns.get(column.lower(), "value"), {"v": words, "a": words}, tuple(words.split()))
+        words = self.said(column, value)
+        return Edit(
+            column,
+            self.columns.get(column.lower(), "value"),
+            {"v": words, "a": words},
+            tuple(words.replace("-", " ").split()),
+        )
+
+    def said(self, column: str, value: str) -> str:
+        """Return what a customer calls `value` of a table's `column`."""
+        value = value.lower()
+        return self.values.get(column.lower(), {}).get(value, value.replace("_", " "))
 
     def templates_for(self, edits: Sequence[Edit]) -> EditTemplates:
         """Return the templates of one or two edits."""
