@@ -112,6 +112,10 @@ class EvalQuery:
     """What must not be there, in words."""
     negative_images: tuple[str, ...] = ()
     """Images that the answer must not be like."""
+    background_only: tuple[str, ...] | None = None
+    """Images whose background has the requested colour and that do not have it themselves; None where not known."""
+    old_value_named: tuple[int, ...] = ()
+    """Positions of the texts that exclude a value of the reference by its name."""
 
     @property
     def is_simple(self) -> bool:

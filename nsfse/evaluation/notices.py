@@ -15,6 +15,11 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
         yield "; ".join(gap_parts(incomplete))
     for note in entry.get("odd_queries", ()):
         yield _queries(note, ODD, "")
+    if background := entry.get("background"):
+        yield from _background_line(background)
+    if named := entry.get("old_value_named"):
+        recalls = ", ".join(f"{name} {named[name]:.1f}" for name in ("R@1", "R@10"))
+        yield f"texts that exclude what the reference has by its name ({named['queries']} queries' worth): {recalls}"
     yield from _text_parts(entry)
 
 
@@ -53,6 +58,14 @@ def _queries(note: Mapping[str, Any], reasons: Mapping[str, tuple[str, str]], su
     rest = f" and {number - len(examples)} more" if number > len(examples) else ""
     reason = reasons[note["reason"]][number > 1]
     return f"{counted(number, 'query', 'queries')}{suffix}: {reason} ({'; '.join(examples)}{rest})"
+
+
+def _background_line(background: Mapping[str, Any]) -> Iterator[str]:
+    if wrong := background["wrong"]:
+        yield (
+            f"of {counted(wrong, 'wrong first hit')} of colour queries {background['percent']:.1f} % "
+            f"have the colour on the background alone (by chance {background['by_chance']:.1f} %)"
+        )
 
 
 def _text_parts(entry: Mapping[str, Any]) -> Iterator[str]:

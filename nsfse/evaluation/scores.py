@@ -8,6 +8,7 @@ import numpy as np
 
 from nsfse.data import EvaluationProtocol
 from nsfse.evaluation import metrics
+from nsfse.evaluation.background import background_watch
 from nsfse.evaluation.results import ProtocolResult, QueryRanking
 
 __all__ = ["category_means", "score_rankings", "split_category"]
@@ -50,9 +51,16 @@ def score_rankings(protocol: EvaluationProtocol, rankings: Sequence[QueryRanking
         scores |= _cirr_scores(rankings, targets, weights, scores)
     if any(ranking.query.soft for ranking in rankings):
         scores |= _soft_recalls(protocol, rankings, row_of, weights)
-    kinds = _scores_by_kind(rankings, ranks, hard_negatives, weights)
+    parts: dict[str, Any] = {
+        "kinds": _scores_by_kind(rankings, ranks, hard_negatives, weights),
+        "old_value_named": _scores_of(
+            [number for number, ranking in enumerate(rankings) if ranking.position in ranking.query.old_value_named],
+            *(rankings, ranks, hard_negatives, weights),
+        ),
+        "background": background_watch(rankings, row_of, targets, weights),
+    }
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in scores.items()}
-    return rounded | ({"kinds": kinds} if kinds else {})
+    return rounded | {name: part for name, part in parts.items() if part}
 
 
 def category_means(results: Sequence[ProtocolResult], categories: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -147,18 +155,31 @@ def _scores_by_kind(
     hard_negatives: Sequence[frozenset[int]],
     weights: metrics.Weights,
 ) -> dict[str, dict[str, float | None]]:
-    """Return kind of query → count, R@1, R@10 and hard-negative rate (None without hard negatives)."""
+    """Return kind of query → its scores (_scores_of)."""
     by_kind: dict[str, dict[str, float | None]] = {}
     for kind in sorted({ranking.query.kind for ranking in rankings} - {""}):
         members = [number for number, ranking in enumerate(rankings) if ranking.query.kind == kind]
-        member_weights = weights[members]
-        recalls = {f"R@{k}": round(metrics.recall_at_k(ranks[members], k, member_weights), 4) for k in (1, 10)}
-        negatives = [hard_negatives[number] for number in members]
-        orders = [rankings[number].rows for number in members]
-        rate = metrics.hard_negative_rate(orders, negatives, member_weights) if any(negatives) else None
-        by_kind[kind] = {
-            "queries": round(float(member_weights.sum())),
-            **recalls,
-            "hard_negative_rate": None if rate is None else round(rate, 4),
-        }
+        by_kind[kind] = _scores_of(members, rankings, ranks, hard_negatives, weights)
     return by_kind
+
+
+def _scores_of(
+    members: Sequence[int],
+    rankings: Sequence[QueryRanking],
+    ranks: metrics.Ranks,
+    hard_negatives: Sequence[frozenset[int]],
+    weights: metrics.Weights,
+) -> dict[str, float | None]:
+    """Return count, R@1, R@10 and hard-negative rate (None without hard negatives) of some rankings; {} of none."""
+    if not members:
+        return {}
+    member_weights = weights[members]
+    recalls = {f"R@{k}": round(metrics.recall_at_k(ranks[members], k, member_weights), 4) for k in (1, 10)}
+    negatives = [hard_negatives[number] for number in members]
+    orders = [rankings[number].rows for number in members]
+    rate = metrics.hard_negative_rate(orders, negatives, member_weights) if any(negatives) else None
+    return {
+        "queries": round(float(member_weights.sum())),
+        **recalls,
+        "hard_negative_rate": None if rate is None else round(rate, 4),
+    }

@@ -106,6 +106,32 @@ def test_kinds_are_told_apart():
     assert {kind: row["R@1"] for kind, row in found["kinds"].items()} == {"colour": 100.0, "negation": 0.0}
 
 
+def test_texts_that_name_the_old_value_are_scored_by_themselves():
+    found = scores(
+        EvalQuery("0", ("1", "2"), ("1",), old_value_named=(1,)), EvalQuery("0", ("3",), ("3",), old_value_named=(0,))
+    )
+    assert found["R@1"] == 75.0
+    named = found["old_value_named"]
+    assert (named["queries"], named["R@1"]) == (2, 66.6667), "1½ queries: a wrong half and a right one"
+    assert "old_value_named" not in scores(EvalQuery("0", ("1",), ("1",)))
+
+
+def test_wrong_first_hits_on_the_background_alone_are_counted():
+    def colour(text, target, background):
+        return EvalQuery("0", (text,), (target,), background_only=background)
+
+    found = scores(
+        colour("1", "1", ("2",)),  # right
+        colour("2", "1", ("2", "3", "0")),  # on the background
+        colour("3", "1", ()),  # wrong otherwise
+        EvalQuery("0", ("4",), ("5",)),  # no colour is requested
+    )["background"]
+    size = len(GALLERY) - 2  # without the reference and the answer
+    assert found == {"wrong": 2, "percent": 50.0, "by_chance": round(100 * (2 / size) / 2, 4)}
+    assert scores(colour("1", "1", ("2",)))["background"] == {"wrong": 0, "percent": None, "by_chance": None}
+    assert "background" not in scores(EvalQuery("0", ("1",), ("2",)))
+
+
 def test_missing_images_are_stamped_and_unanswerable_queries_left_out():
     gone = tuple(str(i) for i in range(8, 38))
     queries = [
