@@ -13,10 +13,16 @@ ROOT = Path(__file__).parents[1]
 HEAD = """\
 # Third-party notices
 
-nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code and no data of others: images, phrasings
-and models in it are the project's own, made by programs in it. What it needs is installed beside it, each package under
-its own licence, whose text it brings along. Written by `docs/write_notices.py` from the packages' own metadata; a test
+nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code of others: images, phrasings and models in
+it are the project's own, made by programs in it. What it needs is installed beside it, each package under its own
+licence, whose text it brings along. Written by `docs/write_notices.py` from the packages' own metadata; a test
 compares.
+
+## Annotations: wardrobe-1
+
+`nsfse/data/wardrobe` holds labels, queries and texts that were made for this project, under CC0 1.0
+(`nsfse/data/wardrobe/LICENSE`). They describe photos of the collection github.com/alexeygrigorev/clothing-dataset,
+commit 7ed86a9, which is under CC0 1.0, too. The photos are not here.
 """
 SERVING = """
 ## Serving: nsfse, and its extras cpu, serve and ann

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import nsfse
-from nsfse.cli.benchmark_commands import accuracy, check, draw, evaluate, reproduce, speed
+from nsfse.cli.benchmark_commands import accuracy, check, draw, evaluate, prepare, reproduce, speed
 from nsfse.cli.errors import report
 from nsfse.cli.gallery_commands import index, query, serve
 from nsfse.cli.help_commands import demo, doctor, info
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(help="Draw a data set, or check one.")
+data = typer.Typer(help="Draw a data set, prepare one, or check one.")
 bench = typer.Typer(help="Measure, and write tables.")
 
 
@@ -56,6 +56,7 @@ app.command()(doctor)
 app.command()(demo)
 app.add_typer(data, name="data")
 data.command()(draw)
+data.command()(prepare)
 data.command()(check)
 app.add_typer(bench, name="bench")
 bench.command()(accuracy)

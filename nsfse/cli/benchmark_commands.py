@@ -1,4 +1,4 @@
-"""Commands that score: evaluate, reproduce, data draw and check, bench accuracy and speed."""
+"""Commands that score: evaluate, reproduce, data draw, prepare and check, bench accuracy and speed."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -122,8 +122,25 @@ def draw(
     print_result({"folder": folder, **counts}, format_tree, as_json)
 
 
+def prepare(
+    name: Annotated[Literal["wardrobe"], typer.Argument(help="The data set: wardrobe.")],
+    clone: Annotated[Path, typer.Argument(help="A clone of the collection, or its folder of images.")],
+    out: Annotated[Path, typer.Argument(help="Where to write the query set.")],
+    as_json: Json = False,
+) -> None:
+    """Make a query set of the annotations in the package and of photos that are elsewhere (docs/wardrobe.md)."""
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.reports import prepared_text
+    from nsfse.data.prepare import prepare_wardrobe
+    from nsfse.progress import stages_bar
+
+    with stages_bar() as progress:
+        made = prepare_wardrobe(clone, out, progress)
+    print_result({"dataset": name, **asdict(made)}, prepared_text, as_json)
+
+
 def check(
-    name: Annotated[str, typer.Argument(help="The data set: fashioniq, cirr, fashion200k, shoes, queryset ...")],
+    name: Annotated[str, typer.Argument(help="The data set: fashioniq, cirr, fashion200k, shoes, wardrobe ...")],
     folder: Annotated[Path, typer.Argument(help="Its folder.")],
     images: ImagesOption = None,
     as_json: Json = False,

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 _SHOWN = 10
 """Names of files of one reason that the report of an index shows."""
 
+_NAMED = 3
+"""Names of photos of one reason that the report of a prepared set shows."""
+
 MARKS = {"matched": "+", "mismatched": "-", "silent": ""}
 NO_MATCH = "nothing here matches"
 EMPTY = {
@@ -47,6 +50,21 @@ def training_text(result: Mapping[str, Any]) -> str:
         return f"stopped; the same command continues {run}"
     scores = {name: item for name, item in result["metrics"].items() if isinstance(item, int | float)}
     return f"{format_tree(scores)}\nnext: nsfse export {run} -o BUNDLE"
+
+
+def prepared_text(made: Mapping[str, Any]) -> str:
+    """Return how many images a prepared set has, which photos it goes without, and what to do next."""
+    folder = printable(str(made["folder"]))
+    lines = [f"{made['images']} images are in {folder}"]
+    broken = [f"{item} ({reason})" for item, reason in made["broken"]]
+    skipped = [
+        f"{len(names)} {what}: {', '.join(map(printable, names[:_NAMED]))}{', ...' if len(names) > _NAMED else ''}"
+        for names, what in ((list(made["missing"]), "missing"), (broken, "broken"))
+        if names
+    ]
+    lines += [f"photos left out: {'; '.join(skipped)}"] if skipped else []
+    lines += [f"not looked at: {printable(path)}: {reason}" for path, reason in made["unread"]]
+    return "\n".join([*lines, f"next: nsfse train --preset {made['dataset']} --data {folder} -o RUN"])
 
 
 def index_text(report: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from nsfse.data.datasets.fashioniq import FashionIQ, FashionIQOptions
 from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource
 from nsfse.data.datasets.shoes import Shoes
 from nsfse.data.datasets.table import Table
+from nsfse.data.datasets.wardrobe import WardrobeOptions, WardrobeSource
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import UsageError
@@ -35,6 +36,7 @@ SOURCES: dict[str, SourceEntry] = {
     "drawn": SourceEntry(DrawnSource, DrawnOptions, has_folder=False),
     "catalogue": SourceEntry(CatalogueSource, CatalogueOptions),
     "queryset": SourceEntry(QuerySetSource, QuerySetOptions),
+    "wardrobe": SourceEntry(WardrobeSource, WardrobeOptions),
     "table": SourceEntry(Table),
     "fashioniq": SourceEntry(FashionIQ, FashionIQOptions),
     "cirr": SourceEntry(CIRR),

@@ -6,6 +6,7 @@ which images show variants of one product (`group`), its variants make edits tha
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
@@ -94,10 +95,14 @@ class CatalogueSource:
 
     def protocols(self, split: str) -> list[EvaluationProtocol]:
         """Return the protocols of the folder's queries.jsonl; empty where there is none."""
+        return self._query_set.protocols(split) if self._query_set else []
+
+    @cached_property
+    def _query_set(self) -> QuerySetSource | None:
         if not (self._folder / "queries.jsonl").is_file():
-            return []
+            return None
         options = QuerySetOptions(images=self._options.images, group=self._options.group or "group")
-        return QuerySetSource(self._folder, options).protocols(split)
+        return QuerySetSource(self._folder, options)
 
     def calibration_split(self) -> EvaluationProtocol | None:
         """Return edits of products that no triplet shows; None where `calibration_ratio` is 0.
