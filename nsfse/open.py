@@ -1,7 +1,7 @@
 """Scorers, galleries, retrievers and services, opened by path: the one place that does."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,16 +32,21 @@ RUN = "config.json"
 """The file by which a folder is a run, as MANIFEST is for a bundle."""
 
 
-def resolve_device(device: DeviceName | None, provider: str | None) -> ExecutionDevice:
+def resolve_device(
+    device: DeviceName | None, provider: str | None, provider_options: Mapping[str, str] | None = None
+) -> ExecutionDevice:
     """Return where graphs run (see devices.resolve_device); a note on stderr where "auto" takes the CPU."""
-    resolved = devices.resolve_device(device, provider)
+    resolved = devices.resolve_device(device, provider, provider_options)
     if resolved.note:
         print_status(f"nsfse: {printable(resolved.note)}")
     return resolved
 
 
 def open_scorer(
-    model: str | os.PathLike[str], device: DeviceName | None = None, provider: str | None = None
+    model: str | os.PathLike[str],
+    device: DeviceName | None = None,
+    provider: str | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> "TorchScorer | OnnxScorer":
     """Open a run in torch, or a bundle in ONNX Runtime or TensorRT.
 
@@ -49,6 +54,7 @@ def open_scorer(
         model: Folder of the run or the bundle.
         device: Where it computes: auto, cpu or cuda, and tensorrt for a bundle.
         provider: Another provider of ONNX Runtime, for a bundle.
+        provider_options: Options of that provider, as its documentation names them.
 
     Returns:
         The model behind the one interface of `nsfse_runtime.types.Scorer`.
@@ -59,9 +65,9 @@ def open_scorer(
     """
     path = Path(model)
     if (path / MANIFEST).exists():
-        return load_scorer(Bundle.open(path), resolve_device(device, provider))
+        return load_scorer(Bundle.open(path), resolve_device(device, provider, provider_options))
     if (path / RUN).exists():
-        if provider or device == "tensorrt":
+        if provider or provider_options or device == "tensorrt":
             raise UsageError(f"{path} is a run, which torch runs; export it first, or give --device auto, cpu or cuda")
         return open_run(path, device or "auto")
     raise NotFoundError(f"{path} is neither a checkpoint nor a bundle; train with `nsfse train` or export one")

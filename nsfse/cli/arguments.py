@@ -18,7 +18,14 @@ DeviceOption = Annotated[
     ),
 ]
 ProviderOption = Annotated[
-    str | None, typer.Option(help="Another provider of ONNX Runtime, by its name; a plug-in as NAME=LIBRARY.")
+    str | None,
+    typer.Option(help="Another provider of ONNX Runtime, by its name; a plug-in as NAME=LIBRARY or NAME=PACKAGE."),
+]
+ProviderSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider-option", help="An option of --provider, as its documentation names it: KEY=VALUE. Repeatable."
+    ),
 ]
 SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="One setting: train.epochs=3. Repeatable.")]
 ImagesOption = Annotated[Path | None, typer.Option(help="Folder of its images, when elsewhere.")]
@@ -43,6 +50,14 @@ def folders(pairs: Sequence[str]) -> dict[str, Path]:
         if not all(pair.partition("=")):
             raise UsageError(f"--data takes NAME=DIR, not {pair!r}; for example --data products=photos")
     return {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
+
+
+def provider_options(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Parse the KEY=VALUE pairs of --provider-option. Raises UsageError."""
+    for pair in pairs or ():
+        if not all(pair.partition("=")[:2]):
+            raise UsageError(f"--provider-option takes KEY=VALUE, not {pair!r}; for example device_id=1")
+    return dict(pair.split("=", 1) for pair in pairs or ())
 
 
 def conditions(pairs: Sequence[str]) -> dict[str, str]:

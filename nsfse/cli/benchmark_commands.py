@@ -12,9 +12,11 @@ from nsfse.cli.arguments import (
     Json,
     ModeOption,
     ProviderOption,
+    ProviderSettings,
     SettingsOption,
     folders,
     numbers,
+    provider_options,
     query_modes,
 )
 from nsfse_runtime.errors import UsageError
@@ -35,6 +37,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
+    provider_option: ProviderSettings = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on a query set or public data set."""
@@ -50,7 +53,7 @@ def evaluate(
         raise UsageError("--join sets how FashionIQ's captions become a text; it goes with --dataset fashioniq")
     if html:
         check_output(html, PAGE)
-    scorer = open_scorer(model, device, provider)
+    scorer = open_scorer(model, device, provider, provider_options(provider_option))
     with stages_bar() as progress:
         if dataset:
             reader_options: dict[str, Any] = {"images": images, "join": join}

@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from nsfse.cli.arguments import BundleOption, DeviceOption, Json, ProviderOption, conditions
+from nsfse.cli.arguments import (
+    BundleOption,
+    DeviceOption,
+    Json,
+    ProviderOption,
+    ProviderSettings,
+    conditions,
+    provider_options,
+)
 from nsfse_runtime.errors import InputError
 
 
@@ -28,6 +36,7 @@ def index(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; one a core by default.")] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
+    provider_option: ProviderSettings = None,
     as_json: Json = False,
 ) -> None:
     """Make a gallery equal to a folder of images.
@@ -46,7 +55,7 @@ def index(
             gallery,
             folder,
             bundle,
-            resolve_device(device, provider),
+            resolve_device(device, provider, provider_options(provider_option)),
             metadata=metadata,
             exclude=exclude,
             allow_removals=allow_removals,
@@ -96,6 +105,7 @@ def query(
     ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
+    provider_option: ProviderSettings = None,
     as_json: Json = False,
 ) -> None:
     """Find images: like IMAGE, but as TEXT says."""
@@ -118,7 +128,9 @@ def query(
         min_confidence=min_confidence,
         heatmaps=heatmaps,
     )
-    retriever = open_retriever(gallery, bundle, resolve_device(device, provider), search)
+    retriever = open_retriever(
+        gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), search
+    )
     images = [image, *(and_like or ()), *(exclude_image or ())]
     check_sheets(retriever.gallery, images, png, html)
     check_references(retriever.gallery, images, request)
@@ -157,6 +169,7 @@ def serve(
     ] = 0,
     device: DeviceOption = None,
     provider: ProviderOption = None,
+    provider_option: ProviderSettings = None,
 ) -> None:
     """Serve galleries over HTTP, with a search page."""
     from nsfse.open import need_server, open_services, resolve_device
@@ -176,7 +189,9 @@ def serve(
         deadline=deadline,
         shutdown_delay=shutdown_delay,
     )
-    service = open_services(gallery, bundle, resolve_device(device, provider), settings)
+    service = open_services(
+        gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), settings
+    )
     with listen(service.settings) as listener:
         typer.echo(url_of(listener))
         sys.stdout.flush()

@@ -5,6 +5,7 @@ import os
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import DeviceName, ExecutionDevice, resolve_device
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.inference.provider_options import OPTIONS, ProviderScorer
 
 
 def open_model(path: str | os.PathLike[str], device: DeviceName | None = "auto") -> OnnxScorer:
@@ -29,9 +30,11 @@ def open_model(path: str | os.PathLike[str], device: DeviceName | None = "auto")
 
 
 def load_scorer(bundle: Bundle, device: ExecutionDevice) -> OnnxScorer:
-    """Return the scorer of `bundle` on `device`. Raises UsageError as OnnxScorer and EngineScorer do."""
+    """Return the scorer of `bundle` on `device`. Raises as their classes do."""
     if device.tensorrt:
         from nsfse_runtime.inference.tensorrt.engine import EngineScorer
 
         return EngineScorer(bundle)
+    if device.provider in OPTIONS:
+        return ProviderScorer(bundle, device)
     return OnnxScorer(bundle, device)

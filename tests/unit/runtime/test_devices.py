@@ -1,5 +1,6 @@
 """Execution devices: the one that is named runs, or one line says why not; a gallery on its scorer's device."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,15 @@ import pytest
 from nsfse_runtime.errors import MissingExtraError, NotFoundError, UsageError
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.inference import devices
-from nsfse_runtime.inference.devices import CPU, CUDA, TENSORRT, ExecutionDevice, create_session, resolve_device
+from nsfse_runtime.inference.devices import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    TENSORRT_RTX,
+    ExecutionDevice,
+    create_session,
+    resolve_device,
+)
 from nsfse_runtime.inference.onnx_graphs import search_graph
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.onnx_session import Session
@@ -78,9 +87,68 @@ def test_a_provider_that_works_is_taken_with_its_options_and_the_cpu_last(monkey
         resolve_device() == resolve_device("auto") == resolve_device("cuda") == ExecutionDevice(CUDA)
         and ExecutionDevice(CUDA).memory == "cuda"
     )
-    assert resolve_device(provider=TENSORRT).memory == "cuda"
+    assert resolve_device(provider=TENSORRT).memory == "cpu"
     assert [name for name, _ in fake.seen[-1][0]] == [TENSORRT, CUDA, CPU]
     assert dict(fake.seen[-1][0])[CUDA]["use_tf32"] == "0"
+
+
+def test_options_are_the_providers_own_and_win(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake := Runtime(works=True))
+    place = resolve_device(provider=CUDA, options={"use_tf32": "1", "device_id": "2"})
+    assert place == ExecutionDevice(CUDA, options={"use_tf32": "1", "device_id": "2"}) and hash(place)
+    given = {"use_tf32": "1", "device_id": "2", "arena_extend_strategy": "kSameAsRequested"}
+    assert fake.seen[-1][0] == [(CUDA, given), (CPU, {})]
+    resolve_device(provider=TENSORRT, options={"device_id": "2"})
+    assert fake.seen[-1][0][0] == (TENSORRT, {"device_id": "2"}) and "device_id" not in fake.seen[-1][0][1][1]
+    for device in (None, "cpu"):
+        with pytest.raises(UsageError, match=r"--provider-option device_id goes with --provider NAME"):
+            resolve_device(device, options={"device_id": "2"})
+
+
+def test_float32_is_float32_where_tensorrt_has_no_option_for_it(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
+    monkeypatch.setitem(sys.modules, "onnxruntime", Runtime(works=True))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    resolve_device(provider=CUDA)
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+    resolve_device(provider=TENSORRT)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    resolve_device(provider=TENSORRT)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
+
+
+@pytest.mark.parametrize("code", ["", "raise ImportError('libnvinfer.so.10: cannot open')"])
+def test_a_package_that_brings_a_providers_libraries_is_imported_first(monkeypatch, tmp_path, code):
+    (tmp_path / "libraries_of_a_test.py").write_text(f"import sys\nsys.seen_by_a_test = True\n{code}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "seen_by_a_test", False, raising=False)
+    monkeypatch.delitem(sys.modules, "libraries_of_a_test", raising=False)
+    monkeypatch.setitem(devices.PROVIDER_PACKAGES, TENSORRT, "libraries_of_a_test")
+    monkeypatch.setitem(sys.modules, "onnxruntime", Runtime(works=True))
+    resolve_device(provider=CUDA)
+    assert not sys.seen_by_a_test
+    resolve_device(provider=TENSORRT)
+    assert sys.seen_by_a_test
+    sys.modules.pop("libraries_of_a_test", None)
+
+
+def test_a_reason_is_without_places_in_the_source_of_onnx_runtime():
+    """The messages are those of onnxruntime-gpu 1.31.1 and onnxruntime 1.32.0, their paths cut."""
+    told = (
+        "/onnxruntime_src/onnxruntime/python/onnxruntime_pybind_state.cc:1220 "
+        "std::shared_ptr<onnxruntime::IExecutionProviderFactory> "
+        "onnxruntime::python::CreateExecutionProviderFactoryInstance(const onnxruntime::SessionOptions&, "
+        "const std::string&, const onnxruntime::ProviderOptionsMap&) Invalid TensorRT EP option: bogus\n"
+    )
+    assert devices.reason_of(RuntimeError(told)) == "Invalid TensorRT EP option: bogus"
+    told = (
+        "[ONNXRuntimeError] : 1 : FAIL : Failed to load library a/libonnxruntime_providers_nv_tensorrt_rtx.so with "
+        "error: libcuda.so.1: cannot open shared object file: No such file or directory"
+    )
+    reason = "libcuda.so.1: cannot open shared object file: No such file or directory"
+    assert devices.reason_of(RuntimeError(told)) == reason
+    assert devices.reason_of(RuntimeError("[ONNXRuntimeError] : 2 : ARG : a (b) c")).endswith("a (b) c")
 
 
 def test_other_providers_are_named_one_way(tmp_path):
@@ -88,10 +156,10 @@ def test_other_providers_are_named_one_way(tmp_path):
         resolve_device("cpu", "AnyProvider")
     with pytest.raises(UsageError, match="no AnyProvider here"):
         resolve_device(provider="AnyProvider")
-    with pytest.raises(NotFoundError, match=r"no provider library at .*NAME=FILE"):
+    with pytest.raises(NotFoundError, match=r"no provider library or package .*NAME=FILE or NAME=PACKAGE"):
         resolve_device(provider=f"AnyProvider={tmp_path}/none.so")
     (tmp_path / "some.so").write_bytes(b"no library")
-    with pytest.raises(UsageError, match="does not load as a provider") as caught:
+    with pytest.raises(UsageError, match=r"some\.so does not load as a provider \(.*; nsfse doctor shows") as caught:
         resolve_device(provider=f"AnyProvider={tmp_path}/some.so")
     assert "\n" not in str(caught.value)
     assert resolve_device(provider=CPU) == ExecutionDevice(CPU)
@@ -107,7 +175,9 @@ def test_a_plugin_is_registered_once_and_its_devices_are_used(monkeypatch, tmp_p
     fake = SimpleNamespace(
         SessionOptions=Options,
         get_available_providers=lambda: [CPU],
-        register_execution_provider_library=lambda name, path: known.append(SimpleNamespace(ep_name=name, path=path)),
+        register_execution_provider_library=lambda name, path: known.extend(
+            SimpleNamespace(ep_name=name, path=path) for _ in range(2)
+        ),
         get_ep_devices=lambda: known,
         InferenceSession=lambda model, options: "a session",
     )
@@ -115,7 +185,29 @@ def test_a_plugin_is_registered_once_and_its_devices_are_used(monkeypatch, tmp_p
     (library := tmp_path / "plug.so").touch()
     place = resolve_device(provider=f"PlugIn={library}")
     assert place == ExecutionDevice("PlugIn", str(library)) and create_session(b"", place) == "a session"
-    assert [device.path for device in known] == [str(library)] and used == [(known, {})] * 2
+    assert [device.path for device in known] == [str(library)] * 2  # registered once, a machine of two GPUs
+    assert used == [(known[:1], {})] * 2
+    resolve_device(provider=f"PlugIn={library}", options={"cache": "folder"})
+    assert used[2:] == [(known[:1], {"cache": "folder"})]
+
+
+def test_a_plugin_is_found_in_its_package(monkeypatch, tmp_path):
+    (library := tmp_path / "plug.so").write_bytes(b"no library")
+    (tmp_path / "plugin_of_a_test.py").write_text(f"def get_library_path():\n    return {str(library)!r}\n")
+    (tmp_path / "broken_plugin_of_a_test.py").write_text("raise OSError('libtensorrt_rtx.so.1:\\n cannot open')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=r"plug\.so does not load as a provider"):
+        resolve_device(provider="PlugIn=plugin_of_a_test")
+    for package, why in (("broken_plugin_of_a_test", "libtensorrt_rtx.so.1: cannot open"), ("json", "no attribute")):
+        with pytest.raises(UsageError, match=rf"package {package} gives no provider library \(.*{why}") as caught:
+            resolve_device(provider=f"PlugIn={package}")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(NotFoundError, match="no provider library or package no_such_package"):
+        resolve_device(provider="PlugIn=no_such_package")
+    with pytest.raises(
+        UsageError, match=rf"pip install onnxruntime-ep-nv-tensorrt-rtx, then --provider {TENSORRT_RTX}="
+    ):
+        resolve_device(provider=TENSORRT_RTX)
 
 
 def test_a_missing_library_is_named(tmp_path):
