@@ -22,9 +22,13 @@ PACKAGES = (
     *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
     *("torch", "safetensors", "transformers", "onnx", "onnxscript", "onnxslim", "tensorboard"),
     *("tensorrt", "tensorrt-cu12-libs", "tensorrt-cu13-libs", "tensorrt-rtx", "cuda-bindings", "openvino"),
+    *("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+    *("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
 )
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NSFSE_DEBUG", AMP_VARIABLE)
+RTX_NEEDS = (1, 24)
+"""The least onnxruntime for TensorRT for RTX, by https://nvidia.github.io/TensorRT-RTX-EP-ABI/installation.html."""
 ENOUGH_MEMORY, ENOUGH_DISK = 1.0, 1.0
 """GiB below which the doctor warns."""
 
@@ -94,6 +98,7 @@ def accelerators(providers: list[str]) -> dict[str, str]:
         "driver": _driver(),
         "CUDA in ONNX Runtime": _cuda(providers),
         "TensorRT in ONNX Runtime": _tensorrt_provider(providers),
+        "TensorRT for RTX in ONNX Runtime": _tensorrt_rtx_provider(),
         "TensorRT engines": _engines(),
     }
 
@@ -117,33 +122,58 @@ def _driver() -> str:
 
 
 def _cuda(providers: list[str]) -> str:
-    from nsfse_runtime.inference.devices import CUDA, resolve_device
+    from nsfse_runtime.inference.devices import CUDA, SEE_DOCTOR, resolve_device
 
     if CUDA not in providers:
         return 'missing: ONNX Runtime is built without it; pip uninstall onnxruntime, then pip install "nsfse[gpu]"'
     try:
         resolve_device("cuda")
     except NsfseError as error:
-        return f"missing: {error}"
+        return f"missing: {str(error).removesuffix(SEE_DOCTOR)}"
     return "ok"
 
 
 def _tensorrt_provider(providers: list[str]) -> str:
-    """Return whether the TensorRT that the provider is linked with is the one installed."""
-    from nsfse_runtime.inference.devices import PROVIDER_LIBRARIES, TENSORRT, missing_library
+    """Return whether the TensorRT that the provider is linked with is the one installed, and whether it starts."""
+    from nsfse_runtime.inference.devices import PROVIDER_LIBRARIES, TENSORRT
 
     if TENSORRT not in providers:
         return "missing: ONNX Runtime is built without it"
     import onnxruntime
 
-    file = Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARIES[TENSORRT]
-    major = linked_major(file)
-    missing = missing_library(file)
+    major = linked_major(Path(onnxruntime.__file__).parent / "capi" / PROVIDER_LIBRARIES[TENSORRT])
     version = installed_version("tensorrt")
     if major and version and version.split(".")[0] != major:
         needed = f"it needs libnvinfer.so.{major}, and tensorrt here is {version}"
         return f"missing: {needed}; pip install tensorrt=={major}.*"
-    return f"missing: it needs libnvinfer.so.{major or '?'} ({missing})" if missing else "ok"
+    return _starts(TENSORRT, f"linked with TensorRT {major or '?'}, tensorrt {version or 'not from pip'}")
+
+
+def _tensorrt_rtx_provider() -> str:
+    """Return whether NVIDIA's plug-in for GPUs of PCs is installed, goes with this ONNX Runtime, and starts."""
+    from nsfse_runtime.inference.devices import PROVIDER_INSTALL, TENSORRT_RTX, TENSORRT_RTX_PACKAGE
+
+    name = "onnxruntime-ep-nv-tensorrt-rtx"
+    version = installed_version(f"{name}-cu13") or installed_version(f"{name}-cu12")
+    if version is None:
+        return f"missing: {PROVIDER_INSTALL[TENSORRT_RTX]}"
+    if runtime := installed_version("onnxruntime-gpu"):
+        return f"missing: it goes with onnxruntime, and here is onnxruntime-gpu {runtime}; pip uninstall that"
+    runtime = installed_version("onnxruntime") or "0"
+    if tuple(int(part) for part in runtime.split(".")[:2]) < RTX_NEEDS:
+        needed = f"it needs onnxruntime {'.'.join(map(str, RTX_NEEDS))}, and here is {runtime}"
+        return f"missing: {needed}; pip install -U onnxruntime"
+    return _starts(f"{TENSORRT_RTX}={TENSORRT_RTX_PACKAGE}", f"plug-in {version} with onnxruntime {runtime}")
+
+
+def _starts(provider: str, versions: str) -> str:
+    from nsfse_runtime.inference.devices import SEE_DOCTOR, resolve_device
+
+    try:
+        resolve_device(provider=provider)
+    except NsfseError as error:
+        return f"missing: {str(error).removesuffix(SEE_DOCTOR)} ({versions})"
+    return f"ok, {versions}"
 
 
 def linked_major(file: Path) -> str:

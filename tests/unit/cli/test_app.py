@@ -266,15 +266,66 @@ def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
     provider = tmp_path / "capi" / devices.PROVIDER_LIBRARIES[devices.TENSORRT]
     provider.write_bytes(b"\x7fELF..libcudart.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0")
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
+    starts = {}
+    monkeypatch.setattr(devices, "resolve_device", lambda provider: starts.setdefault("provider", provider))
     for here, told in (
-        ("11.4.0.106", "needs libnvinfer.so.10, and tensorrt here is 11.4.0.106; pip install tensorrt==10.*"),
-        ("10.16.1.11", "needs libnvinfer.so.10 ("),
-        (None, "needs libnvinfer.so.10 ("),
+        (
+            "11.4.0.106",
+            "missing: it needs libnvinfer.so.10, and tensorrt here is 11.4.0.106; pip install tensorrt==10.*",
+        ),
+        ("10.16.1.11", "ok, linked with TensorRT 10, tensorrt 10.16.1.11"),
+        (None, "ok, linked with TensorRT 10, tensorrt not from pip"),
     ):
         monkeypatch.setattr(doctor, "installed_version", lambda name, here=here: here if name == "tensorrt" else None)
-        found = doctor._tensorrt_provider([devices.TENSORRT])
-        assert found.startswith("missing: it ") and told in found
-    assert doctor.linked_major(tmp_path / "none.so") == ""
+        assert doctor._tensorrt_provider([devices.TENSORRT]) == told
+    assert starts == {"provider": devices.TENSORRT} and doctor.linked_major(tmp_path / "none.so") == ""
+
+
+def test_doctor_says_whether_tensorrt_for_rtx_goes_with_onnx_runtime(monkeypatch):
+    from nsfse.cli import doctor
+    from nsfse_runtime.errors import UsageError
+    from nsfse_runtime.inference import devices
+
+    def found(**versions):
+        known = {name.replace("_", "-"): version for name, version in versions.items()}
+        monkeypatch.setattr(doctor, "installed_version", known.get)
+        return doctor._tensorrt_rtx_provider()
+
+    starts = []
+    monkeypatch.setattr(devices, "resolve_device", lambda provider: starts.append(provider))
+    plugin = {"onnxruntime_ep_nv_tensorrt_rtx_cu13": "0.5.0"}
+    assert found() == (
+        "missing: pip install onnxruntime-ep-nv-tensorrt-rtx, then "
+        "--provider NvTensorRTRTXExecutionProvider=onnxruntime_ep_nv_tensorrt_rtx"
+    )
+    assert "here is onnxruntime-gpu 1.31.1; pip uninstall that" in found(**plugin, onnxruntime_gpu="1.31.1")
+    assert "needs onnxruntime 1.24, and here is 1.9.0; pip install -U" in found(**plugin, onnxruntime="1.9.0")
+    assert starts == []
+    assert found(**plugin, onnxruntime="1.32.0") == "ok, plug-in 0.5.0 with onnxruntime 1.32.0"
+    assert starts == ["NvTensorRTRTXExecutionProvider=onnxruntime_ep_nv_tensorrt_rtx"]
+
+    def refuse(provider):
+        raise UsageError("it does not load (libcuda.so.1); nsfse doctor shows what is missing")
+
+    monkeypatch.setattr(devices, "resolve_device", refuse)
+    assert found(onnxruntime_ep_nv_tensorrt_rtx_cu12="0.5.0", onnxruntime="1.24.4") == (
+        "missing: it does not load (libcuda.so.1) (plug-in 0.5.0 with onnxruntime 1.24.4)"
+    )
+
+
+def test_options_of_a_provider_are_key_and_value(capsys):
+    pytest.importorskip("onnxruntime")
+    for command in (
+        ["index", "g", "p"],
+        ["query", "a", "red", "-g", "g"],
+        ["evaluate", str(BUNDLE), "q"],
+        ["serve", "-g", "g"],
+    ):
+        given = [*command, "--provider", "CPUExecutionProvider", "--provider-option", "device_id"]
+        code, out, err = run(capsys, *given)
+        assert (code, out, err.count("\n")) == (2, "", 1) and "takes KEY=VALUE, not 'device_id'" in err
+        code, out, err = run(capsys, *command, "--provider-option", "device_id=1")
+        assert (code, out, err.count("\n")) == (2, "", 1) and "goes with --provider NAME" in err
 
 
 def test_a_gpu_that_is_asked_for_and_is_not_there(capsys):
