@@ -124,6 +124,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weight of the loss on which words request something, or its absence, where the source knows."""
     word_grounding_weight: float = 3.0
     """Weight of the loss on what those words look like, over all labelled images of a batch."""
+    attribute_weight: float = 0.0
+    """Weight of the loss on the attributes of images and queries, where the source knows them; 0 leaves them unread."""
     title_weight: float = 0.5
     """Weight of the loss on titles of products, where the source has them; 0 leaves them unread."""
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
@@ -139,7 +141,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Threads that read images; the weights do not depend on it."""
     cache_gb: float = 4.0
-    """Size of the cache of decoded images, in GiB."""
+    """Size of the cache of decoded images or their features, in GiB; what does not fit is made again each time."""
+    cached_views: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Views of each image whose features of the frozen stages are cached: one as it is, others augmented.
+
+    With 0 images are cached and augmented afresh, or features of one view where the whole trunk is frozen.
+    """
 
     def __post_init__(self) -> None:
         """Give `bf16_autocast` its name. Raises UsageError for another value than those."""

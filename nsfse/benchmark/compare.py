@@ -24,7 +24,7 @@ from nsfse.data import HasAttributes
 from nsfse.data.registry import open_source
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.models.checkpoint import checkpoint_info, write_file
-from nsfse.models.pretrained import feature_extractor, is_frozen, resolve_config
+from nsfse.models.pretrained import caches_features, feature_extractor, freeze, resolve_config
 from nsfse.models.torch_scorer import FeatureScorer, TorchScorer
 from nsfse.open import open_run
 from nsfse.progress import print_status, stages_bar, training_bar
@@ -223,7 +223,8 @@ def _evaluate(run: Run, results: ResultFiles) -> None:
     unscored = results.unscored(run)
     with stages_bar() as follow:
         scorer = open_run(results.out / "runs" / run.name)
-        if is_frozen(run.config):  # its images come as the features that training cached
+        if caches_features(run.config):  # its images come as the features that training cached
+            freeze(scorer.model, run.config)
             scorer = FeatureScorer(scorer.model, scorer.tokenizer, scorer.decision)
         protocols = [run.task.protocols[name] for name in unscored]
         evaluation = evaluate_source(scorer, run.task.source, protocols, progress=follow, images=_images(run, scorer))

@@ -196,10 +196,14 @@ class Baseline(Encoders):
     ) -> tuple[Tensor, QueryEncoding]:
         """Return the query [B, d] and an encoding without words; its probes are a `PairScorer`'s rows [B, K, d]."""
         composed = self.method(vectors, sentence)
-        query, probes = composed, regions[:, :0]
-        if isinstance(self.method, PairScorer):
-            query, probes = self.method.nearest(composed), composed
-        return query, QueryEncoding(words[:, :0], probes, mask[:, :0].float(), probes[..., 0], mask[:, :0])
+        probes = composed if isinstance(self.method, PairScorer) else regions[:, :0]
+        return self.nearest(composed), QueryEncoding(
+            words[:, :0], probes, mask[:, :0].float(), probes[..., 0], mask[:, :0]
+        )
+
+    def nearest(self, composed: Tensor) -> Tensor:
+        """Return the query [B, d] from what the method made of image and text."""
+        return self.method.nearest(composed) if isinstance(self.method, PairScorer) else composed
 
     def scores(self, query: Tensor, probes: Tensor, vectors: Tensor) -> Tensor:
         """Return the score [B, U] of what `compose` gave with every one of `vectors` [U, d]."""

@@ -35,15 +35,15 @@ class Encoders(nn.Module):
         return self._image_outputs(vectors, regions)
 
     def encode_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images whose features a frozen trunk has computed before.
+        """Encode images whose features the frozen stages of the trunk have computed before.
 
         Args:
-            features: The trunk's output [B, R, C], as `pretrained.feature_extractor` makes it.
+            features: What they made of each image, as `pretrained.feature_extractor` makes it.
 
         Returns:
             As `encode_images`.
         """
-        return self._image_outputs(*self.trunk_encoder.project(features.float()))
+        return self._image_outputs(*self.trunk_encoder.encode_features(features.float()))
 
     def _image_outputs(self, vectors: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the method makes of the image encoder's outputs [B, d] and [B, R, d]."""

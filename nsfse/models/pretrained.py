@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from nsfse.config import Config, ModelConfig
+from nsfse.models.backbones.base import TrunkEncoder
 from nsfse.models.backbones.registry import get_backbone
 from nsfse.models.encoders import Encoders
 from nsfse.models.weights import read_glove
@@ -28,18 +29,20 @@ CHUNK = 32
 def resolve_config(config: Config) -> Config:
     """Return `config` with what its weights decide.
 
-    A CLIP brings its shapes, and its tokenizer has no unknown word to put in place of others. A wholly frozen image
-    trunk sees every image once, so there is no augmentation. Raises DataError for settings that contradict each other.
+    A CLIP brings its shapes, and its tokenizer has no unknown word to put in place of others. Where features of one
+    view of each image are cached, there is no augmentation. Raises DataError for settings that contradict each other.
     """
     backbone, train = get_backbone(config.model.backbone), config.train
     if config.model.frozen_stages and not backbone.is_pretrained(config.model):
         raise DataError(
             f"model.frozen_stages: random weights would stay random; give model.weights for {backbone.name}"
         )
+    if train.cached_views and not (config.model.frozen_stages or is_frozen(config)):
+        raise DataError("train.cached_views: no stage is frozen, so no feature stays as it is; set model.frozen_stages")
     model = backbone.resolve(config.model)
     if not backbone.has_unknown_word:
         train = msgspec.structs.replace(train, word_dropout=0.0)
-    if is_frozen(config):
+    if caches_features(config) and train.cached_views <= 1:
         train = msgspec.structs.replace(train, augment_strength=0.0)
     return msgspec.structs.replace(config, model=model, train=train)
 
@@ -52,6 +55,11 @@ def is_pretrained(model: ModelConfig) -> bool:
 def is_frozen(config: Config) -> bool:
     """Return whether the whole image trunk stays as it is."""
     return is_pretrained(config.model) and (config.train.backbone_lr_scale == 0 or config.model.frozen_stages == -1)
+
+
+def caches_features(config: Config) -> bool:
+    """Return whether training keeps what frozen stages make of images in place of these."""
+    return is_frozen(config) or (is_pretrained(config.model) and config.train.cached_views > 0)
 
 
 def origin(model: ModelConfig) -> dict[str, str]:
@@ -120,25 +128,27 @@ def _trunk_parameters(model: Encoders) -> Iterator[nn.Parameter]:
 
 
 def feature_extractor(model: Encoders, config: Config) -> Callable[[Pixels], NDArray[np.float16]] | None:
-    """Return what computes the features to cache in place of images, or None where the trunk learns.
+    """Return what computes the features to cache in place of images, or None where images are cached.
 
-    It takes pixels [B, H, W, 3] uint8 and returns the frozen trunk's features [B, R, C].
+    It takes pixels [B, H, W, 3] uint8 and returns what the frozen stages make of each. Raises DataError for a trunk
+    that cannot be frozen in part.
     """
-    if not is_frozen(config):
+    if not caches_features(config):
         return None
-    trunk = model.trunk_encoder.trunk
+    encoder = model.trunk_encoder
+    encoder.check_cacheable()
 
     def features(pixels: Pixels) -> NDArray[np.float16]:
-        chunks = [_chunk_features(trunk, pixels[start : start + CHUNK]) for start in range(0, len(pixels), CHUNK)]
+        chunks = [_chunk_features(encoder, pixels[start : start + CHUNK]) for start in range(0, len(pixels), CHUNK)]
         return torch.cat(chunks).half().numpy()
 
     return features
 
 
 @torch.inference_mode()
-def _chunk_features(trunk: nn.Module, pixels: Pixels) -> Tensor:
+def _chunk_features(encoder: TrunkEncoder, pixels: Pixels) -> Tensor:
     filled = np.zeros((CHUNK, *pixels.shape[1:]), np.uint8)
     filled[: len(pixels)] = pixels
-    device = next(trunk.parameters()).device
-    features: Tensor = trunk(torch.from_numpy(filled).to(device).permute(0, 3, 1, 2).float() / 255.0)
+    device = next(encoder.parameters()).device
+    features = encoder.frozen_features(torch.from_numpy(filled).to(device).permute(0, 3, 1, 2).float() / 255.0)
     return features[: len(pixels)].cpu()

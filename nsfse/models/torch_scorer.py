@@ -138,7 +138,7 @@ class TorchScorer:
 
 
 class FeatureScorer(TorchScorer):
-    """A scorer whose images come as features [B, R, C] that a frozen trunk has computed before."""
+    """A scorer whose images come as features that frozen stages of the trunk have computed before."""
 
     def _encode(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
         return self.model.encode_features(pixels)

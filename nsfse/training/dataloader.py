@@ -3,8 +3,8 @@
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
 UNKNOWN_ID = 1
-_RECOLOURED = "\0recoloured"  # follows the id of a recoloured image's features in the cache
+_MARK = "\0"  # in the cache, follows the id of a recoloured image, then that of an augmented view with its number
 LIFTED, CURVE = 0.6, 0.7  # share of recoloured images whose black is lifted; range of the logarithm of gamma
 
 
@@ -31,7 +31,8 @@ class Batch:
     right [B, U] marks every image that answers the query, the target among them; named [B, L] is 1 where a word is
     known to ask for what it names, -1 where for its absence; fulfils [N, U] tells of each of these N words, row by row,
     which images are as it asks: 1, -1 where not, 0 where nothing is known. The targets `titled` [T], each once, have
-    titles of known words: title_ids, title_mask [T, M].
+    titles of known words: title_ids, title_mask [T, M]. attributes [U, A] are numbers of the images' values, -1 where
+    nothing is known.
     """
 
     pixels: Tensor
@@ -46,10 +47,34 @@ class Batch:
     titled: Tensor
     title_ids: Tensor
     title_mask: Tensor
+    attributes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class AttributeClasses:
+    """The values that each attribute has in the training images, in order: the classes of a classifier."""
+
+    values: Mapping[str, tuple[str, ...]]
+
+    def numbers(self, attributes: Sequence[Mapping[str, str]]) -> Tensor:
+        """Return the numbers of values [U, A] of images by their `attributes`; -1 for what is not known."""
+        number = {name: {value: at for at, value in enumerate(values)} for name, values in self.values.items()}
+        rows = [[number[name].get(known.get(name, ""), -1) for name in number] for known in attributes]
+        return torch.tensor(rows, dtype=torch.long).view(len(attributes), len(number))
+
+
+def attribute_classes(source: Source, triplets: Sequence[TrainingTriplet]) -> AttributeClasses:
+    """Return the values of the images of `triplets`, those of attributes with two or more; none without attributes."""
+    values: dict[str, set[str]] = {}
+    if isinstance(source, HasAttributes):
+        for item in dict.fromkeys(item for triplet in triplets for item in (triplet.reference, triplet.targets[0])):
+            for name, value in source.attributes(item).items():
+                values.setdefault(name, set()).add(value)
+    return AttributeClasses({name: tuple(sorted(found)) for name, found in values.items() if len(found) > 1})
 
 
 class ImageCache:
@@ -60,8 +85,12 @@ class ImageCache:
         size: (height, width) to fit them to.
         limit: Bytes to keep at most.
         threads: How many threads read images.
-        extract: Computes features [B, ...] that are cached and returned in place of images: those of a frozen trunk.
+        extract: Computes features [B, ...] that are cached and returned in place of images: those of frozen stages.
         cache: Where they are kept, by id; several trainings on the same images may pass the same one.
+        views: How many views of each image there are. View 0 is the image; others are augmented, and the same for all
+            seeds.
+        strength: Strength of their augmentation.
+        classes: The values of attributes that a batch numbers.
     """
 
     def __init__(
@@ -72,7 +101,11 @@ class ImageCache:
         threads: int = 2,
         extract: Callable[[Pixels], NDArray[Any]] | None = None,
         cache: dict[str, NDArray[Any]] | None = None,
+        views: int = 1,
+        strength: float = 0.0,
+        classes: AttributeClasses | None = None,
     ) -> None:
+        self.views, self._strength, self.classes = views, strength, classes or AttributeClasses({})
         self._source, self._size, self._extract = source, size, extract
         self._cache = {} if cache is None else cache
         self._free = limit - sum(pixels.nbytes for pixels in self._cache.values())
@@ -86,20 +119,22 @@ class ImageCache:
         """Return the title of an image, or an empty string."""
         return self._source.titles.get(name, "") if isinstance(self._source, HasTitles) else ""
 
-    def __call__(self, names: Sequence[str], recolours: Sequence[int] = ()) -> NDArray[Any]:
+    def __call__(self, names: Sequence[str], recolours: Sequence[int] = (), views: Sequence[int] = ()) -> NDArray[Any]:
         """Return images [B, H, W, 3], or their features.
 
         Args:
             names: Ids of images [B].
             recolours: Seeds [B] of other colours for an image, 0 for its own. Features have one recolouring an image.
+            views: The view [B] of each image, from 0 to less than `self.views`.
 
         Raises:
             ImageError: An image cannot be read.
             NotFoundError: An image is missing.
         """
-        if self._extract and any(recolours):
-            names = [f"{name}{_RECOLOURED}" if seed else name for name, seed in zip(names, recolours, strict=True)]
-            return self._get(names)
+        if self._extract:
+            none = [0] * len(names)
+            shown = zip(names, recolours or none, views or none, strict=True)
+            return self._get([_key(*each) for each in shown])
         images = self._get(names)
         for row, seed in enumerate(recolours):
             if seed:
@@ -120,15 +155,39 @@ class ImageCache:
         return images
 
     def _load(self, key: str) -> Pixels:
-        name = key.removesuffix(_RECOLOURED)
+        name, *marks = key.split(_MARK)
         pixels = self._source.load(name, self._size)
-        return pixels if name == key else recolour(pixels, zlib.crc32(name.encode()))
+        if not marks:
+            return pixels
+        seed = zlib.crc32(name.encode())
+        shown = recolour(pixels, seed) if marks[0] else pixels
+        return _view(shown, self._strength, f"{name}{_MARK}{marks[1]}") if marks[1] else shown
+
+
+def _key(name: str, recolour_seed: int, view: int) -> str:
+    """Return the key of an image's features in the cache; that of the image as it is, is its id."""
+    marks = ("recoloured" if recolour_seed else "", str(view) if view else "")
+    return _MARK.join((name, *marks)) if any(marks) else name
+
+
+def _view(pixels: Pixels, strength: float, key: str) -> Pixels:
+    """Return an augmented view of `pixels` [H, W, 3], the same one for the same `key`."""
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    image, alone = torch.from_numpy(pixels.copy())[None], torch.zeros(1, dtype=torch.long)
+    return augment(image, alone, 1, strength, generator)[0].numpy()
 
 
 def make_batch(
-    triplets: Sequence[TrainingTriplet], images: ImageCache, tokenizer: Tokenizer, context: DistributedContext
+    triplets: Sequence[TrainingTriplet],
+    images: ImageCache,
+    tokenizer: Tokenizer,
+    context: DistributedContext,
+    seed: Sequence[int] = (),
 ) -> Batch:
-    """Gather one batch, with the pixels of this process alone. A triplet's first target is the one to pull towards."""
+    """Gather one batch, with the pixels of this process alone. A triplet's first target is the one to pull towards.
+
+    `seed` chooses the view of each image where there are several.
+    """
     keys = tuple(dict.fromkeys(key for t in triplets for key in ((t.targets[0], 0), (t.reference, t.recolour_seed))))
     row = {key: at for at, key in enumerate(keys)}
     right = torch.zeros(len(triplets), len(keys), dtype=torch.bool)
@@ -137,7 +196,8 @@ def make_batch(
     ids, mask = tokenizer.encode([t.text for t in triplets], unknown=True)
     rows = torch.cat(context.rows(len(keys)))
     shown = [keys[at] for at in rows]
-    pixels = images([name for name, _ in shown], [seed for _, seed in shown])
+    views = np.random.default_rng(seed).integers(images.views, size=len(keys))[rows]
+    pixels = images([name for name, _ in shown], [seed for _, seed in shown], views.tolist())
     reference = torch.tensor([row[t.reference, t.recolour_seed] for t in triplets])
     attributes = [{} if seed else images.attributes(name) for name, seed in keys]
     named, fulfils = _named(triplets, tokenizer, ids.shape[1], attributes)
@@ -160,6 +220,7 @@ def make_batch(
         torch.tensor(list(titles), dtype=torch.long),
         torch.from_numpy(title_ids),
         torch.from_numpy(title_mask),
+        images.classes.numbers(attributes),
     )
 
 
@@ -198,15 +259,23 @@ def batches(
     tokenizer: Tokenizer,
     context: DistributedContext,
     start: int = 0,
+    seed: Sequence[int] = (),
 ) -> Iterator[Batch]:
-    """Yield whole batches in order from batch `start`, each made while the one before is used."""
+    """Yield whole batches in order from batch `start`, each made while the one before is used.
+
+    The views that a batch shows depend on `seed` and its number alone.
+    """
     slices = [triplets[at : at + size] for at in range(0, len(triplets) - size + 1, size)][start:]
     with ThreadPoolExecutor(1) as ahead:
-        coming = [ahead.submit(make_batch, part, images, tokenizer, context) for part in slices[:1]]
+
+        def submit(at: int) -> Future[Batch]:
+            return ahead.submit(make_batch, slices[at], images, tokenizer, context, (*seed, start + at))
+
+        coming = [submit(at) for at in range(len(slices[:1]))]
         for at in range(len(slices)):
             batch = coming.pop().result()
             if at + 1 < len(slices):
-                coming.append(ahead.submit(make_batch, slices[at + 1], images, tokenizer, context))
+                coming.append(submit(at + 1))
             yield batch
 
 

@@ -30,8 +30,9 @@ from nsfse.models.pretrained import (
     own_tokenizer,
     resolve_config,
 )
-from nsfse.training.dataloader import ImageCache, batches
+from nsfse.training.dataloader import AttributeClasses, ImageCache, attribute_classes, batches
 from nsfse.training.distributed import DistributedContext, distributed_session
+from nsfse.training.objectives import learns_attributes
 from nsfse.training.run_logger import NullRunLogger, Progress, RunLogger
 from nsfse.training.trainer import Trainer
 from nsfse.training.workarounds import deterministic_algorithms, keep_freed_memory, safe_convolutions, seeded
@@ -153,15 +154,18 @@ def _train(
     state, note = load_state(run.folder)
     model = _make_model(run, state)
     extract = feature_extractor(model, config)
-    cache_bytes = config.train.cache_gb * 2**30
-    images = ImageCache(run.source, config.model.image_size, cache_bytes, config.train.workers, extract, feature_cache)
+    train, views = config.train, max(1, config.train.cached_views)
+    size, limit, strength = config.model.image_size, train.cache_gb * 2**30, train.augment_strength
+    classes = attribute_classes(run.source, triplets) if learns_attributes(config) else AttributeClasses({})
+    images = ImageCache(run.source, size, limit, train.workers, extract, feature_cache, views, strength, classes)
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(
             f"{run.source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch"
         )
     total_steps = config.train.total_steps or per_epoch * config.train.epochs
-    trainer = Trainer(config, model, total_steps, run.distributed)
+    counts = [len(values) for values in classes.values.values()]
+    trainer = Trainer(config, model, total_steps, run.distributed, counts)
     if state:
         trainer.load_state(state)
     log: RunLogger | NullRunLogger = NullRunLogger()
@@ -205,7 +209,8 @@ def _run_epochs(
     epochs = math.ceil(total / per_epoch) if trainer.step < total else 0
     for epoch in range(trainer.step // per_epoch, epochs):
         triplets, start = run.source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
-        for batch in batches(triplets, run.config.train.batch, images, run.tokenizer, run.distributed, start):
+        size, seed = run.config.train.batch, (run.config.train.seed, epoch)
+        for batch in batches(triplets, size, images, run.tokenizer, run.distributed, start, seed):
             log.step(trainer, trainer.train_step(batch))
             if trainer.step % per_epoch == 0 or trainer.step == total:
                 break

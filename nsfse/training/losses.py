@@ -3,6 +3,7 @@
 Right answers other than the target are masked out of every denominator.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +99,21 @@ def boundary_margin_loss(boundary: AdaptiveBoundary, samples: BoundarySamples) -
     below = F.softplus((t - samples.best) / SOFTNESS)
     above = F.softplus((samples.best - t) / SOFTNESS)
     return _mean(below, samples.matched) + boundary.alpha * _mean(above, samples.mismatched)
+
+
+def attribute_loss(logits: Sequence[Tensor], labels: Tensor, smoothing: float = 0.1) -> Tensor:
+    """Return the cross entropy of attributes over the rows whose value is known, the mean over the attributes.
+
+    Args:
+        logits: Those of each attribute's values, [N, C_a].
+        labels: Numbers of the values [N, A], -1 where not known.
+        smoothing: Share of the label that all values have alike: neighbours such as navy and black are often confused.
+    """
+    entropies = []
+    for rows, values in zip(logits, labels.T, strict=True):
+        sums = F.cross_entropy(rows, values, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
+        entropies.append(sums / (values >= 0).sum().clamp_min(1))
+    return torch.stack(entropies).mean()
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

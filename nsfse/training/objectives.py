@@ -3,15 +3,15 @@
 The trainer adds the losses by `loss_weights` (docs/method.md §6). Names of losses are those of metrics.jsonl.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nsfse.config import TrainConfig
+from nsfse.config import Config, TrainConfig
 from nsfse.models.ablations import AblatedHead
 from nsfse.models.autocast import NumberTypes
 from nsfse.models.backbones.base import scale_gradient
@@ -24,6 +24,7 @@ from nsfse.training.dataloader import Batch
 from nsfse.training.workarounds import seeded
 
 MAX_SCALE = 100.0  # of logits: the inverse of the least temperature
+HEAD_SCALE = 10.0  # of unit vectors before a classifier, whose weights start small and decay
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def loss_weights(config: TrainConfig) -> dict[str, float]:
         "stage1": 1.0,
         "text": config.sentence_weight,
         "titles": config.title_weight,
+        "attributes": config.attribute_weight,
         "naming": config.word_role_weight,
         "evidence": config.word_grounding_weight,
         "views": config.head_weight,
@@ -67,20 +69,28 @@ def loss_weights(config: TrainConfig) -> dict[str, float]:
     }
 
 
+def learns_attributes(config: Config) -> bool:
+    """Return whether attributes train the vectors: those of NSFSE, and of a baseline with attribute supervision."""
+    supervised = config.model.method == "nsfse" or config.model.attribute_supervision
+    return supervised and config.train.attribute_weight > 0
+
+
 def weighted_sum(named_losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return the sum of the losses by their weights, in the order of `weights`."""
     terms = (weight * named_losses[name] for name, weight in weights.items() if name in named_losses)
     return sum(terms, torch.zeros(()))
 
 
-def make_objectives(model: NSFSE | Baseline, config: TrainConfig, precision: NumberTypes) -> tuple[Objective, ...]:
+def make_objectives(
+    model: NSFSE | Baseline, config: TrainConfig, precision: NumberTypes, attributes: "AttributeHeads"
+) -> tuple[Objective, ...]:
     """Return what `model` is trained by, in the order of computation."""
     titles = TitleObjective(model, config)
     if isinstance(model, Baseline):
-        return titles, BaselineObjective(model, config)
+        return titles, BaselineObjective(model, config, attributes)
     if isinstance(model.head, AblatedHead):
-        return titles, AblatedObjective(model, config, precision)
-    return titles, NSFSEObjective(model, config, precision)
+        return titles, AblatedObjective(model, config, precision, attributes)
+    return titles, NSFSEObjective(model, config, precision, attributes)
 
 
 def logit_scale(log_scale: Tensor) -> Tensor:
@@ -105,11 +115,34 @@ class TitleObjective:
         return {"titles": 0.5 * (both[0] + both[1])}
 
 
+class AttributeHeads(nn.Module):
+    """A linear classifier of each attribute on the vectors of images and queries, in training alone.
+
+    A query has the attributes of its target: what the text changes is the text's, and the rest the reference's.
+
+    Args:
+        dim: d of the vectors.
+        classes: How many values each attribute has; without any there is no loss.
+    """
+
+    def __init__(self, dim: int, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(dim, count) for count in classes)
+
+    def losses(self, batch: Batch, vectors: Tensor, query: Tensor) -> dict[str, Tensor]:
+        """Return `attributes`, of unit `vectors` [U, d] and queries [B, d]; nothing where there are no classes."""
+        if not len(self.heads):
+            return {}
+        rows, labels = torch.cat([vectors, query]), torch.cat([batch.attributes, batch.attributes[batch.target]])
+        logits = [head(HEAD_SCALE * rows) for head in self.heads]
+        return {"attributes": losses.attribute_loss(logits, labels)}
+
+
 class BaselineObjective:
     """Cross entropy of a baseline's score over the batch, and attributes where it learns them."""
 
-    def __init__(self, model: Baseline, config: TrainConfig) -> None:
-        self.model, self.smoothing = model, config.label_smoothing
+    def __init__(self, model: Baseline, config: TrainConfig, attributes: AttributeHeads) -> None:
+        self.model, self.smoothing, self.attributes = model, config.label_smoothing, attributes
 
     def __call__(self, batch: Batch, encoded: EncodedBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return `stage1`, and `naming` and `evidence` where attributes are learned."""
@@ -119,7 +152,9 @@ class BaselineObjective:
         logits = model.scores(composed, composed, encoded.vectors)
         scaled = logit_scale(model.stage1_scale) * logits
         loss = losses.masked_cross_entropy(scaled, encoded.blocked, batch.target, self.smoothing)
-        return {"stage1": loss} | attribute_losses(model, encoded, batch.ids)
+        query = model.nearest(composed)
+        values = self.attributes.losses(batch, encoded.vectors, query)
+        return {"stage1": loss} | values | attribute_losses(model, encoded, batch.ids)
 
 
 def attribute_losses(model: Baseline, encoded: EncodedBatch, ids: Tensor) -> dict[str, Tensor]:
@@ -144,8 +179,8 @@ def attribute_losses(model: Baseline, encoded: EncodedBatch, ids: Tensor) -> dic
 class NSFSEObjective:
     """The losses of NSFSE: stage 1, the words' roles and looks, the pair head, its boundaries."""
 
-    def __init__(self, model: NSFSE, config: TrainConfig, precision: NumberTypes) -> None:
-        self.model, self.config, self.head = model, config, model.head
+    def __init__(self, model: NSFSE, config: TrainConfig, precision: NumberTypes, attributes: AttributeHeads) -> None:
+        self.model, self.config, self.head, self.attributes = model, config, model.head, attributes
         self.products = precision.lowered(model.head.products)
 
     def __call__(self, batch: Batch, encoded: EncodedBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -154,6 +189,7 @@ class NSFSEObjective:
         reading = self.head.read(encoded.words, encoded.sentence, batch.mask, references)
         query = self.model.stage1(encoded.vectors[batch.reference], encoded.sentence, reading)
         named_losses = self._stage1_losses(batch, encoded, query) | self._word_losses(encoded, reading)
+        named_losses |= self.attributes.losses(batch, encoded.vectors, query)
         sentence = scale_gradient(encoded.sentence, self.model.config.head_grad_scale)
         named_losses["views"] = self._global_token_loss(batch, encoded, sentence)
         cosines = query @ encoded.vectors.T
@@ -246,8 +282,8 @@ class NSFSEObjective:
 class AblatedObjective(NSFSEObjective):
     """The losses of an `AblatedHead`: a part that is missing has none."""
 
-    def __init__(self, model: NSFSE, config: TrainConfig, precision: NumberTypes) -> None:
-        super().__init__(model, config, precision)
+    def __init__(self, model: NSFSE, config: TrainConfig, precision: NumberTypes, attributes: AttributeHeads) -> None:
+        super().__init__(model, config, precision, attributes)
         assert isinstance(model.head, AblatedHead)
         self.ablated = model.head
 

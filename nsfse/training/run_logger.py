@@ -16,7 +16,7 @@ from nsfse.evaluation.evaluate import evaluate, scorable_queries, unlisted
 from nsfse.models.baselines import build_model
 from nsfse.models.checkpoint import save_state, save_tensors, write_decision, write_file
 from nsfse.models.nsfse import NSFSE
-from nsfse.models.pretrained import is_frozen
+from nsfse.models.pretrained import caches_features, freeze
 from nsfse.models.torch_scorer import TorchScorer, make_scorer
 from nsfse.training.calibration import fit_decision, protocol_from_triplets
 from nsfse.training.dataloader import ImageCache
@@ -43,8 +43,7 @@ class RunLogger:
         step: int = 0,
     ) -> None:
         self.run, self.source, self.images, self.tokenizer = run, source, images, tokenizer
-        self.data, self.model_config = config.data, config.model
-        self.cached_features = is_frozen(config)
+        self.config, self.data = config, config.data
         self.progress = progress
         self.started = self.saved = time.monotonic()
         self.save_every = 60.0 * config.train.save_every
@@ -108,9 +107,10 @@ class RunLogger:
 
         The trainer's own weights and boundaries stay as they are: training continues as if nothing had been fitted.
         """
-        model = build_model(self.model_config, len(self.tokenizer)).to(trainer.device).eval()
+        model = build_model(self.config.model, len(self.tokenizer)).to(trainer.device).eval()
         model.load_state_dict(trainer.ema)
-        scorer = make_scorer(model, self.tokenizer, cached_features=self.cached_features)
+        freeze(model, self.config)
+        scorer = make_scorer(model, self.tokenizer, cached_features=caches_features(self.config))
         if not isinstance(model, NSFSE):
             return scorer, {}
         fitting = calibration_split(self.source) or protocol_from_triplets(triplets[:FITTED])

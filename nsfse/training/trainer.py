@@ -4,6 +4,7 @@ Every random choice depends on (seed, step) alone: not on what came before, nor 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from nsfse.config import Config
 from nsfse.models.autocast import choose
 from nsfse.models.baselines import Baseline
 from nsfse.models.nsfse import NSFSE
-from nsfse.models.pretrained import is_frozen, param_groups
+from nsfse.models.pretrained import caches_features, param_groups
 from nsfse.training.dataloader import Batch, augment, drop_words
 from nsfse.training.distributed import DistributedContext, SyncBatchNorm2d
-from nsfse.training.objectives import EncodedBatch, loss_weights, make_objectives, weighted_sum
+from nsfse.training.objectives import AttributeHeads, EncodedBatch, loss_weights, make_objectives, weighted_sum
 from nsfse.training.workarounds import seeded
 
 SCALAR_LR_SCALE = 5.0  # temperatures and fusion weights must travel far: at the common rate they hardly move
@@ -31,10 +32,16 @@ class Trainer:
         model: The model, on its device.
         total_steps: Steps of the whole training, which the learning rate's schedule spans.
         context: This process's place among several.
+        classes: How many values each attribute of the images has.
     """
 
     def __init__(
-        self, config: Config, model: NSFSE | Baseline, total_steps: int, context: DistributedContext | None = None
+        self,
+        config: Config,
+        model: NSFSE | Baseline,
+        total_steps: int,
+        context: DistributedContext | None = None,
+        classes: Sequence[int] = (),
     ) -> None:
         self.config, self.model, self.total_steps = config.train, model, total_steps
         self.context = context or DistributedContext(chunks=config.train.grad_cache_chunks)
@@ -42,11 +49,15 @@ class Trainer:
         self.precision = choose(str(self.config.bf16_autocast), self.device)
         if self.context.world_size > 1:
             SyncBatchNorm2d.convert(model)
-        self.objectives = make_objectives(model, self.config, self.precision)
+        with seeded(self.config.seed, self.device):
+            self.attributes = AttributeHeads(config.model.dim, classes).to(self.device)
+        self.learning = nn.ModuleList([model, self.attributes])
+        self.objectives = make_objectives(model, self.config, self.precision, self.attributes)
         self.loss_weights = loss_weights(self.config)
-        self.encode_images = self.precision.lowered(model.encode_features if is_frozen(config) else model.encode_images)
+        self.cached = caches_features(config)
+        self.encode_images = self.precision.lowered(model.encode_features if self.cached else model.encode_images)
         self.encode_text = self.precision.lowered(model.encode_text)
-        groups = param_groups(_decay_groups(model), model, config.train.backbone_lr_scale)
+        groups = param_groups(_decay_groups(self.learning), model, config.train.backbone_lr_scale)
         self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, weight_decay=config.train.weight_decay)
         self.ema = {name: value.clone() for name, value in model.state_dict().items()}
         self.step = 0
@@ -66,8 +77,8 @@ class Trainer:
             group["lr"] = self.learning_rate() * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
         named_losses = self._backward(batch.to(self.device))
-        self.context.all_reduce_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.context.all_reduce_gradients(self.learning)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.step += 1
         self._update_ema()
@@ -94,7 +105,8 @@ class Trainer:
         """Augment and encode a batch."""
         settings, context, model = self.config, self.context, self.model
         queries, images = batch.right.shape
-        pixels = augment(batch.pixels, batch.rows, images, settings.augment_strength, generator).contiguous()
+        strength = 0.0 if self.cached else settings.augment_strength
+        pixels = augment(batch.pixels, batch.rows, images, strength, generator).contiguous()
         ids = drop_words(batch.ids, batch.mask, settings.word_dropout, generator)
         vectors, regions = context.encode(model, self.encode_images, (pixels,), images)
         rows = torch.cat(context.rows(queries))
@@ -126,6 +138,7 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Return all that a resumed run needs, as named tensors."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"attributes.{k}": v for k, v in self.attributes.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.ema.items()}
         for number, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in slots.items()}
@@ -138,6 +151,7 @@ class Trainer:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.model.load_state_dict(part("model."))
+        self.attributes.load_state_dict(part("attributes."))
         self.ema = {name: value.to(self.device) for name, value in part("average.").items()}
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer.").items():
@@ -155,11 +169,11 @@ def _read_labels(batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 def _decay_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Return an optimizer's groups: matrices decay, vectors do not, scalars do not and learn faster."""
-    scalars = [p for n, p in model.named_parameters() if p.ndim == 0 or n == "head.mix"]
+    scalars = [p for n, p in model.named_parameters() if p.ndim == 0 or n.endswith("head.mix")]
     return [
         {"params": [p for p in model.parameters() if p.ndim > 1], "lr_scale": 1.0},
         {
-            "params": [p for n, p in model.named_parameters() if p.ndim == 1 and n != "head.mix"],
+            "params": [p for n, p in model.named_parameters() if p.ndim == 1 and not n.endswith("head.mix")],
             "weight_decay": 0.0,
             "lr_scale": 1.0,
         },

@@ -1,11 +1,13 @@
 """What a backbone is: an image encoder, a text encoder, and how their first weights are read.
 
 An image encoder with pre-trained weights is a trunk, which they fill, and a projection, which learns what this model
-needs. They meet in one tensor, the trunk's features [B, R, C]. Where the whole trunk is frozen, features are cached
-instead of images, and only the projection is left to compute.
+needs. They meet in one tensor, the trunk's features [B, R, C]. Where the trunk or its first stages are frozen, what
+these make of an image can be cached in its place, and only the rest is left to compute.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
@@ -99,6 +101,85 @@ class Trunk(nn.Module, ABC):
         """Return the parts that `model.frozen_stages` counts, the one nearest to the image first."""
 
 
+@dataclass(frozen=True)
+class StageShape:
+    """What a stage returns: maps of `channels`, `reduction` times smaller than the image; `seen` by the regions."""
+
+    channels: int
+    reduction: int
+    seen: bool
+
+
+class StagedTrunk(Trunk):
+    """A trunk whose stages follow one another; some of their maps, averaged over a region each, are its features.
+
+    Args:
+        mean: Means of the channels of the images that it was trained on.
+        std: Their standard deviations.
+        shapes: What each stage returns; the last one is seen.
+        stride: Pixels of a region's side, a multiple of every reduction.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], shapes: Sequence[StageShape], stride: int
+    ) -> None:
+        super().__init__(mean, std)
+        self.shapes, self.stride = tuple(shapes), stride
+        self.widths = tuple(shape.channels for shape in self.shapes if shape.seen)
+
+    @abstractmethod
+    def run_stage(self, at: int, x: Tensor) -> Tensor:
+        """Run stage `at` on the maps of the one before; the first takes normalised images [B, 3, H, W]."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the features [B, R, C] of `pixels` [B, 3, H, W] in 0..1."""
+        _, maps = self._run((pixels - self.mean) / self.std, 0, len(self.shapes))
+        return torch.cat(maps, 1).flatten(2).transpose(1, 2)
+
+    def begin(self, pixels: Tensor, count: int) -> Tensor:
+        """Run the first `count` stages (1 or more) on `pixels` [B, 3, H, W] in 0..1.
+
+        Returns:
+            What `finish` needs: the last of their maps and the averages of those seen, in a row each, [B, F].
+        """
+        x, maps = self._run((pixels - self.mean) / self.std, 0, count)
+        return torch.cat([x.flatten(1), *(each.flatten(1) for each in maps)], 1)
+
+    def finish(self, begun: Tensor, count: int, grid: tuple[int, int]) -> Tensor:
+        """Run the stages after the first `count`.
+
+        Args:
+            begun: What `begin` returned [B, F].
+            count: How many stages it ran.
+            grid: Rows and columns of regions.
+
+        Returns:
+            The features [B, R, C], those of `forward` but for rounding.
+        """
+        last = self.shapes[count - 1]
+        sides = tuple(side * self.stride // last.reduction for side in grid)
+        channels = [shape.channels for shape in self.shapes[:count] if shape.seen]
+        sizes = [last.channels * sides[0] * sides[1], *(each * grid[0] * grid[1] for each in channels)]
+        flat, *maps = torch.split(begun, sizes, 1)
+        x = flat.reshape(-1, last.channels, *sides).contiguous(memory_format=torch.channels_last)
+        earlier = [each.reshape(len(begun), -1, *grid) for each in maps]
+        _, later = self._run(x, count, len(self.shapes))
+        return torch.cat([*earlier, *later], 1).flatten(2).transpose(1, 2)
+
+    def _run(self, x: Tensor, start: int, end: int) -> tuple[Tensor, list[Tensor]]:
+        """Run the stages from `start` to before `end`; return their last maps, and the averages of those seen.
+
+        Colour lives in early stages, kind in the last: a region has to see all of them.
+        """
+        maps = []
+        for at in range(start, end):
+            x = self.run_stage(at, x)
+            if self.shapes[at].seen:
+                size = self.stride // self.shapes[at].reduction
+                maps.append(F.avg_pool2d(x, (size, size)))
+        return x, maps
+
+
 class TrunkEncoder(ImageEncoder):
     """A trunk and its projection `tail`: features [B, R, C] → unit vectors [B, d], unit regions [B, R, d]."""
 
@@ -115,6 +196,24 @@ class TrunkEncoder(ImageEncoder):
         """Turn the trunk's `features` [B, R, C] into unit vectors [B, d] and unit regions [B, R, d]."""
         vectors, regions = self.tail(features)
         return vectors, regions
+
+    def frozen_features(self, pixels: Tensor) -> Tensor:
+        """Return what the frozen stages make of `pixels` [B, 3, H, W] in 0..1: a tensor of one row an image."""
+        if isinstance(self.trunk, StagedTrunk) and self.frozen != -1:
+            return self.trunk.begin(pixels, self.frozen)
+        features: Tensor = self.trunk(pixels)
+        return features
+
+    def encode_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does from what `frozen_features` returned."""
+        if isinstance(self.trunk, StagedTrunk) and self.frozen != -1:
+            features = self.trunk.finish(features, self.frozen, self.tail.grid)  # type: ignore[arg-type]
+        return self.project(features)
+
+    def check_cacheable(self) -> None:
+        """Raise DataError where some stages are frozen, and the trunk cannot go on from their features."""
+        if self.frozen != -1 and not isinstance(self.trunk, StagedTrunk):
+            raise DataError("train.cached_views: this trunk can only be frozen as a whole; set model.frozen_stages=-1")
 
     def freeze(self, count: int) -> None:
         """Leave the first `count` stages as they are, statistics of their normalisation included; −1: the whole trunk.
@@ -135,12 +234,17 @@ class TrunkEncoder(ImageEncoder):
     def train(self, mode: bool = True) -> "TrunkEncoder":
         """Switch to training or evaluation mode, frozen parts excepted.
 
-        A wholly frozen trunk is not touched even for a moment: another thread may be reading it.
+        What is frozen is not touched even for a moment: another thread may be reading it.
         """
         self.training = mode
         self.tail.train(mode)
-        if self.frozen != -1:
-            self.trunk.train(mode)
+        if self.frozen == -1:
+            self.trunk.eval()
+            return self
+        frozen = {id(module) for part in self._frozen_parts() for module in part.modules()}
+        for module in self.trunk.modules():
+            if id(module) not in frozen:
+                module.training = mode
         for part in self._frozen_parts():
             part.eval()
         return self
@@ -185,16 +289,6 @@ class CellProjection(nn.Module):
         vectors = widened(self.vector(pooled)) + widened(self.deeper(pooled))
         regions = self.region(scale_gradient(cells, self.head_grad_scale)).flatten(2).transpose(1, 2)
         return F.normalize(vectors, dim=-1), F.normalize(widened(regions), dim=-1)
-
-
-def join_maps(maps: list[Tensor]) -> Tensor:
-    """Average maps [B, c_i, H_i, W_i] over the cells of the last one and join their channels: [B, R, Σ c_i].
-
-    Colour lives in early stages, kind in the last: a cell has to see all of them.
-    """
-    height, width = maps[-1].shape[2:]
-    pooled = [F.avg_pool2d(x, (x.shape[2] // height, x.shape[3] // width)) for x in maps]
-    return torch.cat(pooled, 1).flatten(2).transpose(1, 2)
 
 
 def check_strides(config: ModelConfig, backbone: str, strides: tuple[int, ...] = (32,)) -> None:

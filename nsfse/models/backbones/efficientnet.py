@@ -16,11 +16,11 @@ from nsfse.models.backbones.base import (
     Backbone,
     CellProjection,
     ImageEncoder,
+    StagedTrunk,
+    StageShape,
     TextEncoder,
-    Trunk,
     TrunkEncoder,
     check_strides,
-    join_maps,
 )
 from nsfse.models.backbones.text import GruTextEncoder
 from nsfse.models.weights import read_tensors
@@ -38,11 +38,11 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM = 32
-SEEN = {1: 24, 2: 40, 4: 112, 6: 320}
-"""Stages whose maps make the regions, at 1/4, 1/8, 1/16 and 1/32 of the image, and their channels."""
-ENDS = {32: 7, 16: 5}
+SEEN = {1, 2, 4, 6}
+"""Stages after the stem whose maps make the regions, at 1/4, 1/8, 1/16 and 1/32 of the image."""
+ENDS = {32: 7, 16: 5, 64: 7}
 """Pixels of a region's side → how many stages there are: the first five have four in five operations and a fifth of the
-weights."""
+weights. With 64 a region is the average of four cells of the last stage."""
 EPSILON = 1e-3
 
 
@@ -77,20 +77,24 @@ class LiteBlock(nn.Module):
         return x + narrow if self.shortcut else narrow
 
 
-class Lite0(Trunk):
+class Lite0(StagedTrunk):
     """EfficientNet-Lite0 up to its last or fifth stage: [B, 3, H, W] → cells of some stages [B, R, 496 or 176]."""
 
     def __init__(self, region_stride: int = 32) -> None:
-        super().__init__((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        stages = STAGES[: ENDS[region_stride]]
+        shapes, reduction = [StageShape(STEM, 2, False)], 2
+        for at, (_, _, stride, _, outputs) in enumerate(stages):
+            reduction *= stride
+            shapes.append(StageShape(outputs, reduction, at in SEEN))
+        super().__init__((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), shapes, region_stride)
         self.stem = SameConv(3, STEM, 3, 2)
         groups, inputs = [], STEM
-        for count, kernel, stride, expansion, outputs in STAGES[: ENDS[region_stride]]:
+        for count, kernel, stride, expansion, outputs in stages:
             first = LiteBlock(inputs, outputs, kernel, stride, expansion)
             rest = [LiteBlock(outputs, outputs, kernel, 1, expansion) for _ in range(count - 1)]
             groups.append(nn.Sequential(first, *rest))
             inputs = outputs
         self.groups = nn.ModuleList(groups)
-        self.widths = tuple(width for at, width in SEEN.items() if at < len(groups))
         for module in self.modules():
             if isinstance(module, SameConv):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -100,14 +104,10 @@ class Lite0(Trunk):
         """Return stem and stages."""
         return [self.stem, *self.groups]
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features [B, R, C] of `pixels` [B, 3, H, W] in 0..1."""
-        x, maps = F.relu6(self.stem((pixels - self.mean) / self.std)), []
-        for at, group in enumerate(self.groups):
-            x = group(x)
-            if at in SEEN:
-                maps.append(x)
-        return join_maps(maps)
+    def run_stage(self, at: int, x: Tensor) -> Tensor:
+        """Run the stem (0) or a stage after it."""
+        maps: Tensor = self.groups[at - 1](x) if at else F.relu6(self.stem(x))
+        return maps
 
 
 def fold(trunk: Lite0, tensors: dict[str, Tensor], origin: str) -> None:
@@ -146,7 +146,7 @@ class EfficientNetBackbone(Backbone):
     default_weights = True
 
     def build(self, config: ModelConfig, vocabulary: int) -> tuple[ImageEncoder, TextEncoder]:
-        """Return both encoders. Raises DataError for another stride than 16 or 32, or sides that do not fit it."""
+        """Return both encoders. Raises DataError for another stride than 16, 32 or 64, or sides that do not fit it."""
         check_strides(config, self.name, tuple(ENDS))
         trunk = Lite0(config.stride)
         return TrunkEncoder(trunk, CellProjection(trunk.widths, config)), GruTextEncoder(vocabulary, config)

@@ -14,11 +14,11 @@ from nsfse.models.backbones.base import (
     Backbone,
     CellProjection,
     ImageEncoder,
+    StagedTrunk,
+    StageShape,
     TextEncoder,
-    Trunk,
     TrunkEncoder,
     check_strides,
-    join_maps,
 )
 from nsfse.models.backbones.text import GruTextEncoder
 from nsfse.models.weights import fit_tensors, read_tensors
@@ -50,11 +50,12 @@ class Bottleneck(nn.Module):
         return F.relu(wide + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet50(Trunk):
+class ResNet50(StagedTrunk):
     """Images [B, 3, H, W] → cells of all four stages [B, R, 60·width], R = H·W/1024: 49 of 3840 at 224×224."""
 
     def __init__(self, width: int = 64) -> None:
-        super().__init__((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        layers = [StageShape(WIDEN * width * 2**at, 4 * 2**at, True) for at in range(len(BLOCKS))]
+        super().__init__((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), [StageShape(width, 4, False), *layers], 32)
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         inputs, inner = width, width
@@ -64,7 +65,6 @@ class ResNet50(Trunk):
             layer = nn.Sequential(first, *(Bottleneck(inputs, inner, 1) for _ in range(count - 1)))
             self.add_module(f"layer{at + 1}", layer)
             inner *= 2
-        self.widths = tuple(WIDEN * width * 2**at for at in range(len(BLOCKS)))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -76,14 +76,12 @@ class ResNet50(Trunk):
         """Return the stem and the four stages."""
         return [nn.ModuleList([self.conv1, self.bn1]), *self._layers()]
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features [B, R, C] of `pixels` [B, 3, H, W] in 0..1."""
-        x = F.relu(self.bn1(self.conv1((pixels - self.mean) / self.std)))
-        x, maps = F.max_pool2d(x, 3, 2, 1), []
-        for layer in self._layers():
-            x = layer(x)
-            maps.append(x)
-        return join_maps(maps)
+    def run_stage(self, at: int, x: Tensor) -> Tensor:
+        """Run the stem (0), its pooling included, or one of the four layers."""
+        if at:
+            maps: Tensor = self.get_submodule(f"layer{at}")(x)
+            return maps
+        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
 
 
 class ResNetBackbone(Backbone):

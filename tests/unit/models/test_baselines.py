@@ -18,7 +18,7 @@ from nsfse.models.torch_scorer import TorchScorer
 from nsfse.open import open_scorer
 from nsfse.training.dataloader import Batch
 from nsfse.training.loop import train
-from nsfse.training.objectives import BaselineObjective, EncodedBatch
+from nsfse.training.objectives import AttributeHeads, BaselineObjective, EncodedBatch
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.search.two_stage import rank
 from nsfse_runtime.types import RankingMode
@@ -123,7 +123,7 @@ def test_what_is_blocked_is_no_negative():
     torch.nn.init.zeros_(model.stage1_scale)
     for blocked, left in (([False, False, True, False], 3), ([True, False, True, False], 2)):
         encoded = EncodedBatch(vectors, vectors, rows, vectors[3:], None, torch.tensor([blocked]), rows, rows)
-        found = BaselineObjective(model, TrainConfig())(batch, encoded, torch.Generator())
+        found = BaselineObjective(model, TrainConfig(), AttributeHeads(16, []))(batch, encoded, torch.Generator())
         assert found["stage1"].item() == pytest.approx(math.log(left))  # every cosine is 0
 
 

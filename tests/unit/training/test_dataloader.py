@@ -5,7 +5,7 @@ import torch
 
 from nsfse.data import TrainingTriplet, WordLabel
 from nsfse.data.text.vocabulary import build_vocabulary
-from nsfse.training.dataloader import ImageCache, make_batch, recolour
+from nsfse.training.dataloader import ImageCache, attribute_classes, make_batch, recolour
 from nsfse.training.distributed import DistributedContext
 from nsfse_runtime.inference.tokenizer import Tokenizer
 
@@ -128,6 +128,53 @@ def test_features_of_a_recoloured_image_are_kept_beside_its_own():
     once, again = (seen(["a", "a", "b"], [seed, 0, 0]) for seed in (3, 4))
     assert np.array_equal(once, again) and asked == [3]
     assert np.array_equal(once[1:], seen(["a", "b"])) and not np.array_equal(once[0], once[1])
+
+
+class Gradients:
+    """Images whose columns differ, so that a view of one is not the image."""
+
+    def load(self, name, size):
+        ramp = np.linspace(0, 200, 8, dtype=np.uint8)[None, :, None] + np.uint8(ord(name) - ord("a"))
+        return np.broadcast_to(ramp, (*size, 3)).copy()
+
+
+def test_views_of_an_image_are_made_once_and_the_first_is_the_image():
+    asked = []
+
+    def features(pixels):
+        asked.append(len(pixels))
+        return pixels.astype(np.float32)
+
+    seen = ImageCache(Gradients(), (8, 8), 1e6, extract=features, views=3, strength=1.0)
+    shown = seen(["a", "a", "a", "b"], views=[0, 1, 2, 1])
+    assert np.array_equal(shown[0], seen(["a"])[0]) and asked == [4]
+    assert np.array_equal(shown[1:3], seen(["a", "a"], views=[1, 2])) and asked == [4]
+    assert not any(np.array_equal(shown[i], shown[j]) for i in range(4) for j in range(i))
+    again = ImageCache(Gradients(), (8, 8), 0, extract=features, views=3, strength=1.0)  # keeps nothing
+    assert np.array_equal(again(["b", "a"], views=[1, 2]), shown[[3, 2]])
+
+
+def test_a_batch_draws_views_by_its_seed_alone():
+    seen = ImageCache(Gradients(), (8, 8), 1e6, extract=lambda pixels: pixels.astype(np.float32), views=8, strength=1.0)
+    triplets = [TrainingTriplet(one, "make it red", (other,)) for one, other in ("ab", "cd", "ef", "gh")]
+    first, same, other = (
+        make_batch(triplets, seen, TOKENIZER, ALONE, seed).pixels for seed in ((1, 2), (1, 2), (1, 3))
+    )
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_a_batch_numbers_the_values_of_its_images():
+    triplets = [TrainingTriplet("a", "make it red", ("b",)), TrainingTriplet("c", "in blue", ("a",))]
+    classes = attribute_classes(Shades(), triplets)
+    assert classes.values == {"colour": ("blue", "red"), "size": ("large", "small")}
+    told = ImageCache(Shades(), (4, 4), 0, classes=classes)
+    batch = make_batch(triplets, told, TOKENIZER, ALONE)
+    row = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 90, 160)]
+    assert batch.attributes[row].tolist() == [[0, 0], [1, 1], [-1, -1]]
+    assert make_batch(triplets, images, TOKENIZER, ALONE).attributes.shape == (3, 0)
+    recoloured = make_batch([TrainingTriplet("a", "in blue", ("a",), recolour_seed=7)], told, TOKENIZER, ALONE)
+    assert recoloured.attributes[recoloured.reference].tolist() == [[-1, -1]]
+    assert attribute_classes(Gradients(), triplets).values == {}
 
 
 def test_recolouring_keeps_white_and_shape_and_changes_the_rest():

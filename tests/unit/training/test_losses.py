@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,6 +21,18 @@ def test_a_smoothed_label_is_shared_by_what_is_not_blocked():
     blocked = torch.tensor([[False, True, False, False]])
     wanted = torch.nn.functional.cross_entropy(logits[:, [0, 2, 3]], target, label_smoothing=0.1)
     torch.testing.assert_close(losses.masked_cross_entropy(logits, blocked, target, 0.1), wanted)
+
+
+def test_attributes_are_told_where_they_are_known_and_count_alike():
+    logits = [torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 0.0]]), torch.tensor([[1.0, 0.0, 2.0]] * 3)]
+    labels = torch.tensor([[0, -1], [1, 2], [-1, -1]])
+    # By hand: -log softmax of the label where known; the mean over rows, then over attributes.
+    first = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))) / 2
+    second = -2 + math.log(math.e + 1 + math.e**2)
+    found = losses.attribute_loss(logits, labels, smoothing=0.0)
+    torch.testing.assert_close(found, torch.tensor((first + second) / 2))
+    assert losses.attribute_loss(logits, torch.full((3, 2), -1)) == 0
+    assert losses.attribute_loss(logits, labels) > found  # the smoothed one, which these logits fit less
 
 
 def test_a_blocked_candidate_gets_no_gradient():

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from nsfse.models.baselines import build_model
 from nsfse.models.nsfse import NSFSE
 from nsfse.training import losses
 from nsfse.training.dataloader import Batch
+from nsfse.training.objectives import learns_attributes
 from nsfse.training.trainer import Trainer
 
 OVERRIDES = ["model.image_size=[32,32]", "model.width=16", "model.dim=16", "train.batch=6"]
@@ -108,3 +110,49 @@ def test_a_share_of_what_the_head_learns_reaches_what_stage_1_learns_from(reach)
     shared.append(moved.get("image_encoder.stem.0.weight", 0))
     assert all(value > 0 for value in own)
     assert all(bool(value > 0) is (reach > 0) for value in shared)
+
+
+def attributed(*settings: str) -> tuple[Trainer, Batch]:
+    """Return a trainer of two attributes, of three and of two values, and a batch of images that have them."""
+    config = load_config(overrides=[*OVERRIDES, "train.attribute_weight=2", *settings])
+    torch.manual_seed(0)
+    classes = [3, 2] if learns_attributes(config) else []
+    trainer = Trainer(config, build_model(config.model, 9), 10, classes=classes)
+    values = torch.arange(6)
+    return trainer, replace(batch_of(6), attributes=torch.stack([values % 3, values % 2], 1))
+
+
+@pytest.mark.parametrize("method", ["nsfse", "tirg", "artemis"])
+def test_attributes_teach_images_and_queries(method):
+    told = () if method == "nsfse" else ("model.attribute_supervision=true",)
+    trainer, batch = attributed(f"model.method={method}", *told)
+    parts = trainer.batch_losses(batch, torch.Generator().manual_seed(0))
+    without = sum(weight * parts[name] for name, weight in trainer.loss_weights.items() if name in parts)
+    torch.testing.assert_close(parts["loss"], without)
+    assert parts["attributes"] > 0 and trainer.loss_weights["attributes"] == 2
+    parts["attributes"].backward()
+    moved = {name for name, value in trainer.model.named_parameters() if value.grad is not None and value.grad.any()}
+    composer = {"nsfse": "composer.mlp", "tirg": "method.residual", "artemis": "method.implicit"}[method]
+    for part in ("image_encoder.vector", "text_encoder.sentence", composer):
+        assert any(name.startswith(part) for name in moved), part
+    assert all(value.grad.any() for value in trainer.attributes.parameters())
+
+
+def test_a_baseline_learns_no_attributes_unless_told():
+    trainer, batch = attributed("model.method=tirg")
+    assert "attributes" not in trainer.batch_losses(batch, torch.Generator().manual_seed(0))
+    assert not any(name.startswith("attributes.") for name in trainer.state())
+
+
+def test_the_classifiers_of_attributes_learn_and_are_continued():
+    first, batch = attributed()
+    before = {name: value.clone() for name, value in first.attributes.state_dict().items()}
+    first.train_step(batch)
+    assert all(not torch.equal(value, before[name]) for name, value in first.attributes.state_dict().items())
+    second, _ = attributed()
+    second.load_state({name: value.clone() for name, value in first.state().items()})
+    first.train_step(batch)
+    second.train_step(batch)
+    for name, value in first.state().items():
+        assert torch.equal(value, second.state()[name]), name
+    assert not any("attributes" in name for name in first.model.state_dict())  # what serves has none
