@@ -19,7 +19,7 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
         yield from _background_line(background)
     if named := entry.get("old_value_named"):
         recalls = ", ".join(f"{name} {named[name]:.1f}" for name in ("R@1", "R@10"))
-        yield f"texts that exclude what the reference has by its name ({named['queries']} queries' worth): {recalls}"
+        yield f"texts that exclude a value of the reference by its name: {recalls} (n = {named['queries']})"
     yield from _text_parts(entry)
 
 

@@ -48,6 +48,9 @@ class CatalogueSource:
         self.columns = _attribute_columns(self._table, options)
         items = (item for item in self._training_ids(options.split) if item in self.images)
         rows: Rows = {item: self._table.rows[item] for item in items}
+        if not rows:
+            images = options.images or folder / "images"
+            raise DataError(f"no image that {self._table.file} has for training is there; put them into {images}")
         values = {column: frozenset(row[column] for row in rows.values()) for column in self.columns}
         group = options.group if options.group in self._table.columns else None
         schema = Schema(self._table.file, self.columns, values, group, self._templates)

@@ -12,12 +12,11 @@ NAMED = ("category", COLOUR, SECOND_COLOUR, "pattern", "print", "sleeve")
 
 
 class QueryFacts:
-    """Answers from a table's columns; nothing where it lacks them."""
+    """Answers from the columns of a table; nothing where it lacks one of BACKGROUND and NAMED."""
 
     def __init__(self, table: ItemTable) -> None:
         self._rows = table.rows
-        self._named = [column for column in NAMED if column in table.columns]
-        self._has_backgrounds = {COLOUR, BACKGROUND} <= {*table.columns}
+        self._known = {BACKGROUND, *NAMED} <= {*table.columns}
         self._of_split: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def background_only(
@@ -34,7 +33,7 @@ class QueryFacts:
         Returns:
             Their ids; None where the query requests no colour or the table does not know.
         """
-        if not self._has_backgrounds or kind != COLOUR:
+        if not self._known or kind != COLOUR:
             return None
         colours = {self._rows[item][COLOUR] for item in targets}
         if len(colours) != 1:
@@ -46,13 +45,15 @@ class QueryFacts:
 
     def _is_background_only(self, item: str, colour: str) -> bool:
         row = self._rows[item]
-        return row[BACKGROUND] == colour and colour not in (row[COLOUR], row.get(SECOND_COLOUR))
+        return row[BACKGROUND] == colour and colour not in (row[COLOUR], row[SECOND_COLOUR])
 
     def old_value_named(self, reference: str, texts: Iterable[str], targets: Collection[str]) -> tuple[int, ...]:
         """Return the positions of the texts that exclude, by its name, a value of the reference that no answer has."""
+        if not self._known:
+            return ()
         old = {
             self._rows[reference][column]
-            for column in self._named
+            for column in NAMED
             if all(self._rows[item][column] != self._rows[reference][column] for item in targets)
         }
         names = {name for value in old if value.strip("-?") for name in (value, value.replace("-", " "))}

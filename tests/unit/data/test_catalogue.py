@@ -232,6 +232,13 @@ def test_images_that_are_not_there_are_left_out_and_listed(tmp_path):
     assert source.check().missing == ("p1",) and not source.check().ok
 
 
+def test_images_of_other_splits_alone_are_nothing_to_train_on(tmp_path):
+    folder = write(tmp_path, [row for row in shop() if row["split"] == "val"])
+    write(tmp_path, shop(), images=False)
+    with pytest.raises(DataError, match=r"no image that .*items\.csv has for training is there"):
+        CatalogueSource(folder)
+
+
 def test_wrong_options_are_refused_by_name(folder, tmp_path):
     with pytest.raises(UsageError, match="no column 'size'"):
         CatalogueSource(folder, CatalogueOptions(attributes=["size"]))
