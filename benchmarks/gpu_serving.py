@@ -18,13 +18,13 @@ import torch
 from towers import TINY, TOWERS, Encoder, flops, random_bundle
 
 from nsfse.evaluation.reference_head import HeadConstants, score_pairs
+from nsfse_export.engine_builder import build_engine
 from nsfse_export.export import to_onnx
 from nsfse_export.graphs import BATCH, Graph
-from nsfse_export.tensorrt import build_engine, build_engines
-from nsfse_runtime.extras import installed
+from nsfse_export.tensorrt import EngineTarget, build_engines, engine_target
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.inference.bundle import Bundle
-from nsfse_runtime.inference.cuda import CudaMemory, load_tensorrt
+from nsfse_runtime.inference.cuda import CudaMemory
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, resolve_device
 from nsfse_runtime.inference.onnx_graphs import search_graph
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
@@ -159,12 +159,12 @@ def _open(way: str, encoder: Encoder, size: dict[str, int], run: Measurement, mo
                 return call(torch.from_numpy(pixels).to(run.device)).cpu().numpy()
 
         return encode
-    trt = load_tensorrt() if way == "TensorRT" else None  # before the export, which takes its time
+    target = engine_target() if way == "TensorRT" else None  # before the export, which takes its time
     data = _onnx(encoder, size)
-    if trt is None:
+    if target is None:
         session = Session(data, run.execution_device)
         return lambda pixels: session(pixels=pixels)
-    engine = _engine(trt, data, ({"batch": (1, 1, 1)}, {"batch": (2, most, most)}))
+    engine = _engine(target, data, ({"batch": (1, 1, 1)}, {"batch": (2, most, most)}))
     return lambda pixels: engine(pixels=pixels)
 
 
@@ -175,12 +175,12 @@ def _onnx(encoder: Encoder, size: dict[str, int]) -> bytes:
     return to_onnx("image", Graph(encoder.to("cpu"), example, inputs, outputs))
 
 
-def _engine(trt: Any, data: bytes, profiles: Sequence[dict[str, tuple[int, int, int]]]) -> EngineSession:
-    stored, _ = build_engine(trt, data, profiles, b"", "the benchmark's graph")
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    engine = EngineSession(
-        runtime.deserialize_cuda_engine(stored.plan), CudaMemory(), stored.outputs, trt.nptype, "the benchmark's graph"
-    )
+def _engine(target: EngineTarget, data: bytes, profiles: Sequence[dict[str, tuple[int, int, int]]]) -> EngineSession:
+    library, capability, origin = target.library, target.gpu.capability if target.gpu else "", "the benchmark's graph"
+    stored, _ = build_engine(library, data, profiles, capability, b"", origin)
+    runtime = library.module.Runtime(library.logger)
+    opened = runtime.deserialize_cuda_engine(stored.plan)
+    engine = EngineSession(opened, CudaMemory(), stored.outputs, library.module.nptype, origin)
     engine.runtime = runtime  # type: ignore[attr-defined]  # it must outlive the engine
     return engine
 
@@ -282,7 +282,7 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
     def engines() -> Run:
         from nsfse_runtime.search.two_stage import rank
 
-        scorer = EngineScorer(bundle)
+        scorer = _engine_scorer(bundle)
         return lambda: rank(scorer, composed(scorer), rows.vectors, rows.read, 10, 100)
 
     ways = {"ONNX Runtime": resident, "TensorRT": engines}
@@ -292,8 +292,15 @@ def whole_query(run: Measurement, bundle: Bundle) -> None:
 def _scorers(run: Measurement, bundle: Bundle) -> dict[str, Callable[[], Any]]:
     return {
         "ONNX Runtime": _once(lambda: OnnxScorer(bundle, run.execution_device)),
-        "TensorRT": _once(lambda: EngineScorer(bundle)),
+        "TensorRT": _once(lambda: _engine_scorer(bundle)),
     }
+
+
+def _engine_scorer(bundle: Bundle) -> EngineScorer:
+    """Return the scorer on engines of whichever library is there, built and compared with ONNX Runtime first."""
+    target = engine_target()
+    build_engines(bundle.path, target)
+    return EngineScorer(bundle, target.library)
 
 
 def _text(bundle: Bundle) -> str:
@@ -315,8 +322,6 @@ def measure(smoke: bool, bundle: Path | None = None, minutes: float = 8) -> dict
     stage_one(run, copied)
     with tempfile.TemporaryDirectory() as folder:
         opened = Bundle.open(bundle or random_bundle(Path(folder), smoke))
-        if run.device.type == "cuda" and installed("tensorrt"):
-            build_engines(opened.path)
         reranking(run, opened)
         whole_query(run, opened)
     encoders(run, rates)

@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nsfse_export.export import ExportReport, export_bundle
     from nsfse_export.options import ExportOptions
-    from nsfse_export.tensorrt import build_engines, bundle_for_engines
+    from nsfse_export.tensorrt import EngineTarget, build_engines, bundle_for_engines, engine_target
     from nsfse_export.verify import Sample
 
 _MODULES = {
     "ExportOptions": "options",
     "ExportReport": "export",
     "Sample": "verify",
+    "EngineTarget": "tensorrt",
     "build_engines": "tensorrt",
     "bundle_for_engines": "tensorrt",
+    "engine_target": "tensorrt",
     "export_bundle": "export",
 }
 
-__all__ = ["ExportOptions", "ExportReport", "Sample", "build_engines", "bundle_for_engines", "export_bundle"]
+__all__ = [
+    "EngineTarget",
+    "ExportOptions",
+    "ExportReport",
+    "Sample",
+    "build_engines",
+    "bundle_for_engines",
+    "engine_target",
+    "export_bundle",
+]
 
 
 def __getattr__(name: str) -> object:

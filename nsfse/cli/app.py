@@ -12,6 +12,7 @@ import typer
 
 import nsfse
 from nsfse.cli.benchmark_commands import accuracy, check, draw, evaluate, prepare, reproduce, speed
+from nsfse.cli.engine_commands import ExportCommand, add, list_engines
 from nsfse.cli.errors import report
 from nsfse.cli.gallery_commands import index, query, serve
 from nsfse.cli.help_commands import demo, doctor, info
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data = typer.Typer(help="Draw a data set, prepare one, or check one.")
+engines = typer.Typer(help="TensorRT engines of this machine.")
 bench = typer.Typer(help="Measure, and write tables.")
 
 
@@ -45,7 +47,7 @@ def welcome(context: typer.Context, version: Annotated[bool, typer.Option("--ver
 
 app.command()(train)
 app.command("import-clip")(import_clip)
-app.command()(export)
+app.command(cls=ExportCommand)(export)
 app.command()(index)
 app.command()(query)
 app.command()(serve)
@@ -58,6 +60,9 @@ app.add_typer(data, name="data")
 data.command()(draw)
 data.command()(prepare)
 data.command()(check)
+app.add_typer(engines, name="engines")
+engines.command()(add)
+engines.command("list")(list_engines)
 app.add_typer(bench, name="bench")
 bench.command()(accuracy)
 bench.command()(speed)

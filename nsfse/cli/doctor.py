@@ -183,15 +183,25 @@ def linked_major(file: Path) -> str:
 
 
 def _engines() -> str:
-    from nsfse_runtime.inference.cuda import gpu, load_tensorrt
+    """Return what builds engines here, for which GPUs, and what runs them."""
+    from nsfse_runtime.inference.cuda import gpu
     from nsfse_runtime.inference.tensorrt.cache import EngineCache
+    from nsfse_runtime.inference.tensorrt_library import available_libraries
 
     try:
-        version, device = load_tensorrt().__version__, gpu()
+        libraries = available_libraries()
         EngineCache.open()
     except NsfseError as error:
         return f"missing: {error}"
-    return f"ok, TensorRT {version} on {device.name} ({device.capability})"
+    builds = "; ".join(
+        f"{library.title} builds for {', '.join(library.capabilities) or 'the GPU of this machine'}"
+        for library in libraries
+    )
+    try:
+        device = gpu()
+    except NsfseError as error:
+        return f"missing: nothing runs them here ({error}); {builds}"
+    return f"ok, on {device.name} ({device.capability}); {builds}"
 
 
 def _self_test(bundle: Path | None) -> dict[str, str]:

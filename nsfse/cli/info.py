@@ -1,18 +1,22 @@
-"""What a run, bundle or gallery is, without loading any weights."""
+"""What a run, bundle, engine pack or gallery is, without loading any weights."""
 
 from pathlib import Path
 from typing import Any
 
 from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.inference.tensorrt.pack import PACK, EnginePack, pack_folder
+from nsfse_runtime.inference.tensorrt_library import KINDS
 from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a run, a bundle or a gallery. Raises NotFoundError where `path` is none of them."""
+    """Describe a run, a bundle, an engine pack or a gallery. Raises NotFoundError where `path` is none of them."""
     if path.is_file():
         return {"schema_version": SCHEMA_VERSION, "kind": "gallery", "path": str(path), **_gallery(path)}
     if (path / "manifest.json").exists():
         return {"schema_version": SCHEMA_VERSION, "kind": "bundle", "path": str(path), **_bundle(path)}
+    if (path / PACK).exists():
+        return {"schema_version": SCHEMA_VERSION, "kind": "engine pack", "path": str(path), **_engine_pack(path)}
     if (path / "config.json").exists():
         from nsfse_runtime.extras import need
 
@@ -30,8 +34,19 @@ def _bundle(path: Path) -> dict[str, Any]:
 
     from nsfse_runtime.inference.bundle import Bundle
 
-    bundle = Bundle.open(path)
-    return {"fingerprint": bundle.fingerprint, **msgspec.to_builtins(bundle.manifest)}
+    bundle, pack = Bundle.open(path), pack_folder(path)
+    facts = {"fingerprint": bundle.fingerprint, **msgspec.to_builtins(bundle.manifest)}
+    return {**facts, "engine_pack": {"path": str(pack), **_engine_pack(pack)}} if pack.exists() else facts
+
+
+def _engine_pack(path: Path) -> dict[str, Any]:
+    pack = EnginePack.open(path)
+    engines: dict[str, dict[str, str]] = {}
+    for engine in pack.manifest.engines:
+        key = engine.key
+        library = f"{KINDS[key.library].title} {key.version} for {key.capability}, {key.precision}"
+        engines.setdefault(library, {})[engine.graph] = f"{engine.size / 1e6:.1f} MB"
+    return {"bundle": pack.manifest.bundle, "fingerprint": pack.manifest.fingerprint, "engines": engines}
 
 
 def _gallery(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from nsfse.cli.arguments import Json, SettingsOption
+from nsfse.cli.engine_commands import CapabilityOption, PackKeyOption, TrtOption, engine_target, engines_text
 
 
 def train(
@@ -72,7 +73,9 @@ def export(
     skip_verification: Annotated[
         bool, typer.Option("--skip-verification", help="Do not compare the precision with fp32.")
     ] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this GPU, in a cache.")] = False,
+    trt: TrtOption = None,
+    compute_capability: CapabilityOption = None,
+    pack_key: PackKeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle, verified, that needs no torch.
@@ -92,10 +95,13 @@ def export(
     if trt:
         from nsfse_export import build_engines, bundle_for_engines  # and no more: torch may be absent
 
+        target = engine_target(trt, compute_capability, pack_key)  # what is missing is reported before the export
         with stages_bar() as progress:
-            bundle = bundle_for_engines(run, out, options, progress=progress, report_scores=print_status)
-        print_result(asdict(build_engines(bundle)), format_tree, as_json)
+            bundle = bundle_for_engines(run, out, options, target=target, progress=progress, report_scores=print_status)
+        print_result(build_engines(bundle, target), engines_text, as_json)
         return
+    if compute_capability or pack_key:
+        raise typer.BadParameter("--compute-capability and --pack-key are for engines; add --trt")
     if out is None:
         raise typer.BadParameter("a run is exported to a folder; name it with -o BUNDLE")
     from nsfse_export import export_bundle

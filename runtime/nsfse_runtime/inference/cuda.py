@@ -1,4 +1,4 @@
-"""TensorRT, and the GPU's name, memory and one stream through cuda-bindings: what an engine needs, and no more."""
+"""The GPU's name, memory and one stream through cuda-bindings: what an engine needs, and no more."""
 
 import weakref
 from dataclasses import dataclass
@@ -6,11 +6,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from nsfse_runtime.errors import MissingExtraError, UsageError, VersionError
+from nsfse_runtime.errors import NsfseError, UsageError
 from nsfse_runtime.extras import need
-
-GUIDE = "if pip does not find it, see NVIDIA's installation guide for TensorRT"
-MIN_VERSION, BELOW_VERSION = (10, 13), (12,)  # of TensorRT, whose interface this is
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +36,19 @@ class Memory(Protocol):
         """Wait until all that was queued is done."""
 
 
-def load_tensorrt() -> Any:
-    """Return the module tensorrt. Raises MissingExtraError (it or its libraries) or VersionError (not 10.13 ... 11)."""
-    need("tensorrt", "trt", GUIDE)
-    need("cuda.bindings", "trt", GUIDE)
-    try:
-        import tensorrt
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise MissingExtraError(
-            f'tensorrt does not load ({reason}); run: pip install --force-reinstall "nsfse[trt]"; {GUIDE}'
-        ) from error
-    version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
-    if not MIN_VERSION <= version < BELOW_VERSION:
-        raise VersionError(
-            f'TensorRT {tensorrt.__version__} is none of 10.13 to 11; run: pip install -U "nsfse[trt]"; {GUIDE}'
-        )
-    return tensorrt
-
-
 def gpu() -> Gpu:
     """Return the first GPU. Raises MissingExtraError, or UsageError where there is none that works."""
     properties = _check(_runtime().cudaGetDeviceProperties(0))
     name = bytes(properties.name).split(b"\0")[0].decode("utf-8", "replace")
     return Gpu(name, f"{properties.major}.{properties.minor}")
+
+
+def find_gpu() -> Gpu | None:
+    """Return the first GPU; None where there is none that works."""
+    try:
+        return gpu()
+    except NsfseError:
+        return None
 
 
 class CudaMemory:
@@ -104,7 +90,7 @@ class CudaMemory:
 
 
 def _runtime() -> Any:
-    need("cuda.bindings", "trt", GUIDE)
+    need("cuda.bindings", "trt-rtx")
     from cuda.bindings import runtime
 
     return runtime

@@ -108,9 +108,9 @@ def resolve_device(
     if options:
         raise UsageError(f"--provider-option {next(iter(options))} goes with --provider NAME; give that as well")
     if device == "tensorrt":
-        from nsfse_runtime.inference.cuda import load_tensorrt
+        from nsfse_runtime.inference.tensorrt_library import available_libraries
 
-        load_tensorrt()
+        available_libraries()
         return ExecutionDevice(tensorrt=True)
     if device == "cpu" or (device is None and CUDA not in available()):
         return ON_CPU

@@ -259,7 +259,7 @@ def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
     found = doctor.accelerators(["CPUExecutionProvider"])
     assert "nsfse[gpu]" in found["CUDA in ONNX Runtime"] and "built without it" in found["TensorRT in ONNX Runtime"]
-    assert found["TensorRT engines"].startswith('missing: tensorrt is not installed; run: pip install "nsfse[trt]"')
+    assert found["TensorRT engines"].startswith("missing: neither TensorRT nor TensorRT for RTX is installed; run: pip")
 
     # as of onnxruntime-gpu 1.31: its provider is linked with TensorRT 10, and pip brings 11
     (tmp_path / "capi").mkdir()

@@ -1,8 +1,7 @@
-"""`nsfse export --trt` over a fake builder, its refusals, and a real builder if there is one."""
+"""Engines for this machine's GPU over a fake builder, and their refusals; on a GPU the real thing."""
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from nsfse_export import ExportOptions, tensorrt
-from nsfse_export.tensorrt import build_engine, build_engines, bundle_for_engines, min_opt_max_shapes
+from nsfse_export import ExportOptions, engine_comparison, tensorrt
+from nsfse_export.engine_builder import min_opt_max_shapes
+from nsfse_export.tensorrt import build_engines, bundle_for_engines, engine_target
 from nsfse_runtime.errors import IntegrityError, MissingExtraError, NsfseError, UsageError
-from nsfse_runtime.extras import installed
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.cuda import Gpu
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
-from nsfse_runtime.inference.tensorrt.cache import EngineCache, profiles_of
+from nsfse_runtime.inference.tensorrt.cache import EngineCache
+from nsfse_runtime.inference.tensorrt_library import TensorRT
 from nsfse_runtime.types import TargetFeatures
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -94,38 +94,42 @@ def trt(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Builder, "made", ())
     monkeypatch.setattr(Builder, "refuse", "")
-    module = SimpleNamespace(
-        __version__="11.4.0",
-        Builder=Builder,
-        OnnxParser=Parser,
-        Logger=type("Logger", (), {"__init__": lambda self, level: None, "ERROR": 1, "INTERNAL_ERROR": 0}),
-        BuilderFlag=SimpleNamespace(TF32="TF32"),
-        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
-    )
-    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda: module)
-    monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu("NVIDIA H100", "9.0"))
-    monkeypatch.setattr(tensorrt, "EngineScorer", lambda bundle: OnnxScorer(bundle, threads=1))
-    return module
+
+    class Module:
+        __version__ = "11.4.0"
+        Builder, OnnxParser = Builder, Parser
+        ILogger = type("ILogger", (), {"ERROR": 1})
+        BuilderFlag = SimpleNamespace(TF32="TF32")
+        NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+
+    monkeypatch.setattr(tensorrt, "load_library", lambda name: TensorRT(name or "tensorrt", Module))
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("NVIDIA H100", "9.0"))
+    monkeypatch.setattr(engine_comparison, "EngineScorer", lambda bundle, library: OnnxScorer(bundle, threads=1))
+    return Module
+
+
+def states(report):
+    return {graph: engine.state for graph, engine in report.engines["9.0"].items()}
 
 
 def test_engines_are_built_once_and_again_when_changed(trt, monkeypatch):
     first = build_engines(BUNDLE)
-    assert first.engines == dict.fromkeys(GRAPHS, "built") and first.gpu == "NVIDIA H100 (9.0)"
+    assert states(first) == dict.fromkeys(GRAPHS, "built") and first.gpu == "NVIDIA H100 (9.0)"
     assert min(first.least_cosine.values()) > 0.9999 and Builder.flags == 2 and len(Builder.made) == 4
     assert not any(BUNDLE in file.parents for file in first.folder.iterdir())
-    monkeypatch.setattr(tensorrt, "compare", lambda *_: {"vectors": 1.0})  # it takes its time
+    monkeypatch.setattr(engine_comparison, "compare", lambda *_: {"vectors": 1.0})  # it takes its time
     cache = EngineCache.open()
     sidecars = sorted(cache.folder.glob("*.json"))
-    assert len(sidecars) == 4 and build_engines(BUNDLE).engines == dict.fromkeys(GRAPHS, "kept")
+    assert len(sidecars) == 4 and states(build_engines(BUNDLE)) == dict.fromkeys(GRAPHS, "kept")
     (cache.folder / f"{sidecars[0].stem}.engine").write_bytes(b"other code")
-    assert sorted(build_engines(BUNDLE).engines.values()) == ["built", "kept", "kept", "kept"]
+    assert sorted(states(build_engines(BUNDLE)).values()) == ["built", "kept", "kept", "kept"]
     trt.__version__ = "11.5.0"
-    assert build_engines(BUNDLE).engines == dict.fromkeys(GRAPHS, "built")
+    assert states(build_engines(BUNDLE)) == dict.fromkeys(GRAPHS, "built")
     assert len(sorted(cache.folder.glob("*.json"))) == 8
 
 
 def test_profiles_have_every_dynamic_input(trt, monkeypatch):
-    monkeypatch.setattr(tensorrt, "compare", lambda *_: {"vectors": 1.0})
+    monkeypatch.setattr(engine_comparison, "compare", lambda *_: {"vectors": 1.0})
     build_engines(BUNDLE)
     manifest = Bundle.open(BUNDLE).manifest
     height, width = manifest.image_size
@@ -143,11 +147,14 @@ def test_a_dimension_may_be_a_name_plus_a_number():
 
 def test_engines_that_differ_are_removed(trt, monkeypatch):
     class Wrong(OnnxScorer):
+        def __init__(self, bundle, library):
+            super().__init__(bundle)
+
         def encode_images(self, pixels):
             right = super().encode_images(pixels)
             return TargetFeatures(right.vectors + np.float32(0.1), right.regions)
 
-    monkeypatch.setattr(tensorrt, "EngineScorer", Wrong)
+    monkeypatch.setattr(engine_comparison, "EngineScorer", Wrong)
     with pytest.raises(IntegrityError, match=r"do not agree with ONNX Runtime .*vectors 0\..*they were removed"):
         build_engines(BUNDLE)
     assert list(EngineCache.open().folder.glob("*.engine")) == []
@@ -156,7 +163,7 @@ def test_engines_that_differ_are_removed(trt, monkeypatch):
 @pytest.mark.parametrize("refuse", ["parse", "build"])
 def test_a_refused_graph_is_one_line(trt, monkeypatch, refuse):
     monkeypatch.setattr(Builder, "refuse", refuse)
-    with pytest.raises(IntegrityError, match=r"TensorRT does not take .*image\.onnx") as caught:
+    with pytest.raises(IntegrityError, match=r"TensorRT 11\.4\.0 does not take .*image\.onnx") as caught:
         build_engines(BUNDLE)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 5
     assert ("node 3 is of no kind" in str(caught.value)) == (refuse == "parse")
@@ -188,14 +195,12 @@ def test_unsupported_precisions_are_refused_before_building(trt, monkeypatch):
     assert Builder.made == ()
 
 
-@pytest.mark.skipif(installed("tensorrt"), reason="TensorRT is here")
-def test_without_tensorrt_nothing_is_written(tmp_path, monkeypatch):
+def test_what_is_missing_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for given in ((BUNDLE, None), (tmp_path / "run", tmp_path / "out")):
-        with pytest.raises(
-            MissingExtraError, match=r'tensorrt is not installed; run: pip install "nsfse\[trt\]"'
-        ) as caught:
-            bundle_for_engines(*given)
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
+    for name, wanted in ((None, "neither TensorRT nor"), ("rtx", "tensorrt_rtx is not"), ("tensorrt", "tensorrt is")):
+        with pytest.raises(MissingExtraError, match=rf"^{wanted}.* installed; run: pip install ") as caught:
+            engine_target(name, ["8.9"])
         assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -203,34 +208,10 @@ def test_without_tensorrt_nothing_is_written(tmp_path, monkeypatch):
 def test_building_needs_no_torch():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
-        "from nsfse_export import build_engines, bundle_for_engines"
+        "from nsfse_export import build_engines, bundle_for_engines, engine_target"
     )
     path = [entry for entry in sys.path if entry]
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{code}"], check=True)
-
-
-def real_builder():
-    """Return TensorRT, or TensorRT for RTX, which builds without a GPU; None where there is neither."""
-    for name in ("tensorrt", "tensorrt_rtx"):
-        if installed(name):
-            try:
-                return __import__(name)
-            except ImportError:
-                continue
-    return None
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(real_builder() is None, reason="neither TensorRT nor TensorRT for RTX is installed")
-@pytest.mark.parametrize("graph", GRAPHS[1:])  # the golden bundle's image graph turns its uint8 before it casts
-def test_a_real_builder_takes_the_graphs(graph):
-    bundle = Bundle.open(BUNDLE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT for RTX has no timing cache
-        data, profiles = bundle.read(f"{graph}.onnx"), profiles_of(graph, bundle.manifest)
-        stored, _ = build_engine(real_builder(), data, profiles, b"", graph)
-    names = [output.name for output in onnxruntime.InferenceSession(data).get_outputs()]
-    assert len(stored.plan) > 1000 and list(stored.outputs) == names
 
 
 @pytest.mark.gpu
@@ -238,7 +219,7 @@ def test_engines_on_a_gpu_agree_with_onnx_runtime(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     pytest.importorskip("torch")
     try:
-        bundle_for_engines(BUNDLE, None)
+        target = engine_target()
     except NsfseError as error:
         pytest.skip(str(error))
     from nsfse.config import ModelConfig
@@ -246,4 +227,5 @@ def test_engines_on_a_gpu_agree_with_onnx_runtime(tmp_path, monkeypatch):
 
     run = write_random_run(tmp_path / "run", ModelConfig(image_size=(32, 48), dim=16))
     bundle = bundle_for_engines(run, tmp_path / "bundle")
-    assert set(build_engines(bundle).engines.values()) == {"built"}
+    report = build_engines(bundle, target)
+    assert {engine.state for graphs in report.engines.values() for engine in graphs.values()} == {"built"}

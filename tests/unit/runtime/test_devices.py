@@ -218,7 +218,7 @@ def test_a_missing_library_is_named(tmp_path):
 
 def test_tensorrt_that_is_not_there_is_one_line_with_its_install(monkeypatch):
     monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r'pip install "nsfse\[trt\]"; if pip .* NVIDIA.s installation guide'):
+    with pytest.raises(MissingExtraError, match=r'neither .* pip install "nsfse\[trt-rtx\]" for a PC .*"nsfse\[trt\]"'):
         resolve_device("tensorrt")
 
 

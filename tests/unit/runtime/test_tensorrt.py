@@ -4,16 +4,24 @@ import os
 import stat
 import sys
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 
-from nsfse_runtime.errors import IntegrityError, MissingExtraError, OutputError, UsageError, VersionError
+from nsfse_runtime.errors import (
+    IntegrityError,
+    MissingExtraError,
+    NotFoundError,
+    OutputError,
+    UsageError,
+    VersionError,
+)
 from nsfse_runtime.inference import cuda
-from nsfse_runtime.inference.cuda import CudaMemory, Gpu, gpu, load_tensorrt
-from nsfse_runtime.inference.manifest import Manifest
+from nsfse_runtime.inference.cuda import CudaMemory, Gpu, gpu
+from nsfse_runtime.inference.manifest import FileEntry, Manifest
 from nsfse_runtime.inference.tensorrt.cache import (
     PROFILES,
     EngineCache,
@@ -23,6 +31,7 @@ from nsfse_runtime.inference.tensorrt.cache import (
     profiles_of,
 )
 from nsfse_runtime.inference.tensorrt.engine import EngineSession
+from nsfse_runtime.inference.tensorrt_library import TensorRT, available_libraries, load_library
 from nsfse_runtime.output_files import cache_folder
 
 H100 = Gpu("NVIDIA H100", "9.0")
@@ -30,12 +39,23 @@ H100 = Gpu("NVIDIA H100", "9.0")
 
 def manifest(max_words: int = 20) -> Manifest:
     return Manifest(
-        name="m", created_with="t", image_size=(6, 8), dim=3, regions=6, max_words=max_words, boundary={"t_c": 0.1}
+        name="m",
+        created_with="t",
+        image_size=(6, 8),
+        dim=3,
+        regions=6,
+        max_words=max_words,
+        boundary={"t_c": 0.1},
+        files={"pair.onnx": FileEntry("ab" * 32, 9)},
     )
 
 
 def key(**changed: object) -> EngineKey:
-    return msgspec.structs.replace(engine_key("pair", "ab" * 32, manifest(), "11.4.0", H100), **changed)
+    return msgspec.structs.replace(engine_key("pair", manifest(), library("tensorrt", "11.4.0"), H100), **changed)
+
+
+def library(name: str, version: str) -> TensorRT:
+    return TensorRT(name, SimpleNamespace(__version__=version))
 
 
 def test_every_graph_has_profiles_whose_spans_rise():
@@ -49,10 +69,11 @@ def test_every_graph_has_profiles_whose_spans_rise():
     assert batches[0][0] == 1 and all(a[2] + 1 == b[0] for a, b in pairwise(batches))
 
 
-def test_another_graph_tensorrt_gpu_precision_or_profile_is_another_engine():
+def test_another_graph_library_gpu_precision_or_profile_is_another_engine():
     others = [
         key(graph="cd" * 32),
-        key(tensorrt="10.13.0"),
+        key(version="10.13.0"),
+        key(library="rtx"),
         key(gpu="NVIDIA A100"),
         key(capability="8.0"),
         key(precision="fp16"),
@@ -60,6 +81,8 @@ def test_another_graph_tensorrt_gpu_precision_or_profile_is_another_engine():
     ]
     names = {one.name for one in [key(), *others]}
     assert len(names) == 1 + len(others) and key().name in names
+    rtx = engine_key("pair", manifest(), library("rtx", "1.7.1"), H100)
+    assert (rtx.gpu, rtx.capability) == ("", "9.0")  # its engines are for all GPUs of a capability
 
 
 def test_an_engine_comes_back_as_it_was_stored_in_a_folder_of_ones_own(tmp_path, monkeypatch):
@@ -71,8 +94,8 @@ def test_an_engine_comes_back_as_it_was_stored_in_a_folder_of_ones_own(tmp_path,
     cache.store_timings(key(), b"times")
     again = EngineCache.open()
     assert again.load(key()) == StoredEngine(b"code", ("score", "word_scores"))
-    assert again.timings(key(precision="fp16")) == b"times" and again.timings(key(tensorrt="10.13")) == b""
-    assert again.load(key(tensorrt="11.5.0")) is None
+    assert again.timings(key(precision="fp16")) == b"times" and again.timings(key(version="10.13")) == b""
+    assert again.load(key(version="11.5.0")) is None
     assert stat.S_IMODE((cache.folder / "secret").stat().st_mode) == 0o600
     again.remove(key())
     assert again.load(key()) is None
@@ -90,13 +113,19 @@ def test_an_engine_edited_renamed_or_copied_from_another_user_is_not_opened(tmp_
     plan.write_bytes(b"code")
     assert cache.load(key()) is not None
 
-    for broken in (b"", b"{", text.replace(b"score", b"other"), text.replace(b'"seal": "', b'"seal": "0')):
+    for broken in (
+        b"",
+        b"{",
+        text.replace(b"score", b"other"),
+        text.replace(b'"seal": "', b'"seal": "0'),
+        text.replace(b'"seal": "', '"seal": "é'.encode()),
+    ):
         sidecar.write_bytes(broken)
         with pytest.raises(IntegrityError, match="not as it was built"):
             cache.load(key())
     sidecar.write_bytes(text)
 
-    other = key(tensorrt="10.13.0")
+    other = key(version="10.13.0")
     for file, name in zip((plan, sidecar), cache._files(other), strict=True):
         name.write_bytes(file.read_bytes())
     with pytest.raises(IntegrityError, match="not as it was built"):
@@ -301,15 +330,79 @@ def test_no_gpu_is_one_line(monkeypatch):
             make()
 
 
-def test_tensorrt_needs_its_libraries_and_a_known_version(monkeypatch):
-    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: object())
+def test_a_library_needs_its_shared_objects_and_a_known_version(monkeypatch):
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: object() if name == "tensorrt" else None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it raises ImportError, as without its libraries
     with pytest.raises(MissingExtraError, match=r"tensorrt does not load .*--force-reinstall .*; if pip does not"):
-        load_tensorrt()
+        load_library()
     for version, ok in (("10.12.0.36", False), ("10.13.0", True), ("11.4.0.106", True), ("12.0.0", False)):
         monkeypatch.setitem(sys.modules, "tensorrt", module := SimpleNamespace(__version__=version))
         if ok:
-            assert load_tensorrt() is module
+            assert load_library().module is module and load_library("tensorrt").title == f"TensorRT {version}"
         else:
-            with pytest.raises(VersionError, match=r"none of 10\.13 to 11"):
-                load_tensorrt()
+            with pytest.raises(VersionError, match=r"TensorRT 1\d\S+ is not from 10\.13 up to 12; run: pip install -U"):
+                load_library()
+    with pytest.raises(MissingExtraError, match=r'tensorrt_rtx is not installed; run: pip install "nsfse\[trt-rtx\]"'):
+        load_library("rtx")
+
+
+def test_of_two_libraries_the_one_that_loads_is_taken_and_tensorrt_first(monkeypatch):
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1.116"))
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4.0.106"))
+    assert [found.name for found in available_libraries()] == ["tensorrt", "rtx"]
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert [found.title for found in available_libraries()] == ["TensorRT for RTX 1.7.1.116"]
+    monkeypatch.setattr("nsfse_runtime.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r'neither TensorRT nor .*"nsfse\[trt-rtx\]" for a PC .*"nsfse\[trt\]"'):
+        load_library()
+
+
+def test_capabilities_are_those_of_the_library():
+    members = dict.fromkeys(("NONE", "CURRENT", "SM120", "SM75", "SM89"))
+    module = SimpleNamespace(__version__="1.7.1", ComputeCapability=SimpleNamespace(__members__=members))
+    rtx = TensorRT("rtx", module)
+    assert rtx.capabilities == ("7.5", "8.9", "12.0")
+    rtx.check_capability("8.9")
+    for wrong in ("9.0", "89", "", "sm_89"):
+        with pytest.raises(UsageError, match=r"builds for compute capability 7\.5, 8\.9, 12\.0, not for"):
+            rtx.check_capability(wrong)
+    with pytest.raises(UsageError, match="builds for the GPU of the machine it runs on"):
+        library("tensorrt", "11.4.0").check_capability("8.9")
+
+
+def test_a_scorer_takes_the_library_that_has_every_engine(monkeypatch, tmp_path):
+    from nsfse_runtime.inference.bundle import Bundle
+    from nsfse_runtime.inference.tensorrt import engine
+    from nsfse_runtime.inference.tensorrt.cache import engine_graphs
+
+    class Runtime:
+        def __init__(self, logger):
+            pass
+
+        def deserialize_cuda_engine(self, plan):
+            return None
+
+    def with_runtime(name, version):
+        class Module:
+            __version__ = version
+
+            class ILogger:
+                ERROR = 1
+
+        Module.Runtime = Runtime
+        return TensorRT(name, Module)
+
+    libraries = [with_runtime("tensorrt", "11.4.0"), with_runtime("rtx", "1.7.1")]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(engine, "available_libraries", lambda: libraries)
+    monkeypatch.setattr(engine, "gpu", lambda: Gpu("RTX 4090", "8.9"))
+    bundle = Bundle.open(Path(__file__).parents[2] / "golden" / "bundle")
+    pixels = np.zeros((1, *bundle.manifest.image_size, 3), np.uint8)
+    with pytest.raises(NotFoundError, match=r"for RTX 4090 \(8\.9\) and TensorRT 11\.4\.0; .*nsfse engines add PACK"):
+        engine.EngineScorer(bundle).encode_images(pixels)
+    cache = EngineCache.open()
+    for graph in engine_graphs(bundle.manifest):
+        cache.store(engine_key(graph, bundle.manifest, libraries[1], Gpu("", "8.9")), StoredEngine(b"code", ("a",)))
+    with pytest.raises(IntegrityError, match=r"TensorRT for RTX 1\.7\.1 does not open the engine of .*image\.onnx"):
+        engine.EngineScorer(bundle).encode_images(pixels)

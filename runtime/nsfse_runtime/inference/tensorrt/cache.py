@@ -1,7 +1,7 @@
 """TensorRT engines on this machine: a private folder, each engine beside what it was built from and a seal over both.
 
 An engine is native code. It is opened only where this user's own key sealed exactly these bytes, for
-this graph, TensorRT, GPU and precision. A copied, edited or renamed engine is not opened.
+this graph, library, GPU and precision. A copied, edited or renamed engine is not opened.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import msgspec
 from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, OutputError
 from nsfse_runtime.inference.cuda import Gpu
-from nsfse_runtime.inference.manifest import Manifest
+from nsfse_runtime.inference.manifest import TOKENIZER, Manifest, Precision
+from nsfse_runtime.inference.tensorrt_library import LibraryName, TensorRT
 from nsfse_runtime.output_files import cache_folder
 
 ShapeRange = tuple[int, int, int]
@@ -38,13 +39,24 @@ _KEY = "secret"
 
 
 class EngineKey(msgspec.Struct, frozen=True):
-    """What an engine belongs to: the graph by the SHA-256 of its ONNX, TensorRT, the GPU, precision and shapes."""
+    """What an engine belongs to.
+
+    Attributes:
+        graph: SHA-256 of the ONNX graph.
+        library: "tensorrt" or "rtx".
+        version: The library's version.
+        gpu: Name of the GPU that TensorRT tuned it on; "" for TensorRT for RTX, which needs none.
+        capability: Compute capability of its GPUs, such as 8.9.
+        precision: That of the bundle.
+        profiles: Its shapes.
+    """
 
     graph: str
-    tensorrt: str
+    library: LibraryName
+    version: str
     gpu: str
     capability: str
-    precision: str
+    precision: Precision
     profiles: tuple[dict[str, ShapeRange], ...]
 
     @property
@@ -81,10 +93,22 @@ def profiles_of(graph: str, manifest: Manifest) -> tuple[dict[str, ShapeRange], 
     return tuple({name: filled(sizes) for name, sizes in profile.items()} for profile in PROFILES[graph])
 
 
-def engine_key(graph: str, onnx_sha256: str, manifest: Manifest, tensorrt: str, gpu: Gpu) -> EngineKey:
-    """Return the key of the engine of a bundle's `graph` for this TensorRT and GPU."""
-    profiles = profiles_of(graph, manifest)
-    return EngineKey(onnx_sha256, tensorrt, gpu.name, gpu.capability, manifest.precision, profiles)
+def engine_key(graph: str, manifest: Manifest, library: TensorRT, gpu: Gpu) -> EngineKey:
+    """Return the key of the engine of a bundle's `graph` for a library and a GPU."""
+    return EngineKey(
+        graph=manifest.files[f"{graph}.onnx"].sha256,
+        library=library.name,
+        version=library.version,
+        gpu="" if library.name == "rtx" else gpu.name,
+        capability=gpu.capability,
+        precision=manifest.precision,
+        profiles=profiles_of(graph, manifest),
+    )
+
+
+def engine_graphs(manifest: Manifest) -> list[str]:
+    """Return the graphs of a bundle that become engines: image, text, query, and pair where it has one."""
+    return [name.removesuffix(".onnx") for name in manifest.required_files if name != TOKENIZER]
 
 
 class EngineCache:
@@ -107,6 +131,15 @@ class EngineCache:
                 raise
             raise OutputError(f"cannot keep engines in {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
 
+    @property
+    def secret(self) -> bytes:
+        """Return this user's own key."""
+        return self._secret
+
+    def has(self, key: EngineKey) -> bool:
+        """Tell whether there is an engine of `key`, without checking it."""
+        return all(file.exists() for file in self._files(key))
+
     def load(self, key: EngineKey) -> StoredEngine | None:
         """Return the engine of `key`, None where there is none. Raises IntegrityError where it is not as sealed."""
         plan_file, sidecar_file = self._files(key)
@@ -118,14 +151,14 @@ class EngineCache:
             sidecar = msgspec.json.decode(text, type=Sidecar)
         except (msgspec.DecodeError, UnicodeError) as error:
             raise _damaged(sidecar_file) from error
-        if not hmac.compare_digest(sidecar.seal, self._seal(sidecar)):
+        if not self._is_sealed(sidecar):
             raise _damaged(sidecar_file)
         if sidecar.key != key or hashlib.sha256(plan).hexdigest() != sidecar.sha256:
             raise _damaged(plan_file)
         return StoredEngine(plan, sidecar.outputs)
 
     def store(self, key: EngineKey, engine: StoredEngine) -> None:
-        """Keep an engine that was built here, its sidecar last. Raises OutputError."""
+        """Keep an engine that was built or added here, its sidecar last. Raises OutputError."""
         plan_file, sidecar_file = self._files(key)
         bare = Sidecar(key, engine.outputs, hashlib.sha256(engine.plan).hexdigest())
         sidecar = msgspec.structs.replace(bare, seal=self._seal(bare))
@@ -138,6 +171,19 @@ class EngineCache:
         for file in reversed(self._files(key)):
             file.unlink(missing_ok=True)
 
+    def sidecars(self) -> list[Sidecar]:
+        """Return what is known of each engine here; those that are not as sealed are left out."""
+        read = (self._sidecar(file) for file in sorted(self.folder.glob("*.json")))
+        known = [sidecar for sidecar in read if sidecar]
+        return sorted(known, key=lambda sidecar: (sidecar.key.library, sidecar.key.capability, sidecar.key.graph))
+
+    def _sidecar(self, file: Path) -> Sidecar | None:
+        try:
+            sidecar = msgspec.json.decode(file.read_bytes(), type=Sidecar)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return sidecar if self._is_sealed(sidecar) else None
+
     def timings(self, key: EngineKey) -> bytes:
         """Return what TensorRT measured of its kernels here before; empty at first."""
         file = self._timing_file(key)
@@ -148,7 +194,7 @@ class EngineCache:
         self._write(self._timing_file(key), data)
 
     def _timing_file(self, key: EngineKey) -> Path:
-        where = f"{key.tensorrt}\0{key.gpu}\0{key.capability}".encode()
+        where = f"{key.version}\0{key.gpu}\0{key.capability}".encode()
         return self.folder / f"{hashlib.sha256(where).hexdigest()[:32]}.timing"
 
     def _files(self, key: EngineKey) -> tuple[Path, Path]:
@@ -157,6 +203,9 @@ class EngineCache:
     def _seal(self, sidecar: Sidecar) -> str:
         bare = msgspec.structs.replace(sidecar, seal="")
         return hmac.new(self._secret, msgspec.json.encode(bare, order="deterministic"), "sha256").hexdigest()
+
+    def _is_sealed(self, sidecar: Sidecar) -> bool:
+        return hmac.compare_digest(sidecar.seal.encode(), self._seal(sidecar).encode())
 
     def _write(self, file: Path, data: bytes) -> None:
         atomic_write(file, data, hint="free disk space or set XDG_CACHE_HOME")

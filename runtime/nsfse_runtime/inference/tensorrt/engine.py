@@ -1,4 +1,4 @@
-"""TensorRT engines as callables, and a bundle's four as a Scorer: `tensorrt` and `cuda-bindings`, no torch."""
+"""TensorRT engines as callables, and a bundle's four as a Scorer, by either library and cuda-bindings; no torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
-from nsfse_runtime.inference.cuda import CudaMemory, Memory, gpu, load_tensorrt
+from nsfse_runtime.inference.cuda import CudaMemory, Memory, gpu
 from nsfse_runtime.inference.devices import ExecutionDevice
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
-from nsfse_runtime.inference.tensorrt.cache import EngineCache, engine_key
+from nsfse_runtime.inference.tensorrt.cache import EngineCache, EngineKey, engine_graphs, engine_key
+from nsfse_runtime.inference.tensorrt_library import TensorRT, available_libraries
 
 
 class Context(Protocol):
@@ -119,24 +120,39 @@ class EngineSession:
 
 
 class EngineScorer(OnnxScorer):
-    """The Scorer of a bundle on the engines that `nsfse export BUNDLE --trt` built on this machine."""
+    """The Scorer of a bundle on the engines of this machine's cache, by either of the two libraries."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Raises MissingExtraError, UsageError (no GPU), VersionError (another TensorRT) or OutputError."""
+    def __init__(self, bundle: Bundle, library: TensorRT | None = None) -> None:
+        """Take `library`, or the installed one that has an engine of every graph.
+
+        Raises MissingExtraError, UsageError (no GPU), VersionError (another interface) or OutputError.
+        """
         super().__init__(bundle, ExecutionDevice(tensorrt=True))
-        self._tensorrt, self._gpu, self._cache = load_tensorrt(), gpu(), EngineCache.open()
-        self._runtime = self._tensorrt.Runtime(self._tensorrt.Logger(self._tensorrt.Logger.ERROR))
+        self._cache = EngineCache.open()
+        libraries = [library] if library else available_libraries()
+        self._gpu = gpu()
+        self._library = next((one for one in libraries if self._complete(one)), libraries[0])
+        self._runtime = self._library.module.Runtime(self._library.logger)
+
+    def _complete(self, library: TensorRT) -> bool:
+        keys = (self._key(graph, library) for graph in engine_graphs(self.bundle.manifest))
+        return all(self._cache.has(key) for key in keys)
+
+    def _key(self, graph: str, library: TensorRT) -> EngineKey:
+        return engine_key(graph, self.bundle.manifest, library, self._gpu)
 
     def _open(self, name: str, data: bytes, origin: str) -> Callable[..., tuple[NDArray[Any], ...]]:
-        trt, entry = self._tensorrt, self.bundle.manifest.files[f"{name}.onnx"]
-        key = engine_key(name, entry.sha256, self.bundle.manifest, trt.__version__, self._gpu)
-        stored = self._cache.load(key)
+        stored = self._cache.load(self._key(name, self._library))
         if stored is None:
             raise NotFoundError(
-                f"no engine of {origin} for {self._gpu.name} and TensorRT {trt.__version__}; "
-                f"build it with: nsfse export {self.bundle.path} --trt"
+                f"no engine of {origin} for {self._gpu.name} ({self._gpu.capability}) and {self._library.title}; "
+                f"build it with: nsfse export {self.bundle.path} --trt, or add a pack: nsfse engines add PACK"
             )
         engine = self._runtime.deserialize_cuda_engine(stored.plan)
         if engine is None:
-            raise IntegrityError(f"TensorRT does not open the engine of {origin}; build it again: nsfse export --trt")
-        return EngineSession(engine, CudaMemory(), stored.outputs, trt.nptype, origin)
+            reason = self._library.last_error()[:200] or "it gives no reason"
+            raise IntegrityError(
+                f"{self._library.title} does not open the engine of {origin} ({reason}); "
+                f"build it again: nsfse export {self.bundle.path} --trt"
+            )
+        return EngineSession(engine, CudaMemory(), stored.outputs, self._library.module.nptype, origin)
