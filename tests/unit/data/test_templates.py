@@ -171,3 +171,13 @@ def test_the_documents_example_is_a_file(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(example, "utf-8")
     assert load_templates(str(file)).columns["shade"] == "colour"
+
+
+def test_values_have_names_and_words_are_those_that_a_tokenizer_reads(tmp_path):
+    assert EN.edit_to("Category", "T-shirt").fields["v"] == "t-shirt"
+    assert EN.edit_to("category", "t-shirt").words == ("t", "shirt")
+    assert EN.edit_to("sleeve", "none").words == ("no", "sleeves") and EN.edit_to("x", "none").words == ("none",)
+    file = broken(tmp_path, "[columns]", '[values.Farbe]\nRT = "rot"\n[columns]')
+    assert load_templates(str(file)).edit_to("farbe", "rt").words == ("rot",)
+    with pytest.raises(DataError, match="values"):
+        load_templates(str(broken(tmp_path, "[columns]", '[values.Farbe]\nRT = ""\n[columns]')))

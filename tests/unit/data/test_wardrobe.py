@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nsfse.cli.app import main
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.datasets.wardrobe import COUNTS, WardrobeOptions, WardrobeSource
 from nsfse.data.prepare import prepare_wardrobe
@@ -118,10 +119,9 @@ def test_a_clone_becomes_a_query_set_that_is_the_same_when_made_again(clone, tmp
 def test_nothing_of_others_is_overwritten_and_nothing_is_half_written(clone, tmp_path):
     folder, _, _ = clone
     photos = digests(folder)
-    with pytest.raises(UsageError, match="within each other"):
-        prepare_wardrobe(folder, folder)
-    with pytest.raises(UsageError, match="within each other"):
-        prepare_wardrobe(folder / "images", folder)
+    for photos_at, out in ((folder, folder), (folder / "images", folder), (folder, folder / "made")):
+        with pytest.raises(UsageError, match="within each other"):
+            prepare_wardrobe(photos_at, out)
     with pytest.raises(NotFoundError, match="no such folder"):
         prepare_wardrobe(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -186,3 +186,18 @@ def test_images_with_the_colour_on_their_background_alone_and_old_values_are_kno
         "in one colour, no print",
         "one without any print",
     }
+
+
+def test_the_command_names_what_was_left_out(clone, tmp_path, capsys):
+    out = str(tmp_path / "wardrobe")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "prepare", "wardrobe", str(clone[0]), out])
+    first, left_out, following = capsys.readouterr().out.splitlines()
+    assert not ended.value.code and first == f"{len(clone[1])} images are in {out}"
+    assert left_out.startswith(f"photos left out: {len(ITEMS) - len(clone[1]) - 2} missing: ")
+    assert "; 2 broken: " in left_out and f"{clone[2][1]} (" in left_out
+    assert following == f"next: nsfse train --preset wardrobe --data {out} -o RUN"
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "prepare", "wardrobe", str(clone[0]), out, "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert made["dataset"] == "wardrobe" and len(made["broken"]) == 2 and made["unread"] == []
