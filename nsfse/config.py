@@ -71,6 +71,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cells a side of the grid that a CLIP's patches are averaged to: its regions; 0 for every patch."""
     clip_config: dict[str, Any] = {}
     """Shapes of a CLIP, filled in from its weights."""
+    attribute_blocks: bool = False
+    """Whether a part of each vector says how likely the values of each attribute are, where attributes are learned."""
+    attributes: dict[str, int] = {}
+    """How many values each attribute of these blocks has, filled in from the data."""
     method: str = "nsfse"
     """`nsfse`, or a baseline of docs/method.md §9: image-only, text-only, sum, slerp, tirg, combiner, artemis."""
     attribute_supervision: bool = False

@@ -8,6 +8,7 @@ ABLATIONS = {
     "gamma": "model.gamma",
     "alpha": "model.alpha",
     "no-infusion": "model.infusion=false",
+    "no-blocks": "model.attribute_blocks=false",
     "unnamed": "train.word_role_weight=0 train.word_grounding_weight=0 train.attribute_weight=0",
     "sentence": 'model.words="sentence"',
     "cross-only": 'model.branches="cross"',

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from nsfse.config import ModelConfig
 from nsfse.models.ablations import make_head
+from nsfse.models.attribute_blocks import AttributeBlocks
 from nsfse.models.autocast import widened
 from nsfse.models.backbones.base import scale_gradient
 from nsfse.models.composer import Composer
@@ -24,6 +25,7 @@ class NSFSE(Encoders):
         self.composer = Composer(config.dim, 4 * config.dim)
         self.enhance = nn.Linear(2 * config.dim, config.dim)
         nn.init.zeros_(self.enhance.weight)
+        self.blocks = AttributeBlocks(config.dim, config.attributes) if config.attributes else None
         self.head = make_head(config)
         self.views = nn.Linear(3 * config.dim, config.global_tokens * config.dim)
         self.stage1_scale = nn.Parameter(torch.tensor(3.0))  # log of τ_g
@@ -36,6 +38,8 @@ class NSFSE(Encoders):
         """
         pooled = torch.cat([scale_gradient(vectors, self.config.head_grad_scale), regions.mean(1), regions.amax(1)], -1)
         tokens = widened(self.views(pooled)).unflatten(-1, (self.config.global_tokens, self.config.dim))  # type: ignore[no-untyped-call]
+        if self.blocks:
+            vectors = self.blocks.describe(vectors)
         return vectors, torch.cat([regions, F.normalize(tokens, dim=-1)], 1)
 
     def compose(
@@ -60,4 +64,4 @@ class NSFSE(Encoders):
         """Compose the stage-1 query [B, d]; the sentence is enhanced by what its words find in the reference."""
         enhanced = F.normalize(sentence + self.enhance(reading.summary_vector()), dim=-1)
         query: Tensor = self.composer(vectors, enhanced)
-        return query
+        return self.blocks.compose(vectors, enhanced, query) if self.blocks else query

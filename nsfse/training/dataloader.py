@@ -60,6 +60,11 @@ class AttributeClasses:
 
     values: Mapping[str, tuple[str, ...]]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many values each attribute has."""
+        return {name: len(values) for name, values in self.values.items()}
+
     def numbers(self, attributes: Sequence[Mapping[str, str]]) -> Tensor:
         """Return the numbers of values [U, A] of images by their `attributes`; -1 for what is not known."""
         number = {name: {value: at for at, value in enumerate(values)} for name, values in self.values.items()}

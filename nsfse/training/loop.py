@@ -32,7 +32,7 @@ from nsfse.models.pretrained import (
 )
 from nsfse.training.dataloader import AttributeClasses, ImageCache, attribute_classes, batches
 from nsfse.training.distributed import DistributedContext, distributed_session
-from nsfse.training.objectives import learns_attributes
+from nsfse.training.objectives import learns_attributes, with_blocks
 from nsfse.training.run_logger import NullRunLogger, Progress, RunLogger
 from nsfse.training.trainer import Trainer
 from nsfse.training.workarounds import deterministic_algorithms, keep_freed_memory, safe_convolutions, seeded
@@ -57,6 +57,7 @@ class RunContext:
     config: Config
     folder: Path
     source: Source
+    classes: AttributeClasses
     tokenizer: Tokenizer
     device: torch.device
     distributed: DistributedContext
@@ -124,8 +125,10 @@ def train(
             for note in notes_of(source, training=True):
                 progress({"note": note})
         triplets = source.triplets(0)
+        classes = attribute_classes(source, triplets) if learns_attributes(config) else AttributeClasses({})
+        config = with_blocks(config, classes)
         tokenizer = _open_run(out, config, source, triplets, resume, distributed)
-        run = RunContext(config, out, source, tokenizer, device, distributed, progress, steps, should_stop)
+        run = RunContext(config, out, source, classes, tokenizer, device, distributed, progress, steps, should_stop)
         return _train(run, triplets, feature_cache)
 
 
@@ -156,16 +159,14 @@ def _train(
     extract = feature_extractor(model, config)
     train, views = config.train, max(1, config.train.cached_views)
     size, limit, strength = config.model.image_size, train.cache_gb * 2**30, train.augment_strength
-    classes = attribute_classes(run.source, triplets) if learns_attributes(config) else AttributeClasses({})
-    images = ImageCache(run.source, size, limit, train.workers, extract, feature_cache, views, strength, classes)
+    images = ImageCache(run.source, size, limit, train.workers, extract, feature_cache, views, strength, run.classes)
     per_epoch = len(triplets) // config.train.batch
     if per_epoch == 0:
         raise DataError(
             f"{run.source.name} gives fewer triplets than one batch of {config.train.batch}; lower train.batch"
         )
     total_steps = config.train.total_steps or per_epoch * config.train.epochs
-    counts = [len(values) for values in classes.values.values()]
-    trainer = Trainer(config, model, total_steps, run.distributed, counts)
+    trainer = Trainer(config, model, total_steps, run.distributed, list(run.classes.counts.values()))
     if state:
         trainer.load_state(state)
     log: RunLogger | NullRunLogger = NullRunLogger()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from nsfse.models.boundary import AdaptiveBoundary
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.similarity_head import PairSimilarities, QueryEncoding, TextReading, grams
 from nsfse.training import losses
-from nsfse.training.dataloader import Batch
+from nsfse.training.dataloader import AttributeClasses, Batch
 from nsfse.training.workarounds import seeded
 
 MAX_SCALE = 100.0  # of logits: the inverse of the least temperature
@@ -75,6 +76,14 @@ def learns_attributes(config: Config) -> bool:
     return supervised and config.train.attribute_weight > 0
 
 
+def with_blocks(config: Config, classes: AttributeClasses) -> Config:
+    """Return `config` with the number of values of each attribute that the model's vectors have blocks of."""
+    if not (config.model.attribute_blocks and config.model.method == "nsfse" and learns_attributes(config)):
+        return config
+    model = msgspec.structs.replace(config.model, attributes=classes.counts)
+    return msgspec.structs.replace(config, model=model)
+
+
 def weighted_sum(named_losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return the sum of the losses by their weights, in the order of `weights`."""
     terms = (weight * named_losses[name] for name, weight in weights.items() if name in named_losses)
@@ -116,9 +125,7 @@ class TitleObjective:
 
 
 class AttributeHeads(nn.Module):
-    """A linear classifier of each attribute on the vectors of images and queries, in training alone.
-
-    A query has the attributes of its target: what the text changes is the text's, and the rest the reference's.
+    """A linear classifier of each attribute on unit vectors of images and queries, in training alone.
 
     Args:
         dim: d of the vectors.
@@ -129,13 +136,31 @@ class AttributeHeads(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(dim, count) for count in classes)
 
-    def losses(self, batch: Batch, vectors: Tensor, query: Tensor) -> dict[str, Tensor]:
-        """Return `attributes`, of unit `vectors` [U, d] and queries [B, d]; nothing where there are no classes."""
-        if not len(self.heads):
-            return {}
-        rows, labels = torch.cat([vectors, query]), torch.cat([batch.attributes, batch.attributes[batch.target]])
-        logits = [head(HEAD_SCALE * rows) for head in self.heads]
-        return {"attributes": losses.attribute_loss(logits, labels)}
+    def forward(self, rows: Tensor) -> list[Tensor]:
+        """Return the logits [N, C_a] of each attribute for unit `rows` [N, d]."""
+        return [head(HEAD_SCALE * rows) for head in self.heads]
+
+
+def value_losses(
+    heads: AttributeHeads, model: NSFSE | Baseline, batch: Batch, vectors: Tensor, query: Tensor
+) -> dict[str, Tensor]:
+    """Return the loss on attributes of images and queries; nothing where none are learned.
+
+    A query has the attributes of its target: what the text changes comes from the text, the rest from the reference.
+
+    Args:
+        heads: The classifiers of a model without blocks of attributes.
+        model: The model.
+        batch: The batch.
+        vectors: Unit vectors of its images [U, d].
+        query: Unit vectors of its queries [B, d].
+    """
+    blocks = model.blocks if isinstance(model, NSFSE) else None
+    if blocks is None and not len(heads.heads):
+        return {}
+    rows, labels = torch.cat([vectors, query]), torch.cat([batch.attributes, batch.attributes[batch.target]])
+    logits = [p.log() for p in blocks.distributions(rows)] if blocks else heads(rows)
+    return {"attributes": losses.attribute_loss(logits, labels)}
 
 
 class BaselineObjective:
@@ -153,7 +178,7 @@ class BaselineObjective:
         scaled = logit_scale(model.stage1_scale) * logits
         loss = losses.masked_cross_entropy(scaled, encoded.blocked, batch.target, self.smoothing)
         query = model.nearest(composed)
-        values = self.attributes.losses(batch, encoded.vectors, query)
+        values = value_losses(self.attributes, model, batch, encoded.vectors, query)
         return {"stage1": loss} | values | attribute_losses(model, encoded, batch.ids)
 
 
@@ -189,7 +214,7 @@ class NSFSEObjective:
         reading = self.head.read(encoded.words, encoded.sentence, batch.mask, references)
         query = self.model.stage1(encoded.vectors[batch.reference], encoded.sentence, reading)
         named_losses = self._stage1_losses(batch, encoded, query) | self._word_losses(encoded, reading)
-        named_losses |= self.attributes.losses(batch, encoded.vectors, query)
+        named_losses |= value_losses(self.attributes, self.model, batch, encoded.vectors, query)
         sentence = scale_gradient(encoded.sentence, self.model.config.head_grad_scale)
         named_losses["views"] = self._global_token_loss(batch, encoded, sentence)
         cosines = query @ encoded.vectors.T

@@ -50,6 +50,7 @@ class Trainer:
         if self.context.world_size > 1:
             SyncBatchNorm2d.convert(model)
         with seeded(self.config.seed, self.device):
+            classes = () if config.model.attributes else classes  # the vectors themselves tell them
             self.attributes = AttributeHeads(config.model.dim, classes).to(self.device)
         self.learning = nn.ModuleList([model, self.attributes])
         self.objectives = make_objectives(model, self.config, self.precision, self.attributes)

@@ -99,6 +99,7 @@ def test_a_gallery_of_one_stage_answers_without_evidence(tirg, tmp_path):
 
 
 ONE_BRANCH = {"branches": "cross", "infusion": False, "gamma": 0.0, "boundary": 0.2}
+BLOCKS = {"attributes": {"colour": 3, "size": 2}}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,8 @@ ONE_BRANCH = {"branches": "cross", "infusion": False, "gamma": 0.0, "boundary": 
         ("query", {"method": "image-only"}),
         ("query", {"method": "combiner"}),
         ("pair", ONE_BRANCH),
+        ("image", BLOCKS),
+        ("query", BLOCKS),
     ],
 )
 def test_the_graph_of_other_methods_and_ablations_is_that_of_torch(name, model):
@@ -140,6 +143,11 @@ def test_the_numpy_head_of_an_ablation_is_that_of_torch(tmp_path, model):
     assert clear.any()
     found, wanted = score_pairs(query, targets, head).score[clear], scorer.score_pairs(query, targets).score[clear]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_bundle_of_attribute_blocks_is_verified_as_any_other(tmp_path):
+    _, folder, report = export(tmp_path, **BLOCKS)
+    assert Bundle.open(folder).manifest.dim == 16 and set(report.verified["greatest_difference"]) >= {"numpy"}
 
 
 @pytest.mark.parametrize(("model", "words"), [({"method": "artemis"}, "artemis"), ({"words": "sentence"}, "sentence")])

@@ -68,9 +68,9 @@ class CatalogueSource:
         return load_item(self.images, item, size)
 
     def attributes(self, item: str) -> dict[str, str]:
-        """Return the known attributes of a training item."""
-        row = self._rows[item]
-        return {column: row[column] for column in self.columns if row[column] not in MISSING_VALUES}
+        """Return the known attributes of a training item, those that no edit names included."""
+        row, columns = self._rows[item], (*self.columns, *self._options.described)
+        return {column: row[column] for column in columns if row[column] not in MISSING_VALUES}
 
     def items(self, split: str) -> tuple[str, ...]:
         """Return the ids of a split whose images are there."""
@@ -170,7 +170,7 @@ def _attribute_columns(table: ItemTable, options: CatalogueOptions) -> tuple[str
     """Return the attribute columns: those named, or every one of few values that no other column determines."""
     group, title, named = options.group, options.title, options.attributes
     chosen = [column for column, usual in ((group, "group"), (title, "title")) if column and column != usual]
-    for column in (*(named or ()), *chosen):
+    for column in (*(named or ()), *options.described, *chosen):
         if column not in table.columns:
             raise UsageError(f"{table.file} has no column {column!r}; it has: {', '.join(table.columns)}")
     if named:
@@ -179,7 +179,9 @@ def _attribute_columns(table: ItemTable, options: CatalogueOptions) -> tuple[str
     few = []
     for column in table.columns:
         values = {row[column] for row in rows}
-        if column not in (*RESERVED, group, title) and 1 < len(values) <= min(_MAX_VALUES, max(2, len(rows) // 3)):
+        if column not in (*RESERVED, group, title, *options.described) and 1 < len(values) <= min(
+            _MAX_VALUES, max(2, len(rows) // 3)
+        ):
             few.append((len(values), column))
     finest = [column for _, column in sorted(few, reverse=True)]
     columns = [c for i, c in enumerate(finest) if not any(_determines(rows, other, c) for other in finest[:i])]

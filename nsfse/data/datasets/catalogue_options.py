@@ -17,6 +17,8 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Where images are when not in `images/` of the folder."""
     attributes: Sequence[str] | None = None
     """Columns that an edit leaves unchanged when it does not name them; by default every column of few values."""
+    described: Sequence[str] = ()
+    """Columns that tell more of an image, which no edit names or keeps: training may classify them."""
     unnamed_values: Sequence[str] = ()
     """Values of attributes that no edit requests, such as `-` where there is nothing to name."""
     group: str | None = "group"

@@ -25,6 +25,7 @@ class WardrobeOptions(CatalogueOptions, frozen=True, kw_only=True):
     """Options of a catalogue, with the columns of wardrobe-1. Half of the triplets have a free text."""
 
     attributes: Sequence[str] | None = ("category", "colour", "print", "sleeve")
+    described: Sequence[str] = ("colour2", "neck", "closure", "length", "kids")
     unnamed_values: Sequence[str] = ("-", "multi", "other")
     group: str | None = None
     title: str | None = "caption"

@@ -64,6 +64,18 @@ def test_columns_of_few_values_are_attributes_unless_another_determines_them(sou
     assert source.columns == ("gender", "article", "colour")
 
 
+def test_described_columns_are_known_and_no_edit_names_or_keeps_them(folder, source):
+    described = CatalogueSource(folder, CatalogueOptions(triplets=400, instance_ratio=0, described=["gender"]))
+    assert described.columns == ("article", "colour")
+    rows, known = rows_of(folder), source.items("train")[0]
+    assert described.attributes(known)["gender"] == rows[known]["gender"]
+    genders = {rows[item]["gender"] for triplet in described.triplets(0) for item in triplet.targets}
+    kept = [len({rows[item]["gender"] for item in triplet.targets}) == 1 for triplet in described.triplets(0)]
+    assert genders == {"Men", "Women"} and not all(kept)
+    with pytest.raises(UsageError, match="no column 'size'"):
+        CatalogueSource(folder, CatalogueOptions(described=["size"]))
+
+
 def test_titles_are_those_of_images_that_triplets_show(source, folder):
     shown = {item for item, row in rows_of(folder).items() if row["split"] == "train"}
     assert source.titles == {item: f"product {item[1:]}" for item in shown}

@@ -150,9 +150,9 @@ def test_the_set_trains_and_is_scored_by_its_name(made):
     assert {triplet.text for triplet in source.triplets(0)} == {text["texts"][0] for text in TEXTS[:3]}
     reference = TEXTS[0]["reference"]
     assert source.titles[reference] == ITEMS[reference]["caption"]
-    assert source.attributes(reference) == {
-        column: ITEMS[reference][column] for column in ("category", "colour", "print", "sleeve")
-    }
+    edited, described = ("category", "colour", "print", "sleeve"), ("colour2", "neck", "closure", "length", "kids")
+    assert source.attributes(reference) == {column: ITEMS[reference][column] for column in (*edited, *described)}
+    assert source.columns == edited
     protocols = {protocol.name: protocol for protocol in source.protocols("val")}
     assert {name: (len(p.queries), p.version) for name, p in protocols.items()} == {
         "wardrobe-attribute": (492, VERSION),

@@ -1,0 +1,81 @@
+"""Vectors with a block for each attribute: how likely each of its values is (docs/method.md §7)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nsfse_runtime.errors import DataError
+
+SCALE = 16.0  # of unit vectors before a classifier: its weights start small, and decay
+LEAST = 1e-3  # share of all values alike, so that no root has an infinite slope
+REPLACED = -1.0  # texts start by replacing little
+LEAST_REST = 0.25  # share of d that must be left for what no attribute names
+
+
+class AttributeBlocks(nn.Module):
+    """g = [w_0 rest; w_1 √p_1; ...; w_A √p_A], of unit length: Σ w² = 1, and p_a is the distribution of attribute a.
+
+    The inner product of two such vectors is w_0² ⟨rest, rest′⟩ + Σ w_a² Σ_v √(p_a p′_a), Bhattacharyya's coefficient of
+    each attribute.
+
+    Args:
+        dim: d of the vectors.
+        attributes: How many values each attribute has.
+
+    Raises:
+        DataError: They leave less than a quarter of d.
+    """
+
+    def __init__(self, dim: int, attributes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.counts = list(attributes.values())
+        total = sum(self.counts)
+        self.rest = dim - total
+        if self.rest < LEAST_REST * dim:
+            raise DataError(
+                f"model.attribute_blocks: {total} values of {len(self.counts)} attributes leave {self.rest} of"
+                f" model.dim={dim}; give it {-(-total * 4 // 3)} or more, or set model.attribute_blocks=false"
+            )
+        self.own, self.values = nn.Linear(dim, self.rest), nn.Linear(dim, total)
+        self.replaced, self.requested = nn.Linear(dim, len(self.counts)), nn.Linear(dim, total)
+        nn.init.constant_(self.replaced.bias, REPLACED)
+        self.weights = nn.Parameter(torch.zeros(1 + len(self.counts)))
+
+    def describe(self, vectors: Tensor) -> Tensor:
+        """Return the vectors g [B, d] of images, from the image encoder's unit `vectors` [B, d]."""
+        return self._join(self.own(vectors), self._shares(self.values(SCALE * vectors)))
+
+    def compose(self, references: Tensor, sentence: Tensor, composed: Tensor) -> Tensor:
+        """Compose the attributes of references with texts: p_a ← (1 − s_a) p_a + s_a p_a(text).
+
+        Args:
+            references: Vectors g of the references [B, d].
+            sentence: Unit sentences [B, d].
+            composed: What the composer made of both [B, d]; its first channels are the rest.
+
+        Returns:
+            The vectors of the queries [B, d].
+        """
+        texts = SCALE * sentence
+        replaced = torch.split(torch.sigmoid(self.replaced(texts)), 1, -1)
+        requested, known = self._shares(self.requested(texts)), self.distributions(references)
+        shares = [(1 - s) * old + s * new for s, old, new in zip(replaced, known, requested, strict=True)]
+        return self._join(composed[:, : self.rest], shares)
+
+    def distributions(self, vectors: Tensor) -> list[Tensor]:
+        """Return p_a [B, C_a] of each attribute, from vectors g [B, d] of images or queries."""
+        blocks = torch.split(vectors[:, self.rest :], self.counts, -1)
+        return [(block / w).square() for block, w in zip(blocks, self._roots()[1:], strict=True)]
+
+    def _roots(self) -> Tensor:
+        return torch.softmax(self.weights, 0).sqrt()
+
+    def _shares(self, logits: Tensor) -> list[Tensor]:
+        parts = torch.split(logits, self.counts, -1)
+        return [(1 - LEAST) * torch.softmax(part, -1) + LEAST / part.shape[-1] for part in parts]
+
+    def _join(self, rest: Tensor, shares: list[Tensor]) -> Tensor:
+        parts = [F.normalize(rest, dim=-1), *(share.sqrt() for share in shares)]
+        return torch.cat([w * part for w, part in zip(self._roots(), parts, strict=True)], -1)
