@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import HasAttributes, HasTitles, Pixels, Source, TrainingTriplet
+from nsfse.data import HasAttributes, HasTitles, Pixels, Source, TrainingTriplet, WordLabel
 from nsfse.training.distributed import DistributedContext
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -249,12 +249,21 @@ def _named(
     named = torch.zeros(len(triplets), length, dtype=torch.long)
     fulfils: list[list[int]] = []
     for at, triplet in enumerate(triplets):
-        says = {word: label for label in triplet.word_labels for word in label.words}
+        says = _says(triplet.word_labels)
         for place, word in enumerate(tokenizer.tokens(triplet.text, unknown=True) if says else ()):
             if label := says.get(word.lower()):
                 named[at, place] = -1 if label.absent else 1
                 fulfils.append(fulfil(label.attribute_key, label.values))
     return named, torch.tensor(fulfils, dtype=torch.long).view(-1, len(attributes))
+
+
+def _says(labels: Sequence[WordLabel]) -> dict[str, WordLabel]:
+    """Return the label of each word; a word that is both wanted and refused ("blue, not light blue") has none."""
+    signs: dict[str, set[bool]] = {}
+    for label in labels:
+        for word in label.words:
+            signs.setdefault(word, set()).add(label.absent)
+    return {word: label for label in labels for word in label.words if len(signs[word]) == 1}
 
 
 def batches(

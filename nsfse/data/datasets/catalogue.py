@@ -20,6 +20,7 @@ from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource
 from nsfse.data.text.category_edits import category_edits
 from nsfse.data.text.template_file import load_templates
 from nsfse.data.text.templates import DOUBLE
+from nsfse.data.text.voices import training_voices
 from nsfse_runtime.errors import DataError, UsageError
 
 _MAX_VALUES = 200
@@ -53,7 +54,8 @@ class CatalogueSource:
             raise DataError(f"no image that {self._table.file} has for training is there; put them into {images}")
         values = {column: frozenset(row[column] for row in rows.values()) for column in self.columns}
         group = options.group if options.group in self._table.columns else None
-        schema = Schema(self._table.file, self.columns, values, group, self._templates)
+        voices = training_voices(options.voices, options.without_voices, self._templates)
+        schema = Schema(self._table.file, self.columns, values, group, self._templates, voices)
         calibration_rows = _held_out_rows(rows, group, options.calibration_ratio)
         self._rows: Rows = {item: row for item, row in rows.items() if item not in calibration_rows}
         self.titles = _titles(self._rows, options.title)

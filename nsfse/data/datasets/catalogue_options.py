@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from nsfse.data.text.augmentation import AUGMENT_PROB
+from nsfse.data.text.voices import VOICE_RATIO
 from nsfse_runtime.errors import UsageError
 
 
@@ -46,6 +47,12 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """A shipped language, or a TOML file of templates."""
     augment_prob: float = AUGMENT_PROB
     """Share of training texts that are augmented (docs/data.md)."""
+    voices: str | None = None
+    """A shipped language or a TOML file of voices; by default those of the templates' language."""
+    voice_ratio: float = VOICE_RATIO
+    """Share of augmented texts that a voice says."""
+    without_voices: Sequence[str] = ()
+    """Of these, voices that training never hears."""
     negation_ratio: float = 0.0
     """Share of edits that name what is not wanted ("not red")."""
     calibration_ratio: float = 0.0
@@ -66,8 +73,10 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             )
         if not 0 <= self.recolour_prob < 1:
             raise UsageError("recolour_prob is a share of all triplets: from 0 to less than 1")
-        shares = (self.augment_prob, self.negation_ratio, self.text_ratio)
+        shares = (self.augment_prob, self.voice_ratio, self.negation_ratio, self.text_ratio)
         if not (all(0 <= share <= 1 for share in shares) and 0 <= self.calibration_ratio < 1):
-            raise UsageError("augment_prob, negation_ratio, calibration_ratio and text_ratio are shares, from 0 to 1")
+            raise UsageError(
+                "augment_prob, voice_ratio, negation_ratio, calibration_ratio and text_ratio are shares, from 0 to 1"
+            )
         if self.text_ratio and not self.texts:
             raise UsageError("text_ratio is a share of free texts, and none are given; name their file (texts)")

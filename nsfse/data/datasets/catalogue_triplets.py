@@ -16,9 +16,11 @@ from nsfse.data.datasets.catalogue_pairs import AttributeGroup, ItemPair, PairSa
 from nsfse.data.datasets.items import MISSING_VALUES
 from nsfse.data.text.augmentation import TextAugmenter
 from nsfse.data.text.templates import Edit, TemplateSet
+from nsfse.data.text.voices import VoiceSet
 from nsfse_runtime.errors import DataError, UsageError
 
-NEGATED = {"colour": "not colour", "value": "not value"}
+NOT_VALUE = "not value"
+NEGATED = {"colour": "not colour", "value": NOT_VALUE}
 """Kinds of edit that can also name what is not wanted any more."""
 _MAX_TARGETS = 1000
 """Of a shop's thousands of equal products a triplet names this many, so that an epoch fits in memory."""
@@ -42,6 +44,7 @@ class Schema:
     group: str | None
     """The column that names products, where the table has one."""
     templates: TemplateSet
+    voices: VoiceSet | None = None
 
 
 class TripletSampler:
@@ -71,7 +74,9 @@ class TripletSampler:
             for (_, kind, sampler), count in zip(self._samplers, counts, strict=True)
             for pair in sampler.draw(count, rng)
         ]
-        augmenter = TextAugmenter(self._schema.templates, options.augment_prob, options.seed, epoch)
+        augmenter = TextAugmenter(
+            self._schema.templates, options.augment_prob, options.seed, epoch, self._schema.voices, options.voice_ratio
+        )
         triplets: list[TrainingTriplet] = []
         for index, chances in zip(rng.permutation(pairs).tolist(), rng.random((pairs, 6)).tolist(), strict=True):
             if index >= len(drawn):
@@ -90,6 +95,7 @@ class TripletSampler:
         edits = [templates.edit_to(column, value) for column, value in zip(pair.columns, pair.values[end], strict=True)]
         targets = pair.answers(end, _MAX_TARGETS)
         allowed: list[tuple[str, ...]] = [(value,) for value in pair.values[end]]
+        past = self._edit_back(pair, start)
         share, negatable = self._options.negation_ratio, len(edits) == 1 and edits[0].kind in NEGATED
         if share and negatable and augmenter.random.random() < share:
             (column,), (old,) = pair.columns, pair.values[start]
@@ -98,18 +104,29 @@ class TripletSampler:
             targets = pair.all_but(start, _MAX_TARGETS)
             allowed = [tuple(self._schema.values[column] - {old})]
         base = int(chances[0] * len(templates.templates_for(edits).base))
-        text, typos = augmenter.sample(edits, base, chances[1])
+        sampled = augmenter.sample(edits, base, chances[1], past)
         labels = tuple(_label(edit, values) for edit, values in zip(edits, allowed, strict=True))
-        return TrainingTriplet(pair.item(start), text, targets, kind, labels, typos)
+        if past and sampled.refuses_old:
+            others = tuple(self._schema.values[past.attribute] - {pair.values[start][0]})
+            labels += (_label(replace(past, kind=NOT_VALUE), others),)
+        return TrainingTriplet(pair.item(start), sampled.text, targets, kind, labels, sampled.typos)
+
+    def _edit_back(self, pair: ItemPair, start: int) -> Edit | None:
+        """Return the edit to the one value that side `start` has; None for two, and for one that has no name."""
+        (column, *more), (value, *_) = pair.columns, pair.values[start]
+        if more or value in self._options.unnamed_values:
+            return None
+        return self._schema.templates.edit_to(column, value)
 
     def _recoloured(self, chances: Sequence[float], augmenter: TextAugmenter) -> TrainingTriplet:
         """Return a triplet whose text names an item's colour and whose reference is the item in other colours."""
         item, column, colour = self._coloured[int(chances[0] * len(self._coloured))]
         edit = self._schema.templates.edit_to(column, colour)
         base = int(chances[1] * len(self._schema.templates.templates_for([edit]).base))
-        text, typos = augmenter.sample([edit], base, chances[2])
+        sampled = augmenter.sample([edit], base, chances[2])
         recolour_seed = 1 + int(augmenter.random.random() * 2**31)
-        return TrainingTriplet(item, text, (item,), "recoloured", (_label(edit, (colour,)),), typos, recolour_seed)
+        labels = (_label(edit, (colour,)),)
+        return TrainingTriplet(item, sampled.text, (item,), "recoloured", labels, sampled.typos, recolour_seed)
 
     def _items_of_colour(self) -> list[tuple[str, str, str]]:
         """Return (item, colour column, colour) of every item whose colour is known."""

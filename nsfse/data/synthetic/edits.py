@@ -62,6 +62,8 @@ class EditOption:
     kind: str
     edits: tuple[Edit, ...]
     allowed: Allowed
+    old: Edit | None = None
+    """The edit that would request the reference's value, of one edit that requests another."""
 
     def word_labels(self, level: Level, answer: AttributeCodes) -> tuple[WordLabel, ...]:
         """Return the labels of each edit's words, for a right answer with the codes `answer`."""
@@ -72,6 +74,13 @@ class EditOption:
             key = attribute_key(edit.attribute, category)
             labels.append(WordLabel(edit.attribute, edit.words, key, values, edit.absent))
         return tuple(labels)
+
+    def old_label(self, level: Level, reference: AttributeCodes) -> WordLabel:
+        """Return the label of the words that refuse the value of a reference with the codes `reference`."""
+        assert self.old is not None
+        name, known = self.old.attribute, level.describe(reference)
+        others = tuple(value for value in level.values[ATTRIBUTES.index(name)] if value != known[name])
+        return WordLabel(name, self.old.words, attribute_key(name, known["category"]), others, absent=True)
 
 
 def attribute_key(attribute: str, category: str) -> str:
@@ -109,7 +118,7 @@ def _single_edits(level: Level, i: int, a: AttributeCodes, b: AttributeCodes, un
     kind = {"size": "comparison", "category": "category"}.get(name, "single")
     if name == "detail" and new == "without":
         kind = "removal"
-    options = [EditOption(kind, (plain_edit(level, name, a, b),), unchanged)]
+    options = [EditOption(kind, (plain_edit(level, name, a, b),), unchanged, plain_edit(level, name, b, a))]
     if name == "colour":
         others = _allow(unchanged, i, _others(level, i, a, b))
         options.append(EditOption("negation", (_edit(name, "not colour", old),), others))
@@ -157,7 +166,7 @@ def _more_edit(level: Level, name: str, a: AttributeCodes, up: bool) -> Edit:
 
 
 def _edit(name: str, kind: str, value: str) -> Edit:
-    return Edit(name, kind, {"v": value}, tuple(value.split()))
+    return Edit(name, kind, {"v": value, "a": value}, tuple(value.split()))
 
 
 def _pattern_edit(kind: str, pattern: str) -> Edit:

@@ -20,6 +20,7 @@ from nsfse.data.synthetic.render import paint
 from nsfse.data.text.augmentation import AUGMENT_PROB, TextAugmenter
 from nsfse.data.text.category_edits import EXCLUDED, REPLACED, category_edits
 from nsfse.data.text.template_file import FIELDS, load_templates
+from nsfse.data.text.voices import VOICE_RATIO, training_voices
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 _KINDS = tuple(kind for kind in FIELDS if kind not in ("gender", "value", "not value", EXCLUDED, REPLACED))
@@ -47,6 +48,12 @@ class DrawnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A shipped language, or a TOML file of templates."""
     augment_prob: float = AUGMENT_PROB
     """Share of training texts that are augmented, from 0 to 1 (docs/data.md)."""
+    voices: str | None = None
+    """A shipped language or a TOML file of voices; by default those of the templates' language."""
+    voice_ratio: float = VOICE_RATIO
+    """Share of augmented texts that a voice says, from 0 to 1."""
+    without_voices: Sequence[str] = ()
+    """Voices that training never hears."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an unknown level and for a number out of its range."""
@@ -55,8 +62,8 @@ class DrawnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         counts = (self.items, self.gallery, self.triplets)
         if any(count is not None and count < _MIN_COUNT for count in counts):
             raise UsageError(f"the drawn catalogue needs at least {_MIN_COUNT} items a split and {_MIN_COUNT} triplets")
-        if not 0 <= self.augment_prob <= 1:
-            raise UsageError("augment_prob is a share of the training texts, from 0 to 1")
+        if not (0 <= self.augment_prob <= 1 and 0 <= self.voice_ratio <= 1):
+            raise UsageError("augment_prob and voice_ratio are shares of the training texts, from 0 to 1")
 
 
 class DrawnSource:
@@ -75,6 +82,7 @@ class DrawnSource:
         options = options or DrawnOptions()
         self.level = LEVELS[options.level]
         self._options, self._templates = options, load_templates(options.templates, _KINDS)
+        self._voices = training_voices(options.voices, options.without_voices, self._templates)
         for kind in _KINDS:
             if not self._templates.kinds[kind].held_out:
                 raise DataError(
@@ -111,10 +119,14 @@ class DrawnSource:
         """Return the ids of a split."""
         return tuple(item_id(split, number) for number in range(len(self.synthetic_items(split).codes)))
 
+    def codes(self, item: str) -> AttributeCodes:
+        """Return the codes of what is in an image."""
+        split, number = self._find(item)
+        return self.synthetic_items(split).codes[number]
+
     def describe(self, item: str) -> dict[str, str]:
         """Return what is in an image."""
-        split, number = self._find(item)
-        return self.level.describe(self.synthetic_items(split).codes[number])
+        return self.level.describe(self.codes(item))
 
     def attributes(self, item: str) -> dict[str, str]:
         """Return what is in an image, length and detail under a key of the category's own (`shirt length`)."""
@@ -133,7 +145,9 @@ class DrawnSource:
         """Return the epoch's training triplets: fresh pairs and texts, both directions of a pair side by side."""
         seed, count = self._options.seed, self._triplet_count
         rng = np.random.default_rng([2, seed, epoch])
-        augmenter = TextAugmenter(self._templates, self._options.augment_prob, seed, epoch)
+        augmenter = TextAugmenter(
+            self._templates, self._options.augment_prob, seed, epoch, self._voices, self._options.voice_ratio
+        )
         clusters = np.arange(len(self.synthetic_items("train").clusters))
         triplets: list[TrainingTriplet] = []
         while len(triplets) < count:
@@ -212,8 +226,10 @@ class DrawnSource:
     ) -> TrainingTriplet:
         items = self.synthetic_items("train")
         base = int(rng.integers(len(self._templates.templates_for(option.edits).base)))
-        text, typos = augmenter.sample(option.edits, base, rng.random())
+        sampled = augmenter.sample(option.edits, base, rng.random(), option.old)
         targets = [end] + [item for item in items.matching(option.allowed) if item != end]
         names = tuple(item_id("train", item) for item in targets)
         labels = option.word_labels(self.level, items.codes[end])
-        return TrainingTriplet(item_id("train", start), text, names, option.kind, labels, typos)
+        if sampled.refuses_old:
+            labels += (option.old_label(self.level, items.codes[start]),)
+        return TrainingTriplet(item_id("train", start), sampled.text, names, option.kind, labels, sampled.typos)

@@ -7,9 +7,11 @@ possible"), and hold a mistyped word, never one that carries the edit.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from nsfse.data.text.templates import Edit, TemplateSet
+from nsfse.data.text.voices import VoiceSet
 
 AUGMENT_PROB = 0.7
 """Share of training texts that are augmented; the others are the plain phrasings that the drawn benchmark has, too."""
@@ -23,6 +25,15 @@ _MIN_TYPO_LETTERS = 4
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class SampledText:
+    """A training text, its mistyped words, and whether it says that the old value must not be there."""
+
+    text: str
+    typos: tuple[str, ...] = ()
+    refuses_old: bool = False
+
+
 class TextAugmenter:
     """Makes texts of edits, a share of them augmented; the same for the same seed and epoch.
 
@@ -31,24 +42,40 @@ class TextAugmenter:
         augment_prob: Share of texts that are augmented, from 0 to 1.
         seed: Seed of the data set.
         epoch: Epoch of training; each has other texts.
+        voices: Who may say an augmented text; None for the templates alone.
+        voice_ratio: Share of augmented texts that a voice says.
     """
 
-    def __init__(self, templates: TemplateSet, augment_prob: float, seed: int, epoch: int) -> None:
+    def __init__(
+        self,
+        templates: TemplateSet,
+        augment_prob: float,
+        seed: int,
+        epoch: int,
+        voices: VoiceSet | None = None,
+        voice_ratio: float = 0.0,
+    ) -> None:
         self._templates, self._augment_prob = templates, augment_prob
+        self._voices, self._voice_ratio = voices, voice_ratio if voices else 0.0
         self.random = random.Random(f"texts/{seed}/{epoch}")
 
-    def sample(self, edits: Sequence[Edit], base: int, variation: float) -> tuple[str, tuple[str, ...]]:
-        """Return a text for one or two edits, and its mistyped words.
+    def sample(self, edits: Sequence[Edit], base: int, variation: float, old: Edit | None = None) -> SampledText:
+        """Return a text for one or two edits.
 
         Args:
             edits: One or two edits.
             base: Which of the `base` templates a text has that is not augmented.
             variation: A chance in [0, 1) that varies such a text.
+            old: The edit that would request the reference's value, which some voices name; None where it is not known.
         """
-        if self.random.random() < self._augment_prob:
-            return self._augmented(edits)
-        template = self._templates.templates_for(edits).base[base]
-        return self._templates.vary(self._templates.fill(template, edits), variation), ()
+        if self.random.random() >= self._augment_prob:
+            template = self._templates.templates_for(edits).base[base]
+            return SampledText(self._templates.vary(self._templates.fill(template, edits), variation))
+        if self._voices and self.random.random() < self._voice_ratio and self._voices.speaks(edits):
+            spoken = self._voices.say(edits, old, self._templates, self.random)
+            text = self._templates.vary(spoken.text, self.random.random())
+            return SampledText(text, spoken.typos, spoken.old == "refused")
+        return SampledText(*self._augmented(edits))
 
     def _augmented(self, edits: Sequence[Edit]) -> tuple[str, tuple[str, ...]]:
         language, chance = self._templates, self.random.random

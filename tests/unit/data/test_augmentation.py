@@ -12,7 +12,8 @@ BELT = [Edit("detail", "remove", {"v": "handle", "a": "handle"}, ("handle",))]
 
 def texts_of(edits, count=4000, augment_prob=1.0, seed=0):
     augmenter = TextAugmenter(EN, augment_prob, seed, 0)
-    return [augmenter.sample(edits, 0, 0.9) for _ in range(count)]
+    said = (augmenter.sample(edits, 0, 0.9) for _ in range(count))
+    return [(sampled.text, sampled.typos) for sampled in said]
 
 
 def test_without_augmentation_texts_are_plain():

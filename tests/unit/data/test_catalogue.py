@@ -92,7 +92,7 @@ def test_targets_are_all_items_that_are_right(source, folder):
     kinds = Counter()
     for triplet in source.triplets(0):
         before, after = rows[triplet.reference], rows[triplet.targets[0]]
-        named = [label.attribute for label in triplet.word_labels]
+        named = list(dict.fromkeys(label.attribute for label in triplet.word_labels))
         kinds[triplet.kind] += 1
         if triplet.kind == "instance":
             assert named == ["colour"] and before["group"] == after["group"] != ""

@@ -157,3 +157,41 @@ def test_first_stage_searches_are_timed():
     found = {"search": [load("stage1").measure("clustered", 1500, 1)]}
     ((kind, size, *figures),) = result_rows("first-stage", "search", found)
     assert (kind, size) == ("clustered", 1500) and all(figure is not None for figure in figures)
+
+
+def test_queries_are_said_by_voices_that_training_never_hears(tmp_path, monkeypatch):
+    from nsfse.config import ModelConfig
+    from tests import random_run
+
+    bench = load("voices")
+    source, (found,) = bench.protocols("drawn-easy", "val", gallery=64)
+    assert {p.voice for p in found.positions} == {"marketplace", "storyteller"}
+    for query in found.protocol.queries:
+        value = source.attributes(query.targets[0])[query.word_labels[0].attribute_key]
+        assert all(source.attributes(t)[query.word_labels[0].attribute_key] == value for t in query.targets)
+        assert len(query.texts) == 14 and query.targets
+    monkeypatch.setattr(random_run, "TEXTS", [text for query in found.protocol.queries for text in query.texts])
+    run = random_run.write_random_run(tmp_path / "run", ModelConfig(width=16, dim=16, image_size=(32, 32)))
+    scores = bench.measure(run, "drawn-easy", "val", gallery=64)["drawn-voices"]
+    by_hand = [row["R@1"] for row in scores["sentences"]]
+    assert scores["spread"] == pytest.approx(max(by_hand) - min(by_hand))
+    old, rest = ([row["R@1"] for row in scores["sentences"] if bool(row["old"]) is named] for named in (True, False))
+    assert (len(old), len(rest)) == (6, 8)
+    assert scores["old_gap"] == pytest.approx(sum(rest) / 8 - sum(old) / 6)
+    assert 0 <= scores["spread"] <= scores["sensitivity"] <= 100
+
+
+def test_a_query_of_a_table_changes_what_its_kind_names():
+    from nsfse.data import EvalQuery
+    from nsfse.data.text.template_file import load_templates
+    from nsfse.evaluation.voices import table_change
+
+    rows = {"a": {"colour": "Red", "article": "t-shirt"}, "b": {"colour": "Light-Blue", "article": "t-shirt"}}
+    rows |= {"c": {"colour": "Red", "article": "dress"}, "d": {"colour": "-", "article": "t-shirt"}}
+    english = load_templates("en")
+    new, old = table_change(rows, EvalQuery("a", ("?",), ("b",)), english)
+    assert (new.fields["v"], old.fields["v"]) == ("light blue", "red")
+    assert table_change(rows, EvalQuery("b", ("?",), ("c",)), english) is None
+    assert table_change(rows, EvalQuery("b", ("?",), ("c",), kind="colour"), english)[0].fields["v"] == "red"
+    assert table_change(rows, EvalQuery("a", ("?",), ("d",)), english) is None
+    assert table_change(rows, EvalQuery("b", ("?",), ("a", "d")), english) is None

@@ -81,6 +81,19 @@ def test_a_batch_knows_which_words_ask_and_which_ask_for_absence():
     assert batch.named.tolist() == [[0, -1, 1], [0, 0, 1], [0, 0, 0]]
 
 
+def test_the_old_value_is_refused_beside_the_new_one_and_a_word_of_both_has_no_label():
+    """ "red", not "blue": the right answer lacks blue, as every image without it does; the reference has it."""
+    red = WordLabel("colour", ("red",), "colour", ("red",))
+    blue = WordLabel("colour", ("it",), "colour", ("red", "pink"), absent=True)
+    batch = make_batch([TrainingTriplet("c", "make it red", ("a",), word_labels=(red, blue))], images, TOKENIZER, ALONE)
+    shades = [batch.pixels[:, 0, 0, 0].tolist().index(shade) for shade in (40, 160)]
+    assert batch.named.tolist() == [[0, -1, 1]]
+    assert batch.fulfils[:, shades].tolist() == [[1, -1], [1, -1]]  # it stands for blue, which c has
+    both = WordLabel("colour", ("red", "it"), "colour", ("pink",), absent=True)
+    mixed = TrainingTriplet("c", "make it red", ("a",), word_labels=(red, both))
+    assert make_batch([mixed], images, TOKENIZER, ALONE).named.tolist() == [[0, -1, 0]]
+
+
 def test_a_batch_has_the_titles_of_its_targets_that_it_can_read():
     told = [TrainingTriplet(one, "make it red", (other,)) for one, other in ("ab", "cb", "ac")]
     told.append(TrainingTriplet("b", "in blue", ("a",), recolour_seed=7))
