@@ -46,6 +46,12 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pixels of a region's side in efficientnet-lite0 and resnet50; with 16 the former ends at its fifth stage."""
     glove: str = ""
     """A GloVe text file for the first word embeddings."""
+    text_teacher: str = ""
+    """A sentence encoder that says what words mean: a folder or `hub:OWNER/NAME`; none by default."""
+    word_dim: Annotated[int, msgspec.Meta(ge=1)] = 128
+    """Numbers that are kept of each of the teacher's word vectors."""
+    common_words: Annotated[int, msgspec.Meta(ge=0)] = 8000
+    """Of the teacher's words, how many the vocabulary has beside those of the training texts."""
     image_size: tuple[int, int] = (64, 64)
     width: int = 32
     """Channels of the tiny backbone's stem; each of the three stages after it doubles them."""

@@ -18,8 +18,10 @@ from nsfse.config import Config, ModelConfig
 from nsfse.models.backbones.base import TrunkEncoder
 from nsfse.models.backbones.registry import get_backbone
 from nsfse.models.encoders import Encoders
+from nsfse.models.text_teacher import TextTeacher, word_vectors
 from nsfse.models.weights import read_glove
 from nsfse_runtime.errors import DataError
+from nsfse_runtime.inference.tokenizer import PADDING, UNKNOWN
 from nsfse_runtime.types import Pixels
 
 CHUNK = 32
@@ -39,6 +41,8 @@ def resolve_config(config: Config) -> Config:
         )
     if train.cached_views and not (config.model.frozen_stages or is_frozen(config)):
         raise DataError("train.cached_views: no stage is frozen, so no feature stays as it is; set model.frozen_stages")
+    if config.model.glove and config.model.text_teacher:
+        raise DataError("model.text_teacher and model.glove both give first word embeddings; keep one of them")
     model = backbone.resolve(config.model)
     if not backbone.has_unknown_word:
         train = msgspec.structs.replace(train, word_dropout=0.0)
@@ -64,12 +68,13 @@ def caches_features(config: Config) -> bool:
 
 def origin(model: ModelConfig) -> dict[str, str]:
     """Return where the encoders' first weights are from, for the run's header and the bundle's card."""
+    taught = f", words from {Path(model.text_teacher).name}" if model.text_teacher else ""
     if not get_backbone(model.backbone).reads_weights and not model.glove:
-        return {}
+        return {"backbone": f"{model.backbone}{taught}"} if taught else {}
     named = model.weights if model.weights.startswith("hub:") else Path(model.weights).name
     weights = (named or "ImageNet weights of its package") if is_pretrained(model) else "random weights"
     glove = f", words from {Path(model.glove).name}" if model.glove else ""
-    return {"backbone": f"{model.backbone}, {weights}{glove}"}
+    return {"backbone": f"{model.backbone}, {weights}{glove}{taught}"}
 
 
 def own_tokenizer(model: ModelConfig) -> Tokenizer | None:
@@ -85,11 +90,28 @@ def load_pretrained(model: Encoders, tokenizer: Path) -> None:
     config = model.config
     if is_pretrained(config):
         get_backbone(config.backbone).load_weights(model.image_encoder, model.text_encoder, config.weights)
+    if config.text_teacher:
+        _fill_taught_words(model, Tokenizer.from_file(str(tokenizer)).get_vocab())
     if config.glove:
         words = Tokenizer.from_file(str(tokenizer)).get_vocab()
         ids, vectors = read_glove(Path(config.glove), words, config.dim)
         with torch.no_grad():
             model.text_encoder.get_parameter("embedding.weight")[ids] = vectors
+
+
+def common_words(model: ModelConfig) -> tuple[str, ...]:
+    """Return the words that the vocabulary has beside those of the training texts. Raises as `TextTeacher`."""
+    return TextTeacher(model.text_teacher).common_words(model.common_words) if model.text_teacher else ()
+
+
+def _fill_taught_words(model: Encoders, ids: dict[str, int]) -> None:
+    """Give each word of the vocabulary `ids` its teacher's vector; padding and the unknown word have none."""
+    words = sorted(word for word in ids if word not in (PADDING, UNKNOWN))
+    vectors = word_vectors(TextTeacher(model.config.text_teacher), words, model.config.word_dim)
+    table = model.text_encoder.get_parameter("embedding.weight")
+    with torch.no_grad():
+        table.zero_()
+        table[[ids[word] for word in words], : vectors.shape[1]] = vectors
 
 
 def freeze(model: Encoders, config: Config) -> None:

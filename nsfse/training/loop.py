@@ -23,6 +23,7 @@ from nsfse.models.checkpoint import DECISION, STATES, load_state, read_header, w
 from nsfse.models.device import pick_device
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.pretrained import (
+    common_words,
     feature_extractor,
     freeze,
     load_pretrained,
@@ -240,7 +241,8 @@ def _prepare(run: Path, config: Config, source: Source, first: list[TrainingTrip
     typos = [typo for triplet in triplets for typo in triplet.typos]
     titles = source.titles.values() if isinstance(source, HasTitles) and config.train.title_weight else ()
     read = [*texts, *(source.training_texts if isinstance(source, HasTrainingTexts) else ())]
-    vocabulary = own_tokenizer(config.model) or build_vocabulary(read, typos=typos, titles=titles)
+    known = common_words(config.model)
+    vocabulary = own_tokenizer(config.model) or build_vocabulary(read, typos=typos, titles=titles, known=known)
     write_file(run / "tokenizer.json", vocabulary.to_str().encode())
     tokenizer = Tokenizer.from_file(run / "tokenizer.json", config.model.max_words)
     trained_on = {"source": source.name, "triplets_per_epoch": len(texts) // 2, "epochs": config.train.epochs}

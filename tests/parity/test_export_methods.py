@@ -156,3 +156,12 @@ def test_what_no_bundle_can_hold_is_refused_in_one_line(tmp_path, model, words):
         export(tmp_path, **model)
     assert "\n" not in str(refusal.value) and "nsfse evaluate" in str(refusal.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_text_encoder_with_a_teachers_words_is_exported_without_the_teacher(tmp_path):
+    run, folder, report = export(tmp_path, text_teacher="not-here", word_dim=6)
+    assert report.verified["greatest_difference"]
+    checkpoint, text = load_checkpoint(run), ["make it red with no stripes"]
+    assert checkpoint.model.text_encoder.embedding.weight.shape[1] == 6
+    expected = TorchScorer(checkpoint.model, checkpoint.tokenizer).sentence(text)
+    np.testing.assert_allclose(open_model(folder, "cpu").sentence(text), expected, atol=1e-5)

@@ -16,7 +16,11 @@ WORD = r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’][\p{L}][\p{L}\p{M}]*)*|[^\s\p{L}
 
 
 def build_vocabulary(
-    texts: Iterable[str], at_least: int = 1, typos: Iterable[str] = (), titles: Iterable[str] = ()
+    texts: Iterable[str],
+    at_least: int = 1,
+    typos: Iterable[str] = (),
+    titles: Iterable[str] = (),
+    known: Iterable[str] = (),
 ) -> Tokenizer:
     """Return a tokenizer of lower-case words; others become the unknown word. Texts are normalised as the runtime does.
 
@@ -25,6 +29,7 @@ def build_vocabulary(
         at_least: How often a word must be in the texts.
         typos: Words that the texts hold mistyped on purpose; they do not count.
         titles: Titles of images, whose words count where SEEN_IN_TITLES of them or more have them.
+        known: Words that the model knows from elsewhere.
     """
     splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
     normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -40,6 +45,7 @@ def build_vocabulary(
     counts.subtract(normalizer.normalize_str(normalise(typo)) for typo in typos)
     chosen = {word for word, count in counts.items() if count >= at_least}
     chosen |= {word for word, count in in_titles.items() if count >= SEEN_IN_TITLES}
+    chosen.update(word for text in known for word in words(text))
     vocabulary = {word: index for index, word in enumerate([PADDING, UNKNOWN, *sorted(chosen)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizer

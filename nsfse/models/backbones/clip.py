@@ -151,6 +151,8 @@ class ClipBackbone(Backbone):
         """Return `config` with the shapes of its CLIP. Raises DataError, NotFoundError and others."""
         if config.glove:
             raise DataError("model.glove: CLIP has its own words; leave it empty")
+        if config.text_teacher:
+            raise DataError("model.text_teacher: CLIP has its own words; leave it empty")
         return msgspec.structs.replace(config, clip_config=read_shapes(config))
 
     def tokenizer(self, config: ModelConfig) -> Tokenizer:
@@ -204,13 +206,13 @@ def load(image_encoder: TrunkEncoder, text_encoder: ClipTextEncoder, weights: st
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    name, local = _source(weights)
+    name, local = hub_source(weights)
     try:
         clip, report = CLIPModel.from_pretrained(
             name, local_files_only=local, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # OSError, ValueError, SafetensorError and what hub clients raise
-        raise DataError(f"model.weights: {weights} cannot be read ({_first_line(error)}); needs safetensors") from None
+        raise DataError(f"model.weights: {weights} cannot be read ({first_line(error)}); needs safetensors") from None
     if missing := sorted(report["missing_keys"]):
         raise DataError(f"model.weights: {weights} has no tensor {missing[0]} ({len(missing)} missing); is it whole?")
     vision, words = image_encoder.trunk, text_encoder.trunk
@@ -258,7 +260,7 @@ def _tokenizer(weights: str) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise IntegrityError(f"model.weights: {path} is not a tokenizer: {_first_line(error)}") from None
+        raise IntegrityError(f"model.weights: {path} is not a tokenizer: {first_line(error)}") from None
 
 
 def _json(weights: str, name: str, needed: bool = True) -> dict[str, Any]:
@@ -271,11 +273,11 @@ def _json(weights: str, name: str, needed: bool = True) -> dict[str, Any]:
     try:
         tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise IntegrityError(f"model.weights: {path} is damaged: {_first_line(error)}") from None
+        raise IntegrityError(f"model.weights: {path} is damaged: {first_line(error)}") from None
     return tree
 
 
-def _source(weights: str) -> tuple[str, bool]:
+def hub_source(weights: str) -> tuple[str, bool]:
     """Return its name for `transformers`, and whether only this machine is searched."""
     return (weights.removeprefix(HUB), False) if weights.startswith(HUB) else (weights, True)
 
@@ -284,7 +286,7 @@ def _file(weights: str, name: str) -> Path:
     """Return the path of one file of a CLIP. Raises NotFoundError (it has none) or DataError (no name, no network)."""
     if not weights:
         raise DataError("model.weights: the clip backbone needs a folder saved by transformers, or hub:OWNER/NAME")
-    source, local = _source(weights)
+    source, local = hub_source(weights)
     if local:
         if not Path(source).exists():
             fetch = f", or {HUB}{source} to fetch it" if _HUB_NAME.fullmatch(source) else ""
@@ -300,8 +302,9 @@ def _file(weights: str, name: str) -> Path:
     except Exception as error:  # the client's errors share no base but Exception
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         kind = NotFoundError if absent else DataError
-        raise kind(f"model.weights: no {name} to be had from {weights} ({_first_line(error)})") from None
+        raise kind(f"model.weights: no {name} to be had from {weights} ({first_line(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

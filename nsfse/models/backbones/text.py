@@ -29,11 +29,17 @@ class GruTextEncoder(TextEncoder):
 
     A word is its embedding, whatever stands around it: "red" is looked for alike in "make it red" and in "not red".
     What stands around it is the sentence's, and its sign's (nsfse.models.similarity_head).
+
+    With `model.text_teacher` embeddings are the teacher's word vectors, which stay as they are: words that training
+    hears seldom or never stay beside those of like meaning. A linear map of all of them is learned.
     """
 
     def __init__(self, vocabulary: int, config: ModelConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, config.dim, padding_idx=0)
+        taught = bool(config.text_teacher)
+        self.embedding = nn.Embedding(vocabulary, config.word_dim if taught else config.dim, padding_idx=0)
+        self.embedding.weight.requires_grad_(not taught)
+        self.enter = nn.Linear(config.word_dim, config.dim) if taught else nn.Identity()
         self.head_grad_scale = config.head_grad_scale
         self.gru = MaskedGru(config.dim, config.dim)
         self.word = nn.Linear(config.dim, config.dim)
@@ -41,7 +47,7 @@ class GruTextEncoder(TextEncoder):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode `ids` [B, L] with `mask` [B, L] into unit words [B, L, d] and unit sentences [B, d]."""
-        embedded = self.embedding(ids)
+        embedded = self.enter(self.embedding(ids))
         both = torch.cat([embedded, self.gru(embedded, mask)], dim=-1)
         peak = both.masked_fill(~mask[..., None], -1e4).amax(1)
         words = widened(self.word(scale_gradient(embedded, self.head_grad_scale)))
