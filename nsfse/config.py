@@ -52,6 +52,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers that are kept of each of the teacher's word vectors."""
     common_words: Annotated[int, msgspec.Meta(ge=0)] = 8000
     """Of the teacher's words, how many the vocabulary has beside those of the training texts."""
+    sentence: Literal["peak", "signed"] = "peak"
+    """How words become a sentence (docs/method.md §1): `signed` can take an embedding away, as "not blue" asks."""
     image_size: tuple[int, int] = (64, 64)
     width: int = 32
     """Channels of the tiny backbone's stem; each of the three stages after it doubles them."""

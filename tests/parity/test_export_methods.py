@@ -159,7 +159,7 @@ def test_what_no_bundle_can_hold_is_refused_in_one_line(tmp_path, model, words):
 
 
 def test_a_text_encoder_with_a_teachers_words_is_exported_without_the_teacher(tmp_path):
-    run, folder, report = export(tmp_path, text_teacher="not-here", word_dim=6)
+    run, folder, report = export(tmp_path, text_teacher="not-here", word_dim=6, sentence="signed")
     assert report.verified["greatest_difference"]
     checkpoint, text = load_checkpoint(run), ["make it red with no stripes"]
     assert checkpoint.model.text_encoder.embedding.weight.shape[1] == 6

@@ -22,11 +22,11 @@ from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 FOLDER = Path(__file__).parent / "voices"
-VOICE_RATIO = 0.4
+VOICE_RATIO = 0.5
 """Share of augmented training texts that a voice says."""
 AROUND_PROB = 0.25
 """How often a voice that has fillers puts one before a sentence, and how often one after."""
-OLD_PROB = 0.4
+OLD_PROB = 0.5
 """How often a voice names the old value, where that is known and the voice has such sentences."""
 NEW_FIELDS, OLD_FIELDS = frozenset({"new", "be", "in", "one"}), frozenset({"old", "old_be", "the_old"})
 _RESERVED = "-reserved"
