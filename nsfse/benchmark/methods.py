@@ -11,7 +11,7 @@ ABLATIONS = {
     "no-blocks": "model.attribute_blocks=false",
     "unnamed": "train.word_role_weight=0 train.word_grounding_weight=0 train.attribute_weight=0",
     "sentence": 'model.words="sentence"',
-    "peak-sentence": 'model.sentence="peak"',
+    "signed-sentence": 'model.sentence="signed"',
     "cross-only": 'model.branches="cross"',
     "visual-only": 'model.branches="visual"',
 }
