@@ -137,7 +137,7 @@ def check(words, runs, capsys):
         }
         assert rest[0] == "install"
         for name in rest[1:]:
-            assert "nsfse" not in name or set(re.findall(r"\w+", name)) <= known, f"no extra of {name}"
+            assert "nsfse" not in name or set(re.findall(r"[\w-]+", name)) <= known, f"no extra of {name}"
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert rest and set(word for word in rest if "=" not in word) <= set(targets)
