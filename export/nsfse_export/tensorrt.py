@@ -132,7 +132,7 @@ def bundle_for_engines(
             raise UsageError(f"{path} is a bundle already, whose precision its engines take; export its run in another")
         return path
     if out is None:
-        raise UsageError(f"{path} is exported to a bundle first; name its folder with -o BUNDLE")
+        raise UsageError(f"{path} is not a bundle; if it is a run, name the folder of its bundle with -o BUNDLE")
     _check_precision(out, options.precision, target)
     from nsfse_export.export import export_bundle
 

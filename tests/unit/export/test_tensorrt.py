@@ -174,7 +174,7 @@ def test_a_run_needs_a_bundle_folder_and_a_bundle_none(trt, tmp_path):
     assert bundle_for_engines(BUNDLE, None) == BUNDLE
     with pytest.raises(UsageError, match="is a bundle already"):
         bundle_for_engines(BUNDLE, tmp_path / "out")
-    with pytest.raises(UsageError, match="name its folder with -o"):
+    with pytest.raises(UsageError, match="not a bundle; if it is a run, name the folder of its bundle with -o"):
         bundle_for_engines(tmp_path, None)
     with pytest.raises(UsageError, match="export its run in another"):
         bundle_for_engines(BUNDLE, None, ExportOptions(precision="fp16"))

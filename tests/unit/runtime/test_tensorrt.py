@@ -101,6 +101,18 @@ def test_an_engine_comes_back_as_it_was_stored_in_a_folder_of_ones_own(tmp_path,
     assert again.load(key()) is None
 
 
+def test_a_cache_that_cannot_be_written_is_read(tmp_path):
+    cache = EngineCache.open(tmp_path / "engines")
+    cache.store(key(), StoredEngine(b"code", ("score",)))
+    cache.folder.chmod(0o500)
+    tmp_path.chmod(0o500)
+    try:
+        assert EngineCache.open(cache.folder).load(key()) == StoredEngine(b"code", ("score",))
+    finally:
+        tmp_path.chmod(0o700)
+        cache.folder.chmod(0o700)
+
+
 def test_an_engine_edited_renamed_or_copied_from_another_user_is_not_opened(tmp_path):
     cache = EngineCache.open(tmp_path / "mine")
     cache.store(key(), StoredEngine(b"code", ("score",)))
