@@ -1,6 +1,5 @@
 """Deployment files hold to the program: options, routes, metrics, files. Linters run where there are any."""
 
-import difflib
 import json
 import re
 import shlex
@@ -14,6 +13,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
+from nsfse_runtime.inference.tensorrt.pack import pack_folder
 from nsfse_runtime.server.routes import ROUTES
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
@@ -23,37 +23,72 @@ from tests.serving import TOKEN, open_served, running
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
+IMAGES = {  # by Dockerfile and target: the extras it holds
+    ("Dockerfile", ""): {"cpu", "serve"},
+    ("Dockerfile.gpu", ""): {"gpu", "serve"},
+    ("Dockerfile.gpu", "engines"): {"cpu", "serve", "trt-rtx"},
+}
 SECRET = "/run/secrets/nsfse_token"
 
 
-def instructions(name):
-    """Return a Dockerfile's stages, each a list of (instruction, rest)."""
+def stages(name):
+    """Return a Dockerfile's stages by name, each a list of (instruction, rest); the last is the default, ""."""
     text = (DEPLOY / name).read_text("utf-8").replace("\\\n", " ")
     lines = [line.split(None, 1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    stages = []
+    found = {}
     for word, rest in lines:
         if word == "FROM":
-            stages.append([])
-        if stages:
-            stages[-1].append((word, " ".join(rest.split())))
-    return stages
+            stage = found.setdefault(rest.partition(" AS ")[2], [])
+        if found:
+            stage.append((word, " ".join(rest.split())))
+    assert list(found)[-1] == "", "the default has no name"
+    return found
+
+
+def whole(found, name):
+    """Return the instructions of a stage after those of the stages that it starts from."""
+    (_, base), *rest = found[name]
+    base = base.partition(" AS ")[0]
+    return [*(whole(found, base) if base in found else [("FROM", base)]), *rest]
+
+
+def image(name, target):
+    """Return the instructions of the stage that builds an image's packages, and those of the image."""
+    found = stages(name)
+    final = whole(found, target)
+    (build,) = {re.match(r"--from=([\w-]+) ", rest)[1] for rest in rests(final, "COPY")}
+    return whole(found, build), final
 
 
 def rests(stage, word):
     return [rest for each, rest in stage if each == word]
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_an_image_serves_as_nobody_and_only_with_a_token(name):
-    build, final = instructions(name)
-    assert rests(build, "FROM")[0].endswith(" AS build") and rests(build, "FROM")[0].startswith(rests(final, "FROM")[0])
+def environment(stage):
+    return dict(each.split("=", 1) for rest in rests(stage, "ENV") for each in rest.split())
+
+
+def command(stage):
+    """Return the default arguments of an image, as nsfse parses them."""
+    (words,) = rests(stage, "CMD")
+    return parse(json.loads(words))
+
+
+def test_every_stage_that_serves_is_an_image_tested_here():
+    serving = {(name, stage) for name in DOCKERFILES for stage, steps in stages(name).items() if rests(steps, "CMD")}
+    assert serving == set(IMAGES)
+
+
+@pytest.mark.parametrize(("name", "target"), IMAGES)
+def test_an_image_serves_as_nobody_and_only_with_a_token(name, target):
+    build, final = image(name, target)
+    assert rests(build, "FROM") == rests(final, "FROM") == ["python:${PYTHON}"]
     user = rests(final, "USER")
     assert len(user) == 1 and int(user[0].split(":")[0]) >= 1000 and f"--uid {user[0].split(':')[0]} " in str(final)
     order = [word for word, _ in final]
-    assert order.index("USER") < order.index("ENTRYPOINT") and order.index("RUN") < order.index("USER")
+    assert order.index("USER") < order.index("ENTRYPOINT") and "RUN" not in order[order.index("USER") :]
     assert json.loads(rests(final, "ENTRYPOINT")[0]) == ["nsfse"] and rests(final, "STOPSIGNAL") == ["SIGTERM"]
-    (command,) = rests(final, "CMD")
-    arguments = parse(json.loads(command))
+    arguments = command(final)
     assert arguments["token_file"] == Path(SECRET) and [str(arguments["port"])] == rests(final, "EXPOSE")
     assert all(str(Path(gallery).parent) in json.loads(rests(final, "VOLUME")[0]) for gallery in arguments["gallery"])
     with pytest.raises(ValueError, match="no token"):
@@ -61,45 +96,65 @@ def test_an_image_serves_as_nobody_and_only_with_a_token(name):
     Settings(host=arguments["host"], token=TOKEN).check()
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_an_image_holds_what_is_pinned_and_no_torch(name):
-    build, final = instructions(name)
+@pytest.mark.parametrize(("name", "target"), IMAGES)
+def test_an_image_holds_what_is_pinned_and_no_torch(name, target):
+    build, final = image(name, target)
     (install,) = (rest for rest in rests(build, "RUN") if "pip install" in rest)
-    extras = set(re.findall(r"\.\[([\w,]+)\]", install)[0].split(","))
+    extras = set(re.findall(r"\.\[([\w,-]+)\]", install)[0].split(","))
     known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    assert extras == {"serve", "gpu" if name.endswith("gpu") else "cpu"} and extras <= set(known)
+    assert extras == IMAGES[name, target] and extras <= set(known)
     brought, todo = set(), list(extras)
     while todo:
         for need in known[todo.pop()]:
             todo += re.findall(r"\w+", need[len("nsfse") :]) if need.startswith("nsfse[") else []
             brought.add(re.split(r"[^\w-]", need)[0])
     assert brought.isdisjoint({"torch", "transformers", "onnx", "safetensors"}) and "starlette" in brought
-    assert "--constraint constraints.txt" in install
-    copied = {word for rest in rests(build, "COPY") for word in rest.split()[:-1]}
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
+    assert "--constraint constraints.txt" in install and brought - pinned <= {"nsfse", "onnxruntime-gpu"}
+    copied = {word for rest in rests(build, "COPY") if "--from" not in rest for word in rest.split()[:-1]}
     allowed = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert copied == {line[1:] for line in allowed if line.startswith("!")}
     assert all((ROOT / each).exists() for each in copied)
     assert set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["license-files"]) <= copied
-    assert rests(final, "COPY") == ["--from=build /opt/nsfse /opt/nsfse"]
+    assert re.fullmatch(r"--from=[\w-]+ /opt/nsfse /opt/nsfse", rests(final, "COPY")[0])
 
 
 def test_the_images_differ_only_by_their_device():
-    both = [(DEPLOY / name).read_text("utf-8").split("ARG ", 1)[1].splitlines() for name in DOCKERFILES]
-    changed = "".join(line[1:] for line in difflib.ndiff(*both) if line[0] in "+-")
-    assert set(re.findall(r"[A-Z_]{5,}", changed)) == {
-        *("PYTHONUNBUFFERED", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "HEALTHCHECK")
-    }
-    assert len(changed.split("\n")) == 1 and '"--device", "cuda"' in changed
+    (_, cpu), (_, cuda), (_, engines) = (image(*each) for each in IMAGES)
+    for other, device, bundle in ((cuda, "cuda", None), (engines, "tensorrt", Path("/opt/bundle"))):
+        assert {word for word, _ in set(cpu) ^ set(other)} <= {"ENV", "HEALTHCHECK", "COPY", "CMD"}
+        assert command(other) == command(cpu) | {"device": device, "bundle": bundle}
+    gpu = {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
+    assert environment(cuda).keys() ^ environment(cpu).keys() == gpu
+    assert environment(engines).keys() ^ environment(cpu).keys() == {*gpu, "XDG_CACHE_HOME"}
+    assert rests(cuda, "COPY") == ["--from=build /opt/nsfse /opt/nsfse"] == rests(cpu, "COPY")
+
+
+def test_an_image_has_the_engines_of_its_bundle_in_the_cache_of_its_user():
+    build, final = image("Dockerfile.gpu", "engines")
+    (prepare,) = (rest for rest in rests(build, "RUN") if "--trt" in rest)
+    prepare = re.sub(r'"\$\{CAPABILITIES:\?[^}]*\}"', "8.9,12.0", prepare)
+    assert rests(build, "ARG") == ["CAPABILITIES"] and "$" not in prepare
+    export, add, *_ = (parse(shlex.split(each)[1:]) for each in prepare.split(" && ")[:2])
+    bundle = command(final)["bundle"]
+    assert export["run"] == bundle and add["pack"] == pack_folder(bundle) and not add["trust"]
+    assert f"--from=bundle . {bundle}" in rests(build, "COPY") and stages("Dockerfile.gpu")["bundle"][1:] == []
+    cache = environment(build)["XDG_CACHE_HOME"]
+    assert cache == environment(final)["XDG_CACHE_HOME"]
+    assert rests(final, "COPY")[1:] == [
+        f"--from=build-engines {bundle} {bundle}",
+        f"--from=build-engines --chown={rests(final, 'USER')[0]} {cache}/nsfse {cache}/nsfse",
+    ]
 
 
 def test_the_health_check_sees_whether_it_lives(tmp_path):
-    checks = {rests(instructions(name)[1], "HEALTHCHECK")[0].partition("CMD ")[2] for name in DOCKERFILES}
-    (command,) = map(json.loads, checks)
-    path = re.search(r"http://127\.0\.0\.1:8000(/\w+)", command[2])[1]
-    assert any(each.path == path for each in ROUTES) and command[0] == "python"
+    checks = {rests(image(*each)[1], "HEALTHCHECK")[0].partition("CMD ")[2] for each in IMAGES}
+    (check,) = map(json.loads, checks)
+    path = re.search(r"http://127\.0\.0\.1:8000(/\w+)", check[2])[1]
+    assert any(each.path == path for each in ROUTES) and check[0] == "python"
 
     def healthy(port):
-        code = command[2].replace(":8000/", f":{port}/")
+        code = check[2].replace(":8000/", f":{port}/")
         return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=200).returncode == 0
 
     with running(open_served(tmp_path, images=2), token=TOKEN) as server:
@@ -110,14 +165,18 @@ def test_the_health_check_sees_whether_it_lives(tmp_path):
 
 def test_compose_shows_the_service_to_this_machine_alone():
     found = pytest.importorskip("yaml").safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
-    assert set(found["services"]) == {"nsfse", "nsfse-gpu"}
+    assert set(found["services"]) == {"nsfse", "nsfse-gpu", "nsfse-engines"}
     for service in found["services"].values():
-        assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        if build := service.get("build"):
+            assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
         assert all(port.startswith("127.0.0.1:") and port.endswith(":8000") for port in service["ports"])
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["secrets"] == [Path(SECRET).name]
         assert "no-new-privileges:true" in service["security_opt"] and service["volumes"][0].endswith(":/data")
     assert list(found["secrets"]) == [Path(SECRET).name]
     assert found["services"]["nsfse-gpu"]["profiles"] == ["gpu"]
+    engines = found["services"]["nsfse-engines"]
+    assert engines["profiles"] == ["engines"] and engines["pull_policy"] == "never" and "build" not in engines
+    assert f"-t {engines['image']} --target engines" in (DEPLOY / "Dockerfile.gpu").read_text("utf-8")
 
 
 def unit():
