@@ -1,9 +1,9 @@
 """Build engines of each kind of model in each precision by TensorRT for RTX, without a GPU: bytes, seconds, or why not.
 
-python benchmarks/engine_builds.py [--small] [--compute-capability 8.9] [-o builds.json]
+python benchmarks/engine_builds.py [--only NAME] [--compute-capability 8.9] [-o builds.json]
 
 Weights are random, shapes real: 192×160 for EfficientNet-Lite0, 224×224 for ResNet-50 and a CLIP of ViT-B/32's size
-(needs transformers). `--small` takes the tiny backbone alone. Engines are for a bundle's own profiles, and never run.
+(needs transformers). `--only tiny` takes the models of that name. Engines are for a bundle's profiles, and never run.
 """
 
 import argparse
@@ -38,14 +38,12 @@ TEXTS = ("make it red and longer, with no stripes", "is blue instead of green", 
 ONE_STAGE = ("image-only", "text-only", "sum", "slerp", "tirg", "combiner")
 
 
-def models(small: bool, folder: Path) -> dict[str, ModelConfig]:
+def models(only: str, folder: Path) -> dict[str, ModelConfig]:
     """Return the models by name; `folder` takes the weights of a CLIP."""
     tiny = {"NSFSE on tiny": ModelConfig()}
     tiny |= {f"{method} on tiny": ModelConfig(method=method) for method in ONE_STAGE}
-    if small:
-        return tiny
-    clip = str(write_clip(folder))
-    return tiny | {
+    clip = str(folder)
+    every = tiny | {
         "NSFSE on EfficientNet-Lite0": ModelConfig(
             backbone="efficientnet-lite0", weights="random", image_size=(192, 160), dim=256
         ),
@@ -53,17 +51,22 @@ def models(small: bool, folder: Path) -> dict[str, ModelConfig]:
         "NSFSE on CLIP": ModelConfig(backbone="clip", weights=clip, image_size=(224, 224), dim=512),
         "slerp on CLIP": ModelConfig(backbone="clip", weights=clip, image_size=(224, 224), dim=512, method="slerp"),
     }
+    chosen = {name: config for name, config in every.items() if only in name}
+    if any(config.weights == clip for config in chosen.values()):
+        write_clip(folder)
+    return chosen
 
 
 def write_clip(folder: Path) -> Path:
     """Write a CLIP of ViT-B/32's size with random weights and a small tokenizer, and return its folder."""
-    from tokenizers import models, pre_tokenizers, trainers
+    from tokenizers import models, pre_tokenizers, processors, trainers
     from transformers import CLIPConfig, CLIPModel
 
     start, end = "<|startoftext|>", "<|endoftext|>"
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=end))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=[start, end]))
+    tokenizer.post_processor = processors.RobertaProcessing((end, 1), (start, 0))
     ids = {"bos_token_id": 0, "eos_token_id": 1, "vocab_size": 49_408}
     CLIPModel(CLIPConfig(text_config=ids, projection_dim=512)).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -125,7 +128,7 @@ def by_model(rows: list[Row]) -> list[Row]:
 def main() -> None:
     """Build, and print or write one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="the tiny backbone alone")
+    parser.add_argument("--only", default="", help="models with this in their name")
     parser.add_argument("--compute-capability", default="8.9")
     parser.add_argument("-o", "--out", type=Path, help="a file for the JSON")
     options = parser.parse_args()
@@ -133,7 +136,7 @@ def main() -> None:
     library.check_capability(options.compute_capability)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        for index, (name, config) in enumerate(models(options.small, Path(temporary, "clip")).items()):
+        for index, (name, config) in enumerate(models(options.only, Path(temporary, "clip")).items()):
             folder = Path(temporary, str(index))
             folder.mkdir()
             rows += build_all(library, name, write_run(folder / "run", config), options.compute_capability, folder)
