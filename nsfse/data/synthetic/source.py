@@ -20,7 +20,7 @@ from nsfse.data.synthetic.render import paint
 from nsfse.data.text.augmentation import AUGMENT_PROB, TextAugmenter
 from nsfse.data.text.category_edits import EXCLUDED, REPLACED, category_edits
 from nsfse.data.text.template_file import FIELDS, load_templates
-from nsfse.data.text.voices import VOICE_RATIO, training_voices
+from nsfse.data.text.voices import training_voices
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 _KINDS = tuple(kind for kind in FIELDS if kind not in ("gender", "value", "not value", EXCLUDED, REPLACED))
@@ -50,8 +50,8 @@ class DrawnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of training texts that are augmented, from 0 to 1 (docs/data.md)."""
     voices: str | None = None
     """A shipped language or a TOML file of voices; by default those of the templates' language."""
-    voice_ratio: float = VOICE_RATIO
-    """Share of augmented texts that a voice says, from 0 to 1."""
+    voice_ratio: float = 0.0
+    """Share of augmented texts that a voice says, from 0 to 1; short trainings lose negations by it."""
     without_voices: Sequence[str] = ()
     """Voices that training never hears."""
 
