@@ -63,6 +63,7 @@ def build_engine(
     library.last_error()  # forget those of an earlier graph
     if not parser.parse(graph, _NO_FOLDER):
         raise _refused(library, origin, parser.get_error(0).desc() if parser.num_errors else "it gives no reason")
+    _let_attention_decompose(trt, network)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is float32
     if library.name == "rtx":
@@ -83,6 +84,16 @@ def build_engine(
     outputs = tuple(network.get_output(index).name for index in range(network.num_outputs))
     after = b"" if library.name == "rtx" else bytes(config.get_timing_cache().serialize())
     return StoredEngine(bytes(plan), outputs), after
+
+
+def _let_attention_decompose(trt: Any, network: Any) -> None:
+    """Let attention of a shape or type without a kernel of its own become products and a softmax, not a refusal."""
+    kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)  # since TensorRT 10.14
+    for index in range(network.num_layers if kind is not None else 0):
+        layer = network.get_layer(index)
+        if layer.type == kind:
+            layer.__class__ = trt.IAttentionInputLayer  # the network hands out the base class
+            layer.attention.decomposable = True
 
 
 def min_opt_max_shapes(tensor: Any, sizes: Mapping[str, ShapeRange]) -> list[tuple[int, ...]]:

@@ -4,7 +4,8 @@ int8 means one of two things. Where most weights of a graph are matrices, they a
 faster. Elsewhere weights are stored in 8 bits and computed with in float32: a quarter of the bytes, the same speed.
 
 What is sensitive to small differences stays float32: norms, LayerNorm, softmax and temperatures. So does the whole
-pair graph, which has no weights and whose boundaries are steps.
+pair graph, which has no weights and whose boundaries are steps. A softmax inside an Attention operator is the
+kernel's affair: TensorRT refuses a graph that sets its precision.
 """
 
 import logging
@@ -93,8 +94,6 @@ def _to_half(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
     for node in list(graph.node):
         if node.output[0] in halves:
             node.input[:] = [in_half(name) if name in floats else name for name in node.input]
-            if node.op_type == "Attention":
-                node.attribute.append(helper.make_attribute("softmax_precision", TensorProto.FLOAT))
         else:
             node.input[:] = [cast(name, TensorProto.FLOAT) if name in halves else name for name in node.input]
         nodes.append(node)

@@ -11,7 +11,7 @@ from nsfse_export.engine_builder import EngineState, timed_build
 from nsfse_export.engine_comparison import compare_or_remove, reference_scorer
 from nsfse_export.engine_pack import build_pack
 from nsfse_export.options import ExportOptions
-from nsfse_runtime.errors import IntegrityError, UsageError
+from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.cuda import Gpu, find_gpu, gpu
 from nsfse_runtime.inference.manifest import MANIFEST, Precision
@@ -121,10 +121,13 @@ def bundle_for_engines(
         `path`, or `out`.
 
     Raises:
+        NotFoundError: There is nothing at `path`.
         UsageError: `out` is missing for a run or given for a bundle, or the target lacks the precision.
         NsfseError: What `export_bundle` raises.
     """
     options = options or ExportOptions()
+    if not path.exists():
+        raise NotFoundError(f"there is nothing at {path}; give a run, or a bundle")
     if (path / MANIFEST).exists():
         if out is not None:
             raise UsageError(f"{path} is a bundle already, and its engines have a place of their own; leave -o out")

@@ -262,7 +262,7 @@ def test_without_a_gpu_the_capability_must_be_named_and_known(place):
 def test_a_gpu_without_bf16_is_refused_before_the_export(place):
     target = engine_target(None, ["7.5", "8.6"])
     with pytest.raises(UsageError, match=r"GPUs of 7\.5 have no bf16, which is from 8\.0 on; use fp16 or fp32"):
-        bundle_for_engines(place / "run", place / "out", ExportOptions(precision="bf16"), target=target)
+        bundle_for_engines(place / "cache", place / "out", ExportOptions(precision="bf16"), target=target)
     assert not (place / "out").exists()
 
 
@@ -299,6 +299,28 @@ def test_the_builder_takes_the_graphs(bundle, graph):
     assert len(stored.plan) > 1000 and timings == b""
     onnxruntime = pytest.importorskip("onnxruntime")
     assert list(stored.outputs) == [output.name for output in onnxruntime.InferenceSession(data).get_outputs()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_builder_takes_attention_in_every_precision(tmp_path, precision):
+    """A CLIP's image graph: TensorRT has no kernel for heads of this size, and takes them apart."""
+    pytest.importorskip("transformers")
+    from nsfse.config import Config, ModelConfig
+    from nsfse.models.baselines import build_model
+    from nsfse.models.pretrained import own_tokenizer, resolve_config
+    from nsfse_export.export import to_onnx
+    from nsfse_export.graphs import build_graphs
+    from nsfse_export.quantization import reduce_graph
+    from tests.small_clip import write_small_clip
+
+    weights = str(write_small_clip(tmp_path / "clip"))
+    config = ModelConfig(backbone="clip", weights=weights, image_size=(32, 32), dim=24, max_words=14)
+    words = own_tokenizer(config).get_vocab_size()
+    model = build_model(resolve_config(Config(model=config)).model, words).eval()
+    data = to_onnx("image", build_graphs(model)["image"])
+    data = data if precision == "fp32" else reduce_graph("image", data, precision)
+    stored, _ = build_engine(load_library("rtx"), data, ({"batch": (1, 2, 4)},), "8.9", b"", "image")
+    assert len(stored.plan) > 1000
 
 
 def test_a_graph_that_the_builder_refuses_is_one_line(capfd):

@@ -85,8 +85,7 @@ def test_products_are_half_and_norms_softmax_and_sums_of_both_kinds_are_not(kind
     assert {name for name, made in stored.items() if made == TensorProto.FLOAT} == {"one", "bias"}  # the norm's
     assert [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)] == [TensorProto.FLOAT] * 2
     attention = next(made for made in model.graph.node if made.op_type == "Attention")
-    found = {a.name: helper.get_attribute_value(a) for a in attention.attribute}
-    assert found["softmax_precision"] == TensorProto.FLOAT
+    assert "softmax_precision" not in {attribute.name for attribute in attention.attribute}  # TensorRT refuses it
 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [("fp16", 0.99999, 0.99999999), ("bf16", 0.999, 0.999999)])

@@ -12,7 +12,7 @@ import pytest
 from nsfse_export import ExportOptions, engine_comparison, tensorrt
 from nsfse_export.engine_builder import min_opt_max_shapes
 from nsfse_export.tensorrt import build_engines, bundle_for_engines, engine_target
-from nsfse_runtime.errors import IntegrityError, MissingExtraError, NsfseError, UsageError
+from nsfse_runtime.errors import IntegrityError, MissingExtraError, NotFoundError, NsfseError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.cuda import Gpu
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
@@ -43,7 +43,7 @@ class Builder:
 
     def create_network(self, flags):
         Builder.flags = flags
-        return SimpleNamespace()
+        return SimpleNamespace(num_layers=0)
 
     def create_builder_config(self):
         config = SimpleNamespace(flags={"TF32"}, profiles=[])
@@ -100,6 +100,7 @@ def trt(monkeypatch, tmp_path):
         Builder, OnnxParser = Builder, Parser
         ILogger = type("ILogger", (), {"ERROR": 1})
         BuilderFlag = SimpleNamespace(TF32="TF32")
+        LayerType = SimpleNamespace()
         NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
 
     monkeypatch.setattr(tensorrt, "load_library", lambda name: TensorRT(name or "tensorrt", Module))
@@ -178,6 +179,8 @@ def test_a_run_needs_a_bundle_folder_and_a_bundle_none(trt, tmp_path):
         bundle_for_engines(tmp_path, None)
     with pytest.raises(UsageError, match="export its run in another"):
         bundle_for_engines(BUNDLE, None, ExportOptions(precision="fp16"))
+    with pytest.raises(NotFoundError, match="there is nothing at"):
+        bundle_for_engines(tmp_path / "gone", tmp_path / "out")
     with pytest.raises(UsageError, match="int8 is for CPUs"):
         bundle_for_engines(tmp_path, tmp_path / "out", ExportOptions(precision="int8"))
 
