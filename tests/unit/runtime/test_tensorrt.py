@@ -150,11 +150,15 @@ def test_an_engine_edited_renamed_or_copied_from_another_user_is_not_opened(tmp_
         theirs.load(key())
 
 
-def test_a_folder_that_others_can_enter_is_refused(tmp_path):
+def test_a_folder_that_others_can_enter_is_refused(tmp_path, monkeypatch):
     EngineCache.open(tmp_path / "open")
     os.chmod(tmp_path / "open", 0o755)
     with pytest.raises(OutputError, match="chmod 700"):
         EngineCache.open(tmp_path / "open")
+    monkeypatch.setattr(os, "getuid", lambda: 4711, raising=False)
+    with pytest.raises(OutputError, match="belongs to another user"):
+        EngineCache.open(tmp_path / "open")
+    monkeypatch.undo()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     with pytest.raises(OutputError, match="not a folder"):

@@ -215,7 +215,9 @@ def _refuse_shared(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{folder} is not a folder; move it away or set XDG_CACHE_HOME")
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        raise OutputError(f"{folder} belongs to another user, and engines are code; set XDG_CACHE_HOME")
+    if hasattr(os, "getuid") and status.st_mode & 0o077:
         raise OutputError(f"{folder} is open to others, and engines are code; run: chmod 700 {folder}")
 
 
