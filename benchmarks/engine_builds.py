@@ -116,11 +116,11 @@ def in_precision(exported: Path, folder: Path, precision: Precision) -> Bundle:
 
 
 def by_model(rows: list[Row]) -> list[Row]:
-    """Return a row for each model and precision, a graph's outcome as `MB in seconds`, or its refusal."""
+    """Return a row for each model and precision, a graph's outcome as `MB / seconds`, or its refusal."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
         line = found.setdefault((row["model"], row["precision"]), {name: row[name] for name in ("model", "precision")})
-        outcome = row.get("refused") or f"{row['mb']} MB in {row['seconds']} s"
+        outcome = row.get("refused") or f"{row['mb']} / {row['seconds']:.1f}"
         line[row["graph"]] = outcome
     return list(found.values())
 
