@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 
 from nsfse.data.text.augmentation import AUGMENT_PROB
-from nsfse.data.text.voices import VOICE_RATIO
 from nsfse_runtime.errors import UsageError
 
 
@@ -49,7 +48,7 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Share of training texts that are augmented (docs/data.md)."""
     voices: str | None = None
     """A shipped language or a TOML file of voices; by default those of the templates' language."""
-    voice_ratio: float = VOICE_RATIO
+    voice_ratio: float = 0.0
     """Share of augmented texts that a voice says."""
     without_voices: Sequence[str] = ()
     """Of these, voices that training never hears."""

@@ -32,6 +32,7 @@ class WardrobeOptions(CatalogueOptions, frozen=True, kw_only=True):
     instance_ratio: float = 0.0
     texts: str = "train-captions.jsonl"
     text_ratio: float = 0.5
+    voice_ratio: float = 0.5
 
 
 class WardrobeSource(CatalogueSource):

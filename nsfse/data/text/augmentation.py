@@ -71,8 +71,9 @@ class TextAugmenter:
         if self.random.random() >= self._augment_prob:
             template = self._templates.templates_for(edits).base[base]
             return SampledText(self._templates.vary(self._templates.fill(template, edits), variation))
-        if self._voices and self.random.random() < self._voice_ratio and self._voices.speaks(edits):
-            spoken = self._voices.say(edits, old, self._templates, self.random)
+        voices = self._voices if self._voice_ratio > 0 else None  # without them, a seed draws what it always drew
+        if voices and self.random.random() < self._voice_ratio and voices.speaks(edits):
+            spoken = voices.say(edits, old, self._templates, self.random)
             text = self._templates.vary(spoken.text, self.random.random())
             return SampledText(text, spoken.typos, spoken.old == "refused")
         return SampledText(*self._augmented(edits))

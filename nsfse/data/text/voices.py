@@ -22,8 +22,6 @@ from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
 
 FOLDER = Path(__file__).parent / "voices"
-VOICE_RATIO = 0.5
-"""Share of augmented training texts that a voice says."""
 AROUND_PROB = 0.25
 """How often a voice that has fillers puts one before a sentence, and how often one after."""
 OLD_PROB = 0.5

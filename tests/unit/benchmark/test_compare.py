@@ -19,7 +19,7 @@ from nsfse.benchmark.methods import ABLATIONS, method_settings
 from nsfse.benchmark.significance import Versus
 from nsfse.benchmark.table import Row, findings, format_mean_std, markdown, mean_and_std, plot, table
 from nsfse.cli import app
-from nsfse.config import load_config
+from nsfse.config import PRESETS, load_config
 from nsfse.training.loop import train
 from nsfse_runtime.errors import DataError, UsageError
 
@@ -183,7 +183,9 @@ def test_the_plot_puts_each_mean_on_its_scale():
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_is_a_valid_configuration_of_its_own(name):
     switch = name if "=" in ABLATIONS[name] else f"{name}=0.5"
-    assert load_config(overrides=method_settings(f"nsfse:{switch}")) != load_config()
+    settings = method_settings(f"nsfse:{switch}")
+    bases = (None, *PRESETS)  # some switch off what only a preset switches on
+    assert any(load_config(base, overrides=settings) != load_config(base) for base in bases)
     with pytest.raises(UsageError, match="no ablation"):
         method_settings(f"nsfse:{name}{'=1' if '=' in ABLATIONS[name] else ''}")
 
