@@ -22,7 +22,8 @@ class MaskedGru(nn.GRU):
         """Read `embedded` [B, L, i] where `mask` [B, L]; return states [B, L, o]."""
         lengths = mask.sum(1).cpu()
         with in_full(embedded.device):  # its state would be rounded again at every word
-            packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+            rows = widened(embedded)  # a map before it may have rounded them
+            packed = nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True, enforce_sorted=False)
             states, _ = super().forward(packed)
         return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])[0]
 

@@ -65,6 +65,8 @@ VARIANTS = {
         )
     ],
     "resnet50": ['model.backbone="resnet50"', "model.image_size=[64,64]"],
+    "taught and signed": ['model.text_teacher="read-before"', "model.word_dim=6", 'model.sentence="signed"'],
+    "blocks": ["model.attribute_blocks=true", "model.attributes={colour=2}", "train.attribute_weight=1"],
     "clip": ['model.backbone="clip"', "model.max_words=14"],
     "clip in parts": ['model.backbone="clip"', "model.max_words=14", "train.grad_cache_chunks=2"],
     "combiner on clip": ['model.backbone="clip"', "model.max_words=14", "model.method=combiner"],
@@ -106,6 +108,7 @@ def batch_of(size: tuple[int, int], titles: bool = True) -> Batch:
         titled,
         torch.arange(2 * len(titled)).view(-1, 2) % 7 + 2,
         torch.ones(len(titled), 2, dtype=torch.bool),
+        attributes=(images % 2)[:, None],
     )
 
 
