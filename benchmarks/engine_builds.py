@@ -40,7 +40,8 @@ ONE_STAGE = ("image-only", "text-only", "sum", "slerp", "tirg", "combiner")
 
 def models(only: str, folder: Path) -> dict[str, ModelConfig]:
     """Return the models by name; `folder` takes the weights of a CLIP."""
-    tiny = {"NSFSE on tiny": ModelConfig()}
+    blocks = ModelConfig(attribute_blocks=True, attributes={"category": 30, "colour": 18}, sentence="signed")
+    tiny = {"NSFSE on tiny": ModelConfig(), "blocks, signed on tiny": blocks}
     tiny |= {f"{method} on tiny": ModelConfig(method=method) for method in ONE_STAGE}
     clip = str(folder)
     every = tiny | {
