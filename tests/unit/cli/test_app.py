@@ -268,7 +268,7 @@ def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))
     starts = {}
     monkeypatch.setattr(devices, "resolve_device", lambda provider: starts.setdefault("provider", provider))
-    for here, told in (
+    for here, expected in (
         (
             "11.4.0.106",
             "missing: it needs libnvinfer.so.10, and tensorrt here is 11.4.0.106; pip install tensorrt==10.*",
@@ -277,7 +277,7 @@ def test_doctor_names_what_each_way_to_a_gpu_lacks(monkeypatch, tmp_path):
         (None, "ok, linked with TensorRT 10, tensorrt not from pip"),
     ):
         monkeypatch.setattr(doctor, "installed_version", lambda name, here=here: here if name == "tensorrt" else None)
-        assert doctor._tensorrt_provider([devices.TENSORRT]) == told
+        assert doctor._tensorrt_provider([devices.TENSORRT]) == expected
     assert starts == {"provider": devices.TENSORRT} and doctor.linked_major(tmp_path / "none.so") == ""
 
 

@@ -1,4 +1,4 @@
-"""Voices: what they say, that the reserved ones stay apart, and what is told of the old value."""
+"""Voices: what they say, that the reserved ones stay apart, and what they say of the old value."""
 
 import random
 import re
@@ -41,7 +41,7 @@ def test_hundreds_of_phrasings_of_each_kind_that_is_trained():
         assert len(texts) > (100 if kind.startswith("not") or kind in ("remove", "no pattern") else 300), kind
 
 
-def test_the_value_is_in_every_text_and_the_old_one_where_told():
+def test_the_value_is_in_every_text_and_the_old_one_where_named():
     spoken = said([RED], BLUE)
     assert all("red" in one.text.split("red")[0] + "red" and re.search(r"\bred\b", one.text) for one in spoken)
     assert all(bool(one.old) == bool(re.search(r"\bblue\b", one.text)) for one in spoken)
