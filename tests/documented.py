@@ -12,6 +12,7 @@ GOLDEN = Path(__file__).parent / "golden"
 IMAGES = sorted((GOLDEN / "images").glob("*.png"))
 COPIES = ("dress.jpg", "coat.jpg", "other.jpg", "a.jpg", "b.jpg", "c.jpg")
 QUERY = {"protocol": "colours", "reference": "2-brown-dress", "texts": ["make it white"], "targets": ["3-white-dress"]}
+SHOP = (19.5, "M", "yes", "own")
 
 
 def lay(folder):
@@ -28,8 +29,8 @@ def lay(folder):
         shutil.copy(image, folder / name)
     for table in ("items.csv", "QUERY_SET/items.csv"):
         with (folder / table).open("w", encoding="utf-8", newline="") as file:
-            rows = [(each.stem, *each.stem.split("-")[1:]) for each in IMAGES]
-            csv.writer(file).writerows([("id", "colour", "category"), *rows])
+            rows = [(each.stem, *each.stem.split("-")[1:], *SHOP) for each in IMAGES]
+            csv.writer(file).writerows([("id", "colour", "category", "price", "size", "sale", "brand"), *rows])
     (folder / "QUERY_SET/queries.jsonl").write_text(json.dumps(QUERY) + "\n")
 
 

@@ -1,5 +1,8 @@
 """What several commands share: their options, and the parsing of lists and pairs."""
 
+import json
+import math
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +32,9 @@ ProviderSettings = Annotated[
 ]
 SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="One setting: train.epochs=3. Repeatable.")]
 ImagesOption = Annotated[Path | None, typer.Option(help="Folder of its images, when elsewhere.")]
+
+_COMPARISONS = {"<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte"}
+_JSON_EXAMPLE = """--where '{"$or": [{"price": {"$lt": 30}}, {"sale": true}]}'"""
 
 
 class ModeOption(StrEnum):
@@ -60,21 +66,61 @@ def provider_options(pairs: Sequence[str] | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs or ())
 
 
-def conditions(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse the COLUMN=VALUE pairs of --where. Raises UsageError, also for a column that is given twice."""
-    value_of: dict[str, str] = {}
-    for pair in pairs:
-        column, equals, value = (part.strip() for part in pair.partition("="))
-        compared = column[-1:] in ("<", ">", "!", "~") or value.startswith("=")
-        if compared or (not equals and not {"<", ">", "!", "~"}.isdisjoint(pair)):
-            raise UsageError(f"--where compares by = alone: COLUMN=VALUE[,VALUE], not {pair!r}")
-        if not equals or not column:
-            raise UsageError(f"--where takes COLUMN=VALUE, not {pair!r}; for example --where category=dress")
-        if column in value_of:
-            example = f"--where {column}={value_of[column]},{value}"
-            raise UsageError(f"--where names {column} twice; give its values together: {example}")
-        value_of[column] = value
-    return value_of
+def conditions(texts: Sequence[str]) -> dict[str, object]:
+    """Return the filter of --where: all of its conditions (docs/queries.md §9).
+
+    Raises UsageError, also for a column of which two values are required.
+    """
+    filters = [_condition(text) for text in texts]
+    keys = [key for part in filters for key in part]
+    if len(set(keys)) == len(keys):
+        return {key: value for part in filters for key, value in part.items()}
+    values: dict[str, str] = {}
+    for part in filters:
+        for column, value in part.items():
+            if isinstance(value, str):
+                if column in values:
+                    example = f"--where {column}={values[column]},{value}"
+                    raise UsageError(f"--where names {column} twice; give its values together: {example}")
+                values[column] = value
+    return {"$and": filters}
+
+
+def _condition(text: str) -> dict[str, object]:
+    """Return the filter of one --where. Raises UsageError."""
+    if text.lstrip().startswith("{"):
+        return _json_object(text)
+    symbols = re.fullmatch(r"(.*?)(<=|>=|!=|<|>|=)(.*)", text, re.DOTALL)
+    words = None if symbols else re.fullmatch(r"(.+?)\s+((?:not\s+)?in)\s+(.+)", text, re.DOTALL)
+    match = symbols or words
+    column, operator, value = (part.strip() for part in match.groups()) if match else ("", "", "")
+    if not column or column[-1] in "!~" or (operator == "=" and value.startswith("=")):
+        raise UsageError(
+            "--where takes COLUMN=VALUE[,VALUE], COLUMN<NUMBER (or <= > >= !=), 'COLUMN in A,B' or JSON, "
+            f"not {text!r}; for example --where 'price<30'"
+        )
+    if operator in _COMPARISONS:
+        from nsfse_runtime.gallery.columns import read_number
+
+        number = read_number(value)
+        return {column: {_COMPARISONS[operator]: value if math.isnan(number) else number}}
+    return {column: value} if operator in ("=", "in") else {"$not": {column: value}}
+
+
+def _json_object(text: str) -> dict[str, object]:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise UsageError(f"--where names {repeated[0]} twice; join the two with $and")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except (RecursionError, json.JSONDecodeError) as error:
+        raise UsageError(f"--where is not JSON: {error}; for example {_JSON_EXAMPLE}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"--where is not a JSON object; for example {_JSON_EXAMPLE}")
+    return value
 
 
 def numbers(text: str) -> list[int]:

@@ -88,7 +88,13 @@ def query(
     ] = 0.5,
     bundle: BundleOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
-    where: Annotated[list[str] | None, typer.Option(help="Only images with COLUMN=VALUE[,VALUE]. Repeatable.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only images with COLUMN=VALUE[,VALUE], 'COLUMN<NUMBER' (also <= > >= !=), 'COLUMN in A,B', or a "
+            "filter in JSON. Repeatable: all must hold."
+        ),
+    ] = None,
     rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 scores.")] = 100,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
     search: Annotated[
@@ -140,7 +146,7 @@ def query(
     others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
     write_sheets(retriever.gallery, image, request, result, png, html, others)
     if not as_json and not result.hits and result.has_match is None and all(text.whole for text in result.texts):
-        typer.echo(why_empty(retriever.gallery, conditions(where or ())))
+        typer.echo(why_empty(retriever.gallery, where or (), result.notes))
     elif not as_json and in_colour():
         show_query(result, image_file(retriever.gallery, image), preview)
     else:

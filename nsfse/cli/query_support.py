@@ -1,9 +1,10 @@
 """What `nsfse query` checks before it searches, writes beside its answer, and explains where there is none."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from nsfse.cli.arguments import conditions
 from nsfse.cli.reports import NO_MATCH
 from nsfse.open import image_file
 from nsfse_runtime.errors import NotFoundError, OutputError, UsageError
@@ -114,8 +115,14 @@ def write_sheets(
         html_page([row], html, title=f"nsfse: {text}")
 
 
-def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
-    """Return why a query without a threshold on confidence has no hits."""
+def why_empty(gallery: Gallery, where: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """Return why a query without a threshold on confidence has no hits.
+
+    Args:
+        gallery: The gallery that was searched.
+        where: The values of --where.
+        notes: The notes of the result.
+    """
     if not len(gallery):
         failed = gallery.failures()
         if not failed:
@@ -125,11 +132,11 @@ def why_empty(gallery: Gallery, where: Mapping[str, str]) -> str:
         return f"the gallery is empty: no file could be taken ({count} of {len(failed)}: {printable(reason)}{others})"
     if not where:
         return "the gallery has no image but those of the query"
-    for column, value in where.items():
-        if not gallery.snapshot.mask({column: value}).any():
-            near = gallery.snapshot.nearest_value(column, value)
-            hint = f"; did you mean {near}?" if near else ""
-            return printable(f"no image in the gallery has {column}={value}{hint}")
-    if gallery.snapshot.mask(where).any():
-        return "no image but those of the query fits these conditions"
-    return "no image in the gallery fits all of these conditions"
+    snapshot = gallery.snapshot
+    if snapshot.mask(conditions(where)).any():
+        reason = "no image but those of the query fits these conditions"
+    elif unmet := next((text for text in where if not snapshot.mask(conditions([text])).any()), None):
+        reason = printable(f"no image in the gallery fits {unmet}")
+    else:
+        reason = "no image in the gallery fits all of these conditions"
+    return "\n".join([*map(printable, notes), reason])

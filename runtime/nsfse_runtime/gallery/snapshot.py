@@ -1,7 +1,7 @@
 """One committed generation of a gallery, in memory: the rows that a search speaks of."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from nsfse_runtime.errors import InputError, NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.gallery.columns import Column
 from nsfse_runtime.gallery.connections import Connections
+from nsfse_runtime.gallery.filters import Selection, Where, select
 from nsfse_runtime.gallery.sqlite_file import damaged
 from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.image_names import Names, loose, nearest, nfc
-from nsfse_runtime.types import Floats, TargetFeatures
-
-
-def _plain(value: str) -> str:
-    return nfc(value.strip())
+from nsfse_runtime.types import Floats, Mask, TargetFeatures
 
 
 def _distinguishable(name: str) -> str:
@@ -51,7 +49,7 @@ class Snapshot:
         self.ids: tuple[str, ...] = tuple(item[0] for item in items)
         self.contents = np.array([item[1] for item in items], np.int64)
         self._metadata = [item[2] for item in items]
-        self._columns: dict[str, tuple[list[str | None], NDArray[np.int32]]] = {}
+        self._columns: dict[str, Column] = {}
         self._checksums = np.empty(0, np.uint64)
         self.vectors = self._load_vectors(store)
 
@@ -186,35 +184,34 @@ class Snapshot:
         """Return the names of all columns, sorted."""
         return tuple(sorted({column for values in self.metadata for column in values}))
 
-    def mask(self, where: Mapping[str, str | Sequence[str]] | None) -> NDArray[np.bool_]:
-        """Return which rows meet every condition.
+    def mask(self, where: Where | None) -> Mask:
+        """Return which rows a filter leaves.
 
         Args:
-            where: Column → the value that an image must have, or several of which it must have one. A string is one
-                value where an image has it; else commas part several. Blanks around values and their Unicode form
-                do not count.
+            where: Conditions by column, all of which must hold: a value, several of which an image must have one, or
+                operators such as {"$lt": 30} (docs/queries.md §9). A string is one value where an image has it; else
+                commas part several. Blanks around values and their Unicode form do not count.
 
         Returns:
             A mask [N].
 
         Raises:
-            UsageError: No image has such a column.
+            UsageError: No image has such a column, or `where` is no filter.
         """
-        mask = np.ones(len(self), np.bool_)
-        for name, condition in (where or {}).items():
-            known, value_of = self._values(self._column(name))
-            values = [None if value is None else _plain(value) for value in known]
-            if not isinstance(condition, str):
-                allowed = set(map(_plain, condition))
-            elif _plain(condition) in values:
-                allowed = {_plain(condition)}
-            else:
-                allowed = set(map(_plain, condition.split(",")))
-            mask &= np.array([value in allowed for value in values], np.bool_)[value_of]
-        return mask
+        return self.select(where).mask
 
-    def _column(self, name: str) -> str:
+    def select(self, where: Where | None) -> Selection:
+        """Return which rows a filter leaves, and notes: values that no image has, or that do not compare."""
+        return select(where, len(self), self._column)
+
+    def _column(self, name: str) -> Column:
         """Return the column called `name`, or the only one called so but for case and blanks. Raises UsageError."""
+        name = self._column_name(name)
+        if name not in self._columns:
+            self._columns[name] = Column(name, [values.get(name) for values in self.metadata])
+        return self._columns[name]
+
+    def _column_name(self, name: str) -> str:
         if name in self.columns:
             return name
         same = [column for column in self.columns if loose(column) == loose(name)]
@@ -227,13 +224,4 @@ class Snapshot:
 
     def nearest_value(self, column: str, value: str) -> str | None:
         """Return the value of `column` most like `value`, None where it has that one, or none is near."""
-        known = [value for value in self._values(self._column(column))[0] if value is not None]
-        return None if _plain(value) in map(_plain, known) else nearest(value, known)
-
-    def _values(self, column: str) -> tuple[list[str | None], NDArray[np.int32]]:
-        """Return the different values of a column, and which of them each row has [N]."""
-        if column not in self._columns:
-            known: dict[str | None, int] = {}
-            value_of = [known.setdefault(values.get(column), len(known)) for values in self.metadata]
-            self._columns[column] = list(known), np.array(value_of, np.int32)
-        return self._columns[column]
+        return self._column(column).nearest(value)

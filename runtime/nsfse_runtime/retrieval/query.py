@@ -1,6 +1,6 @@
 """A query as a caller states it, and as the search takes it once it is composed (docs/queries.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import UsageError
+from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.retrieval.references import Reference
 from nsfse_runtime.search.two_stage import pairs_scored
 from nsfse_runtime.types import Floats, PairScores, QueryFeatures, RankingMode
@@ -35,7 +36,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     negative_images: tuple[Reference, ...] = ()
     balance: float = 0.5
     k: int = 10
-    where: Mapping[str, str | Sequence[str]] | None = None
+    where: Where | None = None
     rerank: int = 100
     min_confidence: float = 0.0
     heatmaps: bool = False

@@ -1,12 +1,13 @@
 """Retriever: a reference image and a text in, hits with the evidence of each word out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError, UsageError
+from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, stack_features
@@ -67,7 +68,7 @@ class Retriever:
         reference: Reference | Sequence[Reference],
         text: str | Sequence[str] = (),
         k: int = 10,
-        where: Mapping[str, str | Sequence[str]] | None = None,
+        where: Where | None = None,
         rerank: int = 100,
         min_confidence: float = 0.0,
         *,
@@ -84,7 +85,7 @@ class Retriever:
                 same bytes is among the hits.
             text: What should be different, one edit each.
             k: How many hits to find.
-            where: Keeps only images with these metadata (see Snapshot.mask).
+            where: A filter on metadata: only images that fit it are found (see Snapshot.mask).
             rerank: How many candidates of stage 1 are ordered by the whole score, at least k; 0
                 keeps stage 1's order.
             min_confidence: Leaves out hits of less confidence, 0 to 1. A query of several images or
@@ -159,7 +160,7 @@ class Retriever:
         """Check a query and find its images: rows of the gallery, or pixels yet to be encoded."""
         query.check()
         self._check_confidence(query)
-        mask, size = snapshot.mask(query.where), self._scorer.image_size
+        (mask, notes), size = snapshot.select(query.where), self._scorer.image_size
         images = []
         for reference in (*query.references, *query.negative_images):
             timer.start()
@@ -168,7 +169,7 @@ class Retriever:
             images.append(image.source)
             if not isinstance(image.source, int):
                 timer.lap("decode")
-        return _ResolvedQuery(query, mask, images)
+        return _ResolvedQuery(query, mask, images, notes)
 
     def _check_confidence(self, query: Query) -> None:
         if query.min_confidence > 0 and self._info.confidence is None:
@@ -218,7 +219,7 @@ class Retriever:
             timings_ms=timer.end(),
             grid=grid if shown else None,
             texts=texts,
-            notes=notes_of(texts, self._tokenizer.max_words if self._tokenizer else 0),
+            notes=(*notes_of(texts, self._tokenizer.max_words if self._tokenizer else 0), *resolved.notes),
         )
 
     def _rank(self, snapshot: Snapshot, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Ranking:
@@ -270,11 +271,15 @@ class Retriever:
 
 @dataclass(frozen=True, slots=True)
 class _ResolvedQuery:
-    """A query with what it may find (`mask` [N]) and its images, those to avoid last: rows, or pixels [H, W, 3]."""
+    """A query with what it may find (`mask` [N]) and its images, those to avoid last: rows, or pixels [H, W, 3].
+
+    `notes` are of its filter.
+    """
 
     query: Query
     mask: Mask
     images: "list[int | Pixels]"
+    notes: tuple[str, ...]
 
 
 def capture_error(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") -> "T | NsfseError":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.retriever import Result, Retriever
 from nsfse_runtime.server.schemas import MAX_COLUMN_VALUES, BundleFacts, GalleryFacts, ImageItem, ListReply
@@ -113,13 +114,14 @@ class ServedGallery:
             grid=manifest.grid,
         )
 
-    def list_images(self, where: Mapping[str, str | Sequence[str]], offset: int, limit: int) -> ListReply:
+    def list_images(self, where: Where, offset: int, limit: int) -> ListReply:
         """Return `limit` images from the `offset`-th on, of those that fit `where`. Raises UsageError."""
         with self.gallery.reading() as snapshot:
-            rows = np.flatnonzero(snapshot.mask(where))
+            mask, notes = snapshot.select(where)
+            rows = np.flatnonzero(mask)
             chosen = rows[offset : offset + limit]
             images = [ImageItem(snapshot.ids[row], snapshot.metadata[row]) for row in chosen]
-        return ListReply(total=len(rows), images=images)
+        return ListReply(total=len(rows), images=images, notes=notes)
 
 
 def _columns(metadata: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:

@@ -23,8 +23,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Files = Annotated[list[File], Meta(max_length=MAX_PARTS)]
 Ids = Annotated[list[Id], Meta(max_length=MAX_PARTS)]
 Texts = Annotated[list[Text], Meta(max_length=MAX_PARTS)]
-_Values = Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=100)]
-Where = Annotated[dict[str, Annotated[str, Meta(max_length=2000)] | _Values], Meta(max_length=20)]
+Where = Annotated[dict[str, Any], Meta(description="a filter on metadata; nsfse_runtime.gallery.filters checks it")]
 
 
 class QueryOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -147,11 +146,12 @@ class ImageItem(msgspec.Struct):
 
 
 class ListReply(msgspec.Struct, kw_only=True):
-    """Images in the order of their ids; `total` counts all that fit `where`."""
+    """Images in the order of their ids; `total` counts all that fit `where`, `notes` are of the filter."""
 
     schema_version: int = SCHEMA_VERSION
     total: int
     images: list[ImageItem]
+    notes: tuple[str, ...]
 
 
 class ChangeReply(msgspec.Struct, kw_only=True):

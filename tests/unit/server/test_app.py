@@ -90,6 +90,10 @@ def test_conditions_and_galleries_are_applied(server):
     name = server.services.galleries["shop"].gallery.ids[0]
     _, reply, _ = server.query([("reference_ids", name), TEXT, ("where", '{"colour": ["red"]}')])
     assert {hit["metadata"]["colour"] for hit in reply["hits"]} == {"red"}
+    either = '{"$or": [{"colour": "red"}, {"colour": {"$in": ["blu"]}}]}'
+    _, reply, _ = server.query([("reference_ids", name), TEXT, ("where", either)])
+    assert {hit["metadata"]["colour"] for hit in reply["hits"]} == {"red"}
+    assert reply["notes"] == ["no image has colour=blu; did you mean blue?"]
     other = server.services.galleries["other"].gallery.ids[0]
     assert server.query([("reference_ids", other), TEXT, ("gallery", "other")])[1]["gallery"] == "other"
     status, reply, _ = server.query([("reference_ids", name), TEXT, ("gallery", "nowhere")])
@@ -220,6 +224,8 @@ def test_images_are_listed_by_pages_and_conditions(server):
     assert (listed.total, len(listed.images)) == (6, 3)
     assert {each.metadata["colour"] for each in listed.images} == {"red"}
     assert listed.images[0].id == server.services.galleries["shop"].gallery.ids[4]
+    _, reply = server.json("GET", "/v1/images?where=%7B%22colour%22%3A%7B%22%24ne%22%3A%22blu%22%7D%7D&limit=1")
+    assert (reply["total"], reply["notes"]) == (12, ["no image has colour=blu; did you mean blue?"])
     assert server.json("GET", "/v1/images?offset=-1")[0] == 400
     assert server.json("GET", "/v1/images?limit=201")[0] == 400
     assert server.json("GET", "/v1/images?offset=999999")[1]["images"] == []
