@@ -64,6 +64,7 @@ EXACT = {
     "unit/runtime/test_bundle.py",
     "unit/runtime/test_decode.py",
     "unit/runtime/test_gallery_kill.py",
+    "unit/runtime/test_hostile_bundles.py",
     "unit/runtime/test_memory.py",
     "unit/runtime/test_reader.py",
     "unit/runtime/test_tokenizer.py",

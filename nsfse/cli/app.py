@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 130
     except SystemExit:  # typer's own, when the reader of a pipe has left
         code = 141
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         code = report(error)
     sys.exit(code if isinstance(code, int) else 0)
 

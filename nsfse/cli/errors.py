@@ -16,7 +16,7 @@ EXTRAS = {
 """Which extra brings a module that may be absent."""
 
 
-def report(error: Exception) -> int:
+def report(error: BaseException) -> int:
     """Print `error` as one line on stderr and return its exit code; NSFSE_DEBUG=1 adds the traceback."""
     if isinstance(error, BrokenPipeError):  # the reader of a pipe left: no error, and nobody to read a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -30,7 +30,7 @@ def report(error: Exception) -> int:
     return code
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """Return the line and the exit code of `error` (docs/errors.md)."""
     if isinstance(error, NsfseError):
         return str(error), error.exit_code

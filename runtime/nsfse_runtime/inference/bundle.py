@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from nsfse_runtime.inference.manifest import MANIFEST, Manifest, damaged, file_entry, read_manifest
+from nsfse_runtime.inference.manifest import MANIFEST, Manifest, damaged, file_entry, open_own_file, read_manifest
 from nsfse_runtime.types import RankingMode
 
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
@@ -43,7 +43,8 @@ class Bundle:
         """Return the bytes of a listed file, hashed as they are returned. Raises IntegrityError."""
         entry = self.manifest.files[name]
         try:
-            data = (self.path / name).read_bytes()
+            with open_own_file(self.path, name) as file:
+                data = file.read(entry.size + 1)
         except OSError as error:
             raise damaged(self.path / name, error.strerror or "it cannot be read") from error
         if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:

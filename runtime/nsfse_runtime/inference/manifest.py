@@ -1,7 +1,10 @@
 """manifest.json of a bundle: its schema, read and written, with the hash of every file."""
 
+import errno
 import hashlib
 import os
+import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +21,9 @@ PAIR = "pair.onnx"
 GRAPHS = ("image.onnx", "text.onnx", "query.onnx", PAIR)
 # The card is for people, who may add to it: it is neither hashed nor required.
 FILES = (*GRAPHS, TOKENIZER)
+# A manifest may come from a stranger. The largest known encoders stay far below these.
+_MAX_MANIFEST_BYTES, _MAX_TOKENIZER_BYTES, _MAX_GRAPH_BYTES = 1 << 22, 1 << 26, 1 << 31
+_MAX_SIDE, _MAX_DIM, _MAX_REGIONS, _MAX_WORDS = 2048, 1 << 14, 1 << 14, 1024
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -71,6 +77,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.mode is RankingMode.ALL_PAIRS:
             raise ValueError("stages is neither 1 nor 2")
+        if self.format_version < 1:
+            raise ValueError("format_version is less than 1")
+        least_regions = int(self.mode is RankingMode.TWO_STAGE)
+        bounds = [("dim", self.dim, 1, _MAX_DIM), ("regions", self.regions, least_regions, _MAX_REGIONS)]
+        bounds += [("image_size", side, 1, _MAX_SIDE) for side in self.image_size]
+        for name, value, least, most in [*bounds, ("max_words", self.max_words, 1, _MAX_WORDS)]:
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value}, not {least} to {most}")
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -96,7 +110,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle's manifest alone. Raises NotFoundError, VersionError or IntegrityError."""
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        with open_own_file(folder, MANIFEST) as file:
+            data = file.read()
     except (FileNotFoundError, NotADirectoryError):
         what = "is not a bundle (it has no manifest.json)" if folder.exists() else "does not exist"
         raise NotFoundError(f"{folder} {what}; make one with: nsfse export RUN -o BUNDLE") from None
@@ -105,13 +120,14 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         raw = msgspec.json.decode(data, type=dict[str, Any])
         version, checksum = raw["format_version"], raw.pop("sha256", "")
-    except (msgspec.DecodeError, UnicodeError, KeyError) as error:
+        actual = checksum_of(raw)
+    except (msgspec.DecodeError, UnicodeError, KeyError, RecursionError, OverflowError) as error:
         raise damaged(path, "not a valid manifest") from error
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise VersionError(
             f"{folder} has bundle format {version}, this nsfse reads up to {FORMAT_VERSION}; upgrade nsfse"
         )
-    if checksum != checksum_of(raw):
+    if checksum != actual:
         raise damaged(path, "its content is not what was exported")
     try:
         return msgspec.convert(raw, Manifest)
@@ -141,9 +157,27 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manife
     return manifest
 
 
+def open_own_file(folder: Path, name: str) -> BufferedReader:
+    """Open a file of a bundle for reading.
+
+    Raises OSError where it is not a regular file of the folder's own, or larger than any such file. A link within the
+    folder is followed. A pipe or a device is not waited for.
+    """
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise OSError(errno.ELOOP, "it is a link out of the bundle; copy it with cp -rL")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    status = os.fstat(descriptor)
+    most = {MANIFEST: _MAX_MANIFEST_BYTES, TOKENIZER: _MAX_TOKENIZER_BYTES}.get(name, _MAX_GRAPH_BYTES)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"it is over {most >> 20} MiB" if status.st_size > most else "it is not a regular file")
+
+
 def file_entry(path: Path) -> FileEntry:
-    """Hash a file. Raises OSError."""
-    with path.open("rb") as file:
+    """Hash a file of a bundle. Raises OSError."""
+    with open_own_file(path.parent, path.name) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileEntry(digest, file.tell())
 

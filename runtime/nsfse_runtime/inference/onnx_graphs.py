@@ -1,16 +1,13 @@
-"""The graphs of stage 1 in ONNX, written byte by byte, and the inputs of a graph: the runtime needs no onnx for that.
+"""The graphs of stage 1 in ONNX, written byte by byte: the runtime needs no onnx for that.
 
 The fields are those of onnx.proto; a message is its fields one after the other, each a key, a
 length and a payload.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-FLOAT, UINT8, INT8, INT32, INT64, BOOL = 1, 2, 3, 6, 7, 9
+from nsfse_runtime.inference.onnx_reader import BOOL, FLOAT, INT8, INT32, INT64, UINT8
 
 
 def search_graph(*, regions: bool = False) -> bytes:
@@ -93,54 +90,6 @@ def product_of_two() -> bytes:
         _field(12, _value("c", FLOAT, 2, 2)),
     ]
     return _model(b"".join(parts), ir_version=8, opset=17)
-
-
-def input_shapes(model: bytes) -> dict[str, tuple[int | str, ...]]:
-    """Return the shape of each input of a whole ONNX `model`: sizes, and the names of dimensions that vary."""
-    [graph] = _payloads(memoryview(model), 7)
-    return {_text(value): _shape(value) for value in _payloads(graph, 11)}
-
-
-def _shape(value: memoryview) -> tuple[int | str, ...]:
-    """Return the shape in a ValueInfoProto, by its type, tensor type and shape."""
-    message = value
-    for number in (2, 1, 2):
-        [message] = _payloads(message, number)
-    dimensions = (dict(_fields(dimension)) for dimension in _payloads(message, 1))
-    return tuple(size[1] if 1 in size else bytes(size[2]).decode() for size in dimensions)
-
-
-def _text(value: memoryview) -> str:
-    [name] = _payloads(value, 1)
-    return bytes(name).decode()
-
-
-def _payloads(message: memoryview, number: int) -> list[memoryview]:
-    return [payload for at, payload in _fields(message) if at == number]
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Yield the fields of a protocol buffer, each its number and its varint or bytes; none is copied."""
-    at = 0
-    while at < len(message):
-        key, at = _read_varint(message, at)
-        if key & 7 == 0:
-            value, at = _read_varint(message, at)
-            yield key >> 3, value
-        else:
-            size, at = _read_varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
-            yield key >> 3, message[at : at + size]
-            at += size
-
-
-def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Return the varint at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
-        if byte < 0x80:
-            return value, at
 
 
 def _model(graph: bytes, ir_version: int, opset: int) -> bytes:

@@ -1,6 +1,7 @@
 """The four graphs of a bundle as a Scorer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse_runtime.errors import UsageError
+from nsfse_runtime.errors import IntegrityError, NsfseError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice
+from nsfse_runtime.inference.graph_contract import check_graph, check_outputs, contract_of
 from nsfse_runtime.inference.manifest import TOKENIZER
 from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.types import (
@@ -92,22 +94,34 @@ class OnnxScorer:
     def _graph(self, name: str) -> Any:
         with self._opening:
             if name not in self._sessions:
-                data, origin = self.bundle.read(f"{name}.onnx"), str(self.bundle.path / f"{name}.onnx")
+                data, origin = self.bundle.read(f"{name}.onnx"), self._origin(name)
+                check_graph(data, contract_of(name, self.bundle.manifest), origin)
                 self._sessions[name] = self._open(name, data, origin)
             return self._sessions[name]
+
+    def _origin(self, name: str) -> str:
+        return str(self.bundle.path / f"{name}.onnx")
 
     def _open(self, name: str, data: bytes, origin: str) -> Callable[..., tuple[NDArray[Any], ...]]:
         return Session(data, self.device, self._threads, origin)
 
+    def _run(self, name: str, **inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Run a graph. Raises IntegrityError where it fails, or gives what no graph of this bundle should."""
+        graph = self._graph(name)
+        with _as_integrity_error(self._origin(name)):
+            outputs: tuple[NDArray[Any], ...] = graph(**inputs)
+        check_outputs(inputs, outputs, contract_of(name, self.bundle.manifest), self._origin(name))
+        return outputs
+
     def encode_images(self, pixels: Pixels) -> TargetFeatures:
         """Encode `pixels` [B, H, W, 3] uint8, already fitted to `image_size`."""
-        vectors, regions = self._graph("image")(pixels=pixels)
+        vectors, regions = self._run("image", pixels=pixels)
         return TargetFeatures(vectors, regions)
 
     def sentence(self, texts: Sequence[str]) -> Floats:
         """Return the sentence vectors [B, d] of B texts. Raises TextError."""
         ids, mask = self.tokenizer.encode(texts)
-        sentences: Floats = self._graph("text")(ids=ids, mask=mask)[1]
+        sentences: Floats = self._run("text", ids=ids, mask=mask)[1]
         return sentences
 
     def compose(self, references: TargetFeatures, texts: Sequence[str]) -> list[QueryFeatures]:
@@ -121,13 +135,13 @@ class OnnxScorer:
                 same_length = self.compose(references.take(rows), [texts[row] for row in rows])
                 queries |= dict(zip(rows, same_length, strict=True))
             return [queries[row] for row in range(len(texts))]
-        words, sentence = self._graph("text")(ids=ids, mask=mask)
+        words, sentence = self._run("text", ids=ids, mask=mask)
         if self.bundle.manifest.mode is RankingMode.ONE_STAGE:
             return [
-                vector_only_query(row) for row in self._graph("query")(vectors=references.vectors, sentence=sentence)[0]
+                vector_only_query(row) for row in self._run("query", vectors=references.vectors, sentence=sentence)[0]
             ]
-        batch = self._graph("query")(
-            vectors=references.vectors, regions=references.regions, words=words, sentence=sentence, mask=mask
+        batch = self._run(
+            "query", vectors=references.vectors, regions=references.regions, words=words, sentence=sentence, mask=mask
         )
         return [
             _trim([output[row] for output in batch], int(length), self.tokenizer.tokens(text))
@@ -141,15 +155,30 @@ class OnnxScorer:
         boundary = self.bundle.manifest.boundary["t_c"]
         if not len(targets):
             return PairScores(np.empty(0, np.float32), np.empty((0, len(query.words)), np.float32), boundary)
-        score, word_scores = self._graph("pair")(**pair_inputs(query), vectors=targets.vectors, regions=targets.regions)
+        score, word_scores = self._run("pair", **pair_inputs(query), vectors=targets.vectors, regions=targets.regions)
         return PairScores(score, word_scores[:, : len(query.words)], boundary)
 
     def score_on_device(self, query: QueryFeatures, vectors: Any, regions: Any) -> PairScores:
         """Score one query against K targets whose `vectors` [K, d] and `regions` [K, R, d] may be on the device."""
         inputs = {**pair_inputs(query), "vectors": vectors, "regions": regions}
-        outputs = self._graph("pair").run_with_io_binding(inputs)
+        graph, contract = self._graph("pair"), contract_of("pair", self.bundle.manifest)
+        with _as_integrity_error(self._origin("pair")):
+            outputs = graph.run_with_io_binding(inputs)
+        check_outputs(inputs, [outputs[name] for name in contract.outputs], contract, self._origin("pair"))
         word_scores = outputs["word_scores"][:, : len(query.words)]
         return PairScores(outputs["score"], word_scores, self.bundle.manifest.boundary["t_c"])
+
+
+@contextmanager
+def _as_integrity_error(origin: str) -> Iterator[None]:
+    """Report what a graph fails with: a checked input never makes a whole graph fail."""
+    try:
+        yield
+    except NsfseError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise IntegrityError(f"{origin} cannot be run ({reason}); free memory, or export the bundle again") from error
 
 
 def pair_inputs(query: QueryFeatures) -> dict[str, Floats]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice, create_sess
 # Given a graph's bytes, ONNX Runtime would read weights from files of the current folder: no folder
 # is this.
 _NO_FOLDER = f"{os.devnull}/none"
+# No first batch takes so long on any machine; a graph made to run for ever is stopped.
+FIRST_RUN_SECONDS = 120.0
 
 
 class Session:
@@ -38,10 +41,27 @@ class Session:
             raise IntegrityError(f"{origin} is not a whole ONNX graph ({reason}); export the bundle again") from error
         self.device = device
         self.outputs = tuple(output.name for output in self._session.get_outputs())
+        self._has_run = False
 
     def __call__(self, **inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        """Run the graph on its inputs by name; return its outputs in the order of `outputs`."""
-        return tuple(self._session.run(None, inputs))
+        """Run the graph on its inputs by name; return its outputs in the order of `outputs`.
+
+        The first run is stopped after FIRST_RUN_SECONDS, and raises what ONNX Runtime then raises.
+        """
+        if self._has_run:
+            return tuple(self._session.run(None, inputs))
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        timer = Timer(FIRST_RUN_SECONDS, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            outputs = tuple(self._session.run(None, inputs, options))
+        finally:
+            timer.cancel()
+        self._has_run = True
+        return outputs
 
     def run_with_io_binding(self, inputs: Mapping[str, Any], on_device: Collection[str] = ()) -> dict[str, Any]:
         """Run on arrays, and on tensors that are on the device already (OrtValue).

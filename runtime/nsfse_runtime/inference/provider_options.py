@@ -19,7 +19,7 @@ from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.extras import installed_version
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import TENSORRT, TENSORRT_RTX, TF32_VARIABLE, ExecutionDevice, reason_of
-from nsfse_runtime.inference.onnx_graphs import input_shapes
+from nsfse_runtime.inference.onnx_reader import input_shapes
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, ShapeRange, profiles_of

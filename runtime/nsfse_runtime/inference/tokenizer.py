@@ -1,9 +1,12 @@
 """Modification text → ids and mask, from a tokenizer.json; training uses it too."""
 
+import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,7 @@ from nsfse_runtime.inference.unicode_text import is_word, normalise, trimmed
 from nsfse_runtime.types import Reading
 
 MAX_CHARACTERS = 2000
+_MAX_GROWTH = 64  # times that a normalizer may lengthen a text
 UNKNOWN, PADDING = "[UNK]", "[PAD]"
 
 
@@ -38,10 +42,17 @@ class Tokenizer:
 
     @classmethod
     def from_bytes(cls, data: bytes, max_words: int = 24, origin: str = "tokenizer.json") -> "Tokenizer":
-        """Open a tokenizer.json from its bytes. Raises IntegrityError."""
+        """Open a tokenizer.json from its bytes; it neither cuts nor pads. Raises IntegrityError."""
         try:
-            return cls(FastTokenizer.from_buffer(data), max_words)
-        except Exception as error:  # the library raises plain Exception
+            tokenizer = FastTokenizer.from_buffer(data)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            if tokenizer.normalizer and _growth(json.loads(tokenizer.normalizer.__getstate__())) > _MAX_GROWTH:
+                raise ValueError("its normalizer makes texts much longer")
+            return cls(tokenizer, max_words)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises plain Exception, and panics, which are none
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IntegrityError(f"{origin} is not a tokenizer: {reason}; export the model again") from None
 
@@ -57,6 +68,10 @@ class Tokenizer:
             encoding = self._tokenizer.encode(clean)
         except (UnicodeError, TypeError):
             raise TextError("the text holds characters that are not valid Unicode; type it again") from None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic of the library, such as of an expression that takes too long, is no Exception
+            raise TextError(f"this model's tokenizer cannot read {text[:80]!r}; say it in other words") from None
         if not encoding.ids:
             raise TextError('the text has no words; say what should be different, such as "make it red"')
         return _Tokens(clean, encoding.ids, encoding.offsets)
@@ -134,6 +149,13 @@ class Tokenizer:
         offers = list(dict.fromkeys(near for word in reading.unknown if (near := self.nearest(word))))
         advice = f"did you mean {' '.join(offers)}?" if offers else "use other words"
         raise TextError(f"this model knows none of the words of {text[:80]!r}; {advice}")
+
+
+def _growth(normalizer: dict[str, Any]) -> int:
+    """Return how many times longer a normalizer may make a text of one character, by its inserted texts."""
+    inserted = normalizer.get("content") or normalizer.get("prepend") or ""
+    parts = [_growth(part) for part in normalizer.get("normalizers") or ()]
+    return math.prod(parts) * (1 + len(inserted))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import pytest
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import CPU, CUDA, TENSORRT, TENSORRT_RTX, ExecutionDevice
-from nsfse_runtime.inference.onnx_graphs import input_shapes, product_of_two, search_graph
+from nsfse_runtime.inference.onnx_graphs import product_of_two, search_graph
+from nsfse_runtime.inference.onnx_reader import input_shapes
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.inference.provider_options import OPTIONS, ProviderScorer, private_folder, shape_texts
