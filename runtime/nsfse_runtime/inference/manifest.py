@@ -23,7 +23,7 @@ GRAPHS = ("image.onnx", "text.onnx", "query.onnx", PAIR)
 FILES = (*GRAPHS, TOKENIZER)
 # A manifest may come from a stranger. The largest known encoders stay far below these.
 _MAX_MANIFEST_BYTES, _MAX_TOKENIZER_BYTES, _MAX_GRAPH_BYTES = 1 << 22, 1 << 26, 1 << 31
-_MAX_SIDE, _MAX_DIM, _MAX_REGIONS, _MAX_WORDS = 2048, 1 << 14, 1 << 14, 1024
+_MAX_SIDE, _MAX_DIM, _MAX_REGIONS, _MAX_WORDS = 4096, 1 << 14, 1 << 14, 1024
 
 
 class FileEntry(msgspec.Struct, frozen=True):
