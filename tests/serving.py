@@ -99,6 +99,7 @@ class Running:
 
     @property
     def lines(self):
+        self.services.log.flush(PATIENCE)
         return [json.loads(line) for line in self._log.getvalue().splitlines()]
 
 
@@ -140,7 +141,7 @@ class Clock:
 def running(*galleries, **settings):
     """Serve `galleries` for a while, with time enough for any machine but where `settings` say so."""
     log, clock = io.StringIO(), Clock()
-    settings = {"deadline": 600.0, "body_seconds": 600.0} | settings
+    settings = {"deadline": 600.0, "body_seconds": 600.0, "body_grace": 600.0, "canary_seconds": 1e9} | settings
     services = Services(galleries, Settings(port=0, **settings), "test", Log(log), clock)
     listener = listen(services.settings)
     port = listener.getsockname()[1]

@@ -12,7 +12,7 @@ from nsfse_runtime.server.errors import exception_handlers
 from nsfse_runtime.server.openapi import describe
 from nsfse_runtime.server.routes import QUERY_PATHS, ROUTES, build_routes
 from nsfse_runtime.server.services import Services
-from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS
+from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS, MIN_BODY_RATE
 
 
 def build_app(services: Services) -> Starlette:
@@ -30,8 +30,11 @@ def build_app(services: Services) -> Starlette:
         Middleware(access.TrustedHostMiddleware, settings.hosts),
         Middleware(access.TokenMiddleware, settings.token),
         Middleware(access.SameOriginMiddleware),
+        Middleware(middleware.FramingMiddleware),
         Middleware(middleware.BodyLimitMiddleware, MAX_BODY_BYTES),
+        Middleware(middleware.BodySpeedMiddleware, MIN_BODY_RATE, settings.body_grace),
         Middleware(middleware.PlainBodyMiddleware),
+        *([Middleware(load_shedding.ClientLimitMiddleware, metrics)] if settings.per_client else []),
         Middleware(load_shedding.ConcurrencyLimitMiddleware, MAX_CONCURRENT_REQUESTS, metrics),
         Middleware(load_shedding.LoadSheddingMiddleware, services.queue, QUERY_PATHS),
     ]

@@ -1,7 +1,8 @@
-"""Connections: no more than the process has files for, and none that keeps the server waiting for a request."""
+"""Connections: no more than the process has files for, few of one address, and none that keeps the server waiting."""
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
@@ -11,12 +12,16 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from nsfse_runtime.errors import UsageError
 from nsfse_runtime.server.errors import ErrorBody, ErrorReply, new_request_id
 from nsfse_runtime.server.middleware import HTTPMiddleware
+from nsfse_runtime.server.settings import MAX_CLIENT_CONNECTIONS
 
 HEAD_SECONDS = 10.0
+# After so long a client that does not read its replies is disconnected.
+WRITE_SECONDS = 10.0
 # Connections take what files the process may open but for these, which images and galleries need.
-_RESERVED_FILES, _MAX_FILES = 256, 8192
+_RESERVED_FILES, _MAX_FILES, _MIN_CONNECTIONS = 256, 8192, 64
 
 
 @cache
@@ -35,37 +40,72 @@ def max_connections() -> int:
     return (_MAX_FILES if soft == resource.RLIM_INFINITY else min(soft, _MAX_FILES)) - _RESERVED_FILES
 
 
-class Connection(H11Protocol):
-    """A connection that must send the whole head of a request in time.
+def check_file_limit() -> None:
+    """Raise UsageError where the process may open too few files to serve."""
+    if max_connections() < _MIN_CONNECTIONS:
+        raise UsageError(
+            f"this process may open {max_connections() + _RESERVED_FILES} files, and a server needs "
+            f"{_MIN_CONNECTIONS + _RESERVED_FILES}; start it after: ulimit -n {_MIN_CONNECTIONS + _RESERVED_FILES}"
+        )
 
-    The timer runs from the start, and again from each reply on. HeadTimeoutMiddleware stops it. Only what uvicorn
-    hands to the application is used here, not the state of its parser.
+
+class Connection(H11Protocol):
+    """A connection that must send the whole head of a request in time, and read what it gets.
+
+    The timer of the head runs from the start, and again from each reply on. HeadTimeoutMiddleware stops it. Only what
+    uvicorn hands to the application is used here, not the state of its parser.
     """
 
     open_connections: ClassVar[set["Connection"]]
+    clients: ClassVar[Counter[str]]
+    max_per_client: ClassVar[int]
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], **options: Any) -> None:
         super().__init__(config, server_state, {**app_state, "connection": self}, **options)
         self._socket: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._address = ""
         self._active_requests = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer, or close one connection too many."""
         super().connection_made(transport)
         self._socket = transport
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
         if len(self.open_connections) >= max_connections():
             transport.abort()
-            return
-        self.open_connections.add(self)
-        self._start_timer()
+        elif self.clients[self._address] >= self.max_per_client:
+            self._refuse(b"429 Too Many Requests", "overloaded", "this address has too many connections; close some")
+        else:
+            self.open_connections.add(self)
+            self.clients[self._address] += 1
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers."""
         self._stop_timer()
+        self.resume_writing()
         self._socket = None
-        self.open_connections.discard(self)
+        if self in self.open_connections:
+            self.open_connections.discard(self)
+            self.clients.subtract([self._address])
+            if not self.clients[self._address]:
+                del self.clients[self._address]
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Disconnect a client that leaves its replies unread for too long."""
+        super().pause_writing()
+        if self._socket is not None and self._write_timer is None:
+            self._write_timer = asyncio.get_running_loop().call_later(WRITE_SECONDS, self._socket.abort)
+
+    def resume_writing(self) -> None:
+        """Stop the timer: the client reads."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -81,8 +121,11 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Reply to what is not HTTP as to all bad requests: with JSON."""
-        body = msgspec.json.encode(ErrorReply(ErrorBody("usage", msg, new_request_id())))
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self._refuse(b"400 Bad Request", "usage", msg)
+
+    def _refuse(self, status: bytes, error_type: str, message: str) -> None:
+        body = msgspec.json.encode(ErrorReply(ErrorBody(error_type, message, new_request_id())))
+        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\n" % status
         if self._socket is not None:
             self._socket.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
             self._socket.close()
@@ -98,9 +141,14 @@ class Connection(H11Protocol):
             self._timer = None
 
 
-def connection_class() -> type[Connection]:
-    """Return a class of connections that are counted together: those of one server."""
-    return type("ServerConnection", (Connection,), {"open_connections": set()})
+def connection_class(per_client: bool = True) -> type[Connection]:
+    """Return a class of connections that are counted together: those of one server.
+
+    `per_client` bounds those of one address.
+    """
+    most = MAX_CLIENT_CONNECTIONS if per_client else sys.maxsize
+    counters = {"open_connections": set(), "clients": Counter(), "max_per_client": most}
+    return type("ServerConnection", (Connection,), counters)
 
 
 class HeadTimeoutMiddleware(HTTPMiddleware):

@@ -1,5 +1,6 @@
 """Errors of the HTTP API: a status, a type for programs, and one line for people."""
 
+import errno
 import secrets
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from nsfse_runtime.errors import (
     ImageError,
     InputError,
+    IntegrityError,
     NotFoundError,
     NsfseError,
     OutputError,
@@ -74,7 +76,9 @@ _STATUSES: tuple[tuple[type[NsfseError], int, str], ...] = (
     (UsageError, 400, "usage"),
     (OutputError, 503, "busy"),
     (InputError, 422, "input"),
+    (IntegrityError, 503, "damaged"),
 )
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _ROUTING = {
     404: ("not_found", "no such route; GET /openapi.json lists the routes"),
     405: ("method", "method not allowed; the Allow header lists the methods of this route"),
@@ -90,6 +94,8 @@ def to_http_error(error: Exception) -> HTTPError | None:
     if isinstance(error, HTTPException):
         error_type, message = _ROUTING.get(error.status_code, ("usage", str(error.detail)))
         return HTTPError(error.status_code, error_type, message, headers=error.headers)
+    if isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _NO_SPACE:
+        return HTTPError(507, "storage", printable(str(error)))
     for family, status, error_type in _STATUSES:
         if isinstance(error, family):
             return HTTPError(status, error_type, printable(str(error)), _RETRY_AFTER if status == 503 else None)
@@ -104,6 +110,12 @@ def usage_error(message: str) -> HTTPError:
 def too_large(what: str, limit: int) -> HTTPError:
     """Return the error of a body or an image of more than `limit` bytes."""
     return HTTPError(413, "too_large", f"{what} is over the limit of {limit / 1e6:.0f} MB")
+
+
+def storage_error(place: str, error: OSError, advice: str = "") -> HTTPError:
+    """Return the error of a place of the server that is full or cannot be written."""
+    what = f"{place} cannot be written ({error.strerror or type(error).__name__}); free space there"
+    return HTTPError(507, "storage", f"{what} {advice}".strip())
 
 
 def new_request_id() -> str:

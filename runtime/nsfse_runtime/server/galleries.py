@@ -3,12 +3,13 @@
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.errors import NotFoundError, NsfseError
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.retriever import Result, Retriever
@@ -68,8 +69,18 @@ class ServedGallery:
         text = self._known_text()
         self.model.tokenizer.nearest(text)  # the first unknown word would wait for the vocabulary's index
         self.retriever.query(image.getvalue(), text, k=1)
-        if ids := self.gallery.ids[:1]:
-            self.retriever.query(GalleryId(ids[0]), text)
+        self.canary()
+
+    def canary(self) -> None:
+        """Run a real query by an image of the gallery, where it has any.
+
+        Raises NsfseError: the gallery or the model cannot be used any more.
+        """
+        with self.gallery.reading() as snapshot:
+            ids = snapshot.ids[:1]
+        with suppress(NotFoundError):  # it was removed meanwhile
+            if ids:
+                self.retriever.query(GalleryId(ids[0]), self._known_text())
 
     def _known_text(self) -> str:
         """Return a text that this model can read. Raises TextError where it knows none."""

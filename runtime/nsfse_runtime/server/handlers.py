@@ -215,7 +215,12 @@ async def readyz(services: Services, _: Request) -> Response:
     """Reply whether queries are answered."""
     if services.ready:
         return _json(schemas.Status("ready"))
-    message = "the server is stopping" if services.stopping else "the galleries are being opened"
+    if services.stopping:
+        message = "the server is stopping"
+    elif services.unusable:
+        message = f"a query of the server's own fails in: {', '.join(sorted(services.unusable))}"
+    else:
+        message = "the galleries are being opened"
     raise HTTPError(503, "not_ready", message, _NOT_READY_RETRY_SECONDS)
 
 

@@ -1,6 +1,6 @@
 """Images in and out: what is sent is decoded and encoded anew, what is added is checked first.
 
-A file is looked up in the gallery by its id, and is opened only where no part of its path is a link.
+A file is looked up in the gallery by its id, and is opened without following a link in any part of its path.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from nsfse_runtime.errors import NotFoundError, OutputError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.sync import delete_file, sync_file
 from nsfse_runtime.images import decode
+from nsfse_runtime.server.beneath import open_beneath
 from nsfse_runtime.server.errors import HTTPError, usage_error
 from nsfse_runtime.server.galleries import ServedGallery
 from nsfse_runtime.server.settings import THUMBNAIL_SIDE
@@ -43,20 +44,33 @@ class RenderedImage:
             if image_id is None:
                 raise _no_image(gallery, name)
             folder, content = Path(snapshot.folder), int(snapshot.vector_keys[snapshot.row(image_id)])
-        self._path, self._side = own_file(folder, image_id), side
-        try:
-            status = self._path.stat()
-        except OSError:
-            raise _no_image(gallery, image_id) from None
-        self._stamp = (content, status.st_size, status.st_mtime_ns)
+        self._folder, self._name, self._side = folder, image_id, side
+        with _open(folder, image_id) as file:
+            self._stamp = (content, *_stamp_of(file))
         digest = hashlib.sha256(f"{gallery.model.fingerprint} {self._stamp} {side}".encode()).hexdigest()
         self.etag = f'"{digest[:32]}"'
 
     def jpeg(self) -> bytes:
         """Return the image as a JPEG without any metadata. Raises ImageError or NotFoundError."""
-        if self._side <= THUMBNAIL_SIDE:
-            return _thumbnail(self._path, self._stamp, self._side)
-        return _render(self._path, self._side)
+        render = _thumbnail if self._side <= THUMBNAIL_SIDE else _render
+        return render(self._folder, self._name, self._stamp, self._side)
+
+
+def _open(folder: Path, name: str) -> BinaryIO:
+    """Open an image beneath `folder`. Raises NotFoundError where it is gone, or part of its path is a link."""
+    try:
+        return open_beneath(folder, name)
+    except OSError:
+        raise _not_plain(name) from None
+
+
+def _stamp_of(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _not_plain(name: str) -> NotFoundError:
+    return NotFoundError(f"{printable(name)} is not a plain file of the gallery's folder any more; index again")
 
 
 def own_file(folder: Path, name: str) -> Path:
@@ -64,7 +78,7 @@ def own_file(folder: Path, name: str) -> Path:
     path = os.path.join(os.path.realpath(folder), *name.split("/"))
     # Equal, not only inside: links are not followed when a folder is indexed, either.
     if os.path.realpath(path) != path:
-        raise NotFoundError(f"{printable(name)} is not a plain file of the gallery's folder any more; index again")
+        raise _not_plain(name)
     return Path(path)
 
 
@@ -72,17 +86,18 @@ def _no_image(gallery: ServedGallery, name: str) -> NotFoundError:
     return NotFoundError(f"the gallery {gallery.name} has no image {printable(name[:200])}; GET /v1/images lists them")
 
 
-@lru_cache(_CACHED_THUMBNAILS)
-def _thumbnail(path: Path, stamp: tuple[int, int, int], side: int) -> bytes:
-    """Return the thumbnail of the file that has this `stamp`: a changed file has another."""
-    return _render(path, side)
-
-
-def _render(path: Path, side: int) -> bytes:
-    pixels = decode.shrink_image(path, side)
+def _render(folder: Path, name: str, stamp: tuple[int, int, int], side: int) -> bytes:
+    """Return the image of the file that has this `stamp`: a changed file has another."""
+    with _open(folder, name) as file:
+        if _stamp_of(file) != stamp[1:]:
+            raise NotFoundError(f"{printable(name)} has changed while it was read; try again")
+        pixels = decode.shrink_image(file, side)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
+
+
+_thumbnail = lru_cache(_CACHED_THUMBNAILS)(_render)
 
 
 def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: dict[str, str] | None) -> bool:

@@ -3,6 +3,7 @@
 This comes after the checks of host and token: a client without access learns nothing of the load.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
@@ -12,6 +13,7 @@ from nsfse_runtime.server.access import HEALTH_PATHS
 from nsfse_runtime.server.errors import HTTPError
 from nsfse_runtime.server.middleware import CheckMiddleware, HTTPMiddleware
 from nsfse_runtime.server.queue import QueryQueue
+from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_CLIENT_BYTES, MAX_CLIENT_REQUESTS
 from nsfse_runtime.server.telemetry import SCOPE_KEY, Metrics
 
 
@@ -33,6 +35,34 @@ class ConcurrencyLimitMiddleware(HTTPMiddleware):
             await self.app(scope, receive, send)
         finally:
             self._active -= 1
+
+
+class ClientLimitMiddleware(HTTPMiddleware):
+    """Bounds the requests of one address that are answered at once, and the bytes of their bodies."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        super().__init__(app)
+        self._metrics = metrics
+        self._requests, self._bytes = Counter[str](), Counter[str]()
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or raise HTTPError where its address has too many."""
+        client, size = client_address(scope), _declared_bytes(Headers(scope=scope))
+        if self._requests[client] >= MAX_CLIENT_REQUESTS or self._bytes[client] + size > MAX_CLIENT_BYTES:
+            self._metrics.refused.labels("client").inc()
+            raise HTTPError(429, "overloaded", "this address has too many requests; wait for their replies", 1)
+        self._requests[client] += 1
+        self._bytes[client] += size
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._requests -= Counter({client: 1})
+            self._bytes -= Counter({client: size})
+
+
+def _declared_bytes(headers: Headers) -> int:
+    """Return how large a body is said to be, at most."""
+    return MAX_BODY_BYTES if "transfer-encoding" in headers else int(headers.get("content-length", "0"))
 
 
 class LoadSheddingMiddleware(CheckMiddleware):

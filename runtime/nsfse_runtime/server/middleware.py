@@ -194,6 +194,43 @@ class BodyLimitMiddleware(HTTPMiddleware):
         await self.app(scope, receive_within_limit, send)
 
 
+class BodySpeedMiddleware(HTTPMiddleware):
+    """Gives up a body that comes slower than `rate` bytes a second, after `grace` seconds."""
+
+    def __init__(self, app: ASGIApp, rate: float, grace: float) -> None:
+        super().__init__(app)
+        self._rate, self._grace = rate, grace
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the parts of a body that come in time."""
+        due = asyncio.get_running_loop().time() + self._grace
+        complete = False
+
+        async def receive_in_time() -> Message:
+            nonlocal due, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPError(408, "slow", f"the body came slower than {self._rate / 1000:g} kB/s") from None
+            due += len(message.get("body", b"")) / self._rate
+            complete = not message.get("more_body", False)
+            return message
+
+        await self.app(scope, receive_in_time, send)
+
+
+class FramingMiddleware(CheckMiddleware):
+    """Rejects a body whose length is given twice: a proxy may believe the other one."""
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Raise HTTPError for a request with both Content-Length and Transfer-Encoding."""
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise HTTPError(400, "usage", "send Content-Length or Transfer-Encoding, not both")
+
+
 class PlainBodyMiddleware(CheckMiddleware):
     """Rejects a compressed body: its size would not be known before it is decompressed."""
 

@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message
 
-from nsfse_runtime.server.errors import HTTPError, too_large, usage_error
+from nsfse_runtime.server.errors import HTTPError, storage_error, too_large, usage_error
 from nsfse_runtime.server.settings import MAX_IMAGE_BYTES, MAX_JSON_BYTES
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -46,6 +46,8 @@ async def read_form(request: Request, kind: type[_T], seconds: float) -> AsyncIt
             )
     except TimeoutError:
         raise _too_slow(seconds) from None
+    except OSError as error:  # where large files of a form are kept meanwhile
+        raise storage_error("the server's temporary folder", error, "or set TMPDIR") from error
     except (HTTPException, MultiPartException) as error:
         raise usage_error(
             f"the form cannot be read: {getattr(error, 'detail', None) or getattr(error, 'message', '')}"

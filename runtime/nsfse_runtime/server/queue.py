@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.errors import IntegrityError, NsfseError
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.server.errors import ClientDisconnected, HTTPError
 from nsfse_runtime.server.galleries import Answer, ServedGallery
@@ -54,6 +54,7 @@ class QueryQueue:
         self._settings, self._metrics, self._clock = settings, metrics, clock
         self._jobs: deque[Job] = deque()
         self._has_jobs = asyncio.Event()
+        self.failed = asyncio.Event()  # set when a batch has failed
         self._reserved = 0
         self._clients: Counter[str] = Counter()
         self._seconds_per_query = _FIRST_ESTIMATE_SECONDS
@@ -165,16 +166,28 @@ class QueryQueue:
         loop = asyncio.get_running_loop()
         try:
             answers = await loop.run_in_executor(self.thread, answer, batch[0].gallery, queries)
-        except Exception as error:  # a bug, or a damaged gallery: these queries fail, and the next are answered
-            for job in batch:
-                if not job.future.done():
-                    job.future.set_exception(error)
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} queries")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a bug, a damaged gallery, or a panic of a library in Rust
+            self._fail(batch, error)
             return
         seconds = (self._clock() - started_at) / len(batch)
         self._seconds_per_query += _SMOOTHING * (seconds - self._seconds_per_query)
         for job, result in zip(batch, answers, strict=True):
+            if isinstance(result, IntegrityError):
+                self.failed.set()
             if not job.future.done():
                 job.future.set_result(result)
+
+    def _fail(self, batch: Sequence[Job], error: BaseException) -> None:
+        """Fail these queries; the next are answered."""
+        self.failed.set()
+        reason = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+        for job in batch:
+            if not job.future.done():
+                job.future.set_exception(reason)
 
     def next_batch(self) -> list[Job]:
         """Remove and return the oldest job and others of its gallery, as many as make a batch."""

@@ -19,8 +19,9 @@ _BODY = {
     408: "the body was too slow",
     413: "too large",
     415: "unsupported content type or encoding",
+    507: "the server has no space for the body",
 }
-_QUEUED = {**_BODY, 429: "too many queries of one address", 503: "overloaded, or no answer in time"}
+_QUEUED = {**_BODY, 429: "too many queries of one address", 503: "overloaded, no answer in time, or damaged"}
 _NO_FILE = {404: "no such file"}
 _NO_GALLERY = {404: "no such gallery"}
 _UNREADABLE = {404: "no such gallery or image", 422: "an image or a text that cannot be read"}
@@ -132,7 +133,7 @@ ROUTES = (
         handlers.readyz,
         "Whether queries are answered",
         response=schemas.Status,
-        errors={503: "starting or stopping"},
+        errors={503: "starting or stopping, or a query of the server's own fails"},
     ),
     _get("/metrics", handlers.metrics, "Metrics in Prometheus's text format", response="text/plain"),
     _get("/openapi.json", handlers.openapi, "This description"),

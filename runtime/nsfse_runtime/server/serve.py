@@ -8,13 +8,14 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.server.app import build_app
-from nsfse_runtime.server.connections import connection_class
+from nsfse_runtime.server.connections import check_file_limit, connection_class
 from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import LogHandler
@@ -22,11 +23,16 @@ from nsfse_runtime.server.telemetry import LogHandler
 _BACKLOG = 512
 # A query sent just before the signal is still on its way: connections that look idle are closed only after so long.
 _ARRIVING_SECONDS = 0.2
+_LOG_SECONDS = 1.0
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return the socket that a server of `settings` listens on. Raises UsageError where the address is not free."""
+    """Return the socket that a server of `settings` listens on.
+
+    Raises UsageError where the address is not free, or the process may open too few files.
+    """
     settings.check()
+    check_file_limit()
     host, port = settings.host.strip("[]"), settings.port
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -54,9 +60,13 @@ def run(services: Services, listener: socket.socket) -> None:
     services.on_ready = freeze_gc
     services.log("listening", url=url_of(listener))
     server.run([listener])
+    if services.failure is None:
+        services.log("stopped")
+    services.log.flush(_LOG_SECONDS)
+    if services.hung:
+        os._exit(0)  # Python would wait for the thread that does not end
     if services.failure is not None:
         raise services.failure
-    services.log("stopped")
 
 
 def freeze_gc() -> None:
@@ -72,7 +82,7 @@ def create_server(services: Services) -> "Server":
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the reply says what is wrong with a form
     config = uvicorn.Config(
         build_app(services),
-        http=connection_class(),
+        http=connection_class(services.settings.per_client > 0),
         ws="none",
         backlog=_BACKLOG,
         lifespan="on",
@@ -102,6 +112,9 @@ class Server(uvicorn.Server):
         try:
             for number in map(int, (signal.SIGINT, signal.SIGTERM)):
                 previous[number] = signal.signal(number, lambda received, _: self._signalled(loop, received))
+            if hang_up := getattr(signal, "SIGHUP", None):  # not on Windows
+                ignored = partial(self._services.log, "ignored", signal="SIGHUP")
+                previous[hang_up] = signal.signal(hang_up, lambda *_: loop.call_soon_threadsafe(ignored))
         except ValueError:  # not in the main thread, where alone signals arrive
             pass
         try:

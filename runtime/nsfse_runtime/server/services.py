@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from threading import Thread
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
@@ -17,6 +19,9 @@ from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.static_files import PageFiles
 from nsfse_runtime.server.telemetry import Log, Metrics
 
+# What still runs when all requests are answered is given up after so long.
+_THREAD_SECONDS = 1.0
+_CANARY_PAUSE_SECONDS = 1.0
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -47,14 +52,16 @@ class Services:
         self.queue = QueryQueue(settings, self.metrics, clock)
         self.image_pool = ThreadPoolExecutor(default_workers(), "nsfse-images", initializer=lower_thread_priority)
         self.warm = self.stopping = False
+        self.unusable: set[str] = set()
+        self.hung = False
         self.failure: Exception | None = None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_failure: Callable[[], None] = lambda: None
 
     @property
     def ready(self) -> bool:
-        """Whether queries are answered: all galleries are open, and no signal has come."""
-        return self.warm and not self.stopping
+        """Whether queries are answered: all galleries are open and usable, and no signal has come."""
+        return self.warm and not self.stopping and not self.unusable
 
     def gallery(self, name: str | None) -> ServedGallery:
         """Return a gallery by its name, the first for None. Raises NotFoundError."""
@@ -79,15 +86,66 @@ class Services:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Open the galleries and answer queries for as long as the context lasts."""
-        tasks = [asyncio.create_task(self.queue.run(ServedGallery.answer)), asyncio.create_task(self._warm_up())]
+        tasks = [asyncio.create_task(work()) for work in (self._answer_queries, self._warm_up)]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.image_pool.shutdown(cancel_futures=True)
-            self.queue.thread.shutdown(cancel_futures=True)
+            self._end_threads()
+
+    def _end_threads(self) -> None:
+        """End the threads; `hung` tells whether one did not end in time, as in a graph that runs for ever."""
+        ending = [
+            Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+            for pool in (self.image_pool, self.queue.thread)
+        ]
+        for thread in ending:
+            thread.start()
+        for thread in ending:
+            thread.join(_THREAD_SECONDS)
+        self.hung = any(thread.is_alive() for thread in ending)
+
+    async def _answer_queries(self) -> None:
+        """Run the queue; it starts again after a bug."""
+        while True:
+            try:
+                await self.queue.run(ServedGallery.answer)
+            except Exception as error:
+                self.queue.failed.set()
+                self.log("bug", "error", traceback="".join(traceback.format_exception(error)))
+
+    async def _watch(self) -> None:
+        """Run a query in each gallery from time to time, and soon after one has failed: readiness follows it."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.canary_seconds):
+                    await self.queue.failed.wait()
+            self.queue.failed.clear()
+            for gallery in self.galleries.values():
+                await self._check(gallery)
+            await asyncio.sleep(_CANARY_PAUSE_SECONDS)
+
+    async def _check(self, gallery: ServedGallery) -> None:
+        canary = asyncio.get_running_loop().run_in_executor(self.queue.thread, gallery.canary)
+        await asyncio.wait([canary], timeout=self.settings.deadline)
+        if not canary.done():
+            self._note(gallery, f"a query has taken more than {self.settings.deadline:g} seconds")
+            await asyncio.wait([canary])
+        error = canary.exception()
+        self._note(gallery, None if error is None else self.redact(f"{type(error).__name__}: {error}"))
+
+    def _note(self, gallery: ServedGallery, reason: str | None) -> None:
+        """Note, and log where it changes, whether a gallery is usable: why not, or None."""
+        if (reason is None) == (gallery.name not in self.unusable):
+            return
+        if reason is None:
+            self.unusable.remove(gallery.name)
+            self.log("usable", gallery=gallery.name)
+        else:
+            self.unusable.add(gallery.name)
+            self.log("unusable", "error", gallery=gallery.name, reason=reason)
 
     async def _warm_up(self) -> None:
         loop = asyncio.get_running_loop()
@@ -104,3 +162,4 @@ class Services:
         self.on_ready()
         self.metrics.ready.set_function(lambda: float(self.ready))
         self.log("ready", galleries=len(self.galleries))
+        await self._watch()

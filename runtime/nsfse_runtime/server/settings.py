@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,10 @@ MAX_BODY_BYTES = 21_000_000
 MAX_JSON_BYTES = 1_000_000
 # Those that still send their body among them.
 MAX_CONCURRENT_REQUESTS = 256
+# Of one address, where there is a limit per client at all: connections, requests, and bytes of their bodies.
+MAX_CLIENT_CONNECTIONS, MAX_CLIENT_REQUESTS, MAX_CLIENT_BYTES = 128, 64, 256_000_000
+# A body may come no slower, once its time of grace has passed: bytes a second.
+MIN_BODY_RATE = 10_000
 MAX_SIDE, THUMBNAIL_SIDE = 1024, 256
 _MIN_TOKEN_LENGTH = 16
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -29,10 +34,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         token: requests must bring it; required where others than this machine reach `host`.
         allow_hosts: host names of the server besides `host` and those of loopback.
         queue: how many queries may be accepted and not yet answered.
-        per_client: how many of them may be of one address; 0 for no such limit.
+        per_client: how many of them may be of one address; 0 for no limit of one address at all.
         batch: how many queries the model answers at a time, at most.
         deadline: seconds after which a query is given up.
         body_seconds: seconds in which a body must arrive.
+        body_grace: seconds for which a body may come slower than MIN_BODY_RATE.
+        canary_seconds: between two queries that the server sends to itself, on which readiness depends.
         shutdown_delay: seconds for which the server goes on after the signal to stop, not ready.
     """
 
@@ -45,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 16
     deadline: float = 10.0
     body_seconds: float = 30.0
+    body_grace: float = 5.0
+    canary_seconds: float = 15.0
     shutdown_delay: float = 0.0
 
     def check(self) -> None:
@@ -86,6 +95,9 @@ def read_token(file: Path | None) -> str | None:
 
 def _first_word(file: Path) -> str:
     try:
+        mode = file.stat().st_mode
+        if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
+            raise UsageError(f"others may read or write the token in {file}; take their rights: chmod 600 {file}")
         return file.read_text("utf-8").strip()
     except FileNotFoundError:
         raise NotFoundError(f"no token at {file}; write one there, {_MIN_TOKEN_LENGTH} characters or more") from None

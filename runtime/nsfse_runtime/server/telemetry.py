@@ -5,9 +5,12 @@ Neither holds a token, a text, an image's name or an address: a line is found by
 
 import json
 import logging
+import os
+import queue
 import sys
 import time
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -17,6 +20,7 @@ from starlette.requests import Request
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32)
 _REJECTION_REASONS = ("full", "client", "expired", "disconnected")
+_MAX_WAITING_LINES = 1000
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 SCOPE_KEY = "nsfse.request_log"
 
@@ -59,11 +63,21 @@ class Metrics:
 
 
 class Log:
-    """Writes one JSON object a line. Lines that cannot be written are counted in `lost` and fail no request."""
+    """Writes one JSON object a line, in a thread of its own: a reader that stops holds no request up.
+
+    Lines that cannot be written, or would have to wait behind too many, are counted in `lost`.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.lost = 0
+        self._lines = queue.Queue[str](_MAX_WAITING_LINES)
+        self._dropped = self._failed = 0
+        Thread(target=self._write_all, name="nsfse-log", daemon=True).start()
+
+    @property
+    def lost(self) -> int:
+        """How many lines were not written."""
+        return self._dropped + self._failed
 
     def __call__(self, event: str, level: str = "info", /, **fields: object) -> None:
         """Write `event` with its fields; those that are None are left out."""
@@ -71,10 +85,36 @@ class Log:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
         line = {"time": stamp, "level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}}
         try:
-            self.stream.write(json.dumps(line) + "\n")
-            self.stream.flush()
-        except OSError:  # a full disk, or a pipe whose reader has gone
-            self.lost += 1
+            self._lines.put_nowait(json.dumps(line) + "\n")
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all lines are written, but no longer than `seconds`."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, seconds)
+
+    def _write_all(self) -> None:
+        while True:
+            line = self._lines.get()
+            try:
+                _write(self.stream, line)
+            except (OSError, ValueError):  # a full disk, a pipe whose reader has gone, a stream that was closed
+                self._failed += 1
+            self._lines.task_done()
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """Write to the file of `stream` where it has one: the end of the process waits for the stream's own lock."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # a stream in memory
+        stream.write(line)
+        stream.flush()
+        return
+    data = line.encode()
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 @dataclass(slots=True)

@@ -46,8 +46,8 @@ def rest(connection):
 
 
 def test_one_connection_too_many_is_closed(served, monkeypatch):
-    monkeypatch.setattr(connections, "max_connections", lambda: 2)
     with running(served) as server:
+        monkeypatch.setattr(connections, "max_connections", lambda: 2)
         request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         open_connections = [server.connect() for _ in range(2)]
         for connection in open_connections:

@@ -1,6 +1,7 @@
 """Access and limits of bodies: decided before a body is read."""
 
 import base64
+import os
 import select
 
 import pytest
@@ -228,7 +229,13 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("NSFSE_TOKEN", "from-the-environment")
     assert read_token(None) == "from-the-environment"
     (tmp_path / "token").write_text(f"  {TOKEN}\n")
+    (tmp_path / "token").chmod(0o440)
     assert read_token(tmp_path / "token") == TOKEN
+    for mode in (0o444, 0o666, 0o620) if os.name == "posix" else ():
+        (tmp_path / "token").chmod(mode)
+        with pytest.raises(UsageError, match="others may read or write the token in .*chmod 600"):
+            read_token(tmp_path / "token")
+    (tmp_path / "token").chmod(0o600)
     (tmp_path / "token").write_text("two words")
     with pytest.raises(UsageError, match="holds no token"):
         read_token(tmp_path / "token")
