@@ -70,11 +70,12 @@ def index(
 
 
 def query(
-    image: Annotated[str, typer.Argument(help="An image, or the id of one in the gallery.")],
     gallery: Annotated[Path, typer.Option("-g", "--gallery", help="The gallery file.")],
-    text: Annotated[
-        str | None, typer.Argument(help="What should be different; may be left out at --balance 0.")
+    image: Annotated[
+        str | None, typer.Argument(help="An image, or the id of one in the gallery; without one, words to search by.")
     ] = None,
+    text: Annotated[str | None, typer.Argument(help="What should be different; none for more of the same.")] = None,
+    words: Annotated[str | None, typer.Option("--text", help="The same as TEXT, also without IMAGE.")] = None,
     more: Annotated[list[str] | None, typer.Option("--and", help="What else should be different. Repeatable.")] = None,
     and_like: Annotated[
         list[str] | None, typer.Option("--and-like", help="Another image to be like. Repeatable.")
@@ -114,16 +115,25 @@ def query(
     provider_option: ProviderSettings = None,
     as_json: Json = False,
 ) -> None:
-    """Find images: like IMAGE, but as TEXT says."""
+    """Find images by an image and words: like IMAGE, but as TEXT says.
+
+    Either may be left out. A single argument that names no image is words.
+    """
     from nsfse.cli.formatting import print_result
-    from nsfse.cli.query_support import check_references, check_sheets, why_empty, write_sheets
+    from nsfse.cli.query_support import check_references, check_sheets, image_and_text, why_empty, write_sheets
     from nsfse.cli.reports import query_text
     from nsfse.cli.rich_output import in_colour, show_query
     from nsfse.open import image_file, open_retriever, resolve_device
     from nsfse_runtime.retrieval.query import Query
 
+    retriever = open_retriever(
+        gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), search
+    )
+    others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
+    image, text = image_and_text(retriever.gallery, image, text, words, alone=not (more or and_like))
+    references = tuple(name for name in (image, *(and_like or ())) if name is not None)
     request = Query(
-        references=(image, *(and_like or ())),
+        references=references,
         texts=tuple(part for part in (text, *(more or ())) if part is not None),
         negative_texts=tuple(exclude_text or ()),
         negative_images=tuple(exclude_image or ()),
@@ -134,21 +144,17 @@ def query(
         min_confidence=min_confidence,
         heatmaps=heatmaps,
     )
-    retriever = open_retriever(
-        gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), search
-    )
-    images = [image, *(and_like or ()), *(exclude_image or ())]
+    images = [*references, *(exclude_image or ())]
+    check_references(images)
     check_sheets(retriever.gallery, images, png, html)
-    check_references(retriever.gallery, images, request)
     [result] = retriever.answer([request])
     if isinstance(result, Exception):
         raise result
-    others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
     write_sheets(retriever.gallery, image, request, result, png, html, others)
     if not as_json and not result.hits and result.has_match is None and all(text.whole for text in result.texts):
         typer.echo(why_empty(retriever.gallery, where or (), result.notes))
     elif not as_json and in_colour():
-        show_query(result, image_file(retriever.gallery, image), preview)
+        show_query(result, image_file(retriever.gallery, image) if image else None, preview)
     else:
         print_result(result, query_text, as_json)
 

@@ -7,48 +7,69 @@ from pathlib import Path
 from nsfse.cli.arguments import conditions
 from nsfse.cli.reports import NO_MATCH
 from nsfse.open import image_file
+from nsfse.progress import print_status
 from nsfse_runtime.errors import NotFoundError, OutputError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.image_names import stem
 from nsfse_runtime.output_files import PAGE, SHEET, check_output
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.references import NOT_FETCHED, is_url
 from nsfse_runtime.retrieval.results import Result
 
 
-def check_references(gallery: Gallery, images: Sequence[str], query: Query) -> None:
-    """Check that a query's images are images.
+def image_and_text(
+    gallery: Gallery, image: str | None, text: str | None, words: str | None, *, alone: bool
+) -> tuple[str | None, str | None]:
+    """Return the image and the text of a query; a single argument that names no image is a text.
 
     Args:
         gallery: The gallery that is searched.
-        images: The images of `query`, the first reference first.
-        query: The query.
+        image: The first argument.
+        text: The second argument.
+        words: The value of --text.
+        alone: Whether the query has no other texts or images.
 
     Raises:
-        UsageError: An image is a URL or stdin, or a text is in the place of the image.
+        UsageError: Both `text` and `words` are given.
     """
+    if words is not None:
+        if text is not None:
+            raise UsageError(f"the text is given twice, as {text!r} and as --text {words!r}; give it once")
+        return image, words
+    if image is None or text is not None or not alone or Path(image).exists() or _is_image_name(image):
+        return image, text
+    names = _images_called(gallery, image)
+    shown = printable(image[:80])
+    if names:
+        if image not in names:
+            print_status(f'nsfse: {shown} is read as the image {names[0]}; for words: --text "{shown}"')
+        return image, text
+    print_status(f'nsfse: no image is called {shown}, so it is read as words, as with --text "{shown}"')
+    return None, image
+
+
+def _is_image_name(name: str) -> bool:
+    return name == "-" or is_url(name) or stem(name) != name
+
+
+def _images_called(gallery: Gallery, name: str) -> tuple[str, ...]:
+    """Return the image of the gallery that is called `name`, or `name` itself where several are."""
+    try:
+        return (gallery.snapshot.ids[gallery.snapshot.row(name)],)
+    except NotFoundError:
+        return ()
+    except UsageError:
+        return (name,)
+
+
+def check_references(images: Sequence[str]) -> None:
+    """Raise UsageError where one of a query's images is a URL or stdin."""
     for image in images:
         if image == "-":
             raise UsageError("an image is not read from stdin; save it to a file and name that")
         if is_url(image):
             raise UsageError(NOT_FETCHED)
-    first = images[0]
-    if not query.texts and query.balance > 0 and not (Path(first).exists() or _names_image(gallery, first)):
-        raise UsageError(
-            f"a query starts from an image, and {first[:80]!r} is neither a file nor an id of the gallery; "
-            f'put the image first: nsfse query IMAGE "{first[:80]}" -g {gallery.path}'
-        )
-
-
-def _names_image(gallery: Gallery, name: str) -> bool:
-    """Tell whether an image of the gallery, or several, are called `name`."""
-    try:
-        gallery.snapshot.row(name)
-    except NotFoundError:
-        return False
-    except UsageError:
-        pass
-    return True
 
 
 def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html: Path | None) -> None:
@@ -77,7 +98,7 @@ def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html
 
 def write_sheets(
     gallery: Gallery,
-    image: str,
+    image: str | None,
     query: Query,
     result: Result,
     png: Path | None,
@@ -88,7 +109,7 @@ def write_sheets(
 
     Args:
         gallery: The gallery of the hits.
-        image: The query's first reference.
+        image: The query's first reference; None for words alone.
         query: The query.
         result: Its result.
         png: The contact sheet; None for none.
@@ -105,10 +126,11 @@ def write_sheets(
     from nsfse_runtime.visualize.rows import sheet_row
 
     text = "; ".join([*query.texts, *(f"without {negative}" for negative in query.negative_texts)])
-    names = [Path(image).name, *(f"{label} {Path(name).name}" for label, name in further)]
+    names = [*([Path(image).name] if image else []), *(f"{label} {Path(name).name}" for label, name in further)]
     note = ", ".join([NO_MATCH, *names] if result.has_match is False else names)
     others = [(label, image_file(gallery, name)) for label, name in further]
-    row = sheet_row(image_file(gallery, image), text, result.hits, note=note, more=others, notes=result.notes)
+    reference = image_file(gallery, image) if image else None
+    row = sheet_row(reference, text, result.hits, note=note, more=others, notes=result.notes)
     if png:
         contact_sheet([row], png)
     if html:

@@ -44,12 +44,12 @@ def in_colour() -> bool:
     return bool(console.color_system) and not console.no_color
 
 
-def show_query(result: "Result", reference: Path, preview: bool | None) -> None:
+def show_query(result: "Result", reference: Path | None, preview: bool | None) -> None:
     """Print hits as a table, with thumbnails before it where the terminal can show them.
 
     Args:
         result: The answer.
-        reference: The file of the query's image.
+        reference: The file of the query's image; None for words alone.
         preview: False for no thumbnails. True prints a note to stderr where the terminal is not known
             to show images.
     """
@@ -135,12 +135,12 @@ def graphics(environment: Mapping[str, str]) -> Graphics | None:
     return "iterm" if named.intersection(ITERM) else None
 
 
-def _thumbnails(hits: "Sequence[Hit]", reference: Path) -> "list[Pixels | None]":
-    """Return the thumbnails of the reference and the first hits, None for one whose file is gone."""
+def _thumbnails(hits: "Sequence[Hit]", reference: Path | None) -> "list[Pixels | None]":
+    """Return the thumbnails of the reference and the first hits; None without one, and where its file is gone."""
     from nsfse_runtime.images.decode import load_image
 
-    thumbnails: list[Pixels | None] = []
-    for path in (str(reference), *(hit.path for hit in hits[: MOST - 1])):
+    thumbnails: list[Pixels | None] = [] if reference else [None]
+    for path in (*([str(reference)] if reference else []), *(hit.path for hit in hits[: MOST - 1])):
         try:
             thumbnails.append(load_image(path, THUMBNAIL))
         except (NotFoundError, ImageError):

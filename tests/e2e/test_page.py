@@ -208,6 +208,21 @@ def test_a_search_starts_from_a_sample_of_the_gallery(page, shop):
     ]
 
 
+def test_words_alone_find_images_and_a_hit_goes_on_from_there(page):
+    page.open().type("red")
+    assert page.ids == [hit["id"] for hit in query_server(page.driver.address, ("texts", "red"))["hits"]]
+    assert page.one("#headline").text == "Nearest first"
+    page.wait(lambda: page.driver.current_url.endswith("?text=red"), "the words in the address")
+    assert not page.one("#extra-images").is_displayed()
+    first = page.ids[0]
+    page.press(page.one(".tile .use"))
+    assert page.steps == 1 and first not in page.ids
+    page.open().type("red")
+    page.one("#text").clear()
+    page.type(" ")
+    assert len(page.ids) == 24 and "text=" not in page.driver.current_url
+
+
 def test_a_dropped_image_and_a_text_show_the_hits_of_the_server(page, shop):
     path = shop.images / plain(shop)
     page.open().drop(path)

@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./modules.mjs";
 
-const { emptyState, formatState, imagesOf, newStep, parseState, textOf, textsOf, withFilter, withLastStep, withStep } =
+const {
+  emptyState, formatState, imagesOf, newStep, parseState, textOf, textsOf, withFilter, withImage, withLastStep, withStep,
+  withText,
+} =
   await load("state.js");
 
 const ADDRESS =
@@ -25,6 +28,24 @@ test("an address is a state, and the state the same address", () => {
   assert.equal(formatState(state, ""), ADDRESS);
 });
 
+test("words alone are a step, until there are none", () => {
+  const words = withText(emptyState(), "red dress");
+  assert.deepEqual(words.steps, [{ extraImages: [], edits: [], text: "red dress" }]);
+  assert.deepEqual(imagesOf(words.steps[0]), []);
+  assert.equal(formatState(words, ""), "?text=red+dress");
+  assert.deepEqual(parseState("?text=red+dress"), words);
+  assert.deepEqual(parseState("?edit=red+dress&text=with+dots").steps[0].edits, ["red dress"]);
+  assert.deepEqual(withText(words, " ").steps, []);
+  const image = withStep(emptyState(), newStep({ id: "a.png" }, "red"));
+  assert.deepEqual(withText(image, "").steps, [newStep({ id: "a.png" })]);
+});
+
+test("the first image of words alone is their reference, the next one is to be like as well", () => {
+  const first = withImage(withText(emptyState(), "red dress"), { id: "a.png" });
+  assert.deepEqual(first.steps, [{ ...newStep({ id: "a.png" }, "red dress") }]);
+  assert.deepEqual(withImage(first, { upload: "0f" }).steps[0].extraImages, [{ upload: "0f" }]);
+});
+
 test("an empty state has no address, and another gallery is in it", () => {
   assert.equal(formatState(emptyState("shoes"), "shoes"), "");
   assert.equal(formatState(emptyState("shoes"), "dresses"), "?gallery=shoes");
@@ -32,7 +53,7 @@ test("an empty state has no address, and another gallery is in it", () => {
 });
 
 test("a damaged address does no harm", () => {
-  assert.deepEqual(parseState("?text=red&edit=blue&and-like=a.png&other=1"), emptyState());
+  assert.deepEqual(parseState("?and-like=a.png&text=+&other=1"), emptyState());
   for (const [value, balance] of [["7", 1], ["-1", 0], ["half", 0], ["", 0]]) {
     assert.equal(parseState(`?balance=${value}`).balance, balance);
   }

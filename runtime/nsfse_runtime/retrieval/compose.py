@@ -8,7 +8,7 @@ import numpy as np
 
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.retrieval.query import ComposedQuery, Query
-from nsfse_runtime.types import Floats, QueryFeatures, Scorer, TargetFeatures
+from nsfse_runtime.types import Floats, QueryFeatures, Scorer, TargetFeatures, vector_only_query
 
 NEGATIVE_VECTOR_SHARE = 0.2
 """What a negative text takes from the stage-1 vector (docs/queries.md)."""
@@ -16,6 +16,8 @@ NEGATIVE_WORD_SHARE = 0.1
 """How much the words of a negative text count in S."""
 NEGATIVE_PENALTY = 3.0
 """How much S loses for the words of a negative text over the boundary."""
+NEGATIVE_SENTENCE_SHARE = 0.4
+"""What a negative text takes from the vector of words alone (docs/queries.md §10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,12 @@ class QueryInputs:
 
     Attributes:
         query: The query.
-        references: Features of its m references, [m, d] and [m, R, d].
+        references: Features of its m references, [m, d] and [m, R, d]; None without any.
         negative_images: Features of its p negative images, [p, d] and [p, R, d]; None without any.
     """
 
     query: Query
-    references: TargetFeatures
+    references: TargetFeatures | None
     negative_images: TargetFeatures | None = None
 
 
@@ -82,6 +84,8 @@ def stack_features(images: Sequence[TargetFeatures]) -> TargetFeatures:
 def _compose_all(scorer: Scorer, batch: Sequence[QueryInputs]) -> list[ComposedQuery]:
     groups = [
         [_ReferenceState(inputs.query, inputs.references.take([row])) for row in range(len(inputs.references))]
+        if inputs.references
+        else []
         for inputs in batch
     ]
     states = [state for group in groups for state in group]
@@ -108,13 +112,14 @@ def build_composed_query(scorer: Scorer, inputs: QueryInputs, states: Sequence[_
         (part,) = states[0].edits
         texts, reference = (slice(0, len(part.tokens)),), states[0].reference.vectors[0]
         return ComposedQuery(part.vector, (part,), part.word_weights, texts, reference=reference)
-    sentence = _mean_sentence(scorer, query.texts) if query.balance > 0.5 else None
+    sentence = _mean_sentence(scorer, query.texts) if query.share_of_words > 0.5 else None
     negative_sentences = scorer.sentence(list(query.negative_texts)) if query.negative_texts else ()
+    if sentence is not None and not states:
+        return _words_alone(scorer, inputs, sentence, negative_sentences)
     parts = tuple(_part(scorer, state, sentence, negative_sentences) for state in states)
     mean: Floats = np.mean([part.vector for part in parts], axis=0, dtype=np.float32)
     vector = parts[0].vector if len(parts) == 1 else unit(mean)
-    images = inputs.negative_images
-    negative_queries = tuple(_image_query(images.take([row])) for row in range(len(images))) if images else ()
+    negative_queries = _negative_queries(inputs)
     return ComposedQuery(
         vector=vector,
         parts=parts,
@@ -124,11 +129,37 @@ def build_composed_query(scorer: Scorer, inputs: QueryInputs, states: Sequence[_
         negative_queries=negative_queries,
         negative_thresholds=tuple(_negative_threshold(scorer, negative, vector) for negative in negative_queries),
         needs_rerank=(
-            0 < query.balance < 1
+            0 < query.share_of_words < 1
             or bool(query.negative_texts or negative_queries)
-            or (len(parts) > 1 and query.balance == 0)
+            or (len(parts) > 1 and query.share_of_words == 0)
         ),
     )
+
+
+def _words_alone(
+    scorer: Scorer, inputs: QueryInputs, sentence: Floats, negative_sentences: Iterable[Floats]
+) -> ComposedQuery:
+    """Return the query of texts without an image: the vector of their `sentence` [d], and no words of evidence."""
+    for negative in negative_sentences:
+        sentence = sentence - np.float32(NEGATIVE_SENTENCE_SHARE) * negative
+    negative_queries, vector = _negative_queries(inputs), unit(sentence)
+    part = replace(negative_queries[0], vector=vector) if negative_queries else vector_only_query(vector)
+    no_words = np.empty(0, np.float32)
+    return ComposedQuery(
+        vector=vector,
+        parts=(part,),
+        word_weights=no_words,
+        texts=(slice(0, 0),) * (len(inputs.query.texts) + len(inputs.query.negative_texts)),
+        word_penalties=(no_words.reshape(0, 0),),
+        negative_queries=negative_queries,
+        negative_thresholds=tuple(_negative_threshold(scorer, negative, vector) for negative in negative_queries),
+        needs_rerank=bool(negative_queries),
+    )
+
+
+def _negative_queries(inputs: QueryInputs) -> tuple[QueryFeatures, ...]:
+    images = inputs.negative_images
+    return tuple(_image_query(images.take([row])) for row in range(len(images))) if images else ()
 
 
 def _negative_threshold(scorer: Scorer, negative: QueryFeatures, vector: Floats) -> float:
@@ -182,8 +213,8 @@ def _part(
     w_global, w_cross = scorer.info.mix
     scale = NEGATIVE_WORD_SHARE * w_global / w_cross if w_cross else 1.0
     part = join_edits(state.edits) if state.edits else _image_query(state.reference)
-    if state.query.balance != 0.5:
-        part = apply_balance(part, state.reference.vectors[0], sentence, state.query.balance)
+    if state.query.share_of_words != 0.5:
+        part = apply_balance(part, state.reference.vectors[0], sentence, state.query.share_of_words)
     for negative, vector in zip(state.negatives, negative_sentences, strict=True):
         part = add_negative_text(part, negative, vector, scale)
     return part

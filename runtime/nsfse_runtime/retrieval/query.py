@@ -20,17 +20,18 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A query to a gallery.
 
     Attributes:
-        references: One image or more to start from: files, bytes, pixels, or ids of the gallery.
-        texts: What should be different, one edit each.
+        references: Images to start from: files, bytes, pixels, or ids of the gallery; none for a
+            search by words alone.
+        texts: What should be different, one edit each; none for a search by images alone.
         negative_texts: What must not be there.
         negative_images: Images that hits must not be like.
         balance: From 0, like the image alone, over 0.5, both as trained, to 1, like the words
-            alone.
+            alone; without images or without texts it has no effect.
 
     The other fields are those of `Retriever.query`.
     """
 
-    references: tuple[Reference, ...]
+    references: tuple[Reference, ...] = ()
     texts: tuple[str, ...] = ()
     negative_texts: tuple[str, ...] = ()
     negative_images: tuple[Reference, ...] = ()
@@ -44,8 +45,20 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_simple(self) -> bool:
         """Return whether this is one image and one text, as the model was trained."""
-        several = len(self.references) > 1 or len(self.texts) != 1 or self.negative_texts or self.negative_images
-        return not several and self.balance == 0.5
+        one_each = len(self.references) == 1 and len(self.texts) == 1
+        return one_each and not self.negative_texts and not self.negative_images and self.balance == 0.5
+
+    @property
+    def is_alone(self) -> bool:
+        """Return whether this is words without an image, or images without words."""
+        return not self.references or not self.texts
+
+    @property
+    def share_of_words(self) -> float:
+        """Return `balance`, 0 without texts and 1 without images."""
+        if self.is_alone:
+            return float(bool(self.texts))
+        return self.balance
 
     def check(self) -> None:
         """Raise UsageError for what no gallery can answer."""
@@ -57,10 +70,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"min_confidence is {self.min_confidence}; give a confidence from 0 to 1")
         if not 0 <= self.balance <= 1:
             raise UsageError(f"balance is {self.balance}; give 0 (like the image) to 1 (like the words)")
-        if not self.references:
-            raise UsageError("a query needs an image to start from; give one or more references")
-        if not self.texts and self.balance > 0:
-            raise UsageError("a query needs a text; say what should be different, or give a balance of 0")
+        if not self.references and not self.texts:
+            raise UsageError("a query needs an image or a text; give references, texts, or both")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,10 @@ class ResolvedImage:
     copies: Rows
 
 
-def as_tuple(reference: "Reference | Sequence[Reference]") -> tuple[Reference, ...]:
+def as_tuple(reference: "Reference | Sequence[Reference] | None") -> tuple[Reference, ...]:
     """Return the references of a query: an array, bytes and a name are one, though they could be iterated over."""
+    if reference is None:
+        return ()
     is_single = isinstance(reference, bytes | bytearray | memoryview | str | os.PathLike | np.ndarray | Upload)
     return (reference,) if is_single or not isinstance(reference, Iterable) else tuple(reference)  # type: ignore[arg-type, return-value]
 

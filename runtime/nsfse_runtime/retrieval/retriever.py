@@ -65,7 +65,7 @@ class Retriever:
 
     def query(
         self,
-        reference: Reference | Sequence[Reference],
+        reference: Reference | Sequence[Reference] | None = None,
         text: str | Sequence[str] = (),
         k: int = 10,
         where: Where | None = None,
@@ -77,13 +77,13 @@ class Retriever:
         balance: float = 0.5,
         heatmaps: bool = False,
     ) -> Result:
-        """Find the `k` images that are like `reference` but for what `text` says.
+        """Find the `k` images that are like `reference` but for what `text` says, or by one of the two alone.
 
         Args:
             reference: An image file, its bytes, pixels [H, W, 3] (uint8, RGB), a Pillow image, or
                 the id of a gallery image; or several of these. Neither it nor any image with the
-                same bytes is among the hits.
-            text: What should be different, one edit each.
+                same bytes is among the hits. None for a search by words alone.
+            text: What should be different, one edit each; none for a search by images alone.
             k: How many hits to find.
             where: A filter on metadata: only images that fit it are found (see Snapshot.mask).
             rerank: How many candidates of stage 1 are ordered by the whole score, at least k; 0
@@ -169,6 +169,8 @@ class Retriever:
             images.append(image.source)
             if not isinstance(image.source, int):
                 timer.lap("decode")
+        if query.is_alone and self._info.confidence:
+            notes = (*notes, "no confidence is fitted to a search by words or images alone")
         return _ResolvedQuery(query, mask, images, notes)
 
     def _check_confidence(self, query: Query) -> None:
@@ -200,7 +202,8 @@ class Retriever:
             own = [next(features) for _ in query.images]
             count = len(query.query.references)
             negative = stack_features(own[count:]) if own[count:] else None
-            inputs.append(QueryInputs(query.query, stack_features(own[:count]), negative))
+            references = stack_features(own[:count]) if count else None
+            inputs.append(QueryInputs(query.query, references, negative))
         return inputs
 
     def _search(self, snapshot: Snapshot, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Result:

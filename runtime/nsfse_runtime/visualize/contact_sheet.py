@@ -71,7 +71,8 @@ def _draw(rows: Sequence[SheetRow], title: str) -> "Image":
 
 def _draw_query(sheet: "Image", pen: "ImageDraw", row: SheetRow, corner: tuple[int, int]) -> None:
     x, y = corner
-    _paste(sheet, pen, row.pixels, corner, LINE, 1)
+    if row.pixels is not None:
+        _paste(sheet, pen, row.pixels, corner, LINE, 1)
     y += THUMBNAIL[0] + 6
     for line in _wrap(pen, f"“{printable(row.text)}”", _font(16), THUMBNAIL[1] + _GAP, 3):
         pen.text((x, y), line, INK, _font(16))

@@ -78,9 +78,11 @@ def section(row: SheetRow, heading: str = "h2") -> str:
         f'<li>{safe(caption)}<span class="frame">{_image(image, caption)}</span></li>' for caption, image in row.more
     )
     notes = "".join(f'<p class="unread">{safe(note)}</p>' for note in row.notes)
+    reference = None if row.pixels is None else _image(row.pixels, "the reference image")
+    frame = f'<div class="frame">{reference}</div>' if reference else ""
     return (
         '<section class="result"><div class="query">'
-        f'<div class="frame">{_image(row.pixels, "the reference image")}</div>'
+        f"{frame}"
         f'<div><{heading}>“{safe(row.text)}”</{heading}><p class="note">{safe(row.note)}</p>'
         f"{notes}"
         f'<ul class="more">{more}</ul></div></div><ol>{hits}</ol></section>\n'

@@ -60,9 +60,9 @@ class SheetHit:
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """One query: the reference image [H, W, 3], its text, and its hits, best first."""
+    """One query: the reference image [H, W, 3] (None for words alone), its text, and its hits, best first."""
 
-    pixels: Pixels
+    pixels: Pixels | None
     text: str
     hits: tuple[SheetHit, ...]
     note: str = ""
@@ -98,7 +98,7 @@ class SheetSource(Protocol):
 
 
 def sheet_row(
-    reference: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | None,
     text: str,
     hits: Sequence[SheetSource],
     *,
@@ -110,7 +110,7 @@ def sheet_row(
     """Load the thumbnails of one query.
 
     Args:
-        reference: The reference image's file.
+        reference: The reference image's file; None for words alone.
         text: The query's text.
         hits: The hits, best first; one whose file is gone stays, without an image.
         right: Ids of the right answers; None where they are not known.
@@ -137,7 +137,8 @@ def sheet_row(
         for h in hits
     )
     others = tuple((caption, load_image(path, THUMBNAIL)) for caption, path in more)
-    return SheetRow(load_image(reference, THUMBNAIL), text, tuple(thumbnails), note, others, tuple(notes))
+    pixels = None if reference is None else load_image(reference, THUMBNAIL)
+    return SheetRow(pixels, text, tuple(thumbnails), note, others, tuple(notes))
 
 
 def thumbnail(pixels: Pixels) -> "Image":

@@ -165,22 +165,50 @@ def gallery(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a red bag"], 'put the image first: nsfse query IMAGE "a red bag" -g'),
-        (["red"], 'put the image first: nsfse query IMAGE "red" -g'),
         (["-", "red"], "an image is not read from stdin"),
         (["https://example.com/a.jpg", "red"], "an image is not fetched from a URL"),
         (["file:///a.jpg", "red"], "an image is not fetched from a URL"),
         (["data:image/png;base64,AAAA", "red"], "an image is not fetched from a URL"),
         (["a.png", "red", "--and-like", "ftp://example.com/b.png"], "an image is not fetched from a URL"),
         (["a.png", "red", "--exclude-image", "-"], "an image is not read from stdin"),
-        (["a.png"], "a query needs a text"),
-        (["a"], "a query needs a text"),
+        ([], "a query needs an image or a text"),
+        (["a.png", "red", "--text", "blue"], "the text is given twice, as 'red' and as --text 'blue'"),
+        (["--text", "red", "--min-confidence", "0.5"], "confidence"),
     ],
 )
 def test_what_is_no_reference_image_is_named(capsys, gallery, arguments, words):
     code, out, err = run(capsys, "query", *arguments, "-g", str(gallery))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "note"),
+    [
+        (["red bag"], 2, 'no image is called red bag, so it is read as words, as with --text "red bag"'),
+        (["--text", "red"], 2, ""),
+        (["--text", "red", "--exclude-image", "a.png"], 1, ""),
+        (["--text", "red", "--exclude-text", "green"], 2, ""),
+        (["a.png"], 1, ""),
+        (["a"], 1, 'a is read as the image a.png; for words: --text "a"'),
+        (["a.png", "--text", "red"], 1, ""),
+    ],
+)
+def test_words_alone_and_an_image_alone(capsys, gallery, arguments, count, note):
+    code, out, err = run(capsys, "query", *arguments, "-g", str(gallery), "--json")
+    assert (code, err) == (0, f"nsfse: {note}\n" if note else "")
+    assert len(json.loads(out)["hits"]) == count
+
+
+def test_a_file_that_is_not_there_is_no_text(capsys, gallery):
+    code, out, err = run(capsys, "query", "c.png", "-g", str(gallery))
+    assert (code, out, err.count("\n")) == (3, "", 1) and "c.png is neither a file nor an image of the gallery" in err
+
+
+def test_a_sheet_of_words_alone_has_no_reference(capsys, gallery, tmp_path):
+    sheets = ["--png", str(tmp_path / "s.png"), "--html", str(tmp_path / "s.html")]
+    assert run(capsys, "query", "--text", "red", "-g", str(gallery), *sheets)[0] == 0
+    assert "the reference image" not in (tmp_path / "s.html").read_text("utf-8") and (tmp_path / "s.png").exists()
 
 
 def test_a_folder_that_was_moved_is_named_with_the_way_on(capsys, gallery, tmp_path):

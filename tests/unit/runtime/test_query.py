@@ -90,7 +90,7 @@ def test_an_answer_is_the_same_alone_and_in_company(retriever: Retriever, galler
 def test_one_bad_query_does_not_spoil_the_others(retriever: Retriever, gallery: Gallery) -> None:
     good = Query(references=(gallery.ids[0],), texts=("red",))
     bad = {
-        UsageError: Query(references=(), texts=("red",)),
+        UsageError: Query(),
         NotFoundError: Query(references=("nothing-like-it",), texts=("red",)),
         ImageError: Query(references=(b"no image",), texts=("red",)),
         TextError: Query(references=(gallery.ids[1],), texts=("red", "  ")),
@@ -273,10 +273,48 @@ def test_the_grid_is_that_of_square_cells(model: OnnxScorer) -> None:
 def test_wrong_queries_say_what_to_do(retriever: Retriever, gallery: Gallery) -> None:
     a = gallery.ids[0]
     for said, options in (
-        ("needs a text", {"text": ()}),
-        ("give a balance of 0", {"text": (), "balance": 0.2}),
         ("balance is 2", {"text": "red", "balance": 2}),
-        ("image to start from", {"reference": (), "text": "red"}),
+        ("needs an image or a text", {"reference": (), "negative_texts": ["red"]}),
+        ("needs an image or a text", {"reference": None}),
     ):
         with pytest.raises(UsageError, match=said):
             retriever.query(**{"reference": a, **options})
+
+
+def test_words_alone_are_ranked_by_their_sentence(retriever: Retriever, gallery: Gallery, model: OnnxScorer) -> None:
+    snapshot = gallery.snapshot
+    for texts in ("red", ["red", "in green"]):
+        found = retriever.query(text=texts, k=30, rerank=7, balance=0.3)
+        sentences = model.sentence([texts] if isinstance(texts, str) else texts).mean(0)
+        rows, scores = exact_search(snapshot.vectors, sentences / np.linalg.norm(sentences), 30)
+        assert [hit.id for hit in found.hits] == [snapshot.ids[row] for row in rows]
+        assert len(found.hits) == len(gallery) and [text.words for text in found.texts] == [0] * len(found.texts)
+        np.testing.assert_allclose([hit.score for hit in found.hits], scores, atol=1e-6)
+        assert all((hit.is_match, hit.confidence, hit.evidence) == (None, None, ()) for hit in found.hits)
+        assert (found.has_match, found.threshold) == (None, None)
+    with pytest.raises(TextError):
+        retriever.query(text="xyzzy")
+
+
+def test_an_exclusion_from_words_alone_takes_a_share_of_its_sentence(
+    retriever: Retriever, gallery: Gallery, model: OnnxScorer
+) -> None:
+    red, green = model.sentence(["red", "in green"])
+    found = retriever.query(text="red", negative_texts=["in green"])
+    rows, _ = exact_search(gallery.snapshot.vectors, red - np.float32(0.4) * green, 10)
+    assert [hit.id for hit in found.hits] == [gallery.ids[row] for row in rows]
+    plain = retriever.query(text="red", k=3)
+    avoided = retriever.query(text="red", negative_images=[plain.hits[0].id], k=30)
+    assert plain.hits[0].id not in [hit.id for hit in avoided.hits] and len(avoided.hits) == len(gallery) - 1
+    assert avoided.hits[0].score <= plain.hits[1].score * model.info.mix[0] + 1e-5
+
+
+def test_an_image_alone_finds_the_nearest_vectors(retriever: Retriever, gallery: Gallery) -> None:
+    snapshot = gallery.snapshot
+    found = retriever.query(gallery.ids[3], k=5)
+    mask = np.ones(len(gallery), bool)
+    mask[snapshot.copies(3)] = False
+    rows, _ = exact_search(snapshot.vectors, snapshot.vectors[3], 5, mask)
+    assert [hit.id for hit in found.hits] == [gallery.ids[row] for row in rows]
+    assert [hit.id for hit in retriever.query(gallery.ids[3], k=5, balance=0).hits] == [hit.id for hit in found.hits]
+    assert all(hit.confidence is None for hit in found.hits)

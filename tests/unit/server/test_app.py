@@ -133,8 +133,7 @@ def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
 @pytest.mark.parametrize(
     ("fields", "status", "kind", "words"),
     [
-        ([TEXT], 400, "usage", "image"),
-        ([("reference_ids", "shelf00/item0001.png")], 400, "usage", "text"),
+        ([("negative_texts", "red")], 400, "usage", "needs an image or a text"),
         ([("reference_ids", "nowhere"), TEXT], 404, "not_found", "nowhere"),
         ([("reference_ids", "item0001"), TEXT], 404, "not_found", "item0001"),
         ([("reference_ids", "/etc/passwd"), TEXT], 404, "not_found", "/etc/passwd"),
@@ -214,6 +213,21 @@ def test_info_describes_what_is_served(server):
     tokenizer = server.services.galleries["shop"].model.tokenizer
     assert all(tokenizer.knows(text) for text in info.suggestions)
     assert not tokenizer.knows("more elegant")
+
+
+def test_words_alone_and_images_alone_are_queries(server):
+    served = server.services.galleries["shop"]
+    by_words = served.retriever.query(text="in blue", k=3)
+    status, reply, _ = server.query([("texts", "in blue"), ("k", "3")])
+    assert (status, [hit["id"] for hit in reply["hits"]]) == (200, [hit.id for hit in by_words.hits])
+    assert all((hit["is_match"], hit["confidence"], hit["evidence"]) == (None, None, []) for hit in reply["hits"])
+    name = served.gallery.ids[0]
+    batch = json.dumps({"queries": [{"texts": ["in blue"], "k": 3}, {"reference_ids": [name], "k": 3}, {}]}).encode()
+    _, _, body = server("POST", "/v1/query:batch", batch, [("Content-Type", "application/json")])
+    words, image, nothing = json.loads(body)["results"]
+    assert [hit["id"] for hit in words["hits"]] == [hit.id for hit in by_words.hits]
+    assert [hit["id"] for hit in image["hits"]] == [hit.id for hit in served.retriever.query(name, k=3).hits]
+    assert nothing["error"]["message"].startswith("a query needs an image or a text")
 
 
 def test_images_are_listed_by_pages_and_conditions(server):

@@ -7,12 +7,16 @@ import { listenForImages } from "./drop.js";
 import { Grid, flyToReference } from "./grid.js";
 import * as panel from "./panel.js";
 import {
-  MAX_PARTS, emptyState, formatState, imagesOf, newStep, parseState, textOf, withFilter, withLastStep, withStep,
+  MAX_PARTS, emptyState, formatState, imagesOf, newStep, parseState, textOf, withFilter, withImage, withLastStep, withStep,
+  withText,
 } from "./state.js";
 import { hasUpload, saveUpload } from "./uploads.js";
 
 const HITS = 24;
-const WELCOME = ["Find it with an image and a few words", "Drop an image, paste one, or start with one of these."];
+const WELCOME = [
+  "Find it with an image and a few words",
+  "Type what it looks like, drop an image, paste one, or start with one of these.",
+];
 const NO_UPLOAD = [
   "Your image is not available",
   "This address begins with an image from a device, and such images are stored nowhere else. " +
@@ -65,8 +69,8 @@ function changeState(changes) {
 }
 
 const setText = (value) => {
-  if (!state.steps.length) return showHint(value.trim() ? "Now choose an image to start from." : "");
-  return changeState(withLastStep(state, () => ({ text: value })));
+  const next = withText(state, value);
+  return next.steps.length === state.steps.length ? changeState(next) : setState(next);
 };
 
 // Finish the text that is typed, and start the next one.
@@ -84,8 +88,8 @@ function editLastText() {
 const withoutItem = (list, index) => list.filter((_, other) => other !== index);
 
 function addImage(image) {
-  if (state.steps.at(-1).extraImages.length + 1 >= MAX_PARTS) return;
-  setState(withLastStep(state, (step) => ({ extraImages: [...step.extraImages, image] })));
+  if (imagesOf(state.steps.at(-1)).length >= MAX_PARTS) return;
+  setState(withImage(state, image));
 }
 
 // Start the next step with an image; `element` shows it. A new search takes the text that is typed already.
@@ -151,11 +155,12 @@ function showHint(message, manner = "quiet") {
 function showQuery() {
   const step = state.steps.at(-1);
   document.body.classList.toggle("has-query", Boolean(step));
-  if (step && text.value !== step.text) text.value = step.text;
+  const typed = step?.text ?? "";
+  if (text.value !== typed) text.value = typed;
   if (find("#negative-text").value !== state.negativeText) find("#negative-text").value = state.negativeText;
   find("#copies").hidden = !step;
   const example = step?.edits.length ? "and with stripes" : "but red, and with stripes";
-  find("#text").placeholder = step ? example : "What should be different?";
+  find("#text").placeholder = step ? example : "What does it look like?";
   panel.showReference(state);
   panel.showSteps(state, goToStep);
   showParts();
@@ -232,7 +237,7 @@ function showSample(images, headline, lead) {
   panel.showUnread([]);
   grid.show(images);
   showHead(headline, lead);
-  showHint(!state.steps.length && text.value.trim() ? "Now choose an image to start from." : "");
+  showHint("");
   find("#show-others").hidden = images.length >= gallery().images;
   announce(`${headline}. ${images.length} images of the gallery to start with.`);
 }

@@ -20,7 +20,8 @@ const nameOf = ({ id, upload }) => (upload ? "your image" : id);
 
 export function showReference(state) {
   const step = state.steps.at(-1);
-  if (!step || (step.upload && !hasUpload(step.upload))) return hideReference();
+  const isShown = step?.id || (step?.upload && hasUpload(step.upload));
+  if (!isShown) return hideReference();
   const image = find("#reference-image");
   const url = urlOf(step, state.gallery, imageUrl);
   if (image.getAttribute("src") !== url) image.src = url;
@@ -42,9 +43,10 @@ export function showSteps(state, goTo) {
   nav.hidden = state.steps.length < 2;
   const items = state.steps.map((step, index) => {
     const last = index === state.steps.length - 1;
-    const names = imagesOf(step).map(nameOf).join(" and ");
+    const names = imagesOf(step).map(nameOf).join(" and ") || "words alone";
     const label = `step ${index + 1}: ${[names, textOf(step)].filter(Boolean).join(", ")}`;
     const thumbnails = imagesOf(step).map((image) => thumbnail(image, state.gallery));
+    if (!thumbnails.length) thumbnails.push(make("span", { className: "missing-image" }, "Aa"));
     const button = make("button", { type: "button", title: names, "aria-label": label }, ...thumbnails);
     if (last) button.setAttribute("aria-current", "step");
     button.addEventListener("click", () => goTo(index));
@@ -69,7 +71,7 @@ export function showExtraImages(state, remove) {
     return make("li", {}, button);
   });
   find("#extra-images ul").replaceChildren(...items);
-  find("#extra-images").hidden = !step;
+  find("#extra-images").hidden = !step || !imagesOf(step).length;
   find("#extra-images").classList.toggle("some", items.length > 0);
   find("#extra-images .add").hidden = items.length + 1 >= MAX_PARTS;
 }

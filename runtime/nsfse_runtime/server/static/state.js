@@ -1,12 +1,13 @@
 // The state of the page: the steps of a search, of which the last is the query, and what restricts it.
 // The address holds it, in the order of the steps: ?id=a.png&text=make+it+red&id=b.png&text=with+stripes
 // A step has an image (id, upload), extra reference images (and-like, and-upload), finished texts (edit), and the text
-// that is being typed (text).
+// that is being typed (text). The first step may be words alone.
 
 export const MAX_PARTS = 8; // images, texts and negative images of a query: as many as the service takes
 
-export const newStep = (image, text = "") => ({ ...image, extraImages: [], edits: [], text });
-export const imagesOf = ({ id, upload, extraImages }) => [upload ? { upload } : { id }, ...extraImages];
+export const newStep = (image = {}, text = "") => ({ ...image, extraImages: [], edits: [], text });
+export const imagesOf = ({ id, upload, extraImages }) =>
+  [...(upload ? [{ upload }] : id ? [{ id }] : []), ...extraImages];
 export const textsOf = (step) => [...step.edits, step.text].map((text) => text.trim()).filter(Boolean);
 export const textOf = (step) => textsOf(step).join(", ");
 
@@ -17,6 +18,7 @@ export const emptyState = (gallery = "") =>
 export function parseState(search) {
   const state = emptyState();
   for (const [name, value] of new URLSearchParams(search)) {
+    if ((name === "text" || name === "edit") && value.trim() && !state.steps.length) state.steps.push(newStep());
     const step = state.steps.at(-1);
     if (name === "id" || name === "upload") state.steps.push(newStep({ [name]: value }));
     else if (name === "text" && step) step.text = value;
@@ -37,7 +39,7 @@ export function formatState(state, firstGallery) {
   const params = new URLSearchParams();
   if (state.gallery !== firstGallery) params.append("gallery", state.gallery);
   for (const { id, upload, extraImages, edits, text } of state.steps) {
-    params.append(...(upload ? ["upload", upload] : ["id", id]));
+    if (upload || id) params.append(...(upload ? ["upload", upload] : ["id", id]));
     for (const image of extraImages) {
       params.append(...(image.upload ? ["and-upload", image.upload] : ["and-like", image.id]));
     }
@@ -57,6 +59,19 @@ export function formatState(state, firstGallery) {
 export function withLastStep(state, change) {
   const step = state.steps.at(-1);
   return { ...state, steps: state.steps.with(-1, { ...step, ...change(step) }) };
+}
+
+// The state after typing: words alone are the first step, and are no step without a text.
+export function withText(state, text) {
+  const step = state.steps.at(-1) ?? newStep();
+  const isEmpty = !imagesOf(step).length && !step.edits.length && !text.trim();
+  return { ...state, steps: [...state.steps.slice(0, -1), ...(isEmpty ? [] : [{ ...step, text }])] };
+}
+
+// The state with an image more in its last step: its first, or one to be like as well.
+export function withImage(state, image) {
+  const isFirst = !imagesOf(state.steps.at(-1)).length;
+  return withLastStep(state, ({ extraImages }) => (isFirst ? image : { extraImages: [...extraImages, image] }));
 }
 
 // The state with one step more; its image is no negative image any more.
