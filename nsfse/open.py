@@ -24,6 +24,7 @@ from nsfse_runtime.search.first_stage import SearchMode
 
 if TYPE_CHECKING:
     from nsfse.models.torch_scorer import TorchScorer
+    from nsfse_runtime.gallery.repair import RepairReport
     from nsfse_runtime.gallery.report import SyncProgress, SyncReport
     from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings
@@ -143,6 +144,32 @@ def _folder_instead(path: Path) -> str:
         return f"{path} is a bundle, not a gallery; name it with -b, and a gallery file in its place"
     kind = "a run" if (path / RUN).exists() else "a folder"
     return f"{path} is {kind}, not a gallery; the gallery file comes first: nsfse index GALLERY FOLDER -b BUNDLE"
+
+
+def repair_gallery(
+    path: Path, folder: Path | None, bundle: Path | None, device: ExecutionDevice = ON_CPU
+) -> "RepairReport":
+    """Make a damaged gallery whole, as far as its folder and its bundle are there.
+
+    Args:
+        path: The gallery file.
+        folder: The folder of its images; by default the one that it remembers.
+        bundle: The bundle; by default the one that it remembers. Without one, nothing is encoded again.
+        device: Where the bundle computes.
+
+    Returns:
+        What was kept, encoded again and lost.
+
+    Raises:
+        NsfseError: What gallery.repair.repair and Bundle.open raise.
+    """
+    from nsfse_runtime.gallery.repair import repair, verify
+
+    if bundle is None:
+        known = verify(path).facts.get("bundle")
+        bundle = Path(known) if known and Path(known).exists() else None
+    scorer = load_scorer(Bundle.open(bundle), device) if bundle is not None else None
+    return repair(path, folder, scorer, bundle.absolute() if bundle is not None else None)
 
 
 def open_retriever(

@@ -30,12 +30,13 @@ LONGEST = [
     "unit/repository/test_gpu_benchmark.py",
     "unit/data/test_catalogue.py",
     "unit/models/test_baselines.py",
-    "unit/runtime/test_gallery_kill.py",
+    "promises/test_p01_kill.py",
 ]
 
 
 # Files whose tests compute nothing that a kernel could round; all others are marked `numerics` and run twice.
 EXACT = {
+    "promises/test_p01_kill.py",
     "e2e/test_page.py",
     "e2e/test_public_protocols.py",
     "unit/cli/test_app.py",
@@ -63,7 +64,6 @@ EXACT = {
     "unit/runtime/test_bad_images.py",
     "unit/runtime/test_bundle.py",
     "unit/runtime/test_decode.py",
-    "unit/runtime/test_gallery_kill.py",
     "unit/runtime/test_hostile_bundles.py",
     "unit/runtime/test_memory.py",
     "unit/runtime/test_reader.py",

@@ -17,6 +17,7 @@ from nsfse.cli.errors import report
 from nsfse.cli.gallery_commands import index, query, serve
 from nsfse.cli.help_commands import demo, doctor, info
 from nsfse.cli.model_commands import export, import_clip, train
+from nsfse.cli.repair_commands import repair, verify
 
 WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data = typer.Typer(help="Draw a data set, prepare one, or check one.")
+gallery = typer.Typer(help="Check a gallery file, or repair one.")
 engines = typer.Typer(help="TensorRT engines of this machine.")
 bench = typer.Typer(help="Measure, and write tables.")
 
@@ -60,6 +62,9 @@ app.add_typer(data, name="data")
 data.command()(draw)
 data.command()(prepare)
 data.command()(check)
+app.add_typer(gallery, name="gallery")
+gallery.command()(verify)
+gallery.command()(repair)
 app.add_typer(engines, name="engines")
 engines.command()(add)
 engines.command("list")(list_engines)

@@ -91,6 +91,33 @@ def index_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def verification_text(found: Mapping[str, Any]) -> str:
+    """Return what is wrong with a gallery, a line each."""
+    if not found["faults"]:
+        return f"{found['images']} images, and all of it is as it was written"
+    return "\n".join(map(printable, _some(found["faults"], 50)))
+
+
+def repair_text(report: Mapping[str, Any]) -> str:
+    """Return what a repair kept, encoded again, and what is gone."""
+    if not report["faults"]:
+        return f"nothing is damaged: {report['kept']} images"
+    lines = [f"{len(report['faults'])} faults, {report['kept']} images kept, {report['encoded']} encoded again"]
+    if gone := report["gone"]:
+        lines += [f"{len(gone)} images are gone:", *(f"  {printable(name)}" for name in _some(gone, 20))]
+    if bare := report["without_metadata"]:
+        lines += [f"the metadata, if any, of {len(bare)} images are gone; index with --metadata:"]
+        lines += [f"  {printable(name)}" for name in _some(bare, 20)]
+    if report["problem"]:
+        lines.append(printable(report["problem"]))
+    return "\n".join([*lines, f"the damaged file is {printable(report['set_aside'])}"])
+
+
+def _some(lines: Sequence[str], count: int) -> list[str]:
+    rest = len(lines) - count
+    return [*lines[:count], *([f"... and {rest} more"] if rest > 0 else [])]
+
+
 def _rows_name(count: int) -> str:
     return "1 row of the table names" if count == 1 else f"{count} rows of the table name"
 

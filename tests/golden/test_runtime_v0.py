@@ -88,7 +88,8 @@ def test_info_is_as_recorded_before_and_after_indexing_again(copy, capsys):
     }
     index_again(capsys)
     answer = steady(run(capsys, "info", "gallery", "--json"))
-    changed = ("bundle", "generation", "bytes")
+    assert answer["format_version"] == 3
+    changed = ("bundle", "generation", "bytes", "format_version")
     assert {key: value for key, value in answer.items() if key not in changed} == {
         key: value for key, value in recorded.items() if key not in changed
     }

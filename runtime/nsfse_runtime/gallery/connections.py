@@ -18,10 +18,14 @@ class Connections:
     def store(self) -> GalleryStore:
         """Return this thread's connection. Raises IntegrityError or OutputError."""
         store: GalleryStore | None = getattr(self._local, "store", None)
-        if store is None:
-            store = self._local.store = GalleryStore.open_reader(self.path)
+        if store is None or store.is_outdated:
+            outdated, store = store, GalleryStore.open_reader(self.path)
+            self._local.store = store
             with self._opening:
                 self._stores.append(store)
+                if outdated is not None:
+                    self._stores.remove(outdated)
+                    outdated.close()
         return store
 
     def close(self) -> None:

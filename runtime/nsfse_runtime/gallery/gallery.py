@@ -1,6 +1,5 @@
 """Gallery: images' features in one SQLite file, in sync with a folder; one writer, many readers."""
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +65,8 @@ class Gallery:
                 raise OutputError(f"{gallery.path.parent} is not a folder; make it first")
             bundle = bundle_path if bundle_path is not None else model.info.bundle_path
             store.create(gallery.path, model.fingerprint, os.path.abspath(bundle) if bundle is not None else "")
-        store.check_format(gallery.path)
+        with store.GalleryStore.open_reader(gallery.path):
+            pass  # it is a gallery, of a format that is known
         if model is not None:
             gallery.check_model(model)
         return gallery
@@ -130,12 +130,12 @@ class Gallery:
     @property
     def fingerprint(self) -> str:
         """Identify the model whose features these are."""
-        return self._connections.store().read_meta("fingerprint")
+        return str(self._connections.store().meta()["fingerprint"])
 
     @property
     def bundle_path(self) -> Path | None:
         """Return the bundle's folder as it was when the gallery was made; None where the model was no bundle."""
-        path = self._connections.store().read_meta("bundle")
+        path = self._connections.store().meta()["bundle"]
         return Path(path) if path else None
 
     def info(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Gallery:
             "dim": meta.get("dim"),
             "regions": meta.get("regions"),
             "folder": meta["folder"],
-            "exclude": json.loads(meta.get("exclude", "[]")),
+            "exclude": list(current.read_list("exclude")),
             "bundle": meta["bundle"],
             "fingerprint": meta["fingerprint"],
             "generation": meta["generation"],

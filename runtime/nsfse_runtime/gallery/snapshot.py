@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.columns import Column
 from nsfse_runtime.gallery.connections import Connections
 from nsfse_runtime.gallery.filters import Selection, Where, select
-from nsfse_runtime.gallery.sqlite_file import damaged
+from nsfse_runtime.gallery.sqlite_file import damaged, well_formed
 from nsfse_runtime.gallery.store import GalleryStore
 from nsfse_runtime.image_names import Names, loose, nearest, nfc
 from nsfse_runtime.types import Floats, Mask, TargetFeatures
+
+_LARGEST_VALUE = 1e15  # of a feature: products of larger ones overflow
 
 
 def _distinguishable(name: str) -> str:
@@ -43,11 +45,13 @@ class Snapshot:
         store = connections.store()
         meta = store.meta()
         self.generation, self.folder = int(meta["generation"]), str(meta["folder"])
+        self._shape = meta.get("regions"), meta.get("dim")
         items = store.read_items()
         if len(items) != meta["items"]:
             raise damaged(self._path, f"{len(items)} images of {meta['items']}")
         self.ids: tuple[str, ...] = tuple(item[0] for item in items)
-        self.contents = np.array([item[1] for item in items], np.int64)
+        with well_formed(self._path):
+            self.contents = np.array([item[1] for item in items], np.int64)
         self._metadata = [item[2] for item in items]
         self._columns: dict[str, Column] = {}
         self._checksums = np.empty(0, np.uint64)
@@ -69,7 +73,16 @@ class Snapshot:
         if not np.array_equal(np.array(keys)[positions], self.contents):
             raise damaged(self._path, "a vector is missing")
         self._checksums = np.array(checksums, np.uint64)[positions]
-        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)[positions].astype(np.float32, copy=False)
+        if {len(blob) for blob in blobs} != {4 * (self._shape[1] or 0)}:
+            raise damaged(self._path, "a vector is not of the length of the others")
+        vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)
+        self._check_values(vectors)
+        return vectors[positions].astype(np.float32, copy=False)
+
+    def _check_values(self, features: Floats) -> None:
+        """Raise IntegrityError where features hold what is no number, or a huge one."""
+        if features.size and not (features.min() > -_LARGEST_VALUE and features.max() < _LARGEST_VALUE):
+            raise damaged(self._path, "a feature is not a number, or a huge one")
 
     def __len__(self) -> int:
         """Return N."""
@@ -101,11 +114,18 @@ class Snapshot:
             if store.generation == self.generation:
                 raise damaged(self._path, "an image's regions are missing")
             raise InputError(f"{self._path} was changed since it was read; call refresh() and try again")
-        return TargetFeatures(vectors, store.decode_regions([regions[key] for key in keys], vectors.shape[1]))
+        decoded = store.decode_regions([regions[key] for key in keys], vectors.shape[1])
+        if keys and decoded.shape[1:] != self._shape:
+            raise damaged(self._path, "an image's regions are not as many as those of others")
+        self._check_values(decoded)
+        return TargetFeatures(vectors, decoded)
 
     def path_of(self, row: int) -> Path:
         """Return where the image of `row` was when the folder was last indexed."""
-        return Path(self.folder, self.ids[row])
+        name = self.ids[row]
+        if PurePath(name).is_absolute() or ".." in name.split("/") or "\0" in name:
+            raise damaged(self._path, "an id leads out of its folder")
+        return Path(self.folder, name)
 
     def is_current(self, row: int) -> bool:
         """Tell whether the image's file is still as it was when it was encoded, by its time or by its content."""
@@ -177,7 +197,11 @@ class Snapshot:
     @cached_property
     def metadata(self) -> tuple[dict[str, str], ...]:
         """Return each row's columns and values."""
-        return tuple(json.loads(text) for text in self._metadata)
+        with well_formed(self._path):
+            rows: tuple[dict[str, str], ...] = tuple(map(json.loads, self._metadata))
+            if not {type(value) for row in rows for value in row.values()} <= {str}:
+                raise TypeError
+            return rows
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

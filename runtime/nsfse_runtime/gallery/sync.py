@@ -6,7 +6,7 @@ Order is what makes it safe to kill: a batch is committed first and reported aft
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -49,8 +49,12 @@ def sync(
     progress: Callable[[SyncProgress], None] | None = None,
     exclude: Sequence[str] | None = None,
     allow_removals: bool = False,
+    remembered: Mapping[str, str] | None = None,
 ) -> SyncReport:
-    """Make the gallery at `path` equal to `folder`. See Gallery.sync."""
+    """Make the gallery at `path` equal to `folder`. See Gallery.sync.
+
+    Images that are new get the metadata (JSON) that `remembered` has of their ids.
+    """
     batch, workers = batch or default_batch_size(scorer.image_size), workers or default_workers()
     check_is_folder(folder)
     rows = read_table(table) if table is not None else None
@@ -58,11 +62,12 @@ def sync(
         raise DataError(f"{table} has a header and no rows, which would clear all metadata; {HOW_TO_ALLOW}")
     with sole_writer(path), GalleryStore.open_writer(path) as store:
         own = {os.path.realpath(path) + suffix for suffix in COMPANIONS}
-        globs = clean_globs(exclude) if exclude is not None else _stored_globs(store)
+        globs = clean_globs(exclude) if exclude is not None else store.read_list("exclude")
         run = _Sync(folder, store, scorer, list_folder(folder, own, globs), globs, progress)
-        run.removals.check_folder(store.read_meta("folder", ""))
+        run.remembered = remembered or {}
+        run.removals.check_folder(store.meta()["folder"])
         if not allow_removals:
-            run.removals.check(json.loads(store.read_meta("mounts", "[]")))
+            run.removals.check(store.read_list("mounts"))
         if table is not None and rows is not None:
             run.take_table(table, rows)
             if not allow_removals:
@@ -93,10 +98,6 @@ def check_is_folder(folder: Path) -> None:
     raise UsageError(f"{folder} is a file, not a folder; name the folder that it is in")
 
 
-def _stored_globs(store: GalleryStore) -> tuple[str, ...]:
-    return tuple(json.loads(store.read_meta("exclude", "[]")))
-
-
 def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict[str, str] | None) -> SyncReport:
     """Add or update the one file `name` under `folder`, the gallery's own; look at nothing else.
 
@@ -116,7 +117,7 @@ def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dic
         IntegrityError: The gallery is damaged.
     """
     with sole_writer(path), GalleryStore.open_writer(path) as store:
-        globs = _stored_globs(store)
+        globs = store.read_list("exclude")
         if is_left_out(name, globs):
             raise InputError(f"{printable(name)} is left out of this gallery by its name; give it another one")
         status = (folder / name).stat()
@@ -171,6 +172,7 @@ class _Sync:
         self._store, self._scorer, self._progress, self._globs = store, scorer, progress, globs
         self.report = SyncReport(failed=list(listing.skipped), left_out=dict(sorted(listing.left_out.items())))
         self.columns: dict[str, str] | None = None
+        self.remembered: Mapping[str, str] = {}
         self._items = {name: Item(content, stamp, metadata) for name, content, stamp, metadata in store.read_files()}
         self.contents = store.content_keys()
         # Contents that an older decoder read with other colours: they are encoded again, under their key.
@@ -222,7 +224,7 @@ class _Sync:
 
     def _find_outdated(self) -> None:
         """Find what an older decoder read without its colour profile."""
-        if self._store.read_meta("decoder", "") != str(decode.DECODER_VERSION):
+        if self._store.meta().get("decoder", "") != str(decode.DECODER_VERSION):
             known = (name for name in self.listing.files if name in self._items)
             self._outdated = {self._items[name].content for name in known if has_profile(self.folder / name)}
 
@@ -323,11 +325,11 @@ class _Sync:
     def _metadata(self, name: str, item: Item | None) -> str:
         if self.columns is not None and name in self.columns:
             return self.columns[name]
-        return item.metadata if item is not None else "{}"
+        return item.metadata if item is not None else self.remembered.get(name, "{}")
 
     def _set_fact(self, key: str, value: str) -> None:
         """Set a fact where it is another one than before; an empty list need not be written."""
-        before = self._store.read_meta(key, "")
+        before = self._store.meta().get(key, "")
         if before != value and (before or value != "[]"):
             self._store.write_meta({key: value})
 

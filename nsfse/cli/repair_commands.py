@@ -1,0 +1,46 @@
+"""Commands that check and repair a gallery: gallery verify, gallery repair."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nsfse.cli.arguments import BundleOption, DeviceOption, Json
+from nsfse_runtime.errors import IntegrityError
+
+
+def verify(gallery: Annotated[Path, typer.Argument(help="The gallery file.")], as_json: Json = False) -> None:
+    """Read and check all of a gallery: its pages, and the checksum of every row.
+
+    Prints what is wrong and where, a line each, and exits with 5 where there is anything.
+    """
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.reports import verification_text
+    from nsfse_runtime.gallery.repair import verify as look
+
+    found = look(gallery)
+    print_result({"images": len(found.entries), "faults": found.faults}, verification_text, as_json)
+    if found.faults:
+        raise IntegrityError(f"{gallery} is damaged; see: nsfse gallery repair --help")
+
+
+def repair(
+    gallery: Annotated[Path, typer.Argument(help="The gallery file.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder of its images; a gallery remembers its own.")
+    ] = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Make a damaged gallery whole: keep all that checks, encode the rest again from the folder.
+
+    Says what is gone. The damaged file is kept beside the gallery as GALLERY.damaged.
+    """
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.reports import repair_text
+    from nsfse.open import repair_gallery, resolve_device
+
+    report = repair_gallery(gallery, folder, bundle, resolve_device(device, None, None))
+    print_result(asdict(report), repair_text, as_json)
