@@ -233,7 +233,7 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     assert read_token(tmp_path / "token") == TOKEN
     for mode in (0o444, 0o666, 0o620) if os.name == "posix" else ():
         (tmp_path / "token").chmod(mode)
-        with pytest.raises(UsageError, match="others may read or write the token in .*chmod 600"):
+        with pytest.raises(UsageError, match=r"others may read or write the token in .*chmod 600"):
             read_token(tmp_path / "token")
     (tmp_path / "token").chmod(0o600)
     (tmp_path / "token").write_text("two words")
