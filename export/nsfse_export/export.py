@@ -29,7 +29,7 @@ from nsfse_export.precision_gate import evaluator_for, reduce_bundle
 from nsfse_export.verify import Sample, draw_sample, verify
 from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
-from nsfse_runtime.inference.manifest import CARD, TOKENIZER, Manifest, Precision, write_manifest
+from nsfse_runtime.inference.manifest import CARD, TOKENIZER, AttributeBlock, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.types import RankingMode
 
@@ -174,7 +174,16 @@ def head_constants(model: NSFSE) -> HeadConstants:
         w_cross=w_cross,
         w_visual=w_visual,
         views=head.global_tokens,
+        blocks=_blocks(model),
     )
+
+
+def _blocks(model: NSFSE) -> tuple[AttributeBlock, ...]:
+    if not model.blocks:
+        return ()
+    shares, weights = model.blocks.shares().tolist(), model.blocks.agreement_weights.tolist()
+    described = zip(model.config.attributes.items(), shares, weights, strict=True)
+    return tuple(AttributeBlock(name, values, share, weight) for (name, values), share, weight in described)
 
 
 def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], scores: dict[str, Any]) -> Manifest:
@@ -193,6 +202,7 @@ def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], score
         max_words=model.config.max_words,
         boundary=boundary,
         head=head_constants(model).to_dict() if isinstance(model, NSFSE) else {},
+        blocks=_blocks(model) if isinstance(model, NSFSE) else (),
         decision=msgspec.to_builtins(checkpoint.decision) if checkpoint.decision else {},
         graphs=dict.fromkeys(graphs, "fp32"),
         trained_on=checkpoint.info.get("trained_on", {}),

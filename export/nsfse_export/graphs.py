@@ -90,7 +90,7 @@ class PairGraph(nn.Module):
 
     def __init__(self, model: NSFSE) -> None:
         super().__init__()
-        self.head = model.head
+        self.model, self.head = model, model.head
 
     def forward(
         self,
@@ -121,7 +121,7 @@ class PairGraph(nn.Module):
             (probes[end : end + views] * regions[:, end:]).sum(-1)[None],
             (regions @ across)[None],
         )
-        return self.head.total((vectors @ query)[None], pair)[0], pair.x[0]
+        return self.model.total(query[None], vectors[None], pair)[0], pair.x[0]
 
 
 class OnnxGru(nn.Module):

@@ -5,6 +5,7 @@ Y_kj = ⟨b_k, v_j⟩ and G = VVᵀ. The reason: the cosine of a unit row u with
 is Σ_j a_j⟨u, v_j⟩ / √(aᵀGa).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -12,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import IntegrityError
-from nsfse_runtime.inference.manifest import Manifest
+from nsfse_runtime.inference.manifest import AttributeBlock, Manifest
 from nsfse_runtime.types import Floats, PairScores, QueryFeatures, TargetFeatures
 
 Reals = NDArray[np.floating[Any]]
 _LEAST_NORM = 1e-8  # of aᵀGa, as in training
+_LEAST_SHARE = 1e-3  # before a logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class HeadConstants:
         w_visual: ω_v, the weight of the probes' similarity.
         views: V, how many of an image's last regions are views of the whole image. Each is compared
             with the same view alone.
+        blocks: The attributes that the last channels of a vector describe; none in older bundles.
     """
 
     t_c: float
@@ -43,25 +46,27 @@ class HeadConstants:
     w_cross: float
     w_visual: float
     views: int = 0
+    blocks: tuple[AttributeBlock, ...] = ()
 
     @classmethod
     def of(cls, manifest: Manifest) -> "HeadConstants":
         """Read them from a bundle's manifest. Raises IntegrityError where one is missing."""
-        needed = [name for name in cls.__slots__ if name != "views"]  # older bundles have none
+        needed = [name for name in cls.__slots__ if name not in ("views", "blocks")]
         if missing := [name for name in needed if name not in manifest.head]:
             raise IntegrityError(f"the manifest of {manifest.name} has no head constant {missing[0]}; export it again")
         constants: dict[str, Any] = {name: manifest.head[name] for name in needed}
-        return cls(**constants, views=int(manifest.head.get("views", 0)))
+        return cls(**constants, views=int(manifest.head.get("views", 0)), blocks=manifest.blocks)
 
     def to_dict(self) -> dict[str, float]:
-        """Return them as the manifest's `head`."""
-        return asdict(self)
+        """Return them as the manifest's `head`; `blocks` are a part of their own."""
+        return {name: value for name, value in asdict(self).items() if name != "blocks"}
 
 
 def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> PairScores:
     """Score one query against K targets, in the precision of the features.
 
-    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k); its word guides a probe's
+    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k) + Σ_a ω_a A_a, with A_a of
+    `agreements`; its word guides a probe's
     attention. Where κ_k < 0 the word names what must not be there, and n_k is how far it is over the
     boundary. Of a view's products only that with the same view counts.
 
@@ -88,7 +93,26 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     )
     visual = branch_sums @ query.probe_weights
     score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
+    score = score + agreements(query.vector, targets.vectors, head.blocks) @ [block.weight for block in head.blocks]
     return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
+
+
+def agreements(query: Floats, vectors: Floats, blocks: Sequence[AttributeBlock]) -> Reals:
+    """Return log(10⁻³ + Σ_v p̃_a p_a) [K, A]: how likely each attribute has the value that is wanted.
+
+    Args:
+        query: The query's vector [d].
+        vectors: Those of K images [K, d].
+        blocks: The A attributes, in the order of their channels; the last one's are the last.
+    """
+    sums: list[Reals] = []
+    end = len(query)
+    for block in reversed(blocks):
+        start = end - block.values
+        wanted, found = (rows[..., start:end] ** 2 / block.share for rows in (query, vectors))
+        sums.insert(0, found @ wanted)
+        end = start
+    return np.log(np.stack(sums, 1) + _LEAST_SHARE) if sums else np.zeros((len(vectors), 0))
 
 
 def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -> tuple[Reals, Reals]:

@@ -1,6 +1,7 @@
 """Vectors with a block for each attribute: how likely each of its values is (docs/method.md §7)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from nsfse_runtime.errors import DataError
 
 SCALE = 16.0  # of unit vectors before a classifier: its weights start small, and decay
-LEAST = 1e-3  # share of all values alike, so that no root has an infinite slope
+LEAST = 1e-3  # share of all values alike, so that no root has an infinite slope; and what is added before a logarithm
 REPLACED = -1.0  # texts start by replacing little
 LEAST_REST = 0.25  # share of d that must be left for what no attribute names
 
@@ -24,9 +25,13 @@ class AttributeBlocks(nn.Module):
         dim: d of the vectors.
         attributes: How many values each attribute has.
 
+    `agreement_weights` [A] are the ω_a of S, fitted after training (nsfse.training.score_weights); 0 before.
+
     Raises:
         DataError: They leave less than a quarter of d.
     """
+
+    agreement_weights: Tensor
 
     def __init__(self, dim: int, attributes: Mapping[str, int]) -> None:
         super().__init__()
@@ -42,6 +47,7 @@ class AttributeBlocks(nn.Module):
         self.replaced, self.requested = nn.Linear(dim, len(self.counts)), nn.Linear(dim, total)
         nn.init.constant_(self.replaced.bias, REPLACED)
         self.weights = nn.Parameter(torch.zeros(1 + len(self.counts)))
+        self.register_buffer("agreement_weights", torch.zeros(len(self.counts)))
 
     def describe(self, vectors: Tensor) -> Tensor:
         """Return the vectors g [B, d] of images, from the image encoder's unit `vectors` [B, d]."""
@@ -65,12 +71,35 @@ class AttributeBlocks(nn.Module):
         return self._join(composed[:, : self.rest], shares)
 
     def distributions(self, vectors: Tensor) -> list[Tensor]:
-        """Return p_a [B, C_a] of each attribute, from vectors g [B, d] of images or queries."""
-        blocks = torch.split(vectors[:, self.rest :], self.counts, -1)
+        """Return p_a [..., C_a] of each attribute, from vectors g [..., d] of images or queries."""
+        blocks = torch.split(vectors[..., self.rest :], self.counts, -1)
         return [(block / w).square() for block, w in zip(blocks, self._roots()[1:], strict=True)]
+
+    def agreements(self, queries: Tensor, vectors: Tensor) -> Tensor:
+        """Return log Σ_v p̃_a p_a of each attribute: how likely an image has the value that the query wants.
+
+        Args:
+            queries: Vectors of queries [B, d].
+            vectors: Vectors of M candidates of each [B, M, d].
+
+        Returns:
+            [B, M, A], at least log(LEAST).
+        """
+        both = zip(self.distributions(queries[:, None]), self.distributions(vectors), strict=True)
+        return torch.log(torch.stack([(wanted * found).sum(-1) for wanted, found in both], -1) + LEAST)
+
+    @torch.no_grad()
+    def shares(self) -> Tensor:
+        """Return w² [A], the part of each attribute in the length of a vector."""
+        return self._roots()[1:].square()
 
     def _roots(self) -> Tensor:
         return torch.softmax(self.weights, 0).sqrt()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        """Load weights; an older run has no `agreement_weights`."""
+        state_dict.setdefault(f"{prefix}agreement_weights", torch.zeros(len(self.counts)))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _shares(self, logits: Tensor) -> list[Tensor]:
         parts = torch.split(logits, self.counts, -1)

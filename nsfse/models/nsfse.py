@@ -11,7 +11,7 @@ from nsfse.models.autocast import widened
 from nsfse.models.backbones.base import scale_gradient
 from nsfse.models.composer import Composer
 from nsfse.models.encoders import Encoders
-from nsfse.models.similarity_head import QueryEncoding, TextReading
+from nsfse.models.similarity_head import PairSimilarities, QueryEncoding, TextReading
 from nsfse_runtime.types import RankingMode
 
 
@@ -65,3 +65,10 @@ class NSFSE(Encoders):
         enhanced = F.normalize(sentence + self.enhance(reading.summary_vector()), dim=-1)
         query: Tensor = self.composer(vectors, enhanced)
         return self.blocks.compose(vectors, enhanced, query) if self.blocks else query
+
+    def total(self, queries: Tensor, vectors: Tensor, pair: PairSimilarities) -> Tensor:
+        """Return S [B, M] of stage-1 `queries` [B, d] with M candidates each, their `vectors` [B, M, d]."""
+        total = self.head.total(torch.einsum("bd,bmd->bm", queries, vectors), pair)
+        if not self.blocks:
+            return total
+        return total + self.blocks.agreements(queries, vectors) @ self.blocks.agreement_weights

@@ -133,7 +133,7 @@ class TorchScorer:
         head = self.model.head
         with torch.inference_mode():
             pair = head.pair_similarities(query_encoding(query).to(self.device), self._tensor(targets.regions)[None])
-            score = head.total(self._tensor(targets.vectors @ query.vector)[None], pair)
+            score = self.model.total(self._tensor(query.vector)[None], self._tensor(targets.vectors)[None], pair)
         return PairScores(score[0].cpu().numpy(), pair.x[0].cpu().numpy(), head.cross_boundary.t)
 
 

@@ -29,7 +29,7 @@ from nsfse_runtime.types import QueryFeatures, TargetFeatures
 
 CANDIDATES, BATCH = 100, 128
 MISMATCHED = 32  # random wrong images a query in the statistics of t
-MIN_WEIGHT = 1e-3  # no part is switched off altogether
+MIN_WEIGHT, MAX_WEIGHT = 1e-3, 100.0  # none of ω_g, ω_c and ω_v is switched off altogether
 
 Images = Callable[[Sequence[str]], Pixels]
 
@@ -71,8 +71,11 @@ def fit_served(
     model = nsfse_of(scorer)
     lists = make_lists(scorer, protocol, images, queries)
     refits = fit_boundaries(model, lists)
+    fitted = _fusion_weights(model, lists)
     with torch.no_grad():
-        model.head.mix.copy_(_fusion_weights(model, lists))
+        model.head.mix.copy_(fitted[:3])
+        if model.blocks:
+            model.blocks.agreement_weights.copy_(fitted[3:])
     return refits
 
 
@@ -180,28 +183,56 @@ def _pair(model: NSFSE, gallery: TargetFeatures, query: QueryFeatures, rows: np.
 
 
 def _fusion_weights(model: NSFSE, lists: CandidateLists) -> Tensor:
-    """Return the `head.mix` [3] (before its softplus) that ranks the answers of `lists` best by cross entropy.
+    """Return the weights [3 + A] of S that rank the answers of `lists` best by cross entropy.
 
-    Where these have no samples, the model's own.
+    The `head.mix` (before its softplus), then ω_a. Where there are no samples, the model's own.
     """
     parts = [_score_parts(model, lists.gallery, sample) for sample in lists.samples]
-    return _fit(torch.stack(parts).clone()) if parts else model.head.mix.detach().cpu()
+    if parts:
+        return _fit(torch.stack(parts).clone())
+    agreement = [model.blocks.agreement_weights] if model.blocks else []
+    return torch.cat([model.head.mix.detach(), *agreement]).cpu()
 
 
 def _score_parts(model: NSFSE, gallery: TargetFeatures, sample: WeightSample) -> Tensor:
-    """Return what S is made of [C, 3]: of the answer, then of the best candidates by stage 1 without `others`."""
+    """Return what S is made of [C, 3 + A]: of the answer, then of the best candidates by stage 1 without `others`."""
     cosines = torch.from_numpy(gallery.vectors @ sample.query.vector)
     cosines[[*sample.others]] = NEG_INF
     wrong = cosines.clone()
     wrong[sample.answer] = NEG_INF
     rows = torch.cat([torch.tensor([sample.answer]), wrong.topk(min(CANDIDATES, len(wrong) - 1)).indices])
     pair = _pair(model, gallery, sample.query, rows.numpy())
-    return torch.stack([cosines[rows], pair.cross[0].cpu(), pair.visual[0].cpu()], 1)
+    parts = torch.stack([cosines[rows], pair.cross[0].cpu(), pair.visual[0].cpu()], 1)
+    if not model.blocks:
+        return parts
+    device = pair.cross.device
+    query, vectors = (
+        torch.from_numpy(array)[None].to(device) for array in (sample.query.vector, gallery.vectors[rows])
+    )
+    with torch.inference_mode():
+        return torch.cat([parts, model.blocks.agreements(query, vectors)[0].cpu()], 1)
 
 
 def _fit(parts: Tensor) -> Tensor:
-    """Fit three weights to `parts` [Q, C, 3], the target first, a convex problem; that of stage 1 is then 2."""
-    weights = torch.tensor([20.0, 5.0, 5.0]).requires_grad_()
+    """Fit the weights of `parts` [Q, C, 3 + A], the target first, a convex problem; that of stage 1 is then 2.
+
+    None is under 0: parts that mislead beside the others are left out, and the rest is fitted again.
+    """
+    kept = torch.ones(parts.shape[2], dtype=torch.bool)
+    weights = _least_loss(parts)
+    while (misleading := weights[1:] < 0).any():
+        kept[1:] &= ~misleading
+        weights = torch.zeros_like(weights)
+        weights[kept] = _least_loss(parts[..., kept])
+    weights = 2.0 * weights / weights[0].clamp_min(1.0)
+    mix = weights[:3].clamp(MIN_WEIGHT, MAX_WEIGHT)
+    mix = mix + torch.log(-torch.expm1(-mix))  # softplus backwards; log(expm1(x)) is infinite from 89 on
+    return torch.cat([mix, weights[3:].clamp_max(MAX_WEIGHT)])
+
+
+def _least_loss(parts: Tensor) -> Tensor:
+    """Return the weights [P] of `parts` [Q, C, P] with the least cross entropy, the target first."""
+    weights = torch.tensor([20.0, *[5.0] * (parts.shape[2] - 1)]).requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
     blocked = parts[..., 0] <= NEG_INF
     known = parts.masked_fill(blocked[..., None], 0.0)
@@ -214,6 +245,4 @@ def _fit(parts: Tensor) -> Tensor:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    fitted = weights.detach()
-    fitted = (2.0 * fitted / fitted[0].clamp_min(1.0)).clamp(MIN_WEIGHT, 100.0)
-    return fitted + torch.log(-torch.expm1(-fitted))  # softplus backwards; log(expm1(x)) is infinite from 89 on
+    return weights.detach()

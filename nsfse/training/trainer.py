@@ -153,7 +153,7 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.attributes.load_state_dict(part("attributes."))
-        self.ema = {name: value.to(self.device) for name, value in part("average.").items()}
+        self.ema |= {name: value.to(self.device) for name, value in part("average.").items()}
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer.").items():
             number, name = key.split(".", 1)

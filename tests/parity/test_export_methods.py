@@ -147,7 +147,10 @@ def test_the_numpy_head_of_an_ablation_is_that_of_torch(tmp_path, model):
 
 def test_a_bundle_of_attribute_blocks_is_verified_as_any_other(tmp_path):
     _, folder, report = export(tmp_path, **BLOCKS)
-    assert Bundle.open(folder).manifest.dim == 16 and set(report.verified["greatest_difference"]) >= {"numpy"}
+    manifest = Bundle.open(folder).manifest
+    assert manifest.dim == 16 and set(report.verified["greatest_difference"]) >= {"numpy"}
+    assert [(block.name, block.values) for block in manifest.blocks] == [("colour", 3), ("size", 2)]
+    assert all(0 < block.share < 1 and block.weight > 0 for block in manifest.blocks)
 
 
 @pytest.mark.parametrize(("model", "words"), [({"method": "artemis"}, "artemis"), ({"words": "sentence"}, "sentence")])

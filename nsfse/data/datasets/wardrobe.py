@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nsfse.data import CheckReport
+from nsfse.data import CheckReport, EvaluationProtocol
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.catalogue import CatalogueSource
 from nsfse.data.datasets.catalogue_options import CatalogueOptions
@@ -42,6 +42,14 @@ class WardrobeSource(CatalogueSource):
 
     def __init__(self, folder: Path, options: WardrobeOptions | None = None) -> None:
         super().__init__(folder, options or WardrobeOptions())
+
+    def calibration_split(self) -> EvaluationProtocol | None:
+        """Return the validation queries of both protocols: training shows no photo of these people."""
+        protocols = self.protocols("val")
+        if not any(protocol.gallery for protocol in protocols):
+            return super().calibration_split()
+        queries = tuple(query for protocol in protocols for query in protocol.queries)
+        return EvaluationProtocol("validation", VERSION, protocols[0].gallery, queries)
 
     def check(self) -> CheckReport:
         """Count images and queries against the official numbers, decode every image, and compare the annotations."""

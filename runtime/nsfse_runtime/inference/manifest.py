@@ -33,6 +33,22 @@ class FileEntry(msgspec.Struct, frozen=True):
     size: int
 
 
+class AttributeBlock(msgspec.Struct, frozen=True):
+    """One attribute among the last channels of a vector: the roots of the probabilities of its values, times √`share`.
+
+    Attributes:
+        name: Its name in the training data.
+        values: How many values it has, a channel each.
+        share: w², its part of the length of a vector.
+        weight: ω_a, its weight in S.
+    """
+
+    name: str
+    values: int
+    share: float
+    weight: float
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of manifest.json, which also holds `sha256` over all the rest of itself.
 
@@ -44,6 +60,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         regions: R, the regions of an image.
         boundary: "t_c" and "t_v" with the statistics they came from.
         head: The constants of the pair graph.
+        blocks: The attributes that vectors have blocks of, in the order of their channels; none in
+            older bundles, and without such blocks.
         decision: The confidence model (see confidence.Decision); {} where none was fitted.
         precision: The number type that the export was made with.
         graphs: The number type of each graph; empty in older bundles, which are float32.
@@ -65,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     max_words: int
     boundary: dict[str, float]
     head: dict[str, float] = {}
+    blocks: tuple[AttributeBlock, ...] = ()
     decision: dict[str, Any] = {}
     precision: Precision = "fp32"
     graphs: dict[str, Precision] = {}

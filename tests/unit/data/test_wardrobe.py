@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from nsfse.cli.app import main
+from nsfse.data import calibration_split
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.datasets.wardrobe import COUNTS, WardrobeOptions, WardrobeSource
 from nsfse.data.prepare import prepare_wardrobe
@@ -158,6 +159,13 @@ def test_the_set_trains_and_is_scored_by_its_name(made):
         "wardrobe-attribute": (492, VERSION),
         "wardrobe-caption": (300, VERSION),
     }
+
+
+def test_what_is_fitted_after_training_is_fitted_to_validation_queries(made):
+    held = calibration_split(open_source("wardrobe", made))
+    assert held and len(held.queries) == 792 and held.remove_reference
+    assert {ITEMS[item]["split"] for item in held.gallery} == {"val"}
+    assert {query.kind for query in held.queries} == {"colour", "category", "print", "sleeve", ""}
 
 
 def test_check_compares_with_what_ships(made):

@@ -1,6 +1,7 @@
 """Vectors with blocks of attributes: unit length, coefficients to the number, and what a text replaces."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,16 +10,22 @@ torch = pytest.importorskip("torch")
 
 from nsfse.benchmark.methods import method_settings
 from nsfse.config import ModelConfig, load_config
+from nsfse.data.text.vocabulary import build_vocabulary
+from nsfse.evaluation.reference_head import score_pairs
 from nsfse.models.attribute_blocks import AttributeBlocks
 from nsfse.models.checkpoint import load_checkpoint
 from nsfse.models.nsfse import NSFSE
+from nsfse.models.torch_scorer import TorchScorer
 from nsfse.training.dataloader import AttributeClasses
 from nsfse.training.loop import train
 from nsfse.training.objectives import with_blocks
+from nsfse_export.export import head_constants
 from nsfse_runtime.errors import DataError
+from nsfse_runtime.inference.tokenizer import Tokenizer
 from tests.random_run import random_model
 
 ATTRIBUTES = {"colour": 3, "size": 2}
+WORDS = Tokenizer.from_bytes(build_vocabulary(["make it red"]).to_str().encode())
 
 
 def unit(rows):
@@ -63,6 +70,45 @@ def test_a_text_replaces_the_attributes_that_it_names():
     torch.testing.assert_close(size, made.distributions(reference)[1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(unit(query[:, :7]), unit(composed[:, :7]))
     assert query.norm().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_agreement_is_the_chance_that_both_have_one_value():
+    made, images = blocks(), unit(torch.randn(5, 12))
+    with torch.no_grad():
+        g = made.describe(images)
+        colours, sizes = (p.numpy() for p in made.distributions(g))
+        found = made.agreements(g[:2], torch.stack([g[2:], g[:3]])).numpy()
+        shares = made.shares().numpy()
+    assert found.shape == (2, 3, 2)
+    for query, candidate, image in ((0, 0, 2), (0, 2, 4), (1, 0, 0)):
+        chances = [p[query] @ p[image] for p in (colours, sizes)]
+        np.testing.assert_allclose(found[query, candidate], np.log(np.add(chances, 1e-3)), atol=1e-4)
+    weights = np.exp([0.5, 1.0, -0.3])
+    np.testing.assert_allclose(shares, weights[1:] / weights.sum(), atol=1e-6)
+
+
+def test_the_whole_score_counts_agreement_by_its_weights_and_numpy_agrees():
+    small = {"width": 16, "dim": 16, "image_size": (32, 48), "attributes": ATTRIBUTES}
+    model, tokenizer = random_model(ModelConfig(**small), len(WORDS)), WORDS
+    scorer = TorchScorer(model, tokenizer)
+    images = scorer.encode_images(np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8))
+    (query,) = scorer.compose(images.take([0]), ["make it red"])
+    head = head_constants(model)
+    assert [block.name for block in head.blocks] == ["colour", "size"] and all(b.weight > 0.2 for b in head.blocks)
+    whole = scorer.score_pairs(query, images).score
+    np.testing.assert_allclose(score_pairs(query, images, head).score, whole, atol=1e-4)
+    before = score_pairs(query, images, replace(head, blocks=())).score
+    model.blocks.agreement_weights.zero_()
+    np.testing.assert_allclose(scorer.score_pairs(query, images).score, before, atol=1e-4)
+    assert np.ptp(whole - before) > 0.01
+
+
+def test_weights_from_before_agreement_counted_are_read_and_training_continues():
+    made = blocks()
+    old = {name: value for name, value in made.state_dict().items() if name != "agreement_weights"}
+    made.agreement_weights.fill_(1.0)
+    made.load_state_dict(old)
+    assert made.agreement_weights.tolist() == [0.0, 0.0]
 
 
 def test_a_certain_value_has_a_finite_gradient():

@@ -83,6 +83,28 @@ def test_weights_stay_finite_where_stage_1_knows_nothing():
     assert 89 < torch.nn.functional.softplus(_fit(parts))[2] <= 100
 
 
+def test_a_part_that_misleads_is_left_out_and_the_rest_fitted_again():
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(300, 6, 5, generator=generator)
+    parts[:, 0, [0, 2, 4]] += 1.0
+    parts[:, 0, 3] -= 1.0  # an attribute on which targets disagree
+    fitted = _fit(parts)
+    assert fitted[3] == 0 and fitted[4] > 0.5
+    torch.testing.assert_close(fitted[[0, 1, 2, 4]], _fit(parts[..., [0, 1, 2, 4]]))
+
+
+def test_attributes_have_weights_of_their_own():
+    config = ModelConfig(width=16, dim=16, image_size=(32, 32), attributes={"colour": 3, "size": 2})
+    model = random_model(config, len(WORDS))
+    plain = [EvalQuery(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
+    found = fit_mix(model, protocol_of(plain))
+    fit_served(TorchScorer(model, WORDS), protocol_of(plain), random_images)
+    assert len(found) == 5 and (model.blocks.agreement_weights >= 0).all()
+    torch.testing.assert_close(model.blocks.agreement_weights, fit_mix(model, protocol_of(plain))[3:])
+    none = EvaluationProtocol("p", "1", (), tuple(plain))
+    assert torch.equal(fit_mix(model, none), torch.cat([model.head.mix, model.blocks.agreement_weights]))
+
+
 def test_a_right_answer_that_is_not_there_gives_way_to_the_next():
     model = random_model(ModelConfig(width=16, dim=16, image_size=(32, 32)), len(WORDS))
     plain = [EvalQuery(str(at), ("make it red",), (str(at + 1),)) for at in range(0, 12, 2)]
