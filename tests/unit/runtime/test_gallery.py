@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sqlite3
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,8 @@ from nsfse_runtime.errors import (
     NotFoundError,
     OutputError,
     UsageError,
-    VersionError,
 )
-from nsfse_runtime.gallery import gallery_file, reader, schema, store, sync
+from nsfse_runtime.gallery import reader, sync
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.report import SyncProgress
 from nsfse_runtime.images.decode import load_image
@@ -57,55 +55,6 @@ def test_a_sync_holds_each_image_as_the_scorer_sees_it(gallery: Gallery, photos:
     np.testing.assert_array_equal(targets.vectors, gallery.snapshot.vectors[rows])
     np.testing.assert_allclose(targets.regions, expected.regions[rows], atol=4e-3)
     assert gallery.snapshot.path_of(7) == photos / gallery.ids[7]
-
-
-def test_only_what_is_new_is_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
-    vector = gallery.snapshot.vectors[gallery.snapshot.row("item0003")].copy()
-    report = gallery.sync(photos)
-    assert (report.unchanged, report.encoded, report.added) == (25, 0, 0)
-    save_image(photos / "one-more.png", 99)
-    (photos / "shelf00/item0003.png").rename(photos / "renamed.png")
-    shutil.copy(photos / "shelf00/item0004.png", photos / "twin.png")
-    (photos / "shelf00/item0005.png").unlink()
-    save_image(photos / "shelf00/item0006.png", 98, (30, 10))
-    os.utime(photos / "shelf00/item0007.png")
-    report = gallery.sync(photos)
-    counts = (report.added, report.renamed, report.removed, report.updated, report.unchanged, report.encoded)
-    assert counts == (2, 1, 1, 1, 22, 2) and scorer.encoded == 2
-    np.testing.assert_array_equal(gallery.snapshot.vectors[gallery.snapshot.row("renamed")], vector)
-    twins = gallery.snapshot.vectors[[gallery.snapshot.row("twin"), gallery.snapshot.row("shelf00/item0004.png")]]
-    np.testing.assert_array_equal(twins[0], twins[1])
-    assert "shelf00/item0005.png" not in gallery.ids and "shelf00/item0003.png" not in gallery.ids
-    assert gallery.info()["distinct"] == 25 and len(gallery) == 26
-
-
-def test_images_that_exchange_names_are_not_encoded(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
-    one, two = photos / "shelf00/item0001.png", photos / "shelf00/item0002.png"
-    before = gallery.snapshot.vectors[[1, 2]].copy()
-    one.rename(photos / "aside")
-    save_image(photos / "x.png", 1000, (40, 20))
-    two.rename(one)
-    (photos / "aside").rename(two)
-    os.utime(one, (1, 1))
-    os.utime(two, (2, 2))
-    report = gallery.sync(photos)
-    assert (report.updated, report.encoded) == (2, 1)
-    np.testing.assert_array_equal(gallery.snapshot.vectors[[1, 2]], before[::-1])
-
-
-@pytest.mark.parametrize(("age", "seen"), [(0.0, 1), (1.9, 1), (2.1, 0)])
-def test_a_change_within_the_clocks_tick_is_seen(
-    tmp_path: Path, scorer: ColourScorer, monkeypatch: pytest.MonkeyPatch, age: float, seen: int
-) -> None:
-    path = save_image(tmp_path / "photos/a.bmp", 1)
-    stamp = path.stat()
-    monkeypatch.setattr("time.time_ns", lambda: stamp.st_mtime_ns + int(age * 1e9))
-    gallery = Gallery.open(tmp_path / "g", scorer, create=True)
-    gallery.sync(tmp_path / "photos")
-    save_image(path, 2)
-    os.utime(path, ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
-    assert path.stat().st_size == stamp.st_size
-    assert gallery.sync(tmp_path / "photos").updated == seen
 
 
 def test_bad_files_are_listed_with_their_reason_and_not_tried_again(
@@ -199,12 +148,6 @@ def test_an_empty_or_foreign_folder_does_not_wipe_the_gallery(gallery: Gallery, 
     with pytest.raises(NotFoundError, match="no folder at"):
         gallery.sync(tmp_path / "gone")
     assert len(gallery) == 25
-
-
-def test_a_folder_that_moved_is_not_encoded_again(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
-    moved = photos.rename(photos.parent / "moved")
-    report = gallery.sync(moved)
-    assert report.unchanged == 25 and scorer.encoded == 0 and gallery.snapshot.path_of(0).is_file()
 
 
 def test_the_gallery_may_lie_in_its_own_folder(photos: Path, scorer: ColourScorer) -> None:
@@ -311,35 +254,6 @@ def test_progress_tells_what_is_committed(tmp_path: Path, photos: Path, scorer: 
     ]
 
 
-def test_an_interrupted_sync_goes_on_where_it_was(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
-    gallery = Gallery.open(tmp_path / "g", scorer, create=True)
-
-    def interrupt(progress: SyncProgress) -> None:
-        if progress.done >= 10:
-            raise KeyboardInterrupt
-
-    threads = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        gallery.sync(photos, batch=5, progress=interrupt)
-    assert threading.active_count() == threads
-    gallery.refresh()
-    assert len(gallery) == 10
-    assert gallery.sync(photos, batch=5).encoded == 15 and len(gallery) == 25
-
-
-def test_a_scorer_that_fails_leaves_whole_batches(tmp_path: Path, photos: Path) -> None:
-    class Failing(ColourScorer):
-        def encode_images(self, pixels: Pixels) -> TargetFeatures:
-            if self.encoded >= 10:
-                raise RuntimeError("out of memory")
-            return super().encode_images(pixels)
-
-    gallery = Gallery.open(tmp_path / "g", Failing(), create=True)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        gallery.sync(photos, batch=5)
-    assert len(gallery) == 10
-
-
 def test_features_that_are_no_numbers_are_refused(tmp_path: Path, photos: Path) -> None:
     class Broken(ColourScorer):
         def encode_images(self, pixels: Pixels) -> TargetFeatures:
@@ -351,92 +265,6 @@ def test_features_that_are_no_numbers_are_refused(tmp_path: Path, photos: Path) 
     with pytest.raises(IntegrityError, match="no numbers"):
         gallery.sync(photos)
     assert len(gallery) == 0
-
-
-def test_a_second_writer_is_refused_at_once_and_readers_read_on(
-    tmp_path: Path, photos: Path, scorer: ColourScorer
-) -> None:
-    path = tmp_path / "g"
-    gallery = Gallery.open(path, scorer, create=True)
-    seen: list[str] = []
-
-    def second(progress: SyncProgress) -> None:
-        with Gallery.open(path, ColourScorer()) as other:
-            with pytest.raises(OutputError, match="is being written by another process"):
-                other.sync(photos)
-            with other.reading() as snapshot:
-                assert len(snapshot) == progress.done
-        seen.append("refused")
-
-    gallery.sync(photos, batch=8, progress=second)
-    assert len(seen) == 5
-    assert gallery.sync(photos).unchanged == 25
-
-
-def test_readers_in_threads_see_whole_generations(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
-    path = tmp_path / "g"
-    gallery = Gallery.open(path, scorer, create=True)
-    done, sizes, wrong = threading.Event(), set(), []
-    shared = Gallery.open(path)
-
-    def read() -> None:
-        while not done.is_set():
-            with shared.reading() as snapshot:
-                targets = snapshot.targets(range(len(snapshot)))
-                sizes.add(len(snapshot))
-                if len(targets) != len(snapshot.ids) or len(targets.regions) != len(snapshot.ids):
-                    wrong.append(len(snapshot))
-
-    readers = [threading.Thread(target=read) for _ in range(4)]
-    for thread in readers:
-        thread.start()
-    for step in range(6):
-        gallery.sync(photos, batch=5)
-        save_images(photos, 5, first=100 + 5 * step)
-        for victim in sorted(photos.rglob("*.png"))[:3]:
-            victim.unlink()
-    done.set()
-    for thread in readers:
-        thread.join(10)
-    assert not wrong and len(sizes) > 1
-
-
-def test_rows_of_a_generation_that_is_gone_are_not_mixed_up(
-    gallery: Gallery, photos: Path, scorer: ColourScorer
-) -> None:
-    with Gallery.open(gallery.path, scorer) as reader:
-        row = reader.snapshot.row("item0001")
-        (photos / "shelf00/item0001.png").unlink()
-        gallery.sync(photos)
-        assert len(reader) == 25
-        with pytest.raises(InputError, match="changed since it was read; call refresh"):
-            reader.snapshot.targets([row])
-        reader.refresh()
-        assert len(reader) == 24
-
-
-def test_what_was_read_stays_one_generation_while_another_thread_refreshes(
-    gallery: Gallery, photos: Path, scorer: ColourScorer
-) -> None:
-    with Gallery.open(gallery.path, scorer) as shared:
-        snapshot = shared.snapshot
-        row = snapshot.row("item0012")
-        (photos / "shelf00/item0001.png").unlink()
-        gallery.sync(photos)
-        thread = threading.Thread(target=shared.refresh)
-        thread.start()
-        thread.join()
-        assert len(shared) == 24 and shared.snapshot.row("item0012") == row - 1
-        assert snapshot.ids[row] == "shelf01/item0012.png" and snapshot.is_current(row)
-        np.testing.assert_array_equal(snapshot.targets([row]).regions, shared.snapshot.targets([row - 1]).regions)
-
-
-def test_another_bundle_is_refused_and_nothing_is_deleted(gallery: Gallery, photos: Path) -> None:
-    with pytest.raises(VersionError, match="features of another bundle"):
-        Gallery.open(gallery.path, ColourScorer("another"), create=True)
-    with pytest.raises(VersionError, match="features of another bundle"):
-        gallery.sync(photos, ColourScorer("another"))
-    assert len(Gallery.open(gallery.path)) == 25
 
 
 def test_opening_what_is_not_there(tmp_path: Path, scorer: ColourScorer) -> None:
@@ -473,48 +301,6 @@ def test_other_files_are_no_galleries_and_stay_as_they_are(tmp_path: Path, score
         with pytest.raises(IntegrityError, match="is not a gallery"):
             Gallery.open(path, scorer, create=True)
     assert database.read_bytes() == before
-
-
-def test_a_newer_format_names_both_versions(gallery: Gallery) -> None:
-    gallery.close()
-    connection = sqlite3.connect(gallery.path)
-    connection.execute("PRAGMA user_version = 9")
-    connection.close()
-    with pytest.raises(VersionError, match="gallery format 9, this nsfse reads up to 3"):
-        Gallery.open(gallery.path)
-
-
-def test_a_migration_brings_an_older_gallery_to_a_newer_format(
-    gallery: Gallery, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    notes = "CREATE TABLE notes (id TEXT PRIMARY KEY)"
-
-    def add_a_table(connection: sqlite3.Connection) -> int:
-        connection.execute(notes)
-        return 4
-
-    monkeypatch.setattr(gallery_file, "FORMAT_VERSION", 4)
-    monkeypatch.setitem(schema._SCHEMAS, 4, (*schema._SCHEMAS[3], notes))
-    monkeypatch.setitem(schema.MIGRATIONS, 3, add_a_table)
-    ids = gallery.ids
-    assert gallery.info()["format_version"] == 3  # reading migrates nothing
-    assert gallery.sync(photos).encoded == 0
-    assert gallery.info()["format_version"] == 4 and gallery.ids == ids
-    with store.GalleryStore.open_reader(gallery.path) as opened:
-        assert opened.count("notes") == 0
-
-
-def test_a_migration_that_fails_leaves_the_gallery_as_it_was(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(connection: sqlite3.Connection) -> int:
-        connection.execute("DELETE FROM items")
-        connection.execute("DELETE FROM no_such_table")
-        return 4
-
-    monkeypatch.setitem(schema.MIGRATIONS, 3, fail)
-    with pytest.raises(IntegrityError, match="no such table"):
-        store.GalleryStore.open_writer(gallery.path)
-    gallery.refresh()
-    assert len(gallery) == 25 and gallery.info()["format_version"] == 3
 
 
 def test_info_and_the_bundle_it_remembers(tmp_path: Path, photos: Path, scorer: ColourScorer) -> None:
