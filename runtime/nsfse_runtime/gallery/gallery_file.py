@@ -113,7 +113,8 @@ class GalleryFile:
         try:
             yield
         finally:
-            self._run("COMMIT")
+            if self._connection.in_transaction:  # SQLite ends it after some errors
+                self._run("COMMIT")
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -80,7 +80,7 @@ def repair(path: Path, folder: Path | None, scorer: Scorer | None, bundle: Path 
             return RepairReport(kept=len(found.entries))
         fingerprint = _fingerprint(path, found, scorer)
         try:
-            with replacing(path, durable=True) as draft:
+            with replacing(path) as draft:  # SQLite has synced it when it is closed
                 kept = _write(draft, salvage, found, fingerprint, str(bundle or found.facts.get("bundle", "")))
                 aside = _move_aside(path)
         except OSError as error:

@@ -21,6 +21,7 @@ from nsfse_runtime.gallery.sqlite_file import Connection, connect_reader, transl
 
 _MOST_FAULTS = 1000  # listed of one kind
 _BAD_VALUE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)  # the latter where an error's message has what the file holds
 _HEADER = b"SQLite format 3\0"
 
 
@@ -110,7 +111,7 @@ class Salvage:
         try:
             connection.execute("BEGIN")
             found.format_version = self._format(connection)
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             found.faults.append(f"the schema: {error}")
         if not found.format_version:
             return found
@@ -150,7 +151,7 @@ class Salvage:
             for (line,) in connection.execute("PRAGMA integrity_check(20)").fetchall():
                 if line != "ok":
                     self._found.faults.extend(f"the file: {part}" for part in str(line).splitlines()[:20])
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             self._found.faults.append(f"the file: {error}")
 
     def _look_at_facts(self, connection: Connection) -> None:
@@ -224,7 +225,7 @@ class Salvage:
                     after = row[0]
                     yield row
                 return
-            except sqlite3.Error as error:
+            except _UNREADABLE as error:
                 fault = f"{table} after row {after}: {error}"
                 self._found.faults += [fault] if fault not in self._found.faults else []
                 following = self._readable_after(table, after)
@@ -250,7 +251,7 @@ class Salvage:
         self._connection.start_statement()
         try:
             self._connection.execute(f"SELECT * FROM {table} NOT INDEXED WHERE rowid >= ? LIMIT 1", (row,)).fetchone()
-        except sqlite3.Error:
+        except _UNREADABLE:
             return False
         return True
 

@@ -158,6 +158,8 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translate(path, error) from error
+    except UnicodeDecodeError as error:  # in an error's message, which names what the file holds
+        raise damaged(path, "a name is not UTF-8") from error
 
 
 @contextmanager
