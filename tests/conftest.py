@@ -37,6 +37,7 @@ LONGEST = [
 # Files whose tests compute nothing that a kernel could round; all others are marked `numerics` and run twice.
 EXACT = {
     "promises/test_p01_kill.py",
+    "promises/test_p15_stop.py",
     "e2e/test_page.py",
     "e2e/test_public_protocols.py",
     "unit/cli/test_app.py",
@@ -73,7 +74,7 @@ EXACT = {
     "unit/server/test_images.py",
     "unit/server/test_middleware.py",
     "unit/server/test_page_javascript.py",
-    "unit/server/test_stop.py",
+    "unit/server/test_start.py",
     "unit/test_config.py",
 }
 

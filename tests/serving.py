@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nsfse_runtime.server.telemetry import Log
 from tests.galleries import save_images
 
 BUNDLE = Path(__file__).parent / "golden" / "bundle"
+TEXT = ("texts", "make it red")
 TOKEN = "a-token-of-nineteen"
 PATIENCE = 200.0
 """Seconds after which what hangs is given up. No test's outcome depends on it."""
@@ -185,6 +187,24 @@ class Gate:
         self.held.set()
         assert self.open.wait(PATIENCE)
         return self._encode(pixels)
+
+
+class Callers:
+    """Concurrent queries of TEXT by image."""
+
+    def __init__(self, server, count):
+        self._pool = ThreadPoolExecutor(count)
+        self._server = server
+
+    def send(self, seed):
+        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("reference_images", image(seed))])
+
+    def wait_for_places(self, count):
+        wait_until(lambda: reserved(self._server) == count)
+
+
+def reserved(server):
+    return server.services.queue.reserved
 
 
 def image(seed=1, size=(20, 14), kind="PNG"):

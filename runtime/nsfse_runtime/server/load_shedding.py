@@ -38,7 +38,7 @@ class ConcurrencyLimitMiddleware(HTTPMiddleware):
 
 
 class ClientLimitMiddleware(HTTPMiddleware):
-    """Bounds the requests of one address that are answered at once, and the bytes of their bodies."""
+    """Bounds the requests of one address that are at work, health checks apart, and the bytes of their bodies."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         super().__init__(app)
@@ -47,6 +47,9 @@ class ClientLimitMiddleware(HTTPMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or raise HTTPError where its address has too many."""
+        if scope["path"] in HEALTH_PATHS:
+            await self.app(scope, receive, send)
+            return
         client, size = client_address(scope), _declared_bytes(Headers(scope=scope))
         if self._requests[client] >= MAX_CLIENT_REQUESTS or self._bytes[client] + size > MAX_CLIENT_BYTES:
             self._metrics.refused.labels("client").inc()

@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import os
-import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,76 +12,17 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from nsfse_runtime import Retriever
-from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.server import handlers
 from nsfse_runtime.server.queue import QueryQueue
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
-from tests.serving import PATIENCE, TOKEN, Gate, image, multipart, open_served, running, wait_until
-
-TEXT = ("texts", "make it red")
+from tests.serving import TEXT, TOKEN, Callers, Gate, image, multipart, open_served, reserved, running, wait_until
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     return open_served(tmp_path_factory.mktemp("queue"))
-
-
-class Callers:
-    """Concurrent queries by image."""
-
-    def __init__(self, server, count):
-        self._pool = ThreadPoolExecutor(count)
-        self._server = server
-
-    def send(self, seed):
-        return self._pool.submit(self._server.query, [TEXT, ("k", "3")], [("reference_images", image(seed))])
-
-    def wait_for_places(self, count):
-        wait_until(lambda: reserved(self._server) == count)
-
-
-def reserved(server):
-    return server.services.queue.reserved
-
-
-def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
-    with running(served) as server:
-        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
-        first = callers.send(100)
-        assert gate.held.wait(PATIENCE)
-        others = [callers.send(101 + number) for number in range(7)]
-        callers.wait_for_places(8)
-        wait_until(lambda: server.services.queue.waiting == 7)
-        gate.open.set()
-        replies = [call.result()[1] for call in (first, *others)]
-        assert gate.batches == [1, 7]
-    retriever = Retriever(served.model, served.gallery)
-    for number, reply in enumerate(replies):
-        alone = retriever.query(image(100 + number), "make it red", k=3).hits
-        assert [hit["id"] for hit in reply["hits"]] == [hit.id for hit in alone]
-        assert [hit["score"] for hit in reply["hits"]] == pytest.approx([hit.score for hit in alone], abs=1e-5)
-
-
-def test_a_full_queue_refuses_at_once_and_answers_the_rest(served, monkeypatch):
-    with running(served, queue=3, per_client=0) as server:
-        gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
-        calls = [callers.send(seed) for seed in range(3)]
-        callers.wait_for_places(3)
-        status, reply, headers = server.query([TEXT], [("reference_images", image(9))])  # the gate is closed meanwhile
-        assert (status, reply["error"]["type"]) == (503, "overloaded")
-        assert int(headers["retry-after"]) >= 1
-        body = json.dumps({"queries": [{"reference_ids": ["shelf00/item0001.png"], "texts": ["red"]}]}).encode()
-        head = [("Content-Type", "application/json")]
-        assert server("POST", "/v1/query:batch", body, head)[0] == 503
-        assert server.json("GET", "/healthz") == (200, {"status": "alive"})
-        gate.open.set()
-        assert [call.result()[0] for call in calls] == [200] * 3
-        assert gate.seen == 3
-        assert server.query([TEXT], [("reference_images", image(9))])[0] == 200
-        assert 'nsfse_refused_total{reason="full"} 2.0' in server("GET", "/metrics")[2].decode()
 
 
 def test_all_rejections_are_alike_and_no_body_is_parsed(served, monkeypatch):
@@ -170,61 +110,6 @@ def test_the_model_yields_to_the_thread_that_reads_requests(served):
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 
 
-def test_one_address_does_not_fill_the_queue(served, monkeypatch):
-    with running(served, queue=8, per_client=2) as server:
-        gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
-        calls = [callers.send(seed) for seed in range(2)]
-        callers.wait_for_places(2)
-        status, reply, headers = server.query([TEXT], [("reference_images", image(9))])
-        assert (status, reply["error"]["type"]) == (429, "overloaded")
-        assert "retry-after" in headers
-        gate.open.set()
-        assert [call.result()[0] for call in calls] == [200] * 2
-        assert not server.services.queue.clients
-
-
-def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
-    with running(served, deadline=600.0) as server:
-        gate, callers = Gate(served.model, monkeypatch), Callers(server, 4)
-        calls = [callers.send(0)]
-        assert gate.held.wait(PATIENCE)
-        calls += [callers.send(seed) for seed in range(1, 4)]
-        callers.wait_for_places(4)
-        server.advance(601)
-        replies = [call.result() for call in calls]
-        assert [(status, reply["error"]["type"]) for status, reply, _ in replies] == [(503, "expired")] * 4
-        assert all("retry-after" in headers for _, _, headers in replies)
-        gate.open.set()
-        assert server.query([TEXT, ("k", "3")], [("reference_images", image(50))])[0] == 200
-        assert gate.seen == 2  # the one that was at work, and the one after
-        wait_until(lambda: reserved(server) == 0)
-        assert 'nsfse_refused_total{reason="expired"} 4.0' in server("GET", "/metrics")[2].decode()
-
-
-def test_what_expires_before_it_is_decoded_is_not_decoded(served, monkeypatch):
-    decoded, go_on = [], threading.Event()
-
-    def slowly(stream, size):
-        decoded.append(stream)
-        assert go_on.wait(PATIENCE)
-        return load_image(stream, size)
-
-    monkeypatch.setattr("nsfse_runtime.server.conversion.load_image", slowly)
-    monkeypatch.setattr("nsfse_runtime.server.services.default_workers", lambda: 2)
-    with running(served, deadline=600.0) as server:
-        gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
-        gate.open.set()
-        calls = [callers.send(seed) for seed in range(8)]
-        callers.wait_for_places(8)
-        wait_until(lambda: len(decoded) == 2)
-        server.advance(601)
-        go_on.set()
-        replies = [call.result() for call in calls]
-        assert {(status, reply["error"]["type"]) for status, reply, _ in replies} == {(503, "expired")}
-        assert (len(decoded), gate.seen) == (2, 0)
-        wait_until(lambda: reserved(server) == 0)
-
-
 def test_what_is_late_is_left_out_though_its_timer_has_not_fired(served):
     async def outcomes():
         now = [0.0]
@@ -245,28 +130,6 @@ def test_what_is_late_is_left_out_though_its_timer_has_not_fired(served):
         return batch == [good], good.started_at, good.batch_size
 
     assert asyncio.run(outcomes()) == (True, 1.0, 1)
-
-
-def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
-    with running(served) as server:
-        gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
-        call = callers.send(0)
-        assert gate.held.wait(PATIENCE)
-        kind, body = multipart([TEXT], [("reference_images", image(1))])
-        head = (
-            f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        gone = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
-        for connection in gone:
-            connection.sendall(head.encode() + body)
-        callers.wait_for_places(4)
-        for connection in gone:
-            connection.close()
-        callers.wait_for_places(1)
-        gate.open.set()
-        assert call.result()[0] == 200
-        assert gate.seen == 1
-        assert [line["status"] for line in server.lines if line.get("route") == "/v1/query"].count(499) == 3
 
 
 def test_a_bug_in_the_model_is_a_500_and_the_next_is_answered(served, monkeypatch):
