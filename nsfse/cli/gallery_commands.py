@@ -89,6 +89,11 @@ def query(
     ] = 0.5,
     bundle: BundleOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="How many of the best to skip, for further pages.")] = 0,
+    fields: Annotated[str | None, typer.Option(help="Columns of metadata to show: price,size. All in JSON.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="A column of which only the best image of each value is shown.")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,6 +137,7 @@ def query(
     others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
     image, text = image_and_text(retriever.gallery, image, text, words, alone=not (more or and_like))
     references = tuple(name for name in (image, *(and_like or ())) if name is not None)
+    columns = tuple(name.strip() for name in fields.split(",")) if fields else ()
     request = Query(
         references=references,
         texts=tuple(part for part in (text, *(more or ())) if part is not None),
@@ -143,6 +149,9 @@ def query(
         rerank=rerank,
         min_confidence=min_confidence,
         heatmaps=heatmaps,
+        offset=offset,
+        fields=columns,
+        group_by=group_by,
     )
     images = [*references, *(exclude_image or ())]
     check_references(images)
@@ -152,11 +161,11 @@ def query(
         raise result
     write_sheets(retriever.gallery, image, request, result, png, html, others)
     if not as_json and not result.hits and result.has_match is None and all(text.whole for text in result.texts):
-        typer.echo(why_empty(retriever.gallery, where or (), result.notes))
+        typer.echo(why_empty(retriever.gallery, where or (), result))
     elif not as_json and in_colour():
-        show_query(result, image_file(retriever.gallery, image) if image else None, preview)
+        show_query(result, image_file(retriever.gallery, image) if image else None, preview, offset, columns)
     else:
-        print_result(result, query_text, as_json)
+        print_result(result, lambda found: query_text(found, offset, columns), as_json)
 
 
 def serve(

@@ -137,13 +137,13 @@ def write_sheets(
         html_page([row], html, title=f"nsfse: {text}")
 
 
-def why_empty(gallery: Gallery, where: Sequence[str], notes: Sequence[str] = ()) -> str:
+def why_empty(gallery: Gallery, where: Sequence[str], result: Result) -> str:
     """Return why a query without a threshold on confidence has no hits.
 
     Args:
         gallery: The gallery that was searched.
         where: The values of --where.
-        notes: The notes of the result.
+        result: The result without hits.
     """
     if not len(gallery):
         failed = gallery.failures()
@@ -152,6 +152,8 @@ def why_empty(gallery: Gallery, where: Sequence[str], notes: Sequence[str] = ())
         (reason, count), *rest = Counter(reason for _, reason in failed).most_common()
         others = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
         return f"the gallery is empty: no file could be taken ({count} of {len(failed)}: {printable(reason)}{others})"
+    if result.total:
+        return f"no more hits: {result.total} in all"
     if not where:
         return "the gallery has no image but those of the query"
     snapshot = gallery.snapshot
@@ -161,4 +163,4 @@ def why_empty(gallery: Gallery, where: Sequence[str], notes: Sequence[str] = ())
         reason = printable(f"no image in the gallery fits {unmet}")
     else:
         reason = "no image in the gallery fits all of these conditions"
-    return "\n".join([*map(printable, notes), reason])
+    return "\n".join([*map(printable, result.notes), reason])

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsfse.cli.formatting import columns, format_tree
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.image_names import loose
 
 if TYPE_CHECKING:
     from nsfse_runtime.retrieval.results import Hit, Result
@@ -148,8 +149,14 @@ def _is_no_image(reason: str) -> bool:
     return reason.endswith("not an image") or reason.startswith("not an image")
 
 
-def query_text(result: Any) -> str:
-    """Return the hits as a table; a word has + where matched, - where not, nothing where silent."""
+def query_text(result: "Result", offset: int = 0, fields: Sequence[str] = ()) -> str:
+    """Return the hits as a table; a word has + where matched, - where not, nothing where silent.
+
+    Args:
+        result: The answer.
+        offset: How many better hits there are.
+        fields: The columns of metadata to show.
+    """
     from nsfse_runtime.visualize.rows import verdict
 
     if not result.hits:
@@ -160,16 +167,25 @@ def query_text(result: Any) -> str:
             hit.score,
             _match(hit),
             hit.id,
+            *field_values(hit, fields),
             " ".join(e.word + MARKS[verdict(e, len(hit.evidence))] for e in hit.evidence),
         )
-        for rank, hit in enumerate(result.hits, 1)
+        for rank, hit in enumerate(result.hits, offset + 1)
     )
-    lines = [columns(("rank", "score", "match", "id", "words"), rows)]
+    lines = [columns(("rank", "score", "match", "id", *map(printable, fields), "words"), rows)]
     lines += match_lines(result)
     lines += map(printable, result.notes)
+    if offset:
+        lines.append(f"{offset + 1} to {offset + len(result.hits)} of {result.total}")
     if (total := result.timings_ms.get("total")) is not None:
         lines.append(f"{total:.0f} ms")
     return "\n".join(lines)
+
+
+def field_values(hit: "Hit", fields: Sequence[str]) -> list[str]:
+    """Return a hit's values in `fields`, which may be written in another case than the gallery's columns."""
+    values = {loose(name): value for name, value in hit.metadata.items()}
+    return [values.get(loose(name), "") for name in fields]
 
 
 def match_lines(result: "Result") -> list[str]:

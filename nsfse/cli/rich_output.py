@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nsfse.cli.reports import empty, match_lines
+from nsfse.cli.reports import empty, field_values, match_lines
 from nsfse.progress import print_status
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable
@@ -44,7 +44,9 @@ def in_colour() -> bool:
     return bool(console.color_system) and not console.no_color
 
 
-def show_query(result: "Result", reference: Path | None, preview: bool | None) -> None:
+def show_query(
+    result: "Result", reference: Path | None, preview: bool | None, offset: int = 0, fields: Sequence[str] = ()
+) -> None:
     """Print hits as a table, with thumbnails before it where the terminal can show them.
 
     Args:
@@ -52,6 +54,8 @@ def show_query(result: "Result", reference: Path | None, preview: bool | None) -
         reference: The file of the query's image; None for words alone.
         preview: False for no thumbnails. True prints a note to stderr where the terminal is not known
             to show images.
+        offset: How many better hits there are.
+        fields: The columns of metadata to show.
     """
     from rich.console import Console
 
@@ -61,10 +65,10 @@ def show_query(result: "Result", reference: Path | None, preview: bool | None) -
         sys.stdout.write("".join(image_codes(strip(thumbnails), protocol, CELL * len(thumbnails))) + "\n")
     elif preview:
         print_status("nsfse: this terminal is not known to show images; kitty, Ghostty, iTerm2, WezTerm and Rio are")
-    print_query(console, result)
+    print_query(console, result, offset, fields)
 
 
-def print_query(console: "Console", result: "Result") -> None:
+def print_query(console: "Console", result: "Result", offset: int = 0, fields: Sequence[str] = ()) -> None:
     """Print hits as a table: those that match set apart, the words that are not in an image struck through."""
     from rich.text import Text
 
@@ -72,17 +76,19 @@ def print_query(console: "Console", result: "Result") -> None:
         for line in (*map(printable, result.notes), empty(result)):
             console.print(Text(line))
         return
-    console.print(query_table(result))
+    console.print(query_table(result, offset, fields))
     for line in match_lines(result):
         console.print(Text(line, "bold" if result.has_match is False else "bright_black"))
     for note in result.notes:
         console.print(Text(printable(note), "yellow"))
+    if offset:
+        console.print(Text(f"{offset + 1} to {offset + len(result.hits)} of {result.total}", "bright_black"))
     if (total := result.timings_ms.get("total")) is not None:
         console.print(Text(f"{total:.0f} ms", "bright_black"))
 
 
-def query_table(result: "Result") -> "Table":
-    """Return the hits' table."""
+def query_table(result: "Result", offset: int = 0, fields: Sequence[str] = ()) -> "Table":
+    """Return the hits' table, whose ranks follow `offset`, with columns of `fields`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -97,11 +103,16 @@ def query_table(result: "Result") -> "Table":
     table.add_column("score", justify="right")
     table.add_column("match")
     table.add_column("name", overflow="fold", ratio=1)
+    for field in fields:
+        table.add_column(_text(printable(field), ""), overflow="fold")
     table.add_column("words", overflow="fold", ratio=2)
     last = max((rank for rank, hit in enumerate(result.hits, 1) if hit.is_match), default=0)
     for rank, hit in enumerate(result.hits, 1):
         name = _text(printable(hit.id), "" if hit.is_match is not False else "bright_black")
-        table.add_row(str(rank), f"{hit.score:.2f}", _match(hit), name, _words(hit), end_section=rank == last)
+        values = [_text(printable(value), "") for value in field_values(hit, fields)]
+        table.add_row(
+            str(offset + rank), f"{hit.score:.2f}", _match(hit), name, *values, _words(hit), end_section=rank == last
+        )
     return table
 
 

@@ -62,7 +62,7 @@ def steady(answer):
 def assert_same(answer, recorded, where="answer"):
     """Hold an answer against the recorded one; numbers within 1e-5, since kernels round in their own ways."""
     if isinstance(recorded, dict):
-        assert answer.keys() == recorded.keys(), where
+        assert answer.keys() >= recorded.keys(), where  # keys may be added (docs/policy.md)
         for key, value in recorded.items():
             assert_same(answer[key], value, f"{where}.{key}")
     elif isinstance(recorded, list):

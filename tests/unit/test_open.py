@@ -108,7 +108,7 @@ def test_an_index_of_which_nothing_was_taken_stands_out(tmp_path: Path, capsys) 
     assert code == 0 and out.startswith("the gallery is empty: no file could be taken (1 of 2: HEIC is not read")
 
 
-def test_why_nothing_was_found(tmp_path: Path, capsys, shop) -> None:
+def test_pages_and_why_nothing_was_found(tmp_path: Path, capsys, shop) -> None:
     gallery, photos = shop
     names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
     table = tmp_path / "t.csv"
@@ -126,6 +126,11 @@ def test_why_nothing_was_found(tmp_path: Path, capsys, shop) -> None:
     ):
         options = [part for each in where for part in ("--where", each)]
         assert run(capsys, *ask, *options)[:2] == (0, f"{line}\n")
+    code, out, _ = run(capsys, *ask, "-k", "1", "--offset", "1", "--fields", "Size,kind", "--group-by", "size")
+    header, hit, *rest = (line.split() for line in out.splitlines())
+    assert code == 0 and header[3:6] == ["id", "Size", "kind"] and (hit[0], hit[-2 - 2]) == ("2", "Dress")
+    assert ["2", "to", "2", "of", "3"] in rest
+    assert run(capsys, *ask, "--offset", "3")[1] == "no more hits: 3 in all\n"
     for name in names[1:]:
         (photos / name).unlink()
     assert run(capsys, "index", gallery, str(photos))[0] == 0

@@ -203,6 +203,11 @@ class Snapshot:
                 raise TypeError
             return rows
 
+    def metadata_of(self, row: int) -> dict[str, str]:
+        """Return the columns and values of one row, without reading those of the others."""
+        values: dict[str, str] = json.loads(self._metadata[row])
+        return values
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Return the names of all columns, sorted."""
@@ -226,9 +231,9 @@ class Snapshot:
 
     def select(self, where: Where | None) -> Selection:
         """Return which rows a filter leaves, and notes: values that no image has, or that do not compare."""
-        return select(where, len(self), self._column)
+        return select(where, len(self), self.column)
 
-    def _column(self, name: str) -> Column:
+    def column(self, name: str) -> Column:
         """Return the column called `name`, or the only one called so but for case and blanks. Raises UsageError."""
         name = self._column_name(name)
         if name not in self._columns:
@@ -248,4 +253,4 @@ class Snapshot:
 
     def nearest_value(self, column: str, value: str) -> str | None:
         """Return the value of `column` most like `value`, None where it has that one, or none is near."""
-        return self._column(column).nearest(value)
+        return self.column(column).nearest(value)

@@ -37,10 +37,13 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     negative_images: tuple[Reference, ...] = ()
     balance: float = 0.5
     k: int = 10
+    offset: int = 0
     where: Where | None = None
     rerank: int = 100
     min_confidence: float = 0.0
     heatmaps: bool = False
+    fields: tuple[str, ...] = ()
+    group_by: str | None = None
 
     @property
     def is_simple(self) -> bool:
@@ -54,6 +57,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         return not self.references or not self.texts
 
     @property
+    def block(self) -> int:
+        """Return how many candidates stage 2 orders at a time, 0 without stage 2."""
+        return max(self.rerank, self.k) if self.rerank else 0
+
+    @property
     def share_of_words(self) -> float:
         """Return `balance`, 0 without texts and 1 without images."""
         if self.is_alone:
@@ -62,9 +70,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise UsageError for what no gallery can answer."""
-        if self.k < 1 or self.rerank < 0:
+        if self.k < 1 or self.rerank < 0 or self.offset < 0:
             raise UsageError(
-                f"k is {self.k} and rerank is {self.rerank}; give a k of 1 or more and a rerank of 0 or more"
+                f"k is {self.k}, rerank is {self.rerank} and offset is {self.offset}; give a k of 1 or more, "
+                "and a rerank and an offset of 0 or more"
             )
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"min_confidence is {self.min_confidence}; give a confidence from 0 to 1")

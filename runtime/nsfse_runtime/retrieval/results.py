@@ -42,9 +42,12 @@ class Hit(msgspec.Struct, frozen=True):
     under the threshold. Where a text was not read or not followed as a whole (see
     TextReading.whole) both are None.
 
-    `confidence` is also None where the model has none, nothing was re-ranked, or the query is not
-    one image and one text. `is_match` then says whether the words of every text, by their weights,
-    are over the boundary. Where no words are looked at `is_match` is None and `evidence` empty.
+    `metadata` has its columns, or those of `fields`.
+
+    `confidence` is also None where the model has none, nothing was re-ranked, the hit is not among
+    the first `rerank`, or the query is not one image and one text. `is_match` then says whether the
+    words of every text, by their weights, are over the boundary. Where no words are looked at
+    `is_match` is None and `evidence` empty.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Hit(msgspec.Struct, frozen=True):
     is_match: bool | None
     evidence: tuple[WordEvidence, ...]
     confidence: float | None = None
+    metadata: dict[str, str] = {}
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +64,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema_version: The version of this form.
-        hits: The images found, best first.
+        hits: The images found, best first: those from `offset` on.
+        total: How many images fit the filter, those of the query left out; with `group_by` how many
+            groups.
         has_match: Whether any of the `k` images found is a match by its confidence, those left out
             for `min_confidence` among them. None where no image has a confidence.
         threshold: The confidence from which on a hit is a match; None where none has one.
@@ -72,6 +78,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     hits: tuple[Hit, ...]
+    total: int = 0
     has_match: bool | None = None
     threshold: float | None = None
     timings_ms: dict[str, float]

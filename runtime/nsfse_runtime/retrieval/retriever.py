@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import numpy as np
+from msgspec import structs
 
 from nsfse_runtime.errors import NsfseError, UsageError
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, stack_features
+from nsfse_runtime.retrieval.groups import best_of_groups
 from nsfse_runtime.retrieval.query import ComposedQuery, Query
 from nsfse_runtime.retrieval.references import Reference, as_tuple, image_ref, resolve
 from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, build_hits
@@ -76,6 +78,9 @@ class Retriever:
         negative_images: Sequence[Reference] = (),
         balance: float = 0.5,
         heatmaps: bool = False,
+        offset: int = 0,
+        fields: Sequence[str] = (),
+        group_by: str | None = None,
     ) -> Result:
         """Find the `k` images that are like `reference` but for what `text` says, or by one of the two alone.
 
@@ -94,6 +99,10 @@ class Retriever:
             negative_images: Images that hits must not be like.
             balance: From 0, like the image alone, to 1, like the words alone.
             heatmaps: Whether the evidence says where in a hit each word was found.
+            offset: How many of the best to skip, for further pages. Pages of one k and rerank fit
+                together.
+            fields: The columns of metadata that hits have; all by default.
+            group_by: A column of which only the best image of each value is found.
 
         Returns:
             The hits, best first, with the evidence of each word. docs/queries.md defines all of it.
@@ -118,6 +127,9 @@ class Retriever:
                     rerank=rerank,
                     min_confidence=min_confidence,
                     heatmaps=heatmaps,
+                    offset=offset,
+                    fields=tuple(fields),
+                    group_by=group_by,
                 )
             ]
         )[0]
@@ -171,7 +183,8 @@ class Retriever:
                 timer.lap("decode")
         if query.is_alone and self._info.confidence:
             notes = (*notes, "no confidence is fitted to a search by words or images alone")
-        return _ResolvedQuery(query, mask, images, notes)
+        fields = tuple(snapshot.column(name).name for name in query.fields)
+        return _ResolvedQuery(query, mask, images, notes, fields)
 
     def _check_confidence(self, query: Query) -> None:
         if query.min_confidence > 0 and self._info.confidence is None:
@@ -207,16 +220,26 @@ class Retriever:
         return inputs
 
     def _search(self, snapshot: Snapshot, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Result:
-        query = resolved.query
-        ranking = self._rank(snapshot, resolved, composed, timer)
+        query, mask = resolved.query, resolved.mask
+        if query.group_by is not None:
+            mask = best_of_groups(snapshot.vectors, composed.vector, mask, snapshot.column(query.group_by))
+        rankings = self._rank(snapshot, query, mask, composed, timer)
         grid = self._info.grid if query.heatmaps else None
         texts = readings(self._tokenizer, query.texts, query.negative_texts, composed)
-        hits = self._hits(snapshot, composed, ranking, grid, whole=all(text.whole for text in texts))
+        whole = all(text.whole for text in texts)
+        hits: list[Hit] = []
+        for number, ranking in enumerate(rankings):
+            # The confidence is fitted to the first block of candidates.
+            is_first = number == 0 and query.offset < query.block
+            found = self._hits(snapshot, composed, ranking, grid, is_first=is_first, whole=whole)
+            metadata = (resolved.metadata_of(snapshot, row) for row in ranking.rows.tolist())
+            hits += [structs.replace(hit, metadata=own) for hit, own in zip(found, metadata, strict=True)]
         timer.lap("stage2")
         matches = [hit.is_match for hit in hits if hit.confidence is not None]
-        shown = tuple(hit for hit in hits if (hit.confidence or 0.0) >= query.min_confidence)
+        shown = [hit for hit in hits if (hit.confidence or 0.0) >= query.min_confidence]
         return Result(
-            hits=shown,
+            hits=tuple(shown),
+            total=int(np.count_nonzero(mask)),
             has_match=any(matches) if matches else None,
             threshold=self._info.confidence.threshold if self._info.confidence and matches else None,
             timings_ms=timer.end(),
@@ -225,28 +248,38 @@ class Retriever:
             notes=(*notes_of(texts, self._tokenizer.max_words if self._tokenizer else 0), *resolved.notes),
         )
 
-    def _rank(self, snapshot: Snapshot, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Ranking:
-        """Do both stages, on the device where the gallery is there."""
-        query = resolved.query
-        wanted = max(query.rerank, query.k) if query.rerank else 0
-        rerank = composed.pairs_scored(self._info.mode, wanted, len(snapshot))
-        depth = max(query.k, rerank)
+    def _rank(
+        self, snapshot: Snapshot, query: Query, mask: Mask, composed: ComposedQuery, timer: Timer
+    ) -> list[Ranking]:
+        """Do both stages, on the device where the gallery is there; return the page in one or two rankings.
+
+        Stage 2 orders stage 1's rows block by block, so that pages fit together.
+        """
+        block = composed.pairs_scored(self._info.mode, query.block, len(snapshot))
+        start, stop = query.offset, query.offset + query.k
+        size = block or stop
+        depth = -(-stop // size) * size
 
         def score(rows: Rows) -> PairScores:
             return composed.combined(score_rows(self._scorer, composed.queries, rows, snapshot.targets))
 
-        if self._device_cache is None or depth > MOST_PAIRS:
-            rows, scores = self._first_stage(snapshot, composed.vector, depth, resolved.mask)
+        if self._device_cache is None or stop > size or depth > MOST_PAIRS:
+            rows, scores = self._first_stage(snapshot, composed.vector, depth, mask)
             timer.lap("stage1")
-            return rerank_rows(score, rows, scores, query.k, rerank)
+            rankings = []
+            for first in range(start // size * size, min(stop, len(rows)), size):
+                one = slice(first, first + size)
+                ranking = rerank_rows(score, rows[one], scores[one], size, block)
+                rankings.append(ranking.window(max(start - first, 0), stop - first))
+            return rankings
         gallery = self._device_cache.gallery(snapshot, snapshot.targets)
-        best = gallery.search(composed.vector, depth, resolved.mask)
+        best = gallery.search(composed.vector, depth, mask)
         timer.lap("stage1")
-        if rerank and len(best.rows):
+        if block and len(best.rows):
             by_row = np.argsort(best.rows)
             pair = select(composed.combined(gallery.pairs(composed.queries, best)), by_row)
-            return ordered(best.rows, best.scores, by_row, pair, query.k)
-        return rerank_rows(score, best.rows, best.scores, query.k, 0)
+            return [ordered(best.rows, best.scores, by_row, pair, stop).window(start, stop)]
+        return [rerank_rows(score, best.rows, best.scores, stop, 0).window(start, stop)]
 
     def _hits(
         self,
@@ -255,6 +288,7 @@ class Retriever:
         ranking: Ranking,
         grid: tuple[int, int] | None,
         *,
+        is_first: bool,
         whole: bool,
     ) -> tuple[Hit, ...]:
         if not len(ranking.rows):
@@ -267,7 +301,7 @@ class Retriever:
                 score_rows(self._scorer, composed.queries, ranking.rows, snapshot.targets) if composed.tokens else None
             )
             pair = composed.combined(pairs) if pairs else no_evidence(ranking.scores)
-        model = self._info.confidence if composed.reference is not None and ranking.pair else None
+        model = self._info.confidence if is_first and composed.reference is not None and ranking.pair else None
         targets = snapshot.targets(ranking.rows) if model or grid else None
         return build_hits(snapshot.ids, snapshot.folder, composed, ranking, pair, model, targets, grid, whole=whole)
 
@@ -276,13 +310,19 @@ class Retriever:
 class _ResolvedQuery:
     """A query with what it may find (`mask` [N]) and its images, those to avoid last: rows, or pixels [H, W, 3].
 
-    `notes` are of its filter.
+    `notes` are of its filter, `fields` are the columns that its hits have, none for all.
     """
 
     query: Query
     mask: Mask
     images: "list[int | Pixels]"
     notes: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    def metadata_of(self, snapshot: Snapshot, row: int) -> dict[str, str]:
+        """Return the metadata of a hit."""
+        values = snapshot.metadata_of(row)
+        return {name: values[name] for name in self.fields if name in values} if self.fields else values
 
 
 def capture_error(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") -> "T | NsfseError":

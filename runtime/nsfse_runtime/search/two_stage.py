@@ -44,6 +44,12 @@ class Ranking:
     cosines: Floats
     mean: float
 
+    def window(self, start: int, stop: int) -> "Ranking":
+        """Return the places from `start` to `stop` of a ranking whose rows were re-ranked all, or none."""
+        places = slice(start, stop)
+        pair = self.pair and select(self.pair, np.arange(len(self.pair.score))[places])
+        return Ranking(self.rows[places], self.scores[places], pair, self.cosines[places], self.mean)
+
 
 def pairs_scored(mode: RankingMode, wanted: int, images: int) -> int:
     """Return how many candidates stage 2 scores where `wanted` are to be re-ranked: by its mode none or all of them."""

@@ -9,9 +9,9 @@ from starlette.requests import Request
 
 from nsfse_runtime.images.decode import load_image, sha256_of
 from nsfse_runtime.retrieval.query import Query
+from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server import schemas
 from nsfse_runtime.server.errors import HTTPError
-from nsfse_runtime.server.galleries import Answer
 from nsfse_runtime.server.parsing import convert_json
 from nsfse_runtime.server.queue import Job
 from nsfse_runtime.types import GalleryId, Upload
@@ -34,6 +34,9 @@ def to_query(
         rerank=request.rerank,
         min_confidence=request.min_confidence,
         heatmaps=request.heatmaps,
+        offset=request.offset,
+        fields=tuple(request.fields),
+        group_by=request.group_by,
     )
 
 
@@ -70,9 +73,8 @@ async def watch_disconnect(request: Request) -> AsyncIterator[asyncio.Task[None]
         task.cancel()
 
 
-def to_reply(job: Job, answer: Answer, request_id: str, decode_seconds: float, now: float) -> schemas.QueryReply:
+def to_reply(job: Job, result: Result, request_id: str, decode_seconds: float, now: float) -> schemas.QueryReply:
     """Return the reply to a query; `now` is a time of the queue's clock."""
-    result = answer.result
     seconds = {
         "decode": decode_seconds,
         "queue": job.started_at - job.enqueued_at,
@@ -85,12 +87,13 @@ def to_reply(job: Job, answer: Answer, request_id: str, decode_seconds: float, n
             is_match=hit.is_match,
             evidence=hit.evidence,
             confidence=hit.confidence,
-            metadata=metadata,
+            metadata=hit.metadata,
         )
-        for hit, metadata in zip(result.hits, answer.metadata, strict=True)
+        for hit in result.hits
     ]
     return schemas.QueryReply(
         hits=hits,
+        total=result.total,
         has_match=result.has_match,
         threshold=result.threshold,
         grid=result.grid,

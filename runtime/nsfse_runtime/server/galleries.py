@@ -4,7 +4,6 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,14 +28,6 @@ _MAX_SUGGESTIONS = 6
 _DRAWINGS = "This model has learned from {} alone. Of photographs it knows little."
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A result and the metadata of its hits, from the gallery as it was then."""
-
-    result: Result
-    metadata: list[dict[str, str]]
-
-
 class ServedGallery:
     """A gallery with its model, by `name`. Its methods read files: call them in a thread."""
 
@@ -46,16 +37,9 @@ class ServedGallery:
         self.folder = ""  # the folder that the gallery follows, as of the last `facts`
         self._facts: tuple[int, GalleryFacts] | None = None
 
-    def answer(self, queries: list[Query]) -> list[Answer | NsfseError]:
+    def answer(self, queries: list[Query]) -> list[Result | NsfseError]:
         """Answer a batch; each answer is that of its query alone."""
-        return [self._with_metadata(result) for result in self.retriever.answer(queries)]
-
-    def _with_metadata(self, result: Result | NsfseError) -> Answer | NsfseError:
-        if isinstance(result, NsfseError):
-            return result
-        snapshot = self.gallery.snapshot
-        rows = [snapshot.row(hit.id) if snapshot.has(hit.id) else None for hit in result.hits]
-        return Answer(result, [{} if row is None else snapshot.metadata[row] for row in rows])
+        return self.retriever.answer(queries)
 
     def warm_up(self) -> None:
         """Run a real query by an upload and, where the gallery has images, by one of them.

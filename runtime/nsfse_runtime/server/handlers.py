@@ -11,10 +11,11 @@ from starlette.responses import Response
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.query import Query
+from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server import schemas
 from nsfse_runtime.server.conversion import batch_queries, decode_upload, to_query, to_reply, watch_disconnect
 from nsfse_runtime.server.errors import ErrorBody, HTTPError, to_http_error
-from nsfse_runtime.server.galleries import Answer, ServedGallery
+from nsfse_runtime.server.galleries import ServedGallery
 from nsfse_runtime.server.images import RenderedImage, add_image, delete_image
 from nsfse_runtime.server.load_shedding import client_address
 from nsfse_runtime.server.parsing import convert_fields, read_form, read_json
@@ -102,7 +103,7 @@ async def _decode_all(
 
 
 def _result(
-    services: Services, request: Request, job: Job, answer: Answer | NsfseError
+    services: Services, request: Request, job: Job, answer: Result | NsfseError
 ) -> schemas.QueryReply | schemas.FailedQuery:
     if not isinstance(answer, NsfseError):
         return _reply(services, request, job, answer, decode_seconds=0.0)
@@ -117,7 +118,7 @@ def _failed(services: Services, request: Request, error: HTTPError) -> schemas.F
     return schemas.FailedQuery(ErrorBody(error.error_type, message, request_log(request).id))
 
 
-def _reply(services: Services, request: Request, job: Job, answer: Answer, decode_seconds: float) -> schemas.QueryReply:
+def _reply(services: Services, request: Request, job: Job, answer: Result, decode_seconds: float) -> schemas.QueryReply:
     reply = to_reply(job, answer, request_log(request).id, decode_seconds, services.clock())
     for stage, milliseconds in reply.timings_ms.items():
         services.metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
@@ -189,6 +190,7 @@ async def info(services: Services, _: Request) -> Response:
     first = services.gallery(None)
     limits = schemas.Limits(
         k=schemas.MAX_HITS,
+        offset=schemas.MAX_OFFSET,
         image_bytes=MAX_IMAGE_BYTES,
         text_chars=MAX_CHARACTERS,
         text_words=first.model.tokenizer.max_words,

@@ -19,8 +19,9 @@ from typing import Any
 
 from nsfse_runtime.errors import IntegrityError, NsfseError
 from nsfse_runtime.retrieval.query import Query
+from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server.errors import ClientDisconnected, HTTPError
-from nsfse_runtime.server.galleries import Answer, ServedGallery
+from nsfse_runtime.server.galleries import ServedGallery
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
 
@@ -28,7 +29,7 @@ _NICE_STEPS = 10  # of the 20 that a nice value has over its usual one
 _FIRST_ESTIMATE_SECONDS = 0.02
 _SMOOTHING = 0.1
 
-AnswerBatch = Callable[[ServedGallery, list[Query]], list[Answer | NsfseError]]
+AnswerBatch = Callable[[ServedGallery, list[Query]], list[Result | NsfseError]]
 
 
 @dataclass(eq=False, slots=True)
@@ -42,7 +43,7 @@ class Job:
     gallery: ServedGallery
     deadline: float
     enqueued_at: float
-    future: asyncio.Future[Answer | NsfseError]
+    future: asyncio.Future[Result | NsfseError]
     started_at: float = 0.0
     batch_size: int = 0
 
@@ -110,7 +111,7 @@ class QueryQueue:
         """Return the job of a query; `deadline` is a time of the queue's clock."""
         return Job(query, gallery, deadline, self._clock(), asyncio.get_running_loop().create_future())
 
-    async def submit(self, jobs: Sequence[Job], disconnected: asyncio.Task[None]) -> list[Answer | NsfseError]:
+    async def submit(self, jobs: Sequence[Job], disconnected: asyncio.Task[None]) -> list[Result | NsfseError]:
         """Answer jobs that share a deadline.
 
         Args:

@@ -11,7 +11,7 @@ from nsfse_runtime.retrieval.results import WordEvidence
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.server.errors import ErrorBody
 
-MAX_HITS, MAX_RERANKED, MAX_PARTS, MAX_QUERIES, MAX_LISTED = 100, 500, 8, 16, 200
+MAX_HITS, MAX_OFFSET, MAX_RERANKED, MAX_PARTS, MAX_QUERIES, MAX_LISTED = 1000, 10_000, 500, 8, 16, 200
 MAX_COLUMN_VALUES = 50
 COMPONENTS = "#/components/schemas/"
 
@@ -23,6 +23,8 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Files = Annotated[list[File], Meta(max_length=MAX_PARTS)]
 Ids = Annotated[list[Id], Meta(max_length=MAX_PARTS)]
 Texts = Annotated[list[Text], Meta(max_length=MAX_PARTS)]
+Column = Annotated[str, Meta(min_length=1, max_length=200)]
+Columns = Annotated[list[Column], Meta(max_length=50)]
 Where = Annotated[dict[str, Any], Meta(description="a filter on metadata; nsfse_runtime.gallery.filters checks it")]
 
 
@@ -30,11 +32,14 @@ class QueryOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The options of a query; see nsfse_runtime.retrieval.query.Query."""
 
     k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 10
+    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET)] = 0
     where: Where = {}
     min_confidence: Fraction = 0.0
     rerank: Annotated[int, Meta(ge=0, le=MAX_RERANKED)] = 100
     balance: Fraction = 0.5
     heatmaps: bool = False
+    fields: Columns = []
+    group_by: Column | None = None
 
 
 class QueryForm(QueryOptions, kw_only=True):
@@ -109,6 +114,7 @@ class QueryReply(msgspec.Struct, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     hits: list[ServedHit]
+    total: int
     has_match: bool | None
     threshold: float | None
     grid: tuple[int, int] | None
@@ -190,6 +196,7 @@ class Limits(msgspec.Struct, kw_only=True):
     """The limits of a request; `text_words` is how many words of a text the first gallery's model reads."""
 
     k: int
+    offset: int
     image_bytes: int
     text_chars: int
     text_words: int

@@ -104,10 +104,11 @@ def test_without_a_second_stage_hits_have_their_evidence(gallery: Gallery, score
 def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
     document = json.loads(msgspec.json.encode(Retriever(scorer, gallery).query(gallery.ids[0], "red", k=1)))
     assert (
-        list(document) == ["schema_version", "hits", "has_match", "threshold", "timings_ms", "grid", "texts", "notes"]
+        list(document)
+        == ["schema_version", "hits", "total", "has_match", "threshold", "timings_ms", "grid", "texts", "notes"]
         and document["schema_version"] == 2
     )
-    assert list(document["hits"][0]) == ["id", "path", "score", "is_match", "evidence", "confidence"]
+    assert list(document["hits"][0]) == ["id", "path", "score", "is_match", "evidence", "confidence", "metadata"]
     assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched", "weight", "regions"]
 
 

@@ -140,7 +140,7 @@ def test_a_batch_of_queries_that_are_all_out_of_form_is_answered(server):
         ([("reference_ids", "shelf00/item0001.png"), ("texts", "zzz qqq")], 422, "text", "none of the words"),
         ([("reference_ids", "shelf00/item0001.png"), ("texts", "red " * 501)], 400, "usage", "texts[0]: Expected"),
         ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "0")], 400, "usage", "k: Expected"),
-        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "101")], 400, "usage", "k: Expected"),
+        ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "1001")], 400, "usage", "k: Expected"),
         ([("reference_ids", "shelf00/item0001.png"), TEXT, ("k", "1"), ("k", "2")], 400, "usage", "k: given twice"),
         ([("reference_ids", "shelf00/item0001.png"), TEXT, ("min_confidence", "nan")], 400, "usage", "min_confidence"),
         ([("reference_ids", "shelf00/item0001.png"), TEXT, ("tetx", "red")], 400, "usage", "tetx"),
@@ -228,6 +228,27 @@ def test_words_alone_and_images_alone_are_queries(server):
     assert [hit["id"] for hit in words["hits"]] == [hit.id for hit in by_words.hits]
     assert [hit["id"] for hit in image["hits"]] == [hit.id for hit in served.retriever.query(name, k=3).hits]
     assert nothing["error"]["message"].startswith("a query needs an image or a text")
+
+
+def test_pages_fields_and_groups_of_hits(server):
+    served = server.services.galleries["shop"]
+    name = served.gallery.ids[0]
+    _, all_hits, _ = server.query([("reference_ids", name), TEXT, ("k", "1000")])
+    assert all_hits["total"] == len(all_hits["hits"]) == len(served.gallery) - 1
+    _, page, _ = server.query([("reference_ids", name), TEXT, ("k", "4"), ("offset", "3"), ("fields", "Colour")])
+    assert [hit["id"] for hit in page["hits"]] == [hit["id"] for hit in all_hits["hits"][3:7]]
+    assert all(set(hit["metadata"]) == {"colour"} for hit in page["hits"]) and page["total"] == all_hits["total"]
+    _, groups, _ = server.query([("reference_ids", name), TEXT, ("group_by", "colour")])
+    colours = [hit["metadata"]["colour"] for hit in groups["hits"]]
+    known = server.json("GET", "/v1/info")[1]["galleries"][0]["columns"]["colour"]
+    assert groups["total"] == len(colours) == len(known) and set(colours) == set(known)
+    for field, value, words in (
+        ("offset", "10001", "offset: Expected a whole number <= 10000"),
+        ("fields", "color", "no column color; columns: colour; did you mean colour?"),
+        ("group_by", "kind", "no column kind; columns: colour"),
+    ):
+        status, reply, _ = server.query([("reference_ids", name), TEXT, (field, value)])
+        assert status == 400 and words in reply["error"]["message"]
 
 
 def test_images_are_listed_by_pages_and_conditions(server):

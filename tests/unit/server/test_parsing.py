@@ -52,7 +52,7 @@ def test_a_coded_body_is_refused(server):
     [
         ([("where", '{"colour": "red", "colour": "blue"}')], "where: colour is given twice"),
         ([("where", '{"colour": {"$lt": "M"}}')], LESS),
-        ([("k", "1000")], "k: Expected a whole number <= 100"),
+        ([("k", "5000")], "k: Expected a whole number <= 1000"),
         ([("nothing", "x")], "there is no field nothing"),
     ],
 )
