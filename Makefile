@@ -4,6 +4,7 @@
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
 # make kernels   what decides how numbers are rounded on this machine
 # make promises   the promises of docs/promises.md, each tried at length: some minutes
+# make soak   a server under mixed traffic for ten minutes: memory, files and threads stay level
 # make lint   ruff, mypy, import-linter, and the checks of .ci/check_source.py
 # make coverage   the tests, with the share of lines and branches that they run; under the floor it fails
 # make docs   the docs as a site, in build/site
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-assets test test-numerics promises coverage kernels lint docs bench clean
+.PHONY: demo demo-assets test test-numerics promises soak coverage kernels lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -43,6 +44,9 @@ test-numerics: $(READY)
 
 promises: $(READY)
 	OMP_NUM_THREADS=1 NSFSE_PROMISES=full $(BIN)/python -m pytest tests/promises $(ARGS)
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 NSFSE_SOAK=600 $(BIN)/python -m pytest -s tests/promises/test_p12_p19_soak.py $(ARGS)
 
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(PYTEST) --cov --cov-report=term $(ARGS)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.offline import block_network
+
 TESTS = Path(__file__).parent
 
 LONGEST = [
@@ -36,6 +38,8 @@ LONGEST = [
 
 # Files whose tests compute nothing that a kernel could round; all others are marked `numerics` and run twice.
 EXACT = {
+    "promises/test_p17_bad_images.py",
+    "promises/test_p20_offline.py",
     "promises/test_p01_kill.py",
     "promises/test_p15_stop.py",
     "e2e/test_page.py",
@@ -62,7 +66,6 @@ EXACT = {
     "unit/repository/test_public_names.py",
     "unit/repository/test_readme.py",
     "unit/repository/test_site.py",
-    "unit/runtime/test_bad_images.py",
     "unit/runtime/test_bundle.py",
     "unit/runtime/test_decode.py",
     "unit/runtime/test_hostile_bundles.py",
@@ -71,12 +74,19 @@ EXACT = {
     "unit/runtime/test_tokenizer.py",
     "unit/runtime/test_visualize.py",
     "unit/server/test_app.py",
+    "unit/server/test_beneath.py",
     "unit/server/test_images.py",
     "unit/server/test_middleware.py",
     "unit/server/test_page_javascript.py",
     "unit/server/test_start.py",
     "unit/test_config.py",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline():
+    """The whole suite runs without a network."""
+    block_network()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

@@ -71,12 +71,25 @@ class Process:
 
     def query(self, seed):
         kind, body = multipart([("texts", "make it red")], [("reference_images", image(seed))])
+        return self.post("/v1/query", body, kind)
+
+    def post(self, path, body, kind):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            connection.request("POST", "/v1/query", body, {"Content-Type": kind})
+            connection.request("POST", path, body, {"Content-Type": kind})
             return connection.getresponse().status
         finally:
             connection.close()
+
+    def metric(self, name):
+        """Return the value of one of the server's metrics."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
     def wait_until_ready(self):
         wait_until(lambda: self.get("/readyz") == 200)
@@ -103,13 +116,3 @@ class Process:
         self.child.stdin.close()
         self.child.stdout.close()
         self.child.stderr.close()
-
-
-def queries_waiting(port):
-    """Return how many queries the server of `port` has accepted and not yet answered."""
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        text = b""
-        while part := connection.recv(65536):
-            text += part
-    return float(text.partition(b"\nnsfse_queue_length ")[2].split(b"\n")[0])

@@ -14,7 +14,7 @@ pytest.importorskip("starlette")
 from nsfse_runtime.server import telemetry
 from nsfse_runtime.server.telemetry import Log
 from tests.serving import PATIENCE, open_served, wait_until
-from tests.serving_process import Process, queries_waiting
+from tests.serving_process import Process
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes and SIGHUP are of POSIX")
 
@@ -31,7 +31,7 @@ def test_all_that_was_accepted_is_answered_before_it_ends(gallery):
         process.wait_until_ready()
         process.gate("closed")
         calls = [pool.submit(process.query, seed) for seed in range(32)]
-        wait_until(lambda: queries_waiting(process.port) == 32)
+        wait_until(lambda: process.metric("nsfse_queue_length") == 32)
         process.child.send_signal(signal.SIGTERM)
         wait_until(process.refuses)
         process.gate("open")

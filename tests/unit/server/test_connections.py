@@ -8,7 +8,10 @@ import pytest
 
 pytest.importorskip("starlette")
 
+from nsfse_runtime.errors import UsageError
 from nsfse_runtime.server import connections
+from nsfse_runtime.server.serve import listen
+from nsfse_runtime.server.settings import Settings
 from tests.serving import open_served, running, wait_until
 
 
@@ -61,6 +64,12 @@ def test_one_connection_too_many_is_closed(served, monkeypatch):
             connection.close()
         wait_until(lambda: server.open_connections == 0)
         assert server.json("GET", "/healthz")[0] == 200
+
+
+def test_too_few_open_files_are_said_before_the_start(monkeypatch):
+    monkeypatch.setattr(connections, "max_connections", lambda: 256 - 256)
+    with pytest.raises(UsageError, match=r"may open 256 files, and a server needs 320; start it after: ulimit -n 320"):
+        listen(Settings(port=0))
 
 
 def test_what_is_no_http_gets_a_json_error(served):

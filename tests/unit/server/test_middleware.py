@@ -1,8 +1,11 @@
 """Access and limits of bodies: decided before a body is read."""
 
 import base64
+import errno
 import os
 import select
+import tempfile
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -138,6 +141,25 @@ def test_a_slow_body_is_given_up(server):
             while not select.select([connection], [], [], 0.05)[0]:
                 server.advance(601)
             assert connection.recv(65536).split()[1] == b"408"
+
+
+def test_a_body_with_two_lengths_is_refused(server):
+    both = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    reply = server.raw(HEAD + b"Content-Type: application/json\r\n" + both)  # it ends: the connection is closed
+    assert reply.split()[1] == b"400" and b"not both" in reply
+
+
+@pytest.mark.parametrize("place", ["nowhere", "full"])
+def test_a_temporary_folder_that_cannot_be_written_is_507(server, tmp_path, monkeypatch, place):
+    if place == "nowhere":
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    else:
+        error = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr("starlette.datastructures.UploadFile.write", AsyncMock(side_effect=error))
+    status, reply, _ = server.query([TEXT], [("reference_images", bytes(3_000_000))])
+    assert (status, reply["error"]["type"]) == (507, "storage")
+    assert "temporary folder" in reply["error"]["message"] and str(tmp_path) not in reply["error"]["message"]
+    assert not [line for line in server.lines if line["event"] == "bug"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
