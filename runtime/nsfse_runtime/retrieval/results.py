@@ -44,10 +44,10 @@ class Hit(msgspec.Struct, frozen=True):
 
     `metadata` has its columns, or those of `fields`.
 
-    `confidence` is also None where the model has none, nothing was re-ranked, the hit is not among
-    the first `rerank`, or the query is not one image and one text. `is_match` then says whether the
-    words of every text, by their weights, are over the boundary. Where no words are looked at
-    `is_match` is None and `evidence` empty.
+    Both are None, too, for hits after the first `rerank` where the query has a confidence.
+    `confidence` is also None where the model has none, nothing was re-ranked, or the query is not
+    one image and one text. `is_match` then says whether the words of every text, by their weights,
+    are over the boundary. Where no words are looked at `is_match` is None and `evidence` empty.
     """
 
     id: str

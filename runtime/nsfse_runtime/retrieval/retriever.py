@@ -228,10 +228,11 @@ class Retriever:
         texts = readings(self._tokenizer, query.texts, query.negative_texts, composed)
         whole = all(text.whole for text in texts)
         hits: list[Hit] = []
+        fitted = query.is_simple and query.block > 0 and self._info.confidence is not None
         for number, ranking in enumerate(rankings):
-            # The confidence is fitted to the first block of candidates.
+            # The confidence is fitted to the first block of candidates: none is claimed of later ones.
             is_first = number == 0 and query.offset < query.block
-            found = self._hits(snapshot, composed, ranking, grid, is_first=is_first, whole=whole)
+            found = self._hits(snapshot, composed, ranking, grid, whole=whole and (is_first or not fitted))
             metadata = (resolved.metadata_of(snapshot, row) for row in ranking.rows.tolist())
             hits += [structs.replace(hit, metadata=own) for hit, own in zip(found, metadata, strict=True)]
         timer.lap("stage2")
@@ -288,7 +289,6 @@ class Retriever:
         ranking: Ranking,
         grid: tuple[int, int] | None,
         *,
-        is_first: bool,
         whole: bool,
     ) -> tuple[Hit, ...]:
         if not len(ranking.rows):
@@ -301,7 +301,7 @@ class Retriever:
                 score_rows(self._scorer, composed.queries, ranking.rows, snapshot.targets) if composed.tokens else None
             )
             pair = composed.combined(pairs) if pairs else no_evidence(ranking.scores)
-        model = self._info.confidence if is_first and composed.reference is not None and ranking.pair else None
+        model = self._info.confidence if composed.reference is not None and ranking.pair else None
         targets = snapshot.targets(ranking.rows) if model or grid else None
         return build_hits(snapshot.ids, snapshot.folder, composed, ranking, pair, model, targets, grid, whole=whole)
 

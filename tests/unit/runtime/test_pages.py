@@ -55,6 +55,7 @@ def test_pages_fit_together(retriever: Retriever, k: int, rerank: int, block: in
         assert page.total == 29 and len(page.hits) == max(0, min(k, 29 - offset))
         with_confidence = [hit.confidence is not None for hit in page.hits]
         assert with_confidence == [rerank > 0 and offset + place < block for place in range(len(page.hits))]
+        assert [hit.is_match is not None for hit in page.hits] == [each or not rerank for each in with_confidence]
         pages += [hit.id for hit in page.hits]
     assert pages == by_blocks(retriever, block)
 
