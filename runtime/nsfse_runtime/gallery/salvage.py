@@ -17,7 +17,9 @@ from nsfse_runtime.errors import IntegrityError, OutputError, VersionError
 from nsfse_runtime.gallery.checksums import content_crc, facts_crc, failure_crc, item_crc, regions_crc
 from nsfse_runtime.gallery.scan import FileStamp
 from nsfse_runtime.gallery.schema import APPLICATION_ID, FORMAT_VERSION, malformed_fact, unexpected
+from nsfse_runtime.gallery.snapshot import is_sound
 from nsfse_runtime.gallery.sqlite_file import Connection, connect_reader, translated
+from nsfse_runtime.inference import region_codec
 
 _MOST_FAULTS = 1000  # listed of one kind
 _BAD_VALUE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
@@ -174,17 +176,25 @@ class Salvage:
             with suppress(*_BAD_VALUE):
                 length = len(vector) if length is None else length
                 values = np.frombuffer(vector, "<f4")
-                if content_crc(sha256, vector) == crc and len(vector) == length and np.isfinite(values).all():
+                if content_crc(sha256, vector) == crc and len(vector) == length and is_sound(values):
                     hashes[key] = sha256
                     continue
             found.faults.append(f"contents {key}: the vector is not as it was written")
         for key, data, crc in self._rows("regions", "data, crc"):
             with suppress(*_BAD_VALUE):
-                if regions_crc(key, data) == crc:
+                if regions_crc(key, data) == crc and self._are_sound(data):
                     if key in hashes:
                         found.contents[key] = hashes[key]
                     continue
             found.faults.append(f"regions {key}: they are not as they were written")
+
+    def _are_sound(self, data: bytes) -> bool:
+        """Tell whether regions have the shape and the values of some; without facts their shape is not known."""
+        shape = self._found.facts.get("regions"), self._found.facts.get("dim")
+        if None in shape:
+            return True
+        values = region_codec.from_bytes([data], int(shape[1] or 0), self._found.format_version)
+        return values.shape[1:] == shape and is_sound(values)
 
     def _look_at_items(self) -> None:
         found, rows = self._found, 0

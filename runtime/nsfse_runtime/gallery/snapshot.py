@@ -21,6 +21,11 @@ from nsfse_runtime.types import Floats, Mask, TargetFeatures
 _LARGEST_VALUE = 1e15  # of a feature: products of larger ones overflow
 
 
+def is_sound(features: Floats) -> bool:
+    """Tell whether all features are numbers, and none is a huge one."""
+    return not features.size or bool(features.min() > -_LARGEST_VALUE and features.max() < _LARGEST_VALUE)
+
+
 def _distinguishable(name: str) -> str:
     """Return an id so that it differs visibly from one that looks the same: with escapes where it must."""
     return name if nfc(name) == name else ascii(name)[1:-1]
@@ -81,7 +86,7 @@ class Snapshot:
 
     def _check_values(self, features: Floats) -> None:
         """Raise IntegrityError where features hold what is no number, or a huge one."""
-        if features.size and not (features.min() > -_LARGEST_VALUE and features.max() < _LARGEST_VALUE):
+        if not is_sound(features):
             raise damaged(self._path, "a feature is not a number, or a huge one")
 
     def __len__(self) -> int:
