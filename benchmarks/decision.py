@@ -1,6 +1,6 @@
-"""Does the model know when nothing matches? The drawn catalogue can take the right answers away.
+"""Does the model know when nothing matches? A set that knows all right answers can take them away.
 
-    python benchmarks/decision.py MODEL [standard|easy] [--json FILE] [--svg FILE]
+    python benchmarks/decision.py MODEL [standard|easy] [--wardrobe FOLDER [--split val]] [--json FILE] [--svg FILE]
 
 MODEL is a run or a bundle with a confidence model. Every test query, in all phrasings, is run over the whole gallery,
 then over the gallery without its right answers. A result has no match where none of the first ten hits reaches the
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
@@ -28,13 +29,19 @@ BINS = 10
 SIZE, LEFT, TOP = 400, 60, 20  # of the plot's square, and where it begins, in pixels
 
 
-def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
-    """Return how often no match is reported, rightly and falsely, and how reliable the confidence is."""
-    scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
+def measure(
+    model: Path, level: str, gallery: int | None = None, wardrobe: Path | None = None, split: str = "test"
+) -> dict[str, Any]:
+    """Return how often no match is reported, rightly and falsely, and how reliable the confidence is.
+
+    Of the drawn catalogue among `gallery` images, or of the first protocol of `wardrobe`, a folder of wardrobe-1.
+    """
+    scorer = open_scorer(model)
+    source = QuerySetSource(wardrobe) if wardrobe else DrawnSource(DrawnOptions(level, gallery=gallery))
     confidence_model = scorer.info.confidence
     if confidence_model is None:
         raise NotFoundError(f"{model} has no confidence model; train it to its end, or export it again")
-    protocol = source.protocols("test")[0]
+    protocol = source.protocols(split)[0]
     images = encode_in_batches(scorer, protocol.gallery, source_images(source, scorer.image_size))
     worded = [(query, position) for query in protocol.queries for position in range(len(query.texts))]
     samples_of_queries = list(compose_samples(scorer, protocol, worded, images))
@@ -42,7 +49,7 @@ def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, An
     without = np.array([confidence_model.confidence(sample.without).max(initial=0.0) for sample in samples_of_queries])
     features, right = samples(samples_of_queries)
     return {
-        "level": level,
+        "level": "wardrobe" if wardrobe else level,
         "rankings": len(samples_of_queries),
         "auc": auc(without, complete),
         "as_fitted": _no_match_rates(confidence_model.threshold, complete, without),
@@ -108,10 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
+    parser.add_argument("--wardrobe", type=Path)
+    parser.add_argument("--split", default="test")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
-    scores = measure(options.model, options.level)
+    scores = measure(options.model, options.level, wardrobe=options.wardrobe, split=options.split)
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
     if options.svg:

@@ -1,6 +1,6 @@
-"""Is the word called mismatched the attribute that is violated? The drawn catalogue knows.
+"""Is the word called mismatched the attribute that is violated? The drawn catalogue knows, and wardrobe does.
 
-    python benchmarks/evidence.py MODEL [standard|easy] [--json FILE]
+    python benchmarks/evidence.py MODEL [standard|easy] [--wardrobe FOLDER [--split val]] [--json FILE]
 
 MODEL is a run or a bundle. All test queries of one edit are run, in all phrasings. Of their first ten hits those count
 that are wrong in exactly one attribute. A hit that lacks what the text names ought to correspond less with those words
@@ -11,13 +11,16 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import EvalQuery
+from nsfse.data import EvalQuery, WordLabel
+from nsfse.data.datasets.items import read_items
+from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
@@ -46,24 +49,48 @@ def hits_of(
     return [(ids[row], float(named[position]), float(whole[position])) for position, row in enumerate(ranking.rows)]
 
 
-def measure(model: Path, level: str, gallery: int | None = None) -> dict[str, Any]:
-    """Return AUC and the boundary's errors, over all and by kind of edit, among `gallery` images."""
-    scorer, source = open_scorer(model), DrawnSource(DrawnOptions(level, gallery=gallery))
-    ids = source.items("test")
+def measure(
+    model: Path, level: str, gallery: int | None = None, wardrobe: Path | None = None, split: str = "test"
+) -> dict[str, Any]:
+    """Return AUC and the boundary's errors, over all and by kind of edit.
+
+    Of the drawn catalogue among `gallery` images, or of the split of `wardrobe`, a folder of wardrobe-1.
+    """
+    scorer = open_scorer(model)
+    if wardrobe:
+        source, queries = QuerySetSource(wardrobe), wardrobe_queries(wardrobe, split)
+        known = {item: dict(row) for item, row in read_items(wardrobe).rows.items()}
+    else:
+        source = DrawnSource(DrawnOptions(level, gallery=gallery))
+        queries = source.protocols(split)[0].queries
+        known = {item: source.attributes(item) for item in source.items(split)}
+    ids = source.items(split)
     images = encode_in_batches(scorer, ids, source_images(source, scorer.image_size))
     blank = images.targets(np.array([0]))
     boundary = scorer.score_pairs(scorer.compose(blank, ["make it red"])[0], blank).boundary
     pairs_of_kind: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
-    for query in (query for query in source.protocols("test")[0].queries if len(query.word_labels) == 1):
+    for query in (query for query in queries if len(query.word_labels) == 1):
         label, hard_negatives = query.word_labels[0], set(query.hard_negatives)
         for text in query.texts:
             for item, named, whole in hits_of(scorer, images, ids, query, text):
                 if item in hard_negatives:
-                    violated = source.attributes(item).get(label.attribute_key) not in label.values
+                    violated = known[item].get(label.attribute_key) not in label.values
                     pairs_of_kind[f"{label.attribute}, {query.kind}"].append((violated, named, whole))
     rows = {kind: _row(np.array(pairs)) for kind, pairs in sorted(pairs_of_kind.items())}
     all_pairs = np.array([pair for pairs in pairs_of_kind.values() for pair in pairs])
-    return {"level": level, "boundary": boundary, "all": _row(all_pairs), "kinds": rows}
+    name = "wardrobe" if wardrobe else level
+    return {"level": name, "boundary": boundary, "all": _row(all_pairs), "kinds": rows}
+
+
+def wardrobe_queries(folder: Path, split: str) -> list[EvalQuery]:
+    """Return the queries that change one attribute, with the words that name its new value."""
+    rows, queries = read_items(folder).rows, []
+    for protocol in QuerySetSource(folder).protocols(split):
+        for query in protocol.queries if protocol.name == "wardrobe-attribute" else ():
+            value = rows[query.targets[0]][query.kind]
+            label = WordLabel(query.kind, (value, *value.split("-")), query.kind, (value,))
+            queries.append(replace(query, word_labels=(label,)))
+    return queries
 
 
 def _row(pairs: NDArray[Any]) -> dict[str, float]:
@@ -82,9 +109,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("level", nargs="?", default="standard", choices=("standard", "easy"))
+    parser.add_argument("--wardrobe", type=Path)
+    parser.add_argument("--split", default="test")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    scores = measure(options.model, options.level)
+    scores = measure(options.model, options.level, wardrobe=options.wardrobe, split=options.split)
     if options.json:
         options.json.write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
     print("| edit | hits | violating | AUC, words that ask | AUC, all words | violated, matched | kept, mismatched |")

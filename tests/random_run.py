@@ -35,6 +35,8 @@ def random_model(
         model.head.mix.copy_(torch.tensor([0.3, 0.9, 0.6]))
         if model.blocks:
             model.blocks.agreement_weights.uniform_(0.2, 0.8)
+            model.blocks.naming_weight.normal_(0, 0.2)
+            model.blocks.naming_bias.zero_()
         for boundary, t in ((model.head.cross_boundary, t_c), (model.head.visual_boundary, t_v)):
             boundary.state.copy_(torch.tensor([300.0, 120.0, 60.0, 300.0, 30.0, 12.0, t, 0.4, 1.0]))
     return model.eval()

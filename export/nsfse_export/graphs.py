@@ -121,7 +121,8 @@ class PairGraph(nn.Module):
             (probes[end : end + views] * regions[:, end:]).sum(-1)[None],
             (regions @ across)[None],
         )
-        return self.model.total(query[None], vectors[None], pair)[0], pair.x[0]
+        words = self.model.word_scores(infused[None], vectors[None], pair)
+        return self.model.total(query[None], vectors[None], pair)[0], words[0]
 
 
 class OnnxGru(nn.Module):

@@ -12,6 +12,10 @@ from nsfse_runtime.errors import DataError
 SCALE = 16.0  # of unit vectors before a classifier: its weights start small, and decay
 LEAST = 1e-3  # share of all values alike, so that no root has an infinite slope; and what is added before a logarithm
 REPLACED = -1.0  # texts start by replacing little
+NAMING_SCALE = 8.0  # of unit words before their classifier, as SCALE
+LEAST_CHANCE, EVEN_CHANCE, NAMING_WEIGHT = 0.02, 0.3, 0.1
+"""A word's correspondence gains NAMING_WEIGHT · log((LEAST_CHANCE + chance) / EVEN_CHANCE)."""
+UNNAMED = 50.0  # logit of "no attribute" until words are fitted
 LEAST_REST = 0.25  # share of d that must be left for what no attribute names
 
 
@@ -25,13 +29,16 @@ class AttributeBlocks(nn.Module):
         dim: d of the vectors.
         attributes: How many values each attribute has.
 
-    `agreement_weights` [A] are the ω_a of S, fitted after training (nsfse.training.score_weights); 0 before.
+    Fitted after training: `agreement_weights` [A], the ω_a of S (nsfse.training.score_weights), and which words name
+    which value (nsfse.training.word_naming). Neither counts before.
 
     Raises:
         DataError: They leave less than a quarter of d.
     """
 
     agreement_weights: Tensor
+    naming_weight: Tensor
+    naming_bias: Tensor
 
     def __init__(self, dim: int, attributes: Mapping[str, int]) -> None:
         super().__init__()
@@ -48,6 +55,9 @@ class AttributeBlocks(nn.Module):
         nn.init.constant_(self.replaced.bias, REPLACED)
         self.weights = nn.Parameter(torch.zeros(1 + len(self.counts)))
         self.register_buffer("agreement_weights", torch.zeros(len(self.counts)))
+        rows = 1 + len(self.counts) + total
+        self.register_buffer("naming_weight", torch.zeros(rows, dim))
+        self.register_buffer("naming_bias", torch.tensor([UNNAMED, *[0.0] * (rows - 1)]))
 
     def describe(self, vectors: Tensor) -> Tensor:
         """Return the vectors g [B, d] of images, from the image encoder's unit `vectors` [B, d]."""
@@ -88,6 +98,28 @@ class AttributeBlocks(nn.Module):
         both = zip(self.distributions(queries[:, None]), self.distributions(vectors), strict=True)
         return torch.log(torch.stack([(wanted * found).sum(-1) for wanted, found in both], -1) + LEAST)
 
+    def word_gains(self, words: Tensor, vectors: Tensor) -> Tensor:
+        """Return what the attributes of images add to the correspondences of words that name a value.
+
+        Args:
+            words: Infused words [B, L, d].
+            vectors: Vectors of M candidates of each query [B, M, d].
+
+        Returns:
+            [B, M, L]: by the chance that the image has the value, and by how surely the word names one.
+        """
+        attributes, values = self.naming_logits(words, self.naming_weight, self.naming_bias)
+        both = zip(self.distributions(vectors), values, strict=True)
+        chances = torch.stack([found @ torch.softmax(named, -1).transpose(1, 2) for found, named in both], -1)
+        gains = torch.log((chances + LEAST_CHANCE) / EVEN_CHANCE)
+        return NAMING_WEIGHT * (torch.softmax(attributes, -1)[:, None, :, 1:] * gains).sum(-1)
+
+    def naming_logits(self, words: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits of the attribute that words [..., d] name [..., 1 + A], none first, and of their values."""
+        logits = F.linear(NAMING_SCALE * words, weight, bias)
+        attributes, *values = torch.split(logits, [1 + len(self.counts), *self.counts], -1)
+        return attributes, tuple(values)
+
     @torch.no_grad()
     def shares(self) -> Tensor:
         """Return w² [A], the part of each attribute in the length of a vector."""
@@ -97,8 +129,9 @@ class AttributeBlocks(nn.Module):
         return torch.softmax(self.weights, 0).sqrt()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
-        """Load weights; an older run has no `agreement_weights`."""
-        state_dict.setdefault(f"{prefix}agreement_weights", torch.zeros(len(self.counts)))
+        """Load weights; an older run has none of the buffers, which stay as they are."""
+        for name, buffer in self.named_buffers():
+            state_dict.setdefault(f"{prefix}{name}", buffer)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _shares(self, logits: Tensor) -> list[Tensor]:

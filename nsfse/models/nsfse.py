@@ -72,3 +72,10 @@ class NSFSE(Encoders):
         if not self.blocks:
             return total
         return total + self.blocks.agreements(queries, vectors) @ self.blocks.agreement_weights
+
+    def word_scores(self, words: Tensor, vectors: Tensor, pair: PairSimilarities) -> Tensor:
+        """Return x [B, M, L] for the evidence: attributes of candidates count for words that name them.
+
+        `words` are infused [B, L, d], `vectors` those of the candidates [B, M, d]. S does without: A_a says the same.
+        """
+        return pair.x + self.blocks.word_gains(words, vectors) if self.blocks else pair.x

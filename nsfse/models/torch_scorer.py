@@ -132,9 +132,11 @@ class TorchScorer:
                 return no_evidence(self.model.scores(*rows)[0].numpy())
         head = self.model.head
         with torch.inference_mode():
-            pair = head.pair_similarities(query_encoding(query).to(self.device), self._tensor(targets.regions)[None])
-            score = self.model.total(self._tensor(query.vector)[None], self._tensor(targets.vectors)[None], pair)
-        return PairScores(score[0].cpu().numpy(), pair.x[0].cpu().numpy(), head.cross_boundary.t)
+            side, vectors = query_encoding(query).to(self.device), self._tensor(targets.vectors)[None]
+            pair = head.pair_similarities(side, self._tensor(targets.regions)[None])
+            score = self.model.total(self._tensor(query.vector)[None], vectors, pair)
+            words = self.model.word_scores(side.words, vectors, pair)
+        return PairScores(score[0].cpu().numpy(), words[0].cpu().numpy(), head.cross_boundary.t)
 
 
 class FeatureScorer(TorchScorer):

@@ -114,7 +114,7 @@ class RunLogger:
         if not isinstance(model, NSFSE):
             return scorer, {}
         fitting = calibration_split(self.source) or protocol_from_triplets(triplets[:FITTED])
-        refits = fit_served(scorer, fitting, self.images, self.data.fitting_queries)
+        refits = fit_served(scorer, fitting, self.images, self.data.fitting_queries, triplets, self.images.classes)
         boundaries: dict[str, Any] = {}
         for name, boundary in (("t_c", model.head.cross_boundary), ("t_v", model.head.visual_boundary)):
             boundaries[name] = boundary.summary() | {"refit": refits[name]}

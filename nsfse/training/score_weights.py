@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nsfse.config import FITTING_QUERIES
-from nsfse.data import EvalQuery, EvaluationProtocol, Pixels
+from nsfse.data import EvalQuery, EvaluationProtocol, Pixels, TrainingTriplet
 from nsfse.evaluation.ranker import map_valid_texts
 from nsfse.models.boundary import Refit
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.similarity_head import NEG_INF, PairSimilarities
 from nsfse.models.torch_scorer import TorchScorer, query_encoding
+from nsfse.training.dataloader import AttributeClasses
 from nsfse.training.losses import BoundarySamples, boundary_samples
+from nsfse.training.word_naming import fit_naming
 from nsfse_runtime.types import QueryFeatures, TargetFeatures
 
 CANDIDATES, BATCH = 100, 128
@@ -55,15 +57,22 @@ class CandidateLists:
 
 
 def fit_served(
-    scorer: TorchScorer, protocol: EvaluationProtocol, images: Images, queries: int = FITTING_QUERIES
+    scorer: TorchScorer,
+    protocol: EvaluationProtocol,
+    images: Images,
+    queries: int = FITTING_QUERIES,
+    triplets: Sequence[TrainingTriplet] = (),
+    classes: AttributeClasses | None = None,
 ) -> dict[str, Refit]:
-    """Fit t_c, t_v, and then ω with these, of a scorer's model, in place. Nothing else of the model changes.
+    """Fit t_c, t_v, then ω with these, and what words name, of a scorer's model, in place. Nothing else changes.
 
     Args:
         scorer: A scorer of an NSFSE model.
         protocol: Queries and their gallery.
         images: Reads images by id, as the scorer takes them.
         queries: About how many of the protocol's queries are used.
+        triplets: Training triplets, whose labelled words tell what words name (nsfse.training.word_naming).
+        classes: The values of the attributes that the model's vectors have blocks of.
 
     Returns:
         What became of `t_c` and `t_v`.
@@ -76,6 +85,8 @@ def fit_served(
         model.head.mix.copy_(fitted[:3])
         if model.blocks:
             model.blocks.agreement_weights.copy_(fitted[3:])
+    if model.blocks and classes:
+        fit_naming(scorer, model.blocks, lists.gallery, triplets, classes)
     return refits
 
 

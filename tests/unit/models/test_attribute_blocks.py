@@ -105,10 +105,27 @@ def test_the_whole_score_counts_agreement_by_its_weights_and_numpy_agrees():
 
 def test_weights_from_before_agreement_counted_are_read_and_training_continues():
     made = blocks()
-    old = {name: value for name, value in made.state_dict().items() if name != "agreement_weights"}
-    made.agreement_weights.fill_(1.0)
+    words, vectors = unit(torch.randn(1, 3, 12)), unit(torch.randn(1, 4, 12))
+    buffers = {name for name, _ in made.named_buffers()}
+    assert buffers == {"agreement_weights", "naming_weight", "naming_bias"}
+    old = {name: value for name, value in made.state_dict().items() if name not in buffers}
+    made = blocks(seed=1)
     made.load_state_dict(old)
-    assert made.agreement_weights.tolist() == [0.0, 0.0]
+    assert made.agreement_weights.tolist() == [0.0, 0.0] and made.word_gains(words, vectors).abs().max() < 1e-6
+
+
+def test_a_word_gains_by_the_chance_of_the_value_that_it_names():
+    made, images = blocks(), unit(torch.randn(4, 12))
+    words = torch.eye(12)[None, :3]  # the first names the colour 1, the second the size 0, the third nothing
+    with torch.no_grad():
+        made.naming_bias.zero_()
+        made.naming_weight[[1, 4], 0], made.naming_weight[[2, 6], 1], made.naming_weight[0, 2] = 10.0, 10.0, 10.0
+        g = made.describe(images)
+        colours, sizes = made.distributions(g)
+        gains = made.word_gains(words, g[None])[0]
+    chances = torch.stack([colours[:, 1], sizes[:, 0]], 1)
+    torch.testing.assert_close(gains[:, :2], 0.1 * torch.log((chances + 0.02) / 0.3), atol=1e-4, rtol=0)
+    assert gains[:, 2].abs().max() < 1e-4
 
 
 def test_a_certain_value_has_a_finite_gradient():
