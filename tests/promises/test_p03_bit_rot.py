@@ -7,7 +7,8 @@ Bundles also: tests/unit/runtime/test_bundle.py.
 import os
 import random
 import shutil
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from nsfse_runtime.errors import IntegrityError, NsfseError, VersionError
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.gallery.repair import verify
 from nsfse_runtime.inference.bundle import Bundle
 from tests.galleries import ColourScorer, save_images
 from tests.promises.counts import count
@@ -117,3 +119,46 @@ def test_no_flipped_byte_of_an_approximate_index_is_used(tmp_path: Path) -> None
     for length in range(0, len(whole), len(whole) // 20):
         path.write_bytes(whole[:length])
         assert ann.Index.load(path, "fingerprint") is None
+
+
+TEXTS = [b"/models/b", b"photos", b"drafts/", b"notes.txt", b"item0007.png", b'"c7"', b"colours"]
+
+
+@pytest.mark.parametrize("field", TEXTS)
+def test_a_changed_byte_of_each_text_is_an_error(tmp_path: Path, whole: bytes, field: bytes) -> None:
+    path, places = tmp_path / "flipped", [at for at in range(len(whole)) if whole.startswith(field, at)]
+    caught = 0
+    for at in places:  # in its table, and in indexes
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert read(path) == read(tmp_path / "whole")
+        except IntegrityError:
+            caught += 1
+    assert caught > 0
+
+
+@pytest.mark.parametrize("fact", ["generation", "items", "contents", "failures", "dim", "regions"])
+def test_a_changed_number_is_an_error(tmp_path: Path, whole: bytes, fact: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "whole")) as connection, connection:
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = ?", (fact,))
+    with pytest.raises(IntegrityError):
+        read(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("table", ["items", "failures"])
+def test_a_lost_row_is_an_error(tmp_path: Path, whole: bytes, table: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "whole")) as connection, connection:
+        connection.execute(f"DELETE FROM {table} WHERE rowid = 1")
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = ?", (table,))
+    with pytest.raises(IntegrityError):
+        read(tmp_path / "whole")
+    assert verify(tmp_path / "whole").faults
+
+
+def test_changed_regions_are_an_error(tmp_path: Path, whole: bytes) -> None:
+    with closing(sqlite3.connect(tmp_path / "whole")) as connection, connection:
+        (data,) = connection.execute("SELECT data FROM regions WHERE key = 5").fetchone()
+        connection.execute("UPDATE regions SET data = ? WHERE key = 5", (data[:-1] + bytes([data[-1] ^ 1]),))
+    with pytest.raises(IntegrityError):
+        read(tmp_path / "whole")
+    assert verify(tmp_path / "whole").faults[0] == "regions 5: they are not as they were written"
