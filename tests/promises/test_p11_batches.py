@@ -53,7 +53,7 @@ def same(query, alone, shared):
 
 
 def test_an_answer_is_the_same_alone_in_any_batch_and_after_others(served):
-    """Broken once: next_batch's queries all padded to the longest text (compose without its cut by length)."""
+    """Broken once: `compose` without its split by length."""
     retriever = Retriever(served.model, served.gallery)
     queries = draw(QUERIES, served.gallery.ids, seed=1)
     alone = [retriever.answer([query])[0] for query in queries]
@@ -71,6 +71,7 @@ def test_an_answer_is_the_same_alone_in_any_batch_and_after_others(served):
 
 
 def test_what_waits_is_answered_together_and_as_if_alone(served, monkeypatch):
+    """Broken once: `next_batch` with batches of one."""
     with running(served) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 8)
         first = callers.send(100)

@@ -41,7 +41,6 @@ def requests(seed):
 
 
 def test_nothing_grows(tmp_path):
-    """Broken once: `connection_lost` keeping each connection in a list (memory)."""
     served = open_served(tmp_path)
     end = time.monotonic() + SECONDS
     statuses, samples = Counter(), []

@@ -21,6 +21,7 @@ def served(tmp_path_factory):
 
 
 def test_a_full_queue_refuses_at_once_and_answers_the_rest(served, monkeypatch):
+    """Broken once: `check` without its comparison with `queue`."""
     with running(served, queue=3, per_client=0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 3)
         calls = [callers.send(seed) for seed in range(3)]
@@ -40,6 +41,7 @@ def test_a_full_queue_refuses_at_once_and_answers_the_rest(served, monkeypatch):
 
 
 def test_one_address_does_not_fill_the_queue(served, monkeypatch):
+    """Broken once: `check` without its comparison with `per_client`."""
     with running(served, queue=8, per_client=2) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 2)
         calls = [callers.send(seed) for seed in range(2)]
@@ -53,6 +55,7 @@ def test_one_address_does_not_fill_the_queue(served, monkeypatch):
 
 
 def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
+    """Broken once: `submit` waiting with timeout None."""
     with running(served, deadline=600.0) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 4)
         calls = [callers.send(0)]
@@ -71,6 +74,7 @@ def test_what_has_expired_is_never_given_to_the_model(served, monkeypatch):
 
 
 def test_what_expires_before_it_is_decoded_is_not_decoded(served, monkeypatch):
+    """Broken once: `_decode_all` without its look at the deadline."""
     decoded, go_on = [], threading.Event()
 
     def slowly(stream, size):
@@ -95,6 +99,7 @@ def test_what_expires_before_it_is_decoded_is_not_decoded(served, monkeypatch):
 
 
 def test_whose_client_has_gone_is_never_given_to_the_model(served, monkeypatch):
+    """Broken once: `submit` not waiting for `disconnected`."""
     with running(served) as server:
         gate, callers = Gate(served.model, monkeypatch), Callers(server, 1)
         call = callers.send(0)

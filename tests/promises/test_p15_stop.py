@@ -27,6 +27,7 @@ def gallery(tmp_path_factory):
 
 
 def test_all_that_was_accepted_is_answered_before_it_ends(gallery):
+    """Broken once: `timeout_graceful_shutdown` 0."""
     with Process(gallery) as process, ThreadPoolExecutor(32) as pool:
         process.wait_until_ready()
         process.gate("closed")
@@ -58,6 +59,7 @@ def test_the_shutdown_delay_ends_by_itself(gallery):
 
 
 def test_a_second_signal_forces(gallery):
+    """Broken once: `_signalled` returning in the place of os._exit."""
     with Process(gallery, gate="closed") as process:
         assert process.get("/healthz") == 200
         process.child.send_signal(signal.SIGTERM)

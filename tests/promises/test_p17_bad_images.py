@@ -75,7 +75,7 @@ def malformed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_malformed_file_is_indexed_or_listed_with_a_reason(malformed: Path, tmp_path: Path) -> None:
-    """Broken once: `decode._with_stream` re-raising what a decoder raises."""
+    """Broken once: decode.py catching OSError alone where a decoder fails."""
     photos = tmp_path / "photos"
     good = save_images(photos, 200)
     shutil.copytree(malformed, photos / "bad")
@@ -103,7 +103,7 @@ def test_each_malformed_file_is_indexed_or_listed_with_a_reason(malformed: Path,
 
 
 def test_a_server_refuses_or_answers_each_malformed_upload(malformed: Path, tmp_path: Path) -> None:
-    """Broken once: `to_http_error` without ImageError."""
+    """Broken once: `_STATUSES` with 500 for an ImageError."""
     pytest.importorskip("starlette")
     from tests.serving_process import Process
 
