@@ -1,8 +1,8 @@
 """P1: an index that is killed, or loses power, at any moment loses nothing that it reported, and stays whole.
 
 A disk that records what is synced (tests/power_loss.py) gives the files at every write, sync and deletion.
-Seen to fail with `synchronous = FULL` as OFF or NORMAL, with a report before the commit, and with the COMMIT of each
-batch left out. The controls below do the first two each time.
+Seen to fail with `synchronous = FULL` as OFF or NORMAL, and with a report before the commit: the controls below do both
+each time. Also with the COMMIT of `writing` as ROLLBACK.
 """
 
 import os

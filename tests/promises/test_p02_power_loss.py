@@ -1,8 +1,7 @@
 """P2: a gallery that is cut or zeroed is reported, never served as another, and can be repaired.
 
 Power cuts while it is written, and earlier states, are P1's.
-Seen to fail with the check of `items` in `Snapshot` left out, with the CRC of regions unchecked in `Salvage`, and with
-`_stated_size` returning 0.
+Seen to fail with `_stated_size` of `Salvage` returning 0: nothing of a cut file was kept.
 """
 
 import random

@@ -1,6 +1,7 @@
 """P3: a changed byte in a gallery, a bundle or an index is an error or changes nothing; an index does not hide it.
 
-Seen to fail with the CRC of items unchecked in `read_items`, of facts in `meta`, and of failures in `read_failures`.
+Seen to fail with the CRC of items unchecked in `read_items`, of facts in `meta`, and of failures in `read_failures`,
+with the check of the number of `items` in `Snapshot` left out, and with the CRC of regions unchecked in `Salvage`.
 Bundles also: tests/unit/runtime/test_bundle.py.
 """
 

@@ -1,6 +1,6 @@
 """P6: an interrupted index encodes at most one batch again.
 
-Seen to fail with `content_keys` of the store returning nothing, and with batches committed at the end alone.
+Seen to fail with one batch alone, committed at the end (the condition in `batches` of the reader as False).
 """
 
 import threading

@@ -1,7 +1,7 @@
 """P16: files of earlier versions open and give the same answers; a newer format is refused with both versions.
 
 Bundles and runs of earlier versions: tests/golden/test_runtime_v0.py and tests/unit/training/test_run_of_format_1.py.
-Seen to fail with the `<f2` of format 1 read as `<f4`, and with the trigger `content_in` left out of the migration.
+Seen to fail with the floats of format 1 in another order, and with the trigger `content_in` left out of the migration.
 """
 
 import shutil
