@@ -30,6 +30,8 @@ FOLLOWING_OPS = {
 }
 """Operators that take the half type when all their inputs have it; residual sums of a transformer do not."""
 
+_MATRIX = 2
+"""Dimensions of a matrix; a kernel has more."""
 MIN_DENSE_WEIGHTS = 1 << 20  # weights of a graph's matrices under which products in int8 gain nothing
 MIN_STORED_WEIGHTS, MIN_TENSOR_WEIGHTS = (
     1 << 18,
@@ -46,7 +48,8 @@ def reduce_graph(name: str, data: bytes, precision: Precision) -> bytes | None:
         return _serialize(_to_half(model, HALF_TYPES[precision]))
     if _is_dense(model):
         return _serialize(_quantize_matrices(model))
-    return _serialize(_store_int8(model)) if sum(map(_weights, _large(model))) >= MIN_STORED_WEIGHTS else None
+    large = _large(model)
+    return _serialize(_store_int8(model, large)) if sum(map(_weights, large)) >= MIN_STORED_WEIGHTS else None
 
 
 def emulate_half(data: bytes) -> bytes:
@@ -178,6 +181,7 @@ def _quantize_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
     """Quantize matrices to 7 bits, with a scale for each column, and activations dynamically to 8 bits.
 
     With 8 bits for both, CPUs without VNNI saturate sums of two products. 7 bits give the same result on every CPU.
+    Large kernels are stored in int8.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -203,7 +207,7 @@ def _quantize_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
     del quantized.opset_import[:], quantized.metadata_props[:], quantized.graph.value_info[:]
     quantized.opset_import.extend(opsets)
     _shrink_tables(quantized.graph)
-    return quantized
+    return _store_int8(quantized, [tensor for tensor in _large(quantized) if len(tensor.dims) > _MATRIX])
 
 
 def _shrink_tables(graph: onnx.GraphProto) -> None:
@@ -258,10 +262,10 @@ def _large(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     ]
 
 
-def _store_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store large weights in int8. A session folds the Cast and Mul to float32 once, when it starts."""
+def _store_int8(model: onnx.ModelProto, tensors: list[onnx.TensorProto]) -> onnx.ModelProto:
+    """Store these weights in int8. A session folds the Cast and Mul to float32 once, when it starts."""
     graph, nodes = model.graph, []
-    for tensor in _large(model):
+    for tensor in tensors:
         name, codes, scale = tensor.name, f"{tensor.name}.int8", f"{tensor.name}.scale"
         codes_and_scale = _best_int8(numpy_helper.to_array(tensor))
         graph.initializer.remove(tensor)

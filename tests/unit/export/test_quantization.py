@@ -128,6 +128,18 @@ def test_int8_keeps_other_weights_in_eight_bits_and_computes_in_float32(monkeypa
     assert 0.9999 < cosine(one, other) < 1 - 1e-9  # one scale for all channels would lose the faint ones
 
 
+def test_int8_stores_kernels_beside_matrices(small_is_enough, monkeypatch):
+    monkeypatch.setattr(quantization, "MIN_TENSOR_WEIGHTS", 1000)
+    kernel = RANDOM.normal(size=(DIM, 5, 9)).astype(np.float32)
+    wide = {"kernel": kernel, "into": WEIGHTS["into"][:24]}
+    whole = graph_of([node("Conv", "x kernel", "found"), node("MatMul", "found into", "y")], wide)
+    monkeypatch.setattr(quantization, "_is_dense", lambda _: True)
+    data = reduce_graph("query", whole, "int8")
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load_from_string(data).graph.initializer}
+    assert kinds["kernel.int8"] == TensorProto.INT8 and "kernel" not in kinds
+    assert 0.999 < cosine(*(Session(each)(x=ROWS)[0] for each in (whole, data))) < 1
+
+
 def test_the_same_graph_becomes_the_same_bytes(small_is_enough):
     for kind in ("int8", "fp16", "bf16"):
         assert reduce_graph("image", block(), kind) == reduce_graph("image", block(), kind)
