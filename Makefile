@@ -1,5 +1,6 @@
 # make demo   the whole road in one go: draw, train, export, index, query, evaluate
-# make demo-assets   trains the model of `nsfse demo` again and packs it with its images into nsfse/demo/assets
+# make box WARDROBE=DIR   trains the models of `nsfse demo` again and packs them with their images into
+#                         nsfse/demo/assets; DIR was made by nsfse data prepare wardrobe
 # make test   the tests
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
 # make kernels   what decides how numbers are rounded on this machine
@@ -12,12 +13,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
+WARDROBE ?= wardrobe
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-assets test test-numerics promises soak coverage kernels lint docs bench clean
+.PHONY: demo box test test-numerics promises soak coverage kernels lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -33,8 +35,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/nsfse demo --train -o $(OUT)
 
-demo-assets: $(READY)
-	$(BIN)/python export/make_demo_assets.py runs/demo-assets
+box: $(READY)
+	$(BIN)/python export/make_demo_assets.py photos runs/photos data.folder=$(WARDROBE)
+	$(BIN)/python export/make_demo_assets.py drawn runs/drawn
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS)

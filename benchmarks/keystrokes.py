@@ -1,7 +1,7 @@
 """Time from a key press to the grid in its new order, in a real Chromium.
 
-python benchmarks/keystrokes.py [GALLERY]       by default the images and the model of nsfse demo
-python benchmarks/keystrokes.py --copies 50     each of its 2,000 images under 50 names: a gallery of 100,000
+python benchmarks/keystrokes.py [GALLERY]       by default the drawings of nsfse demo and their model
+python benchmarks/keystrokes.py --copies 250    each of the 400 drawings under 250 names: a gallery of 100,000
 
 Each letter is a query of its own. Prints one JSON object, in ms. Times run from the key press to the new grid, and to
 the frame that shows it; `server` is the part that the server reports.
@@ -20,7 +20,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nsfse.demo.app import BUNDLE, GALLERY, IMAGES, TABLE, open_gallery, unpack
+from nsfse.demo.app import DRAWN, IMAGES, TABLE, open_gallery, unpack
 from nsfse_runtime import Gallery, open_model
 from tests.e2e.browsing import CHROMIUM, DRIVER, browsing, serving
 
@@ -76,17 +76,18 @@ def open_or_make(gallery: Path | None, copies: int) -> Iterator[Path]:
         yield gallery
         return
     with tempfile.TemporaryDirectory() as name:
-        folder, model = Path(name), open_model(BUNDLE, "cpu")
+        folder, model = Path(name), open_model(DRAWN.bundle, "cpu")
         if copies == 1:
-            open_gallery(folder, model).close()
-            yield folder / GALLERY
+            open_gallery(DRAWN, folder, model).close()
+            yield DRAWN.gallery(folder)
             return
-        unpack(folder)
-        for image in list((folder / IMAGES).iterdir()):
+        unpack(DRAWN, folder)
+        drawn = folder / DRAWN.name
+        for image in list((drawn / IMAGES).iterdir()):
             for copy in range(1, copies):
                 image.with_name(f"{copy:03}-{image.name}").hardlink_to(image)
         with Gallery.open(folder / "many.gallery", model, create=True) as many:
-            many.sync(folder / IMAGES, metadata=folder / TABLE)
+            many.sync(drawn / IMAGES, metadata=drawn / TABLE)
         yield folder / "many.gallery"
 
 

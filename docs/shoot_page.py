@@ -1,34 +1,37 @@
 """Take the image of the page in docs/images, of the demo's gallery: python docs/shoot_page.py.
 
-Needs chromium and chromedriver on the path.
+Needs chromium and chromedriver on the path. Photos are indexed where `nsfse demo` has not done it yet.
 """
 
 import io
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
 
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1]))
-from nsfse.demo.app import BUNDLE, GALLERY, open_gallery
+from nsfse.demo.app import PHOTOS, demo_folder, open_gallery
 from nsfse_runtime import open_model
 from tests.e2e.browsing import browsing, serving
 
 FILE, MOST_BYTES = Path(__file__).parent / "images" / "page.png", 300_000
-STEPS = [("id", "test-000774.webp"), ("text", "in blue"), ("id", "test-000336.webp"), ("text", "with long sleeves")]
+STEPS = [("id", "shirt-034.webp"), ("text", "with stripes"), ("id", "shirt-019.webp"), ("text", "in black")]
+
+LOADED = "return document.images.length > 20 && [...document.images].every((image) => image.complete)"
 
 
 def main() -> None:
     """Write the image of a chain of two edits."""
-    with TemporaryDirectory() as folder:
-        open_gallery(Path(folder), open_model(BUNDLE)).close()
-        with serving(Path(folder) / GALLERY, "drawn") as address, browsing() as driver:
-            driver.get(f"{address}?{urlencode(STEPS)}")
-            time.sleep(3)  # images and movements
-            save(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
+    folder = demo_folder()
+    open_gallery(PHOTOS, folder, open_model(PHOTOS.bundle)).close()
+    with serving(PHOTOS.gallery(folder), PHOTOS.name) as address, browsing() as driver:
+        driver.get(f"{address}?{urlencode(STEPS)}")
+        while not driver.execute_script(LOADED):
+            time.sleep(0.5)
+        time.sleep(3)  # movements
+        save(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
 
 
 def save(shot: Image.Image) -> None:

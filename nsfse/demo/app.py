@@ -1,6 +1,7 @@
-"""The built-in model and images that `nsfse demo` unpacks and serves, without torch or network.
+"""The built-in models and images that `nsfse demo` unpacks, indexes once and serves, without torch or network.
 
-`assets/` is made by export/make_demo_assets.py: a bundle, drawn images with their table in a ZIP file, and a gallery.
+`assets/` is made by export/make_demo_assets.py: for each collection a bundle, and images with their table in a ZIP
+file.
 """
 
 import hashlib
@@ -9,47 +10,69 @@ import sys
 import threading
 import webbrowser
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 import nsfse
 from nsfse.open import need_server
-from nsfse_runtime.atomic_write import replacing
+from nsfse.progress import indexing_bar, print_status
 from nsfse_runtime.errors import OutputError, UsageError
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.inference.bundle import Bundle
+from nsfse_runtime.inference.manifest import MANIFEST
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.output_files import cache_folder
 
 if TYPE_CHECKING:
+    from nsfse_runtime.gallery.report import SyncProgress
     from nsfse_runtime.server.services import Services
 
 ASSETS = Path(__file__).with_name("assets")
-BUNDLE, IMAGES_ZIP, INDEXED = ASSETS / "drawn-box", ASSETS / "images.zip", ASSETS / "images.gallery"
-TABLE, IMAGES, GALLERY, LOG = "items.csv", "images", "demo.gallery", "server.log"
-WRITTEN_NS = 1_767_225_600_000_000_000
-"""The images' modification time, 2026-01-01: with it the gallery knows the unpacked files at once."""
+TABLE, IMAGES, LOG = "items.csv", "images", "server.log"
+NOTE = (
+    "The model has seen none of these photos: it was trained on 3,391 others, of clothes alone. "
+    "The gallery “drawn” has a model of its own."
+)
 _PORTS = range(8000, 8010)
 
 
 @dataclass(frozen=True)
+class Collection:
+    """Images of one kind in a ZIP file, and the model that knows this kind."""
+
+    name: str
+    bundle: Path
+    archive: Path
+
+    def gallery(self, folder: Path) -> Path:
+        """Return the file of its gallery in the demo's folder; its images are in a folder beside it."""
+        return folder / f"{self.name}.gallery"
+
+
+PHOTOS = Collection("photos", ASSETS / "photo-box", ASSETS / "photos.zip")
+DRAWN = Collection("drawn", ASSETS / "drawn-box", ASSETS / "drawn.zip")
+
+
+@dataclass(frozen=True)
 class Demo:
-    """A service that is ready, and the socket it will listen on."""
+    """A service that is ready, and the socket it will listen on.
+
+    `galleries` has for each gallery its `name`, its number of `images`, its file `gallery` and its `bundle`.
+    """
 
     service: "Services"
     listener: socket
-    gallery: Path
-    bundle: Path
-    images: int
+    galleries: list[dict[str, Any]]
 
 
 def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
-    """Unpack the images and their gallery, and listen on this machine alone.
+    """Unpack the images, index those that are new, and listen on this machine alone.
 
     Args:
         out: Folder for the files; by default one in the user's cache.
@@ -62,6 +85,7 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
         MissingExtraError: The server is not installed.
         OutputError: The folder cannot be written.
         UsageError: The port is taken.
+        VersionError: The folder has a gallery of another model.
     """
     need_server()
     from nsfse_runtime.server.galleries import ServedGallery
@@ -70,11 +94,25 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
     from nsfse_runtime.server.telemetry import Log
 
     folder = (out or demo_folder()).absolute()
-    model = OnnxScorer(Bundle.open(BUNDLE))
-    gallery = open_gallery(folder, model)
+    listener = listen_on(port)
+    _check_log(folder)
+    served = []
+    for collection in (PHOTOS, DRAWN):
+        model = OnnxScorer(Bundle.open(collection.bundle))
+        with indexing_bar() as follow:
+            gallery = open_gallery(collection, folder, model, follow)
+        served.append(ServedGallery(collection.name, model, gallery, note=NOTE))
     log = Log((folder / LOG).open("w", encoding="utf-8"))
-    service = Services([ServedGallery("drawn", model, gallery)], Settings(), nsfse.__version__, log)
-    return Demo(service, listen_on(port), folder / GALLERY, BUNDLE, len(gallery))
+    galleries = [
+        {
+            "name": each.name,
+            "images": len(each.gallery),
+            "gallery": each.gallery.path,
+            "bundle": each.gallery.bundle_path,
+        }
+        for each in served
+    ]
+    return Demo(Services(served, Settings(), nsfse.__version__, log), listener, galleries)
 
 
 def listen_on(port: int | None) -> socket:
@@ -97,19 +135,27 @@ def open_browser(url: str) -> None:
 
 def demo_folder() -> Path:
     """Return where the demo's files are by default: a folder in the user's cache, named by the digest of the assets."""
-    name = hashlib.sha256(IMAGES_ZIP.read_bytes() + INDEXED.read_bytes()).hexdigest()[:12]
+    assets = [file for collection in (PHOTOS, DRAWN) for file in (collection.archive, collection.bundle / MANIFEST)]
+    name = hashlib.sha256(b"".join(file.read_bytes() for file in assets)).hexdigest()[:12]
     try:
         return cache_folder("demo", name)
     except OutputError as error:
         raise OutputError("there is no home folder for the demo's images; name a folder with -o") from error
 
 
-def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
-    """Unpack the demo's images as far as needed, and open their gallery.
+def open_gallery(
+    collection: Collection,
+    folder: Path,
+    model: OnnxScorer,
+    progress: "Callable[[SyncProgress], None] | None" = None,
+) -> Gallery:
+    """Unpack a collection as far as needed, index what is new, and open its gallery.
 
     Args:
-        folder: Where the files are.
-        model: The demo's model.
+        collection: The images and their model.
+        folder: The demo's folder.
+        model: The collection's model, opened.
+        progress: Called after each batch that is indexed.
 
     Returns:
         The gallery.
@@ -118,66 +164,49 @@ def open_gallery(folder: Path, model: OnnxScorer) -> Gallery:
         OutputError: The folder cannot be written.
         VersionError: The folder has a gallery of another model.
     """
-    changed = unpack(folder)
-    if not store.exists(folder / GALLERY):
-        _copy_gallery(folder)
-    gallery = Gallery.open(folder / GALLERY, model)
-    if gallery.bundle_path != BUNDLE:  # it was made by another installation, which may be gone
-        _set_bundle(folder / GALLERY)
-    if changed or gallery.snapshot.folder != str((folder / IMAGES).resolve()):
-        # Files are known by their hashes, so nothing is encoded; files of other assets are removed.
-        gallery.sync(folder / IMAGES, metadata=folder / TABLE, allow_removals=True)
+    path, images = collection.gallery(folder), folder / collection.name
+    unpack(collection, folder)
+    if not store.exists(path):
+        print_status(f"indexing the demo's images once: {collection.name}")
+    gallery = Gallery.open(path, model, create=True)
+    if gallery.bundle_path != collection.bundle:  # it was made by another installation, which may be gone
+        with store.GalleryStore.open_writer(path) as opened:
+            opened.write_meta({"bundle": str(collection.bundle)})
+    gallery.sync(images / IMAGES, metadata=images / TABLE, progress=progress, allow_removals=True)
     return gallery
 
 
-def _copy_gallery(folder: Path) -> None:
-    """Copy the gallery, whole or not at all, and write the path of its bundle into it."""
-    try:
-        with replacing(folder / GALLERY) as draft:
-            draft.write_bytes(INDEXED.read_bytes())
-            _set_bundle(draft)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _set_bundle(gallery: Path) -> None:
-    with store.GalleryStore.open_writer(gallery) as opened:
-        opened.write_meta({"bundle": str(BUNDLE)})
-
-
-def unpack(folder: Path) -> bool:
-    """Write the images and their table.
+def unpack(collection: Collection, folder: Path) -> None:
+    """Write a collection's images and their table, where they are missing or changed.
 
     Args:
-        folder: Where to write them.
-
-    Returns:
-        Whether a file was missing or changed.
+        collection: What to write.
+        folder: The demo's folder; the collection gets a folder of its name in it.
 
     Raises:
         OutputError: The folder cannot be written, or has a file of the same name that is not the demo's.
     """
-    changed, first = False, not (folder / GALLERY).exists()
+    first, images = not store.exists(collection.gallery(folder)), folder / collection.name
     try:
-        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        if first and (folder / LOG).exists() and (folder / LOG).read_bytes()[:1] not in (b"", b"{"):
-            raise OutputError(f"{folder / LOG} is not the demo's; name an empty folder with -o")
-        with ZipFile(IMAGES_ZIP) as packed:
+        (images / IMAGES).mkdir(parents=True, exist_ok=True)
+        with ZipFile(collection.archive) as packed:
             for entry in packed.infolist():
-                file = folder / entry.filename
+                file = images / entry.filename
                 if not file.is_file() or zlib.crc32(file.read_bytes()) != entry.CRC:
-                    changed = True
                     # A process that was killed here left the beginning of a file.
                     if first and file.exists() and not packed.read(entry).startswith(file.read_bytes()):
                         raise OutputError(f"{file} is not the demo's; name an empty folder with -o")
                     file.write_bytes(packed.read(entry))
-                    os.utime(file, ns=(WRITTEN_NS, WRITTEN_NS))
     except OutputError:
         raise
     except OSError as error:
-        raise _unwritable(folder, error) from error
-    return changed
+        raise OutputError(
+            f"cannot write the demo's images to {folder}: {error.strerror}; name another folder with -o"
+        ) from error
 
 
-def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write the demo's images to {folder}: {error.strerror}; name another folder with -o")
+def _check_log(folder: Path) -> None:
+    """Raise OutputError where the folder has a log of somebody else."""
+    log = folder / LOG
+    if log.exists() and log.read_bytes()[:1] not in (b"", b"{"):
+        raise OutputError(f"{log} is not the demo's; name an empty folder with -o")

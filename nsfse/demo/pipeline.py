@@ -1,4 +1,7 @@
-"""The whole pipeline in one call, on drawn images: draw, train, export, index, evaluate, draw a contact sheet."""
+"""The whole pipeline in one call, on drawn images: draw, train, export, index, evaluate, draw a contact sheet.
+
+It needs no data beside the package: of the photos in `nsfse demo`, those to train on do not ship.
+"""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, against a real server with the model and the images of `nsfse demo`.
+"""The page in a real Chromium, against a real server with the drawings of `nsfse demo` and their model.
 
 NSFSE_PAGE_BUNDLE names another bundle, and NSFSE_PAGE_CATALOGUE a query set of the drawn easy level for it.
 """
@@ -62,10 +62,11 @@ class Shop:
 
     def __init__(self, folder, bundle, catalogue=None):
         model = open_model(bundle, "cpu")
-        self.images, self.path = (catalogue or folder) / "images", folder / app.GALLERY
         if not catalogue:
-            app.open_gallery(folder, model).close()
-        with ((catalogue or folder) / "items.csv").open(encoding="utf-8") as file:
+            app.unpack(app.DRAWN, folder)
+        images = catalogue or folder / app.DRAWN.name
+        self.images, self.path = images / "images", folder / "shop.gallery"
+        with (images / "items.csv").open(encoding="utf-8") as file:
             rows = [(row["file"].split("/")[-1], *(row[name] for name in COLUMNS[1:])) for row in csv.DictReader(file)]
         if not catalogue:
             with Image.open(self.images / rows[0][0]) as image:  # mirrored: a copy of the reference is no hit
@@ -86,7 +87,7 @@ class Shop:
 def shop(tmp_path_factory):
     bundle, catalogue = (os.environ.get(f"NSFSE_PAGE_{name}") for name in ("BUNDLE", "CATALOGUE"))
     folder = tmp_path_factory.mktemp("shop")
-    return Shop(folder, bundle or app.BUNDLE, Path(catalogue) if catalogue else None)
+    return Shop(folder, bundle or app.DRAWN.bundle, Path(catalogue) if catalogue else None)
 
 
 @pytest.fixture(scope="module")

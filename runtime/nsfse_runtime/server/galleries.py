@@ -29,10 +29,13 @@ _DRAWINGS = "This model has learned from {} alone. Of photographs it knows littl
 
 
 class ServedGallery:
-    """A gallery with its model, by `name`. Its methods read files: call them in a thread."""
+    """A gallery with its model, by `name`. Its methods read files: call them in a thread.
 
-    def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery") -> None:
-        self.name, self.model, self.gallery = name, model, gallery
+    `note` is what a user should know before trusting it; by default made of what the model was trained on.
+    """
+
+    def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery", note: str | None = None) -> None:
+        self.name, self.model, self.gallery, self._note = name, model, gallery, note
         self.retriever = Retriever(model, gallery)
         self.folder = ""  # the folder that the gallery follows, as of the last `facts`
         self._facts: tuple[int, GalleryFacts] | None = None
@@ -79,8 +82,8 @@ class ServedGallery:
     def note(self) -> str | None:
         """Return what a user should know of the model before trusting it."""
         trained_on = self.model.bundle.manifest.trained_on
-        if not _source(trained_on).startswith("drawn"):
-            return None
+        if self._note or not _source(trained_on).startswith("drawn"):
+            return self._note
         return _DRAWINGS.format("drawings" if isinstance(trained_on, str) else trained_on.get("knows", "drawings"))
 
     def has(self, name: str) -> bool:

@@ -174,8 +174,9 @@ def test_the_readme_shows_what_the_program_prints(laid, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         app.main(words[1:])
     printed, shown = capsys.readouterr().out, block.code.partition("\n")[2]
-    # Times differ, and scores and confidences may in their last digit on another processor.
-    numbers = re.compile(r"\d\.\d\d|\d+(?= ms)")
+    # Times differ, and scores may in their last digit on another processor. Confidences, and so matches, depend on the
+    # gallery, which is a part of the demo's here.
+    numbers = re.compile(r"(?:(?:yes|no ) )?\d\.\d\d|\d+(?= ms)")
     assert numbers.sub("#", printed) == numbers.sub("#", shown)
 
 

@@ -20,6 +20,7 @@ from nsfse_runtime.retrieval.results import Result, build_hits
 from nsfse_runtime.retrieval.text_warnings import NOT_WHOLE, TextReading, UnknownWord
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import PairScores, QueryFeatures, TargetFeatures
+from tests.demo_images import cut
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "brown", "black", "white")
 PHRASES = [
@@ -33,9 +34,10 @@ PHRASES = [
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
-    """A retriever over the box's images."""
-    scorer = OnnxScorer(Bundle.open(app.BUNDLE))
-    return Retriever(scorer, app.open_gallery(tmp_path_factory.mktemp("box"), scorer))
+    """A retriever over some drawings of the demo."""
+    folder = tmp_path_factory.mktemp("box")
+    scorer = OnnxScorer(Bundle.open(app.DRAWN.bundle))
+    return Retriever(scorer, app.open_gallery(cut(app.DRAWN, folder, 80), folder, scorer))
 
 
 def answers(box, *texts, reference=4, **options):
