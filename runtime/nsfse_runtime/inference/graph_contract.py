@@ -105,13 +105,15 @@ def check_outputs(inputs: Mapping[str, Any], outputs: Sequence[NDArray[Any]], co
         if isinstance(inputs[name], np.ndarray):
             sizes.update(zip(shape, inputs[name].shape, strict=True))
     for (name, shape), output in zip(contract.outputs.items(), outputs, strict=True):
-        expected = tuple(size if isinstance(size, int) else sizes.get(size, -1) for size in shape)
-        if len(output.shape) != len(shape) or any(
-            wanted not in (-1, size) for size, wanted in zip(output.shape, expected, strict=True)
-        ):
+        expected = [size if isinstance(size, int) else sizes.get(size) for size in shape]
+        if len(output.shape) != len(shape) or any(map(_differ, output.shape, expected)):
             raise _refused(origin, f"it gives {name} in the shape {list(output.shape)[:8]}")
         if not np.isfinite(output).all():
             raise _refused(origin, f"it gives {name} that are not finite numbers")
+
+
+def _differ(size: int, expected: int | None) -> bool:
+    return expected is not None and size != expected
 
 
 def _refused(origin: str, reason: str) -> IntegrityError:

@@ -14,8 +14,8 @@ from nsfse_runtime.errors import IntegrityError, NsfseError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.inference.devices import ON_CPU, ExecutionDevice
-from nsfse_runtime.inference.graph_contract import check_graph, check_outputs, contract_of
-from nsfse_runtime.inference.manifest import TOKENIZER
+from nsfse_runtime.inference.graph_contract import Contract, check_graph, check_outputs, contract_of
+from nsfse_runtime.inference.manifest import GRAPHS, TOKENIZER
 from nsfse_runtime.inference.onnx_session import Session
 from nsfse_runtime.types import (
     Boundaries,
@@ -94,13 +94,18 @@ class OnnxScorer:
     def _graph(self, name: str) -> Any:
         with self._opening:
             if name not in self._sessions:
-                data, origin = self.bundle.read(f"{name}.onnx"), self._origin(name)
-                check_graph(data, contract_of(name, self.bundle.manifest), origin)
+                data, origin = self.bundle.read(f"{name}.onnx"), self._origins[name]
+                check_graph(data, self._contracts[name], origin)
                 self._sessions[name] = self._open(name, data, origin)
             return self._sessions[name]
 
-    def _origin(self, name: str) -> str:
-        return str(self.bundle.path / f"{name}.onnx")
+    @cached_property
+    def _origins(self) -> dict[str, str]:
+        return {name.removesuffix(".onnx"): str(self.bundle.path / name) for name in GRAPHS}
+
+    @cached_property
+    def _contracts(self) -> dict[str, Contract]:
+        return {name: contract_of(name, self.bundle.manifest) for name in self._origins}
 
     def _open(self, name: str, data: bytes, origin: str) -> Callable[..., tuple[NDArray[Any], ...]]:
         return Session(data, self.device, self._threads, origin)
@@ -108,9 +113,9 @@ class OnnxScorer:
     def _run(self, name: str, **inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Run a graph. Raises IntegrityError where it fails, or gives what no graph of this bundle should."""
         graph = self._graph(name)
-        with _as_integrity_error(self._origin(name)):
+        with _as_integrity_error(self._origins[name]):
             outputs: tuple[NDArray[Any], ...] = graph(**inputs)
-        check_outputs(inputs, outputs, contract_of(name, self.bundle.manifest), self._origin(name))
+        check_outputs(inputs, outputs, self._contracts[name], self._origins[name])
         return outputs
 
     def encode_images(self, pixels: Pixels) -> TargetFeatures:
@@ -161,10 +166,10 @@ class OnnxScorer:
     def score_on_device(self, query: QueryFeatures, vectors: Any, regions: Any) -> PairScores:
         """Score one query against K targets whose `vectors` [K, d] and `regions` [K, R, d] may be on the device."""
         inputs = {**pair_inputs(query), "vectors": vectors, "regions": regions}
-        graph, contract = self._graph("pair"), contract_of("pair", self.bundle.manifest)
-        with _as_integrity_error(self._origin("pair")):
+        graph, contract = self._graph("pair"), self._contracts["pair"]
+        with _as_integrity_error(self._origins["pair"]):
             outputs = graph.run_with_io_binding(inputs)
-        check_outputs(inputs, [outputs[name] for name in contract.outputs], contract, self._origin("pair"))
+        check_outputs(inputs, [outputs[name] for name in contract.outputs], contract, self._origins["pair"])
         word_scores = outputs["word_scores"][:, : len(query.words)]
         return PairScores(outputs["score"], word_scores, self.bundle.manifest.boundary["t_c"])
 
