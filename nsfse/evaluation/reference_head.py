@@ -66,8 +66,7 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     """Score one query against K targets, in the precision of the features.
 
     S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k) + Σ_a ω_a A_a, with A_a of
-    `agreements`; its word guides a probe's
-    attention. Where κ_k < 0 the word names what must not be there, and n_k is how far it is over the
+    `agreements`; its word guides a probe's attention. Where κ_k < 0 the word names what must not be there, and n_k is how far it is over the
     boundary. Of a view's products only that with the same view counts.
 
     Args:
@@ -93,7 +92,9 @@ def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstan
     )
     visual = branch_sums @ query.probe_weights
     score = head.w_global * (targets.vectors @ query.vector) + head.w_cross * cross + head.w_visual * visual
-    score = score + agreements(query.vector, targets.vectors, head.blocks) @ [block.weight for block in head.blocks]
+    if head.blocks:
+        weights = np.array([block.weight for block in head.blocks], score.dtype)
+        score = score + agreements(query.vector, targets.vectors, head.blocks) @ weights
     return PairScores(cast(Floats, score), cast(Floats, words.max(-1)), head.t_c)
 
 
@@ -112,7 +113,7 @@ def agreements(query: Floats, vectors: Floats, blocks: Sequence[AttributeBlock])
         wanted, found = (rows[..., start:end] ** 2 / block.share for rows in (query, vectors))
         sums.insert(0, found @ wanted)
         end = start
-    return np.log(np.stack(sums, 1) + _LEAST_SHARE) if sums else np.zeros((len(vectors), 0))
+    return np.log(np.stack(sums, 1) + _LEAST_SHARE)
 
 
 def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -> tuple[Reals, Reals]:

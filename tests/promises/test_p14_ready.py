@@ -3,11 +3,13 @@
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
 pytest.importorskip("starlette")
 
+from nsfse_runtime.gallery.store import GalleryStore
 from tests.promises.counts import count
 from tests.serving import PATIENCE, TEXT, image, open_served, running, wait_until
 from tests.serving_process import Process
@@ -59,24 +61,23 @@ def test_a_gallery_damaged_while_served_is_no_longer_ready(served):
     """Broken once: `ready` without `unusable`."""
     with running(served, **SOON) as server:
         assert readiness(server) == 200
-        with sqlite3.connect(served.gallery.path) as connection:
-            damage(connection, "UPDATE contents SET crc = crc + 1")
-            wait_until(lambda: readiness(server) == 503)
-            status, reply, _ = server.query([TEXT, ("k", "3")], [("reference_images", image())])
-            assert (status, reply["error"]["type"]) == (503, "damaged")
-            damage(connection, "UPDATE contents SET crc = crc - 1")
-            wait_until(lambda: readiness(server) == 200)
-        connection.close()
+        change(served.gallery.path, "UPDATE contents SET crc = crc + 1")
+        wait_until(lambda: readiness(server) == 503)
+        status, reply, _ = server.query([TEXT, ("k", "3")], [("reference_images", image())])
+        assert (status, reply["error"]["type"]) == (503, "damaged")
+        change(served.gallery.path, "UPDATE contents SET crc = crc - 1")
+        wait_until(lambda: readiness(server) == 200)
         events = [line["event"] for line in server.lines]
         assert events.count("unusable") == events.count("usable") == 1
         assert server.json("GET", "/healthz")[0] == 200
 
 
-def damage(connection, statement):
-    """Change a gallery, and its generation, so that readers look again."""
-    connection.execute(statement)
-    connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-    connection.commit()
+def change(path, statement):
+    """Change a gallery behind its back, then its generation, so that readers look again."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+    with GalleryStore.open_writer(path) as store, store.writing():
+        store.advance()
 
 
 class Panic(BaseException):

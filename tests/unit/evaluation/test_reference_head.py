@@ -164,7 +164,7 @@ def test_two_stages_over_everything_are_the_exhaustive_ranking(k):
 
 def test_a_manifest_without_a_constant_is_refused():
     class Manifest:
-        name = "shop"
+        name, blocks = "shop", ()
         head = asdict(HEAD)
 
     assert HeadConstants.of(Manifest()) == HEAD

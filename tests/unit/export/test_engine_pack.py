@@ -270,7 +270,7 @@ def test_the_command_line_builds_lists_adds_and_refuses(place, monkeypatch):
     def run(*arguments: str):
         return CliRunner().invoke(app, arguments)
 
-    os.chdir(place)
+    monkeypatch.chdir(place)
     built = run("export", "bundle", "--trt", "--compute-capability", "8.9,8.6")
     assert built.exit_code == 0 and "8.6  image  built" in built.output and "8.9  image  kept" in built.output
     assert run("export", "--trt", "bundle", "--compute-capability", "8.9").exit_code == 0
