@@ -65,9 +65,9 @@ class HeadConstants:
 def score_pairs(query: QueryFeatures, targets: TargetFeatures, head: HeadConstants) -> PairScores:
     """Score one query against K targets, in the precision of the features.
 
-    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k) + Σ_a ω_a A_a, with A_a of
-    `agreements`; its word guides a probe's attention. Where κ_k < 0 the word names what must not be there, and n_k is how far it is over the
-    boundary. Of a view's products only that with the same view counts.
+    S = ω_g⟨q, g⟩ + ω_c Σ_k κ_k(p_k + γ n_k) + ω_v Σ_k ν_k(p_k + γ n_k) + Σ_a ω_a A_a, with A_a of `agreements`; its
+    word guides a probe's attention. Where κ_k < 0 the word names what must not be there, and n_k is how far it is over
+    the boundary. Of a view's products only that with the same view counts.
 
     Args:
         query: Vector [d], words [L, d] and probes [P+L, d] with their weights.
