@@ -19,7 +19,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 TOPICS = (
-    "demo", "drawn", "products", "methods", "queries", "evidence", "confidence", "export",
+    "demo", "drawn", "wardrobe", "products", "methods", "queries", "evidence", "confidence", "export",
     "speed", "indexing", "first-stage", "serving", "robustness",
 )  # fmt: skip
 WIDTH = 100
