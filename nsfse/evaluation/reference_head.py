@@ -113,7 +113,8 @@ def agreements(query: Floats, vectors: Floats, blocks: Sequence[AttributeBlock])
         wanted, found = (rows[..., start:end] ** 2 / block.share for rows in (query, vectors))
         sums.insert(0, found @ wanted)
         end = start
-    return np.log(np.stack(sums, 1) + _LEAST_SHARE)
+    agreement: Reals = np.log(np.stack(sums, 1) + _LEAST_SHARE)
+    return agreement
 
 
 def correspondences(query: QueryFeatures, targets: TargetFeatures, views: int) -> tuple[Reals, Reals]:
