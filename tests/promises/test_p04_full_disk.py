@@ -70,7 +70,7 @@ def fill(disk: Path, share: float) -> Path:
 
 
 def grow(path: Path, photos: Path) -> None:
-    """Index 60 more images, which may fail for want of room alone; what was there before stays readable."""
+    """Index 60 more images, which may fail for want of space alone; what was there before stays readable."""
     with Gallery.open(path) as before:
         ids = set(before.ids)
     try:
@@ -145,7 +145,7 @@ def test_a_gallery_on_a_full_or_read_only_disk_is_read(small_disk: Path, tmp_pat
         with pytest.raises(OutputError):
             save_images(tmp_path / "photos", 300)
             full.sync(tmp_path / "photos", batch=300)
-        filled.unlink()  # there is room again, and somebody indexes: the open gallery follows
+        filled.unlink()  # there is space again, and somebody indexes: the open gallery follows
         with Gallery.open(path, ColourScorer()) as other:
             other.sync(tmp_path / "photos")
         full.refresh()

@@ -1,4 +1,4 @@
-"""P13: whatever clients do, others get an answer or are told at once, and nothing is done for nobody."""
+"""P13: whatever clients do, others are answered or refused at once, and no work is done for clients that left."""
 
 import json
 import socket

@@ -84,7 +84,7 @@ def repair(path: Path, folder: Path | None, scorer: Scorer | None, bundle: Path 
                 kept = _write(draft, salvage, found, fingerprint, str(bundle or found.facts.get("bundle", "")))
                 aside = _move_aside(path)
         except OSError as error:
-            raise OutputError(f"{path} cannot be repaired: {error.strerror or error}; make room") from error
+            raise OutputError(f"{path} cannot be repaired: {error.strerror or error}; free some disk space") from error
     report = RepairReport(found.faults, len(kept), set_aside=str(aside))
     lost = [name for name in found.entries if name not in kept]
     folder = folder or Path(found.facts.get("folder") or "")

@@ -102,7 +102,9 @@ class Salvage:
                     shutil.copyfile(f"{self.path}{suffix}", f"{copy}{suffix}")
             os.truncate(copy, size)
         except OSError as error:
-            raise OutputError(f"{self.path.parent} cannot be written: {error.strerror}; make room there") from error
+            raise OutputError(
+                f"{self.path.parent} cannot be written: {error.strerror}; free some disk space there"
+            ) from error
         return copy
 
     def look(self) -> Found:

@@ -14,7 +14,7 @@ _LARGEST_VALUE = 1 << 26  # bytes of one text or blob
 _STEPS, _STEPS_PER_BYTE, _STEPS_PER_CALL = 10_000_000, 20, 1_000_000
 
 
-# A full or read-only disk has no room for SQLite's files beside the gallery.
+# A full or read-only disk has no space for SQLite's files beside the gallery.
 _NOT_WRITABLE = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_IOERR", "SQLITE_FULL")
 
 
