@@ -170,7 +170,7 @@ def open_gallery(
         print_status(f"indexing the demo's images once: {collection.name}")
     gallery = Gallery.open(path, model, create=True)
     if gallery.bundle_path != collection.bundle:  # it was made by another installation, which may be gone
-        with store.GalleryStore.open_writer(path) as opened:
+        with store.GalleryTables.open_writer(path) as opened:
             opened.write_meta({"bundle": str(collection.bundle)})
     gallery.sync(images / IMAGES, metadata=images / TABLE, progress=progress, allow_removals=True)
     return gallery

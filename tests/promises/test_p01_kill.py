@@ -20,7 +20,7 @@ import pytest
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.store import GalleryStore
+from nsfse_runtime.gallery.store import GalleryTables
 from nsfse_runtime.images.decode import load_image
 from nsfse_runtime.search.two_stage import exact_search
 from tests.galleries import ColourScorer, save_image, save_images
@@ -153,9 +153,9 @@ def test_the_harness_catches_a_store_that_reports_before_it_commits(tmp_path: Pa
 
 def record_index(place: Path, synchronous: str) -> list[tuple]:
     """Index a folder twice, with images added, moved and deleted between, on a disk that records; return the events."""
-    recorder, opened = Recorder(), GalleryStore.open_writer
+    recorder, opened = Recorder(), GalleryTables.open_writer
 
-    def open_writer(path: Path) -> GalleryStore:
+    def open_writer(path: Path) -> GalleryTables:
         store = opened(path)
         store._run(f"PRAGMA synchronous = {synchronous}")
         store._run("PRAGMA wal_autocheckpoint = 16")  # so that the log goes into the file while the index runs
@@ -163,7 +163,7 @@ def record_index(place: Path, synchronous: str) -> list[tuple]:
 
     names = save_images(place / "photos", 24)
     with pytest.MonkeyPatch.context() as patch, recorder.recording():
-        patch.setattr(GalleryStore, "open_writer", open_writer)
+        patch.setattr(GalleryTables, "open_writer", open_writer)
         with Gallery.open(place / "g", ColourScorer(), create=True) as gallery:
 
             def report(progress) -> None:

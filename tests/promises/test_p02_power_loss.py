@@ -146,7 +146,7 @@ def test_a_repair_that_fails_leaves_the_gallery_as_it_was(gallery: Gallery, phot
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nsfse_runtime.gallery.store.GalleryStore.delete_unused_contents", fails)
+    monkeypatch.setattr("nsfse_runtime.gallery.store.GalleryTables.delete_unused_contents", fails)
     with pytest.raises(OutputError, match="No space left on device"):
         repair(gallery.path, photos, ColourScorer())
     assert gallery.path.read_bytes() == data

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from nsfse_runtime.gallery.store import GalleryStore
+from nsfse_runtime.gallery.store import GalleryTables
 from tests.promises.counts import count
 from tests.serving import PATIENCE, TEXT, image, open_served, running, wait_until
 from tests.serving_process import Process
@@ -76,7 +76,7 @@ def change(path, statement):
     """Change a gallery behind its back, then its generation, so that readers look again."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(statement)
-    with GalleryStore.open_writer(path) as store, store.writing():
+    with GalleryTables.open_writer(path) as store, store.writing():
         store.advance()
 
 

@@ -103,7 +103,7 @@ def test_a_migration_brings_an_older_gallery_to_a_newer_format(
     assert gallery.info()["format_version"] == 3  # reading migrates nothing
     assert gallery.sync(photos).encoded == 0
     assert gallery.info()["format_version"] == 4 and gallery.ids == ids
-    with store.GalleryStore.open_reader(gallery.path) as opened:
+    with store.GalleryTables.open_reader(gallery.path) as opened:
         assert opened.count("notes") == 0
 
 
@@ -115,6 +115,6 @@ def test_a_migration_that_fails_leaves_the_gallery_as_it_was(gallery: Gallery, m
 
     monkeypatch.setitem(schema.MIGRATIONS, 3, fail)
     with pytest.raises(IntegrityError, match="no such table"):
-        store.GalleryStore.open_writer(gallery.path)
+        store.GalleryTables.open_writer(gallery.path)
     gallery.refresh()
     assert len(gallery) == 25 and gallery.info()["format_version"] == 3

@@ -158,7 +158,7 @@ def write_random_gallery(path: Path, bundle: Bundle, size: int) -> Path:
     regions = random.standard_normal((_REGION_SETS, manifest.regions, manifest.dim)).astype(np.float32)
     regions /= np.linalg.norm(regions, axis=-1, keepdims=True)
     store.create(path, bundle.fingerprint, str(bundle.path.absolute()))
-    with store.GalleryStore.open_writer(path) as gallery, gallery.writing():
+    with store.GalleryTables.open_writer(path) as gallery, gallery.writing():
         encoded = [gallery.encode_regions(rows) for rows in regions]
         for number, vector in enumerate(vectors):
             content = gallery.put_content(number.to_bytes(32, "big"), vector, encoded[number % _REGION_SETS])

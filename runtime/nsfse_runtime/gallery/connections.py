@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from nsfse_runtime.gallery.store import GalleryStore
+from nsfse_runtime.gallery.store import GalleryTables
 
 
 class Connections:
@@ -13,13 +13,13 @@ class Connections:
         self.path = path
         self._local = threading.local()
         self._opening = threading.Lock()
-        self._stores: list[GalleryStore] = []
+        self._stores: list[GalleryTables] = []
 
-    def store(self) -> GalleryStore:
+    def store(self) -> GalleryTables:
         """Return this thread's connection. Raises IntegrityError or OutputError."""
-        store: GalleryStore | None = getattr(self._local, "store", None)
+        store: GalleryTables | None = getattr(self._local, "store", None)
         if store is None or store.is_outdated:
-            outdated, store = store, GalleryStore.open_reader(self.path)
+            outdated, store = store, GalleryTables.open_reader(self.path)
             self._local.store = store
             with self._opening:
                 self._stores.append(store)

@@ -65,7 +65,7 @@ class Gallery:
                 raise OutputError(f"{gallery.path.parent} is not a folder; make it first")
             bundle = bundle_path if bundle_path is not None else model.info.bundle_path
             store.create(gallery.path, model.fingerprint, os.path.abspath(bundle) if bundle is not None else "")
-        with store.GalleryStore.open_reader(gallery.path):
+        with store.GalleryTables.open_reader(gallery.path):
             pass  # it is a gallery, of a format that is known
         if model is not None:
             gallery.check_model(model)

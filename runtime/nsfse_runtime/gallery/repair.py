@@ -9,7 +9,7 @@ from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import InputError, NotFoundError, OutputError, UsageError
 from nsfse_runtime.gallery.salvage import Found, Salvage
 from nsfse_runtime.gallery.sqlite_file import sole_writer
-from nsfse_runtime.gallery.store import GalleryStore
+from nsfse_runtime.gallery.store import GalleryTables
 from nsfse_runtime.gallery.sync import sync
 from nsfse_runtime.inference import region_codec
 from nsfse_runtime.types import Scorer
@@ -92,7 +92,7 @@ def repair(path: Path, folder: Path | None, scorer: Scorer | None, bundle: Path 
         report.problem = "without the bundle and the folder nothing was encoded again; index the folder"
     else:
         _encode(path, folder, scorer, {name: found.entries[name].metadata for name in lost}, report)
-    with GalleryStore.open_reader(path) as store:
+    with GalleryTables.open_reader(path) as store:
         ids = {name for name, *_ in store.read_items()}
     report.gone = sorted({*lost, *found.damaged_ids} - ids)
     report.without_metadata = sorted(ids - found.entries.keys())
@@ -117,7 +117,7 @@ def _write(draft: Path, salvage: Salvage, found: Found, fingerprint: str, bundle
     """Write all that checks into a new gallery, and return the ids of its images."""
     kept = {name: entry for name, entry in found.entries.items() if entry.content in found.contents}
     dim = found.facts.get("dim") or found.facts_as_read.get("dim", 0)
-    with GalleryStore.open_writer(draft) as store, store.writing():
+    with GalleryTables.open_writer(draft) as store, store.writing():
         store.initialise(fingerprint, bundle)
         for key, vector in salvage.vectors():
             store.put_salvaged_vector(key, found.contents[key], vector)

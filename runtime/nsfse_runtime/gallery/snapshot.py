@@ -14,7 +14,7 @@ from nsfse_runtime.gallery.columns import Column
 from nsfse_runtime.gallery.connections import Connections
 from nsfse_runtime.gallery.filters import Selection, Where, select
 from nsfse_runtime.gallery.sqlite_file import damaged, well_formed
-from nsfse_runtime.gallery.store import GalleryStore
+from nsfse_runtime.gallery.store import GalleryTables
 from nsfse_runtime.image_names import Names, loose, nearest, nfc
 from nsfse_runtime.types import Floats, Mask, TargetFeatures
 
@@ -62,7 +62,7 @@ class Snapshot:
         self._checksums = np.empty(0, np.uint64)
         self.vectors = self._load_vectors(store)
 
-    def _load_vectors(self, store: GalleryStore) -> Floats:
+    def _load_vectors(self, store: GalleryTables) -> Floats:
         """Return the vectors [N, d], float32."""
         keys, checksums, blobs = [], [], []
         for key, vector, checksum in store.read_vectors():

@@ -1,4 +1,4 @@
-"""GalleryStore: the rows of a gallery's tables.
+"""GalleryTables: the rows of a gallery file's tables.
 
 `contents` and `regions` hold features once per distinct image, `items` names them: a rename or a duplicate encodes
 nothing. SQLite does not check what it reads back. So each row carries a CRC-32, and `meta` the numbers of rows and a
@@ -26,13 +26,13 @@ def exists(path: Path) -> bool:
     """Tell whether a gallery, finished or damaged, is at `path`; one killed before it was made counts as none."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
-    with translated(path), GalleryStore(path, connect_reader(path)) as store:
+    with translated(path), GalleryTables(path, connect_reader(path)) as store:
         return not store.is_blank
 
 
 def create(path: Path, fingerprint: str, bundle: str) -> None:
     """Make an empty gallery at `path`. Raises OutputError."""
-    with sole_writer(path), GalleryStore.open_writer(path) as store, store.writing():
+    with sole_writer(path), GalleryTables.open_writer(path) as store, store.writing():
         if store.is_blank:  # else another process has just made it
             store.initialise(fingerprint, bundle)
 
@@ -43,7 +43,7 @@ def discard_empty(path: Path) -> None:
     try:
         with sole_writer(path):
             if path.exists() and exists(path):
-                with GalleryStore.open_reader(path) as store:
+                with GalleryTables.open_reader(path) as store:
                     if store.meta()["items"]:
                         return
             for suffix in COMPANIONS:
@@ -52,7 +52,7 @@ def discard_empty(path: Path) -> None:
         return  # somebody else has it
 
 
-class GalleryStore(GalleryFile):
+class GalleryTables(GalleryFile):
     """One connection to a gallery's file, and what it reads and writes of images. A context manager closes it.
 
     Any method may raise IntegrityError (the file is damaged) or OutputError (it cannot be opened or written).

@@ -28,7 +28,7 @@ from nsfse_runtime.gallery.removals import FEW, HOW_TO_ALLOW, Item, Removals
 from nsfse_runtime.gallery.report import SyncProgress, SyncReport
 from nsfse_runtime.gallery.scan import FileStamp, Listing, clean_globs, is_left_out, list_folder
 from nsfse_runtime.gallery.sqlite_file import sole_writer
-from nsfse_runtime.gallery.store import COMPANIONS, GalleryStore
+from nsfse_runtime.gallery.store import COMPANIONS, GalleryTables
 from nsfse_runtime.images import decode
 from nsfse_runtime.types import Pixels, Scorer, TargetFeatures
 
@@ -60,7 +60,7 @@ def sync(
     rows = read_table(table) if table is not None else None
     if rows == [] and not allow_removals:
         raise DataError(f"{table} has a header and no rows, which would clear all metadata; {HOW_TO_ALLOW}")
-    with sole_writer(path), GalleryStore.open_writer(path) as store:
+    with sole_writer(path), GalleryTables.open_writer(path) as store:
         own = {os.path.realpath(path) + suffix for suffix in COMPANIONS}
         globs = clean_globs(exclude) if exclude is not None else store.read_list("exclude")
         run = _Sync(folder, store, scorer, list_folder(folder, own, globs), globs, progress)
@@ -116,7 +116,7 @@ def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dic
         OutputError: Another process writes into the gallery.
         IntegrityError: The gallery is damaged.
     """
-    with sole_writer(path), GalleryStore.open_writer(path) as store:
+    with sole_writer(path), GalleryTables.open_writer(path) as store:
         globs = store.read_list("exclude")
         if is_left_out(name, globs):
             raise InputError(f"{printable(name)} is left out of this gallery by its name; give it another one")
@@ -145,7 +145,7 @@ def delete_file(path: Path, folder: Path, name: str) -> None:
         OutputError: Another process writes into the gallery, or the file cannot be deleted.
         IntegrityError: The gallery is damaged.
     """
-    with sole_writer(path), GalleryStore.open_writer(path) as store:
+    with sole_writer(path), GalleryTables.open_writer(path) as store:
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -162,7 +162,7 @@ class _Sync:
     def __init__(
         self,
         folder: Path,
-        store: GalleryStore,
+        store: GalleryTables,
         scorer: Scorer,
         listing: Listing,
         globs: Sequence[str],

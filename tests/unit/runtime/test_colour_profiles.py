@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.store import GalleryStore
+from nsfse_runtime.gallery.store import GalleryTables
 from nsfse_runtime.images import colour_profiles, decode
 from nsfse_runtime.images.decode import decode_image, load_image, shrink_image
 from tests.galleries import ColourScorer, save_images
@@ -161,7 +161,7 @@ def test_a_gallery_of_an_older_decoder_encodes_again_what_has_a_profile_and_noth
         gallery.sync(photos)
     old = gallery.snapshot.vectors[gallery.snapshot.row("swapped.png")].copy()
     assert gallery.sync(photos).encoded == 0  # of this decoder, as far as it knows
-    with GalleryStore.open_writer(gallery.path) as store:
+    with GalleryTables.open_writer(gallery.path) as store:
         store.write_meta({"decoder": ""})
     scorer.encoded = 0
     report = gallery.sync(photos)
