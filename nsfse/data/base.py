@@ -29,6 +29,7 @@ __all__ = [
     "HasCategoryEdits",
     "HasLeftOut",
     "HasNotes",
+    "HasNounPhrases",
     "HasTitles",
     "HasTrainingTexts",
     "Pixels",
@@ -89,7 +90,7 @@ class EvalQuery:
 
     `texts` are phrasings of one edit. Positions mean the same for all queries of a protocol, so that phrasing_gap
     compares like with like. `targets` are ALL right answers, the preferred one first; they are empty
-    where a test server has them.
+    where a test server has them. `reference` is empty where the words alone ask.
     """
 
     reference: str
@@ -120,12 +121,19 @@ class EvalQuery:
     @property
     def is_simple(self) -> bool:
         """Whether the query is one image and one edit."""
-        return not (self.more_references or self.more_texts or self.negative_texts or self.negative_images)
+        return bool(self.reference) and not (
+            self.more_references or self.more_texts or self.negative_texts or self.negative_images
+        )
 
     @property
     def reference_ids(self) -> tuple[str, ...]:
         """Every image that the query shows; none of them is an answer."""
-        return (self.reference, *self.more_references, *self.negative_images)
+        return (*self.references, *self.negative_images)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The images that the texts edit; none where the words alone ask."""
+        return (self.reference, *self.more_references) if self.reference else ()
 
     def texts_at(self, position: int) -> tuple[str, ...]:
         """Return the edits of one phrasing, one text each."""
@@ -275,6 +283,14 @@ class HasTitles(typing.Protocol):
     @property
     def titles(self) -> Mapping[str, str]:
         """Titles of the training images by id; an image without one is not there."""
+
+
+@typing.runtime_checkable
+class HasNounPhrases(typing.Protocol):
+    """A source that can say what an image shows as people search for it: "red dress"."""
+
+    def noun_phrase(self, item: str, draw: float) -> str:
+        """Return the title that training reads for an image, or an empty string; `draw` in [0, 1) chooses."""
 
 
 @typing.runtime_checkable

@@ -194,7 +194,7 @@ def _row(example: QueryExample, depth: int, load: Load) -> SheetRow:
     if example.missed:
         hits.append(_hit(example.missed, query, load, f"> {depth}" if rank is None else str(rank + 1)))
     return SheetRow(
-        load(query.reference, THUMBNAIL),
+        load(query.reference, THUMBNAIL) if query.reference else None,
         "; ".join(texts),
         tuple(hits),
         " · ".join(part for part in (query.kind, position, query.reference) if part),

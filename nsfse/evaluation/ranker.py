@@ -95,7 +95,8 @@ class ProtocolRanker:
         """Rank queries of several images, texts and exclusions as a Retriever does; a mode is a balance."""
         for (query, _), composed in zip(chunk, self.compose_queries(chunk, BALANCES[mode]), strict=True):
             if isinstance(composed, NsfseError):
-                yield self._rank(query, self._references([(query, 0)]).vectors[0], readable=False)
+                fallback = self.targets(query.references[:1]).vectors.sum(0)  # of no reference it is 0
+                yield self._rank(query, fallback, readable=False)
             else:
                 yield self._rank(query, composed, readable=True)
 
@@ -106,13 +107,13 @@ class ProtocolRanker:
         inputs = [
             QueryInputs(
                 Query(
-                    references=(query.reference, *query.more_references),
+                    references=query.references,
                     texts=query.texts_at(position),
                     negative_texts=query.negative_texts,
                     negative_images=query.negative_images,
                     balance=balance,
                 ),
-                self.targets((query.reference, *query.more_references)),
+                self.targets(query.references) if query.references else None,
                 self.targets(query.negative_images) if query.negative_images else None,
             )
             for query, position in chunk

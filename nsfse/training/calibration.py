@@ -106,7 +106,7 @@ def _spread(
         (number, q)
         for number, protocol in enumerate(protocols)
         for q in scorable_queries(protocol, missing)
-        if q.targets
+        if q.targets and q.reference
     ]
     chosen = np.linspace(0, len(every), min(rankings, len(every)), endpoint=False).astype(int)
     phrasings: list[list[tuple[EvalQuery, int]]] = [[] for _ in protocols]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import HasAttributes, HasTitles, Pixels, Source, TrainingTriplet, WordLabel
+from nsfse.data import HasAttributes, HasNounPhrases, HasTitles, Pixels, Source, TrainingTriplet, WordLabel
 from nsfse.training.distributed import DistributedContext
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -120,8 +120,10 @@ class ImageCache:
         """Return the attributes that the source knows of an image."""
         return self._source.attributes(name) if isinstance(self._source, HasAttributes) else {}
 
-    def title(self, name: str) -> str:
-        """Return the title of an image, or an empty string."""
+    def title(self, name: str, draw: float) -> str:
+        """Return the title of an image, or an empty string; `draw` in [0, 1) chooses where there are several."""
+        if isinstance(self._source, HasNounPhrases):
+            return self._source.noun_phrase(name, draw)
         return self._source.titles.get(name, "") if isinstance(self._source, HasTitles) else ""
 
     def __call__(self, names: Sequence[str], recolours: Sequence[int] = (), views: Sequence[int] = ()) -> NDArray[Any]:
@@ -201,13 +203,16 @@ def make_batch(
     ids, mask = tokenizer.encode([t.text for t in triplets], unknown=True)
     rows = torch.cat(context.rows(len(keys)))
     shown = [keys[at] for at in rows]
-    views = np.random.default_rng(seed).integers(images.views, size=len(keys))[rows]
+    generator = np.random.default_rng(seed)
+    views = generator.integers(images.views, size=len(keys))[rows]
     pixels = images([name for name, _ in shown], [seed for _, seed in shown], views.tolist())
     reference = torch.tensor([row[t.reference, t.recolour_seed] for t in triplets])
     attributes = [{} if seed else images.attributes(name) for name, seed in keys]
     named, fulfils = _named(triplets, tokenizer, ids.shape[1], attributes)
     of = named.nonzero()[:, 0]
-    titles = {row[name, 0]: images.title(name) for name in dict.fromkeys(t.targets[0] for t in triplets)}
+    targets = dict.fromkeys(t.targets[0] for t in triplets)
+    draws = generator.random(len(targets)).tolist()
+    titles = {row[name, 0]: images.title(name, draw) for name, draw in zip(targets, draws, strict=True)}
     titles = {at: title for at, title in titles.items() if _readable(title, tokenizer)}
     title_ids, title_mask = tokenizer.encode(list(titles.values()), unknown=True)
     own = F.one_hot(reference[of], len(keys)).bool() & (fulfils == 0)  # unknown: its reference is what is to change

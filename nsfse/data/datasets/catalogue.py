@@ -16,6 +16,7 @@ from nsfse.data.datasets.catalogue_triplets import NEGATED, CalibrationView, Row
 from nsfse.data.datasets.file_index import broken_images, scan
 from nsfse.data.datasets.free_texts import FreeTexts, interleaved, read_free_texts
 from nsfse.data.datasets.items import MISSING_VALUES, RESERVED, ItemTable, read_items
+from nsfse.data.datasets.noun_phrases import NounPhrases
 from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource
 from nsfse.data.text.category_edits import category_edits
 from nsfse.data.text.template_file import load_templates
@@ -60,6 +61,8 @@ class CatalogueSource:
         self._rows: Rows = {item: row for item, row in rows.items() if item not in calibration_rows}
         self.titles = _titles(self._rows, options.title)
         self._texts = self._free_texts(options)
+        kinds = {column: self._templates.columns.get(column.lower(), "") for column in self.columns}
+        self._phrases = NounPhrases(self._rows, kinds, options.unnamed_values, options.seed)
         self._sampler = TripletSampler(self._rows, schema, options)
         self._calibration = (
             CalibrationView(calibration_rows, self._rows, schema, options) if options.calibration_ratio else None
@@ -81,12 +84,21 @@ class CatalogueSource:
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the epoch's triplets: fresh pairs and texts, both directions of a pair side by side.
 
-        A share of `text_ratio` has a free text; these have no `word_labels`.
+        A share of `text_ratio` has a free text; these have no `word_labels`. Of the others one of `phrase_ratio`
+        describes its target.
         """
         options = self._options
         free = round(options.text_ratio * options.triplets)
-        made = self._sampler.triplets(epoch, options.triplets - free)
-        return interleaved(made, self._texts.triplets(epoch, free), f"{options.seed}/{epoch}") if free else made
+        phrases = round(options.phrase_ratio * (options.triplets - free))
+        made = self._sampler.triplets(epoch, options.triplets - free - phrases)
+        others = [*self._texts.triplets(epoch, free), *self._phrases.triplets(epoch, phrases)]
+        return interleaved(made, others, f"{options.seed}/{epoch}") if others else made
+
+    def noun_phrase(self, item: str, draw: float) -> str:
+        """Return the title of an image, or by `draw` in [0, 1) a phrase of its attributes."""
+        share, title = self._options.title_phrase_ratio, self.titles.get(item, "")
+        phrases = self._phrases.texts(item) if draw < share else ()
+        return phrases[int(draw / share * len(phrases))] if phrases else title
 
     @property
     def training_texts(self) -> tuple[str, ...]:

@@ -8,6 +8,9 @@ import msgspec
 from nsfse.data.text.augmentation import AUGMENT_PROB
 from nsfse_runtime.errors import UsageError
 
+SHARES = ("augment_prob", "voice_ratio", "negation_ratio", "text_ratio", "phrase_ratio", "title_phrase_ratio")
+"""Options from 0 to 1, both included."""
+
 
 class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Options of the data set `catalogue`. Shares and probabilities are from 0 to 1."""
@@ -25,6 +28,10 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Column that names products; images of one product are its variants."""
     title: str | None = "title"
     """Column that names an image in words, used to train titles against images."""
+    phrase_ratio: float = 0.0
+    """Share of edits whose text describes the target instead of a change ("striped red dress")."""
+    title_phrase_ratio: float = 0.0
+    """Share of titles that such texts stand for."""
     variant: str | None = None
     """Attribute that varies within a group; by default the one that varies within most."""
     split: str = "train"
@@ -72,10 +79,10 @@ class CatalogueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             )
         if not 0 <= self.recolour_prob < 1:
             raise UsageError("recolour_prob is a share of all triplets: from 0 to less than 1")
-        shares = (self.augment_prob, self.voice_ratio, self.negation_ratio, self.text_ratio)
-        if not (all(0 <= share <= 1 for share in shares) and 0 <= self.calibration_ratio < 1):
-            raise UsageError(
-                "augment_prob, voice_ratio, negation_ratio, calibration_ratio and text_ratio are shares, from 0 to 1"
-            )
+        if not 0 <= self.calibration_ratio < 1:
+            raise UsageError("calibration_ratio is a share of products, from 0 to less than 1")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; give a share, from 0 to 1")
         if self.text_ratio and not self.texts:
             raise UsageError("text_ratio is a share of free texts, and none are given; name their file (texts)")

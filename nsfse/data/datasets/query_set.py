@@ -5,7 +5,7 @@
     queries.jsonl    {"protocol": NAME, "reference": ID, "texts": [...], "targets": [ID, ...]}, one a line
                      and where wanted "split", "hard_negatives": [ID, ...], "kind"; of queries with several images,
                      texts and exclusions (docs/queries.md) "more_references": [ID, ...], "more_texts": [[...], ...],
-                     "negative_texts": [...], "negative_images": [ID, ...]
+                     "negative_texts": [...], "negative_images": [ID, ...]; "reference": null for words alone
 
 The gallery of a query is the items of its split, all items where it names none.
 
@@ -58,7 +58,7 @@ class _Row(msgspec.Struct, frozen=True):
     """A line of queries.jsonl; numbers are ids, too."""
 
     protocol: Name
-    reference: _Id
+    reference: _Id | None
     texts: _Texts
     targets: Annotated[tuple[_Id, ...], msgspec.Meta(min_length=1)]
     split: str = ""
@@ -274,12 +274,12 @@ def write_query_set(
 
 
 def _row(protocol: str, split: str, query: EvalQuery) -> dict[str, Any]:
-    row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference}
+    row: dict[str, Any] = {"protocol": protocol, "split": split, "reference": query.reference or None}
     row |= {"texts": query.texts, "targets": query.targets, "hard_negatives": query.hard_negatives}
     row |= {"more_references": query.more_references, "more_texts": query.more_texts}
     row |= {"negative_texts": query.negative_texts, "negative_images": query.negative_images}
     row |= {"kind": query.kind, "truth": {label.attribute: label.words for label in query.word_labels}}
-    return {name: value for name, value in row.items() if value}
+    return {name: value for name, value in row.items() if value or name == "reference"}
 
 
 def _read_rows(file: Path) -> Iterator[tuple[str, _Row]]:
@@ -292,9 +292,11 @@ def _read_rows(file: Path) -> Iterator[tuple[str, _Row]]:
 
 def _query(row: _Row, where: str, table: ItemTable, gallery: frozenset[str]) -> EvalQuery:
     """Return the query of one line; raise DataError where it names what is not there."""
-    reference, targets = str(row.reference), _ids(row.targets)
+    reference, targets = "" if row.reference is None else str(row.reference), _ids(row.targets)
     hard, more, minus = _ids(row.hard_negatives), _ids(row.more_references), _ids(row.negative_images or row.minus)
-    for item in (reference, *targets, *hard, *more, *minus):
+    if more and not reference:
+        raise DataError(f"{where} has more_references and no reference; name the first of them as the reference")
+    for item in filter(None, (reference, *targets, *hard, *more, *minus)):
         if item not in table.rows:
             raise DataError(f"{where} names {item!r}, which {table.file} does not list; add it there")
     for item in targets:

@@ -29,6 +29,8 @@ class WardrobeOptions(CatalogueOptions, frozen=True, kw_only=True):
     unnamed_values: Sequence[str] = ("-", "multi", "other")
     group: str | None = None
     title: str | None = "caption"
+    phrase_ratio: float = 0.2
+    title_phrase_ratio: float = 0.5
     instance_ratio: float = 0.0
     texts: str = "train-captions.jsonl"
     text_ratio: float = 0.5

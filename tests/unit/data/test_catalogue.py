@@ -256,7 +256,7 @@ def test_wrong_options_are_refused_by_name(folder, tmp_path):
         CatalogueSource(folder, CatalogueOptions(attributes=["size"]))
     with pytest.raises(UsageError, match="no attribute 'title'"):
         CatalogueSource(folder, CatalogueOptions(attribute_weights={"title": 1}))
-    with pytest.raises(UsageError, match="negation_ratio, calibration_ratio and text_ratio are shares"):
+    with pytest.raises(UsageError, match="negation_ratio is 2; give a share"):
         CatalogueSource(folder, CatalogueOptions(negation_ratio=2))
     with pytest.raises(UsageError, match="shares of at most 1"):
         CatalogueSource(folder, CatalogueOptions(instance_ratio=0.8, double_ratio=0.3))

@@ -80,6 +80,11 @@ def test_files_named_in_the_table(tmp_path):
         (QUERY | {"protocol": None}, r"queries.jsonl:2 has no protocol"),
         (QUERY | {"split": 3}, r"queries.jsonl:2 has no split"),
         (QUERY | {"hard_negatives": ["?"]}, r"queries.jsonl:2 names '\?'"),
+        ({k: v for k, v in QUERY.items() if k != "reference"}, r"queries.jsonl:2 has no reference"),
+        (
+            QUERY | {"reference": None, "more_references": ["c"]},
+            r"queries.jsonl:2 has more_references and no reference",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, query, said):
@@ -140,6 +145,14 @@ def test_what_is_written_is_read_back(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         write_query_set(tmp_path / "file" / "set", items, [])
+
+
+def test_words_alone_have_no_reference(tmp_path):
+    alone = EvalQuery("", ("red dress",), ("a", "c"))
+    write_query_set(write(tmp_path, QUERY), {"a": {"split": "val"}, "c": {"split": "val"}}, [("w", "val", alone)])
+    assert '"reference": null' in (tmp_path / "queries.jsonl").read_text(encoding="utf-8")
+    (read,) = QuerySetSource(tmp_path).protocols("val")[0].queries
+    assert read == alone and read.reference_ids == read.references == () and not read.is_simple
 
 
 def test_train_queries_are_triplets_of_one_text(tmp_path):

@@ -84,6 +84,14 @@ def test_modes():
         scores(query, mode="both")
 
 
+def test_words_alone_are_ranked_by_the_sentence():
+    alone, unread = EvalQuery("", ("5 3",), ("5",)), EvalQuery("", ("",), ("1",))
+    assert scores(alone)["R@1"] == 100.0
+    assert scores(alone, EvalQuery("5", ("5 3",), ("3",)))["R@1"] == 100.0  # beside one with a reference
+    result = evaluate(NumberScorer(), protocol(alone, unread), number_images)
+    assert result.unreadable == 1 and result.scores["R@2"] == 100.0  # all tie: 1 is the second
+
+
 def test_cirr_scores():
     query = EvalQuery("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)), pairid="9")
     toy = EvaluationProtocol("cirr-toy", "rc2", GALLERY, (query,), ks=(1, 5, 10, 50))
