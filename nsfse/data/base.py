@@ -29,7 +29,6 @@ __all__ = [
     "HasCategoryEdits",
     "HasLeftOut",
     "HasNotes",
-    "HasNounPhrases",
     "HasTitles",
     "HasTrainingTexts",
     "Pixels",
@@ -283,14 +282,6 @@ class HasTitles(typing.Protocol):
     @property
     def titles(self) -> Mapping[str, str]:
         """Titles of the training images by id; an image without one is not there."""
-
-
-@typing.runtime_checkable
-class HasNounPhrases(typing.Protocol):
-    """A source that can say what an image shows as people search for it: "red dress"."""
-
-    def noun_phrase(self, item: str, draw: float) -> str:
-        """Return the title that training reads for an image, or an empty string; `draw` in [0, 1) chooses."""
 
 
 @typing.runtime_checkable

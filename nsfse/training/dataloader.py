@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.data import HasAttributes, HasNounPhrases, HasTitles, Pixels, Source, TrainingTriplet, WordLabel
+from nsfse.data import HasAttributes, HasTitles, Pixels, Source, TrainingTriplet, WordLabel
+from nsfse.data.datasets.noun_phrases import HasNounPhrases
 from nsfse.training.distributed import DistributedContext
 from nsfse_runtime.errors import TextError
 from nsfse_runtime.inference.tokenizer import Tokenizer

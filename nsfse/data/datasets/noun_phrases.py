@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 from nsfse.data import TrainingTriplet, WordLabel
 from nsfse.data.datasets.catalogue_triplets import Rows
@@ -12,6 +13,14 @@ KINDS = ("whole", "colour", "category")
 """Kinds of attributes (nsfse.data.text.templates) in the order in which a phrase names them."""
 Phrase = tuple[str, ...]
 """The columns that a phrase names, in the order of its words."""
+
+
+@runtime_checkable
+class HasNounPhrases(Protocol):
+    """A source that can say what an image shows as people search for it: "red dress"."""
+
+    def noun_phrase(self, item: str, draw: float) -> str:
+        """Return the title that training reads for an image, or an empty string; `draw` in [0, 1) chooses."""
 
 
 class NounPhrases:
