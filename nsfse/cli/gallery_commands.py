@@ -46,7 +46,7 @@ def index(
     (@eaDir, $RECYCLE.BIN, node_modules ...) and hidden ones are left out.
     """
     from nsfse.cli.formatting import print_result
-    from nsfse.cli.reports import index_text
+    from nsfse.cli.gallery_reports import index_text
     from nsfse.open import index_folder, resolve_device
     from nsfse.progress import indexing_bar, print_status
 

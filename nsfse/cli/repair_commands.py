@@ -16,7 +16,7 @@ def verify(gallery: Annotated[Path, typer.Argument(help="The gallery file.")], a
     Prints what is wrong and where, a line each, and exits with 5 where there is anything.
     """
     from nsfse.cli.formatting import print_result
-    from nsfse.cli.reports import verification_text
+    from nsfse.cli.gallery_reports import verification_text
     from nsfse_runtime.gallery.repair import verify as look
 
     found = look(gallery)
@@ -39,7 +39,7 @@ def repair(
     Says what is gone. The damaged file is kept beside the gallery as GALLERY.damaged.
     """
     from nsfse.cli.formatting import print_result
-    from nsfse.cli.reports import repair_text
+    from nsfse.cli.gallery_reports import repair_text
     from nsfse.open import repair_gallery, resolve_device
 
     report = repair_gallery(gallery, folder, bundle, resolve_device(device, None, None))

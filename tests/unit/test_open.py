@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("typer")
 
 from nsfse.cli.arguments import conditions
-from nsfse.cli.reports import index_text
+from nsfse.cli.gallery_reports import index_text
 from nsfse_runtime.errors import UsageError
 from tests.galleries import save_image, save_images
 from tests.unit.cli.test_app import run

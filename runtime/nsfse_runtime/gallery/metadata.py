@@ -1,7 +1,11 @@
-"""A table of images' metadata (CSV) → the columns of each image."""
+"""Metadata of images: what changes them, and a table (CSV) → the changes of each image.
+
+One rule for all who set metadata: a column that is named is set, an empty one is removed, and all others stay.
+"""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -25,9 +29,15 @@ _SPREADSHEETS = {
 }
 
 
+def merge(metadata: str, changes: Mapping[str, str]) -> str:
+    """Return an image's `metadata` (JSON) with `changes`: the value of each column, "" to remove it."""
+    values = {**json.loads(metadata), **changes}
+    return json.dumps({column: value for column, value in values.items() if value}, ensure_ascii=False)
+
+
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One line: `keys` are what may name the image, best first; `values` its columns, empty ones left out."""
+    """One line: `keys` are what may name the image, best first; `values` the table's columns, "" for an empty cell."""
 
     keys: tuple[str, ...]
     values: dict[str, str]
@@ -35,7 +45,7 @@ class TableRow:
 
 @dataclass(slots=True)
 class Matched:
-    """The columns of each image by its id; `unmatched` are keys of rows that name no image, or several.
+    """The values of each image by its id; `unmatched` are keys of rows that name no image, or several.
 
     `loose` has (key, id) for each row whose key is not the id itself.
     """
@@ -112,8 +122,9 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
 def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
     if len(cells) > len(header):
         raise DataError(f"{path}, line {line}: more cells than columns; put quotes around a cell with a separator")
-    values = {column: cell.strip() for column, cell in zip(header, cells, strict=False) if column and cell.strip()}
-    keys = tuple(values.pop(key) for key in _KEYS if key in values)
+    padded = [*cells, *[""] * (len(header) - len(cells))]
+    values = {column: cell.strip() for column, cell in zip(header, padded, strict=True) if column}
+    keys = tuple(filter(None, (values.pop(key, "") for key in _KEYS)))
     if not keys:
         raise DataError(f"{path}, line {line}: no id and no file; name the image")
     return TableRow(keys, values)

@@ -77,6 +77,17 @@ class GalleryTables(GalleryFile):
             raise damaged(self.path, f"{len(rows)} images of {self.meta()['items']}")
         return [(name, content, stamps[name], metadata) for name, content, metadata, _ in rows]
 
+    def read_entry(self, name: str) -> tuple[int, FileStamp, str] | None:
+        """Return content key, file stamp and metadata (JSON) of one image, None where `name` is no id."""
+        rows = self._run("SELECT content, size, mtime_ns, metadata, crc FROM items WHERE id = ?", (name,))
+        if not rows:
+            return None
+        with well_formed(self.path):
+            content, size, mtime, metadata, crc = rows[0]
+            if item_crc(name, content, metadata) != crc:
+                raise damaged(self.path, "an image's entry has changed by itself")
+        return content, (size, mtime), metadata
+
     def read_file(self, name: str) -> tuple[FileStamp, bytes] | None:
         """Return the stamp and SHA-256 of one image's file, None where `name` is no id."""
         query = "SELECT size, mtime_ns, sha256 FROM items JOIN contents ON key = content WHERE id = ?"

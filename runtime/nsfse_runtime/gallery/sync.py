@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from nsfse_runtime.errors import DataError, InputError, IntegrityError, NotFoundError, OutputError, UsageError
+from nsfse_runtime.errors import DataError, InputError, IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.gallery.metadata import TableRow, match_table, read_table
+from nsfse_runtime.gallery.metadata import TableRow, match_table, merge, read_table
 from nsfse_runtime.gallery.reader import (
     ReadResult,
     batches,
@@ -58,8 +58,8 @@ def sync(
     batch, workers = batch or default_batch_size(scorer.image_size), workers or default_workers()
     check_is_folder(folder)
     rows = read_table(table) if table is not None else None
-    if rows == [] and not allow_removals:
-        raise DataError(f"{table} has a header and no rows, which would clear all metadata; {HOW_TO_ALLOW}")
+    if rows == []:
+        raise DataError(f"{table} has a header and no rows; write a row for each image, or leave the table out")
     with sole_writer(path), GalleryTables.open_writer(path) as store:
         own = {os.path.realpath(path) + suffix for suffix in COMPANIONS}
         globs = clean_globs(exclude) if exclude is not None else store.read_list("exclude")
@@ -98,7 +98,7 @@ def check_is_folder(folder: Path) -> None:
     raise UsageError(f"{folder} is a file, not a folder; name the folder that it is in")
 
 
-def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dict[str, str] | None) -> SyncReport:
+def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: Mapping[str, str]) -> SyncReport:
     """Add or update the one file `name` under `folder`, the gallery's own; look at nothing else.
 
     Args:
@@ -106,7 +106,7 @@ def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dic
         folder: The folder that the gallery follows.
         name: The image's path relative to `folder`.
         scorer: The model that encodes the image.
-        metadata: The image's columns; None leaves them as they are.
+        metadata: Columns to set, "" to remove one; the image's other columns stay.
 
     Returns:
         What the sync did.
@@ -124,36 +124,12 @@ def sync_file(path: Path, folder: Path, name: str, scorer: Scorer, metadata: dic
         # Whatever else is in the folder was not looked at, so that nothing is known to be gone.
         listing = Listing({name: (status.st_size, status.st_mtime_ns)}, unreadable_dirs=[""])
         run = _Sync(folder, store, scorer, listing, globs)
-        if metadata is not None:
-            run.columns = {name: json.dumps(metadata, ensure_ascii=False)}
+        run.changes = {name: metadata}
         run.start()
         with closing(read_files(run.folder, run.changed(), scorer.image_size, run.known, 1, 1)) as reads:
             run.commit(list(reads))
         run.finish()
         return run.report
-
-
-def delete_file(path: Path, folder: Path, name: str) -> None:
-    """Delete the file `name` under `folder` and what the gallery knows of it.
-
-    Args:
-        path: The gallery's file.
-        folder: The folder that the gallery follows.
-        name: The image's path relative to `folder`.
-
-    Raises:
-        OutputError: Another process writes into the gallery, or the file cannot be deleted.
-        IntegrityError: The gallery is damaged.
-    """
-    with sole_writer(path), GalleryTables.open_writer(path) as store:
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{printable(name)} cannot be deleted: {error.strerror}; check the rights") from error
-        with store.writing():
-            store.delete_items([name])
-            store.delete_unused_contents()
-            store.advance()
 
 
 class _Sync:
@@ -171,7 +147,7 @@ class _Sync:
         self.folder, self.listing = folder.resolve(), listing
         self._store, self._scorer, self._progress, self._globs = store, scorer, progress, globs
         self.report = SyncReport(failed=list(listing.skipped), left_out=dict(sorted(listing.left_out.items())))
-        self.columns: dict[str, str] | None = None
+        self.changes: dict[str, Mapping[str, str]] = {}
         self.remembered: Mapping[str, str] = {}
         self._items = {name: Item(content, stamp, metadata) for name, content, stamp, metadata in store.read_files()}
         self.contents = store.content_keys()
@@ -191,19 +167,18 @@ class _Sync:
         """Take each image's metadata from a table. Raises DataError: two rows name one image."""
         matched = match_table(table, rows, self.listing.files, str(self.folder))
         self.report.unmatched, self.report.loose = matched.unmatched, matched.loose
-        self.columns = {
-            name: json.dumps(matched.columns.get(name, {}), ensure_ascii=False) for name in self.listing.files
-        }
+        self.changes = dict(matched.columns)
+        others = (item for name, item in self._items.items() if name in self.listing.files and name not in self.changes)
+        self.report.metadata_kept = sum(item.metadata != "{}" for item in others)
 
     def check_metadata(self, table: Path) -> None:
         """Refuse a table that clears the metadata of most images that have any. Raises DataError."""
         had = [name for name, item in self._items.items() if item.metadata != "{}" and name in self.listing.files]
-        cleared = [name for name in had if self._metadata(name, self._items[name]) == "{}"]
-        nothing = all(values == "{}" for values in (self.columns or {}).values())
-        if cleared and (nothing or (2 * len(cleared) > len(had) and len(cleared) >= FEW)):
+        cleared = [name for name in had if self._metadata(name, self._items[name].metadata) == "{}"]
+        if 2 * len(cleared) > len(had) and len(cleared) >= FEW:
             raise DataError(
                 f"{table} would clear the metadata of {len(cleared)} of {len(had)} images, "
-                f"as {len(self.report.unmatched)} of its rows name none; {HOW_TO_ALLOW}"
+                f"since its cells are empty; {HOW_TO_ALLOW}"
             )
 
     def start(self) -> None:
@@ -216,8 +191,9 @@ class _Sync:
             for key, value in facts.items():
                 self._set_fact(key, value)
             for name, item in self._items.items():
-                metadata = self._metadata(name, item)
+                metadata = self._metadata(name, item.metadata)
                 if metadata != item.metadata:
+                    self.report.count_changes(json.loads(item.metadata), json.loads(metadata))
                     self._store.put_item(name, item.content, item.stamp, metadata)
             self._advance_since(before)
         self._find_outdated()
@@ -291,13 +267,13 @@ class _Sync:
         if item is not None:
             self.report.unchanged += item.content == content
             self.report.updated += item.content != content
-            metadata = self._metadata(read.name, item)
+            metadata = self._metadata(read.name, item.metadata)
         elif (previous := self.removals.take_renamed(content)) is not None:
             self._store.delete_items([previous])
-            metadata = self._metadata(read.name, self._items[previous])
+            metadata = self._metadata(read.name, self._items[previous].metadata)
             self.report.renamed += 1
         else:
-            metadata = self._metadata(read.name, None)
+            metadata = self._metadata(read.name, self.remembered.get(read.name, "{}"))
             self.report.added += 1
         self._store.put_item(read.name, content, stamp, metadata)
 
@@ -322,10 +298,8 @@ class _Sync:
         self.report.excluded = self.removals.count_excluded(gone)
         self.report.removed = len(gone) - self.report.excluded
 
-    def _metadata(self, name: str, item: Item | None) -> str:
-        if self.columns is not None and name in self.columns:
-            return self.columns[name]
-        return item.metadata if item is not None else self.remembered.get(name, "{}")
+    def _metadata(self, name: str, before: str) -> str:
+        return merge(before, self.changes[name]) if name in self.changes else before
 
     def _set_fact(self, key: str, value: str) -> None:
         """Set a fact where it is another one than before; an empty list need not be written."""

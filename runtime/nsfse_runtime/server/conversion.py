@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
 
+import msgspec
 from starlette.requests import Request
 
 from nsfse_runtime.images.decode import load_image, sha256_of
@@ -49,6 +50,13 @@ def batch_queries(values: Sequence[Any]) -> list[Query | HTTPError]:
         except HTTPError as error:
             queries.append(error)
     return queries
+
+
+def as_text(value: schemas.Value | None) -> str:
+    """Return a value of metadata as it is stored: a text, "" for None, and numbers and booleans as in JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return msgspec.json.encode(value).decode()
 
 
 def decode_upload(stream: BinaryIO, size: tuple[int, int]) -> Upload:

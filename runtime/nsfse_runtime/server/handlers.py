@@ -13,10 +13,10 @@ from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server import schemas
-from nsfse_runtime.server.conversion import batch_queries, decode_upload, to_query, to_reply, watch_disconnect
+from nsfse_runtime.server.conversion import as_text, batch_queries, decode_upload, to_query, to_reply, watch_disconnect
 from nsfse_runtime.server.errors import ErrorBody, HTTPError, to_http_error
 from nsfse_runtime.server.galleries import ServedGallery
-from nsfse_runtime.server.images import RenderedImage, add_image, delete_image
+from nsfse_runtime.server.images import RenderedImage, add_image, change_metadata, delete_image
 from nsfse_runtime.server.load_shedding import client_address
 from nsfse_runtime.server.parsing import convert_fields, read_form, read_json
 from nsfse_runtime.server.queue import Job
@@ -166,9 +166,20 @@ async def post_image(services: Services, request: Request) -> Response:
     _require_token(services)
     async with read_form(request, schemas.ImageForm, services.settings.body_seconds) as form:
         gallery, stream = services.gallery(form.gallery), form.image[0].file
-        is_new = await services.in_image_pool(add_image, gallery, form.id, stream, form.metadata or None)
-    reply = schemas.ChangeReply(id=form.id, change="added" if is_new else "unchanged")
-    return _json(reply, status=201 if is_new else 200)
+        values = {column: as_text(value) for column, value in form.metadata.items()}
+        change = await services.in_image_pool(add_image, gallery, form.id, stream, values)
+    return _json(schemas.ChangeReply(id=form.id, change=change), status=201 if change == "added" else 200)
+
+
+async def patch_image(services: Services, request: Request) -> Response:
+    """Change the metadata of an image."""
+    _require_token(services)
+    gallery, image_id = _image_of(services, request)
+    patch = await read_json(request, schemas.ImagePatch, services.settings.body_seconds)
+    values = None if patch.metadata is None else {column: as_text(value) for column, value in patch.metadata.items()}
+    own_id, is_changed, metadata = await services.in_image_pool(change_metadata, gallery, image_id, values)
+    change = "updated" if is_changed else "unchanged"
+    return _json(schemas.PatchReply(id=own_id, change=change, metadata=metadata))
 
 
 async def remove_image(services: Services, request: Request) -> Response:

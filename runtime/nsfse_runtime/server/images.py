@@ -6,6 +6,7 @@ A file is looked up in the gallery by its id, and is opened without following a 
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,8 @@ from PIL import Image
 from nsfse_runtime.atomic_write import create_file
 from nsfse_runtime.errors import NotFoundError, OutputError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.gallery.sync import delete_file, sync_file
+from nsfse_runtime.gallery.entries import delete_file, patch_metadata
+from nsfse_runtime.gallery.sync import sync_file
 from nsfse_runtime.images import decode
 from nsfse_runtime.server.beneath import open_beneath
 from nsfse_runtime.server.errors import HTTPError, usage_error
@@ -100,17 +102,17 @@ def _render(folder: Path, name: str, stamp: tuple[int, int, int], side: int) -> 
 _thumbnail = lru_cache(_CACHED_THUMBNAILS)(_render)
 
 
-def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: dict[str, str] | None) -> bool:
+def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: Mapping[str, str]) -> str:
     """Add an image to the gallery's folder and to the gallery.
 
     Args:
         gallery: must follow a folder.
         name: the image's path under the folder, and its id.
         stream: the bytes of the file.
-        metadata: the image's values by column; None leaves those of a known image as they are.
+        metadata: values of columns to set; a known image's other columns stay.
 
     Returns:
-        Whether the image is new.
+        "added", "updated" where its metadata changed, or "unchanged".
 
     Raises:
         HTTPError: an unsafe name, or one of another image.
@@ -128,13 +130,30 @@ def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: dic
         path = own_file(folder, name)
         is_new = _write(path, data, name)
         try:
-            sync_file(gallery.gallery.path, folder, name, gallery.model, metadata)
+            report = sync_file(gallery.gallery.path, folder, name, gallery.model, metadata)
         except BaseException:
             if is_new:
                 path.unlink(missing_ok=True)
             raise
         gallery.gallery.refresh()
-        return is_new
+        return "added" if is_new else "updated" if report.metadata_changed else "unchanged"
+
+
+def change_metadata(
+    gallery: ServedGallery, name: str, changes: Mapping[str, str] | None
+) -> tuple[str, bool, dict[str, str]]:
+    """Set columns of an image's metadata, "" to remove one, None to remove all.
+
+    Returns the image's id, whether anything changed, and its metadata. Raises NotFoundError or OutputError.
+    """
+    with _write_lock:
+        gallery.gallery.refresh()
+        image_id = gallery.gallery.snapshot.same(name)
+        if image_id is None:
+            raise _no_image(gallery, name)
+        is_changed, metadata = patch_metadata(gallery.gallery.path, image_id, changes)
+        gallery.gallery.refresh()
+        return image_id, is_changed, metadata
 
 
 def delete_image(gallery: ServedGallery, name: str) -> None:

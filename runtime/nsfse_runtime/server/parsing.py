@@ -21,6 +21,7 @@ from nsfse_runtime.server.settings import MAX_IMAGE_BYTES, MAX_JSON_BYTES
 _T = TypeVar("_T", bound=msgspec.Struct)
 _FILE_FIELDS = ("image", "reference_images", "negative_images")
 _JSON_FIELDS = ("where", "metadata")
+_JSON_TYPES = ("application/json", "application/merge-patch+json")
 _END_BYTES = 1024
 _MAX_FILES, _MAX_FIELDS, _MAX_PART_BYTES = 16, 48, 64_000
 
@@ -37,7 +38,9 @@ async def read_form(request: Request, kind: type[_T], seconds: float) -> AsyncIt
     Raises:
         HTTPError: another content type, too large, too slow, or malformed.
     """
-    _require_type(request, "multipart/form-data", ", such as: curl -F texts='make it red' -F reference_ids=...")
+    if _content_type(request) != "multipart/form-data":
+        hint = "such as: curl -F texts='make it red' -F reference_ids=..."
+        raise HTTPError(415, "content_type", f"send multipart/form-data, {hint}")
     end = _BodyEnd(request)
     try:
         async with asyncio.timeout(seconds):
@@ -63,9 +66,8 @@ async def read_form(request: Request, kind: type[_T], seconds: float) -> AsyncIt
         await form.close()
 
 
-def _require_type(request: Request, content_type: str, hint: str = "") -> None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
-        raise HTTPError(415, "content_type", f"send {content_type}{hint}")
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _check_field(name: str, value: str | UploadFile) -> None:
@@ -79,7 +81,8 @@ def _check_field(name: str, value: str | UploadFile) -> None:
 
 async def read_json(request: Request, kind: type[_T], seconds: float) -> _T:
     """Read a body of JSON that must arrive within `seconds`. Raises HTTPError."""
-    _require_type(request, "application/json")
+    if _content_type(request) not in _JSON_TYPES:
+        raise HTTPError(415, "content_type", "send application/json")
     data = bytearray()
     try:
         async with asyncio.timeout(seconds):

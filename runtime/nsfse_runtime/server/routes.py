@@ -118,6 +118,17 @@ ROUTES = (
     _get("/v1/images/{id:image}/thumbnail", handlers.get_thumbnail, "Get a small image", **_IMAGE),
     _get("/v1/images/{id:image}", handlers.get_image, "Get an image", **_IMAGE),
     Operation(
+        method="PATCH",
+        path="/v1/images/{id:image}",
+        handler=handlers.patch_image,
+        summary="Change the metadata of an image",
+        body=schemas.ImagePatch,
+        media_type="application/merge-patch+json",
+        params=schemas.GalleryForm,
+        response=schemas.PatchReply,
+        errors={**_BODY, **_UNREADABLE, 403: "no right to write, or cross-origin request", 503: "another writer"},
+    ),
+    Operation(
         method="DELETE",
         path="/v1/images/{id:image}",
         handler=handlers.remove_image,

@@ -28,6 +28,10 @@ Columns = Annotated[list[Column], Meta(max_length=50)]
 Where = Annotated[dict[str, Any], Meta(description="a filter on metadata; nsfse_runtime.gallery.filters checks it")]
 
 
+Integer = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Value = Annotated[str, Meta(max_length=2000)] | Integer | float | bool
+
+
 class QueryOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The options of a query; see nsfse_runtime.retrieval.query.Query."""
 
@@ -90,12 +94,18 @@ class GalleryForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ImageForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """An image to be added, under the name `id`; `metadata` is a JSON object."""
+    """An image to be added, under the name `id`; `metadata` is a JSON object of columns to set."""
 
     image: Annotated[list[File], Meta(min_length=1, max_length=1)]
     id: Annotated[str, Meta(min_length=1, max_length=255)]
-    metadata: Annotated[dict[str, Annotated[str, Meta(max_length=2000)]], Meta(max_length=50)] = {}
+    metadata: Annotated[dict[Column, Value], Meta(max_length=50)] = {}
     gallery: Name | None = None
+
+
+class ImagePatch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A merge patch (RFC 7396) of an image: a column is set, null removes it, all others stay; null removes all."""
+
+    metadata: Annotated[dict[Column, Value | None], Meta(max_length=50)] | None
 
 
 class ServedHit(msgspec.Struct, kw_only=True):
@@ -161,11 +171,17 @@ class ListReply(msgspec.Struct, kw_only=True):
 
 
 class ChangeReply(msgspec.Struct, kw_only=True):
-    """What was done to the image `id`: `added`, `removed`, or `unchanged` where the gallery had it."""
+    """What was done to the image `id`: `added`, `removed`, `updated` (its metadata), or `unchanged`."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
     change: str
+
+
+class PatchReply(ChangeReply, kw_only=True):
+    """What was done to the image `id`, and the metadata that it has now."""
+
+    metadata: dict[str, str]
 
 
 class BundleFacts(msgspec.Struct, kw_only=True):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nsfse.cli import app, errors
-from nsfse.cli.reports import index_text, query_text
+from nsfse.cli.gallery_reports import index_text
+from nsfse.cli.reports import query_text
 from nsfse_runtime import open_model
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.gallery.gallery import Gallery
@@ -226,6 +227,11 @@ def test_an_index_says_how_fast_on_what_and_what_its_search_misses():
     assert index_text(report).splitlines()[1:] == ["45.3 images/s on cuda"]
     for recall, said in ((0.996, "its index finds 99.6 % of the best 100"), (0.8, "too few: it is searched exactly")):
         assert said in index_text(report | {"ann": {"recall": recall}}).splitlines()[2]
+    report |= {"metadata_changed": 4, "columns_changed": {"label": 1, "price": 3}, "metadata_kept": 1}
+    assert index_text(report).splitlines()[2:] == [
+        "metadata changed: 4 images (label 1, price 3)",
+        "metadata kept: 1 image that no row of the table names",
+    ]
 
 
 def test_ctrl_c_exits_with_130(capsys, monkeypatch):

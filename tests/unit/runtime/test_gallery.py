@@ -18,6 +18,7 @@ from nsfse_runtime.errors import (
     UsageError,
 )
 from nsfse_runtime.gallery import reader, sync
+from nsfse_runtime.gallery.entries import patch_metadata
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.report import SyncProgress
 from nsfse_runtime.images.decode import load_image
@@ -195,8 +196,24 @@ def test_metadata_by_path_or_unique_name(gallery: Gallery, photos: Path, tmp_pat
     (photos / "shelf00/item0001.png").rename(photos / "moved.png")
     gallery.sync(photos)
     assert gallery.snapshot.metadata[gallery.snapshot.row("moved")] == {"category": "dress", "note": "a, b"}
-    gallery.sync(photos, metadata=write_table(table, "file,category\nmoved.png,bag\n"))
-    assert [values for values in gallery.snapshot.metadata if values] == [{"category": "bag"}]
+
+
+def test_a_table_changes_what_its_rows_say_and_nothing_else(gallery: Gallery, photos: Path, tmp_path: Path) -> None:
+    first, second, third = gallery.ids[:3]
+    table = tmp_path / "t.csv"
+    gallery.sync(photos, metadata=write_table(table, f"id,price,label\n{first},30,Dress\n{second},20,Bag\n"))
+    assert patch_metadata(gallery.path, first, {"stock": "3", "label": "Skirt"}) == (
+        True,
+        {"price": "30", "label": "Skirt", "stock": "3"},
+    )
+    assert patch_metadata(gallery.path, third, {"label": ""}) == (False, {})
+    report = gallery.sync(photos, metadata=write_table(table, f"id,price,label\n{first},25,\n"))
+    assert (report.metadata_changed, report.columns_changed) == (1, {"label": 1, "price": 1})
+    assert report.metadata_kept == 1  # `second` has no row any more
+    assert gallery.snapshot.metadata[:3] == ({"price": "25", "stock": "3"}, {"price": "20", "label": "Bag"}, {})
+    assert patch_metadata(gallery.path, first, None) == (True, {})
+    with pytest.raises(NotFoundError, match="no image nowhere"):
+        patch_metadata(gallery.path, "nowhere", {})
 
 
 @pytest.mark.parametrize(

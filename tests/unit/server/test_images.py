@@ -90,6 +90,53 @@ def test_no_image_takes_the_place_of_another(server):
     assert not [name for name in files(server) if "part" in name]
 
 
+def patch(server, name, body, headers=BEARER, kind="application/merge-patch+json"):
+    headers = [("Content-Type", kind), *headers]
+    return server.json("PATCH", f"/v1/images/{name}", json.dumps(body).encode(), headers)
+
+
+def test_metadata_is_set_and_removed_column_by_column(server):
+    name = "shelf00/item0001.png"
+    status, reply = patch(server, name, {"metadata": {"price": 29.5, "kids": True, "stock": 3, "colour": None}})
+    assert (status, reply) == (
+        200,
+        {"schema_version": 2, "id": name, "change": "updated"}
+        | {"metadata": {"price": "29.5", "kids": "true", "stock": "3"}},
+    )
+    assert patch(server, name, {"metadata": {"stock": "3"}}, kind="application/json")[1]["change"] == "unchanged"
+    found = server.json("GET", f"/v1/images?where={quote(json.dumps({'price': {'$lt': 30}}))}", headers=BEARER)[1]
+    assert [image["id"] for image in found["images"]] == [name]
+    data = (folder_of(server) / name).read_bytes()
+    status, reply, _ = add(server, name, data, metadata='{"size": "007", "label": 7}')  # the others stay
+    assert (status, reply["change"]) == (200, "updated")
+    assert patch(server, name, {"metadata": {"price": None}})[1]["metadata"] == {
+        "kids": "true",
+        "stock": "3",
+        "size": "007",
+        "label": "7",
+    }
+    assert patch(server, name, {"metadata": None})[1]["metadata"] == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "the field metadata is missing"),
+        ({"metadata": {"a": [1]}}, "metadata"),
+        ({"metadata": {"": "x"}}, "metadata"),
+        ({"metadata": {"a": 10**400}}, "metadata"),
+        ({"metadata": {"a": "x" * 2001}}, "metadata"),
+        ({"id": "b.png", "metadata": {}}, "there is no field id"),
+    ],
+)
+def test_a_patch_out_of_form_changes_nothing(server, body, words):
+    status, reply = patch(server, "shelf00/item0001.png", body)
+    assert (status, reply["error"]["type"]) == (400, "usage") and words in reply["error"]["message"]
+    assert patch(server, "nowhere.png", {"metadata": {}})[1]["error"]["type"] == "not_found"
+    assert patch(server, "shelf00/item0001.png", {"metadata": {}}, headers=())[0] == 401
+    assert patch(server, "shelf00/item0001.png", {"metadata": {}}, kind="text/plain")[0] == 415
+
+
 def test_what_is_no_image_is_not_taken_in(server):
     before = files(server)
     for data in (b"", b"<html>", image(1)[:50]):
