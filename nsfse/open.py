@@ -269,7 +269,7 @@ def index_folder(
     workers: int | None = None,
     progress: "Callable[[SyncProgress], None] | None" = None,
 ) -> tuple["SyncReport", int]:
-    """Make the gallery at `path` equal to `folder`; where that fails, a new gallery without images is not left behind.
+    """Make the gallery at `path` equal to `folder`; a new gallery into which no file was taken is not left behind.
 
     Args:
         path: The gallery file, made when absent.
@@ -301,8 +301,11 @@ def index_folder(
                 workers=workers,
                 progress=progress,
             )
-            return report, len(gallery)
+            count = len(gallery)
     except NsfseError:
         if is_new:
             store.discard_empty(path)
         raise
+    if is_new and report.failed and not count:
+        store.discard_empty(path)
+    return report, count

@@ -4,6 +4,7 @@ A command parses, calls one library function, and prints. Heavy imports are insi
 """
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -27,11 +28,16 @@ nsfse finds images by an image and a few words: "this dress, but red".
   nsfse --help                                          all commands
 """
 
+COMPLETION = "_NSFSE_COMPLETE"
+"""Set by the script of --install-completion while a shell completes a command."""
+
+WIDEST = 160
+"""Columns of --help at most; in a narrower terminal it has that width."""
+
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
 )
 data = typer.Typer(help="Draw a data set, prepare one, or check one.")
 gallery = typer.Typer(help="Check a gallery file, or repair one.")
@@ -40,10 +46,20 @@ bench = typer.Typer(help="Measure, and write tables.")
 
 
 @app.callback(invoke_without_command=True)
-def welcome(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
-    """Composed image retrieval: find images by an image and a few words."""
+def welcome(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("-V", "--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Composed image retrieval: find images by an image and a few words.
+
+    \b
+    Examples:
+      nsfse demo
+      nsfse index my.gallery photos/ -b BUNDLE
+      nsfse query dress.jpg "make it red" -g my.gallery
+    """
     if version or context.invoked_subcommand is None:
-        typer.echo(nsfse.__version__ if version else WELCOME, nl=version)
+        typer.echo(f"nsfse {nsfse.__version__}" if version else WELCOME, nl=version)
         raise typer.Exit()
 
 
@@ -86,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    except SystemExit:  # typer's own, when the reader of a pipe has left
-        code = 141
+    except SystemExit as stop:  # typer's own: completion is done, or the reader of a pipe has left
+        code = stop.code if os.environ.get(COMPLETION) or stop.code == 0 else 141
     except BaseException as error:  # a panic of a library in Rust is no Exception
         code = report(error)
     sys.exit(code if isinstance(code, int) else 0)

@@ -13,7 +13,9 @@ import typer
 from nsfse_runtime.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema_version instead of text.")]
-BundleOption = Annotated[Path | None, typer.Option("-b", "--bundle", help="The bundle; a gallery remembers its own.")]
+BundleOption = Annotated[
+    Path | None, typer.Option("-b", "--bundle", metavar="BUNDLE", help="The bundle; a gallery remembers its own.")
+]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "tensorrt"] | None,
     typer.Option(
@@ -22,16 +24,19 @@ DeviceOption = Annotated[
 ]
 ProviderOption = Annotated[
     str | None,
-    typer.Option(help="Another provider of ONNX Runtime, by its name; a plug-in as NAME=LIBRARY or NAME=PACKAGE."),
+    typer.Option(metavar="NAME", help="Another provider of ONNX Runtime; a plug-in as NAME=LIBRARY or NAME=PACKAGE."),
 ]
 ProviderSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--provider-option", help="An option of --provider, as its documentation names it: KEY=VALUE. Repeatable."
+        "--provider-option", metavar="KEY=VALUE", help="An option of --provider, as it names them. Repeatable."
     ),
 ]
-SettingsOption = Annotated[list[str] | None, typer.Option("--set", help="One setting: train.epochs=3. Repeatable.")]
-ImagesOption = Annotated[Path | None, typer.Option(help="Folder of its images, when elsewhere.")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting: train.epochs=3. Repeatable."),
+]
+ImagesOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of its images, when elsewhere.")]
 
 _COMPARISONS = {"<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte"}
 _JSON_EXAMPLE = """--where '{"$or": [{"price": {"$lt": 30}}, {"sale": true}]}'"""

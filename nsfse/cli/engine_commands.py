@@ -24,9 +24,14 @@ TrtOption = Annotated[
 ]
 CapabilityOption = Annotated[
     str | None,
-    typer.Option(help="With --trt: build a pack beside the bundle for GPUs of these: 8.9,12.0. No GPU is needed."),
+    typer.Option(
+        metavar="X.Y,X.Y",
+        help="With --trt: build a pack beside the bundle for GPUs of these: 8.9,12.0. No GPU is needed.",
+    ),
 ]
-PackKeyOption = Annotated[Path | None, typer.Option(help="A file with the key that seals the pack, not this user's.")]
+PackKeyOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file with the key that seals the pack, not this user's.")
+]
 
 
 class ExportCommand(TyperCommand):
@@ -68,12 +73,19 @@ def engines_text(report: "EnginesReport") -> str:
 
 
 def add(
-    pack: Annotated[Path, typer.Argument(help="Folder of the pack: BUNDLE.engines, with engines.json in it.")],
-    pack_key: Annotated[Path | None, typer.Option(help="A file with the key that sealed it.")] = None,
+    pack: Annotated[
+        Path, typer.Argument(metavar="PACK", help="Folder of the pack: BUNDLE.engines, with engines.json in it.")
+    ],
+    pack_key: Annotated[Path | None, typer.Option(metavar="FILE", help="A file with the key that sealed it.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Take it whoever sealed it; engines are native code.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Take an engine pack into this machine's cache, for --device tensorrt."""
+    """Take an engine pack into this machine's cache, for --device tensorrt.
+
+    \b
+    Examples:
+      nsfse engines add BUNDLE.engines --trust
+    """
     from nsfse.cli.formatting import print_result
     from nsfse_runtime.inference.tensorrt.pack import add_pack
 
@@ -89,7 +101,12 @@ def _added_text(added: "AddedEngines") -> str:
 
 
 def list_engines(as_json: Json = False) -> None:
-    """List the engines in this machine's cache."""
+    """List the engines in this machine's cache.
+
+    \b
+    Examples:
+      nsfse engines list --json
+    """
     from nsfse.cli.formatting import print_result
     from nsfse_runtime.inference.tensorrt.cache import EngineCache
 

@@ -20,20 +20,25 @@ from nsfse_runtime.errors import InputError
 
 
 def index(
-    gallery: Annotated[Path, typer.Argument(help="The gallery file; made when absent.")],
-    folder: Annotated[Path, typer.Argument(help="Folder of images.")],
+    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery file; made when absent.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images.")],
     bundle: BundleOption = None,
-    metadata: Annotated[Path | None, typer.Option(help="A CSV with a column id or file, and any others.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="A table with a column id or file, and others.")
+    ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="A glob of files or folders to leave out, remembered for the next time; '' for none. Repeatable."
+            metavar="GLOB",
+            help="A glob of files or folders to leave out, remembered for the next time; '' for none. Repeatable.",
         ),
     ] = None,
     allow_removals: Annotated[
         bool, typer.Option("--allow-removals", help="Let most images, or most metadata, go from the gallery.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; one a core by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads that decode; one a core by default.")
+    ] = None,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     provider_option: ProviderSettings = None,
@@ -44,6 +49,11 @@ def index(
     New images are encoded and changed ones encoded again. Renamed ones get their new names, deleted ones are
     removed. A file that is not a readable image is skipped and listed with its reason. Folders of systems
     (@eaDir, $RECYCLE.BIN, node_modules ...) and hidden ones are left out.
+
+    \b
+    Examples:
+      nsfse index my.gallery photos/ -b BUNDLE
+      nsfse index my.gallery photos/ --metadata items.csv --exclude 'drafts/*'
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import index_text
@@ -66,51 +76,71 @@ def index(
     if not count and not report.failed:
         print_status(f"nsfse: the gallery is empty: {folder} holds no images")
     if report.failed and not count:
-        raise InputError(f"none of the {len(report.failed)} files in {folder} could be taken; the gallery is empty")
+        raise InputError(f"none of the {len(report.failed)} files in {folder} could be taken; see the reasons above")
 
 
 def query(
-    gallery: Annotated[Path, typer.Option("-g", "--gallery", help="The gallery file.")],
+    gallery: Annotated[Path, typer.Option("-g", "--gallery", metavar="GALLERY", help="The gallery file.")],
     image: Annotated[
-        str | None, typer.Argument(help="An image, or the id of one in the gallery; without one, words to search by.")
+        str | None,
+        typer.Argument(
+            metavar="IMAGE", help="An image, or the id of one in the gallery; without one, words to search by."
+        ),
     ] = None,
-    text: Annotated[str | None, typer.Argument(help="What should be different; none for more of the same.")] = None,
-    words: Annotated[str | None, typer.Option("--text", help="The same as TEXT, also without IMAGE.")] = None,
-    more: Annotated[list[str] | None, typer.Option("--and", help="What else should be different. Repeatable.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What should be different; none for more of the same.")
+    ] = None,
+    words: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="The same as TEXT, also without IMAGE.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--and", metavar="TEXT", help="What else should be different. Repeatable.")
+    ] = None,
     and_like: Annotated[
-        list[str] | None, typer.Option("--and-like", help="Another image to be like. Repeatable.")
+        list[str] | None, typer.Option("--and-like", metavar="IMAGE", help="Another image to be like. Repeatable.")
     ] = None,
     exclude_text: Annotated[
-        list[str] | None, typer.Option("--exclude-text", help="What must not be there: stripes. Repeatable.")
+        list[str] | None,
+        typer.Option("--exclude-text", metavar="TEXT", help="What must not be there: stripes. Repeatable."),
     ] = None,
-    exclude_image: Annotated[list[str] | None, typer.Option(help="An image not to be like. Repeatable.")] = None,
+    exclude_image: Annotated[
+        list[str] | None, typer.Option(metavar="IMAGE", help="An image not to be like. Repeatable.")
+    ] = None,
     balance: Annotated[
-        float, typer.Option(min=0, max=1, help="0 like the image alone, 0.5 both, 1 like the words alone.")
+        float,
+        typer.Option(min=0, max=1, metavar="0..1", help="0 like the image alone, 0.5 both, 1 like the words alone."),
     ] = 0.5,
     bundle: BundleOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many images.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="How many of the best to skip, for further pages.")] = 0,
-    fields: Annotated[str | None, typer.Option(help="Columns of metadata to show: price,size. All in JSON.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, metavar="N", help="How many images.")] = 10,
+    offset: Annotated[
+        int, typer.Option(min=0, metavar="N", help="How many of the best to skip, for further pages.")
+    ] = 0,
+    fields: Annotated[
+        str | None, typer.Option(metavar="COLUMN,COLUMN", help="Columns of metadata to show. All in JSON.")
+    ] = None,
     group_by: Annotated[
-        str | None, typer.Option(help="A column of which only the best image of each value is shown.")
+        str | None, typer.Option(metavar="COLUMN", help="A column of which only the best image of each value is shown.")
     ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="COLUMN=VALUE",
             help="Only images with COLUMN=VALUE[,VALUE], 'COLUMN<NUMBER' (also <= > >= !=), 'COLUMN in A,B', or a "
-            "filter in JSON. Repeatable: all must hold."
+            "filter in JSON. Repeatable: all must hold.",
         ),
     ] = None,
-    rerank: Annotated[int, typer.Option(min=0, help="How many candidates stage 2 scores.")] = 100,
-    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Leave out hits of a lower confidence.")] = 0,
+    rerank: Annotated[int, typer.Option(min=0, metavar="N", help="How many candidates stage 2 scores.")] = 100,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, metavar="0..1", help="Leave out hits of a lower confidence.")
+    ] = 0,
     search: Annotated[
         Literal["auto", "exact", "ann"], typer.Option(help="Stage 1: exact, or by an index above 200,000 images.")
     ] = "auto",
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="With --json: where in a hit each word is found.")
     ] = False,
-    png: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page that can be mailed.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page that can be mailed.")] = None,
     preview: Annotated[
         bool | None,
         typer.Option("--preview/--no-preview", help="Show the images in a terminal that can; by default they are."),
@@ -123,6 +153,12 @@ def query(
     """Find images by an image and words: like IMAGE, but as TEXT says.
 
     Either may be left out. A single argument that names no image is words.
+
+    \b
+    Examples:
+      nsfse query dress.jpg "make it red" -g my.gallery
+      nsfse query "red dress" -g my.gallery --where 'price<30' --png hits.png
+      nsfse query dress.jpg "with dots" -g my.gallery --exclude-text stripes
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.query_support import check_references, check_sheets, image_and_text, why_empty, write_sheets
@@ -192,7 +228,13 @@ def serve(
     provider: ProviderOption = None,
     provider_option: ProviderSettings = None,
 ) -> None:
-    """Serve galleries over HTTP, with a search page."""
+    """Serve galleries over HTTP, with a search page.
+
+    \b
+    Examples:
+      nsfse serve -g my.gallery
+      nsfse serve -g shoes=shoes.gallery -g bags=bags.gallery --port 8080
+    """
     from nsfse.open import need_server, open_services, resolve_device
 
     need_server()

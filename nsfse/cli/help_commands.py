@@ -10,10 +10,16 @@ from nsfse.cli.arguments import BundleOption, Json
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A run, a bundle or a gallery.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run, a bundle or a gallery.")],
     as_json: Json = False,
 ) -> None:
-    """Describe a run, a bundle or a gallery."""
+    """Describe a run, a bundle or a gallery.
+
+    \b
+    Examples:
+      nsfse info my.gallery
+      nsfse info runs/mine --json
+    """
     from nsfse.cli.formatting import format_tree, print_result
     from nsfse.cli.info import describe
 
@@ -25,7 +31,13 @@ def doctor(
     full: Annotated[bool, typer.Option("--full", help="Print paths, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check this installation; what a bug report needs."""
+    """Check this installation; what a bug report needs.
+
+    \b
+    Examples:
+      nsfse doctor
+      nsfse doctor -b BUNDLE --json
+    """
     from nsfse.cli.doctor import collect
     from nsfse.cli.formatting import print_result
     from nsfse.cli.reports import doctor_text
@@ -37,10 +49,13 @@ def doctor(
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for all it makes; a cache by default, with --train demo.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder for all it makes; a cache by default, with --train demo."
+        ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The port; the first free one from 8000 on.")
+        int | None, typer.Option(min=0, max=65535, metavar="PORT", help="The port; the first free one from 8000 on.")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser, where there is one.")] = True,
     train: Annotated[
@@ -52,6 +67,11 @@ def demo(
 
     No torch, training or network: all comes with the package. The first start indexes the images, which takes a
     while. The models know clothes and drawings alone. Ctrl-C ends it.
+
+    \b
+    Examples:
+      nsfse demo
+      nsfse demo -o shop --port 8080 --no-browser
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.reports import demo_page_text, demo_text

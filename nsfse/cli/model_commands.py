@@ -11,10 +11,16 @@ from nsfse.cli.engine_commands import CapabilityOption, PackKeyOption, TrtOption
 
 
 def train(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run; the same command continues it.")],
-    preset: Annotated[str | None, typer.Option(help="A named recipe: drawn-easy, drawn, products ...")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file, on top of the preset.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; the same command continues it.")
+    ],
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A named recipe: drawn-easy, drawn, products ...")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="A file of settings, on top of the preset.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set.")] = None,
     override: SettingsOption = None,
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start again instead of continuing.")] = False,
     as_json: Json = False,
@@ -22,6 +28,11 @@ def train(
     """Train a model, or continue its training.
 
     Several processes train one model together: torchrun --standalone --nproc-per-node=2 -m nsfse train ...
+
+    \b
+    Examples:
+      nsfse train -o runs/mine --preset products --data DIR
+      nsfse train -o runs/mine --config mine.toml --set train.epochs=3
     """
     from nsfse.config import load_config
 
@@ -40,14 +51,26 @@ def train(
 
 
 def import_clip(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")],
-    weights: Annotated[str, typer.Option(help="A CLIP: a folder saved by transformers, or hub:OWNER/NAME to fetch.")],
-    backbone: Annotated[str, typer.Option(help="What encodes images and texts.")] = "clip",
-    method: Annotated[str, typer.Option(help="How they are composed: slerp, sum, image-only or text-only.")] = "slerp",
-    text_share: Annotated[float, typer.Option(min=0, max=1, help="How much the text counts.")] = 0.5,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the bundle.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|hub:OWNER/NAME", help="A CLIP: a folder saved by transformers, or hub:OWNER/NAME to fetch."
+        ),
+    ],
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="What encodes images and texts.")] = "clip",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="How they are composed: slerp, sum, image-only or text-only.")
+    ] = "slerp",
+    text_share: Annotated[float, typer.Option(min=0, max=1, metavar="0..1", help="How much the text counts.")] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle from a CLIP, without training."""
+    """Make a bundle from a CLIP, without training.
+
+    \b
+    Examples:
+      nsfse import-clip -o clip --weights hub:openai/clip-vit-base-patch32
+    """
     from nsfse_runtime.extras import need
 
     for module in ("torch", "transformers", "onnx"):
@@ -61,14 +84,17 @@ def import_clip(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run to export; with --trt it may be a bundle.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the bundle.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to export; with --trt it may be a bundle.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the bundle.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The best weights on validation, not the last.")] = False,
     precision: Annotated[
         Literal["fp32", "int8", "fp16", "bf16"], typer.Option(help="int8 for CPUs, fp16 or bf16 for GPUs.")
     ] = "fp32",
     verify_on: Annotated[
-        Path | None, typer.Option(help="Compare the precision with fp32 on this query set, not the run's validation.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Compare the precision with fp32 on this query set, not the run's validation."
+        ),
     ] = None,
     skip_verification: Annotated[
         bool, typer.Option("--skip-verification", help="Do not compare the precision with fp32.")
@@ -81,6 +107,11 @@ def export(
     """Turn a run into a bundle, verified, that needs no torch.
 
     A precision under fp32 must find what fp32 finds: R@10 within 0.5 points for int8, 0.1 for fp16 and bf16.
+
+    \b
+    Examples:
+      nsfse export runs/mine -o bundle --precision int8
+      nsfse export bundle --trt
     """
     from nsfse.cli.formatting import format_tree, print_result
     from nsfse.progress import print_status, stages_bar

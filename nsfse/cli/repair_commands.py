@@ -10,10 +10,16 @@ from nsfse.cli.arguments import BundleOption, DeviceOption, Json
 from nsfse_runtime.errors import IntegrityError
 
 
-def verify(gallery: Annotated[Path, typer.Argument(help="The gallery file.")], as_json: Json = False) -> None:
+def verify(
+    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery file.")], as_json: Json = False
+) -> None:
     """Read and check all of a gallery: its pages, and the checksum of every row.
 
     Prints what is wrong and where, a line each, and exits with 5 where there is anything.
+
+    \b
+    Examples:
+      nsfse gallery verify my.gallery
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import verification_text
@@ -26,9 +32,9 @@ def verify(gallery: Annotated[Path, typer.Argument(help="The gallery file.")], a
 
 
 def repair(
-    gallery: Annotated[Path, typer.Argument(help="The gallery file.")],
+    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery file.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="The folder of its images; a gallery remembers its own.")
+        Path | None, typer.Argument(metavar="FOLDER", help="The folder of its images; a gallery remembers its own.")
     ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = None,
@@ -37,6 +43,11 @@ def repair(
     """Make a damaged gallery whole: keep all that checks, encode the rest again from the folder.
 
     Says what is gone. The damaged file is kept beside the gallery as GALLERY.damaged.
+
+    \b
+    Examples:
+      nsfse gallery repair my.gallery
+      nsfse gallery repair my.gallery photos/ -b BUNDLE
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import repair_text

@@ -1,12 +1,15 @@
 """The command line's own behaviour: what it imports, how it fails, how it prints."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
+import nsfse
 from nsfse.cli import app, errors
 from nsfse.cli.gallery_reports import index_text
 from nsfse.cli.reports import query_text
@@ -14,6 +17,7 @@ from nsfse_runtime import open_model
 from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
+from tests.documented import parse
 from tests.galleries import save_image
 
 BUNDLE = Path(__file__).parents[2] / "golden" / "bundle"
@@ -39,6 +43,47 @@ def test_bare_nsfse_is_a_tour_of_five_lines(capsys):
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 5
     assert "nsfse demo" in out
+
+
+def test_the_version_is_printed(capsys):
+    for option in ("-V", "--version"):
+        assert run(capsys, option) == (0, f"nsfse {nsfse.__version__}\n", "")
+
+
+def command_names(command, name=()):
+    below = getattr(command, "commands", {})
+    return [path for word, inner in below.items() for path in command_names(inner, (*name, word))] or [name]
+
+
+def test_every_help_has_examples_that_the_program_parses(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    names = command_names(typer.main.get_command(app.app))
+    assert ("query",) in names and ("bench", "speed") in names
+    for name in names:
+        shown = run(capsys, *name, "--help")[1].partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+        assert shown, name
+        for line in shown:
+            program, *words = shlex.split(line)
+            assert (program, *words[: len(name)]) == ("nsfse", *name)
+            parse(words)
+
+
+def test_help_is_as_wide_as_the_terminal_and_says_the_form_of_values(capsys, monkeypatch):
+    widths = {}
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = run(capsys, "query", "--help")[1]
+        assert "--where COLUMN=VALUE" in out and "--provider-option KEY=VALUE" in out and "list[" not in out
+        widths[columns] = max(map(len, out.splitlines()))
+    assert 70 < widths[80] <= 80 < widths[120] <= 120
+
+
+@pytest.mark.parametrize(("typed", "completed"), [("nsfse que", "query"), ("nsfse query --wh", "--where")])
+def test_a_shell_completes_commands_and_options(capsys, monkeypatch, typed, completed):
+    monkeypatch.setenv("_NSFSE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert run(capsys) == (0, f"{completed}\n", "")
 
 
 def test_every_command_explains_itself(capsys):
