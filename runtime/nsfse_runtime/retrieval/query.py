@@ -68,8 +68,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             return float(bool(self.texts))
         return self.balance
 
-    def check(self) -> None:
-        """Raise UsageError for what no gallery can answer."""
+    def check(self, has_confidence: bool) -> None:
+        """Raise UsageError for what cannot be answered, by a model with or without a confidence."""
         if self.k < 1 or self.rerank < 0 or self.offset < 0:
             raise UsageError(
                 f"k is {self.k}, rerank is {self.rerank} and offset is {self.offset}; give a k of 1 or more, "
@@ -81,6 +81,17 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"balance is {self.balance}; give 0 (like the image) to 1 (like the words)")
         if not self.references and not self.texts:
             raise UsageError("a query needs an image or a text; give references, texts, or both")
+        if not self.min_confidence:
+            return
+        if not has_confidence:
+            raise UsageError(
+                "this model has no confidence, which min_confidence needs: train it to its end and export it again, "
+                "or leave min_confidence at 0"
+            )
+        if not self.rerank:
+            raise UsageError("without stage 2 there is no confidence, which min_confidence needs; give a rerank of 100")
+        if not self.is_simple:
+            raise UsageError("only a query of one image and one text has a confidence; leave min_confidence at 0")
 
 
 @dataclass(frozen=True, slots=True)

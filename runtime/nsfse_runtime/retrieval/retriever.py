@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 from msgspec import structs
 
-from nsfse_runtime.errors import NsfseError, UsageError
+from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.gallery.snapshot import Snapshot
@@ -21,7 +21,7 @@ from nsfse_runtime.retrieval.timing import Timer
 from nsfse_runtime.search.first_stage import FirstStage, SearchMode
 from nsfse_runtime.search.on_device import MOST_PAIRS, device_cache
 from nsfse_runtime.search.two_stage import Ranking, ordered, rerank_rows, score_rows, select
-from nsfse_runtime.types import Mask, PairScores, Pixels, Rows, Scorer, no_evidence
+from nsfse_runtime.types import Floats, Mask, PairScores, Pixels, Rows, Scorer, no_evidence
 
 __all__ = ["Hit", "Query", "Reference", "Result", "Retriever", "WordEvidence"]
 
@@ -153,25 +153,52 @@ class Retriever:
         """
         timer = Timer()
         with self.gallery.reading() as snapshot:
-            resolved = [capture_error(self._resolve, snapshot, query, timer) for query in queries]
-            good = [query for query in resolved if isinstance(query, _ResolvedQuery)]
-            inputs = self._encode(snapshot, good, timer)
-            timer.start()
-            composed = iter(compose_batch(self._scorer, inputs))
-            timer.lap("text")
-            results: list[Result | NsfseError] = []
-            for query in resolved:
-                outcome = query if isinstance(query, NsfseError) else next(composed)
-                if isinstance(query, NsfseError) or isinstance(outcome, NsfseError):
-                    results.append(outcome)  # type: ignore[arg-type]
-                else:
-                    results.append(capture_error(self._search, snapshot, query, outcome, timer.fork()))
-            return results
+            return [
+                outcome
+                if isinstance(outcome, NsfseError)
+                else capture_error(self._search, snapshot, *outcome, timer.fork())
+                for outcome in self._compose(snapshot, queries, timer)
+            ]
+
+    def embed(self, queries: Sequence[Query]) -> list[Floats | NsfseError]:
+        """Return what stage 1 searches by: a vector for each query, of its images and texts alone.
+
+        Args:
+            queries: What to embed. Of one image alone it is the vector that a gallery holds of it.
+
+        Returns:
+            For each query its vector [d], or the error for which it alone has none. The products with
+            the gallery's vectors are the scores of stage 1.
+
+        Raises:
+            IntegrityError: The gallery or the bundle is damaged.
+        """
+        with self.gallery.reading() as snapshot:
+            outcomes = self._compose(snapshot, queries, Timer())
+        return [outcome if isinstance(outcome, NsfseError) else outcome[1].vector for outcome in outcomes]
+
+    def _compose(
+        self, snapshot: Snapshot, queries: Sequence[Query], timer: Timer
+    ) -> "list[tuple[_ResolvedQuery, ComposedQuery] | NsfseError]":
+        """Return each query resolved and composed, all together, or the error in its place."""
+        resolved = [capture_error(self._resolve, snapshot, query, timer) for query in queries]
+        good = [query for query in resolved if isinstance(query, _ResolvedQuery)]
+        inputs = self._encode(snapshot, good, timer)
+        timer.start()
+        composed = iter(compose_batch(self._scorer, inputs))
+        timer.lap("text")
+        outcomes: list[tuple[_ResolvedQuery, ComposedQuery] | NsfseError] = []
+        for query in resolved:
+            outcome = query if isinstance(query, NsfseError) else next(composed)
+            if isinstance(query, NsfseError) or isinstance(outcome, NsfseError):
+                outcomes.append(outcome)  # type: ignore[arg-type]
+            else:
+                outcomes.append((query, outcome))
+        return outcomes
 
     def _resolve(self, snapshot: Snapshot, query: Query, timer: Timer) -> "_ResolvedQuery":
         """Check a query and find its images: rows of the gallery, or pixels yet to be encoded."""
-        query.check()
-        self._check_confidence(query)
+        query.check(has_confidence=self._info.confidence is not None)
         (mask, notes), size = snapshot.select(query.where), self._scorer.image_size
         images = []
         for reference in (*query.references, *query.negative_images):
@@ -185,17 +212,6 @@ class Retriever:
             notes = (*notes, "no confidence is fitted to a search by words or images alone")
         fields = tuple(snapshot.column(name).name for name in query.fields)
         return _ResolvedQuery(query, mask, images, notes, fields)
-
-    def _check_confidence(self, query: Query) -> None:
-        if query.min_confidence > 0 and self._info.confidence is None:
-            raise UsageError(
-                "this model has no confidence, which min_confidence needs: train it to its end and export it again, "
-                "or leave min_confidence at 0"
-            )
-        if query.min_confidence > 0 and not query.rerank:
-            raise UsageError("without stage 2 there is no confidence, which min_confidence needs; give a rerank of 100")
-        if query.min_confidence > 0 and not query.is_simple:
-            raise UsageError("only a query of one image and one text has a confidence; leave min_confidence at 0")
 
     def _encode(self, snapshot: Snapshot, queries: "Sequence[_ResolvedQuery]", timer: Timer) -> list[QueryInputs]:
         """Return the features of every query's images; all pixels are encoded together."""

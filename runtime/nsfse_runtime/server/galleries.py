@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
@@ -13,7 +14,7 @@ from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.retriever import Result, Retriever
 from nsfse_runtime.server.schemas import MAX_COLUMN_VALUES, BundleFacts, GalleryFacts, ImageItem, ListReply
-from nsfse_runtime.types import GalleryId
+from nsfse_runtime.types import Floats, GalleryId
 
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery
@@ -28,6 +29,15 @@ _MAX_SUGGESTIONS = 6
 _DRAWINGS = "This model has learned from {} alone. Of photographs it knows little."
 
 
+class VectorOf(msgspec.Struct, frozen=True):
+    """A query whose stage-1 vector is wanted, and no hits."""
+
+    query: Query
+
+
+Answer = Result | Floats | NsfseError
+
+
 class ServedGallery:
     """A gallery with its model, by `name`. Its methods read files: call them in a thread.
 
@@ -40,9 +50,13 @@ class ServedGallery:
         self.folder = ""  # the folder that the gallery follows, as of the last `facts`
         self._facts: tuple[int, GalleryFacts] | None = None
 
-    def answer(self, queries: list[Query]) -> list[Result | NsfseError]:
+    def answer(self, queries: list[Query | VectorOf]) -> list[Answer]:
         """Answer a batch; each answer is that of its query alone."""
-        return self.retriever.answer(queries)
+        searched = [query for query in queries if isinstance(query, Query)]
+        embedded = [each.query for each in queries if isinstance(each, VectorOf)]
+        results = iter(self.retriever.answer(searched) if searched else [])
+        vectors = iter(self.retriever.embed(embedded) if embedded else [])
+        return [next(results) if isinstance(each, Query) else next(vectors) for each in queries]
 
     def warm_up(self) -> None:
         """Run a real query by an upload and, where the gallery has images, by one of them.

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import msgspec
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,10 +15,10 @@ from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server import schemas
 from nsfse_runtime.server.conversion import as_text, batch_queries, decode_upload, to_query, to_reply, watch_disconnect
 from nsfse_runtime.server.errors import ErrorBody, HTTPError, to_http_error
-from nsfse_runtime.server.galleries import ServedGallery
+from nsfse_runtime.server.galleries import Answer, ServedGallery
 from nsfse_runtime.server.images import RenderedImage, add_image, change_metadata, delete_image
 from nsfse_runtime.server.load_shedding import client_address
-from nsfse_runtime.server.parsing import convert_fields, read_form, read_json
+from nsfse_runtime.server.parsing import convert_fields, read_body, read_json
 from nsfse_runtime.server.queue import Job
 from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.settings import MAX_IMAGE_BYTES, MAX_SIDE, THUMBNAIL_SIDE
@@ -33,14 +33,14 @@ _NOT_READY_RETRY_SECONDS = 1
 async def query(services: Services, request: Request) -> Response:
     """Answer one query."""
     client = client_address(request.scope)
-    async with read_form(request, schemas.QueryForm, services.settings.body_seconds) as form:
+    async with read_body(request, schemas.QueryForm, services.settings.body_seconds) as form:
         gallery = services.gallery(form.gallery)
         with services.queue.reserve(client):
             async with watch_disconnect(request) as disconnected:
                 started_at = services.clock()
                 deadline = started_at + services.settings.deadline
-                files = [*form.reference_images, *form.negative_images]
-                uploads = await _decode_all(services, gallery, files, disconnected, deadline)
+                files = [file.file for file in (*form.reference_images, *form.negative_images)]
+                uploads = await decode_all(services, gallery, files, disconnected, deadline)
                 decode_seconds = services.clock() - started_at if uploads else 0.0
                 references = len(form.reference_images)
                 composed = to_query(form, uploads[:references], uploads[references:])
@@ -48,11 +48,12 @@ async def query(services: Services, request: Request) -> Response:
                 (answer,) = await services.queue.submit([job], disconnected)
     if isinstance(answer, NsfseError):
         raise answer
+    assert isinstance(answer, Result)
     reply = _reply(services, request, job, answer, decode_seconds)
     log_fields = {"gallery": gallery.name, "batch": job.batch_size, "stages_ms": reply.timings_ms}
     request_log(request).fields.update(log_fields)
     timing = ", ".join(f"{stage};dur={value}" for stage, value in reply.timings_ms.items())
-    return _json(reply, headers={"server-timing": timing})
+    return as_json(reply, headers={"server-timing": timing})
 
 
 async def query_batch(services: Services, request: Request) -> Response:
@@ -72,13 +73,13 @@ async def query_batch(services: Services, request: Request) -> Response:
         record.fields["batch"] = jobs[0].batch_size
     replies = iter([_result(services, request, job, answer) for job, answer in zip(jobs, answers, strict=True)])
     results = [_failed(services, request, item) if isinstance(item, HTTPError) else next(replies) for item in queries]
-    return _json(schemas.BatchReply(results=results))
+    return as_json(schemas.BatchReply(results=results))
 
 
-async def _decode_all(
+async def decode_all(
     services: Services,
     gallery: ServedGallery,
-    files: Sequence[UploadFile],
+    files: Sequence[BinaryIO],
     disconnected: asyncio.Task[None],
     deadline: float,
 ) -> list[Upload]:
@@ -87,11 +88,11 @@ async def _decode_all(
     Raises ImageError; HTTPError or ClientDisconnected where nobody waits for the answer any more.
     """
 
-    def decode(file: UploadFile) -> Upload | None:
+    def decode(file: BinaryIO) -> Upload | None:
         # Seen by the pool's thread: the query may have waited long for it.
         if disconnected.done() or deadline <= services.clock():
             return None
-        return decode_upload(file.file, gallery.model.image_size)
+        return decode_upload(file, gallery.model.image_size)
 
     uploads = []
     for file in files:
@@ -102,11 +103,10 @@ async def _decode_all(
     return uploads
 
 
-def _result(
-    services: Services, request: Request, job: Job, answer: Result | NsfseError
-) -> schemas.QueryReply | schemas.FailedQuery:
-    if not isinstance(answer, NsfseError):
+def _result(services: Services, request: Request, job: Job, answer: Answer) -> schemas.QueryReply | schemas.FailedQuery:
+    if isinstance(answer, Result):
         return _reply(services, request, job, answer, decode_seconds=0.0)
+    assert isinstance(answer, NsfseError)
     error = to_http_error(answer)
     if error is None:
         raise answer
@@ -129,7 +129,7 @@ async def list_images(services: Services, request: Request) -> Response:
     """List images of a gallery."""
     form = convert_fields(request.query_params.multi_items(), schemas.ListForm)
     gallery = services.gallery(form.gallery)
-    return _json(await services.in_image_pool(gallery.list_images, form.where, form.offset, form.limit))
+    return as_json(await services.in_image_pool(gallery.list_images, form.where, form.offset, form.limit))
 
 
 async def get_image(services: Services, request: Request) -> Response:
@@ -164,11 +164,11 @@ async def _send_image(
 async def post_image(services: Services, request: Request) -> Response:
     """Add an image to a gallery and to its folder."""
     _require_token(services)
-    async with read_form(request, schemas.ImageForm, services.settings.body_seconds) as form:
+    async with read_body(request, schemas.ImageForm, services.settings.body_seconds) as form:
         gallery, stream = services.gallery(form.gallery), form.image[0].file
         values = {column: as_text(value) for column, value in form.metadata.items()}
         change = await services.in_image_pool(add_image, gallery, form.id, stream, values)
-    return _json(schemas.ChangeReply(id=form.id, change=change), status=201 if change == "added" else 200)
+    return as_json(schemas.ChangeReply(id=form.id, change=change), status=201 if change == "added" else 200)
 
 
 async def patch_image(services: Services, request: Request) -> Response:
@@ -179,7 +179,7 @@ async def patch_image(services: Services, request: Request) -> Response:
     values = None if patch.metadata is None else {column: as_text(value) for column, value in patch.metadata.items()}
     own_id, is_changed, metadata = await services.in_image_pool(change_metadata, gallery, image_id, values)
     change = "updated" if is_changed else "unchanged"
-    return _json(schemas.PatchReply(id=own_id, change=change, metadata=metadata))
+    return as_json(schemas.PatchReply(id=own_id, change=change, metadata=metadata))
 
 
 async def remove_image(services: Services, request: Request) -> Response:
@@ -187,7 +187,7 @@ async def remove_image(services: Services, request: Request) -> Response:
     _require_token(services)
     gallery, image_id = _image_of(services, request)
     await services.in_image_pool(delete_image, gallery, image_id)
-    return _json(schemas.ChangeReply(id=image_id, change="removed"))
+    return as_json(schemas.ChangeReply(id=image_id, change="removed"))
 
 
 def _require_token(services: Services) -> None:
@@ -216,18 +216,18 @@ async def info(services: Services, _: Request) -> Response:
         writable=services.settings.token is not None,
         note=first.note(),
     )
-    return _json(reply)
+    return as_json(reply)
 
 
 async def healthz(_services: Services, _: Request) -> Response:
     """Reply that the process lives."""
-    return _json(schemas.Status("alive"))
+    return as_json(schemas.Status("alive"))
 
 
 async def readyz(services: Services, _: Request) -> Response:
     """Reply whether queries are answered."""
     if services.ready:
-        return _json(schemas.Status("ready"))
+        return as_json(schemas.Status("ready"))
     if services.stopping:
         message = "the server is stopping"
     elif services.unusable:
@@ -257,5 +257,6 @@ async def page_file(services: Services, request: Request) -> Response:
     return services.page_files.reply(request.path_params["path"], request.headers)
 
 
-def _json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def as_json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `value` as a reply in JSON."""
     return Response(msgspec.json.encode(value), status, headers, "application/json")

@@ -23,7 +23,8 @@ def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
         kind for operation in operations for kind in (operation.body, operation.response) if isinstance(kind, type)
     ]
     _, components = msgspec.json.schema_components(
-        [*types, schemas.BatchQuery, schemas.FailedQuery, ErrorReply], ref_template=f"{schemas.COMPONENTS}{{name}}"
+        [*types, schemas.BatchQuery, schemas.EmbeddingInput, schemas.FailedQuery, ErrorReply],
+        ref_template=f"{schemas.COMPONENTS}{{name}}",
     )
     paths: dict[str, Any] = {}
     for operation in operations:
@@ -46,7 +47,7 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         "responses": {**_successes(operation), **_errors(operation)},
     }
     if operation.body is not None:
-        content = {operation.media_type: {"schema": _reference(operation.body)}}
+        content = {kind: {"schema": _reference(operation.body)} for kind in operation.media_types}
         description["requestBody"] = {"required": True, "content": content}
     if parameters := [*_path_parameters(operation), *_query_parameters(operation)]:
         description["parameters"] = parameters

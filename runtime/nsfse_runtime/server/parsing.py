@@ -1,10 +1,13 @@
 """Bodies and query strings to the types of schemas.py. Errors name the field that is wrong."""
 
 import asyncio
+import base64
+import binascii
 import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -16,7 +19,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from nsfse_runtime.server.errors import HTTPError, storage_error, too_large, usage_error
-from nsfse_runtime.server.settings import MAX_IMAGE_BYTES, MAX_JSON_BYTES
+from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_IMAGE_BYTES, MAX_JSON_BYTES
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 _FILE_FIELDS = ("image", "reference_images", "negative_images")
@@ -24,6 +27,19 @@ _JSON_FIELDS = ("where", "metadata")
 _JSON_TYPES = ("application/json", "application/merge-patch+json")
 _END_BYTES = 1024
 _MAX_FILES, _MAX_FIELDS, _MAX_PART_BYTES = 16, 48, 64_000
+
+
+@asynccontextmanager
+async def read_body(request: Request, kind: type[_T], seconds: float) -> AsyncIterator[_T]:
+    """Read a multipart form, or the same fields as JSON with each image in base64 or as a data URI.
+
+    Args and errors are those of read_form.
+    """
+    if _content_type(request) in _JSON_TYPES:
+        yield await read_json(request, kind, seconds, MAX_BODY_BYTES)
+    else:
+        async with read_form(request, kind, seconds) as form:
+            yield form
 
 
 @asynccontextmanager
@@ -40,7 +56,7 @@ async def read_form(request: Request, kind: type[_T], seconds: float) -> AsyncIt
     """
     if _content_type(request) != "multipart/form-data":
         hint = "such as: curl -F texts='make it red' -F reference_ids=..."
-        raise HTTPError(415, "content_type", f"send multipart/form-data, {hint}")
+        raise HTTPError(415, "content_type", f"send multipart/form-data or application/json, {hint}")
     end = _BodyEnd(request)
     try:
         async with asyncio.timeout(seconds):
@@ -79,8 +95,8 @@ def _check_field(name: str, value: str | UploadFile) -> None:
         raise too_large("an image", MAX_IMAGE_BYTES)
 
 
-async def read_json(request: Request, kind: type[_T], seconds: float) -> _T:
-    """Read a body of JSON that must arrive within `seconds`. Raises HTTPError."""
+async def read_json(request: Request, kind: type[_T], seconds: float, max_bytes: int = MAX_JSON_BYTES) -> _T:
+    """Read a body of JSON, of at most `max_bytes`, that must arrive within `seconds`. Raises HTTPError."""
     if _content_type(request) not in _JSON_TYPES:
         raise HTTPError(415, "content_type", "send application/json")
     data = bytearray()
@@ -88,16 +104,51 @@ async def read_json(request: Request, kind: type[_T], seconds: float) -> _T:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 data += chunk
-                if len(data) > MAX_JSON_BYTES:
-                    raise too_large("the body", MAX_JSON_BYTES)
+                if len(data) > max_bytes:
+                    raise too_large("the body", max_bytes)
     except TimeoutError:
         raise _too_slow(seconds) from None
     try:
-        body = msgspec.json.decode(data, type=kind)
+        fields = msgspec.json.decode(data)
+        if isinstance(fields, dict):
+            fields = {name: _decoded(name, value) for name, value in fields.items()}
+        body = msgspec.convert(fields, kind)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise usage_error(_reason(error)) from None
     _reject_duplicate_keys("", data.decode())
     return body
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """Return a field of JSON with its images, in base64, as the files of a form."""
+    if name not in _FILE_FIELDS:
+        return value
+    images = value if isinstance(value, list) else [value]
+    return [_as_file(f"{name}[{number}]", image) for number, image in enumerate(images)]
+
+
+def _as_file(name: str, image: Any) -> UploadFile:
+    data = decode_base64(name, image)
+    return UploadFile(BytesIO(data), size=len(data))
+
+
+def decode_base64(name: str, text: Any) -> bytes:
+    """Return the bytes of an image in base64, or of a data URI in base64. Raises HTTPError, which names the field."""
+    if not isinstance(text, str):
+        raise usage_error(f"{name}: an image is expected, in base64 or as a data URI")
+    if text[:8].lower().startswith(("http://", "https://")):
+        raise usage_error(f"{name}: an image is not fetched from a URL; send it in base64 or as a data URI")
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise usage_error(f"{name}: a data URI of an image is data:image/jpeg;base64,... ")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise usage_error(f"{name}: this is not base64") from None
+    if len(data) > MAX_IMAGE_BYTES:
+        raise too_large("an image", MAX_IMAGE_BYTES)
+    return data
 
 
 def convert_fields(pairs: Iterable[tuple[str, Any]], kind: type[_T]) -> _T:

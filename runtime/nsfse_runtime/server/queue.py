@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from nsfse_runtime.errors import IntegrityError, NsfseError
+from nsfse_runtime.errors import IntegrityError
 from nsfse_runtime.retrieval.query import Query
-from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server.errors import ClientDisconnected, HTTPError
-from nsfse_runtime.server.galleries import ServedGallery
+from nsfse_runtime.server.galleries import Answer, ServedGallery, VectorOf
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import Metrics
 
@@ -29,7 +28,7 @@ _NICE_STEPS = 10  # of the 20 that a nice value has over its usual one
 _FIRST_ESTIMATE_SECONDS = 0.02
 _SMOOTHING = 0.1
 
-AnswerBatch = Callable[[ServedGallery, list[Query]], list[Result | NsfseError]]
+AnswerBatch = Callable[[ServedGallery, list[Query | VectorOf]], list[Answer]]
 
 
 @dataclass(eq=False, slots=True)
@@ -39,11 +38,11 @@ class Job:
     `future` gets the answer; `started_at` is when the query left the queue, in a batch of `batch_size` queries.
     """
 
-    query: Query
+    query: Query | VectorOf
     gallery: ServedGallery
     deadline: float
     enqueued_at: float
-    future: asyncio.Future[Result | NsfseError]
+    future: asyncio.Future[Answer]
     started_at: float = 0.0
     batch_size: int = 0
 
@@ -107,11 +106,11 @@ class QueryQueue:
             del self._clients[client]
         self._metrics.queue_length.set(self._reserved)
 
-    def create_job(self, query: Query, gallery: ServedGallery, deadline: float) -> Job:
+    def create_job(self, query: Query | VectorOf, gallery: ServedGallery, deadline: float) -> Job:
         """Return the job of a query; `deadline` is a time of the queue's clock."""
         return Job(query, gallery, deadline, self._clock(), asyncio.get_running_loop().create_future())
 
-    async def submit(self, jobs: Sequence[Job], disconnected: asyncio.Task[None]) -> list[Result | NsfseError]:
+    async def submit(self, jobs: Sequence[Job], disconnected: asyncio.Task[None]) -> list[Answer]:
         """Answer jobs that share a deadline.
 
         Args:

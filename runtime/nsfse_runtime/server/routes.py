@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nsfse_runtime.server import handlers, schemas
+from nsfse_runtime.server.embeddings import embeddings
 from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.telemetry import request_log
 
@@ -25,7 +26,7 @@ _QUEUED = {**_BODY, 429: "too many queries of one address", 503: "overloaded, no
 _NO_FILE = {404: "no such file"}
 _NO_GALLERY = {404: "no such gallery"}
 _UNREADABLE = {404: "no such gallery or image", 422: "an image or a text that cannot be read"}
-QUERY_PATHS = ("/v1/query", "/v1/query:batch")
+QUERY_PATHS = ("/v1/query", "/v1/query:batch", "/v1/embeddings")
 
 
 class _ImageConvertor(Convertor[str]):
@@ -47,7 +48,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path.
 
     `body`, `params` and `response` are the types of what comes and goes, `response` a media type where it is not
-    JSON. `errors` has the reason for each status that is not everywhere.
+    JSON; a body may be of any of its `media_types`. `errors` has the reason for each status that is not everywhere.
     """
 
     method: str
@@ -55,7 +56,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     handler: Handler
     summary: str
     body: type[msgspec.Struct] | None = None
-    media_type: str = "multipart/form-data"
+    media_types: tuple[str, ...] = ("multipart/form-data", "application/json")
     params: type[msgspec.Struct] | None = None
     response: type[msgspec.Struct] | str = "application/json"
     statuses: tuple[int, ...] = (200,)
@@ -93,9 +94,19 @@ ROUTES = (
         handler=handlers.query_batch,
         summary="Answer several queries by ids of a gallery",
         body=schemas.BatchForm,
-        media_type="application/json",
+        media_types=("application/json",),
         response=schemas.BatchReply,
         errors={**_QUEUED, **_NO_GALLERY},
+    ),
+    Operation(
+        method="POST",
+        path="/v1/embeddings",
+        handler=embeddings,
+        summary="Get the vectors of images, texts and queries",
+        body=schemas.EmbeddingForm,
+        media_types=("application/json",),
+        response=schemas.EmbeddingReply,
+        errors={**_QUEUED, **_UNREADABLE},
     ),
     _get(
         "/v1/images",
@@ -123,7 +134,7 @@ ROUTES = (
         handler=handlers.patch_image,
         summary="Change the metadata of an image",
         body=schemas.ImagePatch,
-        media_type="application/merge-patch+json",
+        media_types=("application/merge-patch+json", "application/json"),
         params=schemas.GalleryForm,
         response=schemas.PatchReply,
         errors={**_BODY, **_UNREADABLE, 403: "no right to write, or cross-origin request", 503: "another writer"},

@@ -1,6 +1,6 @@
 """Types of requests and replies: requests are checked against them, and /openapi.json is made from them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,7 @@ from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.server.errors import ErrorBody
 
 MAX_HITS, MAX_OFFSET, MAX_RERANKED, MAX_PARTS, MAX_QUERIES, MAX_LISTED = 1000, 10_000, 500, 8, 16, 200
+MAX_EMBEDDED = 32
 MAX_COLUMN_VALUES = 50
 COMPONENTS = "#/components/schemas/"
 
@@ -76,6 +77,35 @@ class BatchForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     queries: Annotated[list[_AnyQuery], Meta(min_length=1, max_length=MAX_QUERIES)]
     gallery: Name | None = None
+
+
+class EmbeddingInput(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is embedded: an image (in base64, a data URI, or `id` of the gallery), a text, or both as a query."""
+
+    image: str | None = None
+    id: Id | None = None
+    text: Text | None = None
+
+
+# Checked one by one: a text, a data URI, or an object.
+_AnyInput = {"oneOf": [{"type": "string"}, {"$ref": f"{COMPONENTS}EmbeddingInput"}]}
+EmbeddingInputs = Annotated[
+    Any, Meta(extra_json_schema={"oneOf": [*_AnyInput["oneOf"], {"type": "array", "items": _AnyInput}]})
+]
+
+
+class EmbeddingForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What OpenAI's clients send, and infinity's: `model` is the name of a gallery, by default the first.
+
+    With `modality` "image" a text is an image in base64. `dimensions` can only be those of the model.
+    """
+
+    input: EmbeddingInputs
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    modality: Literal["text", "image"] = "text"
+    dimensions: int | None = None
+    user: str | None = None
 
 
 class ListForm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -159,6 +189,30 @@ class ImageItem(msgspec.Struct):
 
     id: str
     metadata: dict[str, str]
+
+
+class Embedding(msgspec.Struct, kw_only=True):
+    """A vector of stage 1: a list of numbers, or their float32 bytes (little-endian) in base64."""
+
+    object: str = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(msgspec.Struct):
+    """How many words of the texts were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingReply(msgspec.Struct, kw_only=True):
+    """A vector for each input, in their order."""
+
+    object: str = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 class ListReply(msgspec.Struct, kw_only=True):

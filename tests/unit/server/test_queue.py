@@ -34,7 +34,7 @@ def test_all_rejections_are_alike_and_no_body_is_parsed(served, monkeypatch):
         head = f"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         whole = head.encode() + b"\r\n" + body
         with monkeypatch.context() as patch, server.connect() as one:
-            patch.setattr(handlers, "read_form", None)
+            patch.setattr(handlers, "read_body", None)
             replies = [exchange(one, whole) for _ in range(3)]  # the connection stays
             for cut in (40, len(head) + 9):
                 one.sendall(whole[:cut])
