@@ -11,6 +11,7 @@ import msgspec
 
 from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
+from nsfse_runtime.regular_files import read_regular
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.toml")))
@@ -263,7 +264,7 @@ def same_config(tree: dict[str, Any], config: Config) -> bool:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         raise NotFoundError(f"no configuration file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -31,6 +31,7 @@ from nsfse_runtime.errors import IntegrityError, UsageError
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.manifest import CARD, TOKENIZER, AttributeBlock, Manifest, Precision, write_manifest
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+from nsfse_runtime.regular_files import read_regular
 from nsfse_runtime.types import RankingMode
 
 OPSET = 23
@@ -103,7 +104,7 @@ def export_bundle(
     _refuse_unservable(run, checkpoint.model)
     evaluator = evaluator_for(options, checkpoint.config.data, progress)
     scores = training_scores(run, options.which)
-    tokenizer = (run / TOKENIZER).read_bytes()
+    tokenizer = read_regular(run / TOKENIZER)
     with new_bundle(out) as folder:
         graphs = build_graphs(checkpoint.model)
         for name, graph in graphs.items():

@@ -11,6 +11,7 @@ from nsfse_export.graphs import Graph, Shape
 from nsfse_runtime.errors import IntegrityError
 from nsfse_runtime.inference.confidence import FEATURES, Decision
 from nsfse_runtime.inference.manifest import Manifest
+from nsfse_runtime.regular_files import read_regular
 from nsfse_runtime.types import RankingMode
 
 _BOUNDARIES = {"c": "words (t_c)", "v": "probes (t_v)"}
@@ -32,7 +33,7 @@ def training_scores(run: Path, which: str) -> dict[str, Any]:
         IntegrityError: A line is not JSON.
     """
     path = run / "metrics.jsonl"
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_regular(path).splitlines() if path.exists() else []
     entries = []
     for number, line in enumerate(lines, 1):
         try:

@@ -16,6 +16,7 @@ from nsfse.models.checkpoint import write_file
 from nsfse.progress import print_status
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError, UsageError
+from nsfse_runtime.regular_files import read_regular
 
 STEPS, ROUNDS = 12, 2  # timed at once, and how often the methods take turns
 WARMING = 2  # first steps of each turn, not counted
@@ -93,7 +94,7 @@ def _read(file: Path) -> dict[str, Timed]:
     if not file.exists():
         return {}
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Timed])
+        return msgspec.json.decode(read_regular(file), type=dict[str, Timed])
     except msgspec.DecodeError as error:
         raise IntegrityError(f"{file} is damaged: {error}; remove it, and steps are timed again") from None
 

@@ -13,6 +13,7 @@ from nsfse.models.checkpoint import write_file
 from nsfse_runtime.errors import IntegrityError, OutputError, UsageError
 from nsfse_runtime.json_schema import SCHEMA_VERSION
 from nsfse_runtime.output_files import check_folder
+from nsfse_runtime.regular_files import read_regular
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ResultFiles:
             times = {"trained": False, "steps": 0, "train_seconds": 0.0, "evaluate_seconds": 0.0}
             return {**known, **times, "scores": {}, "config": config}
         try:
-            entry: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+            entry: dict[str, Any] = msgspec.json.decode(read_regular(file), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise IntegrityError(f"{file} is damaged: {error}; remove it to repeat its run") from None
         if not same_config(entry["config"], run.config):

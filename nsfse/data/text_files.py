@@ -17,6 +17,7 @@ import msgspec
 
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.regular_files import read_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 """Suffixes of images, the preferred ones first where one id has several files."""
@@ -51,7 +52,7 @@ class FormError(ValueError):
 def read_text(path: Path) -> str:
     """Return a text file without its byte order mark; raise DataError for what is not UTF-8 text."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the file and its permissions") from None
     kind = next((kind for start, kind in _OTHERS.items() if content.startswith(start)), "")

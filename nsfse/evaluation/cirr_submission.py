@@ -16,6 +16,7 @@ from nsfse.data.datasets.file_index import counted
 from nsfse.evaluation.results import ProtocolResult
 from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
+from nsfse_runtime.regular_files import read_regular
 
 __all__ = ["METRICS", "check_split", "submission_faults", "submissions", "write_submission"]
 
@@ -91,7 +92,7 @@ def _write_all(texts: Mapping[Path, bytes]) -> None:
 def _refuse_others(path: Path) -> None:
     """Raise OutputError where `path` is there and is no submission."""
     try:
-        known = not path.exists() or json.loads(path.read_bytes()).get("metric") in METRICS
+        known = not path.exists() or json.loads(read_regular(path)).get("metric") in METRICS
     except (ValueError, AttributeError, OSError):
         known = False
     if not known:
@@ -172,7 +173,7 @@ def submission_faults(file: Path, protocol: EvaluationProtocol) -> list[str]:
         raise NotFoundError(f"no such file: {file}")
     repeated: list[str] = []
     try:
-        content = json.loads(file.read_bytes(), object_pairs_hook=lambda pairs: _unique(pairs, repeated))
+        content = json.loads(read_regular(file), object_pairs_hook=lambda pairs: _unique(pairs, repeated))
     except (ValueError, RecursionError) as error:
         return [f"not JSON: {error}"]
     faults = [f"{key!r} is there twice" for key in repeated]

@@ -24,6 +24,7 @@ from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
 from nsfse_runtime.inference.confidence import Decision
 from nsfse_runtime.inference.tokenizer import Tokenizer
+from nsfse_runtime.regular_files import read_regular
 
 FORMAT = 2
 _RENAMED = {  # what format 1 called the settings, by section
@@ -88,7 +89,7 @@ def write_header(run: Path, config: Config, vocabulary: int, trained_on: dict[st
 def read_header(run: Path) -> dict[str, Any]:
     """Return config.json as a dict with `config` parsed. Raises NotFoundError, IntegrityError or VersionError."""
     try:
-        tree = msgspec.json.decode((run / "config.json").read_bytes(), type=dict[str, Any])
+        tree = msgspec.json.decode(read_regular(run / "config.json"), type=dict[str, Any])
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{run} is not a checkpoint (no config.json); train one with `nsfse train`") from None
     except msgspec.DecodeError as error:
@@ -118,7 +119,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors. Raises NotFoundError or IntegrityError."""
     try:
-        return load(path.read_bytes())
+        return load(read_regular(path))
     except FileNotFoundError:
         raise NotFoundError(f"no weights at {path}; train with `nsfse train`") from None
     except SafetensorError as error:
@@ -176,7 +177,7 @@ def write_decision(run: Path, decision: Decision) -> None:
 def read_decision(run: Path) -> Decision | None:
     """Return what tells a match; None where it was not fitted. Raises IntegrityError."""
     try:
-        return msgspec.json.decode((run / DECISION).read_bytes(), type=Decision)
+        return msgspec.json.decode(read_regular(run / DECISION), type=Decision)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
@@ -206,7 +207,7 @@ def load_checkpoint(run: str | os.PathLike[str], which: str = "last") -> Checkpo
 def checkpoint_info(run: Path) -> dict[str, Any]:
     """Describe a run without loading torch weights: its header, its last metrics."""
     header = read_header(run)
-    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines() if (run / "metrics.jsonl").exists() else []
+    lines = read_regular(run / "metrics.jsonl").decode("utf-8").splitlines() if (run / "metrics.jsonl").exists() else []
     config = msgspec.to_builtins(header.pop("config"))
     return {"kind": "checkpoint", "path": str(run), **header, "config": config} | (
         {"last_metrics": msgspec.json.decode(lines[-1])} if lines else {}

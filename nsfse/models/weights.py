@@ -1,5 +1,6 @@
 """Weights made elsewhere: read without running any code in them, checked against the part they go into."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from nsfse_runtime.errors import DataError, IntegrityError, NotFoundError
+from nsfse_runtime.regular_files import open_regular
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -56,7 +58,7 @@ def read_glove(path: Path, words: dict[str, int], dim: int) -> tuple[list[int], 
     """
     by_id: dict[int, NDArray[np.float32]] = {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8") as file:
             for number, line in enumerate(file, 1):
                 word, _, numbers = line.rstrip("\n").partition(" ")
                 if word in words:

@@ -23,6 +23,7 @@ from nsfse.training.dataloader import ImageCache
 from nsfse.training.score_weights import fit_served
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.inference.tokenizer import Tokenizer
+from nsfse_runtime.regular_files import read_regular
 
 FITTED = 3000  # triplets of the epoch whose images make a gallery to fit on
 
@@ -191,7 +192,7 @@ class NullRunLogger:
 
 def _truncate_log(file: Path, step: int) -> float:
     """Drop what was logged after `step`, where a run continues; return the best validation score left, or −1."""
-    lines = file.read_bytes().splitlines() if file.exists() else []
+    lines = read_regular(file).splitlines() if file.exists() else []
     entries = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= step]
     if lines:
         write_file(file, b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))

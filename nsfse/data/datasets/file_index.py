@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from nsfse.data.text_files import SUFFIXES
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.regular_files import open_regular
 
 TABLES = (".json", ".jsonl", ".txt", ".csv")
 """Suffixes of annotation files; where a name occurs twice, the file nearest to the top is taken."""
@@ -234,7 +235,7 @@ def _dead(paths: Iterable[Path]) -> dict[Path, str]:
     dead: dict[Path, str] = {}
     for path in paths:
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 head = file.read(16)
         except OSError:  # reading the image will say what is wrong
             continue

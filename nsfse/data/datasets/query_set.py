@@ -41,6 +41,7 @@ from nsfse.data.datasets.items import ItemTable, read_items
 from nsfse.data.datasets.query_facts import QueryFacts
 from nsfse.data.text_files import Name, read_json_line, read_lines
 from nsfse_runtime.errors import DataError, NotFoundError, OutputError
+from nsfse_runtime.regular_files import read_regular
 
 ANY_SPLIT = "test"
 """Where the queries that name no split are found."""
@@ -192,7 +193,7 @@ class QuerySetSource:
         return [self._half_of(protocol, half) for protocol in protocols] if half else protocols
 
     def _protocol(self, name: str, split: str, queries: Sequence[EvalQuery]) -> EvaluationProtocol:
-        digest = hashlib.sha256(self._file.read_bytes()).hexdigest()[:12]
+        digest = hashlib.sha256(read_regular(self._file)).hexdigest()[:12]
         version = VERSIONS.get(digest, f"sha256:{digest}")
         missing = tuple(item for item in self._table.of_split(split) if item not in self.images)
         note = f"gallery: the items of split {split}" if split else "gallery: all items"

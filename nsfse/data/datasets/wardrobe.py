@@ -9,6 +9,7 @@ from nsfse.data.datasets.catalogue import CatalogueSource
 from nsfse.data.datasets.catalogue_options import CatalogueOptions
 from nsfse.data.wardrobe import ANNOTATIONS, VERSION, annotations
 from nsfse_runtime.errors import NotFoundError
+from nsfse_runtime.regular_files import read_regular
 
 COUNTS: Mapping[str, int] = {
     "train.found": 3391,
@@ -71,7 +72,7 @@ class WardrobeSource(CatalogueSource):
 
     def _differs(self, name: str) -> bool:
         try:
-            return (self._folder / name).read_bytes() != annotations(name)
+            return read_regular(self._folder / name) != annotations(name)
         except FileNotFoundError:
             if name in ("boxes.csv", "LICENSE"):
                 return False

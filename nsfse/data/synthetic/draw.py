@@ -9,6 +9,7 @@ from nsfse.data.datasets.query_set import write_query_set
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.output_files import check_folder
+from nsfse_runtime.regular_files import open_regular
 
 
 def draw_query_set(
@@ -52,7 +53,7 @@ def _refuse_others(folder: Path, protocol: str) -> None:
     """Raise OutputError where `folder` holds something else than a drawn query set."""
     check_folder(folder, ("items.csv", "images"), ("queries.jsonl",))
     first = b""
-    with suppress(FileNotFoundError), (folder / "queries.jsonl").open("rb") as file:
+    with suppress(FileNotFoundError), open_regular(folder / "queries.jsonl") as file:
         first = file.readline()
     if first and f'"protocol": "{protocol}"'.encode() not in first:
         raise OutputError(f"{folder} holds another query set; choose an empty folder or a new one")

@@ -13,6 +13,7 @@ import msgspec
 from nsfse.data.text.templates import DOUBLE, EditTemplates, TemplateSet
 from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import DataError, NotFoundError
+from nsfse_runtime.regular_files import read_regular
 
 FOLDER = Path(__file__).parent / "templates"
 LANGUAGES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -70,7 +71,7 @@ def load_templates(named: str, needed: Sequence[str] = ()) -> TemplateSet:
     """
     path = FOLDER / f"{named}.toml" if named in LANGUAGES else Path(named)
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         tree = tomllib.loads(content.decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path} is not TOML: {error}") from None

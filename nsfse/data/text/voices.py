@@ -20,6 +20,7 @@ import msgspec
 from nsfse.data.text.templates import DOUBLE, Edit, TemplateSet
 from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import DataError, NotFoundError, UsageError
+from nsfse_runtime.regular_files import read_regular
 
 FOLDER = Path(__file__).parent / "voices"
 AROUND_PROB = 0.25
@@ -214,7 +215,7 @@ def training_voices(voices: str | None, without: Sequence[str], templates: Templ
 
 def _read(path: Path) -> _File:
     try:
-        file = msgspec.toml.decode(path.read_bytes(), type=_File)
+        file = msgspec.toml.decode(read_regular(path), type=_File)
     except (msgspec.MsgspecError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {error}") from None
     except (OSError, ValueError):

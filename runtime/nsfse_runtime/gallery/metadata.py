@@ -13,6 +13,7 @@ from pathlib import Path
 from nsfse_runtime.errors import DataError, NotFoundError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.image_names import Match, Names, stem
+from nsfse_runtime.regular_files import read_regular
 
 _KEYS = ("file", "id")
 _SEPARATORS = (",", ";", "\t", "|")
@@ -62,7 +63,7 @@ def read_table(path: Path) -> list[TableRow]:
     the line.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         raise NotFoundError(f"no table at {path}; check the path") from None
     except OSError as error:

@@ -76,7 +76,7 @@ def read_files(
 
 def _read(folder: Path, name: str, stamp: FileStamp, size: tuple[int, int], known: Container[bytes]) -> ReadResult:
     try:
-        with decode.open_regular(folder / name) as stream:
+        with decode.open_image(folder / name) as stream:
             status = os.fstat(stream.fileno())
             stamp = (status.st_size, status.st_mtime_ns)
             decode.check_bytes(status.st_size)
@@ -95,7 +95,7 @@ def _read(folder: Path, name: str, stamp: FileStamp, size: tuple[int, int], know
 def content_hash(path: Path) -> bytes | None:
     """Return a file's SHA-256, None where it cannot be read."""
     try:
-        with decode.open_regular(path) as stream:
+        with decode.open_image(path) as stream:
             return decode.sha256_of(stream)
     except (OSError, ImageError):
         return None
@@ -104,7 +104,7 @@ def content_hash(path: Path) -> bytes | None:
 def looks_like_image(path: Path) -> bool:
     """Tell by a file's first bytes whether it may be an image that is read; True where it cannot be opened now."""
     try:
-        with decode.open_regular(path) as stream:
+        with decode.open_image(path) as stream:
             return decode.is_readable_kind(stream.read(HEAD_BYTES))
     except ImageError:
         return False
@@ -115,7 +115,7 @@ def looks_like_image(path: Path) -> bool:
 def has_profile(path: Path) -> bool:
     """Tell whether an image has a colour profile by which its colours are converted."""
     try:
-        with decode.open_regular(path) as stream:
+        with decode.open_image(path) as stream:
             return decode.has_profile(stream)
     except (OSError, ImageError):
         return False

@@ -24,6 +24,7 @@ from nsfse_runtime.escaping import printable
 from nsfse_runtime.images.colour_profiles import Colours, colours_of
 from nsfse_runtime.images.file_kinds import HEAD_BYTES, reason_against
 from nsfse_runtime.images.memory_budget import ByteBudget
+from nsfse_runtime.regular_files import IrregularFileError, open_regular
 from nsfse_runtime.types import Pixels
 
 MAX_PIXELS = 50_000_000
@@ -125,17 +126,12 @@ def is_readable_kind(head: bytes) -> bool:
     return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head.startswith(tuple(_READERS))
 
 
-def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a regular file for reading; a pipe or device, which could block for ever, is refused.
-
-    Raises OSError, or ImageError when it is not a regular file.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 (the caller closes it)
-    if not os.path.isfile(stream.fileno()):
-        stream.close()
-        raise ImageError("not a regular file; give an image")
-    return stream
+def open_image(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a regular file for reading. Raises OSError, or ImageError when it is something else."""
+    try:
+        return open_regular(path)
+    except IrregularFileError as error:
+        raise ImageError("not a regular file; give an image") from error
 
 
 def sha256_of(stream: BinaryIO) -> bytes:
@@ -161,7 +157,7 @@ def _with_stream(source: Source, decode: Callable[[BinaryIO], _T]) -> _T:
         return decode(source)
     name = printable(os.fspath(source))
     try:
-        with open_regular(source) as stream:
+        with open_image(source) as stream:
             return decode(stream)
     except FileNotFoundError:
         raise NotFoundError(f"no image at {name}; check the path") from None

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import stat
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import msgspec
 
 from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
+from nsfse_runtime.regular_files import open_regular
 from nsfse_runtime.types import RankingMode
 
 FORMAT_VERSION = 1
@@ -185,13 +185,12 @@ def open_own_file(folder: Path, name: str) -> BufferedReader:
     path = folder / name
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
         raise OSError(errno.ELOOP, "it is a link out of the bundle; copy it with cp -rL")
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    status = os.fstat(descriptor)
     most = {MANIFEST: _MAX_MANIFEST_BYTES, TOKENIZER: _MAX_TOKENIZER_BYTES}.get(name, _MAX_GRAPH_BYTES)
-    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, f"it is over {most >> 20} MiB" if status.st_size > most else "it is not a regular file")
+    file = open_regular(path)
+    if os.fstat(file.fileno()).st_size <= most:
+        return file
+    file.close()
+    raise OSError(errno.EFBIG, f"it is over {most >> 20} MiB")
 
 
 def file_entry(path: Path) -> FileEntry:

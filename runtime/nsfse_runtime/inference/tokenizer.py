@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from nsfse_runtime.errors import IntegrityError, NotFoundError, TextError
 from nsfse_runtime.inference.spelling import Speller
 from nsfse_runtime.inference.unicode_text import is_word, normalise, trimmed
+from nsfse_runtime.regular_files import read_regular
 from nsfse_runtime.types import Reading
 
 MAX_CHARACTERS = 2000
@@ -35,8 +36,7 @@ class Tokenizer:
     def from_file(cls, path: str | os.PathLike[str], max_words: int = 24) -> "Tokenizer":
         """Open a tokenizer.json. Raises NotFoundError or IntegrityError."""
         try:
-            with open(path, "rb") as file:
-                return cls.from_bytes(file.read(), max_words, str(path))
+            return cls.from_bytes(read_regular(path), max_words, str(path))
         except FileNotFoundError:
             raise NotFoundError(f"no tokenizer at {path}; train or export the model again") from None
 

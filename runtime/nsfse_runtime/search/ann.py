@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nsfse_runtime.atomic_write import replacing
 from nsfse_runtime.errors import OutputError
 from nsfse_runtime.extras import need
+from nsfse_runtime.regular_files import read_regular
 from nsfse_runtime.search.two_stage import exact_search
 from nsfse_runtime.types import Floats, Rows, VectorSet
 
@@ -87,7 +88,7 @@ class Index:
         reader.
         """
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
         except OSError:
             return None
         body = data[32:]

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nsfse_runtime.errors import NotFoundError, UsageError
+from nsfse_runtime.regular_files import read_regular
 
 MAX_IMAGE_BYTES = 20_000_000
 # A body is its images and a megabyte of everything else.
@@ -98,7 +99,7 @@ def _first_word(file: Path) -> str:
         mode = file.stat().st_mode
         if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
             raise UsageError(f"others may read or write the token in {file}; take their rights: chmod 600 {file}")
-        return file.read_text("utf-8").strip()
+        return read_regular(file).decode("utf-8").strip()
     except FileNotFoundError:
         raise NotFoundError(f"no token at {file}; write one there, {_MIN_TOKEN_LENGTH} characters or more") from None
     except (OSError, UnicodeError) as error:

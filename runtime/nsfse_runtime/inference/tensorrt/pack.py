@@ -6,9 +6,7 @@ explicit word: see `add_pack`.
 
 import hashlib
 import hmac
-import os
 import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError, Vers
 from nsfse_runtime.inference.cuda import Gpu, find_gpu
 from nsfse_runtime.inference.tensorrt.cache import EngineCache, EngineKey, StoredEngine
 from nsfse_runtime.inference.tensorrt_library import KINDS, load_library
+from nsfse_runtime.regular_files import read_regular
 
 FORMAT_VERSION = 1
 PACK = "engines.json"
@@ -65,7 +64,7 @@ class EnginePack:
         """
         file = path / PACK
         try:
-            data = _read_regular(file, MAX_MANIFEST)
+            data = read_regular(file, MAX_MANIFEST + 1, follow=False)
         except FileNotFoundError:
             raise NotFoundError(f"there is no engine pack at {path}; give the folder that has {PACK}") from None
         except OSError as error:
@@ -90,7 +89,7 @@ class EnginePack:
         """Return an engine, hashed as it is returned. Raises IntegrityError."""
         file = self.path / engine.file
         try:
-            plan = _read_regular(file, engine.size)
+            plan = read_regular(file, engine.size + 1, follow=False)
         except OSError as error:
             raise _damaged(file, error.strerror or "it cannot be read") from error
         if len(plan) != engine.size or hashlib.sha256(plan).hexdigest() != engine.sha256:
@@ -130,7 +129,7 @@ def pack_folder(bundle: Path) -> Path:
 def read_key(file: Path) -> bytes:
     """Return the key in `file`, without blanks around it. Raises NotFoundError or UsageError."""
     try:
-        secret = _read_regular(file, KEY_BYTES[1], follow=True).strip()  # a mounted secret is a link
+        secret = read_regular(file, KEY_BYTES[1] + 1).strip()  # a mounted secret is a link
     except FileNotFoundError:
         raise NotFoundError(f"there is no key at {file}; make one with: openssl rand -hex 32 > {file}") from None
     except OSError as error:
@@ -245,16 +244,6 @@ def _has_whole(cache: EngineCache, key: EngineKey) -> bool:
         return cache.load(key) is not None
     except IntegrityError:  # changed since it was stored: it is replaced
         return False
-
-
-def _read_regular(file: Path, limit: int, *, follow: bool = False) -> bytes:
-    """Return at most `limit` + 1 bytes of a file. Raises OSError for a FIFO, a device or, by default, a link."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(file, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
-    with os.fdopen(handle, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(0, "it is not a regular file", str(file))
-        return opened.read(limit + 1)
 
 
 def _damaged(file: Path, reason: str) -> IntegrityError:
