@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 LONGEST = [
     "e2e/test_train_to_query.py",
     "parity/test_export.py",
-    "unit/training/test_kill.py",
+    "promises/test_p08_training_resume.py",
     "unit/models/test_backbones.py",
     "unit/training/test_loop.py",
     "e2e/test_public_protocols.py",

@@ -1,27 +1,3 @@
 """What tests of the promises on galleries share."""
 
-from pathlib import Path
-
-import pytest
-
-from nsfse_runtime.gallery.gallery import Gallery
-from tests.galleries import ColourScorer, save_images
-
-
-@pytest.fixture
-def scorer() -> ColourScorer:
-    return ColourScorer()
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    save_images(tmp_path / "photos", 25)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def gallery(tmp_path: Path, photos: Path, scorer: ColourScorer) -> Gallery:
-    gallery = Gallery.open(tmp_path / "shop.gallery", scorer, create=True)
-    gallery.sync(photos)
-    scorer.encoded = 0
-    return gallery
+from tests.gallery_fixtures import gallery, photos, scorer  # noqa: F401 (fixtures)

@@ -26,25 +26,6 @@ from nsfse_runtime.types import Pixels, TargetFeatures
 from tests.galleries import ColourScorer, save_image, save_images
 
 
-@pytest.fixture
-def scorer() -> ColourScorer:
-    return ColourScorer()
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    save_images(tmp_path / "photos", 25)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def gallery(tmp_path: Path, photos: Path, scorer: ColourScorer) -> Gallery:
-    gallery = Gallery.open(tmp_path / "shop.gallery", scorer, create=True)
-    gallery.sync(photos)
-    scorer.encoded = 0
-    return gallery
-
-
 def test_a_sync_holds_each_image_as_the_scorer_sees_it(gallery: Gallery, photos: Path, scorer: ColourScorer) -> None:
     assert list(gallery.ids) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
     pixels = np.stack([load_image(photos / name, scorer.image_size) for name in gallery.ids])

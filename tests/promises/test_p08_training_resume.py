@@ -1,4 +1,4 @@
-"""A run killed with SIGKILL at twenty random moments ends with the weights and losses of one that was left alone."""
+"""P8: a run killed at twenty random moments ends with the weights and losses of one that was left alone."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from nsfse.models.checkpoint import STATES, load_state
 from nsfse.training.loop import train
 from nsfse_runtime.errors import IntegrityError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 KILLS, STEPS = 20, 60
 SIXTY = [
     'data.source="drawn"',

@@ -1,0 +1,3 @@
+"""What tests of galleries share."""
+
+from tests.gallery_fixtures import gallery, photos, scorer  # noqa: F401 (fixtures)
