@@ -11,16 +11,16 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse.data import EvalQuery, WordLabel
+from nsfse.data import EvalQuery
 from nsfse.data.datasets.items import read_items
 from nsfse.data.datasets.query_set import QuerySetSource
+from nsfse.data.datasets.wardrobe import labelled
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.evaluation.features import EncodedImages, encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
@@ -84,13 +84,8 @@ def measure(
 
 def wardrobe_queries(folder: Path, split: str) -> list[EvalQuery]:
     """Return the queries that change one attribute, with the words that name its new value."""
-    rows, queries = read_items(folder).rows, []
-    for protocol in QuerySetSource(folder).protocols(split):
-        for query in protocol.queries if protocol.name == "wardrobe-attribute" else ():
-            value = rows[query.targets[0]][query.kind]
-            label = WordLabel(query.kind, (value, *value.split("-")), query.kind, (value,))
-            queries.append(replace(query, word_labels=(label,)))
-    return queries
+    rows, protocols = read_items(folder).rows, QuerySetSource(folder).protocols(split)
+    return [labelled(query, rows) for protocol in protocols for query in protocol.queries if query.kind]
 
 
 def _row(pairs: NDArray[Any]) -> dict[str, float]:

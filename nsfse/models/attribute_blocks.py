@@ -13,7 +13,7 @@ SCALE = 16.0  # of unit vectors before a classifier: its weights start small, an
 LEAST = 1e-3  # share of all values alike, so that no root has an infinite slope; and what is added before a logarithm
 REPLACED = -1.0  # texts start by replacing little
 NAMING_SCALE = 8.0  # of unit words before their classifier, as SCALE
-LEAST_CHANCE, EVEN_CHANCE, NAMING_WEIGHT = 0.02, 0.3, 0.1
+LEAST_CHANCE, EVEN_CHANCE, NAMING_WEIGHT = 0.02, 0.3, 0.4
 """A word's correspondence gains NAMING_WEIGHT · log((LEAST_CHANCE + chance) / EVEN_CHANCE)."""
 UNNAMED = 50.0  # logit of "no attribute" until words are fitted
 LEAST_REST = 0.25  # share of d that must be left for what no attribute names

@@ -11,10 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.config import FITTING_QUERIES
-from nsfse.data import EvalQuery, EvaluationProtocol, HasCategoryEdits, Source, TrainingTriplet, calibration_split
+from nsfse.data import (
+    EvalQuery,
+    EvaluationProtocol,
+    HasAttributes,
+    HasCategoryEdits,
+    Source,
+    TrainingTriplet,
+    calibration_split,
+)
 from nsfse.evaluation.evaluate import BATCH, image_ids, scorable_queries, unlisted
 from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
 from nsfse.evaluation.ranker import ProtocolRanker
+from nsfse.training.word_bounds import fit_word_bounds, word_margins
 from nsfse_runtime.inference.confidence import FEATURES, Decision, logistic, products, standardised
 from nsfse_runtime.retrieval.hit_features import hit_features
 from nsfse_runtime.search.two_stage import Ranking
@@ -24,6 +33,7 @@ RERANK, HITS = 100, 10  # the defaults of Retriever.query
 SAMPLES = 5  # the first hits of either list that are fitted to
 FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said, at most, that nothing in them matches
 QUERY_FACTOR = 3  # times as many queries as ω is fitted to: there are more weights, and it is done once
+WORD_QUERIES = 400  # at least, and under twice as many, where so many name attributes
 CATEGORY_EDITS = 0.5
 """As many queries as this share of the others exclude or replace the kind of thing, where the source knows kinds."""
 L2 = 30.0
@@ -75,6 +85,7 @@ def fit_decision(
     protocols = given or [protocol_from_triplets(triplets)]
     answered: list[CalibrationSample] = []
     edited: list[CalibrationSample] = []
+    words: list[tuple[Reals, NDArray[np.bool_]]] = []
     encoded: EncodedImages | None = None
     missing = frozenset(source.missing) | unlisted(source, protocols)
     for protocol, phrasings in zip(protocols, _spread(protocols, missing, QUERY_FACTOR * queries), strict=True):
@@ -87,7 +98,14 @@ def fit_decision(
         if isinstance(source, HasCategoryEdits):
             edits = source.category_edits(protocol.gallery, round(CATEGORY_EDITS * len(phrasings)))
             edited += compose_samples(scorer, protocol, [(query, 0) for query in edits], encoded, unanswered=True)
-    return _fit(answered, edited) if answered else None
+        if isinstance(source, HasAttributes):
+            labelled = [one for one in phrasings if one[0].word_labels]
+            fewer = labelled[:: max(1, len(labelled) // WORD_QUERIES)]
+            words.append(word_margins(scorer, source, protocol, fewer, encoded))
+    if not answered:
+        return None
+    bounds = fit_word_bounds(*map(np.concatenate, zip(*words, strict=True))) if words else None
+    return msgspec.structs.replace(_fit(answered, edited), word_bounds=bounds)
 
 
 def protocol_from_triplets(triplets: Sequence[TrainingTriplet]) -> EvaluationProtocol:

@@ -103,6 +103,10 @@ class ConfidenceModel(Protocol):
         """Return the confidence from which on a hit is a match."""
 
     @property
+    def word_bounds(self) -> tuple[float, float] | None:
+        """Return from where on a word is mismatched and matched, over the boundary."""
+
+    @property
     def views(self) -> int:
         """Return how many views of an image it looks at."""
 

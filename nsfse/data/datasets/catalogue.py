@@ -73,8 +73,8 @@ class CatalogueSource:
         return load_item(self.images, item, size)
 
     def attributes(self, item: str) -> dict[str, str]:
-        """Return the known attributes of a training item, those that no edit names included."""
-        row, columns = self._rows[item], (*self.columns, *self._options.described)
+        """Return the known attributes of an item, those that no edit names included."""
+        row, columns = self._table.rows[item], (*self.columns, *self._options.described)
         return {column: row[column] for column in columns if row[column] not in MISSING_VALUES}
 
     def items(self, split: str) -> tuple[str, ...]:

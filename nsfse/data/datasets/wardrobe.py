@@ -1,9 +1,10 @@
 """wardrobe-1: real photos of clothes with all right answers (docs/wardrobe.md), a catalogue with free texts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nsfse.data import CheckReport, EvaluationProtocol
+from nsfse.data import CheckReport, EvalQuery, EvaluationProtocol, WordLabel
 from nsfse.data.anomalies import Findings
 from nsfse.data.datasets.catalogue import CatalogueSource
 from nsfse.data.datasets.catalogue_options import CatalogueOptions
@@ -51,7 +52,8 @@ class WardrobeSource(CatalogueSource):
         protocols = self.protocols("val")
         if not any(protocol.gallery for protocol in protocols):
             return super().calibration_split()
-        queries = tuple(query for protocol in protocols for query in protocol.queries)
+        rows = self._table.rows
+        queries = tuple(labelled(query, rows) for protocol in protocols for query in protocol.queries)
         return EvaluationProtocol("validation", VERSION, protocols[0].gallery, queries)
 
     def check(self) -> CheckReport:
@@ -77,3 +79,10 @@ class WardrobeSource(CatalogueSource):
             if name in ("boxes.csv", "LICENSE"):
                 return False
             raise NotFoundError(f"no {name} in {self._folder}; prepare the set again") from None
+
+
+def labelled(query: EvalQuery, rows: Mapping[str, Mapping[str, str]]) -> EvalQuery:
+    """Return a query that changes one attribute with the words of its new value labelled; others as they are."""
+    value = rows[query.targets[0]].get(query.kind, "")
+    label = WordLabel(query.kind, (value, *value.split("-")), query.kind, (value,))
+    return replace(query, word_labels=(label,)) if value else query

@@ -32,6 +32,8 @@ class Decision(msgspec.Struct, frozen=True):
         weights: Those of the regression [F + F(F+1)/2].
         bias: That of the regression.
         threshold: The confidence from which on a hit is a match.
+        word_bounds: (low, high) over the boundary: a word is matched from `high` on, mismatched
+            under `low`, and nothing is said between; None where none were fitted, for (0, 0).
     """
 
     mean: tuple[float, ...] = msgspec.field(name="centre")
@@ -39,6 +41,7 @@ class Decision(msgspec.Struct, frozen=True):
     weights: tuple[float, ...]
     bias: float
     threshold: float
+    word_bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.mean)
@@ -46,6 +49,8 @@ class Decision(msgspec.Struct, frozen=True):
             raise ValueError(
                 f"it has {count} means, {len(self.std)} standard deviations and {len(self.weights)} weights"
             )
+        if self.word_bounds and not self.word_bounds[0] <= 0 <= self.word_bounds[1]:
+            raise ValueError(f"its word bounds are {self.word_bounds}, not on both sides of 0")
         if not all(std > 0 for std in self.std):
             raise ValueError("a standard deviation is not over 0")
 

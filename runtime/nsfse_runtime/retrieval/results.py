@@ -21,7 +21,8 @@ class WordEvidence(msgspec.Struct, frozen=True):
     Attributes:
         word: The word as written.
         score: Its greatest correspondence with the image.
-        matched: Whether `score` is over the boundary, or under it where `weight` is under 0.
+        matched: Whether `score` is over the boundary, or under it where `weight` is under 0. None
+            where it is too near to be sure (Decision.word_bounds).
         weight: The word's share (κ) of the texts; where small, the verdict says little. Under 0 the
             word names what must not be there ("no stripes").
         regions: Its heatmap, where wanted: its correspondence with each cell of the image's grid,
@@ -30,7 +31,7 @@ class WordEvidence(msgspec.Struct, frozen=True):
 
     word: str
     score: float
-    matched: bool
+    matched: bool | None
     weight: float
     regions: tuple[float, ...] | None = None
 
@@ -122,6 +123,7 @@ def build_hits(
             below = np.nextafter(confidence.threshold, 0)
             confidences = np.where(misses, np.minimum(confidences, below), confidences)
             matches = confidences >= confidence.threshold
+    bounds = (confidence and confidence.word_bounds) or (0.0, 0.0)
     if grid and targets and query.tokens:
         heatmaps = query.heatmaps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
     return tuple(
@@ -130,7 +132,7 @@ def build_hits(
             path=str(Path(folder, ids[row])),
             score=float(ranking.scores[position]),
             is_match=bool(matches[position]) if query.tokens and whole else None,
-            evidence=_evidence(query, pair, position, None if heatmaps is None else heatmaps[position]),
+            evidence=_evidence(query, pair, position, bounds, None if heatmaps is None else heatmaps[position]),
             confidence=None if confidences is None else float(confidences[position]),
         )
         for position, row in enumerate(ranking.rows)
@@ -138,16 +140,28 @@ def build_hits(
 
 
 def _evidence(
-    query: ComposedQuery, pair: PairScores, position: int, heatmap: NDArray[np.floating] | None
+    query: ComposedQuery,
+    pair: PairScores,
+    position: int,
+    bounds: tuple[float, float],
+    heatmap: NDArray[np.floating] | None,
 ) -> tuple[WordEvidence, ...]:
     words = zip(query.tokens, pair.word_scores[position], query.word_weights, strict=True)
     return tuple(
         WordEvidence(
             word,
             float(score),
-            bool((score >= pair.boundary) == (kappa >= 0)),
+            _is_matched(float(score - pair.boundary), bounds, wanted=bool(kappa >= 0)),
             float(kappa),
             None if heatmap is None else tuple(map(float, heatmap[number])),
         )
         for number, (word, score, kappa) in enumerate(words)
     )
+
+
+def _is_matched(over: float, bounds: tuple[float, float], *, wanted: bool) -> bool | None:
+    """Return the verdict on a word whose score is `over` the boundary; one not wanted is matched under it."""
+    low, high = bounds
+    if wanted:
+        return True if over >= high else False if over < low else None
+    return True if over < -high else False if over >= -low else None

@@ -23,8 +23,8 @@ class Word(Protocol):
         """Return the word as written."""
 
     @property
-    def matched(self) -> bool:
-        """Return whether it is in the image, or not in it where the text says so."""
+    def matched(self) -> bool | None:
+        """Return whether it is in the image, or not in it where the text says so; None where that is not sure."""
 
     @property
     def weight(self) -> float:
@@ -32,8 +32,8 @@ class Word(Protocol):
 
 
 def verdict(word: Word, count: int) -> str:
-    """Return `matched`, `mismatched`, or `silent` for a word of `count` that has less than half an even share."""
-    if abs(word.weight) * count < 0.5:
+    """Return `matched`, `mismatched`, or `silent` for one of `count` words that is unsure or has under half a share."""
+    if word.matched is None or abs(word.weight) * count < 0.5:
         return "silent"
     return "matched" if word.matched else "mismatched"
 

@@ -124,7 +124,7 @@ def test_a_word_gains_by_the_chance_of_the_value_that_it_names():
         colours, sizes = made.distributions(g)
         gains = made.word_gains(words, g[None])[0]
     chances = torch.stack([colours[:, 1], sizes[:, 0]], 1)
-    torch.testing.assert_close(gains[:, :2], 0.1 * torch.log((chances + 0.02) / 0.3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(gains[:, :2], 0.4 * torch.log((chances + 0.02) / 0.3), atol=1e-4, rtol=0)
     assert gains[:, 2].abs().max() < 1e-4
 
 

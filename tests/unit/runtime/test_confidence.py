@@ -80,6 +80,8 @@ def test_a_decision_of_other_counts_is_none(lengths: tuple[int, int, int]) -> No
     assert Decision((1.0,) * 12, (1.0,) * 12, (1.0,) * 90, 0.0, 0.5).views == 2
     with pytest.raises(ValueError, match="a standard deviation is not over 0"):
         Decision((1.0,) * 10, (1.0,) * 9 + (0.0,), (1.0,) * 65, 0.0, 0.5)
+    with pytest.raises(ValueError, match="word bounds"):
+        msgspec.structs.replace(DECISION, word_bounds=(0.1, 0.2)).__post_init__()
 
 
 def test_the_weightiest_word_has_a_say_in_any_case() -> None:
@@ -121,6 +123,30 @@ def retriever(gallery: Gallery, threshold: float = DECISION.threshold) -> Retrie
     scorer = ColourScorer()
     scorer.info = replace(PLAIN_INFO, confidence=msgspec.structs.replace(DECISION, threshold=threshold))
     return Retriever(scorer, gallery)
+
+
+def test_a_word_near_the_boundary_is_neither_matched_nor_mismatched(gallery: Gallery) -> None:
+    def verdicts(bounds: tuple[float, float] | None) -> list[tuple[float, float, bool | None]]:
+        scorer = ColourScorer()
+        scorer.info = replace(PLAIN_INFO, confidence=msgspec.structs.replace(DECISION, word_bounds=bounds))
+        hits = Retriever(scorer, gallery).query("item0003", "make it red", k=20, rerank=20).hits
+        return [(word.score, word.weight, word.matched) for hit in hits for word in hit.evidence]
+
+    plain = verdicts(None)
+    assert plain == verdicts((0.0, 0.0)) and {matched for *_, matched in plain} == {True, False}
+    scores = sorted({score for score, *_ in plain})
+    assert {matched for *_, matched in verdicts((-9.0, 9.0))} == {None}
+    boundary = (
+        ColourScorer()
+        .score_pairs(
+            ColourScorer().compose(gallery.snapshot.targets([0]), ["make it red"])[0], gallery.snapshot.targets([0])
+        )
+        .boundary
+    )
+    low, high = (scores[0] - boundary) / 2, (scores[-1] - boundary) / 2
+    for score, weight, matched in verdicts((low, high)):
+        over = score - boundary if weight >= 0 else boundary - score
+        assert matched is (True if over >= high else False if over < low else None)
 
 
 def test_hits_have_the_confidence_of_their_features(gallery: Gallery) -> None:

@@ -47,7 +47,8 @@ def row(text="make it red", right=None, hits=3, name="a.jpg"):
 
 def test_a_word_that_says_little_is_neither_matched_nor_mismatched():
     assert [verdict(Word("it", matched, 0.1), 4) for matched in (True, False)] == ["silent", "silent"]
-    assert [verdict(Word("red", matched, 0.3), 4) for matched in (True, False)] == ["matched", "mismatched"]
+    verdicts = [verdict(Word("red", matched, 0.3), 4) for matched in (True, False, None)]
+    assert verdicts == ["matched", "mismatched", "silent"]
 
 
 def green_pixels(path):

@@ -4,9 +4,9 @@ import { make } from "./dom.js";
 
 const VEIL_OPACITY = 0.62;
 
-// A word with less than half an even share of the weight says little.
+// A word with less than half an even share of the weight says little; one near the boundary is not sure.
 export function verdict({ weight, matched }, count) {
-  if (Math.abs(weight) * count < 0.5) return "neutral";
+  if (matched === null || Math.abs(weight) * count < 0.5) return "neutral";
   return matched ? "matched" : "mismatched";
 }
 
