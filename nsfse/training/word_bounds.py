@@ -40,7 +40,8 @@ def word_margins(
     """
     search = ProtocolRanker(scorer, protocol, encoded, RERANK)
     labelled = [(query, position) for query, position in phrasings if query.word_labels]
-    margins, fulfilled = [np.empty(0)], [np.empty(0, np.bool_)]
+    margins: list[Reals] = [np.empty(0)]
+    fulfilled: list[NDArray[np.bool_]] = [np.empty(0, np.bool_)]
     for start in range(0, len(labelled), BATCH):
         chunk = labelled[start : start + BATCH]
         for (query, _), composed in zip(chunk, search.composed(chunk), strict=True):
