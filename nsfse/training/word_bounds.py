@@ -55,9 +55,9 @@ def word_margins(
                 known = [source.attributes(hit) for hit in hits]
                 for label, position in _named(query, composed.tokens):
                     rows = [row for row, values in enumerate(known) if label.attribute_key in values]
-                    margins.append(signed[rows, position])
+                    margins.append(signed[rows, position].astype(np.float64))
                     fulfilled.append(np.array([known[row][label.attribute_key] in label.values for row in rows], bool))
-    return np.concatenate(margins, dtype=np.float64), np.concatenate(fulfilled)
+    return np.concatenate(margins), np.concatenate(fulfilled)
 
 
 def _named(query: EvalQuery, tokens: Sequence[str]) -> list[tuple[WordLabel, int]]:
