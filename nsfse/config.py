@@ -147,6 +147,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Parts in which a batch is encoded: less memory, one more pass, the same loss and gradient (docs/training.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where torch computes; auto is the GPU where there is one."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where the numbers of metrics.jsonl go, too; each is an extra of its name."""
     save_every: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     """Minutes between two saved states within an epoch, so that a kill costs no more than that."""
     threads: int = 0

@@ -8,7 +8,7 @@ python -m tests.train_child serve FD section.key=value ...       one for each fo
 """
 
 import functools
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -53,8 +53,6 @@ def serve(pipe, *settings):
             os.read(int(pipe), 1)
 
     importlib.import_module("torch._dynamo")  # what an optimizer imports for seconds, here once for all forks
-    if importlib.util.find_spec("tensorboard"):
-        importlib.import_module("torch.utils.tensorboard")
     for line in sys.stdin:
         if (child := os.fork()) == 0:
             say({"pid": os.getpid()})

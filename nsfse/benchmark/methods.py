@@ -30,11 +30,11 @@ def method_settings(method: str) -> list[str]:
     Raises:
         UsageError: The method or a switch is unknown.
     """
-    from nsfse.models.baselines import METHODS
+    from nsfse.models.baselines import known_methods
 
     name = method.partition(":")[0]
-    if name not in ("nsfse", *METHODS):
-        raise UsageError(f"no method {method!r}; there are: nsfse, {', '.join(METHODS)}, and nsfse:ABLATION")
+    if name not in ("nsfse", *known_methods()):
+        raise UsageError(f"no method {method!r}; there are: nsfse, {', '.join(known_methods())}, and nsfse:ABLATION")
     settings = [f"model.method={name}"]
     for switch in switches(method) if ":" in method else ():
         if switch != MINUTES:

@@ -18,6 +18,7 @@ from nsfse.data.datasets.shoes import Shoes
 from nsfse.data.datasets.table import Table
 from nsfse.data.datasets.wardrobe import WardrobeOptions, WardrobeSource
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
+from nsfse.plugins import add_plugins
 from nsfse.suggest import did_you_mean
 from nsfse_runtime.errors import UsageError
 
@@ -74,10 +75,20 @@ def open_source(name: str, folder: str | os.PathLike[str] | None = None, **optio
 
 def known_name(name: str) -> str:
     """Return a data set's name as SOURCES has it. Raises UsageError for an unknown one, with the nearest."""
+    add_plugins("datasets", SOURCES, _as_entry)
     if name.lower() in SOURCES:
         return name.lower()
     nearest = did_you_mean(name.lower(), SOURCES, 0.4) or ";"
     raise UsageError(f"unknown data set {name!r}{nearest} there are: {', '.join(SOURCES)}")
+
+
+def _as_entry(found: object) -> SourceEntry:
+    """Return what a plug-in names, a SourceEntry or a reader's class, as an entry. Raises TypeError."""
+    if isinstance(found, SourceEntry):
+        return found
+    if not isinstance(found, type):
+        raise TypeError("it is neither a nsfse.data.registry.SourceEntry nor a reader's class")
+    return SourceEntry(found)
 
 
 def parse_options(name: str, options: Mapping[str, Any]) -> msgspec.Struct:

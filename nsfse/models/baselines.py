@@ -19,6 +19,7 @@ from nsfse.config import ModelConfig
 from nsfse.models.encoders import Encoders
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.similarity_head import QueryEncoding
+from nsfse.plugins import add_plugins
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.types import RankingMode
 
@@ -144,8 +145,10 @@ class Artemis(PairScorer):
         return F.normalize(explicit + implicit / implicit_squares.sum(-1, keepdim=True).sqrt(), dim=-1)
 
 
-# To add a method: write its function or class, then add its line here.
-METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] = {
+MethodFactory = Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]
+
+# To add a method: write its function or class, then add its line here; or a plug-in (nsfse.plugins).
+METHODS: dict[str, MethodFactory] = {
     "image-only": lambda config: image_only,
     "text-only": lambda config: text_only,
     "sum": lambda config: partial(vector_sum, share=config.text_share),
@@ -154,6 +157,19 @@ METHODS: dict[str, Callable[[ModelConfig], Callable[[Tensor, Tensor], Tensor]]] 
     "combiner": lambda config: Combiner(config.dim),
     "artemis": lambda config: Artemis(config.dim),
 }
+
+
+def known_methods() -> dict[str, MethodFactory]:
+    """Return METHODS, plug-ins included."""
+    add_plugins("methods", METHODS, _as_factory)
+    return METHODS
+
+
+def _as_factory(found: object) -> MethodFactory:
+    """Return what a plug-in names, a function of the configuration. Raises TypeError."""
+    if not callable(found):
+        raise TypeError("it is no function of the model's configuration")
+    return found
 
 
 class AttributeProjections(nn.Module):
@@ -219,6 +235,6 @@ def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:
         )
     if config.method == "nsfse":
         return NSFSE(config, vocabulary)
-    if config.method not in METHODS:
+    if config.method not in known_methods():
         raise DataError(f"model.method: no method {config.method!r}; there are: nsfse, {', '.join(METHODS)}")
     return Baseline(config, vocabulary)

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from nsfse.training.dataloader import AttributeClasses, ImageCache, attribute_cl
 from nsfse.training.distributed import DistributedContext, distributed_session
 from nsfse.training.objectives import learns_attributes, with_blocks
 from nsfse.training.run_logger import NullRunLogger, Progress, RunLogger
+from nsfse.training.trackers import RECORDS, check_trackers
 from nsfse.training.trainer import Trainer
 from nsfse.training.workarounds import deterministic_algorithms, keep_freed_memory, safe_convolutions, seeded
 from nsfse_runtime.errors import DataError, NsfseError, OutputError, UsageError
@@ -114,6 +115,7 @@ def train(
         OutputError: `out` cannot be written.
     """
     config = resolve_config(config)
+    check_trackers(config)
     device = pick_device(config.train.device)
     choose(str(config.train.bf16_autocast), device)  # a wrong setting is refused before all else
     keep_freed_memory()
@@ -179,6 +181,7 @@ def _train(
     channels = get_backbone(config.model.backbone).narrowest_channels(config.model)
     with (
         _catch_signals(repeat=run.distributed.world_size > 1) as signalled,
+        closing(log),
         safe_convolutions(channels),
         deterministic_algorithms(run.device),
     ):
@@ -260,7 +263,7 @@ def _clear_folder(run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {run}: {error.strerror}; choose another place with -o") from None
-    for old in (*STATES, "metrics.jsonl", "best.safetensors", "model.safetensors", DECISION):
+    for old in (*STATES, RECORDS, "metrics.jsonl", "best.safetensors", "model.safetensors", DECISION):
         (run / old).unlink(missing_ok=True)
 
 

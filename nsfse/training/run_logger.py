@@ -1,7 +1,6 @@
-"""What a run leaves behind: metrics.jsonl, TensorBoard where installed, checkpoints, scores on validation."""
+"""What a run leaves behind: metrics.jsonl, its trackers, checkpoints, scores on validation."""
 
 import dataclasses
-import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from nsfse.models.torch_scorer import TorchScorer, make_scorer
 from nsfse.training.calibration import fit_decision, protocol_from_triplets
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.score_weights import fit_served
+from nsfse.training.trackers import Trackers
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.inference.tokenizer import Tokenizer
 from nsfse_runtime.regular_files import read_regular
@@ -31,7 +31,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 class RunLogger:
-    """Writes metrics.jsonl, TensorBoard where installed, checkpoints; scores the validation protocols."""
+    """Writes metrics.jsonl, trackers and checkpoints; scores the validation protocols."""
 
     def __init__(
         self,
@@ -50,11 +50,7 @@ class RunLogger:
         self.save_every = 60.0 * config.train.save_every
         self.last: dict[str, Any] = {}
         self.best = _truncate_log(run / "metrics.jsonl", step)
-        self.board = None
-        if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self.trackers = Trackers(run, config, step, lambda note: progress({"note": note}) if progress else None)
 
     def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
         """Record one step's losses, every tenth in the file, with both boundaries' statistics."""
@@ -166,10 +162,11 @@ class RunLogger:
     def _write(self, entry: dict[str, Any], step: int) -> None:
         with (self.run / "metrics.jsonl").open("ab") as file:
             file.write(msgspec.json.encode(entry) + b"\n")
-        if self.board:
-            for name, value in entry.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(name, value, step)
+        self.trackers.log(entry, step)
+
+    def close(self) -> None:
+        """Close the trackers."""
+        self.trackers.close()
 
 
 class NullRunLogger:
@@ -188,6 +185,9 @@ class NullRunLogger:
 
     def save_state(self, trainer: Trainer, due: bool = True) -> None:
         """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def _truncate_log(file: Path, step: int) -> float:

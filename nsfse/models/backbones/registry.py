@@ -1,4 +1,4 @@
-"""The table of backbones. To add one: write its file, then add its instance here.
+"""The table of backbones. To add one: write its file, then add its instance here; or a plug-in (nsfse.plugins).
 
 A `Backbone` builds two encoders: images to (vectors, regions), words to (words, sentence). All else sees only unit rows
 of the common dimension d.
@@ -9,6 +9,7 @@ from nsfse.models.backbones.clip import ClipBackbone
 from nsfse.models.backbones.efficientnet import EfficientNetBackbone
 from nsfse.models.backbones.resnet import ResNetBackbone
 from nsfse.models.backbones.tiny import TinyBackbone
+from nsfse.plugins import add_plugins
 from nsfse_runtime.errors import DataError
 
 BACKBONES: dict[str, Backbone] = {
@@ -21,6 +22,15 @@ BACKBONES: dict[str, Backbone] = {
 
 def get_backbone(name: str) -> Backbone:
     """Return the backbone that `model.backbone` names. Raises DataError for an unknown name."""
+    add_plugins("backbones", BACKBONES, _as_backbone)
     if name not in BACKBONES:
         raise DataError(f"model.backbone: no backbone {name!r}; there are: {', '.join(BACKBONES)}")
     return BACKBONES[name]
+
+
+def _as_backbone(found: object) -> Backbone:
+    """Return what a plug-in names, a Backbone or its class, as an instance. Raises TypeError."""
+    backbone = found() if isinstance(found, type) else found
+    if not isinstance(backbone, Backbone):
+        raise TypeError("it is no nsfse.models.backbones.base.Backbone")
+    return backbone
