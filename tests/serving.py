@@ -140,10 +140,12 @@ class Clock:
 
 
 @contextmanager
-def running(*galleries, **settings):
+def running(*galleries, token=None, **settings):
     """Serve `galleries` for a while, with time enough for any machine but where `settings` say so."""
     log, clock = io.StringIO(), Clock()
     settings = {"deadline": 600.0, "body_seconds": 600.0, "body_grace": 600.0, "canary_seconds": 1e9} | settings
+    if token is not None:
+        settings["write_tokens"] = (token,)
     services = Services(galleries, Settings(port=0, **settings), "test", Log(log), clock)
     listener = listen(services.settings)
     port = listener.getsockname()[1]

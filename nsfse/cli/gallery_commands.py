@@ -211,8 +211,19 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     token_file: Annotated[
-        Path | None, typer.Option(help="A file with the token that requests must bring; else NSFSE_TOKEN.")
+        Path | None, typer.Option(help="A file with tokens that open every route, one a line; else NSFSE_TOKEN.")
     ] = None,
+    read_token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with tokens that open all but changes, one a line; else NSFSE_READ_TOKEN."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="A site whose pages may use it (CORS): https://shop.example. Repeatable."),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PREFIX", help="The prefix under which a proxy serves it: /images.")
+    ] = "",
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another name that the server is called by. Repeatable.")
     ] = None,
@@ -239,12 +250,15 @@ def serve(
 
     need_server()
     from nsfse_runtime.server.serve import listen, run, url_of
-    from nsfse_runtime.server.settings import Settings, read_token
+    from nsfse_runtime.server.settings import Settings, load_tokens
 
     settings = Settings(
         host=host,
         port=port,
-        token=read_token(token_file),
+        write_tokens=load_tokens(token_file, "NSFSE_TOKEN"),
+        read_tokens=load_tokens(read_token_file, "NSFSE_READ_TOKEN"),
+        allow_origins=tuple(allow_origin or ()),
+        root_path=root_path.rstrip("/"),
         allow_hosts=tuple(allow_host or ()),
         queue=queue,
         per_client=per_client,

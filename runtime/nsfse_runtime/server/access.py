@@ -1,10 +1,10 @@
-"""Who may send a request: the server's own host names, its token, and its own pages."""
+"""Who may send a request: by the server's own host names, its tokens, and its own pages or those of a list."""
 
 import base64
 import binascii
 import hmac
 import re
-from collections.abc import Set
+from collections.abc import Collection, Sequence, Set
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Scope
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Scope
 from nsfse_runtime.server.errors import HTTPError
 from nsfse_runtime.server.middleware import READ_METHODS, CheckMiddleware
 
+MAY_WRITE = "nsfse.may_write"
 # Probes of a balancer, which has no token.
 HEALTH_PATHS = ("/healthz", "/readyz")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE | re.ASCII)
@@ -35,18 +36,26 @@ class TrustedHostMiddleware(CheckMiddleware):
 
 
 class TokenMiddleware(CheckMiddleware):
-    """Requires the server's token on every route but the health checks; a server without one serves everybody."""
+    """Requires one of the server's tokens on every route but the health checks; without any it serves everybody.
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    Whether the request may change images is noted in the scope.
+    """
+
+    def __init__(self, app: ASGIApp, write_tokens: Sequence[str], read_tokens: Sequence[str]) -> None:
         super().__init__(app)
-        self._token = None if token is None else token.encode()
+        self._write, self._read = ([token.encode() for token in tokens] for tokens in (write_tokens, read_tokens))
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise HTTPError for a missing or a wrong token."""
-        if self._token is None or scope["path"] in HEALTH_PATHS:
+        if not (self._write or self._read) or scope["path"] in HEALTH_PATHS:
             return
-        token = _token_of(headers)
-        if token is None or not hmac.compare_digest(token, self._token):
+        token = _token_of(headers) or b""
+        # All are compared, so that the time does not tell which one fits.
+        may_write, may_read = (
+            any([hmac.compare_digest(token, own) for own in tokens]) for tokens in (self._write, self._read)
+        )
+        scope[MAY_WRITE] = may_write
+        if not (may_write or may_read):
             message = "missing or wrong token; send it as a bearer token, or as a password"
             raise HTTPError(401, "token", message, headers=_CHALLENGE)
 
@@ -65,10 +74,16 @@ def _token_of(headers: Headers) -> bytes | None:
 
 
 class SameOriginMiddleware(CheckMiddleware):
-    """Rejects requests that pages of other sites send, but for plain reads."""
+    """Rejects requests that pages of other sites send, but for plain reads and the sites of `allowed` (origins)."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str] = ()) -> None:
+        super().__init__(app)
+        self._allowed = allowed
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raise HTTPError where Origin and Host differ."""
         origin = headers.get("origin") if scope["method"] not in READ_METHODS else None
-        if origin is not None and origin.lower().partition("://")[2] != headers["host"].lower():
+        if origin is None or origin in self._allowed:
+            return
+        if origin.lower().partition("://")[2] != headers["host"].lower():
             raise HTTPError(403, "origin", "cross-origin request; a proxy must pass on the Host header")

@@ -1,10 +1,13 @@
 """The ASGI application. A request passes the middleware from top to bottom, then its route, then its handler."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 
 from nsfse_runtime.server import access, connections, load_shedding, middleware
@@ -25,11 +28,14 @@ def build_app(services: Services) -> Starlette:
         Middleware(middleware.AccessLogMiddleware, log, metrics, services.clock),
         Middleware(middleware.SecurityHeadersMiddleware),
         Middleware(middleware.DrainBodyMiddleware),
+        *([Middleware(middleware.PrefixMiddleware, settings.root_path)] if settings.root_path else []),
+        # Outside of the checks: a browser asks before it sends a token, and reads errors, too.
+        *([Middleware(CORSMiddleware, **_cors(settings.allow_origins))] if settings.allow_origins else []),
         # Starlette puts one around the routes alone; this one is for what the middleware below raises, and for bugs.
         Middleware(ExceptionMiddleware, handlers),
         Middleware(access.TrustedHostMiddleware, settings.hosts),
-        Middleware(access.TokenMiddleware, settings.token),
-        Middleware(access.SameOriginMiddleware),
+        Middleware(access.TokenMiddleware, settings.write_tokens, settings.read_tokens),
+        Middleware(access.SameOriginMiddleware, settings.allow_origins),
         Middleware(middleware.FramingMiddleware),
         Middleware(middleware.BodyLimitMiddleware, MAX_BODY_BYTES),
         Middleware(middleware.BodySpeedMiddleware, MIN_BODY_RATE, settings.body_grace),
@@ -44,5 +50,14 @@ def build_app(services: Services) -> Starlette:
 
     app = Starlette(routes=build_routes(services), middleware=layers, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
-    app.state.openapi = msgspec.json.encode(describe(ROUTES, services.version))
+    app.state.openapi = msgspec.json.encode(describe(ROUTES, services.version, settings.root_path))
     return app
+
+
+def _cors(origins: Sequence[str]) -> dict[str, Any]:
+    return {
+        "allow_origins": origins,
+        "allow_methods": ("GET", "POST", "PATCH", "DELETE"),
+        "allow_headers": ("Authorization", "Content-Type", "If-None-Match", "X-Request-Id"),
+        "expose_headers": ("ETag", "Retry-After", "Server-Timing", "X-Request-Id"),
+    }

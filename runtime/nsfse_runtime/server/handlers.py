@@ -13,6 +13,7 @@ from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.results import Result
 from nsfse_runtime.server import schemas
+from nsfse_runtime.server.access import MAY_WRITE
 from nsfse_runtime.server.conversion import as_text, batch_queries, decode_upload, to_query, to_reply, watch_disconnect
 from nsfse_runtime.server.errors import ErrorBody, HTTPError, to_http_error
 from nsfse_runtime.server.galleries import Answer, ServedGallery
@@ -163,7 +164,7 @@ async def _send_image(
 
 async def post_image(services: Services, request: Request) -> Response:
     """Add an image to a gallery and to its folder."""
-    _require_token(services)
+    _require_writer(services, request)
     async with read_body(request, schemas.ImageForm, services.settings.body_seconds) as form:
         gallery, stream = services.gallery(form.gallery), form.image[0].file
         values = {column: as_text(value) for column, value in form.metadata.items()}
@@ -173,7 +174,7 @@ async def post_image(services: Services, request: Request) -> Response:
 
 async def patch_image(services: Services, request: Request) -> Response:
     """Change the metadata of an image."""
-    _require_token(services)
+    _require_writer(services, request)
     gallery, image_id = _image_of(services, request)
     patch = await read_json(request, schemas.ImagePatch, services.settings.body_seconds)
     values = None if patch.metadata is None else {column: as_text(value) for column, value in patch.metadata.items()}
@@ -184,18 +185,20 @@ async def patch_image(services: Services, request: Request) -> Response:
 
 async def remove_image(services: Services, request: Request) -> Response:
     """Delete an image of a gallery, and its file."""
-    _require_token(services)
+    _require_writer(services, request)
     gallery, image_id = _image_of(services, request)
     await services.in_image_pool(delete_image, gallery, image_id)
     return as_json(schemas.ChangeReply(id=image_id, change="removed"))
 
 
-def _require_token(services: Services) -> None:
-    if services.settings.token is None:
+def _require_writer(services: Services, request: Request) -> None:
+    if not services.settings.write_tokens:
         raise HTTPError(403, "token", "images are changed only by a server with a token; start it with one")
+    if not request.scope[MAY_WRITE]:
+        raise HTTPError(403, "token", "this token only reads; images are changed with the server's other token")
 
 
-async def info(services: Services, _: Request) -> Response:
+async def info(services: Services, request: Request) -> Response:
     """Describe what is served."""
     galleries = [await services.in_image_pool(gallery.facts) for gallery in services.galleries.values()]
     first = services.gallery(None)
@@ -213,7 +216,7 @@ async def info(services: Services, _: Request) -> Response:
         galleries=galleries,
         limits=limits,
         suggestions=first.suggestions(),
-        writable=services.settings.token is not None,
+        writable=bool(services.settings.write_tokens and request.scope[MAY_WRITE]),
         note=first.note(),
     )
     return as_json(reply)
@@ -250,6 +253,11 @@ async def openapi(_services: Services, request: Request) -> Response:
 async def page(services: Services, request: Request) -> Response:
     """Send the page."""
     return services.page_files.reply("index.html", request.headers)
+
+
+async def docs(services: Services, request: Request) -> Response:
+    """Send the page that shows /openapi.json."""
+    return services.page_files.reply("docs.html", request.headers)
 
 
 async def page_file(services: Services, request: Request) -> Response:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nsfse_runtime.server.errors import HTTPError, new_request_id, too_large
@@ -167,6 +168,24 @@ async def _drain(receive: Receive) -> None:
         async with asyncio.timeout(_DRAIN_SECONDS):
             while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
                 pass
+
+
+class PrefixMiddleware(HTTPMiddleware):
+    """Takes a proxy's prefix off the path, where the proxy has not, and leads the bare prefix to the page."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        super().__init__(app)
+        self._prefix = prefix
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on by the path that a route has."""
+        path: str = scope["path"]
+        if path == self._prefix:
+            await RedirectResponse(f"{self._prefix}/")(scope, receive, send)
+            return
+        if path.startswith(f"{self._prefix}/"):
+            scope = {**scope, "path": path.removeprefix(self._prefix)}
+        await self.app(scope, receive, send)
 
 
 class BodyLimitMiddleware(HTTPMiddleware):

@@ -17,8 +17,8 @@ _SUCCESS = {200: "done", 201: "added", 304: "what the client has is still right"
 _ANY_ROUTE = {400: "malformed request", 401: "missing or wrong token", 421: "unknown host name"}
 
 
-def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
-    """Return the OpenAPI document of `operations`."""
+def describe(operations: Sequence[Operation], version: str, root_path: str = "") -> dict[str, Any]:
+    """Return the OpenAPI document of `operations`, which a proxy serves under `root_path`."""
     types = [
         kind for operation in operations for kind in (operation.body, operation.response) if isinstance(kind, type)
     ]
@@ -34,7 +34,8 @@ def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "nsfse", "version": version, "description": about},
-        "security": [{}, {"bearer": []}, {"basic": []}],
+        "servers": [{"url": root_path or "/"}],
+        "security": [{"bearer": []}, {"basic": []}, {}],
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": security},
     }

@@ -159,6 +159,7 @@ ROUTES = (
     ),
     _get("/metrics", handlers.metrics, "Metrics in Prometheus's text format", response="text/plain"),
     _get("/openapi.json", handlers.openapi, "This description"),
+    _get("/docs", handlers.docs, "This description as a page", response="text/html", errors=_NO_FILE),
     _get("/", handlers.page, "The page", response="text/html", errors={404: "this installation has no page"}),
     _get(
         "/assets/{path:path}",

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ MAX_CLIENT_CONNECTIONS, MAX_CLIENT_REQUESTS, MAX_CLIENT_BYTES = 128, 64, 256_000
 MIN_BODY_RATE = 10_000
 MAX_SIDE, THUMBNAIL_SIDE = 1024, 256
 _MIN_TOKEN_LENGTH = 16
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.ASCII)
+_ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -32,7 +35,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         host: the address to listen on.
         port: 0 takes a free one.
-        token: requests must bring it; required where others than this machine reach `host`.
+        write_tokens: one of them opens every route; required where others than this machine reach `host`.
+        read_tokens: one of them opens every route but those that change images.
+        allow_origins: sites whose pages may send requests: https://shop.example.
+        root_path: the prefix under which a proxy serves it: /images.
         allow_hosts: host names of the server besides `host` and those of loopback.
         queue: how many queries may be accepted and not yet answered.
         per_client: how many of them may be of one address; 0 for no limit of one address at all.
@@ -46,7 +52,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str | None = None
+    write_tokens: tuple[str, ...] = ()
+    read_tokens: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    root_path: str = ""
     allow_hosts: tuple[str, ...] = ()
     queue: int = 64
     per_client: int = 32
@@ -58,10 +67,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_delay: float = 0.0
 
     def check(self) -> None:
-        """Raise UsageError for an address that others reach without a token, and for too short a token."""
-        if self.token is not None and len(self.token) < _MIN_TOKEN_LENGTH:
-            raise UsageError(f"the token has {len(self.token)} characters; use {_MIN_TOKEN_LENGTH} or more, at random")
-        if self.token is None and not is_loopback(self.host):
+        """Raise UsageError for an address that others reach without a token, and for values out of form."""
+        for token in (*self.write_tokens, *self.read_tokens):
+            if len(token) < _MIN_TOKEN_LENGTH:
+                raise UsageError(f"a token has {len(token)} characters; use {_MIN_TOKEN_LENGTH} or more, at random")
+        if set(self.write_tokens) & set(self.read_tokens):
+            raise UsageError("the same token is to read and to write; give others to those who only read")
+        for origin in self.allow_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise UsageError(f"{origin!r} is no origin; write it as browsers do: https://shop.example")
+        if self.root_path and not _ROOT_PATH.fullmatch(self.root_path):
+            raise UsageError(f"{self.root_path!r} is no prefix of a path; write it as /images")
+        if not (self.write_tokens or self.read_tokens) and not is_loopback(self.host):
             raise UsageError(
                 f"{self.host} can be reached by others, and there is no token; "
                 "give one with --token-file or NSFSE_TOKEN, or listen on 127.0.0.1"
@@ -81,25 +98,30 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def read_token(file: Path | None) -> str | None:
-    """Return the token of `file`, or else of the environment's NSFSE_TOKEN. Raises NotFoundError or UsageError."""
+def load_tokens(file: Path | None, variable: str) -> tuple[str, ...]:
+    """Return the tokens of `file`, one a line, or else the one of the environment's `variable`.
+
+    Raises NotFoundError or UsageError.
+    """
     if file is None:
-        token, where = os.environ.get("NSFSE_TOKEN", ""), "NSFSE_TOKEN"
-        if not token:
-            return None
+        text, where = os.environ.get(variable, ""), variable
+        if not text:
+            return ()
     else:
-        token, where = _first_word(file), str(file)
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        text, where = _read_secret(file), str(file)
+    tokens = tuple(text.split("\n"))
+    if not all(token and token.isascii() and token.isprintable() and " " not in token for token in tokens):
         raise UsageError(f"{where} holds no token: one word of plain characters, {_MIN_TOKEN_LENGTH} or more")
-    return token
+    return tokens
 
 
-def _first_word(file: Path) -> str:
+def _read_secret(file: Path) -> str:
     try:
         mode = file.stat().st_mode
         if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
             raise UsageError(f"others may read or write the token in {file}; take their rights: chmod 600 {file}")
-        return read_regular(file).decode("utf-8").strip()
+        text = read_regular(file).decode("utf-8")
+        return "\n".join(line.strip() for line in text.strip().splitlines())
     except FileNotFoundError:
         raise NotFoundError(f"no token at {file}; write one there, {_MIN_TOKEN_LENGTH} characters or more") from None
     except (OSError, UnicodeError) as error:

@@ -93,7 +93,7 @@ def test_an_image_serves_as_nobody_and_only_with_a_token(name, target):
     assert all(str(Path(gallery).parent) in json.loads(rests(final, "VOLUME")[0]) for gallery in arguments["gallery"])
     with pytest.raises(ValueError, match="no token"):
         Settings(host=arguments["host"]).check()
-    Settings(host=arguments["host"], token=TOKEN).check()
+    Settings(host=arguments["host"], write_tokens=(TOKEN,)).check()
 
 
 @pytest.mark.parametrize(("name", "target"), IMAGES)

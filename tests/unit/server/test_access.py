@@ -48,7 +48,7 @@ def test_a_host_is_accepted_by_its_name_alone(name, ending):
 @given(HEADER | st.sampled_from(("Bearer ", "Basic ", "bearer", f"Bearer {TOKEN}", TOKEN)), HEADER)
 def test_only_the_token_is_accepted(scheme, rest):
     value = scheme + rest
-    if accepts(TokenMiddleware(None, TOKEN), authorization=value):
+    if accepts(TokenMiddleware(None, (TOKEN,), ()), authorization=value):
         assert value.partition(" ")[2].strip() == TOKEN
 
 
@@ -56,9 +56,9 @@ def test_only_the_token_is_accepted(scheme, rest):
 @given(HEADER)
 def test_a_password_is_compared_whole(password):
     basic = base64.b64encode(f"anyone:{password}".encode("latin-1")).decode()
-    assert not accepts(TokenMiddleware(None, TOKEN), authorization=f"Basic {basic}")
-    assert accepts(TokenMiddleware(None, TOKEN), {"path": "/healthz"})
-    assert accepts(TokenMiddleware(None, None), authorization=password)
+    assert not accepts(TokenMiddleware(None, (TOKEN,), ()), authorization=f"Basic {basic}")
+    assert accepts(TokenMiddleware(None, (TOKEN,), ()), {"path": "/healthz"})
+    assert accepts(TokenMiddleware(None, (), ()), authorization=password)
 
 
 @repeatable

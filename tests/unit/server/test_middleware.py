@@ -14,7 +14,7 @@ pytest.importorskip("starlette")
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.server.routes import ROUTES
 from nsfse_runtime.server.serve import listen
-from nsfse_runtime.server.settings import Settings, named_galleries, read_token
+from nsfse_runtime.server.settings import Settings, load_tokens, named_galleries
 from tests.serving import TOKEN, image, open_served, running
 
 TEXT = ("texts", "make it red")
@@ -164,7 +164,8 @@ def test_a_temporary_folder_that_cannot_be_written_is_507(server, tmp_path, monk
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_content_type_is_refused(server, kind):
-    assert server.json("POST", "/v1/query", b"text=red", [("Content-Type", kind)])[0] == 415
+    expected = 400 if kind == "application/json" else 415
+    assert server.json("POST", "/v1/query", b"text=red", [("Content-Type", kind)])[0] == expected
     if kind != "application/json":
         assert server.json("POST", "/v1/query:batch", b"{}", [("Content-Type", kind)])[0] == 415
 
@@ -238,9 +239,9 @@ def test_a_server_that_others_reach_needs_a_token():
     for host in ("0.0.0.0", "::", "192.168.1.2", "shop.example", ""):
         with pytest.raises(UsageError, match="no token"):
             listen(Settings(host=host, port=0))
-    listen(Settings(host="0.0.0.0", port=0, token=TOKEN)).close()
+    listen(Settings(host="0.0.0.0", port=0, write_tokens=(TOKEN,))).close()
     with pytest.raises(UsageError, match="15 characters"):
-        listen(Settings(port=0, token="x" * 15))
+        listen(Settings(port=0, read_tokens=("x" * 15,)))
     with listen(Settings(port=0)) as one, pytest.raises(UsageError, match="cannot listen"):
         one.listen()
         listen(Settings(port=one.getsockname()[1]))
@@ -248,22 +249,24 @@ def test_a_server_that_others_reach_needs_a_token():
 
 def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("NSFSE_TOKEN", "from-the-environment")
-    assert read_token(None) == "from-the-environment"
+    assert load_tokens(None, "NSFSE_TOKEN") == ("from-the-environment",)
     (tmp_path / "token").write_text(f"  {TOKEN}\n")
     (tmp_path / "token").chmod(0o440)
-    assert read_token(tmp_path / "token") == TOKEN
+    assert load_tokens(tmp_path / "token", "NSFSE_TOKEN") == (TOKEN,)
     for mode in (0o444, 0o666, 0o620) if os.name == "posix" else ():
         (tmp_path / "token").chmod(mode)
         with pytest.raises(UsageError, match=r"others may read or write the token in .*chmod 600"):
-            read_token(tmp_path / "token")
+            load_tokens(tmp_path / "token", "NSFSE_TOKEN")
     (tmp_path / "token").chmod(0o600)
+    (tmp_path / "token").write_text(f"{TOKEN}\r\n another-of-20-letters \n")
+    assert load_tokens(tmp_path / "token", "NSFSE_TOKEN") == (TOKEN, "another-of-20-letters")
     (tmp_path / "token").write_text("two words")
     with pytest.raises(UsageError, match="holds no token"):
-        read_token(tmp_path / "token")
+        load_tokens(tmp_path / "token", "NSFSE_TOKEN")
     with pytest.raises(NotFoundError):
-        read_token(tmp_path / "nowhere")
+        load_tokens(tmp_path / "nowhere", "NSFSE_TOKEN")
     monkeypatch.delenv("NSFSE_TOKEN")
-    assert read_token(None) is None
+    assert load_tokens(None, "NSFSE_TOKEN") == ()
 
 
 def test_galleries_have_names(tmp_path):
