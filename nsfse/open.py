@@ -20,6 +20,7 @@ from nsfse_runtime.inference.manifest import MANIFEST
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.retrieval.retriever import Retriever
+from nsfse_runtime.retrieval.views import View
 from nsfse_runtime.search.first_stage import SearchMode
 
 if TYPE_CHECKING:
@@ -232,11 +233,11 @@ def need_server() -> None:
         need(module, "serve")
 
 
-def image_file(gallery: Gallery, reference: str) -> Path:
+def image_file(view: View, reference: str) -> Path:
     """Return the file of a query's reference image.
 
     Args:
-        gallery: The gallery that is searched.
+        view: The gallery that is searched.
         reference: A file, or the id of an image of the gallery.
 
     Returns:
@@ -248,13 +249,14 @@ def image_file(gallery: Gallery, reference: str) -> Path:
     """
     if Path(reference).is_file():
         return Path(reference)
-    folder = Path(gallery.snapshot.folder)
-    if not folder.is_dir():
+    if not view.folder:
+        raise NotFoundError(f"{view.url} knows no folder of its images; name a file in the place of {reference}")
+    if not Path(view.folder).is_dir():
         raise NotFoundError(
-            f"the images of {gallery.path} were in {folder}, which is gone; if it was moved: "
-            f"nsfse index {gallery.path} NEW_FOLDER"
+            f"the images of {view.url} were in {view.folder}, which is gone; if it was moved: "
+            f"nsfse index {view.url} NEW_FOLDER"
         )
-    return gallery.snapshot.path_of(gallery.snapshot.row(reference))
+    return view.path_of(view.find(reference))
 
 
 def index_folder(

@@ -171,7 +171,8 @@ def query(
         gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), search
     )
     others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
-    image, text = image_and_text(retriever.gallery, image, text, words, alone=not (more or and_like))
+    with retriever.reading() as view:
+        image, text = image_and_text(view, image, text, words, alone=not (more or and_like))
     references = tuple(name for name in (image, *(and_like or ())) if name is not None)
     columns = tuple(name.strip() for name in fields.split(",")) if fields else ()
     request = Query(
@@ -191,15 +192,15 @@ def query(
     )
     images = [*references, *(exclude_image or ())]
     check_references(images)
-    check_sheets(retriever.gallery, images, png, html)
+    check_sheets(view, images, png, html)
     [result] = retriever.answer([request])
     if isinstance(result, Exception):
         raise result
-    write_sheets(retriever.gallery, image, request, result, png, html, others)
+    write_sheets(view, image, request, result, png, html, others)
     if not as_json and not result.hits and result.has_match is None and all(text.whole for text in result.texts):
-        typer.echo(why_empty(retriever.gallery, where or (), result))
+        typer.echo(why_empty(retriever, where or (), result))
     elif not as_json and in_colour():
-        show_query(result, image_file(retriever.gallery, image) if image else None, preview, offset, columns)
+        show_query(result, image_file(view, image) if image else None, preview, offset, columns)
     else:
         print_result(result, lambda found: query_text(found, offset, columns), as_json)
 

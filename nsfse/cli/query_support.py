@@ -16,15 +16,17 @@ from nsfse_runtime.output_files import PAGE, SHEET, check_output
 from nsfse_runtime.retrieval.query import Query
 from nsfse_runtime.retrieval.references import NOT_FETCHED, is_url
 from nsfse_runtime.retrieval.results import Result
+from nsfse_runtime.retrieval.retriever import Retriever
+from nsfse_runtime.retrieval.views import View
 
 
 def image_and_text(
-    gallery: Gallery, image: str | None, text: str | None, words: str | None, *, alone: bool
+    view: View, image: str | None, text: str | None, words: str | None, *, alone: bool
 ) -> tuple[str | None, str | None]:
     """Return the image and the text of a query; a single argument that names no image is a text.
 
     Args:
-        gallery: The gallery that is searched.
+        view: The gallery that is searched.
         image: The first argument.
         text: The second argument.
         words: The value of --text.
@@ -39,7 +41,7 @@ def image_and_text(
         return image, words
     if image is None or text is not None or not alone or Path(image).exists() or _is_image_name(image):
         return image, text
-    names = _images_called(gallery, image)
+    names = _images_called(view, image)
     shown = printable(image[:80])
     if names:
         if image not in names:
@@ -53,10 +55,10 @@ def _is_image_name(name: str) -> bool:
     return name == "-" or is_url(name) or stem(name) != name
 
 
-def _images_called(gallery: Gallery, name: str) -> tuple[str, ...]:
+def _images_called(view: View, name: str) -> tuple[str, ...]:
     """Return the image of the gallery that is called `name`, or `name` itself where several are."""
     try:
-        return (gallery.snapshot.ids[gallery.snapshot.row(name)],)
+        return (view.find(name),)
     except NotFoundError:
         return ()
     except UsageError:
@@ -72,11 +74,11 @@ def check_references(images: Sequence[str]) -> None:
             raise UsageError(NOT_FETCHED)
 
 
-def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html: Path | None) -> None:
+def check_sheets(view: View, images: Sequence[str], png: Path | None, html: Path | None) -> None:
     """Check that a sheet and a page may be written.
 
     Args:
-        gallery: The gallery that is searched.
+        view: The gallery that is searched.
         images: The images of the query.
         png: The sheet.
         html: The page.
@@ -90,14 +92,14 @@ def check_sheets(gallery: Gallery, images: Sequence[str], png: Path | None, html
         if path is None:
             continue
         check_output(path, kind)
-        folder, real = Path(gallery.snapshot.folder), Path(path).resolve()
-        indexed = real.is_relative_to(folder) and gallery.snapshot.has(real.relative_to(folder).as_posix())
+        folder, real = Path(view.folder), Path(path).resolve()
+        indexed = real.is_relative_to(folder) and view.has(real.relative_to(folder).as_posix())
         if indexed or real in {Path(image).resolve() for image in images}:
             raise OutputError(f"{printable(str(path))} is an image of the gallery or the query; choose another name")
 
 
 def write_sheets(
-    gallery: Gallery,
+    view: View,
     image: str | None,
     query: Query,
     result: Result,
@@ -108,7 +110,7 @@ def write_sheets(
     """Write a query's hits as a contact sheet and as a page, where they are wanted.
 
     Args:
-        gallery: The gallery of the hits.
+        view: The gallery of the hits.
         image: The query's first reference; None for words alone.
         query: The query.
         result: Its result.
@@ -128,8 +130,8 @@ def write_sheets(
     text = "; ".join([*query.texts, *(f"without {negative}" for negative in query.negative_texts)])
     names = [*([Path(image).name] if image else []), *(f"{label} {Path(name).name}" for label, name in further)]
     note = ", ".join([NO_MATCH, *names] if result.has_match is False else names)
-    others = [(label, image_file(gallery, name)) for label, name in further]
-    reference = image_file(gallery, image) if image else None
+    others = [(label, image_file(view, name)) for label, name in further]
+    reference = image_file(view, image) if image else None
     row = sheet_row(reference, text, result.hits, note=note, more=others, notes=result.notes)
     if png:
         contact_sheet([row], png)
@@ -137,30 +139,34 @@ def write_sheets(
         html_page([row], html, title=f"nsfse: {text}")
 
 
-def why_empty(gallery: Gallery, where: Sequence[str], result: Result) -> str:
+def why_empty(retriever: Retriever, where: Sequence[str], result: Result) -> str:
     """Return why a query without a threshold on confidence has no hits.
 
     Args:
-        gallery: The gallery that was searched.
+        retriever: What was searched.
         where: The values of --where.
         result: The result without hits.
     """
-    if not len(gallery):
-        failed = gallery.failures()
-        if not failed:
-            return "the gallery is empty; index a folder of images: nsfse index GALLERY FOLDER"
-        (reason, count), *rest = Counter(reason for _, reason in failed).most_common()
-        others = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
-        return f"the gallery is empty: no file could be taken ({count} of {len(failed)}: {printable(reason)}{others})"
-    if result.total:
-        return f"no more hits: {result.total} in all"
-    if not where:
-        return "the gallery has no image but those of the query"
-    snapshot = gallery.snapshot
-    if snapshot.mask(conditions(where)).any():
-        reason = "no image but those of the query fits these conditions"
-    elif unmet := next((text for text in where if not snapshot.mask(conditions([text])).any()), None):
-        reason = printable(f"no image in the gallery fits {unmet}")
-    else:
-        reason = "no image in the gallery fits all of these conditions"
+    with retriever.reading() as view:
+        if not len(view):
+            failed = retriever.gallery.failures() if isinstance(retriever.gallery, Gallery) else []
+            return _why_no_images(failed)
+        if result.total:
+            return f"no more hits: {result.total} in all"
+        if not where:
+            return "the gallery has no image but those of the query"
+        if view.count(conditions(where)):
+            reason = "no image but those of the query fits these conditions"
+        elif unmet := next((text for text in where if not view.count(conditions([text]))), None):
+            reason = printable(f"no image in the gallery fits {unmet}")
+        else:
+            reason = "no image in the gallery fits all of these conditions"
     return "\n".join([*map(printable, result.notes), reason])
+
+
+def _why_no_images(failed: Sequence[tuple[str, str]]) -> str:
+    if not failed:
+        return "the gallery is empty; index a folder of images: nsfse index GALLERY FOLDER"
+    (reason, count), *rest = Counter(reason for _, reason in failed).most_common()
+    others = f"; {len(rest)} other reasons: nsfse index lists them" if rest else ""
+    return f"the gallery is empty: no file could be taken ({count} of {len(failed)}: {printable(reason)}{others})"

@@ -32,13 +32,14 @@ def write_contact_sheet(
     from nsfse_runtime.visualize.rows import sheet_row
 
     retriever = open_retriever(gallery, bundle)
-    names = {Path(name).stem: name for name in retriever.gallery.ids}
+    with retriever.reading() as view:
+        names = {Path(name).stem: name for name in view.ids()}
     rows = []
     for query in _chosen(folder, protocol, queries, seed):
         reference, text = names[query["reference"]], query["texts"][0]
         hits = retriever.query(reference, text, k=HITS).hits
         right = {names[target] for target in query["targets"] if target in names}
-        rows.append(sheet_row(image_file(retriever.gallery, reference), text, hits, right=right, note=reference))
+        rows.append(sheet_row(image_file(view, reference), text, hits, right=right, note=reference))
     title = f"{protocol}: {len(rows)} queries, seed {seed}"
     contact_sheet(rows, out.with_suffix(".png"), title=title)
     html_page(rows, out.with_suffix(".html"), title=title, note="right answers are framed green")

@@ -15,6 +15,12 @@
 A message is one line and says what, where and what to do next.
 """
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class NsfseError(Exception):
     """The root of the family; the command line prints it as one line and exits with `exit_code`."""
@@ -78,3 +84,11 @@ class IntegrityError(NsfseError, ValueError):
     """A damaged file, or an export that does not agree with its model."""
 
     exit_code = 5
+
+
+def capture_error(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | NsfseError:
+    """Return what `function` returns, or its error in its place."""
+    try:
+        return function(*args, **options)
+    except NsfseError as error:
+        return error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import PurePath
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 """Suffixes of images that are read."""
@@ -48,6 +49,11 @@ def loose(text: str) -> str:
         return " ".join(text.casefold().split())
     folded = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
     return unicodedata.normalize("NFC", " ".join(folded.split()))
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether an id would lead out of the folder of its gallery, or is no path."""
+    return PurePath(name).is_absolute() or ".." in name.split("/") or "\0" in name
 
 
 def stem(name: str) -> str:

@@ -9,7 +9,9 @@ from math import isfinite, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from nsfse_runtime.image_names import nearest, nfc
+from nsfse_runtime.errors import UsageError
+from nsfse_runtime.escaping import printable
+from nsfse_runtime.image_names import loose, nearest, nfc
 from nsfse_runtime.types import Mask, Reals
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -47,6 +49,22 @@ def read_boolean(text: str) -> float:
     return _BOOLEANS.get(text.strip().casefold(), nan)
 
 
+def known_column(name: str, columns: Sequence[str], gallery: str) -> str:
+    """Return which of the `columns` of `gallery` is called `name`, or alone is so but for case and blanks.
+
+    Raises UsageError.
+    """
+    if name in columns:
+        return name
+    same = [column for column in columns if loose(column) == loose(name)]
+    if len(same) == 1:
+        return same[0]
+    listed = ", ".join(columns) or "none: index with --metadata"
+    similar = nearest(name, columns)
+    hint = f"; did you mean {similar}?" if similar else ""
+    raise UsageError(printable(f"{gallery} has no column {name}; columns: {listed}{hint}"))
+
+
 class Column:
     """One column of N images.
 
@@ -61,6 +79,10 @@ class Column:
         self.name = name
         self.codes: NDArray[np.int32] = np.array([known.setdefault(cell, len(known)) for cell in cells], np.int32)
         self.values = tuple(known)
+
+    def count(self, chosen: Mask) -> int:
+        """Return how many images have one of the `chosen` values [U]."""
+        return int(chosen[self.codes].sum())
 
     @cached_property
     def present(self) -> Mask:

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeGuard
+from functools import reduce
+from operator import and_, or_
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -52,42 +54,60 @@ def select(where: Where | None, rows: int, column: Callable[[str], Column]) -> S
     Raises:
         UsageError: `where` is no filter, or names an unknown column.
     """
-    filtering = _Filtering(rows, column)
-    return Selection(filtering.all_of({} if where is None else where), tuple(filtering.notes))
+    mask, notes = evaluate(where, np.ones(rows, np.bool_), column, lambda own, fits: fits[own.codes])
+    return Selection(mask, notes)
+
+
+def evaluate(
+    where: Where | None,
+    everything: Any,
+    column: Callable[[str], Column],
+    having: Callable[[Column, Mask], Any],
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the images that fit the filter `where`, in any form of set, and notes.
+
+    Args:
+        where: The filter; None for all images.
+        everything: The set of all images; sets are joined by `&`, `|` and `~`.
+        column: Returns a column by its name, or raises UsageError.
+        having: Returns the set of images that have one of the chosen values [U] of a column.
+
+    Raises:
+        UsageError: `where` is no filter, or names an unknown column.
+    """
+    filtering = _Filtering(everything, column, having)
+    return filtering.all_of({} if where is None else where), tuple(filtering.notes)
 
 
 class _Filtering:
     """One filter while it is applied: its conditions so far, and its notes."""
 
-    def __init__(self, rows: int, column: Callable[[str], Column]) -> None:
-        self._rows, self._column = rows, column
+    def __init__(self, everything: Any, column: Callable[[str], Column], having: Callable[[Column, Mask], Any]) -> None:
+        self._everything, self._column, self._having = everything, column, having
         self._conditions = self._unknown = 0
         self.notes: dict[str, None] = {}  # a set that keeps its order
 
-    def all_of(self, where: object, depth: int = 0) -> Mask:
-        """Return which rows [N] fit every condition of `where`."""
+    def all_of(self, where: object, depth: int = 0) -> Any:
+        """Return the images that fit every condition of `where`."""
         if not isinstance(where, Mapping):
             raise _error(f"a filter is an object, not {_shown(where)}")
         if depth > MAX_DEPTH:
             raise _error(f"it is nested more than {MAX_DEPTH} deep")
-        mask = np.ones(self._rows, np.bool_)
-        for key, condition in where.items():
-            mask &= self._entry(key, condition, depth)
-        return mask
+        entries = [self._entry(key, condition, depth) for key, condition in where.items()]
+        return reduce(and_, entries, self._everything)
 
-    def _entry(self, key: object, condition: object, depth: int) -> Mask:
+    def _entry(self, key: object, condition: object, depth: int) -> Any:
         if key == "$not":
             return ~self.all_of(condition, depth + 1)
         if key in ("$and", "$or"):
             if not _is_list(condition) or not condition:
                 raise _error(f"{key} takes a list of filters, not {_shown(condition)}", '{"$or": [{...}, {...}]}')
             parts = [self.all_of(part, depth + 1) for part in condition]
-            joined: Mask = (np.logical_and if key == "$and" else np.logical_or).reduce(parts)
-            return joined
+            return reduce(and_ if key == "$and" else or_, parts)
         if not isinstance(key, str) or key.startswith("$"):
             raise _error(f"{_shown(key)} joins no filters; {' '.join(GROUPS)} do, other keys are columns")
         column = self._column(key)
-        return self._fits(column, condition, depth)[column.codes]
+        return self._having(column, self._fits(column, condition, depth))
 
     def _fits(self, column: Column, condition: object, depth: int) -> Mask:
         """Return which of the column's values fit, [U]."""
@@ -178,7 +198,7 @@ class _Filtering:
         """Note how many images have a value that is no `kind`, once a column."""
         others = np.isnan(values) & column.present
         if others.any():
-            count, example = int(others[column.codes].sum()), str(column.values[int(np.argmax(others))])[:50]
+            count, example = column.count(others), str(column.values[int(np.argmax(others))])[:50]
             images = "1 image" if count == 1 else f"{count} images"
             self._note(f"{column.name} of {images} is not {kind}, such as {example}; no comparison holds there")
 

@@ -3,19 +3,19 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsfse_runtime.errors import InputError, NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.gallery.columns import Column
+from nsfse_runtime.gallery.columns import Column, known_column
 from nsfse_runtime.gallery.connections import Connections
 from nsfse_runtime.gallery.filters import Selection, Where, select
 from nsfse_runtime.gallery.sqlite_file import damaged, well_formed
 from nsfse_runtime.gallery.store import GalleryTables
-from nsfse_runtime.image_names import Names, loose, nearest, nfc
+from nsfse_runtime.image_names import Names, leads_out, nfc
 from nsfse_runtime.types import Floats, Mask, TargetFeatures
 
 _LARGEST_VALUE = 1e15  # of a feature: products of larger ones overflow
@@ -89,6 +89,11 @@ class Snapshot:
         if not is_sound(features):
             raise damaged(self._path, "a feature is not a number, or a huge one")
 
+    @property
+    def url(self) -> str:
+        """Return the gallery's path, for messages."""
+        return str(self._path)
+
     def __len__(self) -> int:
         """Return N."""
         return len(self.ids)
@@ -128,9 +133,15 @@ class Snapshot:
     def path_of(self, row: int) -> Path:
         """Return where the image of `row` was when the folder was last indexed."""
         name = self.ids[row]
-        if PurePath(name).is_absolute() or ".." in name.split("/") or "\0" in name:
+        if leads_out(name):
             raise damaged(self._path, "an id leads out of its folder")
         return Path(self.folder, name)
+
+    def sha256(self, row: int) -> bytes:
+        """Return the SHA-256 of the file of `row` as it was encoded. Raises InputError where it was removed since."""
+        if (recorded := self._connections.store().read_file(self.ids[row])) is None:
+            raise InputError(f"{self._path} was changed since it was read; call refresh() and try again")
+        return recorded[1]
 
     def is_current(self, row: int) -> bool:
         """Tell whether the image's file is still as it was when it was encoded, by its time or by its content."""
@@ -240,21 +251,10 @@ class Snapshot:
 
     def column(self, name: str) -> Column:
         """Return the column called `name`, or the only one called so but for case and blanks. Raises UsageError."""
-        name = self._column_name(name)
+        name = known_column(name, self.columns, self.url)
         if name not in self._columns:
             self._columns[name] = Column(name, [values.get(name) for values in self.metadata])
         return self._columns[name]
-
-    def _column_name(self, name: str) -> str:
-        if name in self.columns:
-            return name
-        same = [column for column in self.columns if loose(column) == loose(name)]
-        if len(same) == 1:
-            return same[0]
-        listed = ", ".join(self.columns) or "none: index with --metadata"
-        similar = nearest(name, self.columns)
-        hint = f"; did you mean {similar}?" if similar else ""
-        raise UsageError(printable(f"{self._path} has no column {name}; columns: {listed}{hint}"))
 
     def nearest_value(self, column: str, value: str) -> str | None:
         """Return the value of `column` most like `value`, None where it has that one, or none is near."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.gallery.snapshot import Snapshot
-from nsfse_runtime.types import GalleryId, ImageRef, Pixels, Rows, Upload
+from nsfse_runtime.retrieval.views import View
+from nsfse_runtime.types import GalleryId, ImageRef, Pixels, Upload
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,13 +27,13 @@ class ResolvedImage:
     """An image of a query.
 
     Attributes:
-        source: The row of the gallery whose features are right, or the pixels [h, w, 3] yet to be
+        source: The id in the gallery whose features are right, or the pixels [h, w, 3] yet to be
             encoded.
-        copies: Rows of the gallery images whose files have the same bytes.
+        contents: SHA-256 of the files that it is, or was when it was encoded.
     """
 
-    source: int | Pixels
-    copies: Rows
+    source: GalleryId | Pixels
+    contents: tuple[bytes, ...]
 
 
 def as_tuple(reference: "Reference | Sequence[Reference] | None") -> tuple[Reference, ...]:
@@ -44,7 +44,7 @@ def as_tuple(reference: "Reference | Sequence[Reference] | None") -> tuple[Refer
     return (reference,) if is_single or not isinstance(reference, Iterable) else tuple(reference)  # type: ignore[arg-type, return-value]
 
 
-def image_ref(reference: Reference, snapshot: Snapshot, size: tuple[int, int]) -> ImageRef:
+def image_ref(reference: Reference, view: View, size: tuple[int, int]) -> ImageRef:
     """Return which kind of reference this is.
 
     A string is an id where the gallery has it, else a file where there is one, else the name of one
@@ -57,9 +57,9 @@ def image_ref(reference: Reference, snapshot: Snapshot, size: tuple[int, int]) -
         ImageError: A Pillow image cannot be loaded.
     """
     if isinstance(reference, GalleryId):
-        return _gallery_id(reference, snapshot)
+        return _gallery_id(reference, view)
     if isinstance(reference, str):
-        return _named(reference, snapshot)
+        return _named(reference, view)
     if isinstance(reference, os.PathLike):
         return Path(reference)
     if isinstance(reference, bytes | bytearray | memoryview):
@@ -78,7 +78,7 @@ def image_ref(reference: Reference, snapshot: Snapshot, size: tuple[int, int]) -
     )
 
 
-def resolve(reference: ImageRef, snapshot: Snapshot, size: tuple[int, int]) -> ResolvedImage:
+def resolve(reference: ImageRef, view: View, size: tuple[int, int]) -> ResolvedImage:
     """Return the gallery's features of an image where they are right, else its pixels fitted to `size`.
 
     Features are right while the file is as it was when it was encoded, whatever names it. Where the
@@ -89,37 +89,37 @@ def resolve(reference: ImageRef, snapshot: Snapshot, size: tuple[int, int]) -> R
         ImageError: The file cannot be read safely.
         UsageError: An array is no image.
     """
-    row = _row_of(reference, snapshot)
-    if row is not None:
-        copies, path = snapshot.copies(row), Path(snapshot.folder, snapshot.ids[row])
-        if snapshot.is_current(row) or not os.path.isfile(path):
-            return ResolvedImage(row, copies)
+    name = _id_of(reference, view)
+    if name is not None:
+        encoded, path = view.sha256(name), Path(view.folder, name)
+        if view.is_current(name) or not os.path.isfile(path):
+            return ResolvedImage(name, (encoded,))
         pixels, sha256 = _load(path, size)
-        return ResolvedImage(pixels, np.union1d(copies, _copies(sha256, snapshot)))
+        return ResolvedImage(pixels, (encoded, *_known(sha256)))
     pixels, sha256 = _load(reference, size)
-    return ResolvedImage(pixels, _copies(sha256, snapshot))
+    return ResolvedImage(pixels, _known(sha256))
 
 
-def _copies(sha256: bytes | None, snapshot: Snapshot) -> Rows:
-    return np.empty(0, np.intp) if sha256 is None else snapshot.rows_with_content(sha256)
+def _known(sha256: bytes | None) -> tuple[bytes, ...]:
+    return () if sha256 is None else (sha256,)
 
 
-def _gallery_id(name: str, snapshot: Snapshot) -> GalleryId:
-    if (own := snapshot.same(name)) is None:
-        hint = snapshot.hint(name) or "give an id as results show it"
+def _gallery_id(name: str, view: View) -> GalleryId:
+    if (own := view.same(name)) is None:
+        hint = view.hint(name) or "give an id as results show it"
         raise NotFoundError(printable(f"the gallery has no image {name[:200]}; {hint}"))
     return GalleryId(own)
 
 
-def _named(name: str, snapshot: Snapshot) -> GalleryId | Path:
-    if own := snapshot.same(name):
+def _named(name: str, view: View) -> GalleryId | Path:
+    if own := view.same(name):
         return GalleryId(own)
     if os.path.exists(name):
         return Path(name)
     try:
-        return GalleryId(snapshot.ids[snapshot.row(name)])
+        return GalleryId(view.find(name))
     except NotFoundError:
-        hint = snapshot.hint(name)
+        hint = view.hint(name)
         raise NotFoundError(_absent(name) + (f"; {printable(hint)}" if hint else "")) from None
 
 
@@ -134,17 +134,17 @@ def _absent(name: str) -> str:
     return f"{printable(name[:200])} is neither a file nor an image of the gallery; check the path or the id"
 
 
-def _row_of(reference: ImageRef, snapshot: Snapshot) -> int | None:
-    """Return the row of an id, or of a file in the gallery's folder."""
+def _id_of(reference: ImageRef, view: View) -> GalleryId | None:
+    """Return the id that is meant, by itself or by a file in the gallery's folder."""
     if isinstance(reference, GalleryId):
-        return snapshot.row(reference)
-    if not isinstance(reference, Path):
+        return GalleryId(view.find(reference))
+    if not isinstance(reference, Path) or not view.folder:
         return None
-    real, folder = Path(os.path.realpath(reference)), Path(snapshot.folder)
+    real, folder = Path(os.path.realpath(reference)), Path(view.folder)
     if not real.is_relative_to(folder):
         return None
     name = real.relative_to(folder).as_posix()
-    return snapshot.row(name) if snapshot.has(name) else None
+    return GalleryId(name) if view.has(name) else None
 
 
 def _load(reference: ImageRef, size: tuple[int, int]) -> tuple[Pixels, bytes | None]:

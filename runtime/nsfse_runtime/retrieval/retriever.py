@@ -1,32 +1,32 @@
 """Retriever: a reference image and a text in, hits with the evidence of each word out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 from msgspec import structs
 
-from nsfse_runtime.errors import NsfseError
+from nsfse_runtime.errors import NsfseError, capture_error
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, stack_features
-from nsfse_runtime.retrieval.groups import best_of_groups
 from nsfse_runtime.retrieval.query import ComposedQuery, Query
 from nsfse_runtime.retrieval.references import Reference, as_tuple, image_ref, resolve
 from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, build_hits
 from nsfse_runtime.retrieval.text_warnings import notes_of, readings
 from nsfse_runtime.retrieval.timing import Timer
+from nsfse_runtime.retrieval.views import Candidates, FileView, StoreView, View
 from nsfse_runtime.search.first_stage import FirstStage, SearchMode
-from nsfse_runtime.search.on_device import MOST_PAIRS, device_cache
+from nsfse_runtime.search.on_device import device_cache
 from nsfse_runtime.search.two_stage import Ranking, ordered, rerank_rows, score_rows, select
-from nsfse_runtime.types import Floats, Mask, PairScores, Pixels, Rows, Scorer, no_evidence
+from nsfse_runtime.stores.protocol import GalleryStore, check_fingerprint
+from nsfse_runtime.types import Floats, GalleryId, PairScores, Pixels, RankingMode, Rows, Scorer, no_evidence
 
 __all__ = ["Hit", "Query", "Reference", "Result", "Retriever", "WordEvidence"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
 _ENCODED_AT_ONCE = 32  # images
 
 
@@ -36,7 +36,7 @@ class Retriever:
     def __init__(
         self,
         model: Scorer,
-        gallery: Gallery,
+        gallery: Gallery | GalleryStore,
         *,
         search: SearchMode = "auto",
         resident: bool | None = None,
@@ -45,8 +45,8 @@ class Retriever:
 
         Args:
             model: The model whose features the gallery holds.
-            gallery: What is searched. Each query sees its newest generation.
-            search: How stage 1 searches a gallery in host memory (see
+            gallery: What is searched, a file or a store. Each query sees its newest generation.
+            search: How stage 1 searches a gallery file in host memory (see
                 nsfse_runtime.search.first_stage).
             resident: Whether the whole gallery is copied to the model's device at the first query.
                 By default it is where the model runs on a GPU; for a single query that does not
@@ -61,9 +61,24 @@ class Retriever:
         self._scorer, self.gallery = model, gallery
         self._info = self._scorer.info
         self._tokenizer = self._scorer.tokenizer
-        gallery.check_model(self._scorer)
-        self._device_cache = device_cache(self._scorer, resident)
-        self._first_stage = FirstStage(gallery.path, self._scorer.fingerprint, search)
+        self._max_words = self._tokenizer.max_words if self._tokenizer else 0
+        if isinstance(gallery, Gallery):
+            gallery.check_model(self._scorer)
+            self._device_cache = device_cache(self._scorer, resident)
+            self._first_stage = FirstStage(gallery.path, self._scorer.fingerprint, search)
+        else:
+            self._store_info = gallery.info()
+            check_fingerprint(self._store_info.url, self._store_info.facts.fingerprint, model.fingerprint)
+
+    @contextmanager
+    def reading(self) -> Iterator[View]:
+        """Hold the newest generation inside, where the gallery promises snapshots; yield it as queries see it."""
+        if isinstance(self.gallery, Gallery):
+            with self.gallery.reading() as snapshot:
+                yield FileView(snapshot, self._first_stage, self._device_cache)
+        else:
+            with self.gallery.reading():
+                yield StoreView(self.gallery, self._store_info)
 
     def query(
         self,
@@ -152,12 +167,12 @@ class Retriever:
             InputError: The gallery was changed while it was read.
         """
         timer = Timer()
-        with self.gallery.reading() as snapshot:
+        with self.reading() as view:
             return [
                 outcome
                 if isinstance(outcome, NsfseError)
-                else capture_error(self._search, snapshot, *outcome, timer.fork())
-                for outcome in self._compose(snapshot, queries, timer)
+                else capture_error(self._search, view, *outcome, timer.fork())
+                for outcome in self._compose(view, queries, timer)
             ]
 
     def embed(self, queries: Sequence[Query]) -> list[Floats | NsfseError]:
@@ -173,17 +188,17 @@ class Retriever:
         Raises:
             IntegrityError: The gallery or the bundle is damaged.
         """
-        with self.gallery.reading() as snapshot:
-            outcomes = self._compose(snapshot, queries, Timer())
+        with self.reading() as view:
+            outcomes = self._compose(view, queries, Timer())
         return [outcome if isinstance(outcome, NsfseError) else outcome[1].vector for outcome in outcomes]
 
     def _compose(
-        self, snapshot: Snapshot, queries: Sequence[Query], timer: Timer
+        self, view: View, queries: Sequence[Query], timer: Timer
     ) -> "list[tuple[_ResolvedQuery, ComposedQuery] | NsfseError]":
         """Return each query resolved and composed, all together, or the error in its place."""
-        resolved = [capture_error(self._resolve, snapshot, query, timer) for query in queries]
+        resolved = [capture_error(self._resolve, view, query, timer) for query in queries]
         good = [query for query in resolved if isinstance(query, _ResolvedQuery)]
-        inputs = self._encode(snapshot, good, timer)
+        inputs = self._encode(view, good, timer)
         timer.start()
         composed = iter(compose_batch(self._scorer, inputs))
         timer.lap("text")
@@ -196,28 +211,28 @@ class Retriever:
                 outcomes.append((query, outcome))
         return outcomes
 
-    def _resolve(self, snapshot: Snapshot, query: Query, timer: Timer) -> "_ResolvedQuery":
-        """Check a query and find its images: rows of the gallery, or pixels yet to be encoded."""
+    def _resolve(self, view: View, query: Query, timer: Timer) -> "_ResolvedQuery":
+        """Check a query and find its images: ids of the gallery, or pixels yet to be encoded."""
         query.check(has_confidence=self._info.confidence is not None)
-        (mask, notes), size = snapshot.select(query.where), self._scorer.image_size
-        images = []
+        selection, size = view.select(query.where), self._scorer.image_size
+        images: list[GalleryId | Pixels] = []
+        contents: list[bytes] = []
         for reference in (*query.references, *query.negative_images):
             timer.start()
-            image = resolve(image_ref(reference, snapshot, size), snapshot, size)
-            mask[image.copies] = False
+            image = resolve(image_ref(reference, view, size), view, size)
+            contents += image.contents
             images.append(image.source)
-            if not isinstance(image.source, int):
+            if not isinstance(image.source, GalleryId):
                 timer.lap("decode")
-        if query.is_alone and self._info.confidence:
-            notes = (*notes, "no confidence is fitted to a search by words or images alone")
-        fields = tuple(snapshot.column(name).name for name in query.fields)
-        return _ResolvedQuery(query, mask, images, notes, fields)
+        is_unfitted = query.is_alone and self._info.confidence
+        notes = ("no confidence is fitted to a search by words or images alone",) if is_unfitted else ()
+        return _ResolvedQuery(query, selection, images, contents, notes, tuple(map(view.column, query.fields)))
 
-    def _encode(self, snapshot: Snapshot, queries: "Sequence[_ResolvedQuery]", timer: Timer) -> list[QueryInputs]:
+    def _encode(self, view: View, queries: "Sequence[_ResolvedQuery]", timer: Timer) -> list[QueryInputs]:
         """Return the features of every query's images; all pixels are encoded together."""
         images = [image for query in queries for image in query.images]
         timer.start()
-        pixels = [image for image in images if not isinstance(image, int)]
+        pixels = [image for image in images if not isinstance(image, GalleryId)]
         batches = [
             self._scorer.encode_images(np.stack(pixels[start : start + _ENCODED_AT_ONCE]))
             for start in range(0, len(pixels), _ENCODED_AT_ONCE)
@@ -225,7 +240,7 @@ class Retriever:
         if pixels:
             timer.lap("image")
         encoded = iter([batch.take([row]) for batch in batches for row in range(len(batch))])
-        features = iter([snapshot.targets([image]) if isinstance(image, int) else next(encoded) for image in images])
+        features = iter([view.features(image) if isinstance(image, GalleryId) else next(encoded) for image in images])
         inputs = []
         for query in queries:
             own = [next(features) for _ in query.images]
@@ -235,11 +250,9 @@ class Retriever:
             inputs.append(QueryInputs(query.query, references, negative))
         return inputs
 
-    def _search(self, snapshot: Snapshot, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Result:
-        query, mask = resolved.query, resolved.mask
-        if query.group_by is not None:
-            mask = best_of_groups(snapshot.vectors, composed.vector, mask, snapshot.column(query.group_by))
-        rankings = self._rank(snapshot, query, mask, composed, timer)
+    def _search(self, view: View, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Result:
+        query = resolved.query
+        found, rankings = self._rank(view, resolved, composed, timer)
         grid = self._info.grid if query.heatmaps else None
         texts = readings(self._tokenizer, query.texts, query.negative_texts, composed)
         whole = all(text.whole for text in texts)
@@ -248,64 +261,62 @@ class Retriever:
         for number, ranking in enumerate(rankings):
             # The confidence is fitted to the first block of candidates: none is claimed of later ones.
             is_first = number == 0 and query.offset < query.block
-            found = self._hits(snapshot, composed, ranking, grid, whole=whole and (is_first or not fitted))
-            metadata = (resolved.metadata_of(snapshot, row) for row in ranking.rows.tolist())
-            hits += [structs.replace(hit, metadata=own) for hit, own in zip(found, metadata, strict=True)]
+            built = self._hits(found, composed, ranking, grid, whole=whole and (is_first or not fitted))
+            metadata = (resolved.shown(found.metadata(row)) for row in ranking.rows.tolist())
+            hits += [structs.replace(hit, metadata=own) for hit, own in zip(built, metadata, strict=True)]
         timer.lap("stage2")
         matches = [hit.is_match for hit in hits if hit.confidence is not None]
         shown = [hit for hit in hits if (hit.confidence or 0.0) >= query.min_confidence]
         return Result(
             hits=tuple(shown),
-            total=int(np.count_nonzero(mask)),
+            total=found.total,
             has_match=any(matches) if matches else None,
             threshold=self._info.confidence.threshold if self._info.confidence and matches else None,
             timings_ms=timer.end(),
             grid=grid if shown else None,
             texts=texts,
-            notes=(*notes_of(texts, self._tokenizer.max_words if self._tokenizer else 0), *resolved.notes),
+            notes=(*notes_of(texts, self._max_words), *found.notes, *resolved.notes),
         )
 
     def _rank(
-        self, snapshot: Snapshot, query: Query, mask: Mask, composed: ComposedQuery, timer: Timer
-    ) -> list[Ranking]:
-        """Do both stages, on the device where the gallery is there; return the page in one or two rankings.
+        self, view: View, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer
+    ) -> tuple[Candidates, list[Ranking]]:
+        """Do both stages; return the candidates, and the page in one or two rankings.
 
         Stage 2 orders stage 1's rows block by block, so that pages fit together.
         """
-        block = composed.pairs_scored(self._info.mode, query.block, len(snapshot))
+        query, mode = resolved.query, self._info.mode
+        block = composed.pairs_scored(mode, query.block, len(view) if mode is RankingMode.ALL_PAIRS else 0)
         start, stop = query.offset, query.offset + query.k
         size = block or stop
         depth = -(-stop // size) * size
-
-        def score(rows: Rows) -> PairScores:
-            return composed.combined(score_rows(self._scorer, composed.queries, rows, snapshot.targets))
-
-        if self._device_cache is None or stop > size or depth > MOST_PAIRS:
-            rows, scores = self._first_stage(snapshot, composed.vector, depth, mask)
-            timer.lap("stage1")
-            rankings = []
-            for first in range(start // size * size, min(stop, len(rows)), size):
-                one = slice(first, first + size)
-                ranking = rerank_rows(score, rows[one], scores[one], size, block)
-                rankings.append(ranking.window(max(start - first, 0), stop - first))
-            return rankings
-        gallery = self._device_cache.gallery(snapshot, snapshot.targets)
-        best = gallery.search(composed.vector, depth, mask)
+        found = view.candidates(
+            composed.vector,
+            depth,
+            resolved.selection,
+            without=resolved.contents,
+            group_by=query.group_by,
+            on_device=stop <= size,
+        )
+        rows, scores = found.rows, found.scores
         timer.lap("stage1")
-        if block and len(best.rows):
-            by_row = np.argsort(best.rows)
-            pair = select(composed.combined(gallery.pairs(composed.queries, best)), by_row)
-            return [ordered(best.rows, best.scores, by_row, pair, stop).window(start, stop)]
-        return [rerank_rows(score, best.rows, best.scores, stop, 0).window(start, stop)]
+        if found.pairs is not None and block and len(rows):
+            by_row = np.argsort(rows)
+            pair = select(composed.combined(found.pairs(composed.queries)), by_row)
+            return found, [ordered(rows, scores, by_row, pair, stop).window(start, stop)]
+
+        score, rankings = partial(self._score, found, composed), []
+        for first in range(start // size * size, min(stop, len(rows)), size):
+            one = slice(first, first + size)
+            ranking = rerank_rows(score, rows[one], scores[one], size, block)
+            rankings.append(ranking.window(max(start - first, 0), stop - first))
+        return found, rankings
+
+    def _score(self, found: Candidates, composed: ComposedQuery, rows: Rows) -> PairScores:
+        return composed.combined(score_rows(self._scorer, composed.queries, rows, found.targets))
 
     def _hits(
-        self,
-        snapshot: Snapshot,
-        composed: ComposedQuery,
-        ranking: Ranking,
-        grid: tuple[int, int] | None,
-        *,
-        whole: bool,
+        self, found: Candidates, composed: ComposedQuery, ranking: Ranking, grid: tuple[int, int] | None, *, whole: bool
     ) -> tuple[Hit, ...]:
         if not len(ranking.rows):
             return ()
@@ -313,37 +324,27 @@ class Retriever:
         if pair is None:
             # Without a second stage the hits' words are scored all the same: a hit always has its
             # evidence.
-            pairs = (
-                score_rows(self._scorer, composed.queries, ranking.rows, snapshot.targets) if composed.tokens else None
-            )
-            pair = composed.combined(pairs) if pairs else no_evidence(ranking.scores)
+            pair = self._score(found, composed, ranking.rows) if composed.tokens else no_evidence(ranking.scores)
         model = self._info.confidence if composed.reference is not None and ranking.pair else None
-        targets = snapshot.targets(ranking.rows) if model or grid else None
-        return build_hits(snapshot.ids, snapshot.folder, composed, ranking, pair, model, targets, grid, whole=whole)
+        targets = found.targets(ranking.rows) if model or grid else None
+        return build_hits(found.ids, found.folder, composed, ranking, pair, model, targets, grid, whole=whole)
 
 
 @dataclass(frozen=True, slots=True)
 class _ResolvedQuery:
-    """A query with what it may find (`mask` [N]) and its images, those to avoid last: rows, or pixels [H, W, 3].
+    """A query with what it may find (`selection`) and its images, those to avoid last: ids, or pixels [H, W, 3].
 
-    `notes` are of its filter, `fields` are the columns that its hits have, none for all.
+    `contents` are the SHA-256 of its images' files, which are not found. `fields` are the columns that its hits have,
+    none for all.
     """
 
     query: Query
-    mask: Mask
-    images: "list[int | Pixels]"
+    selection: Any
+    images: "list[GalleryId | Pixels]"
+    contents: list[bytes]
     notes: tuple[str, ...]
     fields: tuple[str, ...]
 
-    def metadata_of(self, snapshot: Snapshot, row: int) -> dict[str, str]:
-        """Return the metadata of a hit."""
-        values = snapshot.metadata_of(row)
+    def shown(self, values: dict[str, str]) -> dict[str, str]:
+        """Return those of a hit's columns that `fields` names."""
         return {name: values[name] for name in self.fields if name in values} if self.fields else values
-
-
-def capture_error(function: "Callable[P, T]", *args: "P.args", **options: "P.kwargs") -> "T | NsfseError":
-    """Return what `function` returns, or its error in its place."""
-    try:
-        return function(*args, **options)
-    except NsfseError as error:
-        return error

@@ -10,7 +10,7 @@ from nsfse_runtime import Gallery, Query, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.gallery.columns import Column
 from nsfse_runtime.inference.confidence import FEATURES, Decision
-from nsfse_runtime.retrieval.groups import best_of_groups
+from nsfse_runtime.stores.groups import best_of_groups
 from tests.galleries import PLAIN_INFO, ColourScorer, save_images, unit
 
 COUNT = len(FEATURES)

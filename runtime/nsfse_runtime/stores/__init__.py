@@ -1,0 +1,1 @@
+"""Galleries beyond one file: one small protocol, and the engines behind it."""

@@ -1,0 +1,189 @@
+"""GalleryStore: what a gallery does wherever it is kept, in ids of images and not in rows (docs/stores.md)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from nsfse_runtime.errors import VersionError
+from nsfse_runtime.gallery.filters import Where
+from nsfse_runtime.types import Floats
+
+REGION_FORMAT = 2
+"""The format of `Record.regions` (see nsfse_runtime.inference.region_codec)."""
+Metadata = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of a gallery.
+
+    Attributes:
+        id: Its name, unique in the gallery.
+        sha256: The SHA-256 of its file, 32 bytes; images with the same bytes share their features.
+        vector: Its stage-1 vector [d], float32.
+        regions: Its regions [R, d], encoded in REGION_FORMAT; empty where they were not wanted.
+        metadata: Its columns and values.
+    """
+
+    id: str
+    sha256: bytes
+    vector: Floats
+    regions: bytes
+    metadata: Metadata = field(default_factory=dict)
+
+
+class Link(NamedTuple):
+    """A name for an image whose features the store has: `id`, the `sha256` of its file, its `metadata`."""
+
+    id: str
+    sha256: bytes
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        ids: Ids, best first; scores that tie (search.two_stage.TIE) come in the order of ids.
+        scores: Their inner products with the query, float32, as search.two_stage.best_of returns them.
+        total: How many images might have been found. A store may estimate a large number (see StoreInfo).
+        notes: What a user should know of the filter (see gallery.filters).
+    """
+
+    ids: tuple[str, ...]
+    scores: Floats
+    total: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What is fixed when a store is made.
+
+    Attributes:
+        fingerprint: The model whose features it holds.
+        dim: d, the length of a vector.
+        regions: R, how many regions an image has.
+        bundle: The folder of the model's bundle, "" where it is none.
+        folder: The folder of the images, "" where there is none.
+    """
+
+    fingerprint: str
+    dim: int
+    regions: int
+    bundle: str = ""
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What a store holds, and what it promises.
+
+    Attributes:
+        url: Where it is, without a password.
+        engine: What keeps it, with its version.
+        facts: What is fixed since it was made.
+        images: N, how many ids there are.
+        distinct: How many of them differ in their bytes.
+        search: Whether stage 1 is exact, or may miss an image. Filters, deletions and scores are exact in any case.
+        consistency: What a query sees: one committed state (snapshot), or states up to some time old (bounded).
+        writers: Whether one process may write at a time, or many.
+        total: Whether `Found.total` is counted, or estimated where it is large.
+        writable: Whether it may be written here: a replica may not.
+    """
+
+    url: str
+    engine: str
+    facts: StoreFacts
+    images: int
+    distinct: int
+    search: Literal["exact", "approximate"]
+    consistency: Literal["snapshot", "bounded"]
+    writers: Literal["one", "many"]
+    total: Literal["counted", "estimated"]
+    writable: bool = True
+
+
+class GalleryStore(Protocol):
+    """A gallery, wherever it is kept. Threads may share it.
+
+    Any method may raise InputError (the store cannot be reached), OutputError (it cannot be written) or IntegrityError
+    (what it holds is damaged). Writing is idempotent: what was interrupted is repeated. What a method has written, the
+    next call of any method of this object sees.
+    """
+
+    def info(self) -> StoreInfo:
+        """Return what the store holds and promises."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns of metadata, sorted."""
+
+    def known(self, sha256: Sequence[bytes]) -> set[bytes]:
+        """Return those of `sha256` whose features the store has: they need no encoding."""
+
+    def upsert(self, records: Sequence[Record]) -> None:
+        """Write all of `records` or none; one whose id is there takes its place."""
+
+    def link(self, links: Sequence[Link]) -> None:
+        """Write names for known features, all or none. Raises NotFoundError for features that are not there."""
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete images, and features that no image has any more; return how many images there were."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """See one committed state in what is read inside, where the store promises snapshots."""
+
+    def search(
+        self,
+        vector: Floats,
+        k: int,
+        where: Where | None = None,
+        *,
+        without: Sequence[bytes] = (),
+        group_by: str | None = None,
+        exact: bool = False,
+    ) -> Found:
+        """Find the images with the largest inner product with `vector`.
+
+        Args:
+            vector: The query's vector [d].
+            k: How many to find; fewer are found only where fewer fit.
+            where: A filter on metadata (docs/queries.md §9).
+            without: SHA-256 of files that must not be found.
+            group_by: A column, of each value of which only the best image is found.
+            exact: Whether the search must miss no image.
+
+        Raises:
+            UsageError: `where` is no filter, or a column is unknown.
+        """
+
+    def fetch(self, ids: Sequence[str], regions: bool = True) -> list[Record]:
+        """Return images in the order of `ids`. Raises NotFoundError where one is not there."""
+
+    def ids(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[str]:
+        """Return up to `limit` ids, sorted, that begin with `prefix` and come after `after`."""
+
+    def build_index(self) -> None:
+        """Make the index of stage 1 where the store has one that is not there yet: after much was written."""
+
+    def close(self) -> None:
+        """Close the connections; a later use opens them again."""
+
+
+def all_ids(store: GalleryStore) -> Iterator[str]:
+    """Yield all ids of a store, sorted."""
+    after = ""
+    while ids := store.ids(after=after):
+        yield from ids
+        after = ids[-1]
+
+
+def check_fingerprint(url: str, own: str, other: str) -> None:
+    """Raise VersionError where a store at `url` with features of the model `own` is used with the model `other`."""
+    if own != other:
+        raise VersionError(
+            f"{url} holds features of another bundle ({own[:12]}, not {other[:12]}); "
+            "name its own bundle, or index into a new gallery"
+        )
