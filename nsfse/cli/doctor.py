@@ -16,10 +16,21 @@ from nsfse.config import AMP_VARIABLE
 from nsfse_runtime.errors import NsfseError
 from nsfse_runtime.extras import installed_version
 from nsfse_runtime.hardware import available_memory, usable_cpus
+from nsfse_runtime.images.formats import FORMATS, missing_formats
 from nsfse_runtime.json_schema import SCHEMA_VERSION
 
 PACKAGES = (
-    *("numpy", "pillow", "tokenizers", "msgspec", "typer", "onnxruntime", "onnxruntime-gpu", "faiss-cpu"),
+    *(
+        "numpy",
+        "pillow",
+        "pillow-heif",
+        "tokenizers",
+        "msgspec",
+        "typer",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "faiss-cpu",
+    ),
     *("torch", "safetensors", "transformers", "onnx", "onnxscript", "onnxslim", "tensorboard"),
     *("tensorrt", "tensorrt-cu12-libs", "tensorrt-cu13-libs", "tensorrt-rtx", "cuda-bindings", "openvino"),
     *("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
@@ -57,6 +68,7 @@ def collect(bundle: Path | None = None, *, full: bool = False) -> dict[str, Any]
         "providers": _providers(versions),
     }
     report["accelerators"] = accelerators(report["providers"])
+    report["image formats"] = {name: _format(name) for name in FORMATS}
     report["training"] = {"bfloat16": _bfloat16(versions)}
     if full:
         report["paths"] = {
@@ -101,6 +113,10 @@ def accelerators(providers: list[str]) -> dict[str, str]:
         "TensorRT for RTX in ONNX Runtime": _tensorrt_rtx_provider(),
         "TensorRT engines": _engines(),
     }
+
+
+def _format(name: str) -> str:
+    return f"missing: {missing_formats()[name]}" if name in missing_formats() else "ok"
 
 
 def _bfloat16(versions: dict[str, str]) -> str:

@@ -19,8 +19,6 @@ from nsfse_runtime.errors import DataError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.regular_files import read_regular
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-"""Suffixes of images, the preferred ones first where one id has several files."""
 # Not `pattern`: in a union with other types it crashes the garbage collector now and then (msgspec 0.22.0).
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 """The name of an image: text that is not blank, as `convert` empties what is."""

@@ -9,9 +9,12 @@ from functools import cached_property
 from itertools import islice
 from pathlib import PurePath
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-"""Suffixes of images that are read."""
-_CUT = (*SUFFIXES, ".jpe", ".jfif", ".avif", ".heic", ".heif", ".jxl", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"),
+    *(".avif", ".tif", ".tiff", ".jp2", ".j2k", ".heic", ".heif"),
+)
+"""Suffixes of images that are read, the preferred ones first where one id has several files."""
+_CUT = (*SUFFIXES, ".jpe", ".jfif", ".jxl")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST, _MOST_KNOWN, _MOST_COMPARED = 300, 100_000, 1000
 _INVISIBLE = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF))

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from nsfse.data.text_files import SUFFIXES
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable
+from nsfse_runtime.image_names import SUFFIXES
 from nsfse_runtime.regular_files import open_regular
 
 TABLES = (".json", ".jsonl", ".txt", ".csv")

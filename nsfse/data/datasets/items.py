@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nsfse.data.datasets.file_index import dead_files
-from nsfse.data.text_files import SUFFIXES, read_csv
+from nsfse.data.text_files import read_csv
 from nsfse_runtime.errors import DataError, NotFoundError
+from nsfse_runtime.image_names import SUFFIXES
 
 RESERVED = ("id", "file", "split")
 MISSING_VALUES = frozenset({"", "?"})

@@ -13,6 +13,7 @@ from nsfse_runtime.gallery.scan import FileStamp
 from nsfse_runtime.hardware import available_memory, usable_cpus
 from nsfse_runtime.images import decode
 from nsfse_runtime.images.file_kinds import HEAD_BYTES
+from nsfse_runtime.images.formats import is_readable_kind
 from nsfse_runtime.types import Pixels
 
 # A batch is no larger than pays off on a CPU, and takes no more than this share of the memory that is free.
@@ -105,7 +106,7 @@ def looks_like_image(path: Path) -> bool:
     """Tell by a file's first bytes whether it may be an image that is read; True where it cannot be opened now."""
     try:
         with decode.open_image(path) as stream:
-            return decode.is_readable_kind(stream.read(HEAD_BYTES))
+            return is_readable_kind(stream.read(HEAD_BYTES), path.name)
     except ImageError:
         return False
     except OSError:

@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import PIL
 
 from nsfse_runtime.errors import DataError, InputError, IntegrityError, NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
@@ -30,10 +29,11 @@ from nsfse_runtime.gallery.scan import FileStamp, Listing, clean_globs, is_left_
 from nsfse_runtime.gallery.sqlite_file import sole_writer
 from nsfse_runtime.gallery.store import COMPANIONS, GalleryTables
 from nsfse_runtime.images import decode
+from nsfse_runtime.images.formats import readers_version
 from nsfse_runtime.types import Pixels, Scorer, TargetFeatures
 
 # Refusals are remembered with what refused them: another decoder tries again.
-_DECODER = f"{decode.DECODER_VERSION}/Pillow {PIL.__version__}"
+_DECODER = f"{decode.DECODER_VERSION}/{readers_version()}"
 # A file changed so recently may change again within the clock's tick, unseen: next time it is hashed again.
 _FRESH_NS = 2_000_000_000
 _UNTRUSTED = -1

@@ -12,46 +12,25 @@ from io import BufferedReader, BytesIO
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.images.colour_profiles import Colours, colours_of
-from nsfse_runtime.images.file_kinds import HEAD_BYTES, reason_against
+from nsfse_runtime.images.formats import open_header
 from nsfse_runtime.images.memory_budget import ByteBudget
 from nsfse_runtime.regular_files import IrregularFileError, open_regular
 from nsfse_runtime.types import Pixels
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 100_000_000
-# Bumped when images that were refused may be read, so that a gallery tries them again, or are read
-# with other colours (2: those with a profile; see has_profile), so that it encodes them again.
+# Bumped when images are read with other colours (2: those with a profile; see has_profile), so that a
+# gallery encodes them again.
 DECODER_VERSION = 2
 Source = bytes | str | os.PathLike[str] | BinaryIO
 _T = TypeVar("_T")
 
-# Plugins are opened by themselves: Image.open would first warn about a bomb, on stderr, where we
-# refuse.
-_READERS: dict[bytes, type[ImageFile.ImageFile]] = {
-    b"\xff\xd8\xff": JpegImageFile,
-    b"\x89PNG\r\n\x1a\n": PngImageFile,
-    b"GIF87a": GifImageFile,
-    b"GIF89a": GifImageFile,
-    b"BM": BmpImageFile,
-}
-# Bytes per pixel at the peak: the decoded image and its copy on white, 4 each. WEBP's decoder holds
-# two canvases and a third copy more (7000x7000 peaked at 850 MB), so a WEBP may have half the
-# pixels.
-_PIXEL_COST, _WEBP_PIXEL_COST = 8, 16
-# A progressive JPEG of a few kB can ask for thousands of passes over all its pixels.
-_MAX_SCANNED_PIXELS = 1_000_000_000
-# Pillow reads a BMP's run lengths in Python, at about a million a second.
-_MAX_BMP_RUN_PIXELS = 4_000_000
 _budget = ByteBudget(500_000_000)
 
 
@@ -111,7 +90,7 @@ def fit_pillow(image: Image.Image, size: tuple[int, int]) -> Pixels:
 def has_profile(stream: BinaryIO) -> bool:
     """Tell whether an image's colours are converted by its profile; only its head is read. Raises OSError."""
     try:
-        with _open(stream) as image:
+        with open_header(stream, MAX_PIXELS)[0] as image:
             return colours_of(image) is not None
     except OSError as error:
         if error.errno is not None:
@@ -119,11 +98,6 @@ def has_profile(stream: BinaryIO) -> bool:
         return False
     except Exception:  # no image, or a damaged one: decoding reports it
         return False
-
-
-def is_readable_kind(head: bytes) -> bool:
-    """Tell whether a file that begins with `head` says that it is an image of a format that is read."""
-    return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head.startswith(tuple(_READERS))
 
 
 def open_image(path: str | os.PathLike[str]) -> BufferedReader:
@@ -172,20 +146,18 @@ def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, fin
     stream.seek(0)
     check_bytes(nbytes)
     try:
-        with _open(stream) as image:
-            pixel_cost = _WEBP_PIXEL_COST if isinstance(image, WebPImageFile) else _PIXEL_COST
-            _check_size(image, stream, max_pixels * _PIXEL_COST // pixel_cost)
-            with _budget.reserve(image.width * image.height * pixel_cost + nbytes):
-                if size is not None and isinstance(image, JpegImageFile):
-                    _draft(image, size, turned=_turn(image) in _ON_SIDE)
-                image.load()
-                turn, colours = _turn(image), colours_of(image)
-                flat = image if colours and colours.mode == "CMYK" else _on_white(image)
-                if flat is not image:
-                    # Or three copies of a large image are held while it is turned; the caller's
-                    # stream stays open.
-                    Image.Image.close(image)
-                return finish(flat if turn is None else flat.transpose(turn), colours)
+        image, pixel_cost = open_header(stream, max_pixels)
+        with image, _budget.reserve(min(image.width * image.height, max_pixels) * pixel_cost + nbytes):
+            if isinstance(image, JpegImageFile):
+                _draft(image, size, max_pixels)
+            image.load()
+            turn, colours = _turn(image), colours_of(image)
+            flat = image if colours and colours.mode == "CMYK" else _on_white(image)
+            if flat is not image:
+                # Or three copies of a large image are held while it is turned; the caller's
+                # stream stays open.
+                Image.Image.close(image)
+            return finish(flat if turn is None else flat.transpose(turn), colours)
     except ImageError:
         raise
     except MemoryError as error:
@@ -196,42 +168,6 @@ def _decode(stream: BinaryIO, max_pixels: int, size: tuple[int, int] | None, fin
         raise ImageError(f"damaged or incomplete: {_first_line(error)}") from error
     except Exception as error:  # a malformed file makes Pillow raise ValueError, SyntaxError, struct.error and others
         raise ImageError(f"damaged or incomplete: {_first_line(error)}") from error
-
-
-def _open(stream: BinaryIO) -> ImageFile.ImageFile:
-    head = stream.read(HEAD_BYTES)
-    stream.seek(0)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return WebPImageFile(stream)
-    for magic, reader in _READERS.items():
-        if head.startswith(magic):
-            return reader(stream)
-    name = getattr(stream, "name", "")
-    raise ImageError(reason_against(head, os.fspath(name) if isinstance(name, str | os.PathLike) else ""))
-
-
-def _check_size(image: ImageFile.ImageFile, stream: BinaryIO, max_pixels: int) -> None:
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        limit = f"{max_pixels / 1e6:.0f} million pixels"
-        raise ImageError(f"{image.width}x{image.height} is over the limit of {limit}; make it smaller")
-    if isinstance(image, BmpImageFile) and image.tile and image.tile[0].codec_name == "bmp_rle":
-        if pixels > _MAX_BMP_RUN_PIXELS:
-            raise ImageError(f"a run-length BMP of {image.width}x{image.height} is too slow to read; save it as PNG")
-    elif image.info.get("progressive") and (scans := _scans(stream)) * pixels > _MAX_SCANNED_PIXELS:
-        raise ImageError(f"a JPEG of {scans} passes at {image.width}x{image.height} is too slow to read; save it again")
-
-
-def _scans(stream: BinaryIO) -> int:
-    """Count the start-of-scan markers; inside coded data the byte FF is escaped, so none is counted by chance."""
-    position = stream.tell()
-    stream.seek(0)
-    count, tail = 0, b""
-    while chunk := stream.read(1 << 20):
-        count += (tail + chunk).count(b"\xff\xda")
-        tail = chunk[-1:]
-    stream.seek(position)
-    return count
 
 
 _TURNS = {
@@ -254,10 +190,17 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _draft(image: JpegImageFile, size: tuple[int, int], *, turned: bool) -> None:
-    width, height = _inner((image.height, image.width) if turned else image.size, size)
-    doubled = (2 * width, 2 * height)
-    image.draft(None, doubled[::-1] if turned else doubled)
+def _draft(image: JpegImageFile, size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Let a JPEG be decoded at a fraction: at least twice `size` (height, width), and at most `max_pixels`."""
+    width, height = image.size
+    part = next((part for part in (1, 2, 4) if width * height <= max_pixels * part * part), 8)
+    wanted = (width // part, height // part)
+    if size is not None:
+        turned = _turn(image) in _ON_SIDE
+        inner = _inner((height, width) if turned else (width, height), size)
+        doubled = tuple(2 * side for side in (inner[::-1] if turned else inner))
+        wanted = (min(wanted[0], doubled[0]), min(wanted[1], doubled[1]))
+    image.draft(None, (max(1, wanted[0]), max(1, wanted[1])))
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -1,16 +1,17 @@
-"""What a file is that is no image we read, by its first bytes and, where they are shared, by its name's suffix."""
+"""What a file is, by its first bytes and, where they are shared, by its name's suffix."""
 
 HEAD_BYTES = 256
 """How much of a file's beginning is looked at."""
-READABLE = "JPEG, PNG, WEBP, BMP or GIF"
-_CONVERT = f" is not read; convert it to {READABLE}"
+READABLE = "JPEG, PNG, WEBP, BMP, GIF, AVIF, TIFF, JPEG 2000 or HEIC"
+_CONVERT = " is not read; convert it to JPEG or PNG"
 _OTHER = ", not an image"
 
 # The four letters after "ftyp": ISO/IEC 14496-12, its register of brands (mp4ra.org), Apple's and
 # Canon's own.
 _BRANDS = {
     **dict.fromkeys(("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs"), "HEIC"),
-    **dict.fromkeys(("avif", "avis"), "AVIF"),
+    "avif": "AVIF",
+    "avis": "animated AVIF",
     **dict.fromkeys(("mif1", "msf1", "miaf", "mif2"), "HEIF"),
     "crx ": "camera RAW (CR3)",
     "jxl ": "JPEG XL",
@@ -19,6 +20,11 @@ _BRANDS = {
 _SOUNDS = ("M4A ", "M4B ", "M4P ", "F4A ")
 _CAMERAS = ("dng", "nef", "nrw", "cr2", "arw", "sr2", "srw", "pef", "orf", "rw2", "raf", "3fr", "iiq", "erf", "kdc")
 _IMAGES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
     b"FUJIFILMCCD-RAW": "camera RAW (RAF)",
     b"IIRO": "camera RAW (ORF)",
     b"IIRS": "camera RAW (ORF)",
@@ -83,15 +89,21 @@ _SIDECARS = {
 
 def reason_against(head: bytes, name: str = "") -> str:
     """Return why a file that begins with `head` is not read, as a line: another image format, or no image at all."""
-    suffix = name.rpartition(".")[2].lower()
-    if image := _image(head, suffix):
+    if image := image_kind(head, name):
         return image + _CONVERT
-    kind = _other(head, suffix)
+    kind = _other(head, _suffix(name))
     return kind if ";" in kind else f"{kind}{_OTHER}" if kind else f"not an image ({READABLE})"
 
 
-def _image(head: bytes, suffix: str) -> str:
-    """Return the name of an image format that is not read, "" for what is none."""
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def image_kind(head: bytes, name: str = "") -> str:
+    """Return the name of the image format of a file that begins with `head`, "" for what is none."""
+    suffix = _suffix(name)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
     if head[4:8] == b"ftyp":
         return _of_brands(_brands(head))
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")

@@ -20,13 +20,13 @@ from nsfse_runtime.errors import NotFoundError, OutputError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.entries import delete_file, patch_metadata
 from nsfse_runtime.gallery.sync import sync_file
+from nsfse_runtime.image_names import SUFFIXES
 from nsfse_runtime.images import decode
 from nsfse_runtime.server.beneath import open_beneath
 from nsfse_runtime.server.errors import HTTPError, usage_error
 from nsfse_runtime.server.galleries import ServedGallery
 from nsfse_runtime.server.settings import THUMBNAIL_SIDE
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _QUALITY = 85
 # A thumbnail has about 10 kB.
 _CACHED_THUMBNAILS = 1000

@@ -322,6 +322,14 @@ def test_doctor_tells_no_home_path_unless_asked(capsys):
     assert str(Path(sys.executable)) in run(capsys, "doctor", "--json", "--full")[1]
 
 
+def test_doctor_says_which_image_formats_are_not_read(monkeypatch):
+    from nsfse.cli import doctor
+
+    monkeypatch.setattr(doctor, "missing_formats", lambda: {"HEIC": 'pip install "nsfse[heic]"'})
+    formats = doctor.collect()["image formats"]
+    assert formats["JPEG"] == formats["AVIF"] == "ok" and formats["HEIC"] == 'missing: pip install "nsfse[heic]"'
+
+
 def test_doctor_sees_the_clash_of_both_onnx_runtimes(monkeypatch):
     from nsfse.cli import doctor
 

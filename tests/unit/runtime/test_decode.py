@@ -188,8 +188,8 @@ def png_of(width: int, height: int) -> bytes:
     [
         (b"", "empty"),
         (b"hello, this is text", "not an image"),
-        (b"II*\0" + bytes(50), "TIFF is not read; convert"),
-        (b"\0\0\0\x18ftypheic" + bytes(50), "HEIC is not read; convert"),
+        (b"II*\0" + bytes(50), "damaged"),
+        (b"\xff\x0a" + bytes(50), "JPEG XL is not read; convert"),
         (b"8BPS\0\1" + bytes(50), "Photoshop is not read"),
         (b"\xff\xd8\xff", "damaged"),
         (encoded(two_halves())[:40], "damaged"),

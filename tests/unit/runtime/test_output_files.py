@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from nsfse_runtime.errors import OutputError, UsageError
-from nsfse_runtime.images.file_kinds import reason_against
+from nsfse_runtime.images.file_kinds import image_kind, reason_against
 from nsfse_runtime.output_files import PAGE, SHEET, cache_folder, check_folder, check_output
 from nsfse_runtime.visualize.contact_sheet import contact_sheet
 from nsfse_runtime.visualize.html_page import html_page
@@ -27,7 +27,7 @@ def ftyp(major: str, *others: str) -> bytes:
         (ftyp("mif1", "avif"), "", "AVIF"),
         (ftyp("mif1", "miaf"), "", "HEIF"),
         (ftyp("avif", "mif1"), "", "AVIF"),
-        (ftyp("avis"), "", "AVIF"),
+        (ftyp("avis"), "", "animated AVIF"),
         (ftyp("crx "), "", "camera RAW (CR3)"),
         (ftyp("jp2 "), "", "JPEG 2000"),
         (ftyp("jxl "), "", "JPEG XL"),
@@ -47,8 +47,9 @@ def ftyp(major: str, *others: str) -> bytes:
         (b"P6\n4 4\n255\n", "", "PNM"),
     ],
 )
-def test_formats_of_images_that_are_not_read(head: bytes, name: str, kind: str) -> None:
-    assert reason_against(head, name) == f"{kind} is not read; convert it to JPEG, PNG, WEBP, BMP or GIF"
+def test_formats_of_images_are_told_by_their_first_bytes(head: bytes, name: str, kind: str) -> None:
+    assert image_kind(head, name) == kind
+    assert reason_against(head, name) == f"{kind} is not read; convert it to JPEG or PNG"
 
 
 @pytest.mark.parametrize(
