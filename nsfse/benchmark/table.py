@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from nsfse.benchmark.markdown import markdown_table
+from nsfse.benchmark.markdown import latex_table, markdown_table
 from nsfse.benchmark.significance import (
     LEVEL,
     OLDER,
@@ -223,6 +223,15 @@ def markdown(rows: Sequence[Row], missing: Sequence[str] = (), captions: Mapping
     if missing:
         parts.append("\n".join(["Missing:\n", *(f"- {name}" for name in missing)]))
     return "\n\n".join(parts) + "\n"
+
+
+def latex(rows: Sequence[Row]) -> str:
+    """Return the tables of `markdown` for LaTeX, with booktabs."""
+    tables = []
+    for chosen in _tables(rows):
+        caption = ", ".join(part for part in (chosen[0].block, chosen[0].protocol) if part)
+        tables.append(latex_table(COLUMNS, [_cells(row) for row in chosen], f"{caption}: percent, mean ± deviation"))
+    return "\n\n".join(["% Needs \\usepackage{booktabs}.", *tables]) + "\n"
 
 
 def _has_single_seed(row: Row) -> bool:

@@ -17,14 +17,15 @@ from nsfse.cli.engine_commands import ExportCommand, add, list_engines
 from nsfse.cli.errors import report
 from nsfse.cli.gallery_commands import index, query, serve
 from nsfse.cli.help_commands import demo, doctor, info
+from nsfse.cli.hub_commands import pull, push, use
 from nsfse.cli.model_commands import export, import_clip, train
 from nsfse.cli.repair_commands import repair, verify
 
 WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".
   nsfse demo                                            a search page over photos of clothes, to try it
-  nsfse index my.gallery photos/ -b BUNDLE              make a gallery of a folder of images
-  nsfse query dress.jpg "make it red" -g my.gallery     search it
+  nsfse index photos/                                   make a gallery of a folder of images
+  nsfse query "red dress"                               search it, also: nsfse query dress.jpg "make it red"
   nsfse --help                                          all commands
 """
 
@@ -55,8 +56,8 @@ def welcome(
     \b
     Examples:
       nsfse demo
-      nsfse index my.gallery photos/ -b BUNDLE
-      nsfse query dress.jpg "make it red" -g my.gallery
+      nsfse index photos/
+      nsfse query "red dress"
     """
     if version or context.invoked_subcommand is None:
         typer.echo(f"nsfse {nsfse.__version__}" if version else WELCOME, nl=version)
@@ -69,6 +70,9 @@ app.command(cls=ExportCommand)(export)
 app.command()(index)
 app.command()(query)
 app.command(context_settings={"auto_envvar_prefix": "NSFSE_SERVE"})(serve)
+app.command()(use)
+app.command()(push)
+app.command()(pull)
 app.command()(evaluate)
 app.command()(reproduce)
 app.command()(info)

@@ -17,11 +17,18 @@ from nsfse.cli.arguments import (
     provider_options,
 )
 from nsfse_runtime.errors import InputError
+from nsfse_runtime.escaping import printable
 
 
 def index(
-    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery file; made when absent.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images.")],
+    gallery: Annotated[
+        Path,
+        typer.Argument(
+            metavar="GALLERY|FOLDER",
+            help="The gallery file, made when absent; a folder alone gets FOLDER.gallery beside it.",
+        ),
+    ],
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Folder of images, after GALLERY.")] = None,
     bundle: BundleOption = None,
     metadata: Annotated[
         Path | None, typer.Option(metavar="CSV", help="A table with a column id or file, and others.")
@@ -52,14 +59,21 @@ def index(
 
     \b
     Examples:
+      nsfse index photos/
       nsfse index my.gallery photos/ -b BUNDLE
       nsfse index my.gallery photos/ --metadata items.csv --exclude 'drafts/*'
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import index_text
+    from nsfse.defaults import gallery_beside
     from nsfse.open import index_folder, resolve_device
     from nsfse.progress import indexing_bar, print_status
+    from nsfse_runtime.gallery.sync import check_is_folder
 
+    if folder is None:
+        check_is_folder(gallery)
+        gallery, folder = gallery_beside(gallery), gallery
+        print_status(f"nsfse: the gallery is {printable(str(gallery))}")
     with indexing_bar() as progress:
         report, count = index_folder(
             gallery,
@@ -80,7 +94,6 @@ def index(
 
 
 def query(
-    gallery: Annotated[Path, typer.Option("-g", "--gallery", metavar="GALLERY", help="The gallery file.")],
     image: Annotated[
         str | None,
         typer.Argument(
@@ -89,6 +102,15 @@ def query(
     ] = None,
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="What should be different; none for more of the same.")
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            "-g",
+            "--gallery",
+            metavar="GALLERY",
+            help="The gallery file; by default the one in this folder, or beside it.",
+        ),
     ] = None,
     words: Annotated[
         str | None, typer.Option("--text", metavar="TEXT", help="The same as TEXT, also without IMAGE.")
@@ -156,6 +178,7 @@ def query(
 
     \b
     Examples:
+      nsfse query "red dress"
       nsfse query dress.jpg "make it red" -g my.gallery
       nsfse query "red dress" -g my.gallery --where 'price<30' --png hits.png
       nsfse query dress.jpg "with dots" -g my.gallery --exclude-text stripes
@@ -164,11 +187,15 @@ def query(
     from nsfse.cli.query_support import check_references, check_sheets, image_and_text, why_empty, write_sheets
     from nsfse.cli.reports import query_text
     from nsfse.cli.rich_output import in_colour, show_query
+    from nsfse.defaults import nearest_gallery
     from nsfse.open import image_file, open_retriever, resolve_device
     from nsfse_runtime.retrieval.query import Query
 
     retriever = open_retriever(
-        gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), search
+        gallery or nearest_gallery(),
+        bundle,
+        resolve_device(device, provider, provider_options(provider_option)),
+        search,
     )
     others = [("and like", name) for name in and_like or ()] + [("not like", name) for name in exclude_image or ()]
     with retriever.reading() as view:

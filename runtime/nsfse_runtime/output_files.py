@@ -74,6 +74,19 @@ def cache_folder(*parts: str) -> Path:
         raise OutputError("there is no home folder for a cache; set XDG_CACHE_HOME") from error
 
 
+def data_folder(*parts: str) -> Path:
+    """Return nsfse's folder of the user's data, or one in it: ~/.local/share/nsfse on Linux, by XDG_DATA_HOME if set.
+
+    Raises OutputError where the user has no home folder.
+    """
+    import platformdirs
+
+    try:
+        return platformdirs.user_data_path("nsfse", appauthor=False).joinpath(*parts)
+    except RuntimeError as error:
+        raise OutputError("there is no home folder for models; set XDG_DATA_HOME") from error
+
+
 def check_folder(path: Path, ours: Collection[str], marks: Collection[str]) -> None:
     """Raise OutputError where results may not be written into the folder `path`.
 

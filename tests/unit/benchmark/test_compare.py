@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 
 from nsfse.benchmark import compare, equal_minutes
 from nsfse.benchmark.blocks import CAPTIONS, blocks_of
+from nsfse.benchmark.markdown import latex_table
 from nsfse.benchmark.methods import ABLATIONS, method_settings
 from nsfse.benchmark.significance import Versus
 from nsfse.benchmark.table import Row, findings, format_mean_std, markdown, mean_and_std, plot, table
@@ -271,6 +272,7 @@ def test_three_blocks_from_one_command(tmp_path, monkeypatch):
     assert found.missing == () and len(list((tmp_path / "results").iterdir())) == 5  # nsfse is trained once
     timed = json.loads((tmp_path / "minutes.json").read_text())["drawn-easy, sum:facts+minutes"]
     assert found.rows[5].steps == timed["steps"] == 4 and found.rows[3].steps == 2
+    assert (tmp_path / "table.tex").read_text().count(r"\toprule") == 3
     text = (tmp_path / "table.md").read_text()
     assert all(f"## {name}: drawn-easy-single" in text and CAPTIONS[name] in text for name in CAPTIONS)
     assert "measured beforehand with" in text and "seeds were not resampled" in text
@@ -394,3 +396,9 @@ def test_the_command_prints_the_table_and_the_hours(whole, capsys):
             assert json.loads(printed)["rows"][1]["method"] == "nsfse:gamma=0"
         else:
             assert "nsfse:gamma=0" in printed and "hours now" in printed and "table.svg" in printed
+
+
+def test_a_table_for_latex_escapes_its_cells_and_is_bold_where_it_leads():
+    text = latex_table(("method", "R@1"), [("a_b & c", "**40.0 ± 1.5**"), ("x", "3.0")], "50 % of {all}")
+    assert r"\begin{tabular}{lr}" in text and r"\caption{50 \% of \{all\}}" in text
+    assert r"a\_b \& c & \textbf{40.0 $\pm$ 1.5} \\" in text and text.count(r" \\") == 3

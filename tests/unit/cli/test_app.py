@@ -97,11 +97,11 @@ def test_every_command_explains_itself(capsys):
     ("arguments", "code", "words"),
     [
         (["qurey"], 2, "No such command 'qurey'"),
-        (["query", "a.jpg"], 2, "Missing option"),
+        (["query", "a.jpg"], 3, "no gallery here; make one with: nsfse index FOLDER"),
+        (["index", "nowhere"], 3, "no folder at nowhere"),
         (["query", "a.jpg", "red", "-g", "g", "--balance", "2"], 2, "--balance"),
         (["query", "a.jpg", "red", "-g", "g", "-k", "0"], 2, "-k"),
         (["query", "a.jpg", "red", "-g", "nowhere.gallery"], 3, "no gallery at nowhere.gallery"),
-        (["index", "new.gallery", "."], 2, "needs a bundle"),
         (["index", "new.gallery", ".", "-b", "nowhere"], 3, "nowhere"),
         (["info", "nowhere"], 3, "there is nothing at nowhere"),
         (["info", "."], 3, ". is no run, bundle or gallery"),
@@ -424,7 +424,7 @@ def test_a_gpu_that_is_asked_for_and_is_not_there(capsys):
         assert (code, out, err.count("\n")) == (2, "", 1) and "no CUDAExecutionProvider here" in err
         assert run(capsys, *command, "--device", "cpu", "--provider", "CPUExecutionProvider")[0] == 2
         code, out, err = run(capsys, *command, "--device", "auto")
-        assert code == (2 if command[0] == "index" else 3) and out == ""  # a new gallery needs a bundle; none is there
+        assert (code, out) == (3, "")
         assert "running on the CPU" in err.splitlines()[0] and len(err.splitlines()) == 2
 
 
@@ -434,6 +434,27 @@ def test_the_reference_page_is_what_help_says(monkeypatch, capsys):
     for words in ([], *([name] for name in NAMES), ["data", "draw"], ["data", "check"], ["bench", "accuracy"]):
         text = run(capsys, *words, "--help")[1].strip()
         assert text in page, f"docs/cli.md is old at `nsfse {' '.join(words)}`; run docs/write_cli.py"
+
+
+@pytest.fixture
+def one_photo(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "photos" / "a.png", 1)
+
+
+def test_a_folder_alone_is_indexed_beside_itself_by_the_model_in_the_package(capsys, one_photo, monkeypatch, tmp_path):
+    code, out, err = run(capsys, "index", "photos/")
+    assert code == 0 and out.startswith("1 added")
+    assert "the gallery is photos.gallery" in err and "the package's own model of photos of clothes" in err
+    for folder in (tmp_path, tmp_path / "photos"):
+        monkeypatch.chdir(folder)
+        code, out, _ = run(capsys, "query", "red dress", "--json")
+        assert code == 0 and [hit["id"] for hit in json.loads(out)["hits"]] == ["a.png"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.gallery").write_bytes(b"x")
+    code, out, err = run(capsys, "query", "red dress")
+    assert (code, out) == (2, "") and "name one with -g: other.gallery, photos.gallery" in err
 
 
 NAMES = ("train", "import-clip", "export", "index", "query", "serve", "evaluate", "reproduce", "info", "doctor", "demo")
