@@ -78,6 +78,7 @@ EXACT = {
     "unit/runtime/test_hostile_galleries.py",
     "unit/runtime/test_memory.py",
     "unit/runtime/test_reader.py",
+    "unit/runtime/test_stores.py",
     "unit/runtime/test_tokenizer.py",
     "unit/runtime/test_visualize.py",
     "unit/server/test_app.py",
@@ -88,6 +89,11 @@ EXACT = {
     "unit/server/test_start.py",
     "unit/test_config.py",
 }
+
+
+def pytest_addoption(parser):
+    """Add the database whose promises unit/runtime/test_stores.py tests; a new schema there for each."""
+    parser.addoption("--gallery", help="URL of a database: postgresql://USER@HOST/DATABASE?sslmode=prefer")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,6 +16,7 @@ from nsfse_runtime.gallery.filters import Selection, Where, select
 from nsfse_runtime.gallery.sqlite_file import damaged, well_formed
 from nsfse_runtime.gallery.store import GalleryTables
 from nsfse_runtime.image_names import Names, leads_out, nfc
+from nsfse_runtime.inference import region_codec
 from nsfse_runtime.types import Floats, Mask, TargetFeatures
 
 _LARGEST_VALUE = 1e15  # of a feature: products of larger ones overflow
@@ -117,18 +118,29 @@ class Snapshot:
         """
         indices = np.asarray(rows, np.intp)
         vectors = self.vectors[indices]
-        keys = self.contents[indices].tolist()
+        encoded, store = self._encoded_regions(indices), self._connections.store()
+        decoded = store.decode_regions(encoded, vectors.shape[1])
+        if encoded and decoded.shape[1:] != self._shape:
+            raise damaged(self._path, "an image's regions are not as many as those of others")
+        self._check_values(decoded)
+        return TargetFeatures(vectors, decoded)
+
+    def _encoded_regions(self, rows: NDArray[np.intp]) -> list[bytes]:
+        keys = self.contents[rows].tolist()
         store = self._connections.store()
         regions = store.read_regions(keys)
         if not regions.keys() >= set(keys):
             if store.generation == self.generation:
                 raise damaged(self._path, "an image's regions are missing")
             raise InputError(f"{self._path} was changed since it was read; call refresh() and try again")
-        decoded = store.decode_regions([regions[key] for key in keys], vectors.shape[1])
-        if keys and decoded.shape[1:] != self._shape:
-            raise damaged(self._path, "an image's regions are not as many as those of others")
-        self._check_values(decoded)
-        return TargetFeatures(vectors, decoded)
+        return [regions[key] for key in keys]
+
+    def encoded_regions(self, rows: Sequence[int], format_version: int) -> list[bytes]:
+        """Return the regions of `rows` as a gallery of that format stores them. Raises InputError as `targets` does."""
+        own = self._connections.store().format_version
+        if min(own, 2) == min(format_version, 2):  # later formats encode them as 2 does
+            return self._encoded_regions(np.asarray(rows, np.intp))
+        return [region_codec.to_bytes(regions, format_version) for regions in self.targets(rows).regions]
 
     def path_of(self, row: int) -> Path:
         """Return where the image of `row` was when the folder was last indexed."""

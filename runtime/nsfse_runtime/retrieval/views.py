@@ -14,9 +14,9 @@ from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.image_names import leads_out, nfc
 from nsfse_runtime.inference import region_codec
-from nsfse_runtime.stores.groups import best_of_groups
 from nsfse_runtime.search.first_stage import FirstStage
 from nsfse_runtime.search.on_device import MOST_PAIRS, DeviceCache
+from nsfse_runtime.stores.groups import best_of_groups
 from nsfse_runtime.stores.protocol import REGION_FORMAT, GalleryStore, Record, StoreInfo, all_ids
 from nsfse_runtime.types import Floats, PairScores, QueryFeatures, Rows, TargetFeatures
 

@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from nsfse_runtime.errors import VersionError
+from nsfse_runtime.errors import InputError, UsageError, VersionError
+from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.filters import Where
+from nsfse_runtime.image_names import leads_out
 from nsfse_runtime.types import Floats
 
 REGION_FORMAT = 2
@@ -187,3 +189,21 @@ def check_fingerprint(url: str, own: str, other: str) -> None:
             f"{url} holds features of another bundle ({own[:12]}, not {other[:12]}); "
             "name its own bundle, or index into a new gallery"
         )
+
+
+def check_records(records: Sequence[Record | Link]) -> None:
+    """Raise InputError for an id or metadata that not every store can hold."""
+    for record in records:
+        texts = "".join((record.id, *record.metadata, *record.metadata.values()))
+        try:
+            texts.encode()
+        except UnicodeEncodeError:
+            raise InputError(printable(f"{record.id[:200]} or its metadata is not UTF-8; rename it")) from None
+        if not record.id or leads_out(record.id) or "\0" in texts:
+            raise InputError(printable(f"{record.id[:200]!r} cannot be an id: it is empty, leads out or holds a null"))
+
+
+def check_length(url: str, record: Record, dim: int) -> None:
+    """Raise UsageError where the vector of `record` is not of the length of the store's at `url`."""
+    if len(record.vector) != dim:
+        raise UsageError(f"{url} holds vectors of {dim} numbers, not of {len(record.vector)}; use its own model")

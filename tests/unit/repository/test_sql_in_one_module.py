@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-GALLERY = "runtime/nsfse_runtime/gallery/"
-WITH_SQL = [f"{GALLERY}{name}.py" for name in ("gallery_file", "salvage", "schema", "sqlite_file", "store")]
+RUNTIME = "runtime/nsfse_runtime/"
+WITH_SQL = [f"{RUNTIME}gallery/{name}.py" for name in ("gallery_file", "salvage", "schema", "sqlite_file", "store")]
+WITH_SQL += [f"{RUNTIME}stores/postgres_tables.py"]
 SQL = re.compile(r"SELECT |INSERT |UPDATE .* SET|DELETE FROM|CREATE TABLE")
 
 

@@ -1,0 +1,44 @@
+"""Open a store by its URL; an engine's packages are imported only when its URL is used."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nsfse_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from nsfse_runtime.stores.protocol import GalleryStore, StoreFacts
+
+SCHEMES = ("postgresql", "postgres")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+def is_store_url(gallery: str) -> bool:
+    """Tell whether a gallery is named by a URL and not by its file."""
+    return _SCHEME.match(gallery) is not None
+
+
+def open_store(gallery: str, create: "StoreFacts | None" = None) -> "GalleryStore":
+    """Open a gallery behind the one protocol: a file by its path, or a database by its URL.
+
+    Args:
+        gallery: A path, or postgresql://USER@HOST/DATABASE?gallery=NAME.
+        create: Make the gallery where there is none, with these facts.
+
+    Raises:
+        NotFoundError: There is no such gallery, and `create` is None.
+        VersionError: It is of another format, or of another model than `create`.
+        UsageError: The URL is of no engine that nsfse knows.
+        MissingExtraError: The engine's extra is not installed.
+        InputError: The server cannot be reached.
+    """
+    scheme = _SCHEME.match(gallery)
+    if scheme is None:
+        from nsfse_runtime.stores.file import FileStore
+
+        return FileStore(Path(gallery), create)
+    if scheme[1].lower() in SCHEMES:
+        from nsfse_runtime.stores.postgres import PostgresStore
+
+        return PostgresStore(gallery, create)
+    raise UsageError(f"{scheme[1]}:// is no engine that nsfse knows; use postgresql:// or a gallery file")

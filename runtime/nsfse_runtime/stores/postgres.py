@@ -1,0 +1,296 @@
+"""PostgresStore: a gallery in PostgreSQL with pgvector 0.8 or newer, for many writers and readers."""
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import numpy as np
+
+from nsfse_runtime.errors import (
+    IntegrityError,
+    NotFoundError,
+    UsageError,
+    VersionError,
+)
+from nsfse_runtime.escaping import printable
+from nsfse_runtime.extras import need
+from nsfse_runtime.gallery.columns import known_column
+from nsfse_runtime.gallery.filters import Where, evaluate
+from nsfse_runtime.search.two_stage import best_of
+from nsfse_runtime.stores import postgres_tables as sql
+from nsfse_runtime.stores.postgres_connections import PostgresConnections
+from nsfse_runtime.stores.postgres_filter import EVERYTHING, Condition, StoredColumn, having
+from nsfse_runtime.stores.protocol import (
+    Found,
+    Link,
+    Record,
+    StoreFacts,
+    StoreInfo,
+    check_fingerprint,
+    check_length,
+    check_records,
+)
+from nsfse_runtime.types import Floats
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
+FEW = 10_000
+"""So many images are searched exactly, and counted; beyond, the index searches and the planner estimates."""
+# Rows beyond those wanted: the database rounds and orders ties in its own way.
+_SPARE = 50
+
+
+class PostgresStore:
+    """A gallery in a schema of its own in a PostgreSQL database. Each thread has a connection of its own.
+
+    Writers take turns, so that none ever meets a deadlock or an error of another. A batch is one transaction.
+    """
+
+    def __init__(self, url: str, create: StoreFacts | None = None) -> None:
+        """Open the gallery at `url`: postgresql://USER@HOST/DATABASE?gallery=NAME, and what libpq takes else.
+
+        Args:
+            url: Where it is; a password is better kept in PGPASSFILE.
+            create: Make the gallery where there is none, with these facts.
+
+        Raises:
+            NotFoundError: There is no such gallery, and `create` is None.
+            VersionError: pgvector is too old, or the gallery is of a newer format or of another model than `create`.
+            InputError: The server cannot be reached.
+            UsageError: The name is none.
+            MissingExtraError: psycopg is not installed.
+        """
+        need("psycopg", "postgres")
+        need("pgvector", "postgres")
+        conninfo, self._name, self.url = _parse(url)
+        self._connections = PostgresConnections(conninfo, self._name, self.url)
+        self._run = self._connections.run
+        self._columns: dict[str, StoredColumn] = {}
+        if not self._exists():
+            if create is None:
+                raise NotFoundError(f"no gallery at {self.url}; make it with: nsfse index URL FOLDER -b BUNDLE")
+            self._create(create)
+        meta = dict(self._run(sql.META))
+        if meta["format"] != sql.FORMAT:
+            raise VersionError(f"{self.url} has format {meta['format']}, this nsfse reads {sql.FORMAT}; upgrade nsfse")
+        self._facts = StoreFacts(
+            meta["fingerprint"], int(meta["dim"]), int(meta["regions"]), meta["bundle"], meta["folder"]
+        )
+        if create is not None:
+            check_fingerprint(self.url, self._facts.fingerprint, create.fingerprint)
+
+    def _exists(self) -> bool:
+        return bool(self._run(sql.EXISTS, (f"{self._name}.meta",))[0][0])
+
+    def _create(self, facts: StoreFacts) -> None:
+        with self._writing() as connection:
+            if self._exists():  # another process has just made it
+                return
+            for statement in sql.CREATE:
+                connection.execute(statement.format(schema=self._name, dim=facts.dim))
+            values = {"format": sql.FORMAT, "fingerprint": facts.fingerprint, "dim": str(facts.dim)}
+            values |= {"regions": str(facts.regions), "bundle": facts.bundle, "folder": facts.folder}
+            connection.cursor().executemany(sql.PUT_META, list(values.items()))
+        self.close()  # a new connection knows the type of vectors
+
+    def build_index(self) -> None:
+        """Make the index of vectors where it is not there; writers wait meanwhile."""
+        with self._writing() as connection:
+            connection.execute("SET LOCAL maintenance_work_mem = '1GB'")
+            connection.execute(sql.CREATE_INDEX.format(dim=self._facts.dim))
+        self._run("ANALYZE images")
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """Commit what is written inside as one, or nothing of it, as the only writer of this gallery."""
+        with self._connections.translated() as connection, connection.transaction():
+            connection.execute(sql.LOCK, (f"nsfse {self._name}",))
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """See one committed state in what this thread reads inside."""
+        self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
+            yield
+        finally:
+            self._run("COMMIT")
+
+    def close(self) -> None:
+        """Close the connections of all threads; a later use opens them again."""
+        self._connections.close()
+
+    # What is there
+
+    def info(self) -> StoreInfo:
+        """Return what the store holds and promises."""
+        images, distinct, is_replica, version = self._run(sql.INFO)[0]
+        return StoreInfo(
+            url=self.url,
+            engine=f"{' '.join(version.split()[:2])}, pgvector {self._connections.version}",
+            facts=self._facts,
+            images=images,
+            distinct=distinct,
+            search="approximate",
+            consistency="snapshot",
+            writers="many",
+            total="estimated",
+            writable=not is_replica,
+        )
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns of metadata, sorted."""
+        return tuple(row[0] for row in self._run(sql.COLUMNS))
+
+    def known(self, sha256: Sequence[bytes]) -> set[bytes]:
+        """Return those of `sha256` whose features the store has."""
+        return {row[0] for row in self._run(sql.KNOWN, (list(sha256),))}
+
+    def ids(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[str]:
+        """Return up to `limit` ids, sorted, that begin with `prefix` and come after `after`."""
+        return [row[0] for row in self._run(sql.IDS, (after, prefix, limit))]
+
+    def fetch(self, ids: Sequence[str], regions: bool = True) -> list[Record]:
+        """Return images in the order of `ids`. Raises NotFoundError, or IntegrityError for what has rotted."""
+        rows = self._run(sql.FETCH if regions else sql.FETCH_BARE, (list(ids),))
+        records = {}
+        for name, sha256, vector, metadata, data, crc in rows:
+            if regions and _crc(sha256, data) != crc:
+                raise IntegrityError(printable(f"{self.url}: the regions of {name} have changed by themselves"))
+            records[name] = Record(name, sha256, vector.to_numpy(), data, metadata)
+        if missing := next((name for name in ids if name not in records), None):
+            raise NotFoundError(printable(f"{self.url} has no image {missing[:200]}"))
+        return [records[name] for name in ids]
+
+    # Writing
+
+    def upsert(self, records: Sequence[Record]) -> None:
+        """Write all of `records` or none; one whose id is there takes its place."""
+        from psycopg.types.json import Jsonb
+
+        check_records(records)
+        for record in records:
+            check_length(self.url, record, self._facts.dim)
+        with self._writing() as connection, connection.cursor() as cursor:
+            replaced = cursor.execute(sql.CONTENTS_OF, ([record.id for record in records],)).fetchall()
+            contents = {record.sha256: record for record in records}
+            cursor.executemany(
+                sql.PUT_CONTENT, [(key, one.regions, _crc(key, one.regions)) for key, one in contents.items()]
+            )
+            rows = [(one.id, one.sha256, Jsonb(dict(one.metadata)), one.vector) for one in records]
+            cursor.executemany(sql.PUT_IMAGE, rows)
+            self._put_values(cursor, (record.metadata for record in records))
+            cursor.execute(sql.DELETE_UNUSED, (list({row[0] for row in replaced} - contents.keys()),))
+
+    def link(self, links: Sequence[Link]) -> None:
+        """Write names for known features, all or none. Raises NotFoundError for features that are not there."""
+        from psycopg.types.json import Jsonb
+
+        check_records(links)
+        with self._writing() as connection, connection.cursor() as cursor:
+            contents = {link.sha256 for link in links}
+            known = {row[0] for row in cursor.execute(sql.KNOWN, (list(contents),))}
+            if missing := contents - known:
+                raise NotFoundError(f"{self.url} has no features of the file with the SHA-256 {min(missing).hex()}")
+            replaced = cursor.execute(sql.CONTENTS_OF, ([link.id for link in links],)).fetchall()
+            cursor.executemany(sql.LINK_IMAGE, [(link.id, Jsonb(dict(link.metadata)), link.sha256) for link in links])
+            self._put_values(cursor, (link.metadata for link in links))
+            cursor.execute(sql.DELETE_UNUSED, (list({row[0] for row in replaced} - contents),))
+
+    def _put_values(self, cursor: Any, metadata: Iterable[Mapping[str, str]]) -> None:
+        pairs = {pair for values in metadata for pair in values.items()}
+        if pairs:
+            cursor.executemany(sql.PUT_VALUE, sorted(pairs))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete images, and features that no image has any more; return how many images there were."""
+        with self._writing() as connection:
+            contents = [row[0] for row in connection.execute(sql.DELETE, (list(ids),))]
+            connection.execute(sql.DELETE_UNUSED, (list(set(contents)),))
+            return len(contents)
+
+    # Search
+
+    def search(
+        self,
+        vector: Floats,
+        k: int,
+        where: Where | None = None,
+        *,
+        without: Sequence[bytes] = (),
+        group_by: str | None = None,
+        exact: bool = False,
+    ) -> Found:
+        """Find the images with the largest inner product with `vector` (see GalleryStore.search).
+
+        Filters that leave few images are searched exactly, through the index of metadata and not that of vectors.
+        """
+        condition, notes = evaluate(where, EVERYTHING, self._column, having)
+        if without:
+            condition &= Condition("sha256 <> ALL(%s)", (list(without),))
+        if group_by is not None:
+            name = known_column(group_by, self.columns(), self.url)
+            parameters = (name, name, vector, *condition.parameters, k + _SPARE)
+            rows = self._run(sql.GROUPS.format(where=condition.sql), parameters)
+            return self._found(rows, vector, k, rows[0][2] if rows else 0, notes)
+        total = self._total(condition, filtered=bool(where))
+        limit = min(k + _SPARE, total) if total <= FEW else k + _SPARE
+        if not k or not limit:
+            return Found((), np.empty(0, np.float32), total, notes)
+        rows = []
+        if not exact and total > FEW:
+            nearest = sql.NEAREST.format(where=condition.sql, dim=self._facts.dim)
+            rows = self._run(nearest, (*condition.parameters, vector, limit))
+        if len(rows) < limit:  # also where the index gave up before it found enough that fit
+            rows = self._run(sql.EXACT.format(where=condition.sql), (*condition.parameters, vector, limit))
+        return self._found(rows, vector, k, total, notes)
+
+    def _found(
+        self, rows: Sequence[tuple[Any, ...]], query: Floats, k: int, total: int, notes: tuple[str, ...]
+    ) -> Found:
+        """Score what the database found as a file's search does: in float32, ties by id."""
+        ordered = sorted(rows, key=lambda row: str(row[0]))
+        vectors = np.array([row[1].to_numpy() for row in ordered], np.float32).reshape(len(rows), self._facts.dim)
+        best, scores = best_of(vectors, query, np.arange(len(rows)), k)
+        return Found(tuple(ordered[row][0] for row in best), scores, total, notes)
+
+    def _total(self, condition: Condition, filtered: bool = True) -> int:
+        """Return how many images fit: counted up to FEW, and beyond as the planner estimates."""
+        if not filtered and (estimate := self._estimate(condition)) > 2 * FEW:
+            return estimate
+        count = self._run(sql.COUNT.format(where=condition.sql), (*condition.parameters, FEW + 1))[0][0]
+        return int(count) if count <= FEW else max(int(count), self._estimate(condition))
+
+    def _estimate(self, condition: Condition) -> int:
+        plan = self._run(sql.ESTIMATE.format(where=condition.sql), condition.parameters)[0][0]
+        return int((plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]["Plan Rows"])
+
+    def _column(self, name: str) -> StoredColumn:
+        name = known_column(name, self.columns(), self.url)
+        count = self._run(sql.COUNT_VALUES, (name,))[0][0]
+        known = self._columns.get(name)
+        if known is None or len(known.values) != count + 1:  # values are only ever added
+            rows = self._run(sql.VALUES, (name,))
+            known = self._columns[name] = StoredColumn(name, [row[0] for row in rows], self._total)
+        return known
+
+
+def _parse(url: str) -> tuple[str, str, str]:
+    """Return what libpq takes, the gallery's name, and the URL without a password. Raises UsageError."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    name = options.pop("gallery", "gallery")
+    if not _NAME.fullmatch(name) or name == "public" or name.startswith("pg_"):
+        raise UsageError(f"{name!r} is no name of a gallery; use small letters, digits and _: gallery=shoes")
+    options.setdefault("connect_timeout", "10")
+    conninfo = urlunsplit(parts._replace(scheme="postgresql", query=urlencode(options)))
+    user, at, host = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}?gallery={name}"
+    return conninfo, name, shown
+
+
+def _crc(sha256: bytes, regions: bytes) -> int:
+    return zlib.crc32(regions, zlib.crc32(sha256))

@@ -1,0 +1,170 @@
+"""Every store keeps every promise of tests/store_promises.py, and each promise is one that a store can break."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nsfse_runtime.errors import MissingExtraError, NotFoundError, OutputError, UsageError
+from nsfse_runtime.stores import postgres
+from nsfse_runtime.stores.file import FileStore
+from nsfse_runtime.stores.open import is_store_url, open_store
+from nsfse_runtime.stores.protocol import Found, GalleryStore, StoreFacts
+from tests.postgres import WHY_NOT, postgres_server, programs
+from tests.store_promises import FACTS, PROMISES, QUERIES, RECORDS, N, Open, best
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(request) -> Iterator[str]:
+    """The URL of a database: that of --gallery, or a real PostgreSQL for these tests."""
+    if url := request.config.getoption("--gallery"):
+        yield url
+        return
+    if programs() is None:
+        pytest.skip(WHY_NOT)
+    with postgres_server() as url:
+        yield url
+
+
+def opener(url: str) -> Open:
+    """Return what opens one new gallery of a database, or a file."""
+    if is_store_url(url):
+        url += f"{'&' if '?' in url else '?'}gallery=promise_{next(_numbers)}"
+    return lambda facts=FACTS: open_store(url, facts)
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_a_file_keeps_its_promises(name: str, tmp_path: Path) -> None:
+    PROMISES[name](opener(str(tmp_path / "a.gallery")))
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_a_database_keeps_its_promises(name: str, server: str) -> None:
+    PROMISES[name](opener(server))
+
+
+class Broken:
+    """A store, one of whose methods is another."""
+
+    def __init__(self, store: GalleryStore, method: str, change: Callable[..., Any]) -> None:
+        self._store, self._method, self._change = store, method, change
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self._store, name)
+        return own if name != self._method else lambda *args, **options: self._change(own, *args, **options)
+
+
+def _drop_first(search, *args, **options):
+    found = search(*args, **options)
+    return replace(found, ids=found.ids[1:], scores=found.scores[1:])
+
+
+def _unfiltered(search, vector, k, where=None, **options):
+    return search(vector, k, None, **options)
+
+
+def _by_id(search, *args, **options):
+    found = search(*args, **options)
+    order = sorted(range(len(found.ids)), key=lambda at: found.ids[at], reverse=True)
+    return Found(tuple(found.ids[at] for at in order), found.scores[order], found.total, found.notes)
+
+
+def _one_by_one(upsert, records):
+    for record in records:
+        upsert([record])
+
+
+BREAKS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "what_is_written_comes_back": ("fetch", lambda fetch, ids, regions=True: fetch(sorted(ids), regions)),
+    "info_tells_what_is_there": ("info", lambda info: replace(info(), distinct=1)),
+    "writing_again_changes_nothing": (
+        "upsert",
+        lambda upsert, records: upsert([replace(one, id=f"{next(_numbers)}.jpg") for one in records]),
+    ),
+    "a_batch_is_written_whole_or_not_at_all": ("upsert", _one_by_one),
+    "exact_search_is_exact": ("search", _drop_first),
+    "search_finds_nearly_all": (
+        "search",
+        lambda search, *args, **options: replace(
+            search(*args, **options), scores=search(*args, **options).scores.astype(np.float16)
+        ),
+    ),
+    "filters_are_exact": ("search", _unfiltered),
+    "files_of_the_query_are_left_out": ("search", lambda search, *args, without=(): search(*args)),
+    "groups_have_their_best_image": ("search", lambda search, *args, group_by=None: search(*args)),
+    "ties_come_in_the_order_of_ids": ("search", _by_id),
+    "an_image_is_replaced": ("known", lambda known, hashes: set(hashes)),
+    "a_name_is_given_to_known_features": ("link", lambda link, links: [link([one]) for one in links]),
+    "features_go_with_their_last_name": ("known", lambda known, hashes: set(hashes)),
+    "ids_are_walked_in_order": ("ids", lambda ids, *args, **options: ids(*args, **options)[::-1]),
+    "any_name_will_do": ("delete", lambda delete, ids: delete([name for name in ids if name.isascii()])),
+    "what_is_written_is_there_when_it_is_opened_again": ("upsert", lambda upsert, records: upsert(records[:-1])),
+    "a_reader_sees_one_state": ("delete", lambda delete, ids: 0),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_promise_can_be_broken(name: str, tmp_path: Path) -> None:
+    whole = opener(str(tmp_path / "a.gallery"))
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        PROMISES[name](lambda facts=FACTS: Broken(whole(facts), *BREAKS[name]))
+
+
+def test_a_store_that_mixes_models_or_fails_its_writers_is_seen(tmp_path: Path) -> None:
+    whole = opener(str(tmp_path / "a.gallery"))
+    with pytest.raises(pytest.fail.Exception):
+        PROMISES["features_of_another_model_are_refused"](lambda facts=FACTS: whole())
+    many = ("info", lambda info: replace(info(), writers="many"))
+    with pytest.raises(OutputError, match="being written"):
+        PROMISES["many_writers_never_fail"](lambda facts=FACTS: Broken(whole(), *many))
+
+
+def test_an_index_is_used_and_rescored(server: str, monkeypatch) -> None:
+    monkeypatch.setattr(postgres, "FEW", 20)
+    store = opener(server)()
+    store.upsert(RECORDS)
+    store.build_index()
+    for query in QUERIES:
+        found = store.search(query, 10)
+        assert list(found.ids) == best(query, 10), "sixty vectors are few: the graph reaches all of them"
+        assert list(store.search(query, 10, {"odd": "yes"}).ids) == best(query, 10, lambda n: n % 2 == 1)
+        assert list(store.search(query, N, {"odd": "yes"}).ids) == best(query, N, lambda n: n % 2 == 1)
+
+
+def test_urls(server: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no gallery at postgresql://"):
+        open_store(f"{server}&gallery=absent")
+    with pytest.raises(UsageError, match="no name of a gallery"):
+        open_store(f"{server}&gallery=drop%20table")
+    with pytest.raises(UsageError, match="is no engine"):
+        open_store("redis://here")
+    with pytest.raises(NotFoundError, match="no gallery at"):
+        open_store(str(tmp_path / "absent.gallery"))
+    store = open_store(server.replace("postgres@", "postgres:secret@") + "&gallery=shown", StoreFacts("f", 4, 1))
+    assert "secret" not in store.info().url
+
+
+def test_an_engine_is_an_extra(monkeypatch) -> None:
+    monkeypatch.setattr("nsfse_runtime.extras.installed", lambda module: module != "psycopg")
+    with pytest.raises(MissingExtraError, match=r"nsfse\[postgres\]"):
+        open_store("postgresql://nowhere/db")
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match=r"cannot be reached: .*; check the URL and the server"):
+        open_store(f"postgresql://postgres@/postgres?host={tmp_path}")
+
+
+def test_a_file_of_format_1_gives_and_takes_the_same_features(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "a.gallery", FACTS)
+    store.upsert(RECORDS[:3])
+    snapshot = store.gallery.snapshot
+    first = snapshot.encoded_regions([0], 1)[0]
+    assert len(first) == 2 * FACTS.dim * FACTS.regions, "float16, as format 1 has them"
