@@ -8,11 +8,14 @@ each time. Also with the COMMIT of `writing` as ROLLBACK.
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,52 +32,71 @@ from tests.promises.counts import FULL, count
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
 CHILD = Path(__file__).parents[1] / "gallery_child.py"
-KILLS, MOST_REPORTS = count(10, 200), 6
+KILLS, MOST_REPORTS, STATEMENTS = count(10, 1000), 6, 40
 with_sqlite = pytest.mark.skipif(library() is None, reason="Python's SQLite is built in: its files cannot be watched")
 
 
 class Harness:
-    """Runs the child on one gallery, kills it, and looks at what is left."""
+    """Runs syncs of one gallery in processes of their own, kills them, and looks at what is left."""
 
     def __init__(self, place: Path, store: str) -> None:
-        self.gallery, self.folder, self.store = place / "shop.gallery", place / "photos", store
-        self.names = save_images(self.folder, 160)
+        self.gallery, self.folder, self.table = place / "shop.gallery", place / "photos", place / "items.csv"
+        self.store, self.names = store, save_images(self.folder, 160)
         self.random = random.Random(5)
         self.reported: set[str] = set()
         self.violations: list[str] = []
         self.recovered: list[int] = []
+        self.killed, self.killed_last, self._tables = 0, 0, 0
+        self._values: dict[str, set[str]] = {}
         self._vectors: dict[str, np.ndarray] = {}
-
-    def kill_once(self) -> None:
-        """Kill a run after some of its reports: a store in the midst of the next batch, an early one before it commits.
-
-        Where in a batch is left to chance, and nothing depends on it: its length is measured, not known.
-        """
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(self.gallery), str(self.folder), self.store],
+        self._child = subprocess.Popen(
+            [sys.executable, str(CHILD), store, *map(str, (self.gallery, self.folder, self.table))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
         )
-        assert child.stdin is not None and child.stdout is not None
-        with child, child.stdout as stdout, child.stdin as stdin:
-            assert stdout.readline() == b"ready\n"
-            started, reports = time.monotonic(), self.random.randrange(MOST_REPORTS)
-            reported = b""
-            for _ in range(reports):
-                reported += stdout.readline()
-                if self.store == "early":
-                    stdin.write(b"commit\n")
-                    stdin.flush()
-            if self.store == "early":
-                reported += stdout.readline()
-            else:
-                time.sleep(self.random.uniform(0, (time.monotonic() - started) / max(1, reports)))
-            child.kill()
-            lines = (reported + stdout.read()).decode().splitlines(keepends=True)
-        whole = [line.rstrip("\n").split("\t") for line in lines if line.endswith("\n")]
+
+    def close(self) -> None:
+        self._child.communicate()
+
+    def kill_once(self, statement: int = -1) -> None:
+        """Kill a run after some of its reports: a store in the midst of the next batch, an early one before it commits.
+
+        Where in a batch is left to chance, and nothing depends on it: its length is measured, not known. With
+        `statement`, the run kills itself at that one of its last step.
+        """
+        stdin, stdout = self._child.stdin, self._child.stdout
+        assert stdin is not None and stdout is not None
+        self.write_table()
+        stdin.write(f"{statement}\n".encode())
+        stdin.flush()
+        pid, lines = int(stdout.readline()), []
+        started, reports = time.monotonic(), self.random.randrange(MOST_REPORTS)
+        last, line = reports + (self.store == "early"), b""
+        while not line.startswith(b"ended"):
+            if statement < 0 and len(lines) == last:
+                if self.store == "honest":
+                    time.sleep(self.random.uniform(0, (time.monotonic() - started) / max(1, reports)))
+                with suppress(ProcessLookupError):  # it has ended before
+                    os.kill(pid, signal.SIGKILL)
+            line = stdout.readline()
+            lines.append(line.decode())
+            if self.store == "early" and len(lines) <= reports:
+                stdin.write(b"commit\n")
+                stdin.flush()
+        self.killed += line == b"ended 1\n"
+        self.killed_last += line == b"ended 1\n" and statement >= 0
+        whole = [line.rstrip("\n").split("\t") for line in lines[:-1] if line.endswith("\n") and line != "\n"]
         self.reported.update(name for names in whole for name in names)
+
+    def write_table(self) -> None:
+        """Write another table of metadata, of which a gallery shows this value or one before, or none yet."""
+        self._tables += 1
+        for name in self.names:
+            self._values.setdefault(name, set()).add(str(self._tables))
+        rows = [f"{name},{self._tables}\n" for name in self.names]
+        self.table.write_text("id,table\n" + "".join(rows))
 
     def check(self) -> None:
         with closing(sqlite3.connect(self.gallery)) as connection:
@@ -82,9 +104,16 @@ class Harness:
         with Gallery.open(self.gallery) as gallery:
             self.recovered.append(len(gallery))
             self.violations += [f"lost {name}" for name in sorted(self.reported - set(gallery.ids))]
-            self.violations += [f"{name} doubled" for name in {n for n in gallery.ids if gallery.ids.count(n) > 1}]
+            self.violations += [
+                f"{name} doubled" for name in {n for n, found in Counter(gallery.ids).items() if found > 1}
+            ]
             expected = np.array([self.vector(name) for name in gallery.ids]).reshape(gallery.snapshot.vectors.shape)
             np.testing.assert_allclose(gallery.snapshot.vectors, expected, atol=1e-6)
+            self.violations += [
+                f"{name} has the metadata of another image"
+                for name, shown in zip(gallery.ids, gallery.snapshot.metadata, strict=True)
+                if shown and shown["table"] not in self._values[name]
+            ]
             if len(gallery):
                 rows, _ = exact_search(gallery.snapshot.vectors, expected[0], 10)
                 scores = gallery.snapshot.vectors @ expected[0]
@@ -104,13 +133,15 @@ class Harness:
             name = f"new/{len(self._vectors)}-{self.random.getrandbits(40)}.png"
             save_image(self.folder / name, self.random.getrandbits(30))
             self.names.append(name)
-        for _ in range(2):
+        for _ in range(count // 4):
             name = self.names.pop(self.random.randrange(len(self.names)))
             moved = f"moved-{self.random.getrandbits(40)}.png"
             (self.folder / name).rename(self.folder / moved)
             self._vectors[moved] = self.vector_of_moved(name, moved)
+            self._values[moved] = set(self._values.get(name, ()))
             self.names.append(moved)
             self.reported.discard(name)
+        for _ in range(max(count // 4, len(self.names) - 200)):
             gone = self.names.pop(self.random.randrange(len(self.names)))
             self.vector(gone)
             (self.folder / gone).unlink()
@@ -125,27 +156,37 @@ class Harness:
         return self._vectors[name]
 
 
-def test_killed_at_random_moments_nothing_reported_is_lost(tmp_path: Path) -> None:
-    harness = Harness(tmp_path, "honest")
-    for _ in range(KILLS):
-        harness.kill_once()
+@pytest.fixture
+def harness(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Harness]:
+    with closing(Harness(tmp_path, request.param)) as harness:
+        yield harness
+
+
+@pytest.mark.parametrize("harness", ["honest"], indirect=True)
+def test_killed_at_random_moments_nothing_reported_is_lost(harness: Harness) -> None:
+    """Metadata change with each run, and images come, go and are renamed; a tenth of the kills is in the last step."""
+    while harness.killed < KILLS or harness.killed_last < KILLS // 10:
+        behind = harness.killed_last < (harness.killed + 1) // 10
+        harness.kill_once(harness.random.randrange(STATEMENTS) if behind else -1)
         harness.check()
-        harness.change_folder(8)
+        harness.change_folder(24)
+    print(f"\n{len(harness.recovered)} runs, {harness.killed} killed, {harness.killed_last} of them in the last step")
+    print(f"{len(set(harness.recovered))} sizes found, {len(harness.violations)} violations")
     assert harness.violations == []
     assert harness.reported
     # The kills fell in many places, not always before the first or after the last commit.
-    assert len(set(harness.recovered)) > KILLS // 3, harness.recovered
+    assert len(set(harness.recovered)) > min(KILLS, 60) // 3, harness.recovered
     scorer = ColourScorer()
     with Gallery.open(harness.gallery, scorer) as gallery:
-        gallery.sync(harness.folder)
+        gallery.sync(harness.folder, allow_removals=True)
         assert sorted(gallery.ids) == sorted(harness.names)
         assert gallery.sync(harness.folder).encoded == 0
     harness.check()
     assert harness.violations == []
 
 
-def test_the_harness_catches_a_store_that_reports_before_it_commits(tmp_path: Path) -> None:
-    harness = Harness(tmp_path, "early")
+@pytest.mark.parametrize("harness", ["early"], indirect=True)
+def test_the_harness_catches_a_store_that_reports_before_it_commits(harness: Harness) -> None:
     harness.kill_once()
     harness.check()
     assert harness.violations and all(violation.startswith("lost") for violation in harness.violations)
