@@ -3,7 +3,7 @@ import { afterEach, test } from "node:test";
 import { fakeSessionStorage, load } from "./modules.mjs";
 
 fakeSessionStorage();
-const { ApiError, fetchInfo, imageUrl, query, queryFields, sampleImages, thumbnailUrl } = await load("api.js");
+const { ApiError, fetchInfo, imageUrl, postImage, query, queryFields, sampleImages, thumbnailUrl } = await load("api.js");
 const { emptyState, parseState } = await load("state.js");
 
 const json = (body, init) => new Response(JSON.stringify(body), init);
@@ -74,6 +74,13 @@ test("a server that is gone or answers no JSON is named", async () => {
   await assert.rejects(fetchInfo(), { status: 0, message: /does not answer/ });
   globalThis.fetch = async () => new Response("<html>", { status: 502 });
   await assert.rejects(fetchInfo(), { status: 502, message: "The server answered 502." });
+});
+
+test("an image is added under the name of its file", async () => {
+  globalThis.fetch = async (path, { method, body }) =>
+    json({ sent: [path, method, body.get("image").size, body.get("id"), body.get("gallery")] });
+  const { sent } = await postImage(new File(["pixels"], "a.png"), "shoes");
+  assert.deepEqual(sent, ["v1/images", "POST", 6, "a.png", "shoes"]);
 });
 
 test("an aborted request stays an abort", async () => {

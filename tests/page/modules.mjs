@@ -4,7 +4,7 @@
 import { pathToFileURL } from "node:url";
 
 const checkout = new URL("../../runtime/nsfse_runtime/server/static/", import.meta.url);
-const folder = process.env.NSFSE_PAGE_MODULES ? pathToFileURL(`${process.env.NSFSE_PAGE_MODULES}/`) : checkout;
+export const folder = process.env.NSFSE_PAGE_MODULES ? pathToFileURL(`${process.env.NSFSE_PAGE_MODULES}/`) : checkout;
 
 export const load = (name) => import(new URL(name, folder));
 

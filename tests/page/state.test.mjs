@@ -4,7 +4,7 @@ import { load } from "./modules.mjs";
 
 const {
   emptyState, formatState, imagesOf, newStep, parseState, textOf, textsOf, withFilter, withImage, withLastStep, withStep,
-  withText,
+  withCorrection, withNegativeText, withText, withoutUpload,
 } =
   await load("state.js");
 
@@ -81,6 +81,23 @@ test("a new step takes its image out of the negative ones and leaves the state b
   const after = withStep(before, newStep({ id: "a" }));
   assert.deepEqual([after.negativeIds, after.steps.length], [["b"], 1]);
   assert.deepEqual([before.negativeIds, before.steps], [["a", "b"], []]);
+});
+
+test("an upload that cannot be read leaves the words, and the steps before", () => {
+  const state = parseState("?id=a&text=red&upload=0f&and-like=b&edit=long&text=blue");
+  assert.deepEqual(withoutUpload(state, "0f").steps[1], { ...newStep({ id: "b" }, "blue"), edits: ["long"] });
+  assert.deepEqual(withoutUpload(parseState("?upload=0f&text=blue"), "0f").steps, [newStep({}, "blue")]);
+  assert.deepEqual(withoutUpload(parseState("?id=a&upload=0f"), "0f").steps, [newStep({ id: "a" })]);
+  assert.deepEqual(withoutUpload(parseState("?id=a&and-upload=0f"), "0f").steps, [newStep({ id: "a" })]);
+});
+
+test("a correction replaces whole words everywhere, an excluded word is added", () => {
+  const state = parseState("?id=a&edit=Redd+redder&text=c%2B+redd&without=redd");
+  const { steps, negativeText } = withCorrection(state, { word: "redd", nearest: "red" });
+  assert.deepEqual([steps[0].edits, steps[0].text, negativeText], [["red redder"], "c+ red", "red"]);
+  assert.equal(withCorrection(state, { word: "c+", nearest: "c" }).steps[0].text, "c redd");
+  assert.equal(withNegativeText(state, "dots").negativeText, "redd, dots");
+  assert.equal(withNegativeText(emptyState(), "dots").negativeText, "dots");
 });
 
 test("only the last step changes", () => {

@@ -98,7 +98,10 @@ def _compose_all(scorer: Scorer, batch: Sequence[QueryInputs]) -> list[ComposedQ
     images, texts = [state.reference for state, _ in negatives], [text for _, text in negatives]
     for (state, _), negative in zip(negatives, _compose(scorer, images, texts), strict=True):
         state.negatives.append(negative)
-    return [build_composed_query(scorer, inputs, group) for inputs, group in zip(batch, groups, strict=True)]
+    return [
+        replace(build_composed_query(scorer, inputs, group), images=inputs.references)
+        for inputs, group in zip(batch, groups, strict=True)
+    ]
 
 
 def _compose(scorer: Scorer, images: Sequence[TargetFeatures], texts: Sequence[str]) -> list[QueryFeatures]:

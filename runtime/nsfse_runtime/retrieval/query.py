@@ -11,7 +11,7 @@ from nsfse_runtime.errors import UsageError
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.retrieval.references import Reference
 from nsfse_runtime.search.two_stage import pairs_scored
-from nsfse_runtime.types import Floats, PairScores, QueryFeatures, RankingMode
+from nsfse_runtime.types import Floats, PairScores, QueryFeatures, RankingMode, TargetFeatures
 
 _CORNER_DISCOUNT = np.float32(0.7)  # what a cell loses in a word's heatmap for being like the corners
 
@@ -109,6 +109,7 @@ class ComposedQuery:
         negative_thresholds: For each of these the score from which on it counts.
         needs_rerank: Whether stage 2 has anything to add.
         reference: The vector [d] of the image of a simple query.
+        images: Features of the references, [m, d] and [m, R, d]; None without any.
     """
 
     vector: Floats
@@ -120,6 +121,7 @@ class ComposedQuery:
     negative_thresholds: tuple[float, ...] = ()
     needs_rerank: bool = True
     reference: Floats | None = None
+    images: TargetFeatures | None = None
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from nsfse_runtime.retrieval.hit_features import hit_confidences
 from nsfse_runtime.retrieval.query import ComposedQuery
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import ConfidenceModel, PairScores, TargetFeatures
+from nsfse_runtime.types import ConfidenceModel, Floats, PairScores, Scorer, TargetFeatures
 
 
 class WordEvidence(msgspec.Struct, frozen=True):
@@ -73,6 +73,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         threshold: The confidence from which on a hit is a match; None where none has one.
         timings_ms: Milliseconds by step.
         grid: (rows, columns) of the evidence's `regions`; None where there are none.
+        references: With `heatmaps`, the words' evidence in each reference image, in their order.
         texts: How each text was read, those of `negative_texts` last.
         notes: The same as sentences.
     """
@@ -84,6 +85,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
     timings_ms: dict[str, float]
     grid: tuple[int, int] | None = None
+    references: tuple[tuple[WordEvidence, ...], ...] = ()
     texts: tuple[TextReading, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -123,9 +125,9 @@ def build_hits(
             below = np.nextafter(confidence.threshold, 0)
             confidences = np.where(misses, np.minimum(confidences, below), confidences)
             matches = confidences >= confidence.threshold
-    bounds = (confidence and confidence.word_bounds) or (0.0, 0.0)
+    bounds = _bounds(confidence)
     if grid and targets and query.tokens:
-        heatmaps = query.heatmaps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
+        heatmaps = _heatmaps(query, pair, targets, grid)
     return tuple(
         Hit(
             id=ids[row],
@@ -137,6 +139,37 @@ def build_hits(
         )
         for position, row in enumerate(ranking.rows)
     )
+
+
+def reference_evidence(
+    scorer: Scorer, query: ComposedQuery, grid: tuple[int, int] | None
+) -> tuple[tuple[WordEvidence, ...], ...]:
+    """Return the words' evidence in each of m reference images, as in a hit.
+
+    Args:
+        scorer: The model.
+        query: What was searched for.
+        grid: (rows, columns) of the cells of a heatmap.
+
+    Returns:
+        m times the evidence of all words; nothing without references, words or a grid.
+    """
+    if query.images is None or grid is None or not query.tokens:
+        return ()
+    pair = query.combined([scorer.score_pairs(part, query.images) for part in query.queries])
+    found = _heatmaps(query, pair, query.images, grid)
+    bounds = _bounds(scorer.info.confidence if query.reference is not None else None)
+    return tuple(_evidence(query, pair, row, bounds, found[row]) for row in range(len(query.images)))
+
+
+def _bounds(confidence: ConfidenceModel | None) -> tuple[float, float]:
+    return (confidence and confidence.word_bounds) or (0.0, 0.0)
+
+
+def _heatmaps(query: ComposedQuery, pair: PairScores, targets: TargetFeatures, grid: tuple[int, int]) -> Floats:
+    """Return the words' heatmaps in K images, [K, L, R], less the boundary."""
+    less: Floats = query.heatmaps(targets.regions[:, : grid[0] * grid[1]], grid[1]) - pair.boundary
+    return less
 
 
 def _evidence(

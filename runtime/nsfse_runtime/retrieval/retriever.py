@@ -15,7 +15,7 @@ from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, stack_features
 from nsfse_runtime.retrieval.query import ComposedQuery, Query
 from nsfse_runtime.retrieval.references import Reference, as_tuple, image_ref, resolve
-from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, build_hits
+from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, build_hits, reference_evidence
 from nsfse_runtime.retrieval.text_warnings import notes_of, readings
 from nsfse_runtime.retrieval.timing import Timer
 from nsfse_runtime.retrieval.views import Candidates, FileView, StoreView, View
@@ -274,6 +274,7 @@ class Retriever:
             threshold=self._info.confidence.threshold if self._info.confidence and matches else None,
             timings_ms=timer.end(),
             grid=grid if shown else None,
+            references=reference_evidence(self._scorer, composed, grid),
             texts=texts,
             notes=(*notes_of(texts, self._max_words), *found.notes, *resolved.notes),
         )
@@ -304,7 +305,6 @@ class Retriever:
             by_row = np.argsort(rows)
             pair = select(composed.combined(found.pairs(composed.queries)), by_row)
             return found, [ordered(rows, scores, by_row, pair, stop).window(start, stop)]
-
         score, rankings = partial(self._score, found, composed), []
         for first in range(start // size * size, min(stop, len(rows)), size):
             one = slice(first, first + size)

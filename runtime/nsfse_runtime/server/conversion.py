@@ -105,6 +105,7 @@ def to_reply(job: Job, result: Result, request_id: str, decode_seconds: float, n
         has_match=result.has_match,
         threshold=result.threshold,
         grid=result.grid,
+        references=result.references,
         texts=result.texts,
         notes=result.notes,
         timings_ms={**result.timings_ms, **{stage: round(1000 * value, 3) for stage, value in seconds.items()}},

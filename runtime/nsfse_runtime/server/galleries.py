@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery
     from nsfse_runtime.inference.onnx_scorer import OnnxScorer
 
-# A text is suggested where the model knows all of its words.
-_SUGGESTIONS = (
+# A text is suggested where the model knows all of its words: changes of an image, and what stands alone.
+_EDITS = (
     *("make it red", "in blue", "without stripes", "with long sleeves", "with dots", "the same in black"),
     *("make it shorter", "in another colour", "plain", "a white one", "more elegant", "for summer"),
 )
+_DESCRIPTIONS = ("red dress", "blue shirt with stripes", "black shoes", "a dog on the beach", "sunset over the sea")
+# Columns of which two values describe an image, as in "red dress".
+_COLOUR_COLUMNS, _KIND_COLUMNS = ("colour", "color"), ("category", "kind", "type", "product_type")
 _MAX_SUGGESTIONS = 6
 _DRAWINGS = "This model has learned from {} alone. Of photographs it knows little."
 
@@ -85,13 +88,16 @@ class ServedGallery:
 
     def _known_text(self) -> str:
         """Return a text that this model can read. Raises TextError where it knows none."""
-        text = next(iter(self.suggestions() or self.model.tokenizer.words()), "")
+        text = next(iter(self.edits() or self.model.tokenizer.words()), "")
         self.model.tokenizer.encode([text])
         return text
 
-    def suggestions(self) -> list[str]:
-        """Return texts of which this model knows every word."""
-        return [text for text in _SUGGESTIONS if self.model.tokenizer.knows(text)][:_MAX_SUGGESTIONS]
+    def edits(self) -> list[str]:
+        """Return texts that change an image, of which this model knows every word."""
+        return self._known(_EDITS)
+
+    def _known(self, texts: Sequence[str]) -> list[str]:
+        return [text for text in texts if self.model.tokenizer.knows(text)][:_MAX_SUGGESTIONS]
 
     def note(self) -> str | None:
         """Return what a user should know of the model before trusting it."""
@@ -110,7 +116,14 @@ class ServedGallery:
         with self.gallery.reading() as snapshot:
             if self._facts is None or self._facts[0] != snapshot.generation:
                 columns = _columns(snapshot.metadata)
-                facts = GalleryFacts(name=self.name, images=len(snapshot), columns=columns, bundle=self._bundle_facts())
+                facts = GalleryFacts(
+                    name=self.name,
+                    images=len(snapshot),
+                    columns=columns,
+                    bundle=self._bundle_facts(),
+                    edits=self.edits(),
+                    descriptions=self._known([*_descriptions(snapshot.metadata)] or _DESCRIPTIONS),
+                )
                 self._facts, self.folder = (snapshot.generation, facts), snapshot.folder
             return self._facts[1]
 
@@ -145,6 +158,20 @@ def _columns(metadata: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]
     return {
         column: dict(count.most_common()) for column, count in sorted(counts.items()) if len(count) <= MAX_COLUMN_VALUES
     }
+
+
+def _descriptions(metadata: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield texts like "red dress", from the most frequent such images on; no colour and no kind comes twice."""
+
+    def value(values: Mapping[str, str], columns: Sequence[str]) -> str:
+        return next((values[column] for column in columns if values.get(column)), "")
+
+    pairs = Counter((value(row, _COLOUR_COLUMNS), value(row, _KIND_COLUMNS)) for row in metadata)
+    seen = {""}
+    for (colour, kind), _ in pairs.most_common():
+        if not seen & {colour, kind}:
+            seen |= {colour, kind}
+            yield f"{colour} {kind}".replace("_", " ")
 
 
 def _source(trained_on: str | Mapping[str, object]) -> str:

@@ -215,7 +215,7 @@ async def info(services: Services, request: Request) -> Response:
         device=first.model.info.device,
         galleries=galleries,
         limits=limits,
-        suggestions=first.suggestions(),
+        suggestions=first.edits(),
         writable=bool(services.settings.write_tokens and request.scope[MAY_WRITE]),
         note=first.note(),
     )

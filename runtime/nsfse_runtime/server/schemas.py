@@ -158,6 +158,7 @@ class QueryReply(msgspec.Struct, kw_only=True):
     has_match: bool | None
     threshold: float | None
     grid: tuple[int, int] | None
+    references: tuple[tuple[WordEvidence, ...], ...]
     texts: tuple[TextReading, ...]
     notes: tuple[str, ...]
     timings_ms: dict[str, float]
@@ -254,12 +255,17 @@ class BundleFacts(msgspec.Struct, kw_only=True):
 
 
 class GalleryFacts(msgspec.Struct, kw_only=True):
-    """One gallery; `columns` counts the values of each column of its metadata that has few."""
+    """One gallery; `columns` counts the values of each column of its metadata that has few.
+
+    `edits` and `descriptions` are texts to suggest, beside an image and alone.
+    """
 
     name: str
     images: int
     columns: dict[str, dict[str, int]]
     bundle: BundleFacts
+    edits: list[str]
+    descriptions: list[str]
 
 
 class Limits(msgspec.Struct, kw_only=True):

@@ -249,11 +249,17 @@ def test_maps_are_of_the_words_and_the_cells(retriever: Retriever, model: OnnxSc
         np.testing.assert_allclose(heatmap, expected, atol=1e-6)
         best = (query.words @ cells[0].T).max(1) - model.bundle.manifest.boundary["t_c"]
         np.testing.assert_allclose(heatmap.max(1), best, atol=1e-6)
+    (own,) = found.references  # the words in the reference itself
+    cells = gallery.snapshot.targets([0]).regions[:, :6]
+    expected = heatmaps(query.words, cells, 3)[0] - model.bundle.manifest.boundary["t_c"]
+    np.testing.assert_allclose([word.regions for word in own], expected, atol=1e-6)
+    assert [word.word for word in own] == [word.word for word in found.hits[0].evidence]
+    assert [word.matched for word in own] == [word.score >= model.bundle.manifest.boundary["t_c"] for word in own]
     for plain in (
         retriever.query(gallery.ids[0], TEXTS[0], k=3),
         retriever.query(gallery.ids[0], "red", heatmaps=True),
     ):
-        assert plain.grid is None and plain.hits[0].evidence[0].regions is None
+        assert plain.grid is None and plain.hits[0].evidence[0].regions is None and plain.references == ()
 
 
 def test_the_grid_is_that_of_square_cells(model: OnnxScorer) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("starlette")
 from PIL import Image
 
 from nsfse_runtime import Retriever
+from nsfse_runtime.server.galleries import _descriptions
 from nsfse_runtime.server.schemas import InfoReply, ListReply, QueryReply
 from tests.serving import TOKEN, image, open_served, running, wait_until
 
@@ -213,6 +214,15 @@ def test_info_describes_what_is_served(server):
     tokenizer = server.services.galleries["shop"].model.tokenizer
     assert all(tokenizer.knows(text) for text in info.suggestions)
     assert not tokenizer.knows("more elegant")
+    assert info.galleries[0].edits == info.suggestions
+    assert all(tokenizer.knows(text) for each in info.galleries for text in each.descriptions)
+
+
+def test_descriptions_are_of_what_the_gallery_has():
+    shirt, bag, none = ({"color": "blue", "type": "t-shirt"}, {"color": "red", "type": "bag"}, {"type": "mug"})
+    metadata = [bag, *2 * [shirt], none, {"color": "red", "type": "mug"}, {}]
+    assert [*_descriptions(metadata)] == ["blue t-shirt", "red bag"]
+    assert [*_descriptions([none])] == []
 
 
 def test_words_alone_and_images_alone_are_queries(server):

@@ -1,6 +1,7 @@
 // Requests to the service. Every failure is an ApiError whose message can be shown.
 
 import { imagesOf, textsOf } from "./state.js";
+import { say } from "./strings.js";
 import { uploadFile } from "./uploads.js";
 
 export class ApiError extends Error {
@@ -12,6 +13,11 @@ export class ApiError extends Error {
   get busy() {
     return this.status === 429 || this.status === 503;
   }
+
+  // Whether no server answered, or a proxy in its place.
+  get gone() {
+    return [0, 502, 504].includes(this.status);
+  }
 }
 
 async function request(path, options) {
@@ -21,11 +27,11 @@ async function request(path, options) {
     body = await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    const message = response ? `The server answered ${response.status}.` : "The server does not answer. Is it still running?";
+    const message = response ? say("serverAnswered", { status: `${response.status}` }) : say("serverGone");
     throw new ApiError(response?.status ?? 0, { type: "server", message });
   }
   if (response.ok) return body;
-  const error = body.error ?? { type: "server", message: `The server answered ${response.status}.` };
+  const error = body.error ?? { type: "server", message: say("serverAnswered", { status: `${response.status}` }) };
   throw new ApiError(response.status, error, Number(response.headers.get("Retry-After")) || 1);
 }
 
@@ -59,6 +65,13 @@ export function query(state, extra, signal) {
   const body = new FormData();
   for (const [name, value] of queryFields(state, extra)) body.append(name, value);
   return request("v1/query", { method: "POST", body, signal });
+}
+
+// Add an image to a gallery under the name of its file.
+export function postImage(file, gallery, signal) {
+  const body = new FormData();
+  for (const [name, value] of [["image", file], ["id", file.name], ["gallery", gallery]]) body.append(name, value);
+  return request("v1/images", { method: "POST", body, signal });
 }
 
 function listImages(state, offset, limit, signal) {

@@ -1,6 +1,7 @@
 // The query as a command or a program to paste elsewhere, with the same fields that the page sends.
 
 import { queryFields } from "./api.js";
+import { say } from "./strings.js";
 
 const queryUrl = () => new URL("v1/query", location.href.split(/[?#]/)[0]).href;
 
@@ -31,11 +32,20 @@ export function pythonSnippet(state, extra) {
   ].join("\n");
 }
 
-export async function copyText(text) {
+// Copy a text and say so on the button that was pressed.
+export async function copyFrom(button, text) {
+  await copyText(text, button.closest("dialog") ?? document.body);
+  const before = button.textContent;
+  button.textContent = say("copied");
+  setTimeout(() => (button.textContent = before), 1400);
+}
+
+// `within` is the open dialog, if any: nothing outside it can be selected.
+async function copyText(text, within) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   // Browsers give a clipboard only to pages from this machine or over TLS.
   const area = Object.assign(document.createElement("textarea"), { value: text });
-  document.body.append(area);
+  within.append(area);
   area.select();
   document.execCommand("copy");
   area.remove();

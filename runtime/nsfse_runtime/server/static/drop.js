@@ -1,9 +1,8 @@
-// Images that are dropped on the page or pasted into it, anywhere.
+// Files that are dropped on the page or pasted into it, anywhere, and those that are chosen.
 
 import { find } from "./dom.js";
 
-export function listenForImages(use) {
-  const imageIn = (data) => [...(data?.files ?? [])].find(({ type }) => type.startsWith("image/")) ?? data?.files?.[0];
+export function listenForFiles(use) {
   const dropping = find("#dropping");
   const carries = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragover", (event) => {
@@ -16,11 +15,25 @@ export function listenForImages(use) {
     if (!carries(event)) return;
     event.preventDefault();
     dropping.hidden = true;
-    const file = imageIn(event.dataTransfer);
-    if (file) use(file);
+    use([...event.dataTransfer.files]);
   });
   addEventListener("paste", (event) => {
-    const file = imageIn(event.clipboardData);
-    if (file) use(file);
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (files.length) use(files);
   });
+}
+
+// `use` is called with the files that are chosen in `input`.
+export function listenForChoice(input, use) {
+  input.addEventListener("change", () => {
+    const files = [...input.files];
+    input.value = "";
+    if (files.length) use(files);
+  });
+}
+
+export function chooseFiles(use) {
+  const input = Object.assign(document.createElement("input"), { type: "file", multiple: true, accept: find("#file").accept });
+  listenForChoice(input, use);
+  input.click();
 }

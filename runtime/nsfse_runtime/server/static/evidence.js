@@ -1,6 +1,7 @@
 // The evidence of a hit: the query's own words, ticked or struck through, and where in the image they are.
 
 import { make } from "./dom.js";
+import { say } from "./strings.js";
 
 const VEIL_OPACITY = 0.62;
 
@@ -11,8 +12,8 @@ export function verdict({ weight, matched }, count) {
 }
 
 export function wordLabel({ word, weight, matched }) {
-  const not = isPresent({ weight, matched }) ? "" : "not ";
-  return `${word}: ${not}in the image${weight < 0 ? `, ${matched ? "as" : "not as"} wanted` : ""}`;
+  const label = say(isPresent({ weight, matched }) ? "inImage" : "notInImage", { word });
+  return weight < 0 ? say(matched ? "asWanted" : "notAsWanted", { label }) : label;
 }
 
 // An excluded word (a negative weight) matches where it is absent.
@@ -20,11 +21,11 @@ export const isPresent = ({ weight, matched }) => (weight < 0 ? !matched : match
 
 // The sentence under a hit; `show(index of a word, or null)` is called as words are pointed at. `texts` hold what of each
 // text was not read; the negative ones are last.
-export function evidenceSentence(evidence, texts, show) {
+export function evidenceSentence(evidence, texts, show, tabIndex = -1) {
   const words = evidence.map((item, index) => {
     const kind = verdict(item, evidence.length);
     if (kind === "neutral") return make("span", { className: "word neutral" }, item.word);
-    const properties = { type: "button", className: `word ${kind}`, tabIndex: -1, "aria-label": wordLabel(item) };
+    const properties = { type: "button", className: `word ${kind}`, tabIndex, "aria-label": wordLabel(item) };
     const word = make("button", properties, kind === "matched" ? item.word : make("s", {}, item.word));
     for (const event of ["pointerenter", "focus", "click"]) word.addEventListener(event, () => show(index));
     for (const event of ["pointerleave", "blur"]) word.addEventListener(event, () => show(null));
@@ -45,13 +46,14 @@ export function orderWords(words, texts) {
     for (const item of unknown.toReversed()) {
       own[Math.min(item.position, own.length - 1)].unshift(unreadWord(item.word, unknownHint(item)));
     }
-    const label = index === first && index > 0 ? [make("span", { className: "negative-label" }, "without")] : [];
-    return [...label, ...own.flat(), ...unread.map((word) => unreadWord(word, `${word}: not read, the text is too long`))];
+    const label = index === first && index > 0 ? [make("span", { className: "negative-label" }, say("without"))] : [];
+    return [...label, ...own.flat(), ...unread.map((word) => unreadWord(word, say("unreadWord", { word })))];
   });
 }
 
 const unreadWord = (word, title) => make("span", { className: "word unread", title }, word);
-export const unknownHint = ({ word, nearest }) => `unknown word: ${word}${nearest ? `; did you mean ${nearest}?` : ""}`;
+export const unknownHint = ({ word, nearest }) =>
+  [say("unknownWord", { word }), ...(nearest ? [say("didYouMean", { word: nearest })] : [])].join("; ");
 
 // Darken an image where a word is not, and return the caption. `regions` are rows × columns of the word's correspondence
 // less the boundary. A word may be in the image as a whole and in none of its parts.
@@ -59,7 +61,7 @@ export function showHeatmap(canvas, image, { word, weight, matched, regions }, g
   const somewhere = Math.max(...regions) > 0;
   const whole = !somewhere && isPresent({ weight, matched });
   darken(canvas, image, whole ? regions.map(() => 1) : regions, grid);
-  return somewhere ? word : `${word}: ${whole ? "the image as a whole" : "nowhere"}`;
+  return somewhere ? word : say(whole ? "wholeImage" : "nowhere", { word });
 }
 
 function darken(canvas, image, regions, [rows, columns]) {

@@ -2,11 +2,12 @@
 
 import { find, make, prefersReducedMotion } from "./dom.js";
 import { evidenceSentence, showHeatmap } from "./evidence.js";
+import { percent, say } from "./strings.js";
 
 const EASE = { duration: 320, easing: "cubic-bezier(.2,.8,.2,1)" };
 
-// `on.use(id, image)`, `on.add(id)` and `on.exclude(id)` are called for what is clicked; `on.heatmaps()` gives a result with
-// the regions of words, `on.thumbnail(id)` a URL.
+// `on.open(id, image)`, `on.more(id)` and `on.less(id)` are called for what is clicked; `on.heatmaps(index)` gives a result
+// with the regions of words, `on.thumbnail(id)` a URL.
 export class Grid {
   constructor(list, on) {
     const divider = make("li", { className: "divider" }, make("span"));
@@ -16,12 +17,12 @@ export class Grid {
   }
 
   // Show `hits` in their order, or a sample of images. Hits from `divideAt` on do not match, and `dividerText` stands before
-  // them. `texts` hold how each text of the query was read.
-  show(hits, { divideAt = null, dividerText = "", texts = [] } = {}) {
+  // them. `texts` hold how each text of the query was read, `threshold` the confidence of a match.
+  show(hits, { divideAt = null, dividerText = "", texts = [], threshold = null } = {}) {
     const before = new Map([...this.tiles.values()].map((tile) => [tile, tile.getBoundingClientRect()]));
     const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
     const weak = (index) => divideAt !== null && index >= divideAt;
-    const tiles = new Map(hits.map((hit, index) => [hit.id, this.tile(hit, index, weak(index), texts)]));
+    const tiles = new Map(hits.map((hit, index) => [hit.id, this.tile(hit, index, weak(index), texts, threshold)]));
     const items = [...tiles.values()];
     if (divideAt !== null && items.length) items.splice(divideAt, 0, this.divider);
     this.divider.firstChild.textContent = dividerText;
@@ -31,7 +32,7 @@ export class Grid {
     const tile = stillShown?.closest(".tile") ?? this.first();
     this.activate(tile);
     // The focus of a tile that is gone moves to the first one, or the page would lose it.
-    if (focused && tile) (stillShown ?? find(".use", tile)).focus({ preventScroll: true });
+    if (focused && tile) (stillShown ?? find(".open", tile)).focus({ preventScroll: true });
     if (!prefersReducedMotion()) this.animateFrom(before);
   }
 
@@ -42,17 +43,18 @@ export class Grid {
     while (children.length > items.length) this.list.lastChild.remove();
   }
 
-  tile(hit, index, weak, texts) {
+  tile(hit, index, weak, texts, threshold) {
     const tile = this.tiles.get(hit.id) ?? this.newTile(hit.id);
     tile.classList.toggle("weak", weak);
     tile.classList.toggle("match", hit.is_match === true && hit.confidence != null);
     const caption = find(".caption", tile);
-    const confidence = hit.score === undefined ? [] : [confidenceOf(hit)];
+    const confidence = hit.score === undefined ? [] : [make("p", { className: "confidence" }, confidenceOf(hit, threshold))];
     const evidence = hit.evidence?.length ? [evidenceSentence(hit.evidence, texts, (word) => this.highlight(tile, word))] : [];
     const id = make("bdi", { title: hit.id }, hit.id);
-    caption.replaceChildren(...evidence, make("p", { className: "hit-id" }, ...confidence, id));
-    find(".use", tile).setAttribute("aria-label", labelOf(hit, index));
-    for (const button of tile.querySelectorAll(".exclude, .add-image")) button.hidden = hit.score === undefined;
+    caption.replaceChildren(...evidence, ...confidence, make("p", { className: "hit-id" }, id));
+    find(".open", tile).setAttribute("aria-label", labelOf(hit, index));
+    find(".likes", tile).hidden = hit.score === undefined;
+    tile.dataset.index = index;
     this.highlight(tile, null);
     return tile;
   }
@@ -61,18 +63,18 @@ export class Grid {
     const image = make("img", { src: this.on.thumbnail(id), alt: "", draggable: false, decoding: "async" });
     image.addEventListener("error", () => tile.classList.add("broken"), { once: true });
     const button = { type: "button", tabIndex: -1 };
-    const use = make("button", { ...button, className: "use" }, image, make("canvas", { className: "heatmap" }));
-    const excludeNames = { title: "Not like this", "aria-label": `not like ${id}` };
-    const exclude = make("button", { ...button, ...excludeNames, className: "exclude" }, "−");
-    const addNames = { title: "Also like this", "aria-label": `also like ${id}` };
-    const add = make("button", { ...button, ...addNames, className: "add-image" }, "+");
+    const open = make("button", { ...button, className: "open" }, image, make("canvas", { className: "heatmap" }));
+    const [more, less] = ["moreLike", "lessLikeThis"].map((name) =>
+      make("button", { ...button, "aria-label": `${say(name)}: ${id}` }, say(name)),
+    );
+    const likes = make("div", { className: "likes" }, more, less);
     const caption = make("p", { className: "heatmap-caption", "aria-hidden": "true" });
-    const frame = make("div", { className: "frame" }, use, add, exclude, caption);
+    const frame = make("div", { className: "frame" }, open, likes, caption);
     const tile = make("li", { className: "tile" }, frame, make("div", { className: "caption" }));
     tile.dataset.id = id;
-    use.addEventListener("click", () => this.on.use(id, image));
-    exclude.addEventListener("click", () => this.on.exclude(id));
-    add.addEventListener("click", () => this.on.add(id));
+    open.addEventListener("click", () => this.on.open(id, image));
+    more.addEventListener("click", () => this.on.more(id));
+    less.addEventListener("click", () => this.on.less(id));
     return tile;
   }
 
@@ -81,7 +83,7 @@ export class Grid {
     tile.highlighted = word;
     tile.classList.toggle("highlighted", false);
     if (word === null) return;
-    const { hits, grid } = await this.on.heatmaps();
+    const { hits, grid } = await this.on.heatmaps(Number(tile.dataset.index));
     const evidence = hits.find((hit) => hit.id === tile.dataset.id)?.evidence[word];
     if (tile.highlighted !== word || !evidence?.regions || !grid) return;
     find(".heatmap-caption", tile).textContent = showHeatmap(find(".heatmap", tile), find("img", tile), evidence, grid);
@@ -105,9 +107,10 @@ export class Grid {
     return this.tiles.values().next().value;
   }
 
-  focus() {
-    const tile = this.first();
-    if (tile) find(".use", tile).focus();
+  // Focus the tile of an image, or the first one.
+  focus(id) {
+    const tile = this.tiles.get(id) ?? this.first();
+    if (tile) find(".open", tile).focus();
     return Boolean(tile);
   }
 
@@ -120,12 +123,12 @@ export class Grid {
   onKey(event) {
     const tile = event.target.closest(".tile");
     if (!tile || event.ctrlKey || event.metaKey || event.altKey) return;
-    const act = { "-": this.on.exclude, Delete: this.on.exclude, "+": this.on.add }[event.key];
-    if (act && !find(".exclude", tile).hidden) {
-      this.neighbour(tile, "ArrowRight")?.querySelector(".use").focus();
+    const act = { "-": this.on.less, Delete: this.on.less, "+": this.on.more }[event.key];
+    if (act && !find(".likes", tile).hidden) {
+      this.neighbour(tile, "ArrowRight")?.querySelector(".open").focus();
       act(tile.dataset.id);
     } else if (/^(Arrow|Home$|End$)/.test(event.key)) {
-      this.neighbour(tile, event.key)?.querySelector(".use").focus();
+      this.neighbour(tile, event.key)?.querySelector(".open").focus();
     } else return;
     event.preventDefault();
   }
@@ -157,15 +160,17 @@ export function flyToReference(from) {
   });
 }
 
-function confidenceOf({ confidence, score, is_match: isMatch }) {
-  const properties = { className: "confidence", title: `score ${score.toFixed(2)}` };
-  if (confidence == null) return make("span", properties, score.toFixed(2));
-  return make("span", properties, `${isMatch ? "✓ " : ""}${Math.round(100 * confidence)} %`);
+// A confidence is told with the cut that makes a match of it.
+export function confidenceOf({ confidence, score, is_match: isMatch }, threshold) {
+  if (confidence == null || threshold == null) return say("score", { score: score.toFixed(2) });
+  const values = { confidence: percent(confidence), cut: percent(threshold) };
+  return isMatch ? `✓ ${say("confidenceMatch", values)}` : say("confidenceCut", values);
 }
 
 export function labelOf({ id, is_match: isMatch, confidence, score }, index) {
-  if (score === undefined) return `${id}: start with this image`;
-  const match = isMatch ? "a match" : "no match";
-  const certainty = confidence == null ? "" : `, ${match}, ${Math.round(100 * confidence)} percent sure`;
-  return `${index + 1}: ${id}${certainty}. Use as the next image`;
+  if (score === undefined) return say("startWith", { id });
+  const rank = index + 1;
+  if (confidence == null) return say("hitPlain", { rank, id });
+  const verdict = say(isMatch ? "matchShort" : "noMatchShort", { confidence: percent(confidence) });
+  return say("hitLabel", { rank, id, verdict });
 }

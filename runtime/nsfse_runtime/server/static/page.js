@@ -1,42 +1,52 @@
 // The page: an event changes the state, the state is shown, the service is queried, the result is shown.
 
-import { ApiError, fetchInfo, query, sampleImages, thumbnailUrl } from "./api.js";
-import { copyText, curlSnippet, pythonSnippet } from "./copy.js";
+import { askToAdd } from "./adding.js";
+import { ApiError, fetchInfo, imageUrl, query, sampleImages, thumbnailUrl } from "./api.js";
+import { copyFrom, curlSnippet, pythonSnippet } from "./copy.js";
 import { debounce, find, prefersReducedMotion } from "./dom.js";
-import { listenForImages } from "./drop.js";
+import { chooseFiles, listenForChoice, listenForFiles } from "./drop.js";
 import { Grid, flyToReference } from "./grid.js";
+import { divider, emptyLead, hasFilters, headlineOf, leadOf } from "./headlines.js";
 import * as panel from "./panel.js";
 import {
   MAX_PARTS, emptyState, formatState, imagesOf, newStep, parseState, textOf, withFilter, withImage, withLastStep, withStep,
-  withText,
+  withCorrection, withNegativeText, withText, withoutUpload,
 } from "./state.js";
-import { hasUpload, saveUpload } from "./uploads.js";
+import { say, translate } from "./strings.js";
+import { hasUpload, isImage, saveUpload, uploadUrl } from "./uploads.js";
+import { Viewer } from "./viewer.js";
 
-const HITS = 24;
-const WELCOME = [
-  "Find it with an image and a few words",
-  "Type what it looks like, drop an image, paste one, or start with one of these.",
-];
-const NO_UPLOAD = [
-  "Your image is not available",
-  "This address begins with an image from a device, and such images are stored nowhere else. " +
-    "Choose it again, or start with another one.",
-];
-const EMPTY_GALLERY = ["This gallery is empty", "Add images with: nsfse index GALLERY FOLDER"];
-const NO_IMAGE = ["This image is not in the gallery", "It may have been renamed or removed. Start with another one."];
+const HITS = 24; // of a page of hits; more come on scrolling
+const RETRY_SECONDS = 5; // between two looks for a server that is gone
 const text = find("#text");
-let info, state, result, pending;
+let info, state, result, pending, retry, newestUpload;
 
 const grid = new Grid(find("#grid"), {
-  use: (id, image) => chooseImage({ id }, image),
-  exclude: (id) => setState({ ...state, negativeIds: [...state.negativeIds, id].slice(-MAX_PARTS) }),
-  add: (id) => addImage({ id }),
-  heatmaps: () => (result.heatmaps ??= query(result.state, { k: result.hits.length, heatmaps: 1 })),
+  open: (id, image) => (result ? openHit(id) : chooseImage({ id }, image)),
+  more: (id) => addImage({ id }),
+  less: (id) => exclude(id),
+  heatmaps: (index) => heatmaps(index),
   thumbnail: (id) => thumbnailUrl(id, state.gallery),
+});
+
+const viewer = new Viewer(find("#viewer"), {
+  search: (id) => chooseImage({ id }),
+  more: (id) => addImage({ id }),
+  less: (id) => exclude(id),
+  closed: (id) => grid.focus(id),
+  extend: () => showMore(),
+  heatmaps: (index) => heatmaps(index),
 });
 
 const gallery = () => info.galleries.find(({ name }) => name === state.gallery);
 const extra = () => ({ k: Math.min(HITS, info.limits.k) });
+
+// The page of hits with the `index`-th, with the regions of words.
+function heatmaps(index) {
+  const { k } = extra();
+  const offset = index - (index % k);
+  return (result.heatmaps[offset] ??= query(result.state, { k, offset, heatmaps: 1 }));
+}
 
 // --- from one state to the next
 
@@ -44,6 +54,7 @@ function setState(next, { keepAddress = false } = {}) {
   const galleryChanged = next.gallery !== state?.gallery;
   state = next;
   if (galleryChanged) grid.tiles.clear();
+  panel.showProblem("");
   if (!keepAddress) updateAddress();
   showQuery();
   return search();
@@ -92,6 +103,10 @@ function addImage(image) {
   setState(withImage(state, image));
 }
 
+function exclude(id) {
+  setState({ ...state, negativeIds: [...state.negativeIds, id].slice(-MAX_PARTS) });
+}
+
 // Start the next step with an image; `element` shows it. A new search takes the text that is typed already.
 function chooseImage(chosen, element, isNew = !result) {
   const typed = isNew ? text.value : "";
@@ -104,8 +119,34 @@ function chooseImage(chosen, element, isNew = !result) {
 }
 
 async function chooseFile(file) {
-  const key = await saveUpload(file);
-  chooseImage({ upload: key }, undefined, true);
+  newestUpload = await saveUpload(file);
+  chooseImage({ upload: newestUpload }, undefined, true);
+}
+
+// One image is searched with; several can become the gallery's.
+async function takeFiles(files) {
+  const images = files.filter(isImage);
+  if (!images.length) return panel.showProblem(say("notAnImage", { name: files[0].name }));
+  if (images.length > 1 && info.writable) return offerToAdd(images);
+  await chooseFile(images[0]);
+  if (images.length > 1) panel.showProblem(say("firstOnly", { count: images.length }));
+}
+
+function offerToAdd(files) {
+  askToAdd(files, state.gallery, {
+    search: chooseFile,
+    added: async () => {
+      info = await fetchInfo();
+      setState(state);
+    },
+  });
+}
+
+function openHit(id) {
+  const index = result.hits.findIndex((hit) => hit.id === id);
+  const image = imagesOf(result.state.steps.at(-1))[0];
+  const url = image && (image.upload ? uploadUrl(image.upload) : imageUrl(image.id, state.gallery));
+  viewer.open(result, index, image && { url, name: image.id ?? say("yourImage") });
 }
 
 const goToStep = (index) => setState({ ...state, steps: state.steps.slice(0, index + 1) });
@@ -114,34 +155,90 @@ const goToStep = (index) => setState({ ...state, steps: state.steps.slice(0, ind
 
 async function search() {
   pending?.abort();
+  clearTimeout(retry);
   const { signal } = (pending = new AbortController());
   setBusy(true);
   const step = state.steps.at(-1);
   const queried = state;
   try {
     const lost = step && imagesOf(step).some(({ upload }) => upload && !hasUpload(upload));
-    if (step && !lost) showResult({ ...(await query(queried, extra(), signal)), state: queried });
-    else showSample(await sampleImages(queried, HITS, signal), ...sampleTexts(lost));
+    const found = step && !lost && gallery().images ? await query(queried, extra(), signal) : null;
+    const sample = found ? [] : await sampleImages(queried, HITS, signal);
+    setGone(false);
+    if (found) showResult({ ...found, state: queried, heatmaps: {} });
+    else showSample(sample, ...sampleTexts(lost, sample));
   } catch (error) {
     if (signal.aborted) return;
     await showError(error, signal);
+    if (error.busy) return; // the next try ends it
   }
   setBusy(false);
 }
 
-const sampleTexts = (lost) => (lost ? NO_UPLOAD : gallery().images ? WELCOME : EMPTY_GALLERY);
+// Append the next page of hits.
+async function showMore() {
+  const { signal } = pending;
+  const shown = result;
+  if (shown.extending || shown.hits.length >= lastHit()) return;
+  shown.extending = true;
+  try {
+    const { hits } = await query(shown.state, { ...extra(), offset: shown.hits.length }, signal);
+    if (result !== shown) return;
+    shown.hits.push(...hits);
+    if (!hits.length) shown.total = shown.hits.length;
+    showHits();
+  } catch (error) {
+    if (!signal.aborted) await showError(error, signal);
+  } finally {
+    shown.extending = false;
+  }
+}
+
+const lastHit = () => Math.min(result.total, info.limits.offset + 1);
+
+function sampleTexts(lost, sample) {
+  if (lost) return [say("noUpload"), say("noUploadMore")];
+  if (!gallery().images) return [say("emptyGallery"), emptyLead(info.writable)];
+  return sample.length ? [say("welcome"), say("welcomeMore")] : [say("nonePasses"), ""];
+}
+
 const setBusy = (busy) => find("#grid").setAttribute("aria-busy", busy);
 
 async function showError(error, signal) {
   if (!(error instanceof ApiError)) throw error;
+  if (error.gone) return setGone(true);
+  if (error.type === "image" && newestUpload) return refuseUpload(error);
   if (error.type === "not_found" && state.steps.length) {
-    return showSample(await sampleImages(state, HITS, signal).catch(() => []), ...NO_IMAGE);
+    return showSample(await sampleImages(state, HITS, signal).catch(() => []), say("noImage"), say("noImageMore"));
   }
   panel.showUnread([]);
   const quiet = error.type === "text"; // half a word is no mistake
-  showHint(error.busy ? "The server is busy; trying again …" : error.message, quiet ? "quiet" : "loud");
-  if (!grid.tiles.size) showHead("No result yet", error.message);
+  showHint(error.busy ? say("busy") : error.message, quiet ? "quiet" : "loud");
+  if (!grid.tiles.size) showHead(say("noResult"), error.message);
   if (error.busy) setTimeout(() => signal.aborted || search(), 1000 * error.retryAfter);
+}
+
+// The server cannot read the file: the query is what it was before it.
+async function refuseUpload(error) {
+  const key = newestUpload;
+  newestUpload = undefined;
+  await setState(withoutUpload(state, key));
+  panel.showProblem(error.message);
+}
+
+// The last hits fade while there is no server; the page looks for it again and again.
+function setGone(gone) {
+  const returned = document.body.classList.contains("gone") && !gone;
+  document.body.classList.toggle("gone", gone);
+  if (returned) grid.tiles.clear(); // images that did not load
+  if (!gone) return showFilterNotice();
+  panel.showNotice(say(grid.tiles.size ? "serverGoneOld" : "serverGone"), say("tryAgain"), search);
+  retry = setTimeout(search, 1000 * RETRY_SECONDS);
+}
+
+function showFilterNotice(count = 1) {
+  const stuck = !count && hasFilters(state.where);
+  panel.showNotice(stuck ? "" : null, say("removeFilters"), () => setState({ ...state, where: {} }));
 }
 
 function showHint(message, manner = "quiet") {
@@ -158,9 +255,6 @@ function showQuery() {
   const typed = step?.text ?? "";
   if (text.value !== typed) text.value = typed;
   if (find("#negative-text").value !== state.negativeText) find("#negative-text").value = state.negativeText;
-  find("#copies").hidden = !step;
-  const example = step?.edits.length ? "and with stripes" : "but red, and with stripes";
-  find("#text").placeholder = step ? example : "What does it look like?";
   panel.showReference(state);
   panel.showSteps(state, goToStep);
   showParts();
@@ -175,6 +269,15 @@ function showQuery() {
 }
 
 function showParts() {
+  const step = state.steps.at(-1);
+  const hasImage = Boolean(step && imagesOf(step).length);
+  const { descriptions, edits, images } = gallery();
+  document.body.classList.toggle("has-image", hasImage);
+  find("#balance-row").hidden = !hasImage || !textOf(step);
+  panel.showSuggestions(hasImage ? edits : images ? descriptions : [], useSuggestion);
+  const [example] = descriptions;
+  const asked = step?.edits.length ? "changeMore" : hasImage ? "change" : example ? "describeExample" : "describe";
+  text.placeholder = say(asked, { example });
   panel.showExtraImages(state, (index) =>
     setState(withLastStep(state, ({ extraImages }) => ({ extraImages: withoutItem(extraImages, index) }))),
   );
@@ -185,51 +288,32 @@ function showParts() {
 
 function showResult(newResult) {
   result = newResult;
-  const { hits, has_match: hasMatch } = result;
-  const last = hits.findLastIndex(({ is_match }) => is_match);
-  const divideAt = hasMatch === false ? 0 : last >= 0 && last < hits.length - 1 ? last + 1 : null;
-  const dividerText = hasMatch === false ? "the nearest there are" : "weak matches from here";
-  grid.show(hits, { divideAt, dividerText, texts: result.texts });
-  const headline = headlineOf(result);
-  showHead(headline, leadOf(result));
+  showHits();
+  const headline = headlineOf(result, gallery());
+  showHead(headline, leadOf(result, { gallery: gallery(), writable: info.writable }));
+  showFilterNotice(result.hits.length);
   find("#show-others").hidden = true;
   showHint("");
-  panel.showUnread(result.texts, gallery().bundle.max_words, { correct, exclude });
+  panel.showUnread(result.texts, gallery().bundle.max_words, {
+    correct: (item) => setState(withCorrection(state, item)),
+    exclude: (word) => setState(withNegativeText(state, word)),
+  });
   panel.showSpeed(result.timings_ms, info.device);
-  announce([headline, `${hits.length} images${hits.length ? `, the first is ${hits[0].id}` : ""}`, ...result.notes].join(". "));
+  const { length: count, 0: first } = result.hits;
+  const found = first ? say("firstIs", { count, id: first.id }) : say("imageCount", { count });
+  announce([headline, found, ...result.notes].join(". "));
 }
 
-// Exclude a word whose negation in a sentence the model did not follow.
-function exclude(word) {
-  const texts = [...state.negativeText.split(","), word].map((part) => part.trim()).filter(Boolean);
-  setState({ ...state, negativeText: texts.join(", ") });
+function showHits() {
+  const { hits, texts, threshold } = result;
+  grid.show(hits, { ...divider(result), texts, threshold });
+  find("#show-more").hidden = !hits.length || hits.length >= lastHit();
 }
 
-// Put the known word in place of the one that was typed, where that still stands.
-function correct({ word, nearest }) {
-  const plain = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  const corrected = (typed) => typed.replace(new RegExp(`(?<![\\p{L}\\p{N}])${plain}(?![\\p{L}\\p{N}])`, "giu"), nearest);
-  const next = withLastStep(state, ({ text, edits }) => ({ text: corrected(text), edits: edits.map(corrected) }));
-  setState({ ...next, negativeText: corrected(state.negativeText) });
-}
-
-// Why there is no hit, or what a hit lacks to be a match.
-function leadOf({ hits, has_match: hasMatch, threshold, state: { where } }) {
-  if (hits.length === 0) {
-    if (gallery().images === 0) return EMPTY_GALLERY[1];
-    return Object.keys(where).length ? "No image passes the filters; remove one of them." : "The gallery has no other image.";
-  }
-  const percent = threshold === null ? "" : `${Math.round(100 * threshold)} %`;
-  return hasMatch === false && percent ? `A match has a confidence of ${percent} or more.` : "";
-}
-
-function headlineOf({ hits, has_match: hasMatch, state: { steps } }) {
-  if (hits.length === 0) return "No image is left";
-  if (hasMatch === false) return "Nothing here matches";
-  const step = steps.at(-1);
-  if (!textOf(step)) return ["Like this one", "Like both"][step.extraImages.length] ?? "Like all of them";
-  const count = hits.filter(({ is_match }) => is_match).length;
-  return hasMatch ? `${count} ${count === 1 ? "match" : "matches"}` : "Nearest first"; // null: there is no confidence
+function useSuggestion(chosen) {
+  text.value = chosen;
+  setText(chosen);
+  text.focus({ preventScroll: true });
 }
 
 function showSample(images, headline, lead) {
@@ -238,8 +322,10 @@ function showSample(images, headline, lead) {
   grid.show(images);
   showHead(headline, lead);
   showHint("");
-  find("#show-others").hidden = images.length >= gallery().images;
-  announce(`${headline}. ${images.length} images of the gallery to start with.`);
+  showFilterNotice(images.length);
+  find("#show-others").hidden = !images.length || images.length >= gallery().images;
+  find("#show-more").hidden = true;
+  announce(`${headline}. ${say("sampleCount", { count: images.length })}`);
 }
 
 function showHead(headline, lead) {
@@ -274,37 +360,37 @@ function listen() {
   find("#negative-text").addEventListener("input", ({ target }) => changeState({ negativeText: target.value }));
   find("#restart").addEventListener("click", () => setState(emptyState(state.gallery)));
   find("#show-others button").addEventListener("click", () => search());
-  find("#file").addEventListener("change", ({ target }) => {
-    if (target.files.length) chooseFile(target.files[0]);
-    target.value = "";
+  find("#show-more button").addEventListener("click", () => showMore());
+  new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && result && showMore(), { rootMargin: "600px" }).observe(
+    find("#show-more"),
+  );
+  listenForChoice(find("#file"), takeFiles);
+  listenForChoice(find("#extra-file"), async ([file]) => {
+    if (!isImage(file)) return panel.showProblem(say("notAnImage", { name: file.name }));
+    newestUpload = await saveUpload(file);
+    addImage({ upload: newestUpload });
   });
-  find("#extra-file").addEventListener("change", async ({ target }) => {
-    if (target.files.length) addImage({ upload: await saveUpload(target.files[0]) });
-    target.value = "";
-  });
+  find("#add-images").addEventListener("click", () => chooseFiles(offerToAdd));
   find("#refine-toggle").addEventListener("click", ({ currentTarget }) => {
     const open = document.body.classList.toggle("refining");
     currentTarget.setAttribute("aria-expanded", open);
   });
   for (const [name, snippet] of [["curl", curlSnippet], ["python", pythonSnippet]]) {
-    find(`#copy-${name}`).addEventListener("click", ({ currentTarget }) => copySnippet(currentTarget, snippet(state, extra())));
+    find(`#copy-${name}`).addEventListener("click", ({ currentTarget }) => copyFrom(currentTarget, snippet(state, extra())));
   }
   find("#reference-image").addEventListener("error", panel.hideReference);
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", ({ target }) => target.closest("details") || closeFilters());
-  addEventListener("popstate", () => setState(stateOf(location.search), { keepAddress: true }));
+  addEventListener("popstate", () => {
+    if (viewer.isOpen) viewer.close();
+    setState(stateOf(location.search), { keepAddress: true });
+  });
   addEventListener("pagehide", () => updateAddress(true));
-  listenForImages(chooseFile);
-}
-
-async function copySnippet(button, snippet) {
-  const before = button.textContent;
-  await copyText(snippet);
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = before), 1400);
+  listenForFiles(takeFiles);
 }
 
 function onKey(event) {
+  if (find("dialog[open]")) return;
   const typing = event.target.matches("input[type=text], select");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
@@ -328,21 +414,24 @@ function stateOf(address) {
 }
 
 async function start() {
+  clearTimeout(retry);
+  setBusy(true);
+  find("#headline").textContent = say("welcome");
   try {
     info = await fetchInfo();
   } catch (error) {
-    return showHint(error.message, "loud");
+    panel.showNotice(error.message, say("tryAgain"), start);
+    retry = setTimeout(start, 1000 * RETRY_SECONDS);
+    return;
   }
+  panel.showNotice(null);
   find("#note").textContent = info.note ?? "";
   find("#note").hidden = !info.note;
+  find("#add-images").hidden = !info.writable;
   text.maxLength = info.limits.text_chars;
-  panel.showSuggestions(info.suggestions, (chosen) => {
-    text.value = chosen;
-    setText(chosen);
-    text.focus({ preventScroll: true });
-  });
   listen();
   await setState(stateOf(location.search), { keepAddress: true });
 }
 
+translate(document);
 start();

@@ -3,20 +3,21 @@
 import { imageUrl, thumbnailUrl } from "./api.js";
 import { find, make } from "./dom.js";
 import { MAX_PARTS, imagesOf, textOf } from "./state.js";
+import { say } from "./strings.js";
 import { hasUpload, uploadUrl } from "./uploads.js";
 
 const BALANCES = [
-  [0.2, "like the image"],
-  [0.45, "more like the image"],
+  [0.2, "theImage"],
+  [0.45, "theImageMore"],
   [0.55, "both"],
-  [0.8, "more like the words"],
-  [1.01, "like the words"],
+  [0.8, "theWordsMore"],
+  [1.01, "theWords"],
 ];
 
-export const balanceLabel = (value) => BALANCES.find(([below]) => value < below)[1];
+export const balanceLabel = (value) => say(BALANCES.find(([below]) => value < below)[1]);
 
 const urlOf = ({ id, upload }, gallery, galleryUrl) => (upload ? uploadUrl(upload) : galleryUrl(id, gallery));
-const nameOf = ({ id, upload }) => (upload ? "your image" : id);
+const nameOf = ({ id, upload }) => (upload ? say("yourImage") : id);
 
 export function showReference(state) {
   const step = state.steps.at(-1);
@@ -25,17 +26,17 @@ export function showReference(state) {
   const image = find("#reference-image");
   const url = urlOf(step, state.gallery, imageUrl);
   if (image.getAttribute("src") !== url) image.src = url;
-  image.alt = `the reference: ${nameOf(step)}`;
+  image.alt = say("reference", { name: nameOf(step) });
   image.hidden = false;
   find("#reference").classList.add("full");
-  find("#reference .choose strong").textContent = "Change";
+  find("#reference .choose strong").textContent = say("changeImage");
 }
 
 export function hideReference() {
   find("#reference-image").hidden = true;
   find("#reference-image").removeAttribute("src");
   find("#reference").classList.remove("full");
-  find("#reference .choose strong").textContent = "Choose an image";
+  find("#reference .choose strong").textContent = say("chooseImage");
 }
 
 export function showSteps(state, goTo) {
@@ -43,8 +44,8 @@ export function showSteps(state, goTo) {
   nav.hidden = state.steps.length < 2;
   const items = state.steps.map((step, index) => {
     const last = index === state.steps.length - 1;
-    const names = imagesOf(step).map(nameOf).join(" and ") || "words alone";
-    const label = `step ${index + 1}: ${[names, textOf(step)].filter(Boolean).join(", ")}`;
+    const names = imagesOf(step).map(nameOf).join(" + ") || say("wordsAlone");
+    const label = say("stepLabel", { step: index + 1, names: [names, textOf(step)].filter(Boolean).join(", ") });
     const thumbnails = imagesOf(step).map((image) => thumbnail(image, state.gallery));
     if (!thumbnails.length) thumbnails.push(make("span", { className: "missing-image" }, "Aa"));
     const button = make("button", { type: "button", title: names, "aria-label": label }, ...thumbnails);
@@ -65,21 +66,20 @@ function thumbnail(image, gallery) {
 export function showExtraImages(state, remove) {
   const step = state.steps.at(-1);
   const items = (step?.extraImages ?? []).map((image, index) => {
-    const names = { title: `${nameOf(image)}: remove`, "aria-label": `not like ${nameOf(image)} any more` };
-    const button = make("button", { ...names, type: "button" }, thumbnail(image, state.gallery));
+    const label = say("removeImage", { name: nameOf(image) });
+    const button = make("button", { title: label, "aria-label": label, type: "button" }, thumbnail(image, state.gallery));
     button.addEventListener("click", () => remove(index));
     return make("li", {}, button);
   });
   find("#extra-images ul").replaceChildren(...items);
   find("#extra-images").hidden = !step || !imagesOf(step).length;
-  find("#extra-images").classList.toggle("some", items.length > 0);
-  find("#extra-images .add").hidden = items.length + 1 >= MAX_PARTS;
+  find("#extra-images label").hidden = items.length + 1 >= MAX_PARTS;
 }
 
 export function showEdits(state, remove) {
   const step = state.steps.at(-1);
   const items = (step?.edits ?? []).map((text, index) => {
-    const button = make("button", { type: "button", className: "chip edit", "aria-label": `remove: ${text}` }, text);
+    const button = make("button", { type: "button", className: "chip edit", "aria-label": say("removeText", { text }) }, text);
     button.addEventListener("click", () => remove(index));
     return make("li", {}, button);
   });
@@ -94,10 +94,10 @@ export function showUnread(texts, maxWords, on) {
   const first = ({ word }) => !listed.has(word) && listed.add(word);
   const lines = texts.flatMap(({ unknown, unread, ignored_negation: ignored }) => [
     ...unknown.filter(first).map((item) => {
-      const button = item.nearest ? [suggestion(`did you mean ${item.nearest}?`, () => on.correct(item))] : [];
-      return [`unknown word: ${item.word}`, ...button];
+      const button = item.nearest ? [suggestion(say("didYouMean", { word: item.nearest }), () => on.correct(item))] : [];
+      return [say("unknownWord", { word: item.word }), ...button];
     }),
-    ...(unread.length ? [[`not read, after the first ${maxWords} words: ${unread.join(" ")}`]] : []),
+    ...(unread.length ? [[say("unreadWords", { count: maxWords, words: unread.join(" ") })]] : []),
     ...(ignored ? [ignoredLine(ignored, on.exclude)] : []),
   ]);
   const list = find("#unread");
@@ -108,7 +108,7 @@ export function showUnread(texts, maxWords, on) {
 }
 
 function ignoredLine({ phrase, word }, exclude) {
-  return [`not followed: “${phrase}”`, suggestion(`exclude ${word}`, () => exclude(word))];
+  return [say("notFollowed", { phrase }), suggestion(say("excludeWord", { word }), () => exclude(word))];
 }
 
 function suggestion(text, act) {
@@ -140,8 +140,8 @@ export function showNegativeImages(state, remove) {
   row.hidden = !state.negativeIds.length;
   const items = state.negativeIds.map((id) => {
     const image = make("img", { src: thumbnailUrl(id, state.gallery), alt: "" });
-    const names = { title: `${id}: allow it again`, "aria-label": `allow ${id} again` };
-    const button = make("button", { ...names, type: "button" }, image);
+    const label = say("allowAgain", { name: id });
+    const button = make("button", { title: label, "aria-label": label, type: "button" }, image);
     button.addEventListener("click", () => remove(id));
     return make("li", {}, button);
   });
@@ -174,7 +174,7 @@ export function showFilters(columns, state, change) {
 function choice(value, count, checked, change, column) {
   const check = make("input", { type: "checkbox", checked });
   check.addEventListener("change", () => change(column, value, check.checked));
-  return make("label", {}, check, make("span", {}, value || "none"), make("small", {}, String(count)));
+  return make("label", {}, check, make("span", {}, value || say("none")), make("small", {}, String(count)));
 }
 
 export function showGalleries(names, current, change) {
@@ -184,18 +184,31 @@ export function showGalleries(names, current, change) {
   select.onchange = () => change(select.value);
 }
 
-const STAGES = { queue: "waiting", decode: "reading", image: "image", text: "words", stage1: "search", stage2: "evidence" };
+const STAGES = ["queue", "decode", "image", "text", "stage1", "stage2"];
 
 export function showSpeed(timings, device) {
-  const parts = Object.entries(STAGES).filter(([name]) => timings[name] > 0);
-  const bars = parts.map(([name]) => {
+  const stages = STAGES.filter((name) => timings[name] > 0);
+  const bars = stages.map((name) => {
     const bar = make("i", { className: name });
     bar.style.flexGrow = timings[name];
     return bar;
   });
   find("#speed .bar").replaceChildren(...bars);
   find("#speed").hidden = false;
-  const split = parts.map(([name, label]) => `${label} ${timings[name].toFixed(1)}`).join(" · ");
-  const total = make("b", {}, `${timings.total.toFixed(1)} ms`);
-  find("#speed .times").replaceChildren(total, make("span", {}, split), ` on ${device}`);
+  const total = say("timingOn", { total: timings.total.toFixed(1), device });
+  find("#speed .times").textContent = [total, ...stages.map((name) => `${say(name)} ${timings[name].toFixed(1)}`)].join(" · ");
+}
+
+// What cannot be taken as an image, at the place where it was dropped; "" for nothing.
+export function showProblem(message) {
+  find("#problem").textContent = message;
+  find("#problem").hidden = !message;
+}
+
+// A line above the images with one thing to do about it; `null` for none.
+export function showNotice(message, action, act) {
+  const notice = find("#notice");
+  notice.hidden = message === null;
+  find("span", notice).textContent = message ?? "";
+  Object.assign(find("button", notice), { textContent: action ?? "", onclick: act ?? null });
 }

@@ -74,6 +74,30 @@ export function withImage(state, image) {
   return withLastStep(state, ({ extraImages }) => (isFirst ? image : { extraImages: [...extraImages, image] }));
 }
 
+// The state without an upload that cannot be read; words alone stay.
+export function withoutUpload(state, key) {
+  const step = state.steps.at(-1);
+  const [image, ...extraImages] = imagesOf(step).filter(({ upload }) => upload !== key);
+  const words = { edits: step.edits, text: step.text };
+  const isEmpty = !image && !textsOf(step).length;
+  const rest = isEmpty ? [] : [{ ...newStep(image), ...words, extraImages }];
+  return { ...state, steps: [...state.steps.slice(0, -1), ...rest] };
+}
+
+// The state that avoids what a word says as well.
+export function withNegativeText(state, word) {
+  const texts = [...state.negativeText.split(","), word].map((part) => part.trim()).filter(Boolean);
+  return { ...state, negativeText: texts.join(", ") };
+}
+
+// The state with a known word in place of the one that was typed, where that still stands.
+export function withCorrection(state, { word, nearest }) {
+  const plain = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const corrected = (typed) => typed.replace(new RegExp(`(?<![\\p{L}\\p{N}])${plain}(?![\\p{L}\\p{N}])`, "giu"), nearest);
+  const next = withLastStep(state, ({ text, edits }) => ({ text: corrected(text), edits: edits.map(corrected) }));
+  return { ...next, negativeText: corrected(state.negativeText) };
+}
+
 // The state with one step more; its image is no negative image any more.
 export function withStep(state, step) {
   return { ...state, steps: [...state.steps, step], negativeIds: state.negativeIds.filter((id) => id !== step.id) };

@@ -2,6 +2,8 @@
 
 const MAX_SIDE = 768; // pixels
 const SMALL_BYTES = 300_000;
+// Images to which browsers give no type; whether the server reads them it says itself.
+const SUFFIXES = /\.(hei[cf]|avif|tiff?|jp2|j2k|webp|bmp|gif|jpe?g|png)$/i;
 const files = new Map();
 
 // Store an image and return its key in the address. Large ones are shrunk first: they are sent with every letter.
@@ -16,6 +18,8 @@ export async function saveUpload(blob) {
   }
   return key;
 }
+
+export const isImage = ({ name, type }) => type.startsWith("image/") || (!type && SUFFIXES.test(name));
 
 export const hasUpload = (key) => restore(key) !== undefined;
 export const uploadUrl = (key) => restore(key)?.url;
