@@ -174,7 +174,8 @@ class Page:
 
     def like(self, index, label):
         ActionChains(self.driver).move_to_element(self.all(".tile .open")[index]).perform()
-        [button] = [each for each in self.all(f".tile:nth-of-type({index + 1}) .likes button") if each.text == label]
+        buttons = self.all(".tile")[index].find_elements(By.CSS_SELECTOR, ".likes button")
+        [button] = [each for each in buttons if each.text == label]
         self.press(button)
 
 
