@@ -94,7 +94,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(shop):
-    with serving(shop.path) as address, browsing() as driver:
+    with serving(shop.path, "shelf", "--deadline", "300") as address, browsing() as driver:
         driver.address = address
         yield driver
 
@@ -120,7 +120,7 @@ class Page:
         return self.driver.execute_script(text, *values)
 
     def wait(self, met, about="what was expected"):
-        end = time.monotonic() + 60  # only ends what hangs
+        end = time.monotonic() + 300  # only ends what hangs
         while time.monotonic() < end:
             if found := met():
                 return found
