@@ -17,6 +17,7 @@ WARDROBE ?= wardrobe
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+PROMISES := tests/promises tests/unit/training/test_loop.py tests/parity/test_export.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo box test test-numerics promises soak coverage kernels lint docs bench clean
@@ -46,7 +47,7 @@ test-numerics: $(READY)
 	plain=$$($(BIN)/python tests/kernels.py plain) && OMP_NUM_THREADS=1 env $$plain $(PYTEST) -m numerics $(ARGS)
 
 promises: $(READY)
-	OMP_NUM_THREADS=1 NSFSE_PROMISES=full $(BIN)/python -m pytest tests/promises $(ARGS)
+	OMP_NUM_THREADS=1 NSFSE_PROMISES=full $(BIN)/python -m pytest $(PROMISES) $(ARGS)
 
 soak: $(READY)
 	OMP_NUM_THREADS=1 NSFSE_SOAK=600 $(BIN)/python -m pytest -s tests/promises/test_p12_p19_soak.py $(ARGS)

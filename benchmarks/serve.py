@@ -1,16 +1,19 @@
 """Measure a service under load: latency, overload, the gain of batches, and memory, as one Markdown table.
 
 python benchmarks/serve.py GALLERY [--seconds 60] [--requests 20000] [--by id|image] [--text "make it red"]
+python benchmarks/serve.py GALLERY --slow-clients 3 [--sample 400]
 
 It starts `nsfse serve` in a process of its own and sends queries over HTTP, by ids or by images of the gallery.
 Capacity is the rate of eight clients that wait for each answer. Overload is ten times that rate, whether answers come
-or not. Each request takes an idle connection or else a new one.
+or not. Each request takes an idle connection or else a new one. --slow-clients measures how long another client waits
+beside many slow ones of one address, against the same client before, so many times in turns (Linux).
 """
 
 import argparse
 import asyncio
 import io
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -137,9 +140,9 @@ def form_of(fields: list[tuple[str, bytes]]) -> tuple[str, bytes]:
 
 
 @contextmanager
-def serving(gallery: Path, *options: str) -> Iterator[tuple[int, int]]:
-    """Run `nsfse serve`; yield its port and its process's id."""
-    fixed = ["-g", str(gallery), "--port", "0", "--per-client", "0"]
+def serving(gallery: Path, *options: str, per_client: int = 0) -> Iterator[tuple[int, int]]:
+    """Run `nsfse serve`; yield its port and its process's id. Without `per_client` no address is limited."""
+    fixed = ["-g", str(gallery), "--port", "0", "--per-client", str(per_client)]
     command = [sys.executable, "-m", "nsfse", "serve", *fixed, *options]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout and child.stderr
@@ -229,6 +232,67 @@ async def growth(load: Load, pid: int, requests: int) -> tuple[str, str]:
     return f"memory over {requests} requests", f"{before:.0f} → {memory(pid):.0f} MB ({memory(pid) - before:+.1f})"
 
 
+async def read_nothing(port: int) -> None:
+    """Ask 600 times and never read an answer."""
+    _reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(SLOW_ADDRESS, 0))
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 600)
+    await asyncio.Event().wait()
+
+
+async def send_slowly(port: int) -> None:
+    """Begin bodies and send no more of them; come again when one is given up."""
+    head = b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(SLOW_ADDRESS, 0))
+            writer.write(head + b"Content-Length: 1000000\r\n\r\n--x\r\n")
+            await reader.read()
+            writer.close()
+        except OSError:
+            pass
+        await asyncio.sleep(0.2)
+
+
+SLOW_ADDRESS = "127.0.0.2"
+SLOW_CLIENTS = {"that read nothing": (264, read_nothing), "with slow bodies": (270, send_slowly)}
+
+
+def hold(kind: str, port: int) -> None:
+    """Be all slow clients of a kind, in a process of their own."""
+    count, client = SLOW_CLIENTS[kind]
+
+    async def clients() -> None:
+        await asyncio.gather(*(client(port) for _ in range(count)), return_exceptions=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(clients())
+
+
+async def measure_beside_slow_clients(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return rows of the p99 of one client, before slow clients of another address and beside them."""
+    forms = bodies_of(options.gallery, options.by, options.text)
+    rows = []
+    for kind, (count, _) in SLOW_CLIENTS.items():
+        with serving(options.gallery, per_client=32) as (port, _):
+            load, before, beside = Load(port, forms), [], []
+            await load.closed(1, WARM_UP_REQUESTS)
+            for _ in range(options.slow_clients):
+                before.append(await load.closed(1, options.sample))
+                slow = multiprocessing.Process(target=hold, args=(kind, port), daemon=True)
+                slow.start()
+                await asyncio.sleep(5)  # until all of them have come
+                beside.append(await load.closed(1, options.sample))
+                slow.kill()
+                await asyncio.to_thread(slow.join)
+        ratios = sorted(percentile(b, 0.99) / percentile(a, 0.99) for a, b in zip(before, beside, strict=True))
+        p99 = [statistics.median(percentile(replies, 0.99) for replies in part) for part in (before, beside)]
+        others = sum(reply.status != 200 for part in beside for reply in part)
+        told = f"{p99[1]:.1f} / {p99[0]:.1f} ms, ratios {', '.join(f'{r:.2f}' for r in ratios)}; {others} not answered"
+        rows.append((f"one client beside {count} {kind} / before: p99", told))
+    return rows
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,12 +302,13 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=400, help="requests of each latency")
     parser.add_argument("--by", choices=("id", "image"), default="image")
     parser.add_argument("--text", default="make it red")
+    parser.add_argument("--slow-clients", type=int, default=0, metavar="ROUNDS", help="measure beside slow clients")
     options = parser.parse_args()
     packages = ("nsfse", "onnxruntime", "numpy", "starlette", "uvicorn")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     with Gallery.open(options.gallery) as gallery:
         size = len(gallery)
-    rows = asyncio.run(measure(options))
+    rows = asyncio.run(measure_beside_slow_clients(options) if options.slow_clients else measure(options))
     print(f"{size} images, queries by {options.by}; {cpu_threads()} threads of {os.cpu_count()} processors")
     print(f"Python {platform.python_version()}, {versions}\n\n| what | measured |\n|---|---|")
     print("\n".join(f"| {what} | {value} |" for what, value in rows))

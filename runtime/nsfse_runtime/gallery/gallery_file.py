@@ -140,7 +140,7 @@ class GalleryFile:
         self._run(f"PRAGMA application_id = {APPLICATION_ID}")
 
     def _migrate(self) -> None:
-        with translated(self.path):
+        with translated(self.path), well_formed(self.path):
             while step := MIGRATIONS.get(self.format_version):
                 self._run(f"PRAGMA user_version = {step(self._connection)}")
 

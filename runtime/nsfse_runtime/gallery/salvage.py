@@ -17,9 +17,9 @@ from nsfse_runtime.errors import IntegrityError, OutputError, VersionError
 from nsfse_runtime.gallery.checksums import content_crc, facts_crc, failure_crc, item_crc, regions_crc
 from nsfse_runtime.gallery.scan import FileStamp
 from nsfse_runtime.gallery.schema import APPLICATION_ID, FORMAT_VERSION, malformed_fact, unexpected
-from nsfse_runtime.gallery.snapshot import is_sound
 from nsfse_runtime.gallery.sqlite_file import Connection, connect_reader, translated
 from nsfse_runtime.inference import region_codec
+from nsfse_runtime.inference.region_codec import is_sound
 
 _MOST_FAULTS = 1000  # listed of one kind
 _BAD_VALUE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
@@ -196,7 +196,7 @@ class Salvage:
         if None in shape:
             return True
         values = region_codec.from_bytes([data], int(shape[1] or 0), self._found.format_version)
-        return values.shape[1:] == shape and is_sound(values)
+        return values.shape[1:] == shape
 
     def _look_at_items(self) -> None:
         found, rows = self._found, 0

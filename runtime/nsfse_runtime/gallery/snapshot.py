@@ -17,14 +17,8 @@ from nsfse_runtime.gallery.sqlite_file import damaged, well_formed
 from nsfse_runtime.gallery.store import GalleryTables
 from nsfse_runtime.image_names import Names, leads_out, nfc
 from nsfse_runtime.inference import region_codec
+from nsfse_runtime.inference.region_codec import is_sound
 from nsfse_runtime.types import Floats, Mask, TargetFeatures
-
-_LARGEST_VALUE = 1e15  # of a feature: products of larger ones overflow
-
-
-def is_sound(features: Floats) -> bool:
-    """Tell whether all features are numbers, and none is a huge one."""
-    return not features.size or bool(features.min() > -_LARGEST_VALUE and features.max() < _LARGEST_VALUE)
 
 
 def _distinguishable(name: str) -> str:
@@ -82,13 +76,9 @@ class Snapshot:
         if {len(blob) for blob in blobs} != {4 * (self._shape[1] or 0)}:
             raise damaged(self._path, "a vector is not of the length of the others")
         vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)
-        self._check_values(vectors)
-        return vectors[positions].astype(np.float32, copy=False)
-
-    def _check_values(self, features: Floats) -> None:
-        """Raise IntegrityError where features hold what is no number, or a huge one."""
-        if not is_sound(features):
+        if not is_sound(vectors):
             raise damaged(self._path, "a feature is not a number, or a huge one")
+        return vectors[positions].astype(np.float32, copy=False)
 
     @property
     def url(self) -> str:
@@ -122,7 +112,6 @@ class Snapshot:
         decoded = store.decode_regions(encoded, vectors.shape[1])
         if encoded and decoded.shape[1:] != self._shape:
             raise damaged(self._path, "an image's regions are not as many as those of others")
-        self._check_values(decoded)
         return TargetFeatures(vectors, decoded)
 
     def _encoded_regions(self, rows: NDArray[np.intp]) -> list[bytes]:

@@ -111,11 +111,11 @@ class GalleryTables(GalleryFile):
         for start in range(0, len(keys), _MAX_PARAMETERS):
             chunk = keys[start : start + _MAX_PARAMETERS]
             query = f"SELECT key, data, crc FROM regions WHERE key IN ({','.join('?' * len(chunk))})"
-            for key, data, crc in self._run(query, chunk):
-                with well_formed(self.path):
-                    if regions_crc(key, data) != crc:
-                        raise damaged(self.path, "an image's regions have changed by themselves")
-                regions[key] = data
+            rows = self._run(query, chunk)
+            with well_formed(self.path):
+                if any(regions_crc(key, data) != crc for key, data, crc in rows):
+                    raise damaged(self.path, "an image's regions have changed by themselves")
+            regions.update((key, data) for key, data, _ in rows)
         return regions
 
     def decode_regions(self, encoded: Sequence[bytes], dim: int) -> Floats:

@@ -18,6 +18,13 @@ Int8Array = NDArray[np.int8]
 # conversion.
 _SINGLES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
+_LARGEST_VALUE = 1e15  # of a feature: products of larger ones overflow
+
+
+def is_sound(features: Floats) -> bool:
+    """Tell whether all features are numbers, and none is a huge one."""
+    return not features.size or bool(features.min() > -_LARGEST_VALUE and features.max() < _LARGEST_VALUE)
+
 
 def pack(regions: NDArray[np.floating[Any]]) -> tuple[Int8Array, Floats]:
     """Round rows [..., d] to codes of one byte [..., d] and their factors [..., 1].
@@ -54,12 +61,23 @@ def to_bytes(regions: Floats, format_version: int) -> bytes:
 
 
 def from_bytes(blobs: Sequence[bytes], dim: int, format_version: int) -> Floats:
-    """Return the regions [K, R, d] of K blobs of one length."""
+    """Return the regions [K, R, d] of K blobs of one length.
+
+    Raises ValueError where the lengths differ, or a value is not a number or a huge one.
+    """
     if not blobs:
         return np.empty((0, 0, dim), np.float32)
     packed = np.frombuffer(b"".join(blobs), np.uint8).reshape(len(blobs), -1)
     if format_version == 1:
-        return np.take(_SINGLES, packed.view("<u2"), mode="clip").reshape(len(blobs), -1, dim)
+        regions = np.take(_SINGLES, packed.view("<u2"), mode="clip").reshape(len(blobs), -1, dim)
+        _check(regions)
+        return regions
     count = packed.shape[1] // (4 + dim)
     factors = np.ascontiguousarray(packed[:, : 4 * count]).view("<f4").reshape(len(blobs), count, 1)
+    _check(factors)  # codes are of one byte: regions are as sound as their factors
     return unpack(packed[:, 4 * count :].view(np.int8).reshape(len(blobs), count, dim), factors)
+
+
+def _check(values: Floats) -> None:
+    if not is_sound(values):
+        raise ValueError("a feature is not a number, or a huge one")

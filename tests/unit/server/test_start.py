@@ -41,6 +41,18 @@ def test_what_keeps_it_from_starting_is_one_line(gallery, capsys, monkeypatch, o
     assert words in err and err.count("\n") == 1
 
 
+def test_too_few_open_files_keep_it_from_starting(gallery, capsys, monkeypatch):
+    """Broken once: `check_file_limit` not called."""
+    from nsfse.cli import app
+    from nsfse_runtime.server import connections
+
+    monkeypatch.setattr(connections, "max_connections", lambda: 44)
+    with pytest.raises(SystemExit) as stop:
+        app.main(["serve", "-g", str(gallery), "--port", "0"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "ulimit -n 320" in error and error.count("\n") == 1
+
+
 def test_a_damaged_gallery_ends_it_with_its_error(tmp_path):
     import sqlite3
 
