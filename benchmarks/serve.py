@@ -288,8 +288,10 @@ async def measure_beside_slow_clients(options: argparse.Namespace) -> list[tuple
         ratios = sorted(percentile(b, 0.99) / percentile(a, 0.99) for a, b in zip(before, beside, strict=True))
         p99 = [statistics.median(percentile(replies, 0.99) for replies in part) for part in (before, beside)]
         others = sum(reply.status != 200 for part in beside for reply in part)
-        told = f"{p99[1]:.1f} / {p99[0]:.1f} ms, ratios {', '.join(f'{r:.2f}' for r in ratios)}; {others} not answered"
-        rows.append((f"one client beside {count} {kind} / before: p99", told))
+        values = (
+            f"{p99[1]:.1f} / {p99[0]:.1f} ms, ratios {', '.join(f'{r:.2f}' for r in ratios)}; {others} not answered"
+        )
+        rows.append((f"one client beside {count} {kind} / before: p99", values))
     return rows
 
 

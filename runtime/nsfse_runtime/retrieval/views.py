@@ -311,6 +311,9 @@ class StoreView:
             raise InputError(f"{self.url} was changed while it was read; try again") from error
 
     def _targets(self, records: Sequence[Record]) -> TargetFeatures:
-        regions = region_codec.from_bytes([record.regions for record in records], self._dim, REGION_FORMAT)
+        try:
+            regions = region_codec.from_bytes([record.regions for record in records], self._dim, REGION_FORMAT)
+        except ValueError as error:
+            raise IntegrityError(f"{self.url} is damaged ({error}); index it again") from error
         vectors = np.array([record.vector for record in records], np.float32).reshape(len(records), self._dim)
         return TargetFeatures(vectors, regions)
