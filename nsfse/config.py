@@ -77,9 +77,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Share of the trunk's channels that each image goes without in training, where regions are cells of a trunk."""
     pool_grid: Annotated[int, msgspec.Meta(ge=0)] = 4
-    """Cells a side of the grid that a CLIP's patches are averaged to: its regions; 0 for every patch."""
+    """Cells a side of the grid that a dual encoder's patches are averaged to: its regions; 0 for every patch."""
     clip_config: dict[str, Any] = {}
-    """Shapes of a CLIP, filled in from its weights."""
+    """What is known of a dual encoder: its configuration, special tokens and image statistics, from its weights."""
     attribute_blocks: bool = False
     """Whether a part of each vector says how likely the values of each attribute are, where attributes are learned."""
     attributes: dict[str, int] = {}

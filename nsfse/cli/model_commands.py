@@ -55,7 +55,8 @@ def import_clip(
     weights: Annotated[
         str,
         typer.Option(
-            metavar="DIR|hub:OWNER/NAME", help="A CLIP: a folder saved by transformers, or hub:OWNER/NAME to fetch."
+            metavar="DIR|hub:OWNER/NAME",
+            help="Folder of a dual encoder of transformers or OpenCLIP, or a name to fetch.",
         ),
     ],
     backbone: Annotated[str, typer.Option(metavar="NAME", help="What encodes images and texts.")] = "clip",
@@ -65,7 +66,7 @@ def import_clip(
     text_share: Annotated[float, typer.Option(min=0, max=1, metavar="0..1", help="How much the text counts.")] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle from a CLIP, without training.
+    """Make a bundle from a CLIP, SigLIP or other dual encoder, without training.
 
     \b
     Examples:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from nsfse.models.backbones.clip import first_line, hub_source
+from nsfse.models.backbones.weights_folder import first_line, hub_source
 from nsfse_runtime.errors import DataError, NotFoundError
 from nsfse_runtime.extras import need
 

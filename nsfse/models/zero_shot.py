@@ -1,4 +1,4 @@
-"""A run without training: a CLIP, and a composition that has nothing to learn."""
+"""A run without training: a dual encoder, and a composition that has nothing to learn."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,27 +8,29 @@ from pathlib import Path
 import msgspec
 
 from nsfse.config import Config, parse_config
-from nsfse.models.backbones.clip import read_tokenizer
+from nsfse.models.backbones.dual_encoder import common_dim, most_words
 from nsfse.models.baselines import METHODS, build_model
 from nsfse.models.checkpoint import save_tensors, write_file, write_header
-from nsfse.models.pretrained import load_pretrained, origin, resolve_config
+from nsfse.models.pretrained import load_pretrained, origin, own_tokenizer, resolve_config
 from nsfse_runtime.errors import UsageError
 
 TRAINING_FREE = ("slerp", "sum", "image-only", "text-only")
-FRAME = 2  # tokens that a CLIP's graph puts around a text
+LONGEST = 75
+"""Words that are read at most: a CLIP's. Towers of the BERT kind have 512 positions, and learned from short texts."""
 
 
 @contextmanager
 def untrained_run(
     weights: str, *, backbone: str = "clip", method: str = "slerp", text_share: float = 0.5
 ) -> Iterator[Path]:
-    """Give a run that was never trained, to export: the CLIP at `weights` and a method of TRAINING_FREE.
+    """Give a run that was never trained, to export: the dual encoder at `weights` and a method of TRAINING_FREE.
 
     `weights` is a folder or `hub:OWNER/NAME`; `text_share` is how much the text counts, 0...1. The run is gone when the
     block ends. Raises UsageError (a backbone or method that would have to learn) and the errors of the weights.
     """
     config = _configuration(backbone, weights, method, text_share)
-    words = read_tokenizer(config.model)
+    words = own_tokenizer(config.model)
+    assert words is not None
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         write_file(run / "tokenizer.json", words.to_str().encode())
@@ -50,9 +52,7 @@ def _configuration(backbone: str, weights: str, method: str, text_share: float) 
         raise UsageError(f"{method} {learns}; without training there are: {', '.join(TRAINING_FREE)}")
     named = {"backbone": backbone, "weights": weights, "method": method, "text_share": text_share}
     config = resolve_config(parse_config({"model": named}, "import-clip"))
-    clip = config.model.clip_config
-    side, positions = clip["vision_config"]["image_size"], clip["text_config"]["max_position_embeddings"]
-    model = msgspec.structs.replace(
-        config.model, image_size=(side, side), dim=clip["projection_dim"], max_words=positions - FRAME
-    )
+    described = config.model.clip_config
+    side, words = described["config"]["vision_config"]["image_size"], min(most_words(described), LONGEST)
+    model = msgspec.structs.replace(config.model, image_size=(side, side), dim=common_dim(described), max_words=words)
     return msgspec.structs.replace(config, model=model)

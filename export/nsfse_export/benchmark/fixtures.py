@@ -17,7 +17,7 @@ from PIL import Image
 
 from nsfse.config import Config, ModelConfig
 from nsfse.data.text.vocabulary import build_vocabulary
-from nsfse.models.backbones.clip import MEAN, STD
+from nsfse.models.backbones.dual_encoder import MEAN, STD
 from nsfse.models.checkpoint import save_tensors, write_file, write_header
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.torch_scorer import TorchScorer

@@ -5,7 +5,7 @@ of the common dimension d.
 """
 
 from nsfse.models.backbones.base import Backbone
-from nsfse.models.backbones.clip import ClipBackbone
+from nsfse.models.backbones.dual_encoder import DualEncoderBackbone
 from nsfse.models.backbones.efficientnet import EfficientNetBackbone
 from nsfse.models.backbones.resnet import ResNetBackbone
 from nsfse.models.backbones.tiny import TinyBackbone
@@ -16,7 +16,7 @@ BACKBONES: dict[str, Backbone] = {
     "tiny": TinyBackbone(),
     "efficientnet-lite0": EfficientNetBackbone(),
     "resnet50": ResNetBackbone(),
-    "clip": ClipBackbone(),
+    "clip": DualEncoderBackbone(),
 }
 
 

@@ -168,8 +168,8 @@ class _Tokens:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Return the tokens as written."""
-        return tuple(self.text[start:end] for start, end in self.offsets)
+        """Return the tokens as written; those of SentencePiece have the space before them, which is left out."""
+        return tuple(self.text[start:end].strip() for start, end in self.offsets)
 
     def words_from(self, token: int) -> tuple[str, ...]:
         """Return the words from a token on, the whole word where the token is within one."""

@@ -490,7 +490,7 @@ def test_clip_reads_a_text_alone_as_in_a_padded_batch(clip_model, padding):
 
 
 def test_cells_are_the_average_of_the_patches_they_cover(clip_folder):
-    from nsfse.models.backbones.clip import _covers
+    from nsfse.models.backbones.dual_encoder import _covers
 
     rows = [[4, 3, 0, 0, 0, 0, 0], [0, 1, 4, 2, 0, 0, 0], [0, 0, 0, 2, 4, 1, 0], [0, 0, 0, 0, 0, 3, 4]]
     line = torch.tensor(rows) / 7
@@ -530,7 +530,7 @@ def test_clip_limits_and_wrong_folders_are_named(clip_folder, tmp_path):
     with pytest.raises(DataError, match="needs a folder"):
         resolve_config(clip_settings(""))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(DataError, match="'bert', not a clip"):
+    with pytest.raises(DataError, match="of the kind 'bert'; there are: clip"):
         resolve_config(clip_settings(tmp_path))
     (tmp_path / "config.json").write_bytes((clip_folder / "config.json").read_bytes())
     (tmp_path / "tokenizer.json").write_bytes((clip_folder / "tokenizer.json").read_bytes())
@@ -563,16 +563,16 @@ def test_only_a_name_after_hub_reaches_for_the_network(clip_folder, tmp_path, mo
         resolve_config(clip_settings("openai/clip"))
     assert asked == []
     config = resolve_config(clip_settings("hub:openai/clip"))
-    assert {name for name, _ in asked} == {"openai/clip"} and config.model.clip_config["start"] == 0
+    assert {name for name, _ in asked} == {"openai/clip"} and config.model.clip_config["frame"]["prefix"] == [0]
     assert origin(config.model) == {"backbone": "clip, hub:openai/clip"}
     seen = []
-    real = transformers.CLIPModel.from_pretrained
+    real = transformers.AutoModel.from_pretrained
 
     def from_pretrained(name, local_files_only, **options):
         seen.append((name, local_files_only))
         return real(clip_folder, local_files_only=True, **options)
 
-    monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", from_pretrained)
     for weights in ("hub:openai/clip", str(clip_folder)):
         model = resolve_config(clip_settings(weights)).model
         load_pretrained(NSFSE(model, 20), tmp_path / "none")

@@ -48,7 +48,7 @@ def test_the_bundle_says_what_its_clip_says(clip, bundle):
     from tokenizers import Tokenizer
     from transformers import CLIPModel
 
-    from nsfse.models.backbones.clip import MEAN, STD
+    from nsfse.models.backbones.dual_encoder import MEAN, STD
 
     model = CLIPModel.from_pretrained(clip).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
