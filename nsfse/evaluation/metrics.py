@@ -112,6 +112,20 @@ def hard_negative_rate(
     return _percent(np.fromiter(hits, np.bool_, len(hard_negatives)), weights)
 
 
+def negative_recall_at_k(
+    orders: Sequence[Rows] | Rows, negatives: Sequence[Collection[int]], k: int, weights: Weights | None = None
+) -> float:
+    """Return PinPoint's NegRecall@k: the hard negatives among the first k, by min(k, negatives); 0 where none are."""
+    pairs = zip(orders, negatives, strict=True)
+    found = (np.isin(order[:k], list(wrong)).sum() / min(k, len(wrong)) if wrong else 0.0 for order, wrong in pairs)
+    return _percent(np.fromiter(found, np.float64, len(negatives)), weights)
+
+
+def without_rows(orders: Sequence[Rows] | Rows, removed: Sequence[Collection[int]]) -> list[Rows]:
+    """Return each ranking without its rows of `removed`, in its order."""
+    return [order[~np.isin(order, list(rows))] for order, rows in zip(orders, removed, strict=True)]
+
+
 def phrasing_gap(recalls: Sequence[float]) -> float:
     """Return max - min of R@1 over phrasing positions, in points; 0 for a single position."""
     return max(recalls) - min(recalls)

@@ -141,7 +141,7 @@ def _odd(query: EvalQuery, gallery: frozenset[str]) -> Iterator[str]:
         yield "target_is_reference"
     if query.subset and query.targets and set(query.subset).isdisjoint(query.targets):
         yield "target_not_in_set"
-    if query.subset and len(query.subset) != CANDIDATES:
+    if query.pairid and query.subset and len(query.subset) != CANDIDATES:
         yield "set_not_of_five"
     if not gallery.issuperset(query.subset):
         yield "member_missing"

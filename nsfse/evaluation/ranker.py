@@ -60,7 +60,7 @@ class ProtocolRanker:
         self._vectors = encoded.vectors[self._rows]
         self._row_of = {item: row for row, item in enumerate(protocol.gallery)}
         self._remove_reference = protocol.remove_reference
-        self._depth = min(len(protocol.gallery), max(*protocol.ks, 10))
+        self._depth = min(len(protocol.gallery), max((*protocol.ks, *protocol.map_ks, 10)))
 
     def ranked(self, chunk: Sequence[tuple[data.EvalQuery, int]], mode: Mode) -> Iterator[RankedRows]:
         """Yield the ranking of each query of a chunk.

@@ -37,14 +37,16 @@ def score_rankings(protocol: EvaluationProtocol, rankings: Sequence[QueryRanking
         return scores
     targets = [_rows(ranking.query.targets, row_of) for ranking in rankings]
     orders = [ranking.rows for ranking in rankings]
-    ranks = metrics.ranks_of_targets(orders, targets)
+    recalled = [_rows(r.query.targets[:1], row_of) for r in rankings] if protocol.first_target_only else targets
+    ranks = metrics.ranks_of_targets(orders, recalled)
     scores |= {f"R@{k}": metrics.recall_at_k(ranks, k, weights) for k in protocol.ks}
-    if any(len(target_rows) > 1 for target_rows in targets):
+    if not protocol.map_ks and any(len(target_rows) > 1 for target_rows in targets):
         scores["mAP@10"] = metrics.mean_average_precision_at_k(orders, targets, 10, weights)
     hard_negatives = [_rows(ranking.query.hard_negatives, row_of) for ranking in rankings]
     scores["hard_negative_rate"] = None
     if any(ranking.query.hard_negatives for ranking in rankings):
         scores["hard_negative_rate"] = metrics.hard_negative_rate(orders, hard_negatives, weights)
+    scores |= _scores_at(protocol.map_ks, orders, targets, hard_negatives, weights)
     scores["phrasing_gap"] = _phrasing_gap(rankings, ranks)
     scores |= _phrasing_sensitivity(rankings, ranks, targets)
     if any(ranking.query.subset for ranking in rankings):
@@ -113,14 +115,35 @@ def _phrasing_sensitivity(
     rankings: Sequence[QueryRanking], ranks: metrics.Ranks, targets: Sequence[frozenset[int]]
 ) -> dict[str, float | None]:
     """Return the range of R@1 and of P@10 over a query's phrasings, the mean over queries with several."""
-    starts = [number for number, ranking in enumerate(rankings) if ranking.position == 0]
-    groups = [slice(start, end) for start, end in zip(starts, [*starts[1:], len(rankings)], strict=True)]
+    members: dict[str | int, list[int]] = {}
+    for number, ranking in enumerate(rankings):
+        members.setdefault(ranking.query.edit or id(ranking.query), []).append(number)
+    groups = list(members.values())
     hits = (ranks < 1).astype(np.float64)
     precisions = metrics.precisions_at_k([ranking.rows for ranking in rankings], targets, 10)
     return {
         "phrasing_sensitivity_R@1": metrics.mean_range([hits[group] for group in groups]),
         "phrasing_sensitivity_P@10": metrics.mean_range([precisions[group] for group in groups]),
     }
+
+
+def _scores_at(
+    ks: Sequence[int],
+    orders: Sequence[metrics.Rows],
+    targets: Sequence[frozenset[int]],
+    hard_negatives: Sequence[frozenset[int]],
+    weights: metrics.Weights,
+) -> dict[str, float]:
+    """Return mAP@K and, where there are hard negatives, P@K, NegRecall@K and mAP@K without them (PinPoint)."""
+    scores = {f"mAP@{k}": metrics.mean_average_precision_at_k(orders, targets, k, weights) for k in ks}
+    if not any(hard_negatives):
+        return scores
+    cleaned = metrics.without_rows(orders, hard_negatives)
+    for k in ks:
+        scores[f"P@{k}"] = 100 * float(np.average(metrics.precisions_at_k(orders, targets, k), weights=weights))
+        scores[f"NegRecall@{k}"] = metrics.negative_recall_at_k(orders, hard_negatives, k, weights)
+        scores[f"mAP@{k}_noNeg"] = metrics.mean_average_precision_at_k(cleaned, targets, k, weights)
+    return scores
 
 
 def _cirr_scores(

@@ -18,7 +18,7 @@ from nsfse_runtime.escaping import printable
 from nsfse_runtime.image_names import SUFFIXES
 from nsfse_runtime.regular_files import open_regular
 
-TABLES = (".json", ".jsonl", ".txt", ".csv")
+TABLES = (".json", ".jsonl", ".txt", ".csv", ".parquet")
 """Suffixes of annotation files; where a name occurs twice, the file nearest to the top is taken."""
 EMPTY, NO_IMAGE = "0 bytes", "not an image"
 """Why a file counts as missing: a dead download."""
