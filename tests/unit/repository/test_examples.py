@@ -3,6 +3,7 @@
 import ast
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,6 +109,21 @@ def test_the_notebook_runs_from_top_to_bottom(laid, capsys):
     map_of_a_word = names["highlight"](Hit("a", path, 1.0, True, (word,)), (1, 2), height=64)
     left, right = (np.asarray(map_of_a_word)[:, columns].mean() for columns in (slice(0, 16), slice(48, 64)))
     assert left > right + 50, "light where the word is"
+
+
+def test_the_notebook_of_the_docs_needs_the_package_alone(tmp_path):
+    notebook = json.loads((EXAMPLES.parent / "docs" / "notebooks" / "search.ipynb").read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells), "clear the outputs"
+    absent = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx', 'safetensors')))"
+    offline = "from tests.offline import block_network; block_network()"
+    path = f"import sys; sys.path[:0] = {[str(EXAMPLES.parent), *filter(None, sys.path)]}"
+    program = "\n".join([path, absent, offline, *("".join(cell["source"]) for cell in cells)])
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head, *hits = done.stdout.splitlines()
+    assert head == "131 images, 131 encoded" and len(hits) == 18
+    assert all(line.split()[-1][-1] in "+-" for line in hits[6:]), "composed hits have evidence"
 
 
 def run_cell(source, names):
