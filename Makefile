@@ -37,7 +37,7 @@ demo: $(READY)
 	$(BIN)/nsfse demo --train -o $(OUT)
 
 box: $(READY)
-	$(BIN)/python export/make_demo_assets.py photos runs/photos data.folder=$(WARDROBE)
+	$(BIN)/python export/make_demo_assets.py photos runs/photos data.folder=$(WARDROBE) model.dim=144
 	$(BIN)/python export/make_demo_assets.py drawn runs/drawn
 
 test: $(READY)

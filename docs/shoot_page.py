@@ -17,7 +17,7 @@ from nsfse_runtime import open_model
 from tests.e2e.browsing import browsing, serving
 
 FILE, MOST_BYTES = Path(__file__).parent / "images" / "page.png", 300_000
-STEPS = [("id", "shirt-034.webp"), ("text", "with stripes"), ("id", "shirt-019.webp"), ("text", "in black")]
+STEPS = [("id", "shirt-034.avif"), ("text", "with stripes"), ("id", "shirt-019.avif"), ("text", "in black")]
 
 LOADED = "return document.images.length > 20 && [...document.images].every((image) => image.complete)"
 

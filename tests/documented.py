@@ -21,7 +21,7 @@ SHOP = (19.5, "M", "yes", "own")
 def lay(folder):
     """Lay out `folder`: bundles, images with a table, a query set of one query, and some photos of the demo."""
     named = re.findall(r"[a-z-]+-\d{3}", README.read_text("utf-8"))
-    photos = cut(PHOTOS, folder, 20, *(f"/{name}.webp" for name in named))
+    photos = cut(PHOTOS, folder, 20, *(f"/{name}.avif" for name in named))
     open_gallery(photos, folder / "shop", open_model(photos.bundle)).close()
     for name in ("bundle", "BUNDLE", "demo/bundle"):
         (folder / name).parent.mkdir(exist_ok=True)

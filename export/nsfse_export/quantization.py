@@ -265,10 +265,9 @@ def _large(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 def _store_int8(model: onnx.ModelProto, tensors: list[onnx.TensorProto]) -> onnx.ModelProto:
     """Store these weights in int8. A session folds the Cast and Mul to float32 once, when it starts."""
     graph, nodes = model.graph, []
-    kernels = {name for node in graph.node if node.op_type == "Conv" for name in node.input}
     for tensor in tensors:
         name, codes, scale = tensor.name, f"{tensor.name}.int8", f"{tensor.name}.scale"
-        codes_and_scale = _best_int8(numpy_helper.to_array(tensor), is_kernel=name in kernels)
+        codes_and_scale = _best_int8(numpy_helper.to_array(tensor))
         graph.initializer.remove(tensor)
         graph.initializer.extend(map(numpy_helper.from_array, codes_and_scale, (codes, scale)))
         nodes.append(helper.make_node("Cast", [codes], [f"{codes}.float"], to=TensorProto.FLOAT))
@@ -279,15 +278,13 @@ def _store_int8(model: onnx.ModelProto, tensors: list[onnx.TensorProto]) -> onnx
     return model
 
 
-def _best_int8(values: np.ndarray, *, is_kernel: bool) -> tuple[np.ndarray, np.ndarray]:
+def _best_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return `values` as codes of -127 to 127 and scales, along the axes with the least squared error.
 
     A kernel has a scale for each output channel, a recurrent unit for each row of each direction, a matrix for each
     row or column.
     """
-    axes: tuple[tuple[int, ...], ...] = (tuple(range(1, values.ndim)),)
-    if not is_kernel:
-        axes = ((0,), (1,)) if values.ndim == _MATRIX else (*axes, (values.ndim - 1,))
+    axes = {2: ((0,), (1,)), 3: ((1, 2), (2,))}.get(values.ndim, (tuple(range(1, values.ndim)),))
     candidates = []
     for reduced_axes in axes:
         codes, scale = _to_int8(values, reduced_axes)

@@ -21,9 +21,10 @@ from zipfile import ZipFile
 import nsfse
 from nsfse.open import need_server
 from nsfse.progress import indexing_bar, print_status
-from nsfse_runtime.errors import OutputError, UsageError
+from nsfse_runtime.errors import MissingExtraError, OutputError, UsageError
 from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.images.formats import missing_formats
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.manifest import MANIFEST
 from nsfse_runtime.inference.onnx_scorer import OnnxScorer
@@ -82,12 +83,14 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
         The service and its socket.
 
     Raises:
-        MissingExtraError: The server is not installed.
+        MissingExtraError: The server is not installed, or Pillow reads no AVIF.
         OutputError: The folder cannot be written.
         UsageError: The port is taken.
         VersionError: The folder has a gallery of another model.
     """
     need_server()
+    if "AVIF" in missing_formats():
+        raise MissingExtraError("this Pillow does not read AVIF, the demo's photos; pip install -U pillow")
     from nsfse_runtime.server.galleries import ServedGallery
     from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings
