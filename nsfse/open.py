@@ -24,6 +24,7 @@ from nsfse_runtime.inference.open import load_scorer
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.retrieval.views import View
 from nsfse_runtime.search.first_stage import SearchMode
+from nsfse_runtime.stores.open import is_store_url, open_store
 
 if TYPE_CHECKING:
     from nsfse.models.torch_scorer import TorchScorer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nsfse_runtime.gallery.report import SyncProgress, SyncReport
     from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings
+    from nsfse_runtime.stores.protocol import GalleryStore
 
 RUN = "config.json"
 """The file by which a folder is a run, as MANIFEST is for a bundle."""
@@ -177,18 +179,44 @@ def repair_gallery(
     return repair(path, folder, scorer, bundle.absolute() if bundle is not None else None)
 
 
+def open_store_with_model(
+    url: str, bundle: Path | None, device: ExecutionDevice = ON_CPU
+) -> tuple[OnnxScorer, "GalleryStore"]:
+    """Open a gallery in a database with its bundle.
+
+    Args:
+        url: The gallery (see nsfse_runtime.stores.open.open_store).
+        bundle: The bundle; by default the one that the gallery remembers.
+        device: Where the bundle computes.
+
+    Returns:
+        The bundle's scorer and the gallery.
+
+    Raises:
+        NotFoundError: There is no gallery, or its bundle is not on this machine.
+        NsfseError: What open_store and Bundle.open raise.
+    """
+    store = open_store(url)
+    facts = store.info().facts
+    if bundle is None and not (facts.bundle and Path(facts.bundle).exists()):
+        raise NotFoundError(
+            f"{store.url} has its bundle at {facts.bundle}, not on this machine; name it with -b BUNDLE"
+        )
+    return load_scorer(Bundle.open(bundle or Path(facts.bundle)), device), store
+
+
 def open_retriever(
-    path: Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, search: SearchMode = "auto"
+    path: str | Path, bundle: Path | None, device: ExecutionDevice = ON_CPU, search: SearchMode = "auto"
 ) -> Retriever:
     """Open a gallery with its bundle, for queries.
 
     The gallery is not copied to a GPU: that pays off only for many queries.
 
     Args:
-        path: The gallery file.
+        path: The gallery file, or the URL of one in a database.
         bundle: The bundle; by default the one that the gallery remembers.
         device: Where the bundle computes.
-        search: How stage 1 searches (see nsfse_runtime.search.first_stage).
+        search: How stage 1 searches a file (see nsfse_runtime.search.first_stage).
 
     Returns:
         The retriever.
@@ -196,7 +224,9 @@ def open_retriever(
     Raises:
         NsfseError: What open_gallery raises.
     """
-    return Retriever(*open_gallery(path, bundle, device), search=search, resident=False)
+    if is_store_url(str(path)):
+        return Retriever(*open_store_with_model(str(path), bundle, device))
+    return Retriever(*open_gallery(Path(path), bundle, device), search=search, resident=False)
 
 
 def open_services(

@@ -19,7 +19,7 @@ from nsfse.cli.gallery_commands import index, query, serve
 from nsfse.cli.help_commands import demo, doctor, info
 from nsfse.cli.hub_commands import pull, push, use
 from nsfse.cli.model_commands import export, import_clip, train
-from nsfse.cli.repair_commands import repair, verify
+from nsfse.cli.repair_commands import copy, repair, verify
 
 WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".
@@ -85,6 +85,7 @@ data.command()(check)
 app.add_typer(gallery, name="gallery")
 gallery.command()(verify)
 gallery.command()(repair)
+gallery.command()(copy)
 app.add_typer(engines, name="engines")
 engines.command()(add)
 engines.command("list")(list_engines)

@@ -104,12 +104,12 @@ def query(
         str | None, typer.Argument(metavar="TEXT", help="What should be different; none for more of the same.")
     ] = None,
     gallery: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-g",
             "--gallery",
-            metavar="GALLERY",
-            help="The gallery file; by default the one in this folder, or beside it.",
+            metavar="GALLERY|URL",
+            help="The gallery, a file or in a database; by default the file in this folder, or beside it.",
         ),
     ] = None,
     words: Annotated[

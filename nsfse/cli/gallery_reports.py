@@ -34,6 +34,11 @@ def index_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def copy_text(report: Mapping[str, Any]) -> str:
+    """Return what a copy of a gallery did."""
+    return f"{report['images']} images are there, the features of {report['sent']} were sent"
+
+
 def verification_text(found: Mapping[str, Any]) -> str:
     """Return what is wrong with a gallery, a line each."""
     if not found["faults"]:

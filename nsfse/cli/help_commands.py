@@ -10,7 +10,7 @@ from nsfse.cli.arguments import BundleOption, Json
 
 
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run, a bundle or a gallery.")],
+    path: Annotated[str, typer.Argument(metavar="PATH|URL", help="A run, a bundle or a gallery.")],
     as_json: Json = False,
 ) -> None:
     """Describe a run, a bundle or a gallery.

@@ -7,10 +7,14 @@ from nsfse_runtime.errors import NotFoundError
 from nsfse_runtime.inference.tensorrt.pack import PACK, EnginePack, pack_folder
 from nsfse_runtime.inference.tensorrt_library import KINDS
 from nsfse_runtime.json_schema import SCHEMA_VERSION
+from nsfse_runtime.stores.open import is_store_url
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Describe a run, a bundle, an engine pack or a gallery. Raises NotFoundError where `path` is none of them."""
+def describe(name: str) -> dict[str, Any]:
+    """Describe a run, a bundle, an engine pack or a gallery. Raises NotFoundError where `name` is none of them."""
+    if is_store_url(name):
+        return {"schema_version": SCHEMA_VERSION, "kind": "gallery", **_store(name)}
+    path = Path(name)
     if path.is_file():
         return {"schema_version": SCHEMA_VERSION, "kind": "gallery", "path": str(path), **_gallery(path)}
     if (path / "manifest.json").exists():
@@ -47,6 +51,18 @@ def _engine_pack(path: Path) -> dict[str, Any]:
         library = f"{KINDS[key.library].title} {key.version} for {key.capability}, {key.precision}"
         engines.setdefault(library, {})[engine.graph] = f"{engine.size / 1e6:.1f} MB"
     return {"bundle": pack.manifest.bundle, "fingerprint": pack.manifest.fingerprint, "engines": engines}
+
+
+def _store(url: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from nsfse_runtime.stores.open import open_store
+
+    store = open_store(url)
+    try:
+        return asdict(store.info())
+    finally:
+        store.close()
 
 
 def _gallery(path: Path) -> dict[str, Any]:

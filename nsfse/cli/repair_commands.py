@@ -31,6 +31,29 @@ def verify(
         raise IntegrityError(f"{gallery} is damaged; see: nsfse gallery repair --help")
 
 
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A gallery file, or the URL of one in a database.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The same, made when absent.")],
+    as_json: Json = False,
+) -> None:
+    """Copy a gallery between a file and a database, without encoding anything.
+
+    What else TO holds stays. The same command goes on after an interruption. It needs no bundle.
+
+    \b
+    Examples:
+      nsfse gallery copy my.gallery 'postgresql://me@db.example/images?gallery=shoes'
+    """
+    from nsfse.cli.formatting import print_result
+    from nsfse.cli.gallery_reports import copy_text
+    from nsfse.progress import bar
+    from nsfse_runtime.stores.copy import copy_gallery
+
+    with bar("copying") as advance:
+        report = copy_gallery(source, target, lambda done, total: advance(done, total, ""))
+    print_result(asdict(report), copy_text, as_json)
+
+
 def repair(
     gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery file.")],
     folder: Annotated[

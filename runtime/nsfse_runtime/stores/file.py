@@ -61,7 +61,6 @@ class FileStore:
     def _writing(self) -> Iterator[GalleryTables]:
         with sole_writer(self._path), GalleryTables.open_writer(self._path) as tables, tables.writing():
             yield tables
-            tables.delete_unused_contents()
             tables.advance()
 
     @contextmanager
@@ -112,12 +111,14 @@ class FileStore:
         check_records(records)
         with self._writing() as tables:
             self._check_shape(tables, records)
+            replaces = _has_any(tables, records)
             for record in records:
                 key = tables.content_key(record.sha256)
                 if key is None:
                     key = tables.put_content(record.sha256, record.vector, record.regions)
                 tables.put_item(record.id, key, _UNSEEN, _json(record.metadata))
-        self.gallery.refresh()
+            if replaces:
+                tables.delete_unused_contents()
 
     def _check_shape(self, tables: GalleryTables, records: Sequence[Record]) -> None:
         dim = tables.meta().get("dim")
@@ -131,11 +132,13 @@ class FileStore:
         """Write names for known features, all or none. Raises NotFoundError or OutputError."""
         check_records(links)
         with self._writing() as tables:
+            replaces = _has_any(tables, links)
             for link in links:
                 if (key := tables.content_key(link.sha256)) is None:
                     raise NotFoundError(f"{self.url} has no features of the file with the SHA-256 {link.sha256.hex()}")
                 tables.put_item(link.id, key, _UNSEEN, _json(link.metadata))
-        self.gallery.refresh()
+            if replaces:
+                tables.delete_unused_contents()
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete images, and features that no image has any more; return how many images there were."""
@@ -143,7 +146,7 @@ class FileStore:
             before = int(tables.meta()["items"])
             tables.delete_items(ids)
             deleted = before - int(tables.meta()["items"])
-        self.gallery.refresh()
+            tables.delete_unused_contents()
         return deleted
 
     def search(
@@ -192,6 +195,10 @@ class FileStore:
     def close(self) -> None:
         """Close the file; a later use opens it again."""
         self.gallery.close()
+
+
+def _has_any(tables: GalleryTables, records: Sequence[Record | Link]) -> bool:
+    return any(tables.read_file(record.id) is not None for record in records)
 
 
 def _json(metadata: Metadata) -> str:

@@ -116,6 +116,10 @@ class GalleryStore(Protocol):
     next call of any method of this object sees.
     """
 
+    @property
+    def url(self) -> str:
+        """Return where it is, without a password, for messages."""
+
     def info(self) -> StoreInfo:
         """Return what the store holds and promises."""
 

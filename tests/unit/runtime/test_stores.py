@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsfse_runtime.errors import MissingExtraError, NotFoundError, OutputError, UsageError
+from nsfse_runtime.errors import InputError, MissingExtraError, NotFoundError, OutputError, UsageError, VersionError
+from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.stores import postgres
+from nsfse_runtime.stores.copy import copy_gallery
 from nsfse_runtime.stores.file import FileStore
 from nsfse_runtime.stores.open import is_store_url, open_store
 from nsfse_runtime.stores.protocol import Found, GalleryStore, StoreFacts
+from nsfse_runtime.types import GalleryId
+from tests.galleries import ColourScorer, save_images
 from tests.postgres import WHY_NOT, postgres_server, programs
 from tests.store_promises import FACTS, PROMISES, QUERIES, RECORDS, N, Open, best
 
@@ -135,6 +140,59 @@ def test_an_index_is_used_and_rescored(server: str, monkeypatch) -> None:
         assert list(found.ids) == best(query, 10), "sixty vectors are few: the graph reaches all of them"
         assert list(store.search(query, 10, {"odd": "yes"}).ids) == best(query, 10, lambda n: n % 2 == 1)
         assert list(store.search(query, N, {"odd": "yes"}).ids) == best(query, N, lambda n: n % 2 == 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Gallery:
+    """A gallery file of 24 images with metadata, two of them with the same bytes."""
+    names = save_images(tmp_path / "photos", 24)
+    (tmp_path / "photos" / names[3]).write_bytes((tmp_path / "photos" / names[20]).read_bytes())
+    table = ["id,colour,price", *(f"{name},c{n % 4},{n}" for n, name in enumerate(names) if n % 5)]
+    (tmp_path / "table.csv").write_text("\n".join(table))
+    gallery = Gallery.open(tmp_path / "a.gallery", ColourScorer(), create=True)
+    gallery.sync(tmp_path / "photos", metadata=tmp_path / "table.csv")
+    return gallery
+
+
+def test_a_copy_gives_the_same_answers(photos: Gallery, server: str, tmp_path: Path) -> None:
+    url = f"{server}&gallery=copied_{next(_numbers)}"
+    sent = copy_gallery(str(photos.path), url)
+    back = copy_gallery(url, str(tmp_path / "back.gallery"))
+    assert (sent.images, sent.sent) == (24, 24) and (back.images, copy_gallery(url, str(photos.path)).sent) == (24, 0)
+    model, name = ColourScorer(), photos.ids[5]
+    retrievers = [
+        Retriever(model, own) for own in (photos, open_store(url), Gallery.open(tmp_path / "back.gallery", model))
+    ]
+    for reference, options in (
+        (name, {}),
+        (GalleryId(photos.ids[20]), {"where": {"colour": ["c1", "c2"], "price": {"$lt": 20}}}),
+        ((tmp_path / "photos" / name).read_bytes(), {"group_by": "colour"}),
+        (str(tmp_path / "photos" / name), {"k": 4, "offset": 6, "rerank": 5, "fields": ["Price"]}),
+        ([name, photos.ids[7]], {"rerank": 0, "negative_images": [photos.ids[9]]}),
+    ):
+        answers = [ask.query(reference, "red dots", **options) for ask in retrievers]
+        assert answers[0].hits and len({len(answer.hits) for answer in answers}) == 1
+        for hits in zip(*(answer.hits for answer in answers), strict=True):
+            assert hits[0].id == hits[1].id == hits[2].id and hits[0].metadata == hits[1].metadata == hits[2].metadata
+            assert hits[0].path == hits[1].path, "the folder is copied, too"
+            numbers = [[hit.score, *(word.score for word in hit.evidence)] for hit in hits]
+            assert np.ptp(numbers, axis=0).max() < 1e-6
+        assert answers[0].total == answers[1].total and answers[0].notes == answers[1].notes
+    for ask in retrievers:
+        with pytest.raises(NotFoundError, match="has no image"):
+            ask.query(GalleryId("absent.png"), "red")
+        with pytest.raises(UsageError, match="no column size"):
+            ask.query(name, "red", fields=["size"])
+
+
+def test_a_copy_is_refused_by_a_gallery_of_another_model(photos: Gallery, tmp_path: Path) -> None:
+    Gallery.open(tmp_path / "other.gallery", ColourScorer("others"), create=True).close()
+    with pytest.raises(VersionError, match="another bundle"):
+        copy_gallery(str(photos.path), str(tmp_path / "other.gallery"))
+    with pytest.raises(InputError, match="is empty"):
+        copy_gallery(str(tmp_path / "other.gallery"), str(photos.path))
+    with pytest.raises(VersionError, match="another bundle"):
+        Retriever(ColourScorer("others"), FileStore(photos.path))
 
 
 def test_urls(server: str, tmp_path: Path) -> None:
