@@ -94,7 +94,7 @@ def test_an_evaluation_prints_what_is_documented(shelf, capsys, tmp_path):
 
 
 def test_what_public_data_sets_add_is_documented():
-    query = EvalQuery("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)))
+    query = EvalQuery("0", ("6 1 2",), ("2",), subset=("1", "2", "3"), soft=(("6", 0.5), ("2", 1.0)), pairid="7")
     lost = (replace(query, targets=("9",)), replace(query, reference="8"))
     toy = EvaluationProtocol(
         "cirr-toy", "rc2", tuple("01234567"), (query, *lost), ks=(1, 5, 10, 50), missing=2, missing_ids=("8",)

@@ -315,8 +315,8 @@ def test_the_builder_takes_attention_in_every_precision(tmp_path, precision):
 
     weights = str(write_small_clip(tmp_path / "clip"))
     config = ModelConfig(backbone="clip", weights=weights, image_size=(32, 32), dim=24, max_words=14)
-    words = own_tokenizer(config).get_vocab_size()
-    model = build_model(resolve_config(Config(model=config)).model, words).eval()
+    config = resolve_config(Config(model=config)).model
+    model = build_model(config, own_tokenizer(config).get_vocab_size()).eval()
     data = to_onnx("image", build_graphs(model)["image"])
     data = data if precision == "fp32" else reduce_graph("image", data, precision)
     stored, _ = build_engine(load_library("rtx"), data, ({"batch": (1, 2, 4)},), "8.9", b"", "image")

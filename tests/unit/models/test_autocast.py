@@ -221,7 +221,8 @@ def test_a_part_is_encoded_again_in_the_same_number_types(request, monkeypatch):
     for trainer in (whole, parted):
         trainer.train_step(batch)
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
-    assert len(seen) == 2 * 2 * 3 and set(seen) == {torch.bfloat16}  # two parts, twice, of images, texts and titles
+    # Two parts, twice, of images, their patches, texts and titles.
+    assert len(seen) == 2 * 2 * 4 and set(seen) == {torch.bfloat16}
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
 
 

@@ -105,7 +105,10 @@ def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
     document = json.loads(msgspec.json.encode(Retriever(scorer, gallery).query(gallery.ids[0], "red", k=1)))
     assert (
         list(document)
-        == ["schema_version", "hits", "total", "has_match", "threshold", "timings_ms", "grid", "texts", "notes"]
+        == [
+            *("schema_version", "hits", "total", "has_match", "threshold", "timings_ms", "grid", "references", "texts"),
+            "notes",
+        ]
         and document["schema_version"] == 2
     )
     assert list(document["hits"][0]) == ["id", "path", "score", "is_match", "evidence", "confidence", "metadata"]
@@ -274,5 +277,5 @@ def test_values_of_a_filter(tmp_path: Path, gallery: Gallery) -> None:
         ({"Colour": "r"}, []),
     ):
         assert np.flatnonzero(gallery.snapshot.mask(where)).tolist() == rows, where
-    with pytest.raises(UsageError, match="no column color; columns: Colour; did you mean Colour"):
+    with pytest.raises(UsageError, match="no column color; columns: Colour, category; did you mean Colour"):
         gallery.snapshot.mask({"color": "red"})
