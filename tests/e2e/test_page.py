@@ -7,6 +7,7 @@ import base64
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -133,6 +134,11 @@ class Page:
 
     @property
     def ids(self):
+        """The first page of hits; a pointer that goes to one of the last rows brings more."""
+        return self.all_ids[:24]
+
+    @property
+    def all_ids(self):
         return self.script("return [...document.querySelectorAll('.tile')].map((tile) => tile.dataset.id)")
 
     @property
@@ -142,9 +148,9 @@ class Page:
 
     @property
     def sentences(self):
-        """Each hit's words: (word, class)."""
+        """Each hit's words: (word, class), of the first page of hits."""
         return self.script(
-            "return [...document.querySelectorAll('.tile')].map((tile) =>"
+            "return [...document.querySelectorAll('.tile')].slice(0, 24).map((tile) =>"
             " [...tile.querySelectorAll('.word')].map((word) => [word.textContent, word.classList[1]]))"
         )
 
@@ -173,9 +179,12 @@ class Page:
         self.press(self.one("#viewer .search-from"))
 
     def like(self, index, label):
-        ActionChains(self.driver).move_to_element(self.all(".tile .open")[index]).perform()
-        buttons = self.all(".tile")[index].find_elements(By.CSS_SELECTOR, ".likes button")
-        [button] = [each for each in buttons if each.text == label]
+        def shown():
+            ActionChains(self.driver).move_to_element(self.all(".tile .open")[index]).perform()
+            buttons = self.all(".tile")[index].find_elements(By.CSS_SELECTOR, ".likes button")
+            return [each for each in buttons if each.text == label]
+
+        [button] = self.wait(shown, "the button under the pointer")
         self.press(button)
 
 
@@ -300,6 +309,7 @@ def test_unread_words_are_listed_and_corrected_by_a_click(page, shop):
 
 def test_without_stands_before_the_negative_texts(page, shop):
     page.open(f"?{urlencode([('id', plain(shop)), ('text', 'make it red'), ('without', 'long sleeves, belt')])}")
+    page.wait(lambda: page.one(".evidence").text, "the words of the first hit")
     assert page.one(".evidence").text.replace(" ✓", "").startswith("make it red without long sleeves belt")
 
 
@@ -513,10 +523,10 @@ def test_more_hits_come_on_scrolling(page, shop):
     page.open(f"?id={plain(shop)}&text=make+it+red")
     assert len(page.ids) == 24
     page.script("document.querySelector('#show-more').scrollIntoView()")
-    page.wait(lambda: len(page.ids) >= 48, "the next hits")
+    page.wait(lambda: len(page.all_ids) >= 48, "the next hits")
     fields = [("reference_ids", plain(shop)), ("texts", "make it red")]
     pages = [query_server(page.driver.address, *fields, ("offset", str(offset)))["hits"] for offset in (0, 24)]
-    assert page.ids[:48] == [hit["id"] for hits in pages for hit in hits]
+    assert page.all_ids[:48] == [hit["id"] for hits in pages for hit in hits]
 
 
 def test_a_file_that_is_no_image_is_told_where_it_was_dropped(page, shop):
@@ -557,7 +567,8 @@ def test_the_browsers_language_is_spoken(page, shop):
     page.driver.execute_cdp_cmd(languages, {"userAgent": agent, "acceptLanguage": "de-AT,en"})
     try:
         page.open(f"?id={plain(shop)}&text=make+it+red")
-        assert page.one("html").get_attribute("lang") == "de" and "Treffer" in page.one("#headline").text
+        assert page.one("html").get_attribute("lang") == "de"
+        assert re.search("Treffer|Nichts passt", page.one("#headline").text)  # by the confidence of the first hits
         assert page.one("#copy-curl").text == "Als curl kopieren"
     finally:
         page.driver.execute_cdp_cmd(languages, {"userAgent": agent, "acceptLanguage": "en-US"})

@@ -1,6 +1,6 @@
 """A pipe in the place of a file is an error in one line, and at once: no command waits for who would write to it.
 
-Seen to hang with `read_bytes` for `read_regular` in `read_table`, `_read_toml`, `read_text` and `read_header`.
+Seen to hang with `read_bytes` for `read_regular` in `read_table` and `_read_toml`.
 """
 
 import os
