@@ -17,13 +17,13 @@ from nsfse_runtime import open_model
 from tests.e2e.browsing import browsing, serving
 
 FILE, MOST_BYTES = Path(__file__).parent / "images" / "page.png", 300_000
-STEPS = [("id", "shirt-034.avif"), ("text", "with stripes"), ("id", "shirt-019.avif"), ("text", "in black")]
+STEPS = [("id", "dress-001.avif"), ("text", "in black")]
 
 LOADED = "return document.images.length > 20 && [...document.images].every((image) => image.complete)"
 
 
 def main() -> None:
-    """Write the image of a chain of two edits."""
+    """Write the image of one query."""
     folder = demo_folder()
     open_gallery(PHOTOS, folder, open_model(PHOTOS.bundle)).close()
     with serving(PHOTOS.gallery(folder), PHOTOS.name) as address, browsing() as driver:
