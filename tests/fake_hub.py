@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeHub:
-    """`repositories` has for each OWNER/NAME its files; `asked` the method and path of each request."""
+    """`repositories` has for each OWNER/NAME its files; `requests` the method and path of each request."""
 
     def __init__(self):
-        self.repositories, self.private, self.asked = {}, {}, []
+        self.repositories, self.private, self.requests = {}, {}, []
 
     def commit_of(self, name):
         content = b"".join(key.encode() + value for key, value in sorted(self.repositories[name].items()))
@@ -37,7 +37,7 @@ def _handler(hub):
                 self.wfile.write(data)
 
         def do_POST(self):
-            hub.asked.append(f"POST {self.path}")
+            hub.requests.append(f"POST {self.path}")
             data = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path == "/api/repos/create":
                 named = json.loads(data)
@@ -59,7 +59,7 @@ def _handler(hub):
             return self.answer({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
 
         def do_GET(self):
-            hub.asked.append(f"{self.command} {self.path}")
+            hub.requests.append(f"{self.command} {self.path}")
             if found := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(?:/revision/[^?]+)?(?:\?.*)?", self.path):
                 if found[1] not in hub.repositories:
                     return self.answer({"error": "no"}, 404, X_Error_Code="RepoNotFound")

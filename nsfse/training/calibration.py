@@ -23,13 +23,12 @@ from nsfse.data import (
 from nsfse.evaluation.evaluate import BATCH, image_ids, scorable_queries, unlisted
 from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
 from nsfse.evaluation.ranker import ProtocolRanker
-from nsfse.training.word_bounds import fit_word_bounds, word_margins
+from nsfse.training.word_bounds import HITS, RERANK, fit_word_bounds, word_margins
 from nsfse_runtime.inference.confidence import FEATURES, Decision, logistic, products, standardised
 from nsfse_runtime.retrieval.hit_features import hit_features
 from nsfse_runtime.search.two_stage import Ranking
 from nsfse_runtime.types import QueryFeatures, Reals, Scorer
 
-RERANK, HITS = 100, 10  # the defaults of Retriever.query
 SAMPLES = 5  # the first hits of either list that are fitted to
 FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said, at most, that nothing in them matches
 QUERY_FACTOR = 3  # times as many queries as ω is fitted to: there are more weights, and it is done once

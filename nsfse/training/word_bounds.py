@@ -17,7 +17,7 @@ from nsfse_runtime.types import Reals, Scorer
 
 PRECISION = 0.9
 LEAST_WORDS = 50  # fewer verdicts of one kind say nothing of its precision
-HITS, RERANK = 10, 100
+HITS, RERANK = 10, 100  # the defaults of Retriever.query
 
 
 def word_margins(

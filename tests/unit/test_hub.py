@@ -43,7 +43,7 @@ def test_a_bundle_is_pushed_and_pulled_whole_and_nothing_else_comes(hub, capsys,
     assert (code, json.loads(out)["revision"]) == (0, hub.commit_of(NAME))
     names = {path.name for path in (tmp_path / "pulled").iterdir()}
     assert names == {path.name for path in BUNDLE.iterdir()} & names and "manifest.json" in names
-    assert not any("pickle.bin" in asked for asked in hub.asked)
+    assert not any("pickle.bin" in request for request in hub.requests)
     assert Bundle.open(tmp_path / "pulled").fingerprint == Bundle.open(BUNDLE).fingerprint
     code, _, err = run(capsys, "pull", f"hub:{NAME}", "-o", "pulled")
     assert code == 3 and "has something in it" in err
@@ -69,10 +69,10 @@ def test_the_model_in_use_is_fetched_once_and_held_to_its_hash(hub, capsys, tmp_
     code, out, _ = run(capsys, "use", f"hub:{NAME}", "--json")
     assert (code, json.loads(out)["name"]) == (0, f"hub:{NAME}@{commit}")
     save_image(tmp_path / "photos" / "a.png", 1)
-    hub.asked.clear()
+    hub.requests.clear()
     code, _, err = run(capsys, "index", "photos")
     assert code == 0 and f"new galleries use hub:{NAME}@{commit}" in err and "the gallery is photos.gallery" in err
-    assert hub.asked == [], "no network but in `use`, `push` and `pull`"
+    assert hub.requests == [], "no network but in `use`, `push` and `pull`"
     code, out, _ = run(capsys, "query", "red", "--json")
     assert code == 0 and [hit["id"] for hit in json.loads(out)["hits"]] == ["a.png"]
     graph = next((tmp_path / "data").rglob("text.onnx"))

@@ -159,7 +159,7 @@ class DualTextEncoder(TextEncoder):
 
 
 def _covers(patches: int, cells: int) -> Tensor:
-    """Return how much of each of cells² cells lies on each of patches² patches, [cells², patches²]; rows sum to 1."""
+    """Return the share of each cell that each patch covers, [cells², patches²]; rows sum to 1."""
     ends = torch.linspace(0, patches, cells + 1)[:, None]
     at = torch.arange(patches)
     line = (torch.minimum(ends[1:], at + 1) - torch.maximum(ends[:-1], at)).clamp_min(0) * (cells / patches)

@@ -208,11 +208,17 @@ def _check_tiff(image: ImageFile, stream: BinaryIO, most: int) -> None:
         raise ImageError("a TIFF with tiles larger than any image is not read; save it again")
 
 
-def _check_avif(image: ImageFile, stream: BinaryIO, most: int) -> None:
-    _check_pixels(image, stream, most)
+def _whole(stream: BinaryIO) -> bytes:
+    """Return all bytes of a file, which is at its start again afterwards."""
     stream.seek(0)
     data = stream.read()
     stream.seek(0)
+    return data
+
+
+def _check_avif(image: ImageFile, stream: BinaryIO, most: int) -> None:
+    _check_pixels(image, stream, most)
+    data = _whole(stream)
     if largest_frame(data) > most:
         raise ImageError("damaged or incomplete: the AVIF's data is larger than its header says")
 
@@ -220,9 +226,7 @@ def _check_avif(image: ImageFile, stream: BinaryIO, most: int) -> None:
 def _check_jpeg2000(image: ImageFile, stream: BinaryIO, most: int) -> None:
     """Compare the header with the codestream's own: the decoder allocates by the latter (ISO/IEC 15444-1, A.5.1)."""
     _check_pixels(image, stream, most)
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(0)
+    data = _whole(stream)
     start = data.find(_CODESTREAM)
     right, bottom, left, top, across, down, x, y, components = struct.unpack_from(">8IH", data, start + 8)
     if (right - left, bottom - top) != image.size or not across or not down:

@@ -160,7 +160,7 @@ def test_of_many_pages_the_first_is_read_and_the_others_are_not_opened() -> None
     assert tuple(decode_image(bytes(data))[0, 0]) == (255, 0, 0)
     first = struct.unpack_from("<I", data, 4)[0]
     after = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
-    struct.pack_into("<I", data, after, 0xFFFFFFF0)  # the second page lies far behind the end
+    struct.pack_into("<I", data, after, 0xFFFFFFF0)  # the second page begins far behind the end
     assert tuple(decode_image(bytes(data))[0, 0]) == (255, 0, 0)
 
 

@@ -160,7 +160,7 @@ export function flyToReference(from) {
   });
 }
 
-// A confidence is told with the cut that makes a match of it.
+// A confidence is shown with the cut that makes a match of it.
 export function confidenceOf({ confidence, score, is_match: isMatch }, threshold) {
   if (confidence == null || threshold == null) return say("score", { score: score.toFixed(2) });
   const values = { confidence: percent(confidence), cut: percent(threshold) };

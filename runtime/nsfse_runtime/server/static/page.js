@@ -276,8 +276,8 @@ function showParts() {
   find("#balance-row").hidden = !hasImage || !textOf(step);
   panel.showSuggestions(hasImage ? edits : images ? descriptions : [], useSuggestion);
   const [example] = descriptions;
-  const asked = step?.edits.length ? "changeMore" : hasImage ? "change" : example ? "describeExample" : "describe";
-  text.placeholder = say(asked, { example });
+  const prompt = step?.edits.length ? "changeMore" : hasImage ? "change" : example ? "describeExample" : "describe";
+  text.placeholder = say(prompt, { example });
   panel.showExtraImages(state, (index) =>
     setState(withLastStep(state, ({ extraImages }) => ({ extraImages: withoutItem(extraImages, index) }))),
   );

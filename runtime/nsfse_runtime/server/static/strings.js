@@ -310,7 +310,7 @@ export function say(name, values = {}) {
 
 const format = (value) => (typeof value === "number" ? value.toLocaleString(language) : value);
 
-// A confidence as a percentage; small ones have a decimal, so that a hit and the cut can be told apart.
+// A confidence as a percentage; small ones have a decimal, so that a hit and the cut differ.
 export const percent = (share) =>
   share.toLocaleString(language, { style: "percent", maximumFractionDigits: share < 0.1 ? 1 : 0 });
 
