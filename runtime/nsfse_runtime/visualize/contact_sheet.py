@@ -129,7 +129,7 @@ def _draw_legend(pen: "ImageDraw", corner: tuple[int, int], answers_known: bool)
         ("a match as a whole", FAINT),
         ("matched word", GOOD),
         ("mismatched word", BAD),
-        ("a word that says little", FAINT),
+        ("a word that says little or is unsure", FAINT),
     ]
     for text, ink in entries + [("green frame: a right answer", FAINT)] * answers_known:
         pen.text((x, y), text, ink, font)
