@@ -23,6 +23,14 @@ def programs() -> Path | None:
     return POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] if os.name == "posix" else None
 
 
+def _copy_programs(bin_folder: Path, folder: Path) -> Path:
+    """Copy the wheel's package and the libraries beside it; return the copy of its folder of programs."""
+    packages = bin_folder.parents[2]
+    for each in packages.glob(f"{bin_folder.parents[1].name}*"):
+        shutil.copytree(each, folder / each.name, symlinks=True)
+    return folder / bin_folder.relative_to(packages)
+
+
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """Start a server; yield the URL of its database."""
@@ -33,6 +41,7 @@ def postgres_server() -> Iterator[str]:
         user = _USER if os.geteuid() == 0 else None
         if user:
             shutil.chown(folder, user)
+            bin_folder = _copy_programs(bin_folder, Path(folder))  # root's own folder may be closed to that user
 
         def run(program: str, *arguments: str) -> None:
             command = [bin_folder / program, "-D", data, *arguments]
