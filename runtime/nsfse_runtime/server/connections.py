@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import msgspec
@@ -15,11 +15,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.server.errors import ErrorBody, ErrorReply, new_request_id
 from nsfse_runtime.server.middleware import HTTPMiddleware
-from nsfse_runtime.server.settings import MAX_CLIENT_CONNECTIONS
+from nsfse_runtime.server.settings import MAX_CLIENT_CONNECTIONS, refusal_delay
 
 HEAD_SECONDS = 10.0
 # After so long a client that does not read its replies is disconnected.
 WRITE_SECONDS = 10.0
+# So many requests of a connection that came at once are answered in a row: others would wait for more.
+MAX_PIPELINED = 8
 # Connections take what files the process may open but for these, which images and galleries need.
 _RESERVED_FILES, _MAX_FILES, _MIN_CONNECTIONS = 256, 8192, 64
 
@@ -67,19 +69,21 @@ class Connection(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._address = ""
         self._active_requests = 0
+        self._replies_in_a_row = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer, or close one connection too many."""
         super().connection_made(transport)
         self._socket = transport
         self._address = str((transport.get_extra_info("peername") or ("",))[0])
-        if len(self.open_connections) >= max_connections():
+        if len(self.open_connections) >= max_connections() or self.clients[self._address] >= 2 * self.max_per_client:
             transport.abort()
-        elif self.clients[self._address] >= self.max_per_client:
-            self._refuse(b"429 Too Many Requests", "overloaded", "this address has too many connections; close some")
+            return
+        self.open_connections.add(self)
+        self.clients[self._address] += 1
+        if self.clients[self._address] > self.max_per_client:
+            self._refuse_later(transport)
         else:
-            self.open_connections.add(self)
-            self.clients[self._address] += 1
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -107,6 +111,18 @@ class Connection(H11Protocol):
             self._write_timer.cancel()
             self._write_timer = None
 
+    def data_received(self, data: bytes) -> None:
+        """Take what came: requests, or parts of one."""
+        self._replies_in_a_row = 0
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Close the connection after the last reply that it gets in a row."""
+        self._replies_in_a_row += 1
+        if self._replies_in_a_row >= MAX_PIPELINED and self._socket is not None:
+            self._socket.close()
+        super().on_response_complete()
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Stop the timer while a request is being answered."""
@@ -122,6 +138,13 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Reply to what is not HTTP as to all bad requests: with JSON."""
         self._refuse(b"400 Bad Request", "usage", msg)
+
+    def _refuse_later(self, transport: asyncio.Transport) -> None:
+        """Refuse an address its connection a while later: one that comes again at once would cost others time."""
+        transport.pause_reading()
+        message = "this address has too many connections; close some"
+        refuse = partial(self._refuse, b"429 Too Many Requests", "overloaded", message)
+        asyncio.get_running_loop().call_later(refusal_delay(), refuse)
 
     def _refuse(self, status: bytes, error_type: str, message: str) -> None:
         body = msgspec.json.encode(ErrorReply(ErrorBody(error_type, message, new_request_id())))

@@ -3,6 +3,7 @@
 This comes after the checks of host and token: a client without access learns nothing of the load.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection
 
@@ -13,7 +14,7 @@ from nsfse_runtime.server.access import HEALTH_PATHS
 from nsfse_runtime.server.errors import HTTPError
 from nsfse_runtime.server.middleware import CheckMiddleware, HTTPMiddleware
 from nsfse_runtime.server.queue import QueryQueue
-from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_CLIENT_BYTES, MAX_CLIENT_REQUESTS
+from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_CLIENT_BYTES, MAX_CLIENT_REQUESTS, refusal_delay
 from nsfse_runtime.server.telemetry import SCOPE_KEY, Metrics
 
 
@@ -53,6 +54,7 @@ class ClientLimitMiddleware(HTTPMiddleware):
         client, size = client_address(scope), _declared_bytes(Headers(scope=scope))
         if self._requests[client] >= MAX_CLIENT_REQUESTS or self._bytes[client] + size > MAX_CLIENT_BYTES:
             self._metrics.refused.labels("client").inc()
+            await asyncio.sleep(refusal_delay())
             raise HTTPError(429, "overloaded", "this address has too many requests; wait for their replies", 1)
         self._requests[client] += 1
         self._bytes[client] += size

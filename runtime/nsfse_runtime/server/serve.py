@@ -21,6 +21,8 @@ from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.telemetry import LogHandler
 
 _BACKLOG = 512
+# asyncio accepts as many connections in a row as its backlog; other requests wait meanwhile.
+_ACCEPTED_IN_A_ROW = 1
 # A query sent just before the signal is still on its way: connections that look idle are closed only after so long.
 _ARRIVING_SECONDS = 0.2
 _LOG_SECONDS = 1.0
@@ -84,7 +86,7 @@ def create_server(services: Services) -> "Server":
         build_app(services),
         http=connection_class(services.settings.per_client > 0),
         ws="none",
-        backlog=_BACKLOG,
+        backlog=_ACCEPTED_IN_A_ROW,
         lifespan="on",
         loop="asyncio",
         log_config=None,
@@ -103,6 +105,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._services = services
         services.on_failure = self._stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections, one at a time, from the whole queue of the system."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

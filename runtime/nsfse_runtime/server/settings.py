@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import random
 import re
 import stat
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ MAX_JSON_BYTES = 1_000_000
 MAX_CONCURRENT_REQUESTS = 256
 # Of one address, where there is a limit per client at all: connections, requests, and bytes of their bodies.
 MAX_CLIENT_CONNECTIONS, MAX_CLIENT_REQUESTS, MAX_CLIENT_BYTES = 128, 64, 256_000_000
+# An address with too many of them waits about so long for a refusal: coming again at once, it would cost others time.
+REFUSAL_SECONDS = 1.0
 # A body may come no slower, once its time of grace has passed: bytes a second.
 MIN_BODY_RATE = 10_000
 MAX_SIDE, THUMBNAIL_SIDE = 1024, 256
@@ -27,6 +30,11 @@ _MIN_TOKEN_LENGTH = 16
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.ASCII)
 _ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def refusal_delay() -> float:
+    """Return for how many seconds a refusal waits: not all as long, so that the refused do not return together."""
+    return random.uniform(0.5, 1.5) * REFUSAL_SECONDS
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

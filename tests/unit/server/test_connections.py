@@ -66,6 +66,16 @@ def test_one_connection_too_many_is_closed(served, monkeypatch):
         assert server.json("GET", "/healthz")[0] == 200
 
 
+def test_requests_that_come_at_once_are_answered_up_to_a_limit(served):
+    """Broken once: `on_response_complete` without its count."""
+    with running(served) as server, server.connect() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * (connections.MAX_PIPELINED + 3))
+        replies = b""
+        while part := rest(client):
+            replies += part
+    assert replies.count(b"HTTP/1.1 200") == connections.MAX_PIPELINED
+
+
 def test_too_few_open_files_are_said_before_the_start(monkeypatch):
     monkeypatch.setattr(connections, "max_connections", lambda: 256 - 256)
     with pytest.raises(UsageError, match=r"may open 256 files, and a server needs 320; start it after: ulimit -n 320"):
