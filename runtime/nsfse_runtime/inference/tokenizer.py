@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -20,6 +21,7 @@ from nsfse_runtime.types import Reading
 
 MAX_CHARACTERS = 2000
 _MAX_GROWTH = 64  # times that a normalizer may lengthen a text
+_REMEMBERED = 16  # texts
 UNKNOWN, PADDING = "[UNK]", "[PAD]"
 
 
@@ -31,6 +33,7 @@ class Tokenizer:
         self.unknown = tokenizer.token_to_id(UNKNOWN)
         self._speller: Speller | None = None
         self._opening = Lock()
+        self._split = lru_cache(_REMEMBERED)(self._split_text)  # a query reads its text several times
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], max_words: int = 24) -> "Tokenizer":
@@ -60,7 +63,7 @@ class Tokenizer:
         """Return the vocabulary's size."""
         return int(self._tokenizer.get_vocab_size())
 
-    def _split(self, text: str) -> "_Tokens":
+    def _split_text(self, text: str) -> "_Tokens":
         if len(text) > MAX_CHARACTERS:
             raise TextError(f"the text has {len(text)} characters, the limit is {MAX_CHARACTERS}; say it shorter")
         try:
@@ -79,15 +82,16 @@ class Tokenizer:
     def _read(self, text: str) -> tuple[list[int], Reading]:
         """Return the ids of the known words of `text`, and its Reading."""
         tokens = self._split(text)
+        words = tokens.words
         is_known = [id != self.unknown for id in tokens.ids]
         # Punctuation that the vocabulary lacks is no word.
-        counted = [index for index, word in enumerate(tokens.words) if is_known[index] or is_word(word)]
+        counted = [index for index, word in enumerate(words) if is_known[index] or is_word(word)]
         read, rest = counted[: self.max_words], counted[self.max_words :]
         known = [index for index in read if is_known[index]]
         unknown = [index for index in read if not is_known[index]]
         reading = Reading(
-            tuple(tokens.words[index] for index in known),
-            tuple(tokens.words[index] for index in unknown),
+            tuple(words[index] for index in known),
+            tuple(words[index] for index in unknown),
             tuple(sum(index < other for index in known) for other in unknown),
             tokens.words_from(rest[0]) if rest else (),
         )

@@ -106,9 +106,10 @@ def best_first(scores: Floats, rows: Rows) -> tuple[Rows, Floats]:
     order = np.argsort(-scores, kind="stable")
     falling = scores[order].astype(np.float64)
     with np.errstate(invalid="ignore"):  # NaN is refused elsewhere
-        ends = np.searchsorted(-falling, TIE * np.maximum(1, np.abs(falling)) - falling, side="right").tolist()
-    starts = []
-    start = 0
+        ends = np.searchsorted(-falling, TIE * np.maximum(1, np.abs(falling)) - falling, side="right")
+    if np.array_equal(ends, np.arange(1, len(ends) + 1)):  # no ties
+        return order, scores[order]
+    starts, start, ends = [], 0, ends.tolist()
     while start < len(ends):
         starts.append(start)
         start = max(ends[start], start + 1)
