@@ -1,9 +1,8 @@
 """The one training loop."""
 
 import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from nsfse.training.dataloader import AttributeClasses, ImageCache, attribute_cl
 from nsfse.training.distributed import DistributedContext, distributed_session
 from nsfse.training.objectives import learns_attributes, with_blocks
 from nsfse.training.run_logger import NullRunLogger, Progress, RunLogger
+from nsfse.training.signals import Signals, catch_signals
 from nsfse.training.trackers import RECORDS, check_trackers
 from nsfse.training.trainer import Trainer
 from nsfse.training.workarounds import deterministic_algorithms, keep_freed_memory, safe_convolutions, seeded
@@ -180,12 +180,12 @@ def _train(
         run.report(read_note(read_header(run.folder)["trained_on"], config.model.max_words))
     channels = get_backbone(config.model.backbone).narrowest_channels(config.model)
     with (
-        _catch_signals(repeat=run.distributed.world_size > 1) as signalled,
+        catch_signals(repeat=run.distributed.world_size > 1) as signals,
         closing(log),
         safe_convolutions(channels),
         deterministic_algorithms(run.device),
     ):
-        return _run_epochs(run, trainer, log, images, triplets, per_epoch, signalled)
+        return _run_epochs(run, trainer, log, images, triplets, per_epoch, signals)
 
 
 def _make_model(run: RunContext, state: dict[str, Tensor] | None) -> NSFSE | Baseline:
@@ -207,10 +207,20 @@ def _run_epochs(
     images: ImageCache,
     triplets: list[TrainingTriplet],
     per_epoch: int,
-    signalled: Callable[[], bool],
+    signals: Signals,
 ) -> TrainResult:
-    """Train epoch by epoch until the end, the step limit or a stop; an epoch's end is scored, then saved."""
+    """Train epoch by epoch until the end, the step limit or a stop; an epoch's end is saved, then fitted and scored.
+
+    An end of which the fits were stopped is fitted first when the run continues.
+    """
     total = trainer.total_steps
+    if trainer.step and (trainer.step % per_epoch == 0 or trainer.step == total):
+        if not log.finished:
+            epoch = (trainer.step - 1) // per_epoch
+            log.epoch(trainer, epoch, run.source.triplets(epoch) if epoch else triplets, signals)
+        if run.stops(signals.seen):
+            return TrainResult(run.folder, dict(log.last), trainer.step < total or not log.finished)
+    log.finished = True
     epochs = math.ceil(total / per_epoch) if trainer.step < total else 0
     for epoch in range(trainer.step // per_epoch, epochs):
         triplets, start = run.source.triplets(epoch) if epoch else triplets, trainer.step % per_epoch
@@ -219,14 +229,15 @@ def _run_epochs(
             log.step(trainer, trainer.train_step(batch))
             if trainer.step % per_epoch == 0 or trainer.step == total:
                 break
-            if run.stops(signalled()) or run.reached(trainer.step):
-                log.stop(trainer, triplets)
+            if run.stops(signals.seen) or run.reached(trainer.step):
+                log.stop(trainer, triplets, signals)
                 return TrainResult(run.folder, dict(log.last), not run.reached(trainer.step))
             log.save_state(trainer, due=False)
-        log.epoch(trainer, epoch, triplets)
-        if run.stops(signalled()) or run.reached(trainer.step):
+        log.epoch(trainer, epoch, triplets, signals)
+        if run.stops(signals.seen) or run.reached(trainer.step):
             break
-    return TrainResult(run.folder, dict(log.last), trainer.step < total and not run.reached(trainer.step))
+    is_partial = trainer.step < total and not run.reached(trainer.step)
+    return TrainResult(run.folder, dict(log.last), is_partial or not log.finished)
 
 
 def _prepare(run: Path, config: Config, source: Source, first: list[TrainingTriplet], resume: bool) -> Tokenizer:
@@ -277,29 +288,3 @@ def _refuse_others(run: Path) -> None:
         read_header(run)
     except (NsfseError, KeyError):
         raise OutputError(f"{run} holds a config.json that is no run's; choose another folder with -o") from None
-
-
-@contextmanager
-def _catch_signals(repeat: bool) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C or SIGTERM has come; a second one acts as usual.
-
-    With `repeat` it does not: torchrun passes on a Ctrl-C that its processes have already had.
-    """
-    seen: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _frame: object) -> None:
-        seen.append(number)
-        if not repeat:
-            signal.signal(number, before[number])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[int(number)] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: the caller's program handles signals
-        before.clear()
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)

@@ -20,6 +20,7 @@ from nsfse.models.torch_scorer import TorchScorer, make_scorer
 from nsfse.training.calibration import fit_decision, protocol_from_triplets
 from nsfse.training.dataloader import ImageCache
 from nsfse.training.score_weights import fit_served
+from nsfse.training.signals import Interrupted, Signals
 from nsfse.training.trackers import Trackers
 from nsfse.training.trainer import Trainer
 from nsfse_runtime.inference.tokenizer import Tokenizer
@@ -49,7 +50,7 @@ class RunLogger:
         self.started = self.saved = time.monotonic()
         self.save_every = 60.0 * config.train.save_every
         self.last: dict[str, Any] = {}
-        self.best = _truncate_log(run / "metrics.jsonl", step)
+        self.best, self.finished = _truncate_log(run / "metrics.jsonl", step)
         self.trackers = Trackers(run, config, step, lambda note: progress({"note": note}) if progress else None)
 
     def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
@@ -69,35 +70,55 @@ class RunLogger:
         if self.progress:
             self.progress(entry)
 
-    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet]) -> None:
-        """Fit t and ω of the averaged weights, score them on validation, keep the best, save for resuming.
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet], signals: Signals) -> None:
+        """Save for resuming; fit t and ω of the averaged weights, score them on validation, keep the best.
 
-        After the last epoch the confidence is fitted, too, and written before the state that says training is done.
+        After the last epoch the confidence is fitted, too. A signal ends the fits: `finished` is False, and a run that
+        continues begins with them.
         """
-        scorer, boundaries = self._served(trainer, triplets)
+        self.finished = False
+        self.save(trainer, trainer.ema)
+        try:
+            with signals.interruptible():
+                self._say("fitting boundaries and score weights")
+                scorer, boundaries = self._served(trainer, triplets)
+                self._say("scoring on validation")
+                scores = self._validate(scorer)
+                if isinstance(scorer.model, NSFSE) and trainer.step == trainer.total_steps:
+                    self._say("fitting the confidence")
+                    self._calibrate(scorer, triplets)
+        except Interrupted:
+            return
         served = scorer.model.state_dict()
-        scores = self._validate(scorer)
-        if isinstance(scorer.model, NSFSE) and trainer.step == trainer.total_steps:
-            self._calibrate(scorer, triplets)
+        save_tensors(self.run / "model.safetensors", served)
         entry = {
             "epoch": epoch + 1,
             "step": trainer.step,
             "seconds": round(time.monotonic() - self.started, 2),
         } | (boundaries | scores)
         self.last = entry
-        self._write(entry, trainer.step)
         mean = scores.get("mean_R@1", float(epoch))
         if mean > self.best:
             self.best = mean
             save_tensors(self.run / "best.safetensors", served)
-        self.save(trainer, served)
+        self._write(entry, trainer.step)  # last: it says that all of this is done
+        self.finished = True
         if self.progress:
             self.progress(entry)
 
-    def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> None:
-        """Save within an epoch: the state first, so that a kill during the fit of t and ω loses nothing."""
+    def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet], signals: Signals) -> None:
+        """Save within an epoch; fit t and ω where no signal wants an end."""
         self.save(trainer, trainer.ema)
-        save_tensors(self.run / "model.safetensors", self._served(trainer, triplets)[0].model.state_dict())
+        try:
+            with signals.interruptible():
+                served = self._served(trainer, triplets)[0].model.state_dict()
+        except Interrupted:
+            return
+        save_tensors(self.run / "model.safetensors", served)
+
+    def _say(self, what: str) -> None:
+        if self.progress:
+            self.progress({"note": what})
 
     def _served(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> tuple[TorchScorer, dict[str, Any]]:
         """Return a scorer of the averaged weights with t and ω fitted to them, and both boundaries for metrics.jsonl.
@@ -173,14 +194,15 @@ class NullRunLogger:
     """The logger of a process that is not the first: it writes nothing."""
 
     last: Mapping[str, Any] = {}
+    finished = True
 
     def step(self, trainer: Trainer, parts: dict[str, float]) -> None:
         """Write nothing."""
 
-    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet]) -> None:
+    def epoch(self, trainer: Trainer, epoch: int, triplets: Sequence[TrainingTriplet], signals: Signals) -> None:
         """Write nothing."""
 
-    def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet]) -> None:
+    def stop(self, trainer: Trainer, triplets: Sequence[TrainingTriplet], signals: Signals) -> None:
         """Write nothing."""
 
     def save_state(self, trainer: Trainer, due: bool = True) -> None:
@@ -190,13 +212,17 @@ class NullRunLogger:
         """Close nothing."""
 
 
-def _truncate_log(file: Path, step: int) -> float:
-    """Drop what was logged after `step`, where a run continues; return the best validation score left, or −1."""
+def _truncate_log(file: Path, step: int) -> tuple[float, bool]:
+    """Drop what was logged after `step`, where a run continues.
+
+    Returns the best validation score left, or −1, and whether no end of an epoch, saved at `step`, lacks its fits.
+    """
     lines = read_regular(file).splitlines() if file.exists() else []
     entries = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= step]
     if lines:
         write_file(file, b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-    return max((entry.get("mean_R@1", -1.0) for entry in entries), default=-1.0)
+    best = max((entry.get("mean_R@1", -1.0) for entry in entries), default=-1.0)
+    return best, not step or any("epoch" in entry and entry["step"] == step for entry in entries)
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

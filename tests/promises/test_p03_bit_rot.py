@@ -1,7 +1,8 @@
 """P3: a changed byte in a gallery, a bundle or an index is an error or changes nothing; an index does not hide it.
 
 Seen to fail with the CRC of items unchecked in `read_items`, of facts in `meta`, and of failures in `read_failures`,
-with the check of the number of `items` in `Snapshot` left out, and with the CRC of regions unchecked in `Salvage`.
+with the check of the number of `items` in `Snapshot` left out, with the CRC of regions unchecked in `Salvage`, and with
+the index of ids unchecked in `read_files`.
 Bundles also: tests/unit/runtime/test_bundle.py.
 """
 
@@ -72,7 +73,6 @@ def test_no_flipped_byte_of_a_gallery_is_served(tmp_path: Path, whole: bytes, pl
 def test_an_index_gives_no_rot_a_checksum_of_its_own(tmp_path: Path, whole: bytes) -> None:
     chance, refused = random.Random(1), 0
     (expected, *_), photos = read(tmp_path / "whole"), tmp_path / "photos"
-    right = dict(zip(expected[0], expected[1], strict=True))
     for image in photos.rglob("*.png"):
         os.utime(image, (10**9, 10**9))  # so that every entry is written again
     for _ in range(FLIPS // 2):
@@ -87,7 +87,9 @@ def test_an_index_gives_no_rot_a_checksum_of_its_own(tmp_path: Path, whole: byte
         except NsfseError:
             refused += 1
             continue
-        assert dict(zip(ids, metadata, strict=True)) == right and vectors == expected[2]
+        assert (ids, metadata) == expected[:2]
+        # An image may be encoded again, alone where it was one of a batch: its vector is the same but for rounding.
+        assert np.allclose(np.frombuffer(vectors, np.float32), np.frombuffer(expected[2], np.float32), atol=1e-6)
     assert refused > FLIPS // 24
 
 

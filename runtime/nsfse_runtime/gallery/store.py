@@ -7,6 +7,7 @@ checksum of itself.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from nsfse_runtime.errors import NsfseError
@@ -64,17 +65,23 @@ class GalleryTables(GalleryFile):
             rows = sorted(self._run("SELECT id, content, metadata, crc FROM items NOT INDEXED"))
             if any(item_crc(name, content, metadata) != crc for name, content, metadata, crc in rows):
                 raise damaged(self.path, "an image's entry has changed by itself")
+            if any(one[0] == other[0] for one, other in pairwise(rows)):
+                raise damaged(self.path, "an image is there twice")
             return rows
 
     def read_files(self) -> list[tuple[str, int, FileStamp, str]]:
         """Return id, content key, file stamp and metadata (JSON) of each image. Each row's CRC is checked.
 
-        Who writes an entry again would else give one that has changed by itself a CRC of its own.
+        Who writes an entry again would else give one that has changed by itself a CRC of its own, and add one that the
+        index of ids has lost.
         """
         stamps = {name: (size, mtime) for name, size, mtime in self._run("SELECT id, size, mtime_ns FROM items")}
         rows = self.read_items()
         if len(rows) != self.meta()["items"]:
             raise damaged(self.path, f"{len(rows)} images of {self.meta()['items']}")
+        indexed = self._run("SELECT id FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY id")
+        if [name for (name,) in indexed] != [row[0] for row in rows]:
+            raise damaged(self.path, "its index of images is not theirs")
         return [(name, content, stamps[name], metadata) for name, content, metadata, _ in rows]
 
     def read_entry(self, name: str) -> tuple[int, FileStamp, str] | None:

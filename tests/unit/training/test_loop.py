@@ -180,10 +180,29 @@ def test_stopped_run_resumes_to_the_same_weights(whole, tmp_path, stop, monkeypa
             os.kill(os.getpid(), signal.SIGINT)
 
     first = train(load_config(overrides=SMALL), tmp_path / "run", progress=interrupt)
-    assert first.interrupted == (stop < 6)
+    assert first.interrupted
     assert int(load_tensors(tmp_path / "run" / "state.safetensors")["step"]) == stop
     second = train(load_config(overrides=SMALL), tmp_path / "run")
     assert not second.interrupted
+    assert weights(tmp_path / "run") == weights(whole)
+    assert (tmp_path / "run" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
+
+
+@pytest.mark.parametrize("step", ["fitting boundaries and score weights", "fitting the confidence"])
+def test_a_signal_ends_the_fits_and_the_run_goes_on_with_them(whole, tmp_path, step):
+    import os
+    import signal
+
+    notes = []
+
+    def interrupt(entry):
+        notes.append(entry.get("note"))
+        if notes[-1] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(load_config(overrides=SMALL), tmp_path / "run", progress=interrupt).interrupted
+    assert notes[-1] == step  # nothing was fitted after it
+    assert not train(load_config(overrides=SMALL), tmp_path / "run").interrupted
     assert weights(tmp_path / "run") == weights(whole)
     assert (tmp_path / "run" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
 
