@@ -24,7 +24,7 @@ from tests.galleries import ColourScorer, save_images
 from tests.promises.counts import count
 from tests.promises.test_p02_power_loss import served, write_table
 
-FLIPS = count(120, 500)
+FLIPS = count(120, 5000)
 BUNDLE = Path(__file__).parents[1] / "golden/bundle"
 
 
