@@ -28,6 +28,7 @@ class GalleryFile:
     def __init__(self, path: Path, connection: Connection) -> None:
         self.path, self._connection = path, connection
         self._is_writing = False
+        self._format: int | None = None  # within `reading`, where no writer changes it
 
     @classmethod
     def open_reader(cls, path: Path) -> Self:
@@ -113,6 +114,7 @@ class GalleryFile:
         try:
             yield
         finally:
+            self._format = None
             if self._connection.in_transaction:  # SQLite ends it after some errors
                 self._run("COMMIT")
 
@@ -152,7 +154,12 @@ class GalleryFile:
     @property
     def format_version(self) -> int:
         """Return the format of the file."""
-        return int(self._run("PRAGMA user_version")[0][0])
+        if self._format is not None:
+            return self._format
+        version = int(self._run("PRAGMA user_version")[0][0])
+        if self._connection.in_transaction and not self._is_writing:
+            self._format = version
+        return version
 
     @property
     def application_id(self) -> int:

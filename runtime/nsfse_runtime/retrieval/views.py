@@ -48,6 +48,24 @@ class Candidates:
     pairs: Callable[[Sequence[QueryFeatures]], list[PairScores]] | None = None
 
 
+def remembering(read: Callable[[Rows], TargetFeatures]) -> Callable[[Rows], TargetFeatures]:
+    """Return `read` that need not read again what its last call has read: hits are among the candidates before."""
+    last_rows, last = np.empty(0, np.intp), None
+
+    def targets(rows: Rows) -> TargetFeatures:
+        nonlocal last_rows, last
+        if last is not None and len(rows) <= len(last_rows):
+            places = np.minimum(np.searchsorted(last_rows, rows), len(last_rows) - 1)
+            if np.array_equal(last_rows[places], rows):
+                return last.take(places)
+        found = read(rows)
+        if (np.diff(rows) > 0).all():
+            last_rows, last = rows, found
+        return found
+
+    return targets
+
+
 class View(Protocol):
     """A gallery as one batch of queries sees it. Names are ids unless said otherwise."""
 
@@ -192,7 +210,15 @@ class FileView:
                 return gallery.pairs(queries, hits)
 
         return Candidates(
-            self.folder, snapshot.ids, rows, scores, total, notes, snapshot.targets, snapshot.metadata_of, pairs
+            self.folder,
+            snapshot.ids,
+            rows,
+            scores,
+            total,
+            notes,
+            remembering(snapshot.targets),
+            snapshot.metadata_of,
+            pairs,
         )
 
 
@@ -290,7 +316,9 @@ class StoreView:
         def metadata_of(row: int) -> dict[str, str]:
             return metadata[row] if row in metadata else dict(self._fetch([ids[row]], regions=False)[0].metadata)
 
-        return Candidates(self.folder, ids, rows, found.scores, found.total, found.notes, targets, metadata_of)
+        return Candidates(
+            self.folder, ids, rows, found.scores, found.total, found.notes, remembering(targets), metadata_of
+        )
 
     def _record(self, name: str) -> Record | None:
         if name not in self._records and name and "\0" not in name:

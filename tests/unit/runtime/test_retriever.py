@@ -14,7 +14,8 @@ from PIL import Image
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import NotFoundError, UsageError, VersionError
 from nsfse_runtime.images.decode import decode_image, load_image
-from nsfse_runtime.types import GalleryId, Upload
+from nsfse_runtime.retrieval.views import remembering
+from nsfse_runtime.types import GalleryId, TargetFeatures, Upload
 from tests.galleries import ColourScorer, save_image, save_images
 
 
@@ -279,3 +280,21 @@ def test_values_of_a_filter(tmp_path: Path, gallery: Gallery) -> None:
         assert np.flatnonzero(gallery.snapshot.mask(where)).tolist() == rows, where
     with pytest.raises(UsageError, match="no column color; columns: Colour, category; did you mean Colour"):
         gallery.snapshot.mask({"color": "red"})
+
+
+def test_hits_are_not_read_again_from_the_gallery():
+    reads = []
+
+    def read(rows):
+        reads.append(rows.tolist())
+        return TargetFeatures(rows[:, None].astype(np.float32), np.zeros((len(rows), 0, 1), np.float32))
+
+    targets = remembering(read)
+    for rows in ([1, 4, 6, 9], [9, 4], [], [4, 5], [4, 5, 6, 7, 8], [8]):
+        rows = np.array(rows, np.intp)
+        assert targets(rows).vectors[:, 0].tolist() == rows.tolist()
+    assert reads == [[1, 4, 6, 9], [4, 5], [4, 5, 6, 7, 8]]
+    targets(np.array([7, 4], np.intp))
+    targets(np.array([3, 1], np.intp))  # not in order: it is not remembered
+    targets(np.array([3, 1], np.intp))
+    assert reads[3:] == [[3, 1], [3, 1]]
