@@ -165,3 +165,11 @@ def test_changed_regions_are_an_error(tmp_path: Path, whole: bytes) -> None:
     with pytest.raises(IntegrityError):
         read(tmp_path / "whole")
     assert verify(tmp_path / "whole").faults[0] == "regions 5: they are not as they were written"
+
+
+@pytest.mark.parametrize("version", [-3, 0, 1, 2])
+def test_another_number_of_the_format_is_an_error(tmp_path: Path, whole: bytes, version: int) -> None:
+    """Broken once: `checksum` unread in a file that calls itself of format 2; negative numbers let through."""
+    (tmp_path / "g").write_bytes(whole[:60] + version.to_bytes(4, "big", signed=True) + whole[64:])
+    with pytest.raises(IntegrityError):
+        read(tmp_path / "g")

@@ -81,6 +81,8 @@ class GalleryFile:
             raise VersionError(
                 f"{self.path} has gallery format {version}, this nsfse reads up to {FORMAT_VERSION}; upgrade nsfse"
             )
+        if version < 1:
+            raise damaged(self.path, f"its format is {version}")
         with translated(self.path), well_formed(self.path):
             if name := unexpected(self._connection, version):
                 raise damaged(self.path, f"its tables are not those of a gallery: {name!r}")
@@ -186,8 +188,8 @@ class GalleryFile:
         with well_formed(self.path):
             facts = dict(self._run("SELECT key, value FROM meta"))
             checksum = facts.pop("checksum", None)
-            is_checked = self.format_version > 2 and not self._is_writing  # it is written at the end
-            if is_checked and checksum != facts_crc(facts):
+            expected = facts_crc(facts) if self.format_version > 2 else None
+            if checksum != expected and not self._is_writing:  # it is written at the end
                 raise damaged(self.path, "its facts have changed by themselves")
             if key := malformed_fact(facts):
                 raise damaged(self.path, f"its {key} is missing or not in its form")
