@@ -1,4 +1,7 @@
-"""P8: a run killed at twenty random moments ends with the weights and losses of one that was left alone."""
+"""P8: a run killed at twenty random moments ends with the weights and losses of one that was left alone.
+
+Seen to fail with the optimizer's state left out of `Trainer.load_state`.
+"""
 
 import hashlib
 import json

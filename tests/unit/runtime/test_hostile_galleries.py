@@ -152,6 +152,7 @@ CRAFTED = {
 
 @pytest.mark.parametrize("name", CRAFTED)
 def test_a_crafted_gallery_is_refused_in_one_line(gallery: Path, name: str) -> None:
+    """Broken once: tables and triggers not compared in `_check`; facts of any form let through in `meta`."""
     craft(gallery, CRAFTED[name])
     with pytest.raises(IntegrityError) as refused:
         use(gallery)

@@ -137,6 +137,7 @@ def test_starting_afresh_and_stopping_early_leave_no_old_decision(whole, tmp_pat
 
 
 def test_same_seed_same_weights(whole, tmp_path):
+    """Broken once: the seed of a step drawn from the system."""
     train(load_config(overrides=SMALL), tmp_path / "again")
     assert weights(tmp_path / "again") == weights(whole)
     assert (tmp_path / "again" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
