@@ -117,7 +117,8 @@ def train(
     config = resolve_config(config)
     check_trackers(config)
     device = pick_device(config.train.device)
-    choose(str(config.train.bf16_autocast), device)  # a wrong setting is refused before all else
+    choose(str(config.train.bf16_autocast), device)  # a wrong setting or folder is refused before all else
+    _refuse_others(out)
     keep_freed_memory()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

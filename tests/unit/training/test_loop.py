@@ -13,7 +13,7 @@ from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
 from nsfse.models.checkpoint import DECISION, load_checkpoint, load_tensors
 from nsfse.open import open_scorer
 from nsfse.training.loop import train
-from nsfse_runtime.errors import IntegrityError, NotFoundError, UsageError
+from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, UsageError
 
 SMALL = [
     'data.source="drawn"',
@@ -206,6 +206,12 @@ def test_a_signal_ends_the_fits_and_the_run_goes_on_with_them(whole, tmp_path, s
     assert not train(load_config(overrides=SMALL), tmp_path / "run").interrupted
     assert weights(tmp_path / "run") == weights(whole)
     assert (tmp_path / "run" / DECISION).read_bytes() == (whole / DECISION).read_bytes()
+
+
+def test_a_place_for_no_run_is_refused_before_data_are_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        train(load_config(overrides=['data.source="catalogue"', 'data.folder="nowhere"']), tmp_path / "file")
 
 
 def test_another_configuration_is_refused(whole):
