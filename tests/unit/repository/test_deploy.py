@@ -28,7 +28,7 @@ IMAGES = {  # by Dockerfile and target: the extras it holds
     ("Dockerfile.gpu", ""): {"gpu", "serve"},
     ("Dockerfile.gpu", "engines"): {"cpu", "serve", "trt-rtx"},
 }
-HASHED = "deploy/requirements.txt"
+HASHED = dict(zip(IMAGES, (f"deploy/requirements{each}.txt" for each in ("", "-gpu", "-engines")), strict=True))
 SECRET = "/run/secrets/nsfse_token"
 
 
@@ -114,28 +114,33 @@ def test_an_image_holds_what_is_pinned_and_no_torch(name, target):
     assert "--constraint constraints.txt" in install and brought - pinned <= {"nsfse", "onnxruntime-gpu"}
     copied = {word for rest in rests(build, "COPY") if "--from" not in rest for word in rest.split()[:-1]}
     allowed = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-    assert copied | {HASHED} == {line[1:] for line in allowed if line.startswith("!")}
-    assert (HASHED in copied) == (name == "Dockerfile") == (f"--require-hashes -r {HASHED}" in install)
-    assert HASHED not in copied or brought - {"nsfse"} <= set(hashed())
+    assert copied | set(HASHED.values()) == {line[1:] for line in allowed if line.startswith("!")}
+    file = HASHED[name, target]
+    assert file in copied and f"--require-hashes -r {file} " in install and " --no-deps " in install
+    assert brought - {"nsfse"} <= set(hashed(file))
     assert all((ROOT / each).exists() for each in copied)
     assert set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["license-files"]) <= copied
     assert re.fullmatch(r"--from=[\w-]+ /opt/nsfse /opt/nsfse", rests(final, "COPY")[0])
 
 
-def hashed():
+def hashed(file):
     """Return the versions of what is installed by hash."""
-    text = (ROOT / HASHED).read_text("utf-8").replace("\\\n", " ")
+    text = (ROOT / file).read_text("utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(re.search(r" --hash=sha256:[0-9a-f]{64}", line) for line in lines)
     return dict(re.match(r"([\w-]+)==(\S+)", line).groups() for line in lines)
 
 
-def test_what_is_installed_by_hash_is_what_is_pinned():
+@pytest.mark.parametrize("file", HASHED.values())
+def test_what_is_installed_by_hash_is_what_is_pinned(file):
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
-    only_in_browsers = {"httpx2-jsfetch"}
-    assert {name: pinned[name] for name in set(hashed()) - only_in_browsers}.items() <= hashed().items()
-    assert "torch" not in hashed()
+    found = hashed(file)
+    elsewhere = {name for name in set(found) - set(pinned) if not name.startswith("nvidia-")}
+    of_gpus = {"onnxruntime-gpu", "cuda-bindings", "cuda-pathfinder", "tensorrt-rtx-cu13"}
+    assert elsewhere - of_gpus <= {"httpx2-jsfetch"}  # for browsers alone
+    assert {name: pinned[name] for name in set(found) & set(pinned)}.items() <= found.items()
+    assert "torch" not in found
 
 
 def test_the_images_differ_only_by_their_device():
