@@ -237,13 +237,13 @@ def _in_block(block: str, protocol: str) -> str:
 def demo_page_text(ready: Mapping[str, Any]) -> str:
     """Return where the page is, and what to do with it and after it."""
     photos, drawn = ready["galleries"]
-    gallery, bundle = (printable(str(photos[name])) for name in ("gallery", "bundle"))
+    gallery = printable(str(photos["gallery"]))
     return "\n".join(
         [
             f"{photos['images']:,} photos and {drawn['images']:,} drawings are at {ready['url']}    (Ctrl-C ends it)",
             "next:",
             f'  nsfse query IMAGE "make it red" -g {gallery}',
-            f"  nsfse index my.gallery FOLDER -b {bundle}    (it knows photos of clothes only)",
+            "  nsfse index FOLDER                          your own images; this model knows photos of clothes only",
             "  nsfse demo --train                          how such a model is made; needs nsfse[export,pretrained]",
         ]
     )
