@@ -143,6 +143,17 @@ def query(
     group_by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="A column of which only the best image of each value is shown.")
     ] = None,
+    fold_duplicates: Annotated[
+        float | None,
+        typer.Option(metavar="COSINE", help="Show of images as alike as this, such as 0.98, only the best."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="How much each text counts, up to 4, 1 as trained: TEXT, then each --and."),
+    ] = None,
+    exclude_weights: Annotated[
+        str | None, typer.Option(metavar="N,N", help="The same for each --exclude-text.")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,7 +195,7 @@ def query(
       nsfse query dress.jpg "with dots" -g my.gallery --exclude-text stripes
     """
     from nsfse.cli.formatting import print_result
-    from nsfse.cli.query_support import check_references, check_sheets, image_and_text, why_empty, write_sheets
+    from nsfse.cli.query_support import check_references, check_sheets, image_and_text, numbers, why_empty, write_sheets
     from nsfse.cli.reports import query_text
     from nsfse.cli.rich_output import in_colour, show_query
     from nsfse.defaults import nearest_gallery
@@ -216,6 +227,9 @@ def query(
         offset=offset,
         fields=columns,
         group_by=group_by,
+        fold_duplicates=fold_duplicates,
+        text_weights=numbers(weights, "--weights"),
+        negative_text_weights=numbers(exclude_weights, "--exclude-weights"),
     )
     images = [*references, *(exclude_image or ())]
     check_references(images)

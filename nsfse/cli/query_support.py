@@ -51,6 +51,14 @@ def image_and_text(
     return None, image
 
 
+def numbers(text: str | None, option: str) -> tuple[float, ...]:
+    """Return the numbers of an option, separated by commas. Raises UsageError."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no list of numbers; write them as 1,0.5") from None
+
+
 def _is_image_name(name: str) -> bool:
     return name == "-" or is_url(name) or stem(name) != name
 

@@ -88,7 +88,7 @@ def query_text(result: "Result", offset: int = 0, fields: Sequence[str] = ()) ->
             rank,
             hit.score,
             _match(hit),
-            hit.id,
+            shown_id(hit),
             *field_values(hit, fields),
             " ".join(e.word + MARKS[verdict(e, len(hit.evidence))] for e in hit.evidence),
         )
@@ -102,6 +102,11 @@ def query_text(result: "Result", offset: int = 0, fields: Sequence[str] = ()) ->
     if (total := result.timings_ms.get("total")) is not None:
         lines.append(f"{total:.0f} ms")
     return "\n".join(lines)
+
+
+def shown_id(hit: "Hit") -> str:
+    """Return a hit's id, with the number of images that were folded into it."""
+    return f"{hit.id} (+{len(hit.duplicates)})" if hit.duplicates else hit.id
 
 
 def field_values(hit: "Hit", fields: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nsfse.cli.reports import empty, field_values, match_lines
+from nsfse.cli.reports import empty, field_values, match_lines, shown_id
 from nsfse.progress import print_status
 from nsfse_runtime.errors import ImageError, NotFoundError
 from nsfse_runtime.escaping import printable
@@ -108,7 +108,7 @@ def query_table(result: "Result", offset: int = 0, fields: Sequence[str] = ()) -
     table.add_column("words", overflow="fold", ratio=2)
     last = max((rank for rank, hit in enumerate(result.hits, 1) if hit.is_match), default=0)
     for rank, hit in enumerate(result.hits, 1):
-        name = _text(printable(hit.id), "" if hit.is_match is not False else "bright_black")
+        name = _text(printable(shown_id(hit)), "" if hit.is_match is not False else "bright_black")
         values = [_text(printable(value), "") for value in field_values(hit, fields)]
         table.add_row(
             str(offset + rank), f"{hit.score:.2f}", _match(hit), name, *values, _words(hit), end_section=rank == last

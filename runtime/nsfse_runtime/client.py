@@ -79,6 +79,7 @@ class Hit(msgspec.Struct):
     confidence: float | None
     metadata: dict[str, str]
     evidence: list[Word]
+    duplicates: list[str] = []
 
 
 class Found(msgspec.Struct):
@@ -140,6 +141,9 @@ class QueryFields(TypedDict, total=False):
     min_confidence: float
     fields: Sequence[str]
     group_by: str
+    fold_duplicates: float
+    text_weights: Sequence[float]
+    negative_text_weights: Sequence[float]
     gallery: str
 
 

@@ -93,7 +93,7 @@ def _compose_all(scorer: Scorer, batch: Sequence[QueryInputs]) -> list[ComposedQ
         unfinished = [state for state in states if len(state.query.texts) > step]
         images, texts = [state.current for state in unfinished], [state.query.texts[step] for state in unfinished]
         for state, edit in zip(unfinished, _compose(scorer, images, texts), strict=True):
-            state.edits.append(edit)
+            state.edits.append(weigh_edit(edit, state.current.vectors[0], state.query.weights[step]))
     negatives = [(state, text) for state in states for text in state.query.negative_texts]
     images, texts = [state.reference for state, _ in negatives], [text for _, text in negatives]
     for (state, _), negative in zip(negatives, _compose(scorer, images, texts), strict=True):
@@ -115,8 +115,8 @@ def build_composed_query(scorer: Scorer, inputs: QueryInputs, states: Sequence[_
         (part,) = states[0].edits
         texts, reference = (slice(0, len(part.tokens)),), states[0].reference.vectors[0]
         return ComposedQuery(part.vector, (part,), part.word_weights, texts, reference=reference)
-    sentence = _mean_sentence(scorer, query.texts) if query.share_of_words > 0.5 else None
-    negative_sentences = scorer.sentence(list(query.negative_texts)) if query.negative_texts else ()
+    sentence = _mean_sentence(scorer, query) if query.share_of_words > 0.5 else None
+    negative_sentences = _negative_sentences(scorer, query)
     if sentence is not None and not states:
         return _words_alone(scorer, inputs, sentence, negative_sentences)
     parts = tuple(_part(scorer, state, sentence, negative_sentences) for state in states)
@@ -176,14 +176,23 @@ def _word_penalties(state: _ReferenceState, w_global: float) -> Floats:
     first = sum(len(edit.words) for edit in state.edits)
     ends = np.cumsum([first, *(len(negative.words) for negative in state.negatives)])
     penalties = np.zeros((len(state.negatives), ends[-1]), np.float32)
-    for row, negative, start in zip(penalties, state.negatives, ends, strict=False):
-        row[start : start + len(negative.words)] = NEGATIVE_PENALTY * w_global * np.abs(negative.word_weights)
+    weighted = zip(penalties, state.negatives, state.query.negative_weights, strict=True)
+    for (row, negative, weight), start in zip(weighted, ends, strict=False):
+        row[start : start + len(negative.words)] = NEGATIVE_PENALTY * w_global * weight * np.abs(negative.word_weights)
     return penalties
 
 
-def _mean_sentence(scorer: Scorer, texts: Sequence[str]) -> Floats:
-    mean: Floats = np.mean(scorer.sentence(list(texts)), axis=0, dtype=np.float32)
-    return unit(mean)
+def _mean_sentence(scorer: Scorer, query: Query) -> Floats:
+    return unit(np.asarray(query.weights, np.float32) @ scorer.sentence(list(query.texts)))
+
+
+def _negative_sentences(scorer: Scorer, query: Query) -> Floats:
+    """Return the sentence of each negative text [N, d], as long as its weight."""
+    if not query.negative_texts:
+        return np.empty((0, 0), np.float32)
+    weights = np.asarray(query.negative_weights, np.float32)
+    sentences: Floats = weights[:, None] * scorer.sentence(list(query.negative_texts))
+    return sentences
 
 
 def _evidence_weights(states: Sequence[_ReferenceState]) -> Floats:
@@ -194,7 +203,10 @@ def _evidence_weights(states: Sequence[_ReferenceState]) -> Floats:
             [
                 none,
                 *(edit.word_weights for edit in state.edits),
-                *(-np.abs(negative.word_weights) for negative in state.negatives),
+                *(
+                    -weight * np.abs(negative.word_weights)
+                    for negative, weight in zip(state.negatives, state.query.negative_weights, strict=True)
+                ),
             ]
         )
         for state in states
@@ -218,8 +230,9 @@ def _part(
     part = join_edits(state.edits) if state.edits else _image_query(state.reference)
     if state.query.share_of_words != 0.5:
         part = apply_balance(part, state.reference.vectors[0], sentence, state.query.share_of_words)
-    for negative, vector in zip(state.negatives, negative_sentences, strict=True):
-        part = add_negative_text(part, negative, vector, scale)
+    weights = state.query.negative_weights
+    for negative, vector, weight in zip(state.negatives, negative_sentences, weights, strict=True):
+        part = add_negative_text(part, negative, vector, scale * weight)
     return part
 
 
@@ -228,6 +241,19 @@ def _image_query(image: TargetFeatures) -> QueryFeatures:
     regions = image.regions[0]
     none, zeros = np.empty(0, np.float32), np.zeros(len(regions), np.float32)
     return QueryFeatures(image.vectors[0], regions[:0], regions, none, zeros, ())
+
+
+def weigh_edit(edit: QueryFeatures, before: Floats, weight: float) -> QueryFeatures:
+    """Return `edit` so far from the vector `before` it [d] as `weight` says, 1 as composed, and its words so heavy."""
+    if weight == 1:
+        return edit
+    factor = np.float32(weight)
+    return replace(
+        edit,
+        vector=unit(before + factor * (edit.vector - before)),
+        word_weights=factor * edit.word_weights,
+        probe_weights=factor * edit.probe_weights,
+    )
 
 
 def join_edits(edits: Sequence[QueryFeatures]) -> QueryFeatures:
@@ -259,7 +285,10 @@ def apply_balance(query: QueryFeatures, image: Floats, sentence: Floats | None, 
 
 
 def add_negative_text(query: QueryFeatures, negative: QueryFeatures, sentence: Floats, scale: float) -> QueryFeatures:
-    """Return `query` with the words of a negative text weighed by −`scale` · |κ|; `sentence` [d] is its vector."""
+    """Return `query` with the words of a negative text weighed by −`scale` · |κ|; `sentence` [d] is its vector.
+
+    The sentence is as long as the text's weight.
+    """
     probes = negative.probes[len(negative.probes) - len(negative.words) :]
     return QueryFeatures(
         unit(query.vector - np.float32(NEGATIVE_VECTOR_SHARE) * sentence),

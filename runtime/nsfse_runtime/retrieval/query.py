@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,8 +12,9 @@ from nsfse_runtime.errors import UsageError
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.retrieval.references import Reference
 from nsfse_runtime.search.two_stage import pairs_scored
-from nsfse_runtime.types import Floats, PairScores, QueryFeatures, RankingMode, TargetFeatures
+from nsfse_runtime.types import Floats, GalleryId, PairScores, Pixels, QueryFeatures, RankingMode, TargetFeatures
 
+MAX_WEIGHT = 4.0  # of a text
 _CORNER_DISCOUNT = np.float32(0.7)  # what a cell loses in a word's heatmap for being like the corners
 
 
@@ -27,6 +29,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         negative_images: Images that hits must not be like.
         balance: From 0, like the image alone, over 0.5, both as trained, to 1, like the words
             alone; without images or without texts it has no effect.
+        text_weights: How much each text counts, 1 as trained; 1 each by default.
+        negative_text_weights: The same of the negative texts.
 
     The other fields are those of `Retriever.query`.
     """
@@ -44,12 +48,25 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     heatmaps: bool = False
     fields: tuple[str, ...] = ()
     group_by: str | None = None
+    fold_duplicates: float | None = None
+    text_weights: tuple[float, ...] = ()
+    negative_text_weights: tuple[float, ...] = ()
 
     @property
     def is_simple(self) -> bool:
         """Return whether this is one image and one text, as the model was trained."""
-        one_each = len(self.references) == 1 and len(self.texts) == 1
+        one_each = len(self.references) == 1 and len(self.texts) == 1 and self.weights == (1.0,)
         return one_each and not self.negative_texts and not self.negative_images and self.balance == 0.5
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Return the weight of each text."""
+        return self.text_weights or (1.0,) * len(self.texts)
+
+    @property
+    def negative_weights(self) -> tuple[float, ...]:
+        """Return the weight of each negative text."""
+        return self.negative_text_weights or (1.0,) * len(self.negative_texts)
 
     @property
     def is_alone(self) -> bool:
@@ -79,6 +96,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"min_confidence is {self.min_confidence}; give a confidence from 0 to 1")
         if not 0 <= self.balance <= 1:
             raise UsageError(f"balance is {self.balance}; give 0 (like the image) to 1 (like the words)")
+        if not (self.fold_duplicates is None or 0 < self.fold_duplicates <= 1):
+            raise UsageError(f"fold_duplicates is {self.fold_duplicates}; give a cosine over 0, up to 1: 0.98")
+        _check_weights("text_weights", self.text_weights, "texts", self.texts)
+        _check_weights("negative_text_weights", self.negative_text_weights, "negative_texts", self.negative_texts)
         if not self.references and not self.texts:
             raise UsageError("a query needs an image or a text; give references, texts, or both")
         if not self.min_confidence:
@@ -91,7 +112,37 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         if not self.rerank:
             raise UsageError("without stage 2 there is no confidence, which min_confidence needs; give a rerank of 100")
         if not self.is_simple:
-            raise UsageError("only a query of one image and one text has a confidence; leave min_confidence at 0")
+            raise UsageError(
+                "only a query of one image and one text, of weight 1, has a confidence; leave min_confidence at 0"
+            )
+
+
+def _check_weights(name: str, weights: Sequence[float], of: str, texts: Sequence[str]) -> None:
+    if weights and len(weights) != len(texts):
+        raise UsageError(f"{name} has {len(weights)} numbers and {of} has {len(texts)}; give one number for each text")
+    for weight in weights:
+        if not 0 < weight <= MAX_WEIGHT:
+            raise UsageError(f"{name} has {weight}; give numbers over 0 and up to {MAX_WEIGHT:g}, 1 for as trained")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedQuery:
+    """A query with what it may find (`selection`) and its images, those to avoid last: ids, or pixels [H, W, 3].
+
+    `contents` are the SHA-256 of its images' files, which are not found. `fields` are the columns that its hits have,
+    none for all.
+    """
+
+    query: Query
+    selection: Any
+    images: list[GalleryId | Pixels]
+    contents: list[bytes]
+    notes: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    def shown(self, values: dict[str, str]) -> dict[str, str]:
+        """Return those of a hit's columns that `fields` names."""
+        return {name: values[name] for name in self.fields if name in values} if self.fields else values
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ class Hit(msgspec.Struct, frozen=True):
     under the threshold. Where a text was not read or not followed as a whole (see
     TextReading.whole) both are None.
 
-    `metadata` has its columns, or those of `fields`.
+    `metadata` has its columns, or those of `fields`. `duplicates` are the ids of images that were
+    folded into it, with `fold_duplicates`.
 
     Both are None, too, for hits after the first `rerank` where the query has a confidence.
     `confidence` is also None where the model has none, nothing was re-ranked, or the query is not
@@ -58,6 +59,7 @@ class Hit(msgspec.Struct, frozen=True):
     evidence: tuple[WordEvidence, ...]
     confidence: float | None = None
     metadata: dict[str, str] = {}
+    duplicates: tuple[str, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from msgspec import structs
@@ -12,13 +10,15 @@ from msgspec import structs
 from nsfse_runtime.errors import NsfseError, capture_error
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.retrieval.candidates import Candidates
 from nsfse_runtime.retrieval.compose import QueryInputs, compose_batch, stack_features
-from nsfse_runtime.retrieval.query import ComposedQuery, Query
+from nsfse_runtime.retrieval.duplicates import fold_duplicates as fold_candidates
+from nsfse_runtime.retrieval.query import ComposedQuery, Query, ResolvedQuery
 from nsfse_runtime.retrieval.references import Reference, as_tuple, image_ref, resolve
 from nsfse_runtime.retrieval.results import Hit, Result, WordEvidence, build_hits, reference_evidence
 from nsfse_runtime.retrieval.text_warnings import notes_of, readings
 from nsfse_runtime.retrieval.timing import Timer
-from nsfse_runtime.retrieval.views import Candidates, FileView, StoreView, View
+from nsfse_runtime.retrieval.views import FileView, StoreView, View
 from nsfse_runtime.search.first_stage import FirstStage, SearchMode
 from nsfse_runtime.search.on_device import device_cache
 from nsfse_runtime.search.two_stage import Ranking, ordered, rerank_rows, score_rows, select
@@ -96,6 +96,9 @@ class Retriever:
         offset: int = 0,
         fields: Sequence[str] = (),
         group_by: str | None = None,
+        fold_duplicates: float | None = None,
+        text_weights: Sequence[float] = (),
+        negative_text_weights: Sequence[float] = (),
     ) -> Result:
         """Find the `k` images that are like `reference` but for what `text` says, or by one of the two alone.
 
@@ -118,6 +121,10 @@ class Retriever:
                 together.
             fields: The columns of metadata that hits have; all by default.
             group_by: A column of which only the best image of each value is found.
+            fold_duplicates: The cosine of two images' vectors, such as 0.98, from which on only the
+                better one is found; the other is among its `duplicates`.
+            text_weights: How much each text counts, up to 4; 1, as trained, for all by default.
+            negative_text_weights: The same of the negative texts.
 
         Returns:
             The hits, best first, with the evidence of each word. docs/queries.md defines all of it.
@@ -145,6 +152,9 @@ class Retriever:
                     offset=offset,
                     fields=tuple(fields),
                     group_by=group_by,
+                    fold_duplicates=fold_duplicates,
+                    text_weights=tuple(text_weights),
+                    negative_text_weights=tuple(negative_text_weights),
                 )
             ]
         )[0]
@@ -194,15 +204,15 @@ class Retriever:
 
     def _compose(
         self, view: View, queries: Sequence[Query], timer: Timer
-    ) -> "list[tuple[_ResolvedQuery, ComposedQuery] | NsfseError]":
+    ) -> list[tuple[ResolvedQuery, ComposedQuery] | NsfseError]:
         """Return each query resolved and composed, all together, or the error in its place."""
         resolved = [capture_error(self._resolve, view, query, timer) for query in queries]
-        good = [query for query in resolved if isinstance(query, _ResolvedQuery)]
+        good = [query for query in resolved if isinstance(query, ResolvedQuery)]
         inputs = self._encode(view, good, timer)
         timer.start()
         composed = iter(compose_batch(self._scorer, inputs))
         timer.lap("text")
-        outcomes: list[tuple[_ResolvedQuery, ComposedQuery] | NsfseError] = []
+        outcomes: list[tuple[ResolvedQuery, ComposedQuery] | NsfseError] = []
         for query in resolved:
             outcome = query if isinstance(query, NsfseError) else next(composed)
             if isinstance(query, NsfseError) or isinstance(outcome, NsfseError):
@@ -211,7 +221,7 @@ class Retriever:
                 outcomes.append((query, outcome))
         return outcomes
 
-    def _resolve(self, view: View, query: Query, timer: Timer) -> "_ResolvedQuery":
+    def _resolve(self, view: View, query: Query, timer: Timer) -> ResolvedQuery:
         """Check a query and find its images: ids of the gallery, or pixels yet to be encoded."""
         query.check(has_confidence=self._info.confidence is not None)
         selection, size = view.select(query.where), self._scorer.image_size
@@ -226,9 +236,9 @@ class Retriever:
                 timer.lap("decode")
         is_unfitted = query.is_alone and self._info.confidence
         notes = ("no confidence is fitted to a search by words or images alone",) if is_unfitted else ()
-        return _ResolvedQuery(query, selection, images, contents, notes, tuple(map(view.column, query.fields)))
+        return ResolvedQuery(query, selection, images, contents, notes, tuple(map(view.column, query.fields)))
 
-    def _encode(self, view: View, queries: "Sequence[_ResolvedQuery]", timer: Timer) -> list[QueryInputs]:
+    def _encode(self, view: View, queries: Sequence[ResolvedQuery], timer: Timer) -> list[QueryInputs]:
         """Return the features of every query's images; all pixels are encoded together."""
         images = [image for query in queries for image in query.images]
         timer.start()
@@ -250,7 +260,7 @@ class Retriever:
             inputs.append(QueryInputs(query.query, references, negative))
         return inputs
 
-    def _search(self, view: View, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer) -> Result:
+    def _search(self, view: View, resolved: ResolvedQuery, composed: ComposedQuery, timer: Timer) -> Result:
         query = resolved.query
         found, rankings = self._rank(view, resolved, composed, timer)
         grid = self._info.grid if query.heatmaps else None
@@ -262,8 +272,9 @@ class Retriever:
             # The confidence is fitted to the first block of candidates: none is claimed of later ones.
             is_first = number == 0 and query.offset < query.block
             built = self._hits(found, composed, ranking, grid, whole=whole and (is_first or not fitted))
-            metadata = (resolved.shown(found.metadata(row)) for row in ranking.rows.tolist())
-            hits += [structs.replace(hit, metadata=own) for hit, own in zip(built, metadata, strict=True)]
+            for hit, row in zip(built, ranking.rows.tolist(), strict=True):
+                metadata, copies = resolved.shown(found.metadata(row)), found.duplicates.get(row, ())
+                hits.append(structs.replace(hit, metadata=metadata, duplicates=copies))
         timer.lap("stage2")
         matches = [hit.is_match for hit in hits if hit.confidence is not None]
         shown = [hit for hit in hits if (hit.confidence or 0.0) >= query.min_confidence]
@@ -280,7 +291,7 @@ class Retriever:
         )
 
     def _rank(
-        self, view: View, resolved: "_ResolvedQuery", composed: ComposedQuery, timer: Timer
+        self, view: View, resolved: ResolvedQuery, composed: ComposedQuery, timer: Timer
     ) -> tuple[Candidates, list[Ranking]]:
         """Do both stages; return the candidates, and the page in one or two rankings.
 
@@ -291,14 +302,19 @@ class Retriever:
         start, stop = query.offset, query.offset + query.k
         size = block or stop
         depth = -(-stop // size) * size
-        found = view.candidates(
-            composed.vector,
-            depth,
-            resolved.selection,
-            without=resolved.contents,
-            group_by=query.group_by,
-            on_device=stop <= size,
-        )
+        fold = query.fold_duplicates
+
+        def search(wanted: int) -> Candidates:
+            return view.candidates(
+                composed.vector,
+                wanted,
+                resolved.selection,
+                without=resolved.contents,
+                group_by=query.group_by,
+                on_device=stop <= size and fold is None,
+            )
+
+        found = search(depth) if fold is None else fold_candidates(search, depth, fold)
         rows, scores = found.rows, found.scores
         timer.lap("stage1")
         if found.pairs is not None and block and len(rows):
@@ -328,23 +344,3 @@ class Retriever:
         model = self._info.confidence if composed.reference is not None and ranking.pair else None
         targets = found.targets(ranking.rows) if model or grid else None
         return build_hits(found.ids, found.folder, composed, ranking, pair, model, targets, grid, whole=whole)
-
-
-@dataclass(frozen=True, slots=True)
-class _ResolvedQuery:
-    """A query with what it may find (`selection`) and its images, those to avoid last: ids, or pixels [H, W, 3].
-
-    `contents` are the SHA-256 of its images' files, which are not found. `fields` are the columns that its hits have,
-    none for all.
-    """
-
-    query: Query
-    selection: Any
-    images: "list[GalleryId | Pixels]"
-    contents: list[bytes]
-    notes: tuple[str, ...]
-    fields: tuple[str, ...]
-
-    def shown(self, values: dict[str, str]) -> dict[str, str]:
-        """Return those of a hit's columns that `fields` names."""
-        return {name: values[name] for name in self.fields if name in values} if self.fields else values

@@ -1,7 +1,6 @@
 """A gallery as a batch of queries sees it, whether it is a file or a store: images by id, candidates of stage 1."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,56 +13,12 @@ from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.gallery.snapshot import Snapshot
 from nsfse_runtime.image_names import leads_out, nfc
 from nsfse_runtime.inference import region_codec
+from nsfse_runtime.retrieval.candidates import Candidates, remembering
 from nsfse_runtime.search.first_stage import FirstStage
 from nsfse_runtime.search.on_device import MOST_PAIRS, DeviceCache
 from nsfse_runtime.stores.groups import best_of_groups
 from nsfse_runtime.stores.protocol import REGION_FORMAT, GalleryStore, Record, StoreInfo, all_ids
 from nsfse_runtime.types import Floats, PairScores, QueryFeatures, Rows, TargetFeatures
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """What stage 1 found for one query.
-
-    Attributes:
-        folder: The folder of the images, "" where there is none.
-        ids: Ids by row; a row is a number within these candidates, in the order of ids.
-        rows: The rows [n] that were found, best first.
-        scores: Their inner products [n] with the query.
-        total: How many images might have been found.
-        notes: What a user should know of the filter.
-        targets: Returns the features of rows.
-        metadata: Returns the columns and values of a row.
-        pairs: Scores all of `rows` on the device, in their order; None where the features are on the host.
-    """
-
-    folder: str
-    ids: Sequence[str]
-    rows: Rows
-    scores: Floats
-    total: int
-    notes: tuple[str, ...]
-    targets: Callable[[Rows], TargetFeatures]
-    metadata: Callable[[int], dict[str, str]]
-    pairs: Callable[[Sequence[QueryFeatures]], list[PairScores]] | None = None
-
-
-def remembering(read: Callable[[Rows], TargetFeatures]) -> Callable[[Rows], TargetFeatures]:
-    """Return `read` that need not read again what its last call has read: hits are among the candidates before."""
-    last_rows, last = np.empty(0, np.intp), None
-
-    def targets(rows: Rows) -> TargetFeatures:
-        nonlocal last_rows, last
-        if last is not None and len(rows) <= len(last_rows):
-            places = np.minimum(np.searchsorted(last_rows, rows), len(last_rows) - 1)
-            if np.array_equal(last_rows[places], rows):
-                return last.take(places)
-        found = read(rows)
-        if (np.diff(rows) > 0).all():
-            last_rows, last = rows, found
-        return found
-
-    return targets
 
 
 class View(Protocol):
@@ -217,6 +172,7 @@ class FileView:
             total,
             notes,
             remembering(snapshot.targets),
+            lambda wanted: snapshot.vectors[wanted],
             snapshot.metadata_of,
             pairs,
         )
@@ -316,8 +272,11 @@ class StoreView:
         def metadata_of(row: int) -> dict[str, str]:
             return metadata[row] if row in metadata else dict(self._fetch([ids[row]], regions=False)[0].metadata)
 
+        def vectors(wanted: Rows) -> Floats:
+            return self._vectors(self._fetch([ids[row] for row in wanted], regions=False))
+
         return Candidates(
-            self.folder, ids, rows, found.scores, found.total, found.notes, remembering(targets), metadata_of
+            self.folder, ids, rows, found.scores, found.total, found.notes, remembering(targets), vectors, metadata_of
         )
 
     def _record(self, name: str) -> Record | None:
@@ -343,5 +302,7 @@ class StoreView:
             regions = region_codec.from_bytes([record.regions for record in records], self._dim, REGION_FORMAT)
         except ValueError as error:
             raise IntegrityError(f"{self.url} is damaged ({error}); index it again") from error
-        vectors = np.array([record.vector for record in records], np.float32).reshape(len(records), self._dim)
-        return TargetFeatures(vectors, regions)
+        return TargetFeatures(self._vectors(records), regions)
+
+    def _vectors(self, records: Sequence[Record]) -> Floats:
+        return np.array([record.vector for record in records], np.float32).reshape(len(records), self._dim)

@@ -38,6 +38,9 @@ def to_query(
         offset=request.offset,
         fields=tuple(request.fields),
         group_by=request.group_by,
+        fold_duplicates=request.fold_duplicates,
+        text_weights=tuple(request.text_weights),
+        negative_text_weights=tuple(request.negative_text_weights),
     )
 
 
@@ -96,6 +99,7 @@ def to_reply(job: Job, result: Result, request_id: str, decode_seconds: float, n
             evidence=hit.evidence,
             confidence=hit.confidence,
             metadata=hit.metadata,
+            duplicates=hit.duplicates,
         )
         for hit in result.hits
     ]

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from nsfse_runtime.inference.tokenizer import MAX_CHARACTERS
 from nsfse_runtime.json_schema import SCHEMA_VERSION
+from nsfse_runtime.retrieval.query import MAX_WEIGHT
 from nsfse_runtime.retrieval.results import WordEvidence
 from nsfse_runtime.retrieval.text_warnings import TextReading
 from nsfse_runtime.server.errors import ErrorBody
@@ -24,6 +25,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Files = Annotated[list[File], Meta(max_length=MAX_PARTS)]
 Ids = Annotated[list[Id], Meta(max_length=MAX_PARTS)]
 Texts = Annotated[list[Text], Meta(max_length=MAX_PARTS)]
+Weights = Annotated[list[Annotated[float, Meta(gt=0, le=MAX_WEIGHT)]], Meta(max_length=MAX_PARTS)]
 Column = Annotated[str, Meta(min_length=1, max_length=200)]
 Columns = Annotated[list[Column], Meta(max_length=50)]
 Where = Annotated[dict[str, Any], Meta(description="a filter on metadata; nsfse_runtime.gallery.filters checks it")]
@@ -45,6 +47,9 @@ class QueryOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     heatmaps: bool = False
     fields: Columns = []
     group_by: Column | None = None
+    fold_duplicates: Annotated[float, Meta(gt=0, le=1)] | None = None
+    text_weights: Weights = []
+    negative_text_weights: Weights = []
 
 
 class QueryForm(QueryOptions, kw_only=True):
@@ -147,6 +152,7 @@ class ServedHit(msgspec.Struct, kw_only=True):
     evidence: tuple[WordEvidence, ...]
     confidence: float | None
     metadata: dict[str, str]
+    duplicates: tuple[str, ...]
 
 
 class QueryReply(msgspec.Struct, kw_only=True):

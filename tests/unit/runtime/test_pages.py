@@ -10,6 +10,8 @@ from nsfse_runtime import Gallery, Query, Retriever
 from nsfse_runtime.errors import UsageError
 from nsfse_runtime.gallery.columns import Column
 from nsfse_runtime.inference.confidence import FEATURES, Decision
+from nsfse_runtime.retrieval.candidates import Candidates
+from nsfse_runtime.retrieval.duplicates import fold_duplicates
 from nsfse_runtime.stores.groups import best_of_groups
 from tests.galleries import PLAIN_INFO, ColourScorer, save_images, unit
 
@@ -116,6 +118,42 @@ def test_of_a_group_that_ties_the_first_row_is_taken() -> None:
         expected.add(next(row for row in members if scores[row] > top - 1e-6))
     assert set(np.flatnonzero(found)) == expected | {row for row in np.flatnonzero(mask) if cells[row] is None}
     assert not best_of_groups(vectors, vectors[5], np.zeros(200, bool), Column("group", cells)).any()
+
+
+@pytest.mark.parametrize("least", [1.0, 0.97, 0.9, 0.5])
+def test_near_duplicates_are_folded_into_the_best_of_them(retriever: Retriever, least: float) -> None:
+    first, snapshot = retriever.gallery.ids[0], retriever.gallery.snapshot
+    every = retriever.query(first, "make it red", k=30, rerank=0).hits
+    expected: dict[str, list[str]] = {}
+    for hit in every:
+        vector = snapshot.vectors[snapshot.row(hit.id)]
+        like = [name for name in expected if snapshot.vectors[snapshot.row(name)] @ vector >= least - 1e-5]
+        expected.setdefault(like[0] if like else hit.id, []).extend([hit.id] if like else [])
+    folded = retriever.query(first, "make it red", k=30, rerank=0, fold_duplicates=least)
+    assert {hit.id: list(hit.duplicates) for hit in folded.hits} == expected and folded.total == 29
+    pages = [
+        hit.id
+        for offset in range(0, 30, 2)
+        for hit in retriever.query(first, "make it red", k=2, rerank=0, offset=offset, fold_duplicates=least).hits
+    ]
+    assert pages == list(expected)
+    ranked = retriever.query(first, "make it red", k=30, fold_duplicates=least).hits
+    assert sorted(hit.id for hit in ranked) == sorted(expected)
+
+
+def test_folding_searches_deeper_until_enough_are_left() -> None:
+    vectors, depths = np.repeat(np.eye(8, dtype=np.float32), 10, 0), []
+    ids = [str(row) for row in range(80)]
+
+    def search(depth: int) -> Candidates:
+        depths.append(depth)
+        rows = np.arange(80)[:depth]
+        return Candidates("", ids, rows, -rows.astype(np.float32), 80, (), None, lambda some: vectors[some], None)  # type: ignore[arg-type]
+
+    found = fold_duplicates(search, 4, 0.9)
+    assert found.rows.tolist() == [0, 10, 20, 30] and depths == [4, 8, 16, 32]
+    assert found.duplicates[0] == tuple(map(str, range(1, 10))) and found.duplicates[30] == ("31",)
+    assert fold_duplicates(search, 30, 0.9).rows.tolist() == list(range(0, 80, 10))
 
 
 def test_an_empty_gallery_has_no_page(tmp_path: Path) -> None:

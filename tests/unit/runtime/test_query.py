@@ -210,6 +210,36 @@ def test_the_middle_of_the_balance_is_the_query_as_it_was(retriever: Retriever, 
     assert [hit.id for hit in leant.hits] == [hit.id for hit in plain.hits]
 
 
+def test_a_text_counts_as_its_weight_says(model: OnnxScorer, gallery: Gallery) -> None:
+    image, first = gallery.snapshot.targets([0]), gallery.ids[0]
+    (edit,) = model.compose(image, ["red"])
+    for weight in (0.25, 1.0, 2.5):
+        found = composed(model, gallery, references=(first,), texts=("red",), text_weights=(weight,))
+        expected = image.vectors[0] + weight * (edit.vector - image.vectors[0])
+        np.testing.assert_allclose(found.vector, expected / np.linalg.norm(expected), atol=1e-6)
+        np.testing.assert_allclose(found.parts[0].word_weights, weight * edit.word_weights, rtol=1e-6)
+        np.testing.assert_allclose(found.parts[0].probe_weights, weight * edit.probe_weights, rtol=1e-6)
+        assert (found.reference is None) == (weight != 1)  # no confidence
+    words = composed(model, gallery, texts=("red", "in green"), text_weights=(3, 1))
+    mean = np.array([3, 1], np.float32) @ model.sentence(["red", "in green"])
+    np.testing.assert_allclose(words.vector, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_a_negative_text_counts_as_its_weight_says(model: OnnxScorer, gallery: Gallery) -> None:
+    query = {"references": (gallery.ids[0],), "texts": ("red",), "negative_texts": ("in green",)}
+    plain, doubled = (composed(model, gallery, negative_text_weights=(weight,), **query) for weight in (1, 2))
+    np.testing.assert_allclose(doubled.word_penalties[0], 2 * plain.word_penalties[0], rtol=1e-6)
+    np.testing.assert_allclose(doubled.parts[0].word_weights[1:], 2 * plain.parts[0].word_weights[1:], rtol=1e-6)
+    red, green = composed(model, gallery, **query | {"negative_texts": ()}).vector, model.sentence(["in green"])[0]
+    np.testing.assert_allclose(doubled.vector, (v := red - 0.4 * green) / np.linalg.norm(v), atol=1e-6)
+    share = [np.abs(found.word_weights[1:]).sum() for found in (plain, doubled)]
+    assert share[1] == pytest.approx(2 * share[0] / (1 + share[0]))
+    alone = composed(model, gallery, texts=("red",), negative_texts=("in green",), negative_text_weights=(2,))
+    np.testing.assert_allclose(
+        alone.vector, (v := model.sentence(["red"])[0] - 0.8 * green) / np.linalg.norm(v), atol=1e-6
+    )
+
+
 def test_every_text_must_be_over_the_boundary_for_a_match(model: OnnxScorer, gallery: Gallery) -> None:
     found = composed(model, gallery, references=(gallery.ids[0],), texts=("red", "green"), negative_texts=("blue",))
     scores = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
@@ -282,6 +312,10 @@ def test_wrong_queries_say_what_to_do(retriever: Retriever, gallery: Gallery) ->
         ("balance is 2", {"text": "red", "balance": 2}),
         ("needs an image or a text", {"reference": (), "negative_texts": ["red"]}),
         ("needs an image or a text", {"reference": None}),
+        ("text_weights has 2 numbers and texts has 1; give one", {"text": "red", "text_weights": (1, 2)}),
+        ("text_weights has 0; give numbers over 0 and up to 4", {"text": "red", "text_weights": (0,)}),
+        ("negative_text_weights has nan", {"negative_texts": ["red"], "negative_text_weights": (float("nan"),)}),
+        ("fold_duplicates is 1.5; give a cosine", {"text": "red", "fold_duplicates": 1.5}),
     ):
         with pytest.raises(UsageError, match=said):
             retriever.query(**{"reference": a, **options})

@@ -14,7 +14,7 @@ from PIL import Image
 from nsfse_runtime import Gallery, Retriever
 from nsfse_runtime.errors import NotFoundError, UsageError, VersionError
 from nsfse_runtime.images.decode import decode_image, load_image
-from nsfse_runtime.retrieval.views import remembering
+from nsfse_runtime.retrieval.candidates import remembering
 from nsfse_runtime.types import GalleryId, TargetFeatures, Upload
 from tests.galleries import ColourScorer, save_image, save_images
 
@@ -112,7 +112,8 @@ def test_the_json_form(gallery: Gallery, scorer: ColourScorer) -> None:
         ]
         and document["schema_version"] == 2
     )
-    assert list(document["hits"][0]) == ["id", "path", "score", "is_match", "evidence", "confidence", "metadata"]
+    fields = ["id", "path", "score", "is_match", "evidence", "confidence", "metadata", "duplicates"]
+    assert list(document["hits"][0]) == fields
     assert list(document["hits"][0]["evidence"][0]) == ["word", "score", "matched", "weight", "regions"]
 
 

@@ -252,7 +252,14 @@ def test_pages_fields_and_groups_of_hits(server):
     colours = [hit["metadata"]["colour"] for hit in groups["hits"]]
     known = server.json("GET", "/v1/info")[1]["galleries"][0]["columns"]["colour"]
     assert groups["total"] == len(colours) == len(known) and set(colours) == set(known)
+    _, folded, _ = server.query([("reference_ids", name), TEXT, ("fold_duplicates", "0.5"), ("k", "1000")])
+    shown = {name for hit in folded["hits"] for name in (hit["id"], *hit["duplicates"])}
+    assert len(folded["hits"]) < len(all_hits["hits"]) and shown == {hit["id"] for hit in all_hits["hits"]}
+    _, weighted, _ = server.query([("reference_ids", name), TEXT, ("text_weights", "0.5")])
+    assert weighted["hits"][0]["score"] != all_hits["hits"][0]["score"] and weighted["has_match"] is None
     for field, value, words in (
+        ("text_weights", "5", "text_weights[0]: Expected a number <= 4"),
+        ("fold_duplicates", "0", "fold_duplicates: Expected a number > 0"),
         ("offset", "10001", "offset: Expected a whole number <= 10000"),
         ("fields", "color", "no column color; columns: colour; did you mean colour?"),
         ("group_by", "kind", "no column kind; columns: colour"),
