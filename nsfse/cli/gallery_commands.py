@@ -277,6 +277,9 @@ def serve(
     shutdown_delay: Annotated[
         float, typer.Option(min=0, help="Seconds to go on after a signal to stop, not ready, for a balancer to notice.")
     ] = 0,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send OpenTelemetry traces, by default to a collector on this machine.")
+    ] = False,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     provider_option: ProviderSettings = None,
@@ -307,6 +310,7 @@ def serve(
         batch=batch,
         deadline=deadline,
         shutdown_delay=shutdown_delay,
+        traces=traces,
     )
     service = open_services(
         gallery, bundle, resolve_device(device, provider, provider_options(provider_option)), settings

@@ -16,6 +16,7 @@ from nsfse_runtime.server.openapi import describe
 from nsfse_runtime.server.routes import QUERY_PATHS, ROUTES, build_routes
 from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.settings import MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS, MIN_BODY_RATE
+from nsfse_runtime.server.tracing import TracingMiddleware
 
 
 def build_app(services: Services) -> Starlette:
@@ -25,6 +26,7 @@ def build_app(services: Services) -> Starlette:
     layers = [
         Middleware(connections.HeadTimeoutMiddleware),
         Middleware(middleware.RequestIdMiddleware),
+        *([Middleware(TracingMiddleware, services.tracing)] if services.tracing else []),
         Middleware(middleware.AccessLogMiddleware, log, metrics, services.clock),
         Middleware(middleware.SecurityHeadersMiddleware),
         Middleware(middleware.DrainBodyMiddleware),

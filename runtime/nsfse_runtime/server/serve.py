@@ -62,6 +62,8 @@ def run(services: Services, listener: socket.socket) -> None:
     services.on_ready = freeze_gc
     services.log("listening", url=url_of(listener))
     server.run([listener])
+    if services.tracing:
+        services.tracing.close()
     if services.failure is None:
         services.log("stopped")
     services.log.flush(_LOG_SECONDS)

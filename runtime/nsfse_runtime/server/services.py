@@ -18,6 +18,7 @@ from nsfse_runtime.server.queue import QueryQueue, lower_thread_priority
 from nsfse_runtime.server.settings import Settings
 from nsfse_runtime.server.static_files import PageFiles
 from nsfse_runtime.server.telemetry import Log, Metrics
+from nsfse_runtime.server.tracing import Tracing
 
 # What still runs when all requests are answered is given up after so long.
 _THREAD_SECONDS = 1.0
@@ -49,6 +50,7 @@ class Services:
         self.settings, self.version, self.clock = settings, version, clock
         self.log, self.metrics, self.page_files = log or Log(), Metrics(), PageFiles()
         self.metrics.log_lines_lost.set_function(lambda: float(self.log.lost))
+        self.tracing = Tracing(version, self.log) if settings.traces else None
         self.queue = QueryQueue(settings, self.metrics, clock)
         self.image_pool = ThreadPoolExecutor(default_workers(), "nsfse-images", initializer=lower_thread_priority)
         self.warm = self.stopping = False

@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         body_grace: seconds for which a body may come slower than MIN_BODY_RATE.
         canary_seconds: between two queries that the server sends to itself, on which readiness depends.
         shutdown_delay: seconds for which the server goes on after the signal to stop, not ready.
+        traces: whether each request is traced by OpenTelemetry.
     """
 
     host: str = "127.0.0.1"
@@ -73,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_grace: float = 5.0
     canary_seconds: float = 15.0
     shutdown_delay: float = 0.0
+    traces: bool = False
 
     def check(self) -> None:
         """Raise UsageError for an address that others reach without a token, and for values out of form."""
