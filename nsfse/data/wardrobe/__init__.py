@@ -4,7 +4,7 @@ They are under CC0 1.0 (LICENSE beside this file), as are the photos. Those are 
 query set from a clone of the collection. docs/wardrobe.md tells how the photos were labelled.
 """
 
-import gzip
+import lzma
 from pathlib import Path
 
 __all__ = ["ANNOTATIONS", "COLLECTION", "VERSION", "annotations"]
@@ -20,4 +20,4 @@ def annotations(name: str) -> bytes:
     """Return one file of ANNOTATIONS."""
     if name == "LICENSE":
         return (_FOLDER / name).read_bytes()
-    return gzip.decompress((_FOLDER / f"{name}.gz").read_bytes())
+    return lzma.decompress((_FOLDER / f"{name}.xz").read_bytes())
