@@ -98,6 +98,8 @@ class EvalQuery:
     hard_negatives: tuple[str, ...] = ()
     kind: str = ""
     """The kind of edit (`colour`, `double`, `negation`, ...) where the source knows it."""
+    aspects: tuple[str, ...] = ()
+    """CIRCO: what the text is about, in several aspects."""
     subset: tuple[str, ...] = ()
     """CIRR: the members of the image set that R_subset ranks, without the reference."""
     soft: tuple[tuple[str, float], ...] = ()

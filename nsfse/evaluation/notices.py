@@ -17,6 +17,9 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
         yield _queries(note, ODD, "")
     if background := entry.get("background"):
         yield from _background_line(background)
+    if aspects := entry.get("aspects"):
+        parts = (f"{name} {row['mAP@10']:.1f} (n = {row['queries']})" for name, row in aspects.items())
+        yield f"mAP@10 by aspect: {', '.join(parts)}"
     if named := entry.get("old_value_named"):
         recalls = ", ".join(f"{name} {named[name]:.1f}" for name in ("R@1", "R@10"))
         yield f"texts that exclude a value of the reference by its name: {recalls} (n = {named['queries']})"

@@ -55,6 +55,7 @@ def score_rankings(protocol: EvaluationProtocol, rankings: Sequence[QueryRanking
         scores |= _soft_recalls(protocol, rankings, row_of, weights)
     parts: dict[str, Any] = {
         "kinds": _scores_by_kind(rankings, ranks, hard_negatives, weights),
+        "aspects": _map_by_aspect(rankings, orders, targets, weights),
         "old_value_named": _scores_of(
             [number for number, ranking in enumerate(rankings) if ranking.position in ranking.query.old_value_named],
             *(rankings, ranks, hard_negatives, weights),
@@ -184,6 +185,22 @@ def _scores_by_kind(
         members = [number for number, ranking in enumerate(rankings) if ranking.query.kind == kind]
         by_kind[kind] = _scores_of(members, rankings, ranks, hard_negatives, weights)
     return by_kind
+
+
+def _map_by_aspect(
+    rankings: Sequence[QueryRanking],
+    orders: Sequence[metrics.Rows],
+    targets: Sequence[frozenset[int]],
+    weights: metrics.Weights,
+) -> dict[str, dict[str, float]]:
+    """Return aspect → how many queries have it, and their mAP@10, as CIRCO's authors count it."""
+    by_aspect: dict[str, dict[str, float]] = {}
+    for aspect in sorted({aspect for ranking in rankings for aspect in ranking.query.aspects}):
+        members = [number for number, ranking in enumerate(rankings) if aspect in ranking.query.aspects]
+        own_orders, own_targets = [orders[number] for number in members], [targets[number] for number in members]
+        value = metrics.mean_average_precision_at_k(own_orders, own_targets, 10, weights[members])
+        by_aspect[aspect] = {"queries": round(float(weights[members].sum())), "mAP@10": round(value, 4)}
+    return by_aspect
 
 
 def _scores_of(

@@ -44,6 +44,7 @@ class _Query(msgspec.Struct, frozen=True):
     relative_caption: str
     target_img_id: int | None = None
     gt_img_ids: tuple[int, ...] = ()
+    semantic_aspects: tuple[str, ...] = ()
 
 
 class CIRCO(ScoredOnly):
@@ -96,6 +97,7 @@ def _read(path: Path) -> list[EvalQuery]:
             (row.relative_caption,),
             tuple(dict.fromkeys(map(coco_id, [*([row.target_img_id] if row.target_img_id else []), *row.gt_img_ids]))),
             pairid=str(row.id),
+            aspects=tuple(dict.fromkeys(row.semantic_aspects)),
         )
         for row in rows
     ]

@@ -52,7 +52,7 @@ def test_circo_counts_every_right_answer_and_keeps_the_reference(circo):
     assert query.targets == ("000000355099", "000000528417", "000000534704") and query.pairid == "0"
     assert protocol.gallery == ("000000271520", "000000355099", "000000528417") and protocol.missing == 1
     assert protocol.map_ks == (5, 10, 25, 50) and protocol.first_target_only and not protocol.remove_reference
-    assert source.protocols("test")[0].queries[0].targets == ()
+    assert source.protocols("test")[0].queries[0].targets == () and query.aspects == ("cardinality",)
     assert source.load("000000355099", (8, 8)).shape == (8, 8, 3)
     assert source.check().differing["val.queries"] == (1, 220)
 

@@ -10,6 +10,7 @@ from nsfse.data import EvalQuery, EvaluationProtocol
 from nsfse.evaluation.datasets import evaluate_dataset, evaluate_query_set
 from nsfse.evaluation.evaluate import evaluate, evaluate_source
 from nsfse.evaluation.features import encode_in_batches
+from nsfse.evaluation.notices import notices
 from nsfse.evaluation.results import Evaluation
 from nsfse_runtime.errors import DataError, ImageError, UsageError
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
@@ -112,6 +113,18 @@ def test_the_subset_is_ranked_from_the_whole_ranking():
 def test_kinds_are_told_apart():
     found = scores(EvalQuery("0", ("1",), ("1",), kind="colour"), EvalQuery("0", ("1",), ("2",), kind="negation"))
     assert {kind: row["R@1"] for kind, row in found["kinds"].items()} == {"colour": 100.0, "negation": 0.0}
+
+
+def test_a_query_counts_for_each_of_its_aspects():
+    first = EvalQuery("0", ("1",), ("1", "5"), aspects=("addition", "negation"))
+    found = scores(first, EvalQuery("0", ("1",), ("6",), aspects=("addition",)), EvalQuery("0", ("1",), ("1",)))
+    alone = scores(first)["aspects"]["negation"]["mAP@10"]
+    assert alone > 50 and found["aspects"]["negation"] == {"queries": 1, "mAP@10": alone}
+    other = scores(EvalQuery("0", ("1",), ("6",), aspects=("addition",)))["aspects"]["addition"]["mAP@10"]
+    assert found["aspects"]["addition"] == {"queries": 2, "mAP@10": pytest.approx((alone + other) / 2, abs=1e-4)}
+    assert "aspects" not in scores(EvalQuery("0", ("1",), ("1",)))
+    (line,) = notices({"aspects": found["aspects"]} | {"texts": None, "unreadable_texts": 0})
+    assert line.startswith("mAP@10 by aspect: addition ") and "(n = 2), negation " in line
 
 
 def test_texts_that_name_the_old_value_are_scored_by_themselves():
