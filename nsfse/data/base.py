@@ -88,18 +88,16 @@ class EvalQuery:
     """One query of a protocol, with its right answers.
 
     `texts` are phrasings of one edit. Positions mean the same for all queries of a protocol, so that phrasing_gap
-    compares like with like. `targets` are ALL right answers, the preferred one first; they are empty
-    where a test server has them. `reference` is empty where the words alone ask.
+    compares like with like. `targets` are ALL right answers, the preferred one first; they are empty where a test
+    server has them. `reference` is empty for words alone.
     """
 
     reference: str
     texts: tuple[str, ...]
     targets: tuple[str, ...]
     hard_negatives: tuple[str, ...] = ()
-    kind: str = ""
-    """The kind of edit (`colour`, `double`, `negation`, ...) where the source knows it."""
-    aspects: tuple[str, ...] = ()
-    """CIRCO: what the text is about, in several aspects."""
+    kind: str = ""  # as in TrainingTriplet
+    aspects: tuple[str, ...] = ()  # CIRCO's semantic aspects
     subset: tuple[str, ...] = ()
     """CIRR: the members of the image set that R_subset ranks, without the reference."""
     soft: tuple[tuple[str, float], ...] = ()
