@@ -1,20 +1,17 @@
 """Scorers, galleries, retrievers and services, opened by path: the one place that does."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nsfse
 from nsfse.defaults import default_model
 from nsfse.progress import print_status
-from nsfse_runtime.errors import NotFoundError, NsfseError, UsageError
+from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.extras import need
-from nsfse_runtime.gallery import store
 from nsfse_runtime.gallery.gallery import Gallery
-from nsfse_runtime.gallery.sync import check_is_folder
 from nsfse_runtime.inference import devices
 from nsfse_runtime.inference.bundle import Bundle
 from nsfse_runtime.inference.devices import ON_CPU, DeviceName, ExecutionDevice
@@ -28,8 +25,6 @@ from nsfse_runtime.stores.open import is_store_url, open_store
 
 if TYPE_CHECKING:
     from nsfse.models.torch_scorer import TorchScorer
-    from nsfse_runtime.gallery.repair import RepairReport
-    from nsfse_runtime.gallery.report import SyncProgress, SyncReport
     from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings
     from nsfse_runtime.stores.protocol import GalleryStore
@@ -132,9 +127,7 @@ def open_gallery(
 def _remembered_bundle(path: Path, create: bool) -> Path:
     if not path.exists():
         if create:
-            model = default_model()
-            print_status(printable(f"nsfse: new galleries use {model.name}; for another: -b BUNDLE or nsfse use"))
-            return model.bundle
+            return new_model()
         raise NotFoundError(f"no gallery at {path}; make it with: nsfse index GALLERY FOLDER -b BUNDLE")
     with Gallery.open(path) as gallery:
         bundle = gallery.bundle_path
@@ -145,38 +138,19 @@ def _remembered_bundle(path: Path, create: bool) -> Path:
     return bundle
 
 
+def new_model() -> Path:
+    """Return the bundle of the default model, and say on stderr which it is."""
+    model = default_model()
+    print_status(printable(f"nsfse: new galleries use {model.name}; for another: -b BUNDLE or nsfse use"))
+    return model.bundle
+
+
 def _folder_instead(path: Path) -> str:
     """Return the error for a folder that was named in place of a gallery file."""
     if (path / MANIFEST).exists():
         return f"{path} is a bundle, not a gallery; name it with -b, and a gallery file in its place"
     kind = "a run" if (path / RUN).exists() else "a folder"
     return f"{path} is {kind}, not a gallery; the gallery file comes first: nsfse index GALLERY FOLDER -b BUNDLE"
-
-
-def repair_gallery(
-    path: Path, folder: Path | None, bundle: Path | None, device: ExecutionDevice = ON_CPU
-) -> "RepairReport":
-    """Make a damaged gallery whole, as far as its folder and its bundle are there.
-
-    Args:
-        path: The gallery file.
-        folder: The folder of its images; by default the one that it remembers.
-        bundle: The bundle; by default the one that it remembers. Without one, nothing is encoded again.
-        device: Where the bundle computes.
-
-    Returns:
-        What was kept, encoded again and lost.
-
-    Raises:
-        NsfseError: What gallery.repair.repair and Bundle.open raise.
-    """
-    from nsfse_runtime.gallery.repair import repair, verify
-
-    if bundle is None:
-        known = verify(path).facts.get("bundle")
-        bundle = Path(known) if known and Path(known).exists() else None
-    scorer = load_scorer(Bundle.open(bundle), device) if bundle is not None else None
-    return repair(path, folder, scorer, bundle.absolute() if bundle is not None else None)
 
 
 def open_store_with_model(
@@ -197,12 +171,17 @@ def open_store_with_model(
         NsfseError: What open_store and Bundle.open raise.
     """
     store = open_store(url)
+    return load_scorer(Bundle.open(bundle or bundle_of(store)), device), store
+
+
+def bundle_of(store: "GalleryStore") -> Path:
+    """Return the bundle that a gallery in a database remembers. Raises NotFoundError: it is not on this machine."""
     facts = store.info().facts
-    if bundle is None and not (facts.bundle and Path(facts.bundle).exists()):
+    if not (facts.bundle and Path(facts.bundle).exists()):
         raise NotFoundError(
             f"{store.url} has its bundle at {facts.bundle}, not on this machine; name it with -b BUNDLE"
         )
-    return load_scorer(Bundle.open(bundle or Path(facts.bundle)), device), store
+    return Path(facts.bundle)
 
 
 def open_retriever(
@@ -291,59 +270,3 @@ def image_file(view: View, reference: str) -> Path:
             f"nsfse index {view.url} NEW_FOLDER"
         )
     return view.path_of(view.find(reference))
-
-
-def index_folder(
-    path: Path,
-    folder: Path,
-    bundle: Path | None,
-    device: ExecutionDevice,
-    *,
-    metadata: Path | None = None,
-    exclude: Sequence[str] | None = None,
-    allow_removals: bool = False,
-    workers: int | None = None,
-    progress: "Callable[[SyncProgress], None] | None" = None,
-) -> tuple["SyncReport", int]:
-    """Make the gallery at `path` equal to `folder`; a new gallery into which no file was taken is not left behind.
-
-    Args:
-        path: The gallery file, made when absent.
-        folder: Folder of images.
-        bundle: The bundle; by default the one that the gallery remembers, of a new one `default_model`.
-        device: Where the bundle computes.
-        metadata: A CSV table of the images.
-        exclude: Globs of files or folders to leave out from now on; None leaves those in force.
-        allow_removals: Whether most images, or most metadata, may go.
-        workers: Threads that decode.
-        progress: Called after each batch that is committed.
-
-    Returns:
-        What was done, and how many images the gallery has now.
-
-    Raises:
-        NsfseError: What open_gallery and Gallery.sync raise.
-    """
-    if not path.is_dir():
-        check_is_folder(folder)  # before a model is named or opened
-    is_new = not path.exists()
-    try:
-        scorer, gallery = open_gallery(path, bundle, device, create=True)
-        with closing(gallery):
-            report = gallery.sync(
-                folder,
-                scorer,
-                metadata=metadata,
-                exclude=exclude,
-                allow_removals=allow_removals,
-                workers=workers,
-                progress=progress,
-            )
-            count = len(gallery)
-    except NsfseError:
-        if is_new:
-            store.discard_empty(path)
-        raise
-    if is_new and report.failed and not count:
-        store.discard_empty(path)
-    return report, count

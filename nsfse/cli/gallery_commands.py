@@ -16,16 +16,16 @@ from nsfse.cli.arguments import (
     conditions,
     provider_options,
 )
-from nsfse_runtime.errors import InputError
+from nsfse_runtime.errors import InputError, UsageError
 from nsfse_runtime.escaping import printable
 
 
 def index(
     gallery: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="GALLERY|FOLDER",
-            help="The gallery file, made when absent; a folder alone gets FOLDER.gallery beside it.",
+            metavar="GALLERY|URL|FOLDER",
+            help="The gallery, a file or in a database, made when absent. FOLDER alone gets FOLDER.gallery beside it.",
         ),
     ],
     folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Folder of images, after GALLERY.")] = None,
@@ -62,18 +62,24 @@ def index(
       nsfse index photos/
       nsfse index my.gallery photos/ -b BUNDLE
       nsfse index my.gallery photos/ --metadata items.csv --exclude 'drafts/*'
+      nsfse index postgresql://me@db/images photos/ -b BUNDLE
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import index_text
     from nsfse.defaults import gallery_beside
-    from nsfse.open import index_folder, resolve_device
+    from nsfse.index import index_folder
+    from nsfse.open import resolve_device
     from nsfse.progress import indexing_bar, print_status
     from nsfse_runtime.gallery.sync import check_is_folder
+    from nsfse_runtime.stores.open import is_store_url
 
     if folder is None:
-        check_is_folder(gallery)
-        gallery, folder = gallery_beside(gallery), gallery
-        print_status(f"nsfse: the gallery is {printable(str(gallery))}")
+        if is_store_url(gallery):
+            raise UsageError("name the folder of images after the URL: nsfse index URL FOLDER")
+        folder = Path(gallery)
+        check_is_folder(folder)
+        gallery = str(gallery_beside(folder))
+        print_status(f"nsfse: the gallery is {printable(gallery)}")
     with indexing_bar() as progress:
         report, count = index_folder(
             gallery,

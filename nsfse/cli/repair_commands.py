@@ -74,7 +74,8 @@ def repair(
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import repair_text
-    from nsfse.open import repair_gallery, resolve_device
+    from nsfse.index import repair_gallery
+    from nsfse.open import resolve_device
 
     report = repair_gallery(gallery, folder, bundle, resolve_device(device, None, None))
     print_result(asdict(report), repair_text, as_json)

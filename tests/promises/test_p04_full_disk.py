@@ -105,7 +105,7 @@ def test_an_index_that_meets_a_limit_of_size_loses_nothing(tmp_path: Path) -> No
 @posix
 def test_a_first_index_that_fails_leaves_no_gallery(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from nsfse.open import index_folder
+    from nsfse.index import index_folder
     from nsfse_runtime.inference.devices import ON_CPU
 
     save_images(tmp_path / "photos", 25)

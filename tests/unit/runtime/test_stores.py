@@ -15,6 +15,7 @@ from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.stores import postgres
 from nsfse_runtime.stores.copy import copy_gallery
 from nsfse_runtime.stores.file import FileStore
+from nsfse_runtime.stores.indexing import facts_of, index_folder
 from nsfse_runtime.stores.open import is_store_url, open_store
 from nsfse_runtime.stores.protocol import Found, GalleryStore, StoreFacts
 from nsfse_runtime.types import GalleryId
@@ -226,3 +227,18 @@ def test_a_file_of_format_1_gives_and_takes_the_same_features(tmp_path: Path) ->
     snapshot = store.gallery.snapshot
     first = snapshot.encoded_regions([0], 1)[0]
     assert len(first) == 2 * FACTS.dim * FACTS.regions, "float16, as format 1 has them"
+
+
+def test_a_folder_is_indexed_into_a_database(server: str, tmp_path: Path) -> None:
+    names, model = save_images(tmp_path / "photos", 12), ColourScorer()
+    url = f"{server}&gallery=indexed_{next(_numbers)}"
+    store = open_store(url, facts_of(model, "", str((tmp_path / "photos").resolve())))
+    assert index_folder(store, tmp_path / "photos", model).added == 12
+    (tmp_path / "photos" / names[0]).rename(tmp_path / "photos/moved.png")
+    (tmp_path / "photos" / names[1]).unlink()
+    report = index_folder(store, tmp_path / "photos", model)
+    assert (report.renamed, report.removed, report.unchanged, report.encoded) == (1, 1, 10, 0)
+    file = Gallery.open(tmp_path / "a.gallery", model, create=True)
+    file.sync(tmp_path / "photos")
+    hits = [Retriever(model, own).query(names[5], "red dots").hits for own in (store, file)]
+    assert [hit.id for hit in hits[0]] == [hit.id for hit in hits[1]] and len(hits[0]) == 10
