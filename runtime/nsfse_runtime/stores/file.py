@@ -94,6 +94,7 @@ class FileStore:
             consistency="snapshot",
             writers="one",
             total="counted",
+            batches="whole",
             writable=os.access(self._path, os.W_OK),
         )
 

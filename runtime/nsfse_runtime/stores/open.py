@@ -9,7 +9,6 @@ from nsfse_runtime.errors import UsageError
 if TYPE_CHECKING:
     from nsfse_runtime.stores.protocol import GalleryStore, StoreFacts
 
-SCHEMES = ("postgresql", "postgres")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -22,7 +21,7 @@ def open_store(gallery: str, create: "StoreFacts | None" = None) -> "GalleryStor
     """Open a gallery behind the one protocol: a file by its path, or a database by its URL.
 
     Args:
-        gallery: A path, or postgresql://USER@HOST/DATABASE?gallery=NAME.
+        gallery: A path, postgresql://USER@HOST/DATABASE?gallery=NAME, or milvus://HOST:PORT/DATABASE?gallery=NAME.
         create: Make the gallery where there is none, with these facts.
 
     Raises:
@@ -37,8 +36,13 @@ def open_store(gallery: str, create: "StoreFacts | None" = None) -> "GalleryStor
         from nsfse_runtime.stores.file import FileStore
 
         return FileStore(Path(gallery), create)
-    if scheme[1].lower() in SCHEMES:
+    engine = scheme[1].lower()
+    if engine in ("postgresql", "postgres"):
         from nsfse_runtime.stores.postgres import PostgresStore
 
         return PostgresStore(gallery, create)
-    raise UsageError(f"{scheme[1]}:// is no engine that nsfse knows; use postgresql:// or a gallery file")
+    if engine == "milvus":
+        from nsfse_runtime.stores.milvus import MilvusStore
+
+        return MilvusStore(gallery, create)
+    raise UsageError(f"{engine}:// is no engine that nsfse knows; use postgresql://, milvus:// or a gallery file")

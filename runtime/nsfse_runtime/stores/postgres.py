@@ -1,8 +1,6 @@
 """PostgresStore: a gallery in PostgreSQL with pgvector 0.8 or newer, for many writers and readers."""
 
 import json
-import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,20 +8,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 
-from nsfse_runtime.errors import (
-    IntegrityError,
-    NotFoundError,
-    UsageError,
-    VersionError,
-)
+from nsfse_runtime.errors import IntegrityError, NotFoundError, VersionError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.extras import need
 from nsfse_runtime.gallery.columns import known_column
 from nsfse_runtime.gallery.filters import Where, evaluate
-from nsfse_runtime.search.two_stage import best_of
 from nsfse_runtime.stores import postgres_tables as sql
 from nsfse_runtime.stores.postgres_connections import PostgresConnections
-from nsfse_runtime.stores.postgres_filter import EVERYTHING, Condition, StoredColumn, having
+from nsfse_runtime.stores.postgres_filter import EVERYTHING, Condition, having
 from nsfse_runtime.stores.protocol import (
     Found,
     Link,
@@ -32,15 +24,17 @@ from nsfse_runtime.stores.protocol import (
     StoreInfo,
     check_fingerprint,
     check_length,
+    check_name,
     check_records,
+    features_crc,
+    in_order,
 )
+from nsfse_runtime.stores.rescoring import SPARE, rescored
+from nsfse_runtime.stores.stored_columns import StoredColumn
 from nsfse_runtime.types import Floats
 
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
 FEW = 10_000
 """So many images are searched exactly, and counted; beyond, the index searches and the planner estimates."""
-# Rows beyond those wanted: the database rounds and orders ties in its own way.
-_SPARE = 50
 
 
 class PostgresStore:
@@ -138,6 +132,7 @@ class PostgresStore:
             consistency="snapshot",
             writers="many",
             total="estimated",
+            batches="whole",
             writable=not is_replica,
         )
 
@@ -158,12 +153,10 @@ class PostgresStore:
         rows = self._run(sql.FETCH if regions else sql.FETCH_BARE, (list(ids),))
         records = {}
         for name, sha256, vector, metadata, data, crc in rows:
-            if regions and _crc(sha256, data) != crc:
-                raise IntegrityError(printable(f"{self.url}: the regions of {name} have changed by themselves"))
             records[name] = Record(name, sha256, vector.to_numpy(), data, metadata)
-        if missing := next((name for name in ids if name not in records), None):
-            raise NotFoundError(printable(f"{self.url} has no image {missing[:200]}"))
-        return [records[name] for name in ids]
+            if regions and features_crc(records[name]) != crc:
+                raise IntegrityError(printable(f"{self.url}: the regions of {name} have changed by themselves"))
+        return in_order(self.url, ids, records)
 
     # Writing
 
@@ -178,7 +171,7 @@ class PostgresStore:
             replaced = cursor.execute(sql.CONTENTS_OF, ([record.id for record in records],)).fetchall()
             contents = {record.sha256: record for record in records}
             cursor.executemany(
-                sql.PUT_CONTENT, [(key, one.regions, _crc(key, one.regions)) for key, one in contents.items()]
+                sql.PUT_CONTENT, [(key, one.regions, features_crc(one)) for key, one in contents.items()]
             )
             rows = [(one.id, one.sha256, Jsonb(dict(one.metadata)), one.vector) for one in records]
             cursor.executemany(sql.PUT_IMAGE, rows)
@@ -233,11 +226,11 @@ class PostgresStore:
             condition &= Condition("sha256 <> ALL(%s)", (list(without),))
         if group_by is not None:
             name = known_column(group_by, self.columns(), self.url)
-            parameters = (name, name, vector, *condition.parameters, k + _SPARE)
+            parameters = (name, name, vector, *condition.parameters, k + SPARE)
             rows = self._run(sql.GROUPS.format(where=condition.sql), parameters)
-            return self._found(rows, vector, k, rows[0][2] if rows else 0, notes)
+            return rescored([(row[0], row[1].to_numpy()) for row in rows], vector, k, rows[0][2] if rows else 0, notes)
         total = self._total(condition, filtered=bool(where))
-        limit = min(k + _SPARE, total) if total <= FEW else k + _SPARE
+        limit = min(k + SPARE, total) if total <= FEW else k + SPARE
         if not k or not limit:
             return Found((), np.empty(0, np.float32), total, notes)
         rows = []
@@ -246,16 +239,7 @@ class PostgresStore:
             rows = self._run(nearest, (*condition.parameters, vector, limit))
         if len(rows) < limit:  # also where the index gave up before it found enough that fit
             rows = self._run(sql.EXACT.format(where=condition.sql), (*condition.parameters, vector, limit))
-        return self._found(rows, vector, k, total, notes)
-
-    def _found(
-        self, rows: Sequence[tuple[Any, ...]], query: Floats, k: int, total: int, notes: tuple[str, ...]
-    ) -> Found:
-        """Score what the database found as a file's search does: in float32, ties by id."""
-        ordered = sorted(rows, key=lambda row: str(row[0]))
-        vectors = np.array([row[1].to_numpy() for row in ordered], np.float32).reshape(len(rows), self._facts.dim)
-        best, scores = best_of(vectors, query, np.arange(len(rows)), k)
-        return Found(tuple(ordered[row][0] for row in best), scores, total, notes)
+        return rescored([(row[0], row[1].to_numpy()) for row in rows], vector, k, total, notes)
 
     def _total(self, condition: Condition, filtered: bool = True) -> int:
         """Return how many images fit: counted up to FEW, and beyond as the planner estimates."""
@@ -274,7 +258,9 @@ class PostgresStore:
         known = self._columns.get(name)
         if known is None or len(known.values) != count + 1:  # values are only ever added
             rows = self._run(sql.VALUES, (name,))
-            known = self._columns[name] = StoredColumn(name, [row[0] for row in rows], self._total)
+            values = [row[0] for row in rows]
+            known = StoredColumn(name, values, lambda own, chosen: self._total(having(own, chosen)))
+            self._columns[name] = known
         return known
 
 
@@ -283,14 +269,9 @@ def _parse(url: str) -> tuple[str, str, str]:
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     name = options.pop("gallery", "gallery")
-    if not _NAME.fullmatch(name) or name == "public" or name.startswith("pg_"):
-        raise UsageError(f"{name!r} is no name of a gallery; use small letters, digits and _: gallery=shoes")
+    check_name(name)
     options.setdefault("connect_timeout", "10")
     conninfo = urlunsplit(parts._replace(scheme="postgresql", query=urlencode(options)))
     user, at, host = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}?gallery={name}"
     return conninfo, name, shown
-
-
-def _crc(sha256: bytes, regions: bytes) -> int:
-    return zlib.crc32(regions, zlib.crc32(sha256))

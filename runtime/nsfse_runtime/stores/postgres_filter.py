@@ -1,7 +1,6 @@
 """A filter on metadata as a condition in SQL: which values fit is decided as for a file (gallery.filters)."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +31,6 @@ class Condition:
 
 
 EVERYTHING = Condition()
-
-
-class StoredColumn(Column):
-    """A column by its different values alone; who has them is counted in the database."""
-
-    def __init__(self, name: str, values: Sequence[str], count: Callable[[Condition], int]) -> None:
-        super().__init__(name, [None, *values])
-        self._count = count
-
-    def count(self, chosen: Mask) -> int:
-        """Return how many images have one of the `chosen` values [U]."""
-        return self._count(having(self, chosen))
 
 
 def having(column: Column, chosen: Mask) -> Condition:

@@ -1,11 +1,13 @@
 """GalleryStore: what a gallery does wherever it is kept, in ids of images and not in rows (docs/stores.md)."""
 
+import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from nsfse_runtime.errors import InputError, UsageError, VersionError
+from nsfse_runtime.errors import InputError, NotFoundError, UsageError, VersionError
 from nsfse_runtime.escaping import printable
 from nsfse_runtime.gallery.filters import Where
 from nsfse_runtime.image_names import leads_out
@@ -14,6 +16,7 @@ from nsfse_runtime.types import Floats
 REGION_FORMAT = 2
 """The format of `Record.regions` (see nsfse_runtime.inference.region_codec)."""
 Metadata = Mapping[str, str]
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,13 @@ class StoreInfo:
         engine: What keeps it, with its version.
         facts: What is fixed since it was made.
         images: N, how many ids there are.
-        distinct: How many of them differ in their bytes.
+        distinct: How many of them differ in their bytes; None where the store does not count it.
         search: Whether stage 1 is exact, or may miss an image. Filters, deletions and scores are exact in any case.
         consistency: What a query sees: one committed state (snapshot), or states up to some time old (bounded).
         writers: Whether one process may write at a time, or many.
         total: Whether `Found.total` is counted, or estimated where it is large.
+        batches: Whether a batch is written whole or not at all, or an interrupted one is there in part until it is
+            written again.
         writable: Whether it may be written here: a replica may not.
     """
 
@@ -100,11 +105,12 @@ class StoreInfo:
     engine: str
     facts: StoreFacts
     images: int
-    distinct: int
+    distinct: int | None
     search: Literal["exact", "approximate"]
     consistency: Literal["snapshot", "bounded"]
     writers: Literal["one", "many"]
     total: Literal["counted", "estimated"]
+    batches: Literal["whole", "repeated"]
     writable: bool = True
 
 
@@ -130,7 +136,7 @@ class GalleryStore(Protocol):
         """Return those of `sha256` whose features the store has: they need no encoding."""
 
     def upsert(self, records: Sequence[Record]) -> None:
-        """Write all of `records` or none; one whose id is there takes its place."""
+        """Write all of `records` or none (see StoreInfo.batches); one whose id is there takes its place."""
 
     def link(self, links: Sequence[Link]) -> None:
         """Write names for known features, all or none. Raises NotFoundError for features that are not there."""
@@ -211,3 +217,21 @@ def check_length(url: str, record: Record, dim: int) -> None:
     """Raise UsageError where the vector of `record` is not of the length of the store's at `url`."""
     if len(record.vector) != dim:
         raise UsageError(f"{url} holds vectors of {dim} numbers, not of {len(record.vector)}; use its own model")
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError where `name` cannot be the name of a gallery in a database."""
+    if not _NAME.fullmatch(name) or name == "public" or name.startswith("pg_"):
+        raise UsageError(f"{name!r} is no name of a gallery; use small letters, digits and _: gallery=shoes")
+
+
+def features_crc(record: Record) -> int:
+    """Return the CRC-32 of the hash and the regions of an image."""
+    return zlib.crc32(record.regions, zlib.crc32(record.sha256))
+
+
+def in_order(url: str, ids: Sequence[str], records: Mapping[str, Record]) -> list[Record]:
+    """Return `records` in the order of `ids`. Raises NotFoundError where the store at `url` has not all of them."""
+    if missing := next((name for name in ids if name not in records), None):
+        raise NotFoundError(printable(f"{url} has no image {missing[:200]}"))
+    return [records[name] for name in ids]

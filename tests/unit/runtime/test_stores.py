@@ -5,43 +5,71 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 
-from nsfse_runtime.errors import InputError, MissingExtraError, NotFoundError, OutputError, UsageError, VersionError
+from nsfse_runtime.errors import (
+    InputError,
+    IntegrityError,
+    MissingExtraError,
+    NotFoundError,
+    OutputError,
+    UsageError,
+    VersionError,
+)
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.retrieval.retriever import Retriever
-from nsfse_runtime.stores import postgres
+from nsfse_runtime.stores import milvus, milvus_connection, milvus_tables, postgres, stored_columns
 from nsfse_runtime.stores.copy import copy_gallery
 from nsfse_runtime.stores.file import FileStore
 from nsfse_runtime.stores.indexing import facts_of, index_folder
 from nsfse_runtime.stores.open import is_store_url, open_store
-from nsfse_runtime.stores.protocol import Found, GalleryStore, StoreFacts
+from nsfse_runtime.stores.protocol import Found, GalleryStore, Record, StoreFacts
+from nsfse_runtime.stores.stored_columns import StoredColumn
 from nsfse_runtime.types import GalleryId
+from tests import milvus as milvus_for_tests
+from tests import postgres as postgres_for_tests
 from tests.galleries import ColourScorer, save_images
-from tests.postgres import WHY_NOT, postgres_server, programs
-from tests.store_promises import FACTS, PROMISES, QUERIES, RECORDS, N, Open, best
+from tests.store_promises import FACTS, PROMISES, QUERIES, RECORDS, N, Open, best, same
 
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="session")
+SERVERS = {
+    "postgresql": (
+        lambda: postgres_for_tests.programs() is not None,
+        postgres_for_tests.postgres_server,
+        postgres_for_tests.WHY_NOT,
+    ),
+    "milvus": (milvus_for_tests.available, milvus_for_tests.milvus_server, milvus_for_tests.WHY_NOT),
+}
+
+
+@pytest.fixture(scope="session", params=["postgresql", pytest.param("milvus", marks=pytest.mark.slow)])
 def server(request) -> Iterator[str]:
-    """The URL of a database: that of --gallery, or a real PostgreSQL for these tests."""
+    """The URL of a database: that of --gallery, or a real server for these tests."""
     if url := request.config.getoption("--gallery"):
+        if not url.startswith(f"{request.param}://"):
+            pytest.skip(f"--gallery is no {request.param}")
         yield url
         return
-    if programs() is None:
-        pytest.skip(WHY_NOT)
-    with postgres_server() as url:
+    is_there, start, why_not = SERVERS[request.param]
+    if not is_there():
+        pytest.skip(why_not)
+    with start() as url:
         yield url
+
+
+def gallery_url(server: str, name: str) -> str:
+    return f"{server}{'&' if '?' in server else '?'}gallery={name}"
 
 
 def opener(url: str) -> Open:
     """Return what opens one new gallery of a database, or a file."""
     if is_store_url(url):
-        url += f"{'&' if '?' in url else '?'}gallery=promise_{next(_numbers)}"
+        url = gallery_url(url, f"promise_{uuid4().hex}")
     return lambda facts=FACTS: open_store(url, facts)
 
 
@@ -133,6 +161,9 @@ def test_a_store_that_mixes_models_or_fails_its_writers_is_seen(tmp_path: Path) 
 
 def test_an_index_is_used_and_rescored(server: str, monkeypatch) -> None:
     monkeypatch.setattr(postgres, "FEW", 20)
+    monkeypatch.setattr(milvus, "FEW", 20)
+    monkeypatch.setattr(milvus, "_PAGE", 7)
+    monkeypatch.setattr(milvus, "_BATCH", 9)
     store = opener(server)()
     store.upsert(RECORDS)
     store.build_index()
@@ -141,6 +172,8 @@ def test_an_index_is_used_and_rescored(server: str, monkeypatch) -> None:
         assert list(found.ids) == best(query, 10), "sixty vectors are few: the graph reaches all of them"
         assert list(store.search(query, 10, {"odd": "yes"}).ids) == best(query, 10, lambda n: n % 2 == 1)
         assert list(store.search(query, N, {"odd": "yes"}).ids) == best(query, N, lambda n: n % 2 == 1)
+        assert list(store.search(query, N, exact=True).ids) == best(query, N)
+    assert store.search(QUERIES[0], N, group_by="colour").total == 10
 
 
 @pytest.fixture
@@ -156,7 +189,7 @@ def photos(tmp_path: Path) -> Gallery:
 
 
 def test_a_copy_gives_the_same_answers(photos: Gallery, server: str, tmp_path: Path) -> None:
-    url = f"{server}&gallery=copied_{next(_numbers)}"
+    url = gallery_url(server, f"copied_{uuid4().hex}")
     sent = copy_gallery(str(photos.path), url)
     back = copy_gallery(url, str(tmp_path / "back.gallery"))
     assert (sent.images, sent.sent) == (24, 24) and (back.images, copy_gallery(url, str(photos.path)).sent) == (24, 0)
@@ -197,28 +230,88 @@ def test_a_copy_is_refused_by_a_gallery_of_another_model(photos: Gallery, tmp_pa
 
 
 def test_urls(server: str, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no gallery at postgresql://"):
-        open_store(f"{server}&gallery=absent")
+    with pytest.raises(NotFoundError, match=r"no gallery at \w+://"):
+        open_store(gallery_url(server, "absent"))
     with pytest.raises(UsageError, match="no name of a gallery"):
-        open_store(f"{server}&gallery=drop%20table")
+        open_store(gallery_url(server, "drop%20table"))
     with pytest.raises(UsageError, match="is no engine"):
         open_store("redis://here")
     with pytest.raises(NotFoundError, match="no gallery at"):
         open_store(str(tmp_path / "absent.gallery"))
-    store = open_store(server.replace("postgres@", "postgres:secret@") + "&gallery=shown", StoreFacts("f", 4, 1))
-    assert "secret" not in store.info().url
+    scheme, _, rest = server.partition("://")
+    secret = f"{scheme}://postgres:secret@{rest.removeprefix('postgres@')}"
+    url = open_store(gallery_url(secret, "shown"), StoreFacts("f", 4, 1)).info().url
+    assert "secret" not in url and "postgres" in url
 
 
-def test_an_engine_is_an_extra(monkeypatch) -> None:
-    monkeypatch.setattr("nsfse_runtime.extras.installed", lambda module: module != "psycopg")
-    with pytest.raises(MissingExtraError, match=r"nsfse\[postgres\]"):
-        open_store("postgresql://nowhere/db")
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [("postgresql://nowhere/db", "psycopg", "postgres"), ("milvus://nowhere", "pymilvus", "milvus")],
+)
+def test_an_engine_is_an_extra(monkeypatch, url: str, module: str, extra: str) -> None:
+    monkeypatch.setattr("nsfse_runtime.extras.installed", lambda name: name != module)
+    with pytest.raises(MissingExtraError, match=rf"nsfse\[{extra}\]"):
+        open_store(url)
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg")
+@pytest.mark.parametrize("module", ["psycopg", "pymilvus"])
+def test_a_server_that_is_not_there_is_named(module: str, tmp_path: Path) -> None:
+    pytest.importorskip(module)
+    urls = {"psycopg": f"postgresql://postgres@/postgres?host={tmp_path}", "pymilvus": "milvus://127.0.0.1:1"}
     with pytest.raises(ValueError, match=r"cannot be reached: .*; check the URL and the server"):
-        open_store(f"postgresql://postgres@/postgres?host={tmp_path}")
+        open_store(urls[module])
+
+
+@pytest.mark.parametrize(
+    "url", ["milvus:///no/host", "milvus://here:port", "milvus://here?ef=3", "milvus://h?secure=1"]
+)
+def test_what_is_no_address_of_milvus_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="use milvus://HOST"):
+        milvus_connection.parse(url)
+
+
+def test_milvus_is_read_strongly_for_a_while_after_opening_and_writing(monkeypatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(milvus_connection.time, "monotonic", lambda: clock[0])
+    freshness, levels = milvus_connection.Freshness(), []
+    for moment, writes in ((100, False), (109, False), (111, False), (112, True), (121, False), (123, False)):
+        clock[0] = moment
+        if writes:
+            freshness.renew()
+        levels.append(freshness.level)
+    assert levels == ["Strong", "Strong", "Bounded", "Strong", "Strong", "Bounded"]
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [
+        (replace(RECORDS[0], id="ü" * 2100), "id"),
+        (replace(RECORDS[0], metadata={"a": "x" * 70_000}), "metadata"),
+        (replace(RECORDS[0], metadata={str(n): "" for n in range(2100)}), "list of columns"),
+    ],
+)
+def test_what_is_too_long_for_milvus_is_refused(record: Record, what: str) -> None:
+    with pytest.raises(InputError, match=f"the {what} of .* is too long"):
+        milvus_tables.row_of(record)
+
+
+def test_what_rots_in_milvus_is_seen() -> None:
+    row = milvus_tables.row_of(RECORDS[0])
+    assert same(milvus_tables.read_row("url", row), RECORDS[0])
+    with pytest.raises(IntegrityError, match="have changed"):
+        milvus_tables.read_row("url", row | {"regions": "AAAA"})
+    with pytest.raises(VersionError, match="no gallery of nsfse"):
+        milvus_tables.read_facts("url", "somebody else's")
+    with pytest.raises(VersionError, match="upgrade"):
+        milvus_tables.read_facts("url", '{"nsfse": 2}')
+
+
+def test_a_filter_of_too_many_values_is_refused(monkeypatch) -> None:
+    column = StoredColumn("price", [str(n) for n in range(9)], lambda own, chosen: 0)
+    monkeypatch.setattr(stored_columns, "MOST_VALUES", 3)
+    with pytest.raises(UsageError, match="4 values of price fit"):
+        stored_columns.having(column, np.array([False] * 6 + [True] * 4), list)
+    assert stored_columns.having(column, np.array([False] + [True] * 9), list) == [stored_columns.term("price")]
 
 
 def test_a_file_of_format_1_gives_and_takes_the_same_features(tmp_path: Path) -> None:
