@@ -135,6 +135,21 @@ def search_finds_nearly_all(open: Open) -> None:
 
 
 @promise
+def what_is_written_after_the_index_is_made_is_found_as_well(open: Open) -> None:
+    store = open()
+    store.upsert(RECORDS[:40])
+    store.build_index()
+    store.upsert(RECORDS[30:])
+    assert store.delete([record.id for record in RECORDS[25:35]]) == 10
+    store.upsert(RECORDS[25:30])
+    there = [n for n in range(N) if not 30 <= n < 35]
+    assert store.ids() == sorted(RECORDS[n].id for n in there)
+    assert list(store.search(QUERIES[0], N, exact=True).ids) == best(QUERIES[0], N, there.__contains__)
+    assert store.search(QUERIES[0], 20).ids == tuple(best(QUERIES[0], 20, there.__contains__))
+    assert store.known([record.sha256 for record in RECORDS]) == {RECORDS[n].sha256 for n in there}
+
+
+@promise
 def filters_are_exact(open: Open) -> None:
     store = filled(open)
     for where, fits in (

@@ -91,7 +91,8 @@ class MilvusStore:
 
     def build_index(self) -> None:
         """Let Milvus store all that was written. It builds its index of what is stored, by and by."""
-        self._call("flush", self._name, timeout=_SLOW)
+        for collection in (self._values, self._name):
+            self._call("flush", collection, timeout=_SLOW)
 
     def reading(self) -> AbstractContextManager[None]:
         """Promise nothing: what is read inside may change."""
@@ -161,10 +162,9 @@ class MilvusStore:
         """Yield all that fits in the order of its primary `key`, which is one of `fields`, some at a time."""
         size = _PAGE if limit is None else min(limit, _PAGE)
         where = condition
+        # A page may be shorter than `size` and not the last: so says reduce_stop_for_best, which keeps the order.
         while page := self._query(collection, where, fields, limit=size, reduce_stop_for_best=True):
             yield page
-            if len(page) < size:
-                return
             where = condition & Condition(f"{key} > {literal(page[-1][key])}")
 
     def _count(self, condition: Condition) -> int:

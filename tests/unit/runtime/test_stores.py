@@ -129,6 +129,10 @@ BREAKS: dict[str, tuple[str, Callable[..., Any]]] = {
             search(*args, **options), scores=search(*args, **options).scores.astype(np.float16)
         ),
     ),
+    "what_is_written_after_the_index_is_made_is_found_as_well": (
+        "ids",
+        lambda ids, *args, **options: ids(*args, **options)[:-1],
+    ),
     "filters_are_exact": ("search", _unfiltered),
     "files_of_the_query_are_left_out": ("search", lambda search, *args, without=(): search(*args)),
     "groups_have_their_best_image": ("search", lambda search, *args, group_by=None: search(*args)),
