@@ -214,7 +214,7 @@ def open_services(
     """Open the galleries that `nsfse serve` names; those of one bundle share its graphs.
 
     Args:
-        galleries: Each [NAME=]GALLERY.
+        galleries: Each [NAME=]GALLERY, a file or a URL.
         bundle: The bundle of all; by default the one that each gallery remembers.
         device: Where bundles compute.
         settings: The server's settings.
@@ -227,16 +227,21 @@ def open_services(
         UsageError: The settings or the names do not go together; and what open_gallery raises.
     """
     need_server()
-    from nsfse_runtime.server.galleries import ServedGallery
+    from nsfse_runtime.server.galleries import ServedFile, ServedGallery
     from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import named_galleries
+    from nsfse_runtime.server.stores import ServedStore
 
     settings.check()
     scorers: dict[str, OnnxScorer] = {}
-    served = []
+    served: list[ServedGallery] = []
     for name, path in named_galleries(galleries).items():
-        scorer, gallery = open_gallery(path, bundle, device)
-        served.append(ServedGallery(name, scorers.setdefault(scorer.fingerprint, scorer), gallery))
+        if is_store_url(path):
+            scorer, store = open_store_with_model(path, bundle, device)
+            served.append(ServedStore(name, scorers.setdefault(scorer.fingerprint, scorer), store))
+        else:
+            scorer, gallery = open_gallery(Path(path), bundle, device)
+            served.append(ServedFile(name, scorers.setdefault(scorer.fingerprint, scorer), gallery))
     return Services(served, settings, nsfse.__version__)
 
 

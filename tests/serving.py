@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nsfse_runtime import Bundle, Gallery
-from nsfse_runtime.server.galleries import ServedGallery
+from nsfse_runtime.server.galleries import ServedFile
 from nsfse_runtime.server.serve import create_server, listen
 from nsfse_runtime.server.services import Services
 from nsfse_runtime.server.settings import Settings
@@ -38,7 +38,7 @@ def open_served(folder, name="shop", images=12):
     rows = [f"{each},{('red', 'blue')[number % 2]}" for number, each in enumerate(names)]
     table.write_text("\n".join(["id,colour", *rows]) + "\n")
     gallery.sync(folder / name, metadata=table)
-    return ServedGallery(name, model, gallery)
+    return ServedFile(name, model, gallery)
 
 
 class Running:

@@ -253,7 +253,7 @@ def query(
 
 
 def serve(
-    gallery: Annotated[list[str], typer.Option("-g", "--gallery", help="[NAME=]GALLERY. Repeatable.")],
+    gallery: Annotated[list[str], typer.Option("-g", "--gallery", help="[NAME=]GALLERY, a file or a URL. Repeatable.")],
     host: Annotated[str, typer.Option(help="The address to listen on; others than this machine need a token.")] = (
         "127.0.0.1"
     ),

@@ -91,7 +91,7 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
     need_server()
     if "AVIF" in missing_formats():
         raise MissingExtraError("this Pillow does not read AVIF, the demo's photos; pip install -U pillow")
-    from nsfse_runtime.server.galleries import ServedGallery
+    from nsfse_runtime.server.galleries import ServedFile
     from nsfse_runtime.server.services import Services
     from nsfse_runtime.server.settings import Settings
     from nsfse_runtime.server.telemetry import Log
@@ -104,7 +104,7 @@ def open_demo(out: Path | None = None, port: int | None = None) -> Demo:
         model = OnnxScorer(Bundle.open(collection.bundle))
         with indexing_bar() as follow:
             gallery = open_gallery(collection, folder, model, follow)
-        served.append(ServedGallery(collection.name, model, gallery, note=NOTE))
+        served.append(ServedFile(collection.name, model, gallery, note=NOTE))
     log = Log((folder / LOG).open("w", encoding="utf-8"))
     galleries = [
         {

@@ -1,6 +1,7 @@
 """Galleries as a server sees them: answers with metadata, lists, and the facts for /v1/info."""
 
 import io
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from nsfse_runtime.types import Floats, GalleryId
 if TYPE_CHECKING:
     from nsfse_runtime.gallery.gallery import Gallery
     from nsfse_runtime.inference.onnx_scorer import OnnxScorer
+    from nsfse_runtime.stores.protocol import GalleryStore
 
 # A text is suggested where the model knows all of its words: changes of an image, and what stands alone.
 _EDITS = (
@@ -41,17 +43,18 @@ class VectorOf(msgspec.Struct, frozen=True):
 Answer = Result | Floats | NsfseError
 
 
-class ServedGallery:
+class ServedGallery(ABC):
     """A gallery with its model, by `name`. Its methods read files: call them in a thread.
 
     `note` is what a user should know before trusting it; by default made of what the model was trained on.
     """
 
-    def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery", note: str | None = None) -> None:
-        self.name, self.model, self.gallery, self._note = name, model, gallery, note
+    def __init__(
+        self, name: str, model: "OnnxScorer", gallery: "Gallery | GalleryStore", note: str | None = None
+    ) -> None:
+        self.name, self.model, self._note = name, model, note
         self.retriever = Retriever(model, gallery)
         self.folder = ""  # the folder that the gallery follows, as of the last `facts`
-        self._facts: tuple[int, GalleryFacts] | None = None
 
     def answer(self, queries: list[Query | VectorOf]) -> list[Answer]:
         """Answer a batch; each answer is that of its query alone."""
@@ -80,11 +83,11 @@ class ServedGallery:
 
         Raises NsfseError: the gallery or the model cannot be used any more.
         """
-        with self.gallery.reading() as snapshot:
-            ids = snapshot.ids[:1]
+        with self.retriever.reading() as view:
+            first = next(view.ids(), None)
         with suppress(NotFoundError):  # it was removed meanwhile
-            if ids:
-                self.retriever.query(GalleryId(ids[0]), self._known_text())
+            if first is not None:
+                self.retriever.query(GalleryId(first), self._known_text())
 
     def _known_text(self) -> str:
         """Return a text that this model can read. Raises TextError where it knows none."""
@@ -108,28 +111,30 @@ class ServedGallery:
 
     def has(self, name: str) -> bool:
         """Return whether `name` is an id in the newest generation."""
-        with self.gallery.reading() as snapshot:
-            return snapshot.has(name)
+        with self.retriever.reading() as view:
+            return view.has(name)
 
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """Return the path or URL, which replies do not show."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many images there are."""
+
+    @abstractmethod
     def facts(self) -> GalleryFacts:
-        """Return the facts of the newest generation."""
-        with self.gallery.reading() as snapshot:
-            if self._facts is None or self._facts[0] != snapshot.generation:
-                columns = _columns(snapshot.metadata)
-                facts = GalleryFacts(
-                    name=self.name,
-                    images=len(snapshot),
-                    columns=columns,
-                    bundle=self._bundle_facts(),
-                    edits=self.edits(),
-                    descriptions=self._known([*_descriptions(snapshot.metadata)] or _DESCRIPTIONS),
-                )
-                self._facts, self.folder = (snapshot.generation, facts), snapshot.folder
-            return self._facts[1]
+        """Return the facts for /v1/info."""
 
-    def _bundle_facts(self) -> BundleFacts:
+    @abstractmethod
+    def list_images(self, where: Where, offset: int, limit: int) -> ListReply:
+        """Return `limit` images from the `offset`-th on, of those that fit `where`. Raises UsageError."""
+
+    def _facts_of(self, images: int, metadata: Sequence[Mapping[str, str]]) -> GalleryFacts:
+        """Return the facts of so many images with this metadata."""
         manifest = self.model.bundle.manifest
-        return BundleFacts(
+        bundle = BundleFacts(
             name=manifest.name,
             fingerprint=self.model.fingerprint,
             trained_on=_source(manifest.trained_on),
@@ -138,6 +143,40 @@ class ServedGallery:
             max_words=manifest.max_words,
             grid=manifest.grid,
         )
+        return GalleryFacts(
+            name=self.name,
+            images=images,
+            columns=_columns(metadata),
+            bundle=bundle,
+            edits=self.edits(),
+            descriptions=self._known([*_descriptions(metadata)] or _DESCRIPTIONS),
+        )
+
+
+class ServedFile(ServedGallery):
+    """A gallery file with its model; the server may change its images."""
+
+    def __init__(self, name: str, model: "OnnxScorer", gallery: "Gallery", note: str | None = None) -> None:
+        super().__init__(name, model, gallery, note)
+        self.gallery = gallery
+        self._facts: tuple[int, GalleryFacts] | None = None
+
+    @property
+    def where(self) -> str:
+        """Return the file's path."""
+        return str(self.gallery.path)
+
+    def count(self) -> int:
+        """Return how many images there are."""
+        return len(self.gallery)
+
+    def facts(self) -> GalleryFacts:
+        """Return the facts of the newest generation."""
+        with self.gallery.reading() as snapshot:
+            if self._facts is None or self._facts[0] != snapshot.generation:
+                self._facts = snapshot.generation, self._facts_of(len(snapshot), snapshot.metadata)
+                self.folder = snapshot.folder
+            return self._facts[1]
 
     def list_images(self, where: Where, offset: int, limit: int) -> ListReply:
         """Return `limit` images from the `offset`-th on, of those that fit `where`. Raises UsageError."""

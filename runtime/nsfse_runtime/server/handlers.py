@@ -16,7 +16,7 @@ from nsfse_runtime.server import schemas
 from nsfse_runtime.server.access import MAY_WRITE
 from nsfse_runtime.server.conversion import as_text, batch_queries, decode_upload, to_query, to_reply, watch_disconnect
 from nsfse_runtime.server.errors import ErrorBody, HTTPError, to_http_error
-from nsfse_runtime.server.galleries import Answer, ServedGallery
+from nsfse_runtime.server.galleries import Answer, ServedFile, ServedGallery
 from nsfse_runtime.server.images import RenderedImage, add_image, change_metadata, delete_image
 from nsfse_runtime.server.load_shedding import client_address
 from nsfse_runtime.server.parsing import convert_fields, read_body, read_json
@@ -166,7 +166,7 @@ async def post_image(services: Services, request: Request) -> Response:
     """Add an image to a gallery and to its folder."""
     _require_writer(services, request)
     async with read_body(request, schemas.ImageForm, services.settings.body_seconds) as form:
-        gallery, stream = services.gallery(form.gallery), form.image[0].file
+        gallery, stream = _require_file(services.gallery(form.gallery)), form.image[0].file
         values = {column: as_text(value) for column, value in form.metadata.items()}
         change = await services.in_image_pool(add_image, gallery, form.id, stream, values)
     return as_json(schemas.ChangeReply(id=form.id, change=change), status=201 if change == "added" else 200)
@@ -178,7 +178,9 @@ async def patch_image(services: Services, request: Request) -> Response:
     gallery, image_id = _image_of(services, request)
     patch = await read_json(request, schemas.ImagePatch, services.settings.body_seconds)
     values = None if patch.metadata is None else {column: as_text(value) for column, value in patch.metadata.items()}
-    own_id, is_changed, metadata = await services.in_image_pool(change_metadata, gallery, image_id, values)
+    own_id, is_changed, metadata = await services.in_image_pool(
+        change_metadata, _require_file(gallery), image_id, values
+    )
     change = "updated" if is_changed else "unchanged"
     return as_json(schemas.PatchReply(id=own_id, change=change, metadata=metadata))
 
@@ -187,7 +189,7 @@ async def remove_image(services: Services, request: Request) -> Response:
     """Delete an image of a gallery, and its file."""
     _require_writer(services, request)
     gallery, image_id = _image_of(services, request)
-    await services.in_image_pool(delete_image, gallery, image_id)
+    await services.in_image_pool(delete_image, _require_file(gallery), image_id)
     return as_json(schemas.ChangeReply(id=image_id, change="removed"))
 
 
@@ -196,6 +198,12 @@ def _require_writer(services: Services, request: Request) -> None:
         raise HTTPError(403, "token", "images are changed only by a server with a token; start it with one")
     if not request.scope[MAY_WRITE]:
         raise HTTPError(403, "token", "this token only reads; images are changed with the server's other token")
+
+
+def _require_file(gallery: ServedGallery) -> ServedFile:
+    if not isinstance(gallery, ServedFile):
+        raise HTTPError(409, "conflict", f"{gallery.name} is in a database; its images are changed by nsfse index")
+    return gallery
 
 
 async def info(services: Services, request: Request) -> Response:
@@ -216,7 +224,7 @@ async def info(services: Services, request: Request) -> Response:
         galleries=galleries,
         limits=limits,
         suggestions=first.edits(),
-        writable=bool(services.settings.write_tokens and request.scope[MAY_WRITE]),
+        writable=bool(services.settings.write_tokens and request.scope[MAY_WRITE] and isinstance(first, ServedFile)),
         note=first.note(),
     )
     return as_json(reply)

@@ -24,7 +24,7 @@ from nsfse_runtime.image_names import SUFFIXES
 from nsfse_runtime.images import decode
 from nsfse_runtime.server.beneath import open_beneath
 from nsfse_runtime.server.errors import HTTPError, usage_error
-from nsfse_runtime.server.galleries import ServedGallery
+from nsfse_runtime.server.galleries import ServedFile, ServedGallery
 from nsfse_runtime.server.settings import THUMBNAIL_SIDE
 
 _QUALITY = 85
@@ -41,14 +41,14 @@ class RenderedImage:
 
     def __init__(self, gallery: ServedGallery, name: str, side: int) -> None:
         """Raises NotFoundError: no such image, or its file is missing or a link."""
-        with gallery.gallery.reading() as snapshot:
-            image_id = snapshot.same(name)
+        with gallery.retriever.reading() as view:
+            image_id = view.same(name)
             if image_id is None:
                 raise _no_image(gallery, name)
-            folder, content = Path(snapshot.folder), int(snapshot.vector_keys[snapshot.row(image_id)])
+            folder, content = Path(view.folder), view.sha256(image_id)
         self._folder, self._name, self._side = folder, image_id, side
         with _open(folder, image_id) as file:
-            self._stamp = (content, *_stamp_of(file))
+            self._stamp = (content.hex(), *_stamp_of(file))
         digest = hashlib.sha256(f"{gallery.model.fingerprint} {self._stamp} {side}".encode()).hexdigest()
         self.etag = f'"{digest[:32]}"'
 
@@ -88,7 +88,7 @@ def _no_image(gallery: ServedGallery, name: str) -> NotFoundError:
     return NotFoundError(f"the gallery {gallery.name} has no image {printable(name[:200])}; GET /v1/images lists them")
 
 
-def _render(folder: Path, name: str, stamp: tuple[int, int, int], side: int) -> bytes:
+def _render(folder: Path, name: str, stamp: tuple[str, int, int], side: int) -> bytes:
     """Return the image of the file that has this `stamp`: a changed file has another."""
     with _open(folder, name) as file:
         if _stamp_of(file) != stamp[1:]:
@@ -102,7 +102,7 @@ def _render(folder: Path, name: str, stamp: tuple[int, int, int], side: int) -> 
 _thumbnail = lru_cache(_CACHED_THUMBNAILS)(_render)
 
 
-def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: Mapping[str, str]) -> str:
+def add_image(gallery: ServedFile, name: str, stream: BinaryIO, metadata: Mapping[str, str]) -> str:
     """Add an image to the gallery's folder and to the gallery.
 
     Args:
@@ -140,7 +140,7 @@ def add_image(gallery: ServedGallery, name: str, stream: BinaryIO, metadata: Map
 
 
 def change_metadata(
-    gallery: ServedGallery, name: str, changes: Mapping[str, str] | None
+    gallery: ServedFile, name: str, changes: Mapping[str, str] | None
 ) -> tuple[str, bool, dict[str, str]]:
     """Set columns of an image's metadata, "" to remove one, None to remove all.
 
@@ -156,7 +156,7 @@ def change_metadata(
         return image_id, is_changed, metadata
 
 
-def delete_image(gallery: ServedGallery, name: str) -> None:
+def delete_image(gallery: ServedFile, name: str) -> None:
     """Delete an image of the gallery, its file included. Raises NotFoundError or OutputError."""
     with _write_lock:
         gallery.gallery.refresh()

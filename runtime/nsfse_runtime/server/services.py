@@ -76,7 +76,7 @@ class Services:
     def redact(self, message: str) -> str:
         """Return `message` with names of galleries in the place of their paths, which are private."""
         for name, gallery in self.galleries.items():
-            message = message.replace(str(gallery.gallery.path), name)
+            message = message.replace(gallery.where, name)
             if folder := gallery.folder:
                 message = message.replace(f"{folder}{os.sep}", "")
         return message
@@ -155,7 +155,7 @@ class Services:
             for gallery in self.galleries.values():
                 await loop.run_in_executor(self.queue.thread, gallery.warm_up)
                 await self.in_image_pool(gallery.facts)
-                self.metrics.images.labels(gallery.name).set_function(partial(len, gallery.gallery))
+                self.metrics.images.labels(gallery.name).set_function(gallery.count)
         except Exception as error:
             self.failure = error
             self.on_failure()

@@ -12,6 +12,7 @@ import msgspec
 
 from nsfse_runtime.errors import NotFoundError, UsageError
 from nsfse_runtime.regular_files import read_regular
+from nsfse_runtime.stores.open import gallery_name, is_store_url
 
 MAX_IMAGE_BYTES = 20_000_000
 # A body is its images and a megabyte of everything else.
@@ -138,16 +139,21 @@ def _read_secret(file: Path) -> str:
         raise UsageError(f"{file} cannot be read as a token: {error}") from error
 
 
-def named_galleries(arguments: Sequence[str]) -> dict[str, Path]:
-    """Return galleries by name, from arguments [NAME=]GALLERY; the default is the file's name. Raises UsageError."""
-    named: dict[str, Path] = {}
+def named_galleries(arguments: Sequence[str]) -> dict[str, str]:
+    """Return galleries by name, from arguments [NAME=]GALLERY, paths or URLs. Raises UsageError.
+
+    The default is the file's name, or that of the gallery in the database.
+    """
+    named: dict[str, str] = {}
     for argument in arguments:
         name, _, path = argument.partition("=")
-        if not path or Path(argument).exists():
+        if is_store_url(argument):
+            name, path = gallery_name(argument), argument
+        elif not path or Path(argument).exists():
             name, path = Path(argument).stem, argument
         if not name or len(name) > 64 or not all(letter.isalnum() or letter in "._-" for letter in name):
             raise UsageError(f"{name!r} cannot name a gallery; use letters, digits, dots and dashes: -g NAME=GALLERY")
         if name in named:
             raise UsageError(f"two galleries are called {name}; give one of them another name: -g NAME=GALLERY")
-        named[name] = Path(path)
+        named[name] = path
     return named

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 from nsfse_runtime.errors import UsageError
 
@@ -15,6 +16,11 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 def is_store_url(gallery: str) -> bool:
     """Tell whether a gallery is named by a URL and not by its file."""
     return _SCHEME.match(gallery) is not None
+
+
+def gallery_name(url: str) -> str:
+    """Return the name of the gallery in a database."""
+    return dict(parse_qsl(urlsplit(url).query)).get("gallery", "gallery")
 
 
 def open_store(gallery: str, create: "StoreFacts | None" = None) -> "GalleryStore":
