@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from nsfse.data.datasets.query_set import QuerySetSource
 from nsfse.data.synthetic.source import DrawnOptions, DrawnSource
+from nsfse.evaluation.abstention import FALSE_ALARMS, compose_samples
 from nsfse.evaluation.features import encode_in_batches, source_images
 from nsfse.evaluation.metrics import auc
 from nsfse.open import open_scorer
-from nsfse.training.calibration import FALSE_ALARMS, compose_samples, samples
+from nsfse.training.calibration import samples
 from nsfse_runtime.errors import NotFoundError
 
 BINS = 10

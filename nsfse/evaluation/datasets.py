@@ -79,7 +79,14 @@ def evaluate_dataset(
         protocols = only_listed(protocols, Path(only))
     _check_submission(source, split, protocols, submission, diagnostics)
     evaluation = evaluate_source(
-        scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, diagnostics=diagnostics
+        scorer,
+        source,
+        protocols,
+        modes=modes,
+        rerank=rerank,
+        progress=progress,
+        diagnostics=diagnostics,
+        abstention=True,
     )
     if submission is None:
         return evaluation
@@ -162,5 +169,12 @@ def evaluate_query_set(
         hint = f"; can be scored: {', '.join(source.splits)}" if source.splits else "; look at its queries.jsonl"
         raise DataError(f"{folder} has no queries{f' on split {split!r}' if split else ''}{hint}")
     return evaluate_source(
-        scorer, source, protocols, modes=modes, rerank=rerank, progress=progress, diagnostics=diagnostics
+        scorer,
+        source,
+        protocols,
+        modes=modes,
+        rerank=rerank,
+        progress=progress,
+        diagnostics=diagnostics,
+        abstention=True,
     )

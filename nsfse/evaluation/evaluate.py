@@ -13,6 +13,7 @@ import numpy as np
 from nsfse import data
 from nsfse.data.datasets.fashioniq import CATEGORIES
 from nsfse.data.datasets.file_index import counted
+from nsfse.evaluation.abstention import score_abstention
 from nsfse.evaluation.diagnostics import diagnose
 from nsfse.evaluation.features import EncodedImages, Images, Progress, encode_in_batches, source_images
 from nsfse.evaluation.notices import left_out_line
@@ -48,6 +49,7 @@ def evaluate(
     unlisted: Collection[str] = (),
     encoded: EncodedImages | None = None,
     progress: Progress | None = None,
+    abstention: bool = False,
 ) -> ProtocolResult:
     """Score one protocol: encode its images, rank every phrasing of every query, compute the metrics.
 
@@ -62,6 +64,7 @@ def evaluate(
         unlisted: Ids that no list of the data set has.
         encoded: Features of the images, by the same model; by default they are encoded here.
         progress: Called with stage, done and total.
+        abstention: Whether the confidence, where there is one, is scored on galleries emptied of right answers.
 
     Returns:
         The scores with all that they depend on.
@@ -94,6 +97,9 @@ def evaluate(
         rankings=tuple(rankings),
         left_out=left_out(protocol, missing, unlisted),
         odd=odd_queries(protocol, queries),
+        abstention=score_abstention(scorer, protocol, queries, encoded, rerank)
+        if abstention and mode == "composed" and protocol.ks  # a gallery of each query's own is not searched
+        else None,
         texts=None if mode == "image-only" else text_counts(scorer, [text for q in queries for text in _texts(q)]),
     )
 
@@ -125,6 +131,7 @@ def evaluate_source(
     progress: Progress | None = None,
     images: Images | None = None,
     diagnostics: bool = False,
+    abstention: bool = False,
 ) -> Evaluation:
     """Score several protocols of one source in several modes; images that protocols share are encoded once.
 
@@ -137,6 +144,7 @@ def evaluate_source(
         progress: Called with stage, done and total.
         images: Reads images for the scorer where they are already in memory; by default from `source`.
         diagnostics: Whether to also find the worst and best queries of the first mode (`Evaluation.diagnoses`).
+        abstention: As of `evaluate`.
 
     Returns:
         One result for each protocol and mode.
@@ -170,6 +178,7 @@ def evaluate_source(
                 unlisted=unlisted_ids,
                 encoded=encoded,
                 progress=progress,
+                abstention=abstention,
             )
             results.append(result)
             if diagnostics and mode == modes[0]:

@@ -23,6 +23,11 @@ def notices(entry: Mapping[str, Any]) -> Iterator[str]:
     if named := entry.get("old_value_named"):
         recalls = ", ".join(f"{name} {named[name]:.1f}" for name in ("R@1", "R@10"))
         yield f"texts that exclude a value of the reference by its name: {recalls} (n = {named['queries']})"
+    if abstention := entry.get("abstention"):
+        yield (
+            f"nothing matches: said of {abstention['no_match@10']:.1f} % of galleries without a right answer and "
+            f"10.0 % of the others, AUROC {abstention['auroc']:.1f}, AURC {abstention['aurc']:.1f}"
+        )
     yield from _text_parts(entry)
 
 

@@ -51,6 +51,7 @@ class ProtocolResult:
         rankings: One ranking for each phrasing of each scored query.
         left_out: Why the `dropped` queries are left out.
         odd: What is odd about queries that are scored.
+        abstention: Whether the confidence tells galleries emptied of right answers (abstention.py); None without one.
         texts: Counts of texts read, with unknown words, and longer than the model reads (query_counts.text_counts).
     """
 
@@ -64,6 +65,7 @@ class ProtocolResult:
     left_out: tuple[QueryNote, ...] = ()
     odd: tuple[QueryNote, ...] = ()
     texts: Mapping[str, int] | None = None
+    abstention: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores, and beside them the protocol they hold for."""
@@ -83,6 +85,7 @@ class ProtocolResult:
             "rerank": self.rerank if self.mode == "composed" else 0,
             "unreadable_texts": self.unreadable,
             "texts": None if self.texts is None else dict(self.texts),
+            "abstention": None if self.abstention is None else dict(self.abstention),
             "incomplete": self._incomplete(),
             "odd_queries": [note.to_json() for note in self.odd],
         }

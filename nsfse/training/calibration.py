@@ -3,8 +3,7 @@
 See docs/method.md §10. Nothing here needs torch: a bundle's scorer does as well as a run's.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
 import msgspec
 import numpy as np
@@ -20,39 +19,20 @@ from nsfse.data import (
     TrainingTriplet,
     calibration_split,
 )
+from nsfse.evaluation.abstention import FALSE_ALARMS, CalibrationSample, compose_samples
 from nsfse.evaluation.evaluate import BATCH, image_ids, scorable_queries, unlisted
 from nsfse.evaluation.features import EncodedImages, Images, encode_in_batches
-from nsfse.evaluation.ranker import ProtocolRanker
-from nsfse.training.word_bounds import HITS, RERANK, fit_word_bounds, word_margins
-from nsfse_runtime.inference.confidence import FEATURES, Decision, logistic, products, standardised
-from nsfse_runtime.retrieval.hit_features import hit_features
-from nsfse_runtime.search.two_stage import Ranking
-from nsfse_runtime.types import QueryFeatures, Reals, Scorer
+from nsfse.training.word_bounds import fit_word_bounds, word_margins
+from nsfse_runtime.inference.confidence import Decision, logistic, products, standardised
+from nsfse_runtime.types import Reals, Scorer
 
 SAMPLES = 5  # the first hits of either list that are fitted to
-FALSE_ALARMS = 0.1  # share of complete galleries of which it may be said, at most, that nothing in them matches
 QUERY_FACTOR = 3  # times as many queries as ω is fitted to: there are more weights, and it is done once
 WORD_QUERIES = 400  # at least, and under twice as many, where so many name attributes
 CATEGORY_EDITS = 0.5
 """As many queries as this share of the others exclude or replace the kind of thing, where the source knows kinds."""
 L2 = 30.0
 STEPS, LEAST = 100, 1e-6
-
-Phrasings = Sequence[tuple[EvalQuery, int]]
-"""Queries, each with the position of one of its phrasings."""
-
-
-@dataclass(frozen=True)
-class CalibrationSample:
-    """One query's hits in a whole gallery and in the same without its right answers.
-
-    `complete` [K, F] and `without` [M, F] are the features of the first hits (see inference/confidence.py), `right` [K]
-    says which of the former are right.
-    """
-
-    complete: Reals
-    right: NDArray[np.bool_]
-    without: Reals
 
 
 def fit_decision(
@@ -104,7 +84,7 @@ def fit_decision(
     if not answered:
         return None
     bounds = fit_word_bounds(*map(np.concatenate, zip(*words, strict=True))) if words else None
-    return msgspec.structs.replace(_fit(answered, edited), word_bounds=bounds)
+    return msgspec.structs.replace(fit_samples(answered, edited), word_bounds=bounds)
 
 
 def protocol_from_triplets(triplets: Sequence[TrainingTriplet]) -> EvaluationProtocol:
@@ -135,43 +115,7 @@ def _spread(
     return phrasings
 
 
-def compose_samples(
-    scorer: Scorer,
-    protocol: EvaluationProtocol,
-    phrasings: Phrasings,
-    encoded: EncodedImages,
-    *,
-    unanswered: bool = False,
-) -> Iterator[CalibrationSample]:
-    """Rank the protocol's gallery for each of `phrasings` as serving does, with and without the right answers.
-
-    A query's own reference is no hit. Queries that serving would refuse are left out. So are those that the gallery
-    cannot answer, unless `unanswered`: then they are ranked once, for there is nothing to take away.
-    """
-    search = ProtocolRanker(scorer, protocol, encoded, RERANK)
-    gallery = frozenset(protocol.gallery)
-    boundaries = scorer.info.boundaries
-    views = boundaries.views if boundaries else 0
-
-    def features(query: QueryFeatures, reference: str, ranking: Ranking) -> Reals:
-        targets = search.targets([protocol.gallery[row] for row in ranking.rows])
-        rows = hit_features(query, search.targets([reference]).vectors[0], ranking, targets, views)
-        return np.empty((0, len(FEATURES) + views)) if rows is None else rows
-
-    for start in range(0, len(phrasings), BATCH):
-        chunk = phrasings[start : start + BATCH]
-        for (query, _), composed in zip(chunk, search.composed(chunk), strict=True):
-            answers = gallery.intersection(query.targets) - {query.reference}
-            if composed is None or not (answers or unanswered):
-                continue
-            whole = features(composed, query.reference, ranking := search.ranking(composed, query.reference, HITS))
-            right = np.array([protocol.gallery[row] in answers for row in ranking.rows], np.bool_)
-            rest = search.ranking(composed, query.reference, HITS, answers) if answers else None
-            without = whole[:0] if rest is None else features(composed, query.reference, rest)
-            yield CalibrationSample(whole, right, without)
-
-
-def _fit(answered: Sequence[CalibrationSample], edited: Sequence[CalibrationSample] = ()) -> Decision:
+def fit_samples(answered: Sequence[CalibrationSample], edited: Sequence[CalibrationSample] = ()) -> Decision:
     """Fit to all lists; the threshold parts galleries with an answer of `answered` from all that show no right hit."""
     features, right = samples([*answered, *edited])
     centre, spread = _scale(features)

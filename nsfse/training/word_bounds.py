@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsfse.data import EvalQuery, EvaluationProtocol, HasAttributes, WordLabel
+from nsfse.evaluation.abstention import HITS, RERANK
 from nsfse.evaluation.evaluate import BATCH
 from nsfse.evaluation.features import EncodedImages
 from nsfse.evaluation.ranker import ProtocolRanker
@@ -17,7 +18,6 @@ from nsfse_runtime.types import Reals, Scorer
 
 PRECISION = 0.9
 LEAST_WORDS = 50  # fewer verdicts of one kind say nothing of its precision
-HITS, RERANK = 10, 100  # the defaults of Retriever.query
 
 
 def word_margins(

@@ -21,6 +21,7 @@ from nsfse.evaluation.evaluate import evaluate
 from nsfse.evaluation.results import Evaluation
 from nsfse_runtime.retrieval.retriever import Hit, Result, WordEvidence
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
+from tests.unit.evaluation.test_abstention import SureOfScores
 
 GOLDEN, DOCS = Path(__file__).parents[2] / "golden", Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "json.md").read_text("utf-8")
@@ -99,7 +100,8 @@ def test_what_public_data_sets_add_is_documented():
     toy = EvaluationProtocol(
         "cirr-toy", "rc2", tuple("01234567"), (query, *lost), ks=(1, 5, 10, 50), missing=2, missing_ids=("8",)
     )
-    result = evaluate(NumberScorer(), toy, number_images)
+    result = evaluate(SureOfScores(), toy, number_images, abstention=True)
+    assert result.abstention
     hidden = replace(toy, name="test", queries=(replace(query, targets=()),))
     every = Evaluation(
         "0" * 64,

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from nsfse.data import EvalQuery, EvaluationProtocol, TrainingTriplet
+from nsfse.evaluation.abstention import compose_samples
 from nsfse.evaluation.features import encode_in_batches
 from nsfse.training import calibration
-from nsfse.training.calibration import compose_samples, fit_decision, logistic_regression, threshold_of
+from nsfse.training.calibration import fit_decision, logistic_regression, threshold_of
 from nsfse_runtime.inference.confidence import FEATURES, logistic
 from tests.unit.evaluation.number_scorer import NumberScorer, number_images
 
