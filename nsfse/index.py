@@ -56,7 +56,7 @@ def index_folder(
     """
     if is_store_url(str(gallery)):
         check_is_folder(folder)  # before a model is named or opened
-        scorer, store = _open_or_make(str(gallery), bundle, device, folder)
+        scorer, store = _open_or_make(str(gallery), bundle, device, str(folder.resolve()))
         with closing(store):
             report = indexing.index_folder(
                 store,
@@ -96,16 +96,53 @@ def index_folder(
     return report, count
 
 
+def index_shards(
+    gallery: str,
+    shards: Sequence[Path],
+    bundle: Path | None,
+    device: ExecutionDevice,
+    *,
+    part: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+    progress: "Callable[[SyncProgress], None] | None" = None,
+) -> tuple["SyncReport", int]:
+    """Index shards into a gallery (see nsfse_runtime.stores.indexing.index_shards).
+
+    Args:
+        gallery: The gallery file, or the URL of one in a database; made when absent.
+        shards: All shards.
+        bundle: The bundle; by default the one that the gallery remembers, of a new one `default_model`.
+        device: Where the bundle computes.
+        part: (i, n): this process takes every n-th shard from the i-th on, from 0.
+        workers: Threads that decode.
+        progress: Called after each batch that is committed.
+
+    Returns:
+        What was done, and how many images the gallery has now.
+
+    Raises:
+        NotFoundError: A shard is not there.
+        NsfseError: What open_store and stores.indexing.index_shards raise.
+    """
+    if missing := next((path for path in shards if not path.is_file()), None):
+        raise NotFoundError(f"no shard at {missing}; check the path")
+    scorer, store = _open_or_make(gallery, bundle, device, "")
+    with closing(store):
+        report = indexing.index_shards(store, shards, scorer, part=part, workers=workers, progress=progress)
+        store.build_index()
+        return report, store.info().images
+
+
 def _open_or_make(
-    url: str, bundle: Path | None, device: ExecutionDevice, folder: Path
+    gallery: str, bundle: Path | None, device: ExecutionDevice, folder: str
 ) -> tuple["OnnxScorer", "GalleryStore"]:
-    """Open the gallery at `url` with its bundle, or make one that follows `folder`."""
+    """Open a gallery with its bundle, or make one that follows `folder`, "" for none."""
     try:
-        store = open_store(url)
+        store = open_store(gallery)
     except NotFoundError:
         bundle = bundle or new_model()
         scorer = load_scorer(Bundle.open(bundle), device)
-        return scorer, open_store(url, indexing.facts_of(scorer, str(bundle.absolute()), str(folder.resolve())))
+        return scorer, open_store(gallery, indexing.facts_of(scorer, str(bundle.absolute()), folder))
     return load_scorer(Bundle.open(bundle or bundle_of(store)), device), store
 
 

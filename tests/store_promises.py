@@ -240,6 +240,18 @@ def ids_are_walked_in_order(open: Open) -> None:
 
 
 @promise
+def a_ledger_of_shards_is_kept(open: Open) -> None:
+    store = filled(open)
+    assert store.shards() == {}
+    store.put_shard("a 'b", "first")
+    store.put_shard("c", "facts")
+    store.put_shard("a 'b", "second")
+    store.close()
+    assert open().shards() == {"a 'b": "second", "c": "facts"} and open().info().images == N
+    assert "shards" not in open().columns()
+
+
+@promise
 def any_name_will_do(open: Open) -> None:
     names = ["a'b\";--/ü 界.jpg", "x" * 300 + ".jpg", "%_\\.png", "Ａ.png"]
     odd = {"co'lour": "o'dd %s", 'k"ey': "v,al", "{}": "%"}

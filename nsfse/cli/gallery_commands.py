@@ -28,7 +28,10 @@ def index(
             help="The gallery, a file or in a database, made when absent. FOLDER alone gets FOLDER.gallery beside it.",
         ),
     ],
-    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Folder of images, after GALLERY.")] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FOLDER|SHARD...", help="A folder of images, or shards: .tar, .parquet; after GALLERY."),
+    ] = None,
     bundle: BundleOption = None,
     metadata: Annotated[
         Path | None, typer.Option(metavar="CSV", help="A table with a column id or file, and others.")
@@ -46,16 +49,21 @@ def index(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads that decode; one a core by default.")
     ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Of N processes this is the I-th, from 0: it takes every N-th shard.")
+    ] = "0/1",
     device: DeviceOption = None,
     provider: ProviderOption = None,
     provider_option: ProviderSettings = None,
     as_json: Json = False,
 ) -> None:
-    """Make a gallery equal to a folder of images.
+    """Make a gallery equal to a folder of images, or index shards into it.
 
     New images are encoded and changed ones encoded again. Renamed ones get their new names, deleted ones are
     removed. A file that is not a readable image is skipped and listed with its reason. Folders of systems
     (@eaDir, $RECYCLE.BIN, node_modules ...) and hidden ones are left out.
+
+    Shards are tars as img2dataset writes them, and Parquet files. One that was indexed before is not read again.
 
     \b
     Examples:
@@ -63,40 +71,50 @@ def index(
       nsfse index my.gallery photos/ -b BUNDLE
       nsfse index my.gallery photos/ --metadata items.csv --exclude 'drafts/*'
       nsfse index postgresql://me@db/images photos/ -b BUNDLE
+      nsfse index postgresql://me@db/images shards/{00..99}.tar --shard 0/4
     """
     from nsfse.cli.formatting import print_result
     from nsfse.cli.gallery_reports import index_text
+    from nsfse.cli.index_support import check_options, part_of, source_kind
     from nsfse.defaults import gallery_beside
-    from nsfse.index import index_folder
+    from nsfse.index import index_folder, index_shards
     from nsfse.open import resolve_device
     from nsfse.progress import indexing_bar, print_status
     from nsfse_runtime.gallery.sync import check_is_folder
     from nsfse_runtime.stores.open import is_store_url
 
-    if folder is None:
+    if not sources:
         if is_store_url(gallery):
             raise UsageError("name the folder of images after the URL: nsfse index URL FOLDER")
-        folder = Path(gallery)
-        check_is_folder(folder)
-        gallery = str(gallery_beside(folder))
+        sources = [Path(gallery)]
+        check_is_folder(sources[0])
+        gallery = str(gallery_beside(sources[0]))
         print_status(f"nsfse: the gallery is {printable(gallery)}")
+    kind, part = source_kind(sources), part_of(shard)
+    of_folders = {"--metadata": metadata, "--exclude": exclude, "--allow-removals": allow_removals}
+    check_options(kind, part, of_folders)
+    on = resolve_device(device, provider, provider_options(provider_option))
     with indexing_bar() as progress:
-        report, count = index_folder(
-            gallery,
-            folder,
-            bundle,
-            resolve_device(device, provider, provider_options(provider_option)),
-            metadata=metadata,
-            exclude=exclude,
-            allow_removals=allow_removals,
-            workers=workers,
-            progress=progress,
-        )
+        if kind == "shards":
+            report, count = index_shards(gallery, sources, bundle, on, part=part, workers=workers, progress=progress)
+        else:
+            report, count = index_folder(
+                gallery,
+                sources[0],
+                bundle,
+                on,
+                metadata=metadata,
+                exclude=exclude,
+                allow_removals=allow_removals,
+                workers=workers,
+                progress=progress,
+            )
     print_result(asdict(report), index_text, as_json)
+    where = sources[0] if kind == "folder" else "the shards"
     if not count and not report.failed:
-        print_status(f"nsfse: the gallery is empty: {folder} holds no images")
+        print_status(f"nsfse: the gallery is empty: {where} holds no images")
     if report.failed and not count:
-        raise InputError(f"none of the {len(report.failed)} files in {folder} could be taken; see the reasons above")
+        raise InputError(f"none of the {len(report.failed)} files in {where} could be taken; see the reasons above")
 
 
 def query(

@@ -38,6 +38,8 @@ class SyncReport:
         batch: Images encoded at a time, at most.
         seconds: The time of reading, encoding and committing.
         images_per_second: Images encoded in that time.
+        shards: Shards that were indexed now.
+        shards_before: Shards that are as they were when they were indexed before.
         ann: The gallery's index, where it has one: entries, depth, recall.
     """
 
@@ -60,6 +62,8 @@ class SyncReport:
     batch: int = 0
     seconds: float = 0.0
     images_per_second: float = 0.0
+    shards: int = 0
+    shards_before: int = 0
     ann: dict[str, float] | None = None
 
     def count_changes(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:

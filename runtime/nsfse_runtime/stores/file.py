@@ -38,6 +38,7 @@ from nsfse_runtime.types import Floats
 
 # Size and time of a file that nobody has seen: the next sync with a folder hashes it.
 _UNSEEN = (0, -1)
+_SHARD = "shard:"  # before the name of a shard among the facts
 
 
 class FileStore:
@@ -188,6 +189,17 @@ class FileStore:
         start = max(bisect_right(own, after), bisect_left(own, prefix))
         later = (own[row] for row in range(start, len(own)))
         return list(islice(takewhile(lambda name: name.startswith(prefix), later), limit))
+
+    def shards(self) -> dict[str, str]:
+        """Return what `put_shard` has noted, by name."""
+        with GalleryTables.open_reader(self._path) as tables:
+            noted = {key: str(value) for key, value in tables.meta().items() if key.startswith(_SHARD)}
+        return {key.removeprefix(_SHARD): facts for key, facts in noted.items()}
+
+    def put_shard(self, name: str, facts: str) -> None:
+        """Note `facts` of a shard."""
+        with self._writing() as tables:
+            tables.write_meta({f"{_SHARD}{name}": facts})
 
     def build_index(self) -> None:
         """Make the approximate index of a large gallery (see search.first_stage)."""

@@ -38,6 +38,7 @@ _BATCH = 500  # ids or images in one call
 _PAGE = 4096  # images that one call reads
 _MOST = 16_384  # that one search of Milvus finds
 _FIELDS = ["id", "sha256", "vector", "metadata"]
+_SHARDS = "shards"  # the column of what was noted of shards
 _SLOW = 600.0  # seconds, for what loads or builds
 
 
@@ -88,6 +89,15 @@ class MilvusStore:
             except NsfseError:  # another process may just have made it, for another model
                 if not self._exists():
                     raise
+
+    def shards(self) -> dict[str, str]:
+        """Return what `put_shard` has noted, by name."""
+        return dict(json.loads(text) for text in self._texts(_SHARDS))
+
+    def put_shard(self, name: str, facts: str) -> None:
+        """Note `facts` of a shard."""
+        with self._writing():
+            self._upsert(self._values, [_value(stored_columns.term(_SHARDS, name), _SHARDS, json.dumps([name, facts]))])
 
     def build_index(self) -> None:
         """Let Milvus store all that was written. It builds its index of what is stored, by and by."""
@@ -202,11 +212,7 @@ class MilvusStore:
     def _write_values(self, metadata: Sequence[Mapping[str, str]]) -> None:
         """Say what terms mean before an image has them. Meanings are only ever added."""
         new = {each: means for each, means in stored_columns.dictionary(metadata).items() if each not in self._written}
-        rows = [
-            {"term": each, "column": column, "text": text, "nothing": [0.0, 0.0]}
-            for each, (column, text) in new.items()
-        ]
-        self._upsert(self._values, rows)
+        self._upsert(self._values, [_value(each, column, text) for each, (column, text) in new.items()])
         self._written.update(new)
 
     def _upsert(self, collection: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -311,3 +317,7 @@ class MilvusStore:
             known = StoredColumn(name, texts, lambda own, chosen: self._count(having(own, chosen)))
             self._columns[name] = known
         return known
+
+
+def _value(term: str, column: str, text: str) -> dict[str, Any]:
+    return {"term": term, "column": column, "text": text, "nothing": [0.0, 0.0]}

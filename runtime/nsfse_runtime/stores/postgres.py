@@ -90,6 +90,15 @@ class PostgresStore:
             connection.cursor().executemany(sql.PUT_META, list(values.items()))
         self.close()  # a new connection knows the type of vectors
 
+    def shards(self) -> dict[str, str]:
+        """Return what `put_shard` has noted, by name."""
+        return dict(self._run(sql.SHARDS))
+
+    def put_shard(self, name: str, facts: str) -> None:
+        """Note `facts` of a shard."""
+        with self._writing() as connection:
+            connection.execute(sql.PUT_SHARD, (f"shard:{name}", facts))
+
     def build_index(self) -> None:
         """Make the index of vectors where it is not there; writers wait meanwhile."""
         with self._writing() as connection:

@@ -177,6 +177,12 @@ class GalleryStore(Protocol):
     def ids(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[str]:
         """Return up to `limit` ids, sorted, that begin with `prefix` and come after `after`."""
 
+    def shards(self) -> dict[str, str]:
+        """Return what `put_shard` has noted, by name."""
+
+    def put_shard(self, name: str, facts: str) -> None:
+        """Note `facts` of a shard that was indexed whole, in the place of earlier ones."""
+
     def build_index(self) -> None:
         """Make the index of stage 1 where the store has one that is not there yet: after much was written."""
 
@@ -184,10 +190,10 @@ class GalleryStore(Protocol):
         """Close the connections; a later use opens them again."""
 
 
-def all_ids(store: GalleryStore) -> Iterator[str]:
-    """Yield all ids of a store, sorted."""
+def all_ids(store: GalleryStore, prefix: str = "") -> Iterator[str]:
+    """Yield all ids of a store that begin with `prefix`, sorted."""
     after = ""
-    while ids := store.ids(after=after):
+    while ids := store.ids(prefix, after):
         yield from ids
         after = ids[-1]
 

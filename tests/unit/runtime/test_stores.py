@@ -141,6 +141,7 @@ BREAKS: dict[str, tuple[str, Callable[..., Any]]] = {
     "a_name_is_given_to_known_features": ("link", lambda link, links: [link([one]) for one in links]),
     "features_go_with_their_last_name": ("known", lambda known, hashes: set(hashes)),
     "ids_are_walked_in_order": ("ids", lambda ids, *args, **options: ids(*args, **options)[::-1]),
+    "a_ledger_of_shards_is_kept": ("put_shard", lambda put_shard, name, facts: put_shard(name, "facts")),
     "any_name_will_do": ("delete", lambda delete, ids: delete([name for name in ids if name.isascii()])),
     "what_is_written_is_there_when_it_is_opened_again": ("upsert", lambda upsert, records: upsert(records[:-1])),
     "a_reader_sees_one_state": ("delete", lambda delete, ids: 0),
