@@ -13,7 +13,7 @@ def index_text(report: Mapping[str, Any]) -> str:
     """Return the counts of a sync, and every file that was left out with its reason."""
     names = ("added", "updated", "renamed", "removed", "unchanged", "encoded")
     lines = [", ".join(f"{report[name]} {name}" for name in names)]
-    if report["shards"] or report["shards_before"]:
+    if report.get("shards") or report.get("shards_before"):
         lines.append(f"{report['shards']} shards indexed, {report['shards_before']} before")
     if report["encoded"]:
         lines.append(f"{report['images_per_second']:.1f} images/s on {report['device']}")
