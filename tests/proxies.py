@@ -32,6 +32,15 @@ def caddy(folder, port, upstream):
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
+def replicas(folder, port, first, second):
+    """Return the command of nginx before two servers."""
+    text = (DEPLOY / "nginx.replicas.conf").read_text("utf-8").replace("listen 8000", f"listen 127.0.0.1:{port}")
+    text = text.replace("search-1:8000", first).replace("search-2:8000", second)
+    site = NGINX[: NGINX.index("    server {{")].format(folder=folder) + text + "}"
+    (folder / "nginx.conf").write_text(site)
+    return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
 PROXIES = {"nginx": nginx, "caddy": caddy}
 
 
@@ -43,18 +52,31 @@ def path_of(name):
 @contextmanager
 def proxy(name, folder, upstream_port):
     """Run a proxy and yield the address of its /images."""
+    with _running(PROXIES[name], folder, upstream_port) as address:
+        yield f"{address}/images"
+
+
+@contextmanager
+def before_replicas(folder, first_port, second_port):
+    """Run nginx before two servers and yield its address."""
+    with _running(replicas, folder, first_port, second_port) as address:
+        yield address
+
+
+@contextmanager
+def _running(command_of, folder, *upstream_ports):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = PROXIES[name](folder, port, f"127.0.0.1:{upstream_port}")
+    program, *arguments = command_of(folder, port, *(f"127.0.0.1:{upstream}" for upstream in upstream_ports))
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with open(folder / "output", "wb") as output:
         process = subprocess.Popen(
-            [path_of(name), *command[1:]], env={**os.environ, **home}, stdout=output, stderr=subprocess.STDOUT
+            [path_of(program), *arguments], env={**os.environ, **home}, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         wait_until(lambda: process.poll() is not None or _listens(port))
         assert process.poll() is None, (folder / "output").read_text()
-        yield f"http://127.0.0.1:{port}/images"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,18 @@ pytest.importorskip("starlette")
 
 from nsfse_runtime.inference.tensorrt.pack import pack_folder
 from nsfse_runtime.server.routes import ROUTES
-from nsfse_runtime.server.settings import Settings
+from nsfse_runtime.server.settings import Settings, named_galleries
 from nsfse_runtime.server.telemetry import Metrics
+from nsfse_runtime.stores.open import gallery_name, is_store_url
 from tests.documented import parse
-from tests.serving import TOKEN, open_served, running
+from tests.proxies import before_replicas, path_of
+from tests.serving import PATIENCE, TOKEN, open_served, running
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
 IMAGES = {  # by Dockerfile and target: the extras it holds
-    ("Dockerfile", ""): {"cpu", "serve"},
+    ("Dockerfile", ""): {"cpu", "serve", "postgres"},
     ("Dockerfile.gpu", ""): {"gpu", "serve"},
     ("Dockerfile.gpu", "engines"): {"cpu", "serve", "trt-rtx"},
 }
@@ -201,6 +205,84 @@ def test_compose_shows_the_service_to_this_machine_alone():
     engines = found["services"]["nsfse-engines"]
     assert engines["profiles"] == ["engines"] and engines["pull_policy"] == "never" and "build" not in engines
     assert f"-t {engines['image']} --target engines" in (DEPLOY / "Dockerfile.gpu").read_text("utf-8")
+
+
+def test_two_services_search_one_database():
+    found = pytest.importorskip("yaml").safe_load((DEPLOY / "compose.postgres.yaml").read_text("utf-8"))
+    services = found["services"]
+    assert set(services) == {"search-1", "search-2", "index", "proxy", "database"}
+    assert services["search-1"] == services["search-2"] and services["index"]["profiles"] == ["index"]
+    serve = parse([re.sub(r"\$\{\w+:-(\w+)\}", r"\1", word) for word in services["search-1"]["command"]])
+    ((name, url),) = named_galleries(serve["gallery"]).items()
+    assert name == gallery_name(url) == "shop" and serve["per_client"] == 0
+    index = parse(services["index"]["command"])
+    assert index["gallery"] == url and index["bundle"] == serve["bundle"]
+    assert [name for name, each in services.items() if "ports" in each] == ["proxy"]
+    (port,) = services["proxy"]["ports"]
+    assert port.startswith("127.0.0.1:") and (DEPLOY / services["proxy"]["volumes"][0].split(":")[0]).is_file()
+    for each in (services["search-1"], services["proxy"]):
+        assert each["read_only"] and each["cap_drop"] == ["ALL"]
+    assert set(found["secrets"]) == {secret for each in services.values() for secret in each.get("secrets", ())}
+
+
+def manifests():
+    return list(pytest.importorskip("yaml").safe_load_all((DEPLOY / "kubernetes.yaml").read_text("utf-8")))
+
+
+def test_kubernetes_knows_every_field():
+    validator = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    for each in manifests():
+        validator.validate(each, validator.latest_version(), strict=True)
+    wrong = manifests()[1]
+    wrong["spec"]["replica"] = 2
+    with pytest.raises(validator.ValidationError):
+        validator.validate(wrong, validator.latest_version(), strict=True)
+
+
+def test_pods_start_what_there_is_and_are_closed():
+    settings, deployment, service, budget, policy = manifests()
+    label = {"app.kubernetes.io/name": "nsfse"}
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    options = [f"--{name.removeprefix('NSFSE_SERVE_').lower().replace('_', '-')}" for name in settings["data"]]
+    given = [word for pair in zip(options, settings["data"].values(), strict=True) for word in pair]
+    serve = parse([*container["args"], *given])
+    (url,) = named_galleries(serve["gallery"]).values()
+    assert is_store_url(url) and serve["shutdown_delay"] < pod["terminationGracePeriodSeconds"]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {str(serve["token_file"].parent), "/data", "/tmp"} <= mounted and str(serve["bundle"]).startswith("/data/")
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
+    for probe in probes:
+        assert any(each.path == probe["path"] for each in ROUTES)
+        (header,) = probe["httpHeaders"]
+        assert header["name"] == "Host" and header["value"] in Settings().hosts
+    for each in (container, *pod["initContainers"]):
+        closed = each["securityContext"]
+        assert closed["readOnlyRootFilesystem"] and closed["capabilities"] == {"drop": ["ALL"]}
+    assert pod["securityContext"]["runAsNonRoot"] and pod["automountServiceAccountToken"] is False
+    selectors = [
+        *(each["spec"]["selector"]["matchLabels"] for each in (deployment, budget)),
+        service["spec"]["selector"],
+        policy["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert all(each == label for each in selectors) and deployment["spec"]["replicas"] > budget["spec"]["minAvailable"]
+
+
+@pytest.mark.skipif(path_of("nginx") is None, reason="there is no nginx here")
+def test_when_one_service_ends_the_other_answers(tmp_path):
+    query = json.dumps({"reference_ids": ["shelf00/item0001.png"], "texts": ["make it red"]}).encode()
+
+    def answered_by(address):
+        request = urllib.request.Request(f"{address}/v1/query", query, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
+            return json.load(reply)["gallery"]
+
+    with ExitStack() as stack:
+        second = stack.enter_context(running(open_served(tmp_path, "b", 4)))
+        with running(open_served(tmp_path, "a", 4)) as first:
+            address = stack.enter_context(before_replicas(tmp_path, first.port, second.port))
+            assert answered_by(address) in ("a", "b")
+        assert {answered_by(address) for _ in range(8)} == {"b"}
 
 
 def unit():
