@@ -3,7 +3,7 @@
 #                         nsfse/demo/assets; DIR was made by nsfse data prepare wardrobe
 # make test   the tests
 # make test-numerics   those that train or compute, with the plainest kernels and the other setting of bfloat16
-# make test-milvus   those of galleries in Milvus, on a real server from its wheel (Linux on x86-64)
+# make test-stores   those of galleries in Milvus, on a real server from its wheel (Linux on x86-64), and in Qdrant
 # make kernels   what decides how numbers are rounded on this machine
 # make promises   the promises of docs/promises.md, each tried at length: some minutes
 # make soak   a server under mixed traffic for ten minutes: memory, files and threads stay level
@@ -21,7 +21,7 @@ READY := $(VENV)/.ready
 PROMISES := tests/promises tests/unit/training/test_loop.py tests/parity/test_export.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo box test test-numerics test-milvus promises soak coverage kernels lint docs bench clean
+.PHONY: demo box test test-numerics test-stores promises soak coverage kernels lint docs bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -47,9 +47,9 @@ test: $(READY)
 test-numerics: $(READY)
 	plain=$$($(BIN)/python tests/kernels.py plain) && OMP_NUM_THREADS=1 env $$plain $(PYTEST) -m numerics $(ARGS)
 
-test-milvus: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[milvus]' milvus
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/runtime/test_stores.py -k milvus $(ARGS)
+test-stores: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[milvus,qdrant]' milvus
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/runtime/test_stores.py -k "milvus or qdrant" $(ARGS)
 
 promises: $(READY)
 	OMP_NUM_THREADS=1 NSFSE_PROMISES=full $(BIN)/python -m pytest $(PROMISES) $(ARGS)

@@ -249,6 +249,8 @@ def a_ledger_of_shards_is_kept(open: Open) -> None:
     store.close()
     assert open().shards() == {"a 'b": "second", "c": "facts"} and open().info().images == N
     assert "shards" not in open().columns()
+    open().upsert([replace(RECORDS[0], metadata={"shards": "c"})])
+    assert open().search(QUERIES[0], 5, {"shards": "c"}).total == 1 and len(open().shards()) == 2
 
 
 @promise

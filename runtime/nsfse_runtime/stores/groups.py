@@ -1,5 +1,7 @@
 """One image of each group of a metadata column: the best of stage 1 (docs/queries.md §11)."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from nsfse_runtime.gallery.columns import Column
@@ -30,3 +32,20 @@ def best_of_groups(vectors: Floats, query: Floats, mask: Mask, column: Column) -
     best = mask & ~column.present[column.codes]
     best[tied[np.unique(column.codes[tied], return_index=True)[1]]] = True
     return best
+
+
+def best_of_groups_in_pages(
+    pages: Iterable[Sequence[tuple[str, Floats, str | None]]], query: Floats
+) -> list[tuple[str, Floats]]:
+    """Return the best image of each group, where images come in pages: ids, vectors [d] and values of the column.
+
+    An image whose value is None is a group of its own.
+    """
+    best: list[tuple[str, Floats, str | None]] = []
+    for page in pages:
+        best = sorted([*best, *page], key=lambda image: image[0])
+        vectors = np.array([vector for _, vector, _ in best], np.float32).reshape(len(best), len(query))
+        column = Column("", [value for _, _, value in best])
+        kept = best_of_groups(vectors, query, np.ones(len(best), np.bool_), column)
+        best = [image for image, is_kept in zip(best, kept, strict=True) if is_kept]
+    return [(name, vector) for name, vector, _ in best]

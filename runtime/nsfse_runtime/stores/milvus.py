@@ -10,12 +10,13 @@ import numpy as np
 
 from nsfse_runtime.errors import NotFoundError, NsfseError
 from nsfse_runtime.extras import need
-from nsfse_runtime.gallery.columns import Column, known_column
+from nsfse_runtime.gallery.columns import known_column
 from nsfse_runtime.gallery.filters import Where, evaluate
 from nsfse_runtime.stores import milvus_tables as tables
 from nsfse_runtime.stores import stored_columns
-from nsfse_runtime.stores.groups import best_of_groups
-from nsfse_runtime.stores.milvus_connection import Freshness, MilvusConnection, parse
+from nsfse_runtime.stores.addresses import parse
+from nsfse_runtime.stores.groups import best_of_groups_in_pages
+from nsfse_runtime.stores.milvus_connection import Freshness, MilvusConnection
 from nsfse_runtime.stores.milvus_tables import EVERYTHING, Condition, having, literal, one_of, read_row, row_of
 from nsfse_runtime.stores.protocol import (
     Found,
@@ -27,10 +28,11 @@ from nsfse_runtime.stores.protocol import (
     check_length,
     check_records,
     in_order,
+    with_features,
 )
 from nsfse_runtime.stores.rescoring import SPARE, rescored
 from nsfse_runtime.stores.stored_columns import StoredColumn
-from nsfse_runtime.types import Floats, Mask
+from nsfse_runtime.types import Floats
 
 FEW = 1000
 """So many images that fit are searched exactly, here; beyond, Milvus's index searches."""
@@ -38,7 +40,7 @@ _BATCH = 500  # ids or images in one call
 _PAGE = 4096  # images that one call reads
 _MOST = 16_384  # that one search of Milvus finds
 _FIELDS = ["id", "sha256", "vector", "metadata"]
-_SHARDS = "shards"  # the column of what was noted of shards
+_SHARDS = "shards"  # in the place of a column's term: what was noted of shards
 _SLOW = 600.0  # seconds, for what loads or builds
 
 
@@ -49,7 +51,7 @@ class MilvusStore:
     """
 
     def __init__(self, url: str, create: StoreFacts | None = None) -> None:
-        """Open the gallery at `url` (see milvus_connection.MilvusAddress).
+        """Open the gallery at `url` (see stores.addresses).
 
         Args:
             url: Where it is; a password is better kept in MILVUS_PASSWORD.
@@ -63,7 +65,7 @@ class MilvusStore:
             MissingExtraError: pymilvus is not installed.
         """
         need("pymilvus", "milvus")
-        address = parse(url)
+        address = parse(url, tables.PORT)
         self._name, self.url = address.name, address.shown
         self._values, self._written = tables.values_of(self._name), set[str]()
         self._connection, self._freshness = MilvusConnection(address), Freshness()
@@ -96,8 +98,9 @@ class MilvusStore:
 
     def put_shard(self, name: str, facts: str) -> None:
         """Note `facts` of a shard."""
+        value = _value(stored_columns.term("\0shards", name), _SHARDS, json.dumps([name, facts]))
         with self._writing():
-            self._upsert(self._values, [_value(stored_columns.term(_SHARDS, name), _SHARDS, json.dumps([name, facts]))])
+            self._upsert(self._values, [value])
 
     def build_index(self) -> None:
         """Let Milvus store all that was written. It builds its index of what is stored, by and by."""
@@ -135,7 +138,7 @@ class MilvusStore:
 
     def known(self, sha256: Sequence[bytes]) -> set[bytes]:
         """Return those of `sha256` whose features the store has."""
-        return {bytes.fromhex(row["sha256"]) for row in self._having_content(sha256)}
+        return set(self._names(sha256))
 
     def ids(self, prefix: str = "", after: str = "", limit: int = 1000) -> list[str]:
         """Return up to `limit` ids, sorted, that begin with `prefix` and come after `after`."""
@@ -180,11 +183,14 @@ class MilvusStore:
     def _count(self, condition: Condition) -> int:
         return int(self._query(self._name, condition, ["count(*)"])[0]["count(*)"])
 
-    def _having_content(self, sha256: Sequence[bytes]) -> Iterator[Any]:
-        hashes = sorted({each.hex() for each in sha256})
+    def _names(self, sha256: Sequence[bytes]) -> dict[bytes, str]:
+        """Return the id of an image by the SHA-256 of its file, for those of `sha256` that are there."""
+        hashes, names = sorted({each.hex() for each in sha256}), {}
         for at in range(0, len(hashes), _BATCH):
             condition = one_of("sha256", hashes[at : at + _BATCH])
-            yield from chain.from_iterable(self._pages(self._name, "id", condition, ["id", "sha256"]))
+            for row in self._query(self._name, condition, ["id", "sha256"]):  # all at once: a page more would wait
+                names[bytes.fromhex(row["sha256"])] = str(row["id"])
+        return names
 
     def _texts(self, column: str) -> list[str]:
         pages = self._pages(self._values, "term", one_of("column", [column]), ["term", "text"])
@@ -222,16 +228,7 @@ class MilvusStore:
     def link(self, links: Sequence[Link]) -> None:
         """Write names for known features. Raises NotFoundError for features that are not there, and writes none."""
         check_records(links)
-        names = {row["sha256"]: row["id"] for row in self._having_content([link.sha256 for link in links])}
-        if missing := next((link.sha256 for link in links if link.sha256.hex() not in names), None):
-            raise NotFoundError(f"{self.url} has no features of the file with the SHA-256 {missing.hex()}")
-        known = {record.sha256: record for record in self.fetch(list(names.values()))}
-        self.upsert(
-            [
-                Record(link.id, link.sha256, known[link.sha256].vector, known[link.sha256].regions, link.metadata)
-                for link in links
-            ]
-        )
+        self.upsert(with_features(self, links, self._names))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete images and their features; return how many images there were."""
@@ -264,7 +261,12 @@ class MilvusStore:
         if without:
             condition &= ~one_of("sha256", [each.hex() for each in without])
         if group_by is not None:
-            images = self._best_of_groups(condition, vector, known_column(group_by, self.columns(), self.url))
+            name = known_column(group_by, self.columns(), self.url)
+            pages = self._pages(self._name, "id", condition, ["id", "vector", "metadata"])
+            images = best_of_groups_in_pages(
+                ([(row["id"], row["vector"], json.loads(row["metadata"]).get(name)) for row in page] for page in pages),
+                vector,
+            )
             return rescored(images, vector, k, len(images), notes)
         total = self._count(condition)
         limit = min(k + SPARE, total) if k else 0
@@ -293,19 +295,6 @@ class MilvusStore:
             best |= {row["id"]: np.array(row["vector"], np.float32) for row in page}
             best = {name: best[name] for name in rescored(list(best.items()), query, limit, 0).ids}
         return list(best.items())
-
-    def _best_of_groups(self, condition: Condition, query: Floats, name: str) -> list[tuple[str, Floats]]:
-        """Return the best image of each value of the column `name`, and those without one; all that fit are read."""
-        best: list[tuple[str, Floats, str | None]] = []
-        for page in self._pages(self._name, "id", condition, ["id", "vector", "metadata"]):
-            best += [
-                (row["id"], np.array(row["vector"], np.float32), json.loads(row["metadata"]).get(name)) for row in page
-            ]
-            vectors = np.array([vector for _, vector, _ in best])
-            column = Column(name, [value for _, _, value in best])
-            kept: Mask = best_of_groups(vectors, query, np.ones(len(best), np.bool_), column)
-            best = [image for image, is_kept in zip(best, kept, strict=True) if is_kept]
-        return [(image, vector) for image, vector, _ in best]
 
     def _column(self, name: str) -> StoredColumn:
         name = known_column(name, self.columns(), self.url)

@@ -1,4 +1,4 @@
-"""A connection to Milvus: its URL, the server's errors as nsfse's own, and how new what is read must be."""
+"""A connection to Milvus: the server's errors as nsfse's own, and how new what is read must be."""
 
 import logging
 import os
@@ -6,64 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from nsfse_runtime.errors import InputError, OutputError, UsageError
+from nsfse_runtime.errors import InputError, OutputError
 from nsfse_runtime.escaping import printable
-from nsfse_runtime.stores.protocol import check_name
+from nsfse_runtime.stores.addresses import Address
 
-_PORT = 19530
 _TIMEOUT = 60.0  # seconds; only ends what hangs
 # Seconds. Bounded staleness reads what is at most five seconds old, as a server is set by default.
 _FRESH = 10.0
 _UNREACHABLE = ("connect", "unavailable", "deadline")  # what a lost server is called in errors
-
-
-@dataclass(frozen=True, slots=True)
-class MilvusAddress:
-    """What a URL says: milvus://USER:PASSWORD@HOST:PORT/DATABASE?gallery=NAME&secure=true.
-
-    Attributes:
-        uri: What pymilvus connects to.
-        user: "" where the server asks for none.
-        password: Of the URL, or of MILVUS_PASSWORD in the environment.
-        database: "" for the default one.
-        name: The gallery's name.
-        shown: The URL without a password.
-    """
-
-    uri: str
-    user: str
-    password: str
-    database: str
-    name: str
-    shown: str
-
-
-def parse(url: str) -> MilvusAddress:
-    """Return what `url` says. Raises UsageError."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    name, secure = options.pop("gallery", "gallery"), options.pop("secure", "false")
-    check_name(name)
-    try:
-        host, port = parts.hostname, parts.port or _PORT
-    except ValueError:
-        host = port = None
-    if not host or options or secure not in ("true", "false"):
-        raise UsageError(printable(f"no host, or unknown options {[*options]}; use milvus://HOST:PORT?gallery=NAME"))
-    user, database = unquote(parts.username or ""), parts.path.strip("/")
-    host = f"[{host}]" if ":" in host else host
-    return MilvusAddress(
-        uri=f"{'https' if secure == 'true' else 'http'}://{host}:{port}",
-        user=user,
-        password=unquote(parts.password or "") or os.environ.get("MILVUS_PASSWORD", ""),
-        database=database,
-        name=name,
-        shown=printable(f"milvus://{user}{'@' if user else ''}{host}:{port}/{database}?gallery={name}"),
-    )
 
 
 class Freshness:
@@ -89,7 +41,7 @@ class Freshness:
 class MilvusConnection:
     """Calls the methods of one pymilvus client, which threads share; opened at first use and after it was closed."""
 
-    def __init__(self, address: MilvusAddress) -> None:
+    def __init__(self, address: Address) -> None:
         self._address, self._opening = address, threading.Lock()
         self._client: Any = None
 
@@ -105,8 +57,9 @@ class MilvusConnection:
             if self._client is None:
                 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it would log each error with a traceback
                 own = self._address
+                password = own.password or os.environ.get("MILVUS_PASSWORD", "")
                 self._client = MilvusClient(
-                    uri=own.uri, user=own.user, password=own.password, db_name=own.database, timeout=10
+                    uri=own.http, user=own.user, password=password, db_name=own.database, timeout=10
                 )
             return self._client
 

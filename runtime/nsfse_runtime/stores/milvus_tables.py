@@ -19,7 +19,7 @@ from nsfse_runtime.stores import stored_columns
 from nsfse_runtime.stores.protocol import Record, StoreFacts, features_crc
 from nsfse_runtime.types import Mask
 
-FORMAT = 1
+FORMAT, PORT = 1, 19530
 LONGEST_ID, LONGEST_TEXT, MOST_TERMS = 4096, 65_535, 4096
 """The longest id and text in bytes, and the most terms, that Milvus takes."""
 

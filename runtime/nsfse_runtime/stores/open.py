@@ -27,7 +27,8 @@ def open_store(gallery: str, create: "StoreFacts | None" = None) -> "GalleryStor
     """Open a gallery behind the one protocol: a file by its path, or a database by its URL.
 
     Args:
-        gallery: A path, postgresql://USER@HOST/DATABASE?gallery=NAME, or milvus://HOST:PORT/DATABASE?gallery=NAME.
+        gallery: A path, postgresql://USER@HOST/DATABASE?gallery=NAME, milvus://HOST:PORT/DATABASE?gallery=NAME,
+            or qdrant://HOST:PORT?gallery=NAME.
         create: Make the gallery where there is none, with these facts.
 
     Raises:
@@ -51,4 +52,8 @@ def open_store(gallery: str, create: "StoreFacts | None" = None) -> "GalleryStor
         from nsfse_runtime.stores.milvus import MilvusStore
 
         return MilvusStore(gallery, create)
-    raise UsageError(f"{engine}:// is no engine that nsfse knows; use postgresql://, milvus:// or a gallery file")
+    if engine == "qdrant":
+        from nsfse_runtime.stores.qdrant import QdrantStore
+
+        return QdrantStore(gallery, create)
+    raise UsageError(f"nsfse knows no engine {engine}://; use postgresql://, milvus://, qdrant:// or a gallery file")

@@ -2,9 +2,9 @@
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 from nsfse_runtime.errors import InputError, NotFoundError, UsageError, VersionError
@@ -16,6 +16,7 @@ from nsfse_runtime.types import Floats
 REGION_FORMAT = 2
 """The format of `Record.regions` (see nsfse_runtime.inference.region_codec)."""
 Metadata = Mapping[str, str]
+_TRIES = 10
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}")
 
 
@@ -241,3 +242,28 @@ def in_order(url: str, ids: Sequence[str], records: Mapping[str, Record]) -> lis
     if missing := next((name for name in ids if name not in records), None):
         raise NotFoundError(printable(f"{url} has no image {missing[:200]}"))
     return [records[name] for name in ids]
+
+
+def with_features(
+    store: GalleryStore, links: Sequence[Link], names: Callable[[Sequence[bytes]], Mapping[bytes, str]]
+) -> list[Record]:
+    """Return the images of `links` with the features of images of `store`, which others may write meanwhile.
+
+    Args:
+        store: A store that keeps features with each image.
+        links: Names for known features.
+        names: Returns the id of an image by the SHA-256 of its file, for those of a list that the store has.
+
+    Raises:
+        NotFoundError: No image has the features.
+    """
+    wanted = list({link.sha256 for link in links})
+    for _ in range(_TRIES):
+        found = names(wanted)
+        if missing := next((sha256 for sha256 in wanted if sha256 not in found), None):
+            raise NotFoundError(f"{store.url} has no features of the file with the SHA-256 {missing.hex()}")
+        with suppress(NotFoundError):  # deleted since
+            known = {record.sha256: record for record in store.fetch(list(found.values()))}
+            if known.keys() >= set(wanted):
+                return [replace(known[link.sha256], id=link.id, metadata=link.metadata) for link in links]
+    raise InputError(f"{store.url} was changed while it was read; try again")

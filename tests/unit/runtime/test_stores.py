@@ -21,16 +21,26 @@ from nsfse_runtime.errors import (
 )
 from nsfse_runtime.gallery.gallery import Gallery
 from nsfse_runtime.retrieval.retriever import Retriever
-from nsfse_runtime.stores import milvus, milvus_connection, milvus_tables, postgres, stored_columns
+from nsfse_runtime.stores import (
+    addresses,
+    milvus,
+    milvus_connection,
+    milvus_tables,
+    postgres,
+    qdrant,
+    qdrant_tables,
+    stored_columns,
+)
 from nsfse_runtime.stores.copy import copy_gallery
 from nsfse_runtime.stores.file import FileStore
 from nsfse_runtime.stores.indexing import facts_of, index_folder
 from nsfse_runtime.stores.open import is_store_url, open_store
-from nsfse_runtime.stores.protocol import Found, GalleryStore, Record, StoreFacts
+from nsfse_runtime.stores.protocol import Found, GalleryStore, Link, Record, StoreFacts, with_features
 from nsfse_runtime.stores.stored_columns import StoredColumn
 from nsfse_runtime.types import GalleryId
 from tests import milvus as milvus_for_tests
 from tests import postgres as postgres_for_tests
+from tests import qdrant as qdrant_for_tests
 from tests.galleries import ColourScorer, save_images
 from tests.store_promises import FACTS, PROMISES, QUERIES, RECORDS, N, Open, best, same
 
@@ -44,10 +54,11 @@ SERVERS = {
         postgres_for_tests.WHY_NOT,
     ),
     "milvus": (milvus_for_tests.available, milvus_for_tests.milvus_server, milvus_for_tests.WHY_NOT),
+    "qdrant": (qdrant_for_tests.available, qdrant_for_tests.qdrant_in_process, qdrant_for_tests.WHY_NOT),
 }
 
 
-@pytest.fixture(scope="session", params=["postgresql", pytest.param("milvus", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session", params=["postgresql", pytest.param("milvus", marks=pytest.mark.slow), "qdrant"])
 def server(request) -> Iterator[str]:
     """The URL of a database: that of --gallery, or a real server for these tests."""
     if url := request.config.getoption("--gallery"):
@@ -166,9 +177,10 @@ def test_a_store_that_mixes_models_or_fails_its_writers_is_seen(tmp_path: Path) 
 
 def test_an_index_is_used_and_rescored(server: str, monkeypatch) -> None:
     monkeypatch.setattr(postgres, "FEW", 20)
-    monkeypatch.setattr(milvus, "FEW", 20)
-    monkeypatch.setattr(milvus, "_PAGE", 7)
-    monkeypatch.setattr(milvus, "_BATCH", 9)
+    for engine in (milvus, qdrant):
+        monkeypatch.setattr(engine, "FEW", 20)
+        monkeypatch.setattr(engine, "_PAGE", 7)
+        monkeypatch.setattr(engine, "_BATCH", 9)
     store = opener(server)()
     store.upsert(RECORDS)
     store.build_index()
@@ -239,7 +251,7 @@ def test_urls(server: str, tmp_path: Path) -> None:
         open_store(gallery_url(server, "absent"))
     with pytest.raises(UsageError, match="no name of a gallery"):
         open_store(gallery_url(server, "drop%20table"))
-    with pytest.raises(UsageError, match="is no engine"):
+    with pytest.raises(UsageError, match="knows no engine redis"):
         open_store("redis://here")
     with pytest.raises(NotFoundError, match="no gallery at"):
         open_store(str(tmp_path / "absent.gallery"))
@@ -251,7 +263,11 @@ def test_urls(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "module", "extra"),
-    [("postgresql://nowhere/db", "psycopg", "postgres"), ("milvus://nowhere", "pymilvus", "milvus")],
+    [
+        ("postgresql://nowhere/db", "psycopg", "postgres"),
+        ("milvus://nowhere", "pymilvus", "milvus"),
+        ("qdrant://nowhere", "qdrant_client", "qdrant"),
+    ],
 )
 def test_an_engine_is_an_extra(monkeypatch, url: str, module: str, extra: str) -> None:
     monkeypatch.setattr("nsfse_runtime.extras.installed", lambda name: name != module)
@@ -259,20 +275,22 @@ def test_an_engine_is_an_extra(monkeypatch, url: str, module: str, extra: str) -
         open_store(url)
 
 
-@pytest.mark.parametrize("module", ["psycopg", "pymilvus"])
+@pytest.mark.parametrize("module", ["psycopg", "pymilvus", "qdrant_client"])
 def test_a_server_that_is_not_there_is_named(module: str, tmp_path: Path) -> None:
     pytest.importorskip(module)
     urls = {"psycopg": f"postgresql://postgres@/postgres?host={tmp_path}", "pymilvus": "milvus://127.0.0.1:1"}
+    urls["qdrant_client"] = "qdrant://127.0.0.1:1"
     with pytest.raises(ValueError, match=r"cannot be reached: .*; check the URL and the server"):
         open_store(urls[module])
 
 
 @pytest.mark.parametrize(
-    "url", ["milvus:///no/host", "milvus://here:port", "milvus://here?ef=3", "milvus://h?secure=1"]
+    "url",
+    ["milvus:///no/host", "milvus://here:port", "milvus://here?ef=3", "milvus://h?secure=1", "milvus://h&gallery=a"],
 )
 def test_what_is_no_address_of_milvus_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="use milvus://HOST"):
-        milvus_connection.parse(url)
+    with pytest.raises(UsageError, match=r"use milvus://HOST"):
+        addresses.parse(url, 19530)
 
 
 def test_milvus_is_read_strongly_for_a_while_after_opening_and_writing(monkeypatch) -> None:
@@ -300,6 +318,16 @@ def test_what_is_too_long_for_milvus_is_refused(record: Record, what: str) -> No
         milvus_tables.row_of(record)
 
 
+def test_a_link_is_written_though_its_image_goes_meanwhile(tmp_path: Path) -> None:
+    store, wanted = FileStore(tmp_path / "a.gallery", FACTS), [Link("new.jpg", RECORDS[0].sha256, {})]
+    store.upsert(RECORDS[:3])
+    names = iter([RECORDS[1].id, "gone.jpg", RECORDS[0].id])  # of another content by now, deleted, and the right one
+    (record,) = with_features(store, wanted, lambda _: {RECORDS[0].sha256: next(names)})
+    assert same(record, replace(RECORDS[0], id="new.jpg", metadata={}))
+    with pytest.raises(InputError, match="try again"):
+        with_features(store, wanted, lambda _: {RECORDS[0].sha256: "gone.jpg"})
+
+
 def test_what_rots_in_milvus_is_seen() -> None:
     row = milvus_tables.row_of(RECORDS[0])
     assert same(milvus_tables.read_row("url", row), RECORDS[0])
@@ -309,6 +337,19 @@ def test_what_rots_in_milvus_is_seen() -> None:
         milvus_tables.read_facts("url", "somebody else's")
     with pytest.raises(VersionError, match="upgrade"):
         milvus_tables.read_facts("url", '{"nsfse": 2}')
+
+
+def test_what_rots_in_qdrant_is_seen() -> None:
+    pytest.importorskip("qdrant_client")
+    point = qdrant_tables.point_of(RECORDS[0])
+    assert same(qdrant_tables.read_point("url", point), RECORDS[0])
+    point.payload["regions"] = "AAAA"
+    with pytest.raises(IntegrityError, match="have changed"):
+        qdrant_tables.read_point("url", point)
+    with pytest.raises(VersionError, match="no gallery of nsfse"):
+        qdrant_tables.read_facts("url", None)
+    with pytest.raises(VersionError, match="upgrade"):
+        qdrant_tables.read_facts("url", {"nsfse": 2})
 
 
 def test_a_filter_of_too_many_values_is_refused(monkeypatch) -> None:
@@ -329,7 +370,7 @@ def test_a_file_of_format_1_gives_and_takes_the_same_features(tmp_path: Path) ->
 
 def test_a_folder_is_indexed_into_a_database(server: str, tmp_path: Path) -> None:
     names, model = save_images(tmp_path / "photos", 12), ColourScorer()
-    url = f"{server}&gallery=indexed_{next(_numbers)}"
+    url = gallery_url(server, f"indexed_{uuid4().hex}")
     store = open_store(url, facts_of(model, "", str((tmp_path / "photos").resolve())))
     assert index_folder(store, tmp_path / "photos", model).added == 12
     (tmp_path / "photos" / names[0]).rename(tmp_path / "photos/moved.png")
