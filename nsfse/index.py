@@ -32,6 +32,7 @@ def index_folder(
     exclude: Sequence[str] | None = None,
     allow_removals: bool = False,
     workers: int | None = None,
+    defer_index: bool = False,
     progress: "Callable[[SyncProgress], None] | None" = None,
 ) -> tuple["SyncReport", int]:
     """Make a gallery equal to `folder`; a new file into which no image was taken is not left behind.
@@ -46,6 +47,7 @@ def index_folder(
             remember them.
         allow_removals: Whether most images, or most metadata, may go.
         workers: Threads that decode.
+        defer_index: Leave the index of vectors of a database to `GalleryStore.build_index`.
         progress: Called after each batch that is committed.
 
     Returns:
@@ -68,7 +70,8 @@ def index_folder(
                 workers=workers,
                 progress=progress,
             )
-            store.build_index()
+            if not defer_index:
+                store.build_index()
             return report, store.info().images
     path = Path(gallery)
     if not path.is_dir():
@@ -104,6 +107,7 @@ def index_shards(
     *,
     part: tuple[int, int] = (0, 1),
     workers: int | None = None,
+    defer_index: bool = False,
     progress: "Callable[[SyncProgress], None] | None" = None,
 ) -> tuple["SyncReport", int]:
     """Index shards into a gallery (see nsfse_runtime.stores.indexing.index_shards).
@@ -115,6 +119,7 @@ def index_shards(
         device: Where the bundle computes.
         part: (i, n): this process takes every n-th shard from the i-th on, from 0.
         workers: Threads that decode.
+        defer_index: Leave the index of vectors of a database to `GalleryStore.build_index`.
         progress: Called after each batch that is committed.
 
     Returns:
@@ -129,7 +134,8 @@ def index_shards(
     scorer, store = _open_or_make(gallery, bundle, device, "")
     with closing(store):
         report = indexing.index_shards(store, shards, scorer, part=part, workers=workers, progress=progress)
-        store.build_index()
+        if not defer_index:
+            store.build_index()
         return report, store.info().images
 
 

@@ -19,7 +19,7 @@ from nsfse.cli.gallery_commands import index, query, serve
 from nsfse.cli.help_commands import demo, doctor, info
 from nsfse.cli.hub_commands import pull, push, use
 from nsfse.cli.model_commands import export, import_clip, train
-from nsfse.cli.repair_commands import copy, repair, verify
+from nsfse.cli.repair_commands import build_index, copy, repair, verify
 
 WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".
@@ -41,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
 )
 data = typer.Typer(help="Draw a data set, prepare one, or check one.")
-gallery = typer.Typer(help="Check a gallery file, or repair one.")
+gallery = typer.Typer(help="Check, repair or copy a gallery, or build its index.")
 engines = typer.Typer(help="TensorRT engines of this machine.")
 bench = typer.Typer(help="Measure, and write tables.")
 
@@ -86,6 +86,7 @@ app.add_typer(gallery, name="gallery")
 gallery.command()(verify)
 gallery.command()(repair)
 gallery.command()(copy)
+gallery.command()(build_index)
 app.add_typer(engines, name="engines")
 engines.command()(add)
 engines.command("list")(list_engines)

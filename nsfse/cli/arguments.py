@@ -32,6 +32,9 @@ ProviderSettings = Annotated[
         "--provider-option", metavar="KEY=VALUE", help="An option of --provider, as it names them. Repeatable."
     ),
 ]
+DeferIndex = Annotated[
+    bool, typer.Option("--defer-index", help="In a database, leave the index of vectors to gallery build-index.")
+]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting: train.epochs=3. Repeatable."),

@@ -9,6 +9,7 @@ import typer
 
 from nsfse.cli.arguments import (
     BundleOption,
+    DeferIndex,
     DeviceOption,
     Json,
     ProviderOption,
@@ -52,6 +53,7 @@ def index(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Of N processes this is the I-th, from 0: it takes every N-th shard.")
     ] = "0/1",
+    defer_index: DeferIndex = False,
     device: DeviceOption = None,
     provider: ProviderOption = None,
     provider_option: ProviderSettings = None,
@@ -96,7 +98,9 @@ def index(
     on = resolve_device(device, provider, provider_options(provider_option))
     with indexing_bar() as progress:
         if kind == "shards":
-            report, count = index_shards(gallery, sources, bundle, on, part=part, workers=workers, progress=progress)
+            report, count = index_shards(
+                gallery, sources, bundle, on, part=part, workers=workers, defer_index=defer_index, progress=progress
+            )
         else:
             report, count = index_folder(
                 gallery,
@@ -107,6 +111,7 @@ def index(
                 exclude=exclude,
                 allow_removals=allow_removals,
                 workers=workers,
+                defer_index=defer_index,
                 progress=progress,
             )
     print_result(asdict(report), index_text, as_json)

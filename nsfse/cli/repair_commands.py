@@ -1,4 +1,4 @@
-"""Commands that check and repair a gallery: gallery verify, gallery repair."""
+"""Commands that check, copy, repair and finish a gallery: gallery verify, copy, repair, build-index."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +52,27 @@ def copy(
     with bar("copying") as advance:
         report = copy_gallery(source, target, lambda done, total: advance(done, total, ""))
     print_result(asdict(report), copy_text, as_json)
+
+
+def build_index(
+    gallery: Annotated[str, typer.Argument(metavar="GALLERY|URL", help="A file, or the URL of one in a database.")],
+) -> None:
+    """Build the index of vectors where it is not there yet: once, after all has been loaded.
+
+    `nsfse index --defer-index` leaves it to this command. Searches go on meanwhile; writers wait.
+
+    \b
+    Examples:
+      nsfse gallery build-index 'postgresql://me@db.example/images?gallery=web'
+    """
+    from contextlib import closing
+
+    from nsfse.progress import print_status
+    from nsfse_runtime.stores.open import open_store
+
+    with closing(open_store(gallery)) as store:
+        store.build_index()
+        print_status(f"nsfse: the index of {store.url} is built")
 
 
 def repair(

@@ -176,16 +176,18 @@ class PostgresStore:
         check_records(records)
         for record in records:
             check_length(self.url, record, self._facts.dim)
+        images = {record.id: record for record in records}
+        contents = {record.sha256: record for record in images.values()}
         with self._writing() as connection, connection.cursor() as cursor:
-            replaced = cursor.execute(sql.CONTENTS_OF, ([record.id for record in records],)).fetchall()
-            contents = {record.sha256: record for record in records}
-            cursor.executemany(
-                sql.PUT_CONTENT, [(key, one.regions, features_crc(one)) for key, one in contents.items()]
-            )
-            rows = [(one.id, one.sha256, Jsonb(dict(one.metadata)), one.vector) for one in records]
-            cursor.executemany(sql.PUT_IMAGE, rows)
-            self._put_values(cursor, (record.metadata for record in records))
-            cursor.execute(sql.DELETE_UNUSED, (list({row[0] for row in replaced} - contents.keys()),))
+            # No other writer is there, so what is deleted or not known here cannot be in the way of COPY.
+            replaced = {row[0] for row in cursor.execute(sql.DELETE, (list(images),))}
+            known = {row[0] for row in cursor.execute(sql.KNOWN, (list(contents),))}
+            new = [(key, one.regions, features_crc(one)) for key, one in contents.items() if key not in known]
+            _copy(cursor, sql.COPY_CONTENTS, ("bytea", "bytea", "int8"), new)
+            rows = [(one.id, one.sha256, Jsonb(dict(one.metadata)), one.vector) for one in images.values()]
+            _copy(cursor, sql.COPY_IMAGES, ("text", "bytea", "jsonb", "vector"), rows)
+            self._put_values(cursor, (record.metadata for record in images.values()))
+            cursor.execute(sql.DELETE_UNUSED, (list(replaced - contents.keys()),))
 
     def link(self, links: Sequence[Link]) -> None:
         """Write names for known features, all or none. Raises NotFoundError for features that are not there."""
@@ -205,7 +207,7 @@ class PostgresStore:
     def _put_values(self, cursor: Any, metadata: Iterable[Mapping[str, str]]) -> None:
         pairs = {pair for values in metadata for pair in values.items()}
         if pairs:
-            cursor.executemany(sql.PUT_VALUE, sorted(pairs))
+            cursor.execute(sql.PUT_VALUES, ([name for name, _ in pairs], [value for _, value in pairs]))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete images, and features that no image has any more; return how many images there were."""
@@ -271,6 +273,13 @@ class PostgresStore:
             known = StoredColumn(name, values, lambda own, chosen: self._total(having(own, chosen)))
             self._columns[name] = known
         return known
+
+
+def _copy(cursor: Any, statement: str, types: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with cursor.copy(statement) as copy:
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row(row)
 
 
 def _parse(url: str) -> tuple[str, str, str]:

@@ -18,15 +18,14 @@ CREATE = (
 CREATE_INDEX = "CREATE INDEX IF NOT EXISTS images_vector ON images USING hnsw ((vector::halfvec({dim})) halfvec_ip_ops)"
 
 KNOWN = "SELECT sha256 FROM contents WHERE sha256 = ANY(%s)"
-PUT_CONTENT = "INSERT INTO contents VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
-PUT_IMAGE = (
-    "INSERT INTO images VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO UPDATE "
-    "SET sha256 = excluded.sha256, metadata = excluded.metadata, vector = excluded.vector"
+COPY_CONTENTS = "COPY contents (sha256, regions, crc) FROM STDIN (FORMAT BINARY)"
+COPY_IMAGES = "COPY images (id, sha256, metadata, vector) FROM STDIN (FORMAT BINARY)"
+LINK_IMAGE = (
+    "INSERT INTO images (id, sha256, metadata, vector) "
+    "SELECT %s, sha256, %s, vector FROM images WHERE sha256 = %s ORDER BY id LIMIT 1 "
+    "ON CONFLICT (id) DO UPDATE SET sha256 = excluded.sha256, metadata = excluded.metadata, vector = excluded.vector"
 )
-LINK_IMAGE = PUT_IMAGE.replace(
-    "VALUES (%s, %s, %s, %s)", "SELECT %s, sha256, %s, vector FROM images WHERE sha256 = %s ORDER BY id LIMIT 1"
-).replace("images SELECT", "images (id, sha256, metadata, vector) SELECT")
-PUT_VALUE = "INSERT INTO column_values VALUES (%s, %s) ON CONFLICT DO NOTHING"
+PUT_VALUES = "INSERT INTO column_values SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING"
 CONTENTS_OF = "SELECT sha256 FROM images WHERE id = ANY(%s)"
 DELETE = "DELETE FROM images WHERE id = ANY(%s) RETURNING sha256"
 DELETE_UNUSED = (

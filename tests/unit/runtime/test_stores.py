@@ -10,6 +10,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from nsfse import index
+from nsfse.cli.repair_commands import build_index
 from nsfse_runtime.errors import (
     InputError,
     IntegrityError,
@@ -20,6 +22,7 @@ from nsfse_runtime.errors import (
     VersionError,
 )
 from nsfse_runtime.gallery.gallery import Gallery
+from nsfse_runtime.inference.devices import ON_CPU
 from nsfse_runtime.retrieval.retriever import Retriever
 from nsfse_runtime.stores import (
     addresses,
@@ -191,6 +194,33 @@ def test_an_index_is_used_and_rescored(server: str, monkeypatch) -> None:
         assert list(store.search(query, N, {"odd": "yes"}).ids) == best(query, N, lambda n: n % 2 == 1)
         assert list(store.search(query, N, exact=True).ids) == best(query, N)
     assert store.search(QUERIES[0], N, group_by="colour").total == 10
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_the_last_of_one_id_in_a_batch_counts(server: str) -> None:
+    store, last = opener(server)(), replace(RECORDS[1], id=RECORDS[0].id)
+    store.upsert([RECORDS[0], RECORDS[2], last])
+    store.upsert([replace(RECORDS[2], id="same.jpg"), RECORDS[0], last])
+    assert store.info().images == 3 and store.info().distinct == 2
+    assert same(store.fetch([RECORDS[0].id])[0], last) and store.known([RECORDS[0].sha256]) == set()
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_an_index_is_built_after_all_is_loaded(server: str, tmp_path: Path, monkeypatch) -> None:
+    url, model = gallery_url(server, f"deferred_{uuid4().hex}"), ColourScorer()
+    save_images(tmp_path / "photos", 3)
+    store = open_store(url, facts_of(model, "", str((tmp_path / "photos").resolve())))
+    monkeypatch.setattr(index, "_open_or_make", lambda *given: (model, store))
+
+    def is_built() -> bool:
+        return store._run("SELECT to_regclass('images_vector') IS NOT NULL")[0][0]
+
+    assert index.index_folder(url, tmp_path / "photos", None, ON_CPU, defer_index=True)[1] == 3 and not is_built()
+    build_index(url)
+    assert is_built()
+    store._run("DROP INDEX images_vector")
+    index.index_folder(url, tmp_path / "photos", None, ON_CPU)
+    assert is_built()
 
 
 @pytest.fixture
