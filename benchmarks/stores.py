@@ -102,7 +102,7 @@ def write(store: FileStore, records: Sequence[Record], images: int) -> None:
 
 
 def in_turns(retrievers: Sequence[Retriever], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return times of composed queries, and how far scores differ from those of the first, asked in turns."""
+    """Return times of composed queries, and how far scores differ from those of the first store, in turns."""
     whole: list[list[float]] = [[] for _ in retrievers]
     rare: list[list[float]] = [[] for _ in retrievers]
     difference, same, same_rare = [0.0] * len(retrievers), [0] * len(retrievers), [0] * len(retrievers)
