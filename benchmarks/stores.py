@@ -121,7 +121,7 @@ def in_turns(retrievers: Sequence[Retriever], names: Sequence[str]) -> list[dict
             first = first or (found, filtered)
             scores = {hit.id: hit.score for hit in first[0].hits}
             shared = [abs(hit.score - scores[hit.id]) for hit in found.hits if hit.id in scores]
-            difference[at] = max(difference[at], *shared)
+            difference[at] = max([difference[at], *shared])
             same[at] += len(shared)
             same_rare[at] += [hit.id for hit in filtered.hits] == [hit.id for hit in first[1].hits]
     return [

@@ -25,13 +25,13 @@ Changes = Mapping[str, Mapping[str, str]]
 
 
 class Known(Container[bytes]):
-    """The SHA-256 of what a store has features of, looked up one by one."""
+    """The SHA-256 of what a store has features of, looked up one by one; of an empty store nothing is looked up."""
 
     def __init__(self, store: GalleryStore) -> None:
-        self._store = store
+        self._store, self._was_empty = store, store.info().images == 0
 
     def __contains__(self, sha256: object) -> bool:
-        return isinstance(sha256, bytes) and bool(self._store.known([sha256]))
+        return not self._was_empty and isinstance(sha256, bytes) and bool(self._store.known([sha256]))
 
 
 class Indexer:
