@@ -63,6 +63,7 @@ TRAINED = (
     "heic",
     "milvus",
     "qdrant",
+    "ray",
 )
 # Of packages that say it in their files alone, or are not to be had on every machine.
 KNOWN = {
@@ -71,6 +72,7 @@ KNOWN = {
     "pyarrow": "Apache-2.0",
     "pymilvus": "Apache-2.0",
     "qdrant-client": "Apache-2.0",
+    "ray": "Apache-2.0",
     "onnxruntime-gpu": "MIT; with it come CUDA and cuDNN, under NVIDIA's terms",
     "pillow-heif": "BSD-3-Clause; its wheels bring libheif and libde265 (LGPL-3.0), x265 (GPL-2.0)",
     "tensorboard": "Apache-2.0",

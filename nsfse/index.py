@@ -58,7 +58,7 @@ def index_folder(
     """
     if is_store_url(str(gallery)):
         check_is_folder(folder)  # before a model is named or opened
-        scorer, store = _open_or_make(str(gallery), bundle, device, str(folder.resolve()))
+        scorer, store = open_or_make(str(gallery), bundle, device, str(folder.resolve()))
         with closing(store):
             report = indexing.index_folder(
                 store,
@@ -131,7 +131,7 @@ def index_shards(
     """
     if missing := next((path for path in shards if not path.is_file()), None):
         raise NotFoundError(f"no shard at {missing}; check the path")
-    scorer, store = _open_or_make(gallery, bundle, device, "")
+    scorer, store = open_or_make(gallery, bundle, device, "")
     with closing(store):
         report = indexing.index_shards(store, shards, scorer, part=part, workers=workers, progress=progress)
         if not defer_index:
@@ -139,7 +139,7 @@ def index_shards(
         return report, store.info().images
 
 
-def _open_or_make(
+def open_or_make(
     gallery: str, bundle: Path | None, device: ExecutionDevice, folder: str
 ) -> tuple["OnnxScorer", "GalleryStore"]:
     """Open a gallery with its bundle, or make one that follows `folder`, "" for none."""

@@ -15,11 +15,12 @@ import nsfse
 from nsfse.cli.benchmark_commands import accuracy, check, draw, evaluate, prepare, reproduce, speed
 from nsfse.cli.engine_commands import ExportCommand, add, list_engines
 from nsfse.cli.errors import report
-from nsfse.cli.gallery_commands import index, query, serve
+from nsfse.cli.gallery_commands import index, query
 from nsfse.cli.help_commands import demo, doctor, info
 from nsfse.cli.hub_commands import pull, push, use
 from nsfse.cli.model_commands import export, import_clip, train
 from nsfse.cli.repair_commands import build_index, copy, repair, verify
+from nsfse.cli.serve_command import serve
 
 WELCOME = """\
 nsfse finds images by an image and a few words: "this dress, but red".

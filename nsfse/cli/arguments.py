@@ -35,6 +35,9 @@ ProviderSettings = Annotated[
 DeferIndex = Annotated[
     bool, typer.Option("--defer-index", help="In a database, leave the index of vectors to gallery build-index.")
 ]
+RayOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Index shards into a database by N workers on a Ray cluster.")
+]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting: train.epochs=3. Repeatable."),

@@ -35,3 +35,11 @@ def part_of(text: str) -> tuple[int, int]:
     if found is None or not int(found[1]) < int(found[2]):
         raise UsageError(f"--shard {text!r} is no I/N with I from 0 to N - 1; the first of four is 0/4")
     return int(found[1]), int(found[2])
+
+
+def check_ray(kind: str, part: tuple[int, int]) -> None:
+    """Raise UsageError for what does not go with `--ray`."""
+    if kind != "shards":
+        raise UsageError("--ray indexes shards: .tar, .tar.gz, .tgz or .parquet; a folder is indexed without it")
+    if part != (0, 1):
+        raise UsageError("--ray shares the shards out itself; leave --shard out")

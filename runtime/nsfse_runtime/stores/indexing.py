@@ -5,6 +5,7 @@ and several processes may index into one gallery. A store does not know when a f
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -114,6 +115,13 @@ def _timed(report: SyncReport, started: float) -> SyncReport:
     return report
 
 
+def check_shards(shards: Sequence[Path]) -> None:
+    """Raise UsageError where two shards have one name."""
+    names = [shard_name(path) for path in shards]
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UsageError(f"two shards are called {twice}, so their images would have the same ids; rename one")
+
+
 def index_shards(
     store: GalleryStore,
     shards: Sequence[Path],
@@ -146,9 +154,7 @@ def index_shards(
         VersionError: The store holds features of another model.
         NsfseError: What the store and read_shard raise.
     """
-    names = [shard_name(path) for path in shards]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"two shards are called {twice}, so their images would have the same ids; rename one")
+    check_shards(shards)
     info = store.info()
     check_fingerprint(info.url, info.facts.fingerprint, scorer.fingerprint)
     if info.facts.folder:

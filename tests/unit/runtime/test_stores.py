@@ -210,7 +210,7 @@ def test_an_index_is_built_after_all_is_loaded(server: str, tmp_path: Path, monk
     url, model = gallery_url(server, f"deferred_{uuid4().hex}"), ColourScorer()
     save_images(tmp_path / "photos", 3)
     store = open_store(url, facts_of(model, "", str((tmp_path / "photos").resolve())))
-    monkeypatch.setattr(index, "_open_or_make", lambda *given: (model, store))
+    monkeypatch.setattr(index, "open_or_make", lambda *given: (model, store))
 
     def is_built() -> bool:
         return store._run("SELECT to_regclass('images_vector') IS NOT NULL")[0][0]
