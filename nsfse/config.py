@@ -90,6 +90,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a baseline learns attributes, too, by train.word_role_weight and train.word_grounding_weight (§9)."""
     text_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """How much the text counts in `sum` and `slerp`: 0 is image-only, 1 text-only."""
+    evidence: Literal["none", "regions", "whole"] = "none"
+    """Where an untrained dual encoder looks for words (docs/method.md §11): nowhere, in regions, in the whole image."""
+    evidence_prompt: tuple[int, ...] = ()
+    """The ids of the prompt before each word."""
     boundary: Literal["dynamic"] | float = "dynamic"
     """A number fixes both boundaries (t_c, t_v) there: an ablation."""
     words: Literal["each", "sentence"] = "each"

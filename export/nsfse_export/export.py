@@ -21,6 +21,7 @@ from nsfse.models.baselines import Baseline
 from nsfse.models.checkpoint import Checkpoint, load_checkpoint, write_file
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.torch_scorer import TorchScorer
+from nsfse.models.training_free import TrainingFree
 from nsfse_export.atomic_folder import new_bundle
 from nsfse_export.graphs import Graph, Shape, build_graphs
 from nsfse_export.model_card import format_card, training_scores
@@ -129,7 +130,7 @@ def export_bundle(
     )
 
 
-def _refuse_unservable(run: Path, model: NSFSE | Baseline) -> None:
+def _refuse_unservable(run: Path, model: NSFSE | TrainingFree | Baseline) -> None:
     reason = ""
     if isinstance(model, Baseline) and model.mode is not RankingMode.ONE_STAGE:
         reason = f"of the method {model.config.method}, which has no vector for a query"
@@ -162,7 +163,7 @@ def to_onnx(name: str, graph: Graph) -> bytes:
     return data
 
 
-def head_constants(model: NSFSE) -> HeadConstants:
+def head_constants(model: NSFSE | TrainingFree) -> HeadConstants:
     """Return the numbers of the pair head that the features do not hold."""
     head = model.head
     w_global, w_cross, w_visual = head.fusion_weights().tolist()
@@ -179,7 +180,7 @@ def head_constants(model: NSFSE) -> HeadConstants:
     )
 
 
-def _blocks(model: NSFSE) -> tuple[AttributeBlock, ...]:
+def _blocks(model: NSFSE | TrainingFree) -> tuple[AttributeBlock, ...]:
     if not model.blocks:
         return ()
     shares, weights = model.blocks.shares().tolist(), model.blocks.agreement_weights.tolist()
@@ -189,7 +190,7 @@ def _blocks(model: NSFSE) -> tuple[AttributeBlock, ...]:
 
 def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], scores: dict[str, Any]) -> Manifest:
     model, boundary = checkpoint.model, {}
-    if isinstance(model, NSFSE):
+    if not isinstance(model, Baseline):
         boundary = {f"{key}_c": value for key, value in model.head.cross_boundary.summary().items()}
         boundary |= {f"{key}_v": value for key, value in model.head.visual_boundary.summary().items()}
     return Manifest(
@@ -202,8 +203,8 @@ def _manifest(name: str, checkpoint: Checkpoint, graphs: dict[str, Graph], score
         regions=int(graphs["image"].outputs["regions"][1]),
         max_words=model.config.max_words,
         boundary=boundary,
-        head=head_constants(model).to_dict() if isinstance(model, NSFSE) else {},
-        blocks=_blocks(model) if isinstance(model, NSFSE) else (),
+        head=head_constants(model).to_dict() if not isinstance(model, Baseline) else {},
+        blocks=_blocks(model) if not isinstance(model, Baseline) else (),
         decision=msgspec.to_builtins(checkpoint.decision) if checkpoint.decision else {},
         graphs=dict.fromkeys(graphs, "fp32"),
         trained_on=checkpoint.info.get("trained_on", {}),

@@ -16,6 +16,7 @@ from nsfse.models.baselines import Baseline
 from nsfse.models.encoders import Encoders
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.similarity_head import QueryEncoding
+from nsfse.models.training_free import TrainingFree
 
 BATCH, WORDS, CANDIDATES = "batch", "words", "candidates"
 Shape = tuple[int | str, ...]
@@ -61,7 +62,7 @@ class TextGraph(nn.Module):
 class QueryGraph(nn.Module):
     """Both encoders' outputs → query [B, d], infused [B, L, d], probes [B, P+L, d] and the weights of both."""
 
-    def __init__(self, model: NSFSE) -> None:
+    def __init__(self, model: NSFSE | TrainingFree) -> None:
         super().__init__()
         self.model = model
 
@@ -88,7 +89,7 @@ class VectorGraph(nn.Module):
 class PairGraph(nn.Module):
     """One query × K candidates → score [K], word_scores [K, L]."""
 
-    def __init__(self, model: NSFSE) -> None:
+    def __init__(self, model: NSFSE | TrainingFree) -> None:
         super().__init__()
         self.model, self.head = model, model.head
 
@@ -182,13 +183,13 @@ def exportable(model: Model) -> Model:
         for name, child in list(parent.named_children()):
             if isinstance(child, MaskedGru):
                 setattr(parent, name, OnnxGru(child))
-    if isinstance(model, NSFSE) and isinstance(exported, NSFSE):
+    if not isinstance(model, Baseline) and not isinstance(exported, Baseline):
         for name in ("cross_boundary", "visual_boundary"):
             setattr(exported.head, name, FixedBoundary(getattr(model.head, name).t))
     return exported
 
 
-def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
+def build_graphs(model: NSFSE | TrainingFree | Baseline) -> dict[str, Graph]:
     """Return the bundle's graphs by name; names and shapes are those of `inference.onnx_scorer.OnnxScorer`."""
     ready = exportable(model)
     d, (height, width) = model.config.dim, model.config.image_size
@@ -220,7 +221,7 @@ def build_graphs(model: NSFSE | Baseline) -> dict[str, Graph]:
 
 
 @torch.inference_mode()
-def _counts(model: NSFSE | Baseline) -> tuple[int, int]:
+def _counts(model: NSFSE | TrainingFree | Baseline) -> tuple[int, int]:
     """Return R, the regions of an image, and P, the probes of a query that belong to no word."""
     pixels = torch.zeros(1, *model.config.image_size, 3, dtype=torch.uint8)
     ids = torch.ones(1, 1, dtype=torch.int64)

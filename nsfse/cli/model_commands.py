@@ -64,6 +64,13 @@ def import_clip(
         str, typer.Option(metavar="NAME", help="How they are composed: slerp, sum, image-only or text-only.")
     ] = "slerp",
     text_share: Annotated[float, typer.Option(min=0, max=1, metavar="0..1", help="How much the text counts.")] = 0.5,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Fit the evidence of words and the confidence to these images, unlabelled."),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="With --images, what the model reads before each word.")
+    ] = "a photo of",
     as_json: Json = False,
 ) -> None:
     """Make a bundle from a CLIP, SigLIP or other dual encoder, without training.
@@ -71,6 +78,7 @@ def import_clip(
     \b
     Examples:
       nsfse import-clip -o clip --weights hub:openai/clip-vit-base-patch32
+      nsfse import-clip -o clip --weights clip-folder --images photos
     """
     from nsfse_runtime.extras import need
 
@@ -78,9 +86,15 @@ def import_clip(
         need(module, "clip,export")
     from nsfse.cli.formatting import format_tree, print_result
     from nsfse.models.zero_shot import untrained_run
+    from nsfse.progress import print_status
+    from nsfse.training.add_evidence import add_evidence, evidence_line
     from nsfse_export import export_bundle
 
     with untrained_run(weights, backbone=backbone, method=method, text_share=text_share) as run:
+        if images:
+            print_status(evidence_line(*add_evidence(run, images, prompt)))
+        else:
+            print_status("no evidence of words and no confidence; give --images DIR to fit them to a folder of images")
         print_result(asdict(export_bundle(run, out)), format_tree, as_json)
 
 

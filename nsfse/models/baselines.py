@@ -19,6 +19,7 @@ from nsfse.config import ModelConfig
 from nsfse.models.encoders import Encoders
 from nsfse.models.nsfse import NSFSE
 from nsfse.models.similarity_head import QueryEncoding
+from nsfse.models.training_free import TrainingFree
 from nsfse.plugins import add_plugins
 from nsfse_runtime.errors import DataError
 from nsfse_runtime.types import RankingMode
@@ -226,8 +227,8 @@ class Baseline(Encoders):
         return self.method.scores(probes, vectors) if isinstance(self.method, PairScorer) else query @ vectors.T
 
 
-def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:
-    """Return the model that `config.method` names, untrained. Raises DataError for an unknown method."""
+def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | TrainingFree | Baseline:
+    """Return the model that `config` names, untrained. Raises DataError for an unknown method."""
     if config.method == "nsfse" and config.attribute_supervision:
         raise DataError(
             "model.attribute_supervision is for baselines; nsfse learns attributes by train.word_grounding_weight and"
@@ -237,4 +238,6 @@ def build_model(config: ModelConfig, vocabulary: int) -> NSFSE | Baseline:
         return NSFSE(config, vocabulary)
     if config.method not in known_methods():
         raise DataError(f"model.method: no method {config.method!r}; there are: nsfse, {', '.join(METHODS)}")
+    if config.evidence != "none":
+        return TrainingFree(config, vocabulary, METHODS[config.method](config))
     return Baseline(config, vocabulary)

@@ -20,6 +20,7 @@ from torch import Tensor
 from nsfse.config import Config, parse_config
 from nsfse.models.baselines import Baseline, build_model
 from nsfse.models.nsfse import NSFSE
+from nsfse.models.training_free import TrainingFree
 from nsfse_runtime.atomic_write import atomic_write
 from nsfse_runtime.errors import IntegrityError, NotFoundError, OutputError, VersionError
 from nsfse_runtime.inference.confidence import Decision
@@ -68,7 +69,7 @@ class Checkpoint:
     """A trained model with what it needs to be used."""
 
     path: Path
-    model: NSFSE | Baseline
+    model: NSFSE | TrainingFree | Baseline
     config: Config
     tokenizer: Tokenizer
     info: dict[str, Any]

@@ -114,77 +114,19 @@ class WordSign(nn.Module):
         return signs.squeeze(-1)
 
 
-class SimilarityHead(nn.Module):
-    """Infusion, probes, both boundaries, both branches."""
+class PairHead(nn.Module):
+    """Both boundaries and both branches: what a composed query has in common with a candidate. It learns ω alone."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d = config.dim
-        self.infusion, self.gamma, self.scale = config.infusion, config.gamma, config.attention_scale
-        if self.infusion:
-            self.infuse_scale = nn.Parameter(torch.tensor(9.0))
-            self.infuse_gate = nn.Linear(2 * d, d)
-            self.infuse_value = nn.Linear(d, d, bias=False)
-            self.infuse_norm = nn.LayerNorm(d)
-        self.probe_scale = nn.Parameter(torch.tensor(9.0))
-        self.probe_gate = _small_mlp(d, d)
-        self.keep = Composer(d, 2 * d)
-        self.global_tokens = config.global_tokens
-        self.keep_views = Composer(d, 4 * d)
-        self.word_weight = _small_mlp(d, 1)
-        self.word_sign = WordSign(d)
-        self.probe_weight = _small_mlp(d, 1)
-        self.claim_weight = nn.Parameter(torch.tensor(1.0))
+        self.gamma, self.scale, self.global_tokens = config.gamma, config.attention_scale, config.global_tokens
+
+    def add_boundaries(self, config: ModelConfig) -> None:
+        """Add t_c, t_v and ω; they are a head's last parameters."""
         fixed = None if config.boundary == "dynamic" else config.boundary
         self.cross_boundary = AdaptiveBoundary(config.alpha, fixed=fixed)
         self.visual_boundary = AdaptiveBoundary(config.alpha, fixed=fixed)
         self.mix = nn.Parameter(torch.tensor([1.8546, 0.5413, 0.5413]))  # softplus of it is 2, 1, 1: ω_g, ω_c, ω_v
-
-    def read(self, words: Tensor, sentence: Tensor, mask: Tensor, regions: Tensor) -> TextReading:
-        """Read a text beside its reference image.
-
-        Args:
-            words: Unit words [B, L, d].
-            sentence: Unit sentences [B, d]; only an ablation reads them (nsfse.models.ablations).
-            mask: True [B, L] where there is a word.
-            regions: The reference's unit regions [B, R, d].
-        """
-        infused = (self._infuse(words, regions) if self.infusion else words) * mask[..., None]
-        affinity = infused @ regions.transpose(1, 2)
-        attended = torch.softmax(self.probe_scale * affinity, -1) @ regions
-        probes = F.normalize(torch.sigmoid(self.probe_gate(infused)) * attended, dim=-1) * mask[..., None]
-        claims = affinity.masked_fill(~mask[..., None], NEG_INF).amax(1)
-        signs = self.word_sign(words * mask[..., None])
-        share = masked_softmax(self.word_weight(infused).squeeze(-1), mask) * torch.tanh(signs)
-        weights = share / share.abs().sum(1, keepdim=True).clamp_min(MIN_WEIGHT)
-        return TextReading(infused, probes, weights, signs, claims, mask)
-
-    def encode_query(self, reading: TextReading, sentence: Tensor, regions: Tensor) -> QueryEncoding:
-        """Add target region predictions: the reference's `regions` [B, R, d] as `sentence` [B, d] changes them."""
-        places = regions[:, : -self.global_tokens]
-        predicted = self.keep(places, sentence[:, None].expand_as(places))
-        probes = torch.cat([predicted, self.view_probes(sentence, regions), reading.probes], 1)
-        prior = F.pad(-self.claim_weight * reading.claims, (0, reading.mask.shape[1]))
-        every = torch.cat([torch.ones_like(reading.claims, dtype=torch.bool), reading.mask], 1)
-        weights = masked_softmax(self.probe_weight(probes).squeeze(-1) + prior, every)
-        return QueryEncoding(reading.words, probes, reading.weights, weights, reading.mask)
-
-    def _infuse(self, words: Tensor, regions: Tensor) -> Tensor:
-        affinity = F.normalize(F.leaky_relu(words @ regions.transpose(1, 2), 0.1), dim=1)
-        context = torch.softmax(self.infuse_scale * affinity, -1) @ regions
-        gate = torch.sigmoid(self.infuse_gate(torch.cat([words, context], -1)))
-        return F.normalize(self.infuse_norm(words + gate * self.infuse_value(context)), dim=-1)
-
-    def view_probes(self, sentence: Tensor, regions: Tensor) -> Tensor:
-        """Predict the target's global tokens [B, V, d] from those of the reference, the last of `regions` [B, R, d]."""
-        tokens = regions[:, -self.global_tokens :]
-        predicted: Tensor = self.keep_views(tokens, sentence[:, None].expand_as(tokens))
-        return predicted
-
-    def view_scores(self, probes: Tensor, regions: Tensor) -> Tensor:
-        """Score B queries by their global-token `probes` [B, V, d] against U images' `regions` [U, R, d]: [B, U]."""
-        view = torch.einsum("bvd,uvd->buv", probes, regions[:, -self.global_tokens :])
-        return self._view_branches(view).mean(-1)
 
     def _view_branches(self, view: Tensor) -> Tensor:
         """Both branches of global tokens, each compared with the same token alone, `view` of any shape."""
@@ -246,3 +188,72 @@ class SimilarityHead(nn.Module):
     def fusion_weights(self) -> Tensor:
         """Return ω_g, ω_c and ω_v [3], the weights of the three parts of S."""
         return F.softplus(self.mix)
+
+
+class SimilarityHead(PairHead):
+    """Infusion and probes, then both boundaries and both branches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        d = config.dim
+        self.infusion = config.infusion
+        if self.infusion:
+            self.infuse_scale = nn.Parameter(torch.tensor(9.0))
+            self.infuse_gate = nn.Linear(2 * d, d)
+            self.infuse_value = nn.Linear(d, d, bias=False)
+            self.infuse_norm = nn.LayerNorm(d)
+        self.probe_scale = nn.Parameter(torch.tensor(9.0))
+        self.probe_gate = _small_mlp(d, d)
+        self.keep = Composer(d, 2 * d)
+        self.keep_views = Composer(d, 4 * d)
+        self.word_weight = _small_mlp(d, 1)
+        self.word_sign = WordSign(d)
+        self.probe_weight = _small_mlp(d, 1)
+        self.claim_weight = nn.Parameter(torch.tensor(1.0))
+        self.add_boundaries(config)
+
+    def read(self, words: Tensor, sentence: Tensor, mask: Tensor, regions: Tensor) -> TextReading:
+        """Read a text beside its reference image.
+
+        Args:
+            words: Unit words [B, L, d].
+            sentence: Unit sentences [B, d]; only an ablation reads them (nsfse.models.ablations).
+            mask: True [B, L] where there is a word.
+            regions: The reference's unit regions [B, R, d].
+        """
+        infused = (self._infuse(words, regions) if self.infusion else words) * mask[..., None]
+        affinity = infused @ regions.transpose(1, 2)
+        attended = torch.softmax(self.probe_scale * affinity, -1) @ regions
+        probes = F.normalize(torch.sigmoid(self.probe_gate(infused)) * attended, dim=-1) * mask[..., None]
+        claims = affinity.masked_fill(~mask[..., None], NEG_INF).amax(1)
+        signs = self.word_sign(words * mask[..., None])
+        share = masked_softmax(self.word_weight(infused).squeeze(-1), mask) * torch.tanh(signs)
+        weights = share / share.abs().sum(1, keepdim=True).clamp_min(MIN_WEIGHT)
+        return TextReading(infused, probes, weights, signs, claims, mask)
+
+    def encode_query(self, reading: TextReading, sentence: Tensor, regions: Tensor) -> QueryEncoding:
+        """Add target region predictions: the reference's `regions` [B, R, d] as `sentence` [B, d] changes them."""
+        places = regions[:, : -self.global_tokens]
+        predicted = self.keep(places, sentence[:, None].expand_as(places))
+        probes = torch.cat([predicted, self.view_probes(sentence, regions), reading.probes], 1)
+        prior = F.pad(-self.claim_weight * reading.claims, (0, reading.mask.shape[1]))
+        every = torch.cat([torch.ones_like(reading.claims, dtype=torch.bool), reading.mask], 1)
+        weights = masked_softmax(self.probe_weight(probes).squeeze(-1) + prior, every)
+        return QueryEncoding(reading.words, probes, reading.weights, weights, reading.mask)
+
+    def _infuse(self, words: Tensor, regions: Tensor) -> Tensor:
+        affinity = F.normalize(F.leaky_relu(words @ regions.transpose(1, 2), 0.1), dim=1)
+        context = torch.softmax(self.infuse_scale * affinity, -1) @ regions
+        gate = torch.sigmoid(self.infuse_gate(torch.cat([words, context], -1)))
+        return F.normalize(self.infuse_norm(words + gate * self.infuse_value(context)), dim=-1)
+
+    def view_probes(self, sentence: Tensor, regions: Tensor) -> Tensor:
+        """Predict the target's global tokens [B, V, d] from those of the reference, the last of `regions` [B, R, d]."""
+        tokens = regions[:, -self.global_tokens :]
+        predicted: Tensor = self.keep_views(tokens, sentence[:, None].expand_as(tokens))
+        return predicted
+
+    def view_scores(self, probes: Tensor, regions: Tensor) -> Tensor:
+        """Score B queries by their global-token `probes` [B, V, d] against U images' `regions` [U, R, d]: [B, U]."""
+        view = torch.einsum("bvd,uvd->buv", probes, regions[:, -self.global_tokens :])
+        return self._view_branches(view).mean(-1)

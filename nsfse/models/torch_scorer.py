@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nsfse.models.baselines import Baseline
     from nsfse.models.nsfse import NSFSE
     from nsfse.models.similarity_head import QueryEncoding
+    from nsfse.models.training_free import TrainingFree
     from nsfse_runtime.inference.confidence import Decision
     from nsfse_runtime.inference.tokenizer import Tokenizer
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 class TorchScorer:
     """A model in torch, in evaluation mode; `decision` tells a match, where there is one."""
 
-    def __init__(self, model: "NSFSE | Baseline", tokenizer: "Tokenizer", decision: "Decision | None" = None) -> None:
+    def __init__(
+        self, model: "NSFSE | TrainingFree | Baseline", tokenizer: "Tokenizer", decision: "Decision | None" = None
+    ) -> None:
         self.model, self.tokenizer, self.decision = model, tokenizer, decision
         self.device = next(model.parameters()).device
 
@@ -146,7 +149,9 @@ class FeatureScorer(TorchScorer):
         return self.model.encode_features(pixels)
 
 
-def make_scorer(model: "NSFSE | Baseline", tokenizer: "Tokenizer", *, cached_features: bool) -> TorchScorer:
+def make_scorer(
+    model: "NSFSE | TrainingFree | Baseline", tokenizer: "Tokenizer", *, cached_features: bool
+) -> TorchScorer:
     """Return a scorer of images, or of features where training caches these (pretrained.feature_extractor)."""
     return (FeatureScorer if cached_features else TorchScorer)(model, tokenizer)
 

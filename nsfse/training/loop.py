@@ -30,6 +30,7 @@ from nsfse.models.pretrained import (
     own_tokenizer,
     resolve_config,
 )
+from nsfse.models.training_free import TrainingFree
 from nsfse.training.dataloader import AttributeClasses, ImageCache, attribute_classes, batches
 from nsfse.training.distributed import DistributedContext, distributed_session
 from nsfse.training.objectives import learns_attributes, with_blocks
@@ -194,6 +195,8 @@ def _make_model(run: RunContext, state: dict[str, Tensor] | None) -> NSFSE | Bas
     config = run.config
     with seeded(config.train.seed, run.device):
         model = build_model(config.model, len(run.tokenizer))
+    if isinstance(model, TrainingFree):
+        raise DataError("model.evidence is fitted by nsfse import-clip --images, and not trained; leave it out")
     if not state:
         load_pretrained(model, run.folder / "tokenizer.json")
     freeze(model, config)
