@@ -26,6 +26,7 @@ LONGEST = [
     "parity/test_export_methods.py",
     "unit/training/test_distributed.py",
     "unit/models/test_zero_shot.py",
+    "unit/training/test_fit_without_labels.py",
     "unit/training/test_ablations.py",
     "unit/repository/test_benchmarks.py",
     "unit/benchmark/test_compare.py",
