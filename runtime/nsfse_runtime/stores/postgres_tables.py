@@ -60,4 +60,6 @@ EXTENSION = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
 EXISTS = "SELECT to_regclass(%s)"
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 SEARCH_PATH = "SET search_path = {schema}, public"
-SETTINGS = "SET hnsw.ef_search = 200; SET hnsw.iterative_scan = strict_order"
+# Composed queries lie beside the images, where a narrow search of the graph misses whole clusters: of 100,000 images it
+# found 88 % of the best hundred at 200, and 99 % at 800 (docs/results/stores.md).
+SETTINGS = "SET hnsw.ef_search = 1000; SET hnsw.iterative_scan = strict_order"
