@@ -20,7 +20,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 TOPICS = (
     "demo", "drawn", "wardrobe", "products", "methods", "queries", "evidence", "confidence", "export",
-    "speed", "indexing", "first-stage", "serving", "robustness",
+    "speed", "indexing", "first-stage", "serving", "stores", "robustness",
 )  # fmt: skip
 WIDTH = 100
 NUMBER = re.compile(r"[*+−-]*\d|–$")
