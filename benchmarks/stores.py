@@ -2,10 +2,10 @@
 
     python benchmarks/stores.py GALLERY --images 100000 --store postgresql://me@/db --store milvus://host [--json FILE]
 
-GALLERY is a gallery file with its bundle, such as the demo's. Its images are repeated under new names until there are
-enough, each with vectors turned a little at random and the regions of the original: features of a real model, and no
-copies. The file of so many images is the first store; the others get it by `nsfse gallery copy`, under names of their
-own that must not be there yet. Queries are composed, by an image of the gallery and a text.
+GALLERY is a gallery file with its bundle, such as the demo's. Images are made of its own until there are enough: each
+vector lies between those of two images, and is turned a little at random; its regions are those of the first. The file
+of so many images is the first store; the others get it by `nsfse gallery copy`, under names of their own that must not
+be there yet. Queries are composed, by an image of the gallery and a text.
 """
 
 import argparse
@@ -87,14 +87,17 @@ def measure(source: Path, path: Path, images: int, urls: Sequence[str], queries:
 
 
 def write(store: FileStore, records: Sequence[Record], images: int) -> None:
-    """Write so many images, whose vectors are turned at random; one in a hundred has `rare` = yes."""
+    """Write so many images, between two each and turned at random; one in a hundred has `rare` = yes."""
     rng = np.random.default_rng(0)
     for start in range(0, images, _BATCH):
         batch = []
         for number in range(start, min(start + _BATCH, images)):
             record = records[number % len(records)]
+            other = records[int(rng.integers(len(records)))]
             noise = rng.standard_normal(len(record.vector)).astype(np.float32)
-            vector = record.vector + np.float32(TURN) * noise / np.linalg.norm(noise)
+            share = np.float32(rng.random())
+            vector = (1 - share) * record.vector + share * other.vector
+            vector = vector + np.float32(TURN) * noise / np.linalg.norm(noise)
             batch.append(
                 Record(
                     f"{number:08d}.jpg",
