@@ -74,7 +74,7 @@ def test_a_query_by_file_answers_with_evidence(gallery, images, word):
     scores = [hit["score"] for hit in result["hits"]]
     assert scores == sorted(scores, reverse=True)
     for hit in result["hits"]:
-        assert set(hit) == {"id", "path", "score", "is_match", "evidence", "confidence", "metadata"}
+        assert set(hit) == {"id", "path", "score", "is_match", "evidence", "confidence", "metadata", "duplicates"}
         told = {"word", "score", "matched", "weight", "regions"}
         assert [set(evidence) for evidence in hit["evidence"]] == [told] * 2
     assert {"total", "stage1", "stage2"} <= set(result["timings_ms"])
